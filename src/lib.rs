@@ -1,0 +1,9 @@
+//! Visual prompt tuning: adapt a frozen CLIP or ViT backbone to a new task by learning a few prompt tokens or prompt
+//! pixels and a small head.
+
+pub mod backbone;
+pub mod data;
+pub mod error;
+pub mod kernel;
+
+pub use error::{Error, Result};

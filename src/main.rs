@@ -1,0 +1,2 @@
+//! The `vpt` binary: parse, dispatch, print one-line errors, set the exit code.
+fn main() {}
