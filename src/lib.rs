@@ -4,6 +4,7 @@
 pub mod backbone;
 pub mod data;
 pub mod error;
+pub mod eval;
 pub mod kernel;
 
 pub use error::{Error, Result};
