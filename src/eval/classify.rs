@@ -156,7 +156,7 @@ pub fn top_k(logits: &[f32], k: usize) -> Vec<(usize, f64)> {
 /// How many classes rank before `label`.
 fn rank(logits: &[f32], label: usize) -> usize {
     let own = logits[label];
-    logits.iter().enumerate().filter(|&(class, &other)| other > own || (other == own && class < label)).count()
+    logits.iter().enumerate().filter(|&(class, &other)| other > own || (class < label && other >= own)).count()
 }
 
 fn cross_entropy(logits: &[f32], label: usize) -> f64 {

@@ -1,4 +1,4 @@
-//! How good a model is: accuracy on classes and CLIP's zero-shot classifier. Metrics are named as CLIP_benchmark names
+//! How good a model is: accuracy on classes and CLIP's zero-shot classifier. Metrics are named as `CLIP_benchmark` names
 //! them, computed over the whole split at once (never as a mean of batch means), and are fractions of one.
 
 pub mod classify;
