@@ -1,1 +1,3 @@
-//! backbone (see ARCHITECTURE.md).
+//! The frozen part: what a backbone is, where it is found and how its weights are read. Knows nothing of tasks.
+
+pub mod spec;
