@@ -1,3 +1,4 @@
 //! The frozen part: what a backbone is, where it is found and how its weights are read. Knows nothing of tasks.
 
 pub mod spec;
+pub mod weights;

@@ -226,7 +226,7 @@ fn clip(root: &Fields) -> Result<Spec> {
     let t = section("text_config", "text_config_dict", "text_config.", "text_config_dict.")?;
     let projection = root.size("projection_dim", Some(512), MAX_MLP)?;
     let text = TextSpec {
-        tower: t.tower((512, 12, 8), "quick_gelu", 1e-5, Mlp::Size(2048))?,
+        tower: t.tower((512, 12, 8), "quick_gelu", 1e-5, &Mlp::Size(2048))?,
         vocab: t.size("vocab_size", Some(49408), MAX_VOCAB)?,
         context: t.size("max_position_embeddings", Some(77), MAX_CONTEXT)?,
         eos_token_id: t.token_id("eos_token_id", 49407)?,
@@ -256,7 +256,7 @@ fn clip_vision_tower(f: &Fields) -> Result<Spec> {
     let (image_size, patch_size) = f.image_and_patch(224, 32)?;
     Ok(Spec {
         family: Family::Clip,
-        vision: f.tower((768, 12, 12), "quick_gelu", 1e-5, Mlp::Size(3072))?,
+        vision: f.tower((768, 12, 12), "quick_gelu", 1e-5, &Mlp::Size(3072))?,
         image_size,
         patch_size,
         registers: 0,
@@ -271,7 +271,7 @@ fn vit(root: &Fields, distilled: bool) -> Result<Spec> {
     let (image_size, patch_size) = root.image_and_patch(224, 16)?;
     Ok(Spec {
         family: Family::Vit,
-        vision: root.tower((768, 12, 12), "gelu", 1e-12, Mlp::Size(3072))?,
+        vision: root.tower((768, 12, 12), "gelu", 1e-12, &Mlp::Size(3072))?,
         image_size,
         patch_size,
         registers: usize::from(distilled),
@@ -293,7 +293,7 @@ fn dinov2(root: &Fields, family: Family) -> Result<Spec> {
     let (image_size, patch_size) = root.image_and_patch(224, if registers { 16 } else { 14 })?;
     Ok(Spec {
         family,
-        vision: root.tower((768, 12, 12), "gelu", 1e-6, Mlp::Ratio(4.0))?,
+        vision: root.tower((768, 12, 12), "gelu", 1e-6, &Mlp::Ratio(4.0))?,
         image_size,
         patch_size,
         registers: if registers { root.count("num_register_tokens", 4, MAX_REGISTERS)? } else { 0 },
@@ -422,7 +422,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The transformer's shape; `default` is width, depth, heads.
-    fn tower(&self, default: (usize, usize, usize), activation: &str, eps: f64, mlp: Mlp) -> Result<TowerSpec> {
+    fn tower(&self, default: (usize, usize, usize), activation: &str, eps: f64, mlp: &Mlp) -> Result<TowerSpec> {
         let width = self.size("hidden_size", Some(default.0), MAX_WIDTH)?;
         let depth = self.size("num_hidden_layers", Some(default.1), MAX_DEPTH)?;
         let heads = self.size("num_attention_heads", Some(default.2), MAX_WIDTH)?;
@@ -437,10 +437,10 @@ impl<'a> Fields<'a> {
             return Err(self.error("head_dim", &message));
         }
         let mlp = match mlp {
-            Mlp::Size(n) => self.size("intermediate_size", Some(n), MAX_MLP)?,
+            Mlp::Size(n) => self.size("intermediate_size", Some(*n), MAX_MLP)?,
             Mlp::Ratio(r) => {
                 // Truncated, as transformers' `int(hidden_size * mlp_ratio)`; NaN and negatives become 0 and are refused.
-                let n = (width as f64 * self.number("mlp_ratio", r)?) as usize;
+                let n = (width as f64 * self.number("mlp_ratio", *r)?) as usize;
                 if !(1..=MAX_MLP).contains(&n) {
                     return Err(self.error("mlp_ratio", &format!("gives an MLP of width {n}, not 1 to {MAX_MLP}")));
                 }
