@@ -4,14 +4,15 @@
 //! are read and checked when the folder is opened, and a tensor's bytes are read from their place, converted to f32 on
 //! the way, when it is asked for. Resident memory is the tensors that were asked for and a buffer.
 
+mod file;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use serde::Deserialize;
-use serde_json::Value;
 
+use self::file::{Source, Tensor, WeightFile};
 use crate::{Error, Result};
 
 /// The one file of a checkpoint that is not sharded.
@@ -19,8 +20,6 @@ pub const SINGLE: &str = "model.safetensors";
 /// The list of which tensor is in which file, for a checkpoint that is sharded.
 pub const INDEX: &str = "model.safetensors.index.json";
 
-/// The safetensors library refuses longer headers, too.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
 const MAX_INDEX_BYTES: u64 = 100_000_000;
 /// Bytes converted at a time.
 const CHUNK: usize = 1 << 18;
@@ -46,30 +45,6 @@ pub struct Weights {
     prefix: String,
     /// Whether the file holds CLIP's image tower alone, whose names lack `vision_model.`.
     bare_image_tower: bool,
-}
-
-#[derive(Debug)]
-struct WeightFile {
-    path: PathBuf,
-    source: Source,
-    len: u64,
-}
-
-#[derive(Debug)]
-enum Source {
-    Disk(File),
-    Memory(&'static [u8]),
-}
-
-/// One line of a header, checked: its bytes lie inside the file and agree with its shape.
-#[derive(Debug, Clone)]
-struct Tensor {
-    file: usize,
-    dtype: String,
-    shape: Vec<usize>,
-    /// From the start of the file.
-    offset: u64,
-    bytes: u64,
 }
 
 impl Weights {
@@ -121,7 +96,7 @@ impl Weights {
         for name in names {
             // A name with a folder in it could point anywhere.
             if Path::new(name).file_name().is_none_or(|n| n != name.as_str()) {
-                return Err(Error::file(index, format!("names `{name}`, which is not a file name")));
+                return Err(Error::file(index, format!("names `{}`, which is not a file name", name.escape_debug())));
             }
             let path = dir.join(name);
             if !path.is_file() {
@@ -134,7 +109,10 @@ impl Weights {
         let mut tensors = BTreeMap::new();
         for (tensor, name) in &weight_map {
             let Some(entry) = headers.get_mut(name).and_then(|h| h.remove(tensor)) else {
-                return Err(Error::file(index, format!("says that `{tensor}` is in {name}, which has no such tensor")));
+                return Err(Error::file(
+                    index,
+                    format!("says that `{}` is in {name}, which has no such tensor", tensor.escape_debug()),
+                ));
             };
             tensors.insert(tensor.clone(), entry);
         }
@@ -268,149 +246,10 @@ impl Weights {
     }
 }
 
-impl WeightFile {
-    fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        let len = file.metadata().map_err(Error::io(path))?.len();
-        Ok(Self { path: path.to_path_buf(), source: Source::Disk(file), len })
-    }
-
-    fn error(&self, message: impl Into<String>) -> Error {
-        Error::file(&self.path, message)
-    }
-
-    /// Fills `buffer` from `offset` on.
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
-        match &self.source {
-            Source::Disk(file) => read_exact_at(file, buffer, offset).map_err(Error::io(&self.path)),
-            Source::Memory(bytes) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX);
-                let end = start.saturating_add(buffer.len());
-                let part = bytes.get(start..end).ok_or_else(|| self.error("ends too early"))?;
-                buffer.copy_from_slice(part);
-                Ok(())
-            }
-        }
-    }
-
-    /// Reads a tensor whose values take N bytes each.
-    fn read_values<const N: usize>(
-        &self,
-        tensor: &Tensor,
-        out: &mut [f32],
-        value: impl Fn([u8; N]) -> f32,
-    ) -> Result<()> {
-        let mut buffer = vec![0; CHUNK.min(out.len() * N)];
-        let mut offset = tensor.offset;
-        for part in out.chunks_mut(CHUNK / N) {
-            let bytes = &mut buffer[..part.len() * N];
-            self.read_exact_at(bytes, offset)?;
-            offset += bytes.len() as u64;
-            for (to, from) in part.iter_mut().zip(bytes.as_chunks().0) {
-                *to = value(*from);
-            }
-        }
-        Ok(())
-    }
-
-    /// The tensors of this file, number `number` of its checkpoint.
-    ///
-    /// The format (<https://huggingface.co/docs/safetensors>): the header's length as a little-endian u64, the header in
-    /// JSON, then the tensors' bytes without gap or overlap.
-    fn header(&self, number: usize) -> Result<BTreeMap<String, Tensor>> {
-        #[derive(Deserialize)]
-        struct Entry {
-            dtype: String,
-            shape: Vec<u64>,
-            data_offsets: [u64; 2],
-        }
-        if self.len < 8 {
-            return Err(self.error("not a safetensors file: shorter than 8 bytes"));
-        }
-        let mut length = [0; 8];
-        self.read_exact_at(&mut length, 0)?;
-        let length = u64::from_le_bytes(length);
-        if length > MAX_HEADER_BYTES || length > self.len - 8 {
-            let message = format!("not a safetensors file, or truncated: a header of {length} bytes in {}", self.len);
-            return Err(self.error(message));
-        }
-        let mut text = vec![0; length as usize];
-        self.read_exact_at(&mut text, 8)?;
-        let entries: BTreeMap<String, Value> =
-            serde_json::from_slice(&text).map_err(|e| self.error(format!("not a safetensors file: header: {e}")))?;
-        let (data, data_len) = (8 + length, self.len - 8 - length);
-        let mut tensors = BTreeMap::new();
-        for (name, value) in entries {
-            if name == "__metadata__" {
-                continue;
-            }
-            let entry: Entry =
-                serde_json::from_value(value).map_err(|e| self.error(format!("tensor `{name}`: header: {e}")))?;
-            let [start, end] = entry.data_offsets;
-            if start > end || end > data_len {
-                let message = format!("tensor `{name}`: bytes {start} to {end} of {data_len}: truncated or damaged");
-                return Err(self.error(message));
-            }
-            let product = entry.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
-            let bytes = product.and_then(|n| n.checked_mul(dtype_bytes(&entry.dtype).unwrap_or(0)));
-            // Of a type that is not known the shape cannot be checked; it is refused when it is asked for.
-            if dtype_bytes(&entry.dtype).is_some() && bytes != Some(end - start) {
-                let message = format!("tensor `{name}`: {} {:?} in {} bytes", entry.dtype, entry.shape, end - start);
-                return Err(self.error(message));
-            }
-            let shape = entry.shape.iter().map(|&d| d as usize).collect();
-            let tensor = Tensor { file: number, dtype: entry.dtype, shape, offset: data + start, bytes: end - start };
-            tensors.insert(name, tensor);
-        }
-        self.check_layout(&tensors, data)?;
-        Ok(tensors)
-    }
-
-    /// That the tensors cover the bytes from `data` to the end of the file, each byte once.
-    fn check_layout(&self, tensors: &BTreeMap<String, Tensor>, data: u64) -> Result<()> {
-        let mut order: Vec<_> = tensors.iter().collect();
-        order.sort_by_key(|(_, t)| (t.offset, t.bytes));
-        let mut end = data;
-        for (name, tensor) in order {
-            if tensor.offset != end {
-                let what = if tensor.offset < end { "overlaps the one before it" } else { "follows a gap" };
-                return Err(self.error(format!("tensor `{name}` {what}")));
-            }
-            end += tensor.bytes;
-        }
-        if end == self.len { Ok(()) } else { Err(self.error(format!("{} bytes too long", self.len - end))) }
-    }
-}
-
-/// Bytes a value of this type takes; `None` for types this crate does not know.
-fn dtype_bytes(dtype: &str) -> Option<u64> {
-    match dtype {
-        "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" => Some(1),
-        "U16" | "I16" | "F16" | "BF16" => Some(2),
-        "U32" | "I32" | "F32" => Some(4),
-        "U64" | "I64" | "F64" => Some(8),
-        _ => None,
-    }
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
-    while !buffer.is_empty() {
-        match std::os::windows::fs::FileExt::seek_read(file, buffer, offset)? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            n => (buffer, offset) = (&mut buffer[n..], offset + n as u64),
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     /// A safetensors file of these tensors: name, type, shape, bytes.

@@ -1,0 +1,180 @@
+//! One safetensors file: its header, checked, and reads from their place.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::CHUNK;
+use crate::{Error, Result};
+
+/// The safetensors library refuses longer headers, too.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+#[derive(Debug)]
+pub(super) struct WeightFile {
+    pub(super) path: PathBuf,
+    pub(super) source: Source,
+    pub(super) len: u64,
+}
+
+#[derive(Debug)]
+pub(super) enum Source {
+    Disk(File),
+    Memory(&'static [u8]),
+}
+
+/// One line of a header, checked: its bytes lie inside the file and agree with its shape.
+#[derive(Debug, Clone)]
+pub(super) struct Tensor {
+    pub(super) file: usize,
+    pub(super) dtype: String,
+    pub(super) shape: Vec<usize>,
+    /// From the start of the file.
+    offset: u64,
+    bytes: u64,
+}
+
+impl WeightFile {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let len = file.metadata().map_err(Error::io(path))?.len();
+        Ok(Self { path: path.to_path_buf(), source: Source::Disk(file), len })
+    }
+
+    pub(super) fn error(&self, message: impl Into<String>) -> Error {
+        Error::file(&self.path, message)
+    }
+
+    /// Fills `buffer` from `offset` on.
+    pub(super) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        match &self.source {
+            Source::Disk(file) => read_exact_at(file, buffer, offset).map_err(Error::io(&self.path)),
+            Source::Memory(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let end = start.saturating_add(buffer.len());
+                let part = bytes.get(start..end).ok_or_else(|| self.error("ends too early"))?;
+                buffer.copy_from_slice(part);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads a tensor whose values take N bytes each.
+    pub(super) fn read_values<const N: usize>(
+        &self,
+        tensor: &Tensor,
+        out: &mut [f32],
+        value: impl Fn([u8; N]) -> f32,
+    ) -> Result<()> {
+        let mut buffer = vec![0; CHUNK.min(out.len() * N)];
+        let mut offset = tensor.offset;
+        for part in out.chunks_mut(CHUNK / N) {
+            let bytes = &mut buffer[..part.len() * N];
+            self.read_exact_at(bytes, offset)?;
+            offset += bytes.len() as u64;
+            for (to, from) in part.iter_mut().zip(bytes.as_chunks().0) {
+                *to = value(*from);
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensors of this file, number `number` of its checkpoint.
+    ///
+    /// The format (<https://huggingface.co/docs/safetensors>): the header's length as a little-endian u64, the header in
+    /// JSON, then the tensors' bytes without gap or overlap.
+    pub(super) fn header(&self, number: usize) -> Result<BTreeMap<String, Tensor>> {
+        #[derive(Deserialize)]
+        struct Entry {
+            dtype: String,
+            shape: Vec<u64>,
+            data_offsets: [u64; 2],
+        }
+        if self.len < 8 {
+            return Err(self.error("not a safetensors file: shorter than 8 bytes"));
+        }
+        let mut length = [0; 8];
+        self.read_exact_at(&mut length, 0)?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER_BYTES || length > self.len - 8 {
+            let message = format!("not a safetensors file, or truncated: a header of {length} bytes in {}", self.len);
+            return Err(self.error(message));
+        }
+        let mut text = vec![0; length as usize];
+        self.read_exact_at(&mut text, 8)?;
+        let entries: BTreeMap<String, Value> =
+            serde_json::from_slice(&text).map_err(|e| self.error(format!("not a safetensors file: header: {e}")))?;
+        let (data, data_len) = (8 + length, self.len - 8 - length);
+        let mut tensors = BTreeMap::new();
+        for (name, value) in entries {
+            if name == "__metadata__" {
+                continue;
+            }
+            let entry: Entry = serde_json::from_value(value)
+                .map_err(|e| self.error(format!("tensor `{}`: header: {e}", name.escape_debug())))?;
+            let shown = name.escape_debug();
+            let [start, end] = entry.data_offsets;
+            if start > end || end > data_len {
+                let message = format!("tensor `{shown}`: bytes {start} to {end} of {data_len}: truncated or damaged");
+                return Err(self.error(message));
+            }
+            let product = entry.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+            let bytes = product.and_then(|n| n.checked_mul(dtype_bytes(&entry.dtype).unwrap_or(0)));
+            // Of a type that is not known the shape cannot be checked; it is refused when it is asked for.
+            if dtype_bytes(&entry.dtype).is_some() && bytes != Some(end - start) {
+                let message = format!("tensor `{shown}`: {} {:?} in {} bytes", entry.dtype, entry.shape, end - start);
+                return Err(self.error(message));
+            }
+            let shape = entry.shape.iter().map(|&d| d as usize).collect();
+            let tensor = Tensor { file: number, dtype: entry.dtype, shape, offset: data + start, bytes: end - start };
+            tensors.insert(name, tensor);
+        }
+        self.check_layout(&tensors, data)?;
+        Ok(tensors)
+    }
+
+    /// That the tensors cover the bytes from `data` to the end of the file, each byte once.
+    fn check_layout(&self, tensors: &BTreeMap<String, Tensor>, data: u64) -> Result<()> {
+        let mut order: Vec<_> = tensors.iter().collect();
+        order.sort_by_key(|(_, t)| (t.offset, t.bytes));
+        let mut end = data;
+        for (name, tensor) in order {
+            if tensor.offset != end {
+                let what = if tensor.offset < end { "overlaps the one before it" } else { "follows a gap" };
+                return Err(self.error(format!("tensor `{}` {what}", name.escape_debug())));
+            }
+            end += tensor.bytes;
+        }
+        if end == self.len { Ok(()) } else { Err(self.error(format!("{} bytes too long", self.len - end))) }
+    }
+}
+
+/// Bytes a value of this type takes; `None` for types this crate does not know.
+fn dtype_bytes(dtype: &str) -> Option<u64> {
+    match dtype {
+        "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" => Some(1),
+        "U16" | "I16" | "F16" | "BF16" => Some(2),
+        "U32" | "I32" | "F32" => Some(4),
+        "U64" | "I64" | "F64" => Some(8),
+        _ => None,
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    while !buffer.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, buffer, offset)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            n => (buffer, offset) = (&mut buffer[n..], offset + n as u64),
+        }
+    }
+    Ok(())
+}
