@@ -2,9 +2,11 @@
 //! pixels and a small head.
 
 pub mod backbone;
+pub mod contain;
 pub mod data;
 pub mod error;
 pub mod eval;
 pub mod kernel;
+pub mod random;
 
 pub use error::{Error, Result};

@@ -1,1 +1,9 @@
-//! data (see ARCHITECTURE.md).
+//! What goes in: decoded and transformed images, data set formats, splits, few-shot draws, batches.
+
+pub mod dataset;
+pub mod files;
+pub mod image;
+
+pub use dataset::{Dataset, ImageSource, Layout, Sample, Split};
+pub use files::write_atomic;
+pub use image::{Rgb8, decode};

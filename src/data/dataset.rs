@@ -1,0 +1,162 @@
+//! A data set: images with labels in three parts.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::image::{Rgb8, decode};
+use crate::Result;
+
+/// A part of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// What is learned from.
+    Train,
+    /// What chooses epochs and hyperparameters.
+    Val,
+    /// What is looked at once, at the end.
+    Test,
+}
+
+impl Split {
+    /// The three parts in their usual order.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Val, Self::Test];
+
+    /// `train`, `val` or `test`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Val => "val",
+            Self::Test => "test",
+        }
+    }
+
+    /// The part that people call `name`: `valid` and `validation` are `val`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "train" | "training" => Some(Self::Train),
+            "val" | "valid" | "validation" => Some(Self::Val),
+            "test" | "testing" => Some(Self::Test),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How a data set lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// A folder for each class.
+    Folder,
+    /// Tables of paths and labels.
+    Csv,
+    /// The MNIST family's files.
+    Idx,
+    /// Drawn by the program.
+    Generated,
+}
+
+/// Where the pixels of an image are.
+#[derive(Clone, Debug)]
+pub enum ImageSource {
+    /// In a file, decoded on each use.
+    File(PathBuf),
+    /// In memory.
+    Memory(Arc<Rgb8>),
+    /// In memory as one of many grey images of equal size that lie one after another.
+    Grey {
+        /// All images, `[images, height, width]`.
+        pixels: Arc<[u8]>,
+        /// Which of them.
+        index: usize,
+        /// Pixels in a row.
+        width: usize,
+        /// Rows.
+        height: usize,
+    },
+}
+
+/// An image and its label.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// The image.
+    pub image: ImageSource,
+    /// Index into [`Dataset::classes`].
+    pub label: u32,
+    /// What the sample is called in split and index files, unique in the data set: its path relative to the data set's
+    /// folder with `/` between the parts, or the name of the file that holds it and its position, `train-images:123`.
+    pub id: String,
+}
+
+impl Sample {
+    /// The decoded image.
+    ///
+    /// # Errors
+    /// As [`decode`]; images that are in memory always load.
+    pub fn load(&self) -> Result<Rgb8> {
+        match &self.image {
+            ImageSource::File(path) => decode(path),
+            ImageSource::Memory(image) => Ok(image.as_ref().clone()),
+            ImageSource::Grey { pixels, index, width, height } => {
+                let size = width * height;
+                Ok(Rgb8::from_grey(*width, *height, &pixels[index * size..(index + 1) * size]))
+            }
+        }
+    }
+
+    /// The file to name when something is wrong with the image: its path, else its id.
+    pub fn path(&self) -> &Path {
+        match &self.image {
+            ImageSource::File(path) => path,
+            _ => Path::new(&self.id),
+        }
+    }
+}
+
+/// Images with labels, split in three.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    /// A short name: the folder's or file's.
+    pub name: String,
+    /// How it lies on disk.
+    pub layout: Layout,
+    /// Class names; a label is an index into them.
+    pub classes: Vec<String>,
+    /// What is learned from.
+    pub train: Vec<Sample>,
+    /// What chooses epochs and hyperparameters.
+    pub val: Vec<Sample>,
+    /// What is looked at once, at the end.
+    pub test: Vec<Sample>,
+    /// Where the three parts come from, as a sentence for the user.
+    pub split_note: String,
+}
+
+impl Dataset {
+    /// The samples of one part.
+    pub fn part(&self, split: Split) -> &[Sample] {
+        match split {
+            Split::Train => &self.train,
+            Split::Val => &self.val,
+            Split::Test => &self.test,
+        }
+    }
+
+    /// The samples of one part.
+    pub fn part_mut(&mut self, split: Split) -> &mut Vec<Sample> {
+        match split {
+            Split::Train => &mut self.train,
+            Split::Val => &mut self.val,
+            Split::Test => &mut self.test,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Reading and writing whole files without surprises.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::{Error, Result};
+
+/// Writes `bytes` to `path` so that a reader, or a crash at any moment, sees the old file or the new one and nothing in
+/// between: a temporary file beside it, synced, renamed over it.
+///
+/// # Errors
+/// The folder does not exist or cannot be written; the error names `path`.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".vpt-").suffix(".tmp");
+    #[cfg(unix)]
+    {
+        // Temporary files are private by default; a result is not. The umask still applies.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(folder).map_err(Error::io(path))?;
+    file.write_all(bytes).map_err(Error::io(path))?;
+    file.as_file().sync_all().map_err(Error::io(path))?;
+    file.persist(path).map_err(|e| Error::io(path)(e.error))?;
+    // The rename itself must survive a power cut too. Not every file system lets a folder be synced.
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// The bytes of `path`.
+///
+/// # Errors
+/// It cannot be read, is not a regular file, or is longer than `limit` bytes.
+pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    // A pipe or a device could block or never end.
+    let meta = fs::metadata(path).map_err(Error::io(path))?;
+    if !meta.is_file() {
+        return Err(Error::file(path, "not a regular file"));
+    }
+    if meta.len() > limit {
+        return Err(Error::file(path, format!("{} bytes, more than the limit of {limit}", meta.len())));
+    }
+    let mut bytes = Vec::with_capacity(meta.len() as usize);
+    // The file may grow while it is read.
+    File::open(path).and_then(|f| f.take(limit + 1).read_to_end(&mut bytes)).map_err(Error::io(path))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::file(path, format!("more bytes than the limit of {limit}")));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writing_replaces_and_leaves_nothing_beside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("result.json");
+        write_atomic(&path, b"first").unwrap();
+        write_atomic(&path, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_missing_folder_is_an_error_that_names_the_target() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("absent").join("result.json");
+        let message = write_atomic(&path, b"x").unwrap_err().to_string();
+        assert!(message.starts_with(&path.display().to_string()), "{message}");
+    }
+
+    #[test]
+    fn reading_stops_at_the_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, b"12345").unwrap();
+        assert_eq!(read_limited(&path, 5).unwrap(), b"12345");
+        assert!(read_limited(&path, 4).is_err());
+        assert!(read_limited(dir.path(), 4).is_err());
+    }
+}

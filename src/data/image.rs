@@ -1,0 +1,270 @@
+//! From image files to 8-bit RGB.
+//!
+//! Colours become what Pillow's `Image.open(path).convert("RGB")` makes of them: grey is repeated, alpha is dropped and not
+//! composited, CMYK is inverted, palettes are looked up. The one difference is deliberate: 16-bit grey keeps its high
+//! byte, as 16-bit colour does, where Pillow clips everything above 255 to white. As in Pillow and the reference
+//! processors, an EXIF orientation is not applied. Of an animation the first frame is taken.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+
+use super::files::read_limited;
+use crate::contain::contain;
+use crate::{Error, Result};
+
+/// Most pixels an image may have: where Pillow stops suspecting a decompression bomb and refuses.
+pub const MAX_PIXELS: usize = 178_956_970;
+
+/// Most bytes an image file may have.
+pub const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// The ends of file names, in lower case, that are taken for images when a folder is searched.
+pub const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "jpe", "png", "webp", "bmp", "tif", "tiff", "gif"];
+
+/// An image of 8-bit RGB pixels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rgb8 {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `[height, width, 3]`, row by row from the top left.
+    pub pixels: Vec<u8>,
+}
+
+impl Rgb8 {
+    /// A black image.
+    pub fn new(width: usize, height: usize) -> Self {
+        Self { width, height, pixels: vec![0; width * height * 3] }
+    }
+
+    /// An image of grey levels `[height, width]`, repeated over the channels.
+    pub fn from_grey(width: usize, height: usize, grey: &[u8]) -> Self {
+        debug_assert_eq!(grey.len(), width * height);
+        Self { width, height, pixels: grey.iter().flat_map(|&v| [v; 3]).collect() }
+    }
+}
+
+/// Whether the name of `path` ends like an image's.
+pub fn has_image_extension(path: &Path) -> bool {
+    path.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.iter().any(|x| e.eq_ignore_ascii_case(x)))
+}
+
+/// Reads and decodes the image in `path`. The format is recognised by content, not by name.
+///
+/// # Errors
+/// The file cannot be read, is of no known format, has more than [`MAX_PIXELS`] pixels (found before memory is taken),
+/// ends too early, or is damaged in a way its decoder notices.
+pub fn decode(path: &Path) -> Result<Rgb8> {
+    decode_bytes(&read_limited(path, MAX_FILE_BYTES)?).map_err(|message| Error::file(path, message))
+}
+
+/// [`decode`] for a file that is in memory; the error says what is wrong with it.
+pub fn decode_bytes(bytes: &[u8]) -> Result<Rgb8, String> {
+    // Decoders panic on some crafted files. They own all they work on, so nothing is left half done.
+    contain(|| decode_uncontained(bytes)).unwrap_or_else(|panic| Err(format!("the image decoder failed: {panic}")))
+}
+
+fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
+    if bytes.is_empty() {
+        return Err("empty file".into());
+    }
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| one_line(&e))?;
+    let format = reader.format().ok_or("not an image of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF)")?;
+    let mut limits = Limits::default();
+    // Decoders may hold the pixels twice, at up to 8 bytes each.
+    limits.max_alloc = Some(MAX_PIXELS as u64 * 16);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(|e| one_line(&e))?;
+    let (width, height) = decoder.dimensions();
+    let count = u64::from(width) * u64::from(height);
+    if count == 0 {
+        return Err(format!("an image of {width}x{height} pixels"));
+    }
+    if count > MAX_PIXELS as u64 {
+        return Err(format!("{width}x{height} pixels, more than the limit of {MAX_PIXELS}"));
+    }
+    if is_cut_short(format, bytes) {
+        return Err("truncated image: the file ends too early".into());
+    }
+    to_rgb8(DynamicImage::from_decoder(decoder).map_err(|e| one_line(&e))?)
+}
+
+fn to_rgb8(image: DynamicImage) -> Result<Rgb8, String> {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let high = |v: u16| (v >> 8) as u8;
+    let pixels = match image {
+        DynamicImage::ImageRgb8(i) => i.into_raw(),
+        DynamicImage::ImageLuma8(i) => return Ok(Rgb8::from_grey(width, height, i.as_raw())),
+        DynamicImage::ImageLumaA8(i) => i.as_raw().chunks_exact(2).flat_map(|p| [p[0]; 3]).collect(),
+        DynamicImage::ImageRgba8(i) => i.as_raw().chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect(),
+        DynamicImage::ImageLuma16(i) => i.as_raw().iter().flat_map(|&v| [high(v); 3]).collect(),
+        DynamicImage::ImageLumaA16(i) => i.as_raw().chunks_exact(2).flat_map(|p| [high(p[0]); 3]).collect(),
+        DynamicImage::ImageRgb16(i) => i.as_raw().iter().map(|&v| high(v)).collect(),
+        DynamicImage::ImageRgba16(i) => {
+            i.as_raw().chunks_exact(4).flat_map(|p| [high(p[0]), high(p[1]), high(p[2])]).collect()
+        }
+        other => return Err(format!("pixels of type {:?} are not supported", other.color())),
+    };
+    Ok(Rgb8 { width, height, pixels })
+}
+
+/// Whether the file lacks its end. The JPEG decoder fills what is missing with grey and says nothing.
+fn is_cut_short(format: ImageFormat, bytes: &[u8]) -> bool {
+    match format {
+        ImageFormat::Jpeg => !jpeg_reaches_its_end(bytes),
+        ImageFormat::WebP => {
+            // "RIFF", then the number of bytes that follow.
+            let declared = bytes.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+            (bytes.len() as u64) < u64::from(declared) + 8
+        }
+        _ => false,
+    }
+}
+
+/// Walks the markers of a JPEG file (ITU T.81, annex B) up to the end-of-image marker. A thumbnail's own markers lie
+/// inside a segment and are stepped over; what follows the end is ignored.
+fn jpeg_reaches_its_end(bytes: &[u8]) -> bool {
+    const END_OF_IMAGE: u8 = 0xd9;
+    const START_OF_SCAN: u8 = 0xda;
+    let mut at = 2;
+    loop {
+        // The next marker: 0xff, any number of fill bytes 0xff, a code. Inside a scan's data, 0xff00 is a byte of data
+        // and 0xffd0 to 0xffd7 are restarts.
+        let Some(step) = bytes.get(at..).and_then(|rest| rest.iter().position(|&b| b == 0xff)) else { return false };
+        at += step + 1;
+        while bytes.get(at) == Some(&0xff) {
+            at += 1;
+        }
+        let Some(&code) = bytes.get(at) else { return false };
+        at += 1;
+        match code {
+            END_OF_IMAGE => return true,
+            0x00 | 0x01 | 0xd0..=0xd8 => {}
+            _ => {
+                let Some(&[high, low]) = bytes.get(at..at + 2) else { return false };
+                at += usize::from(u16::from_be_bytes([high, low]));
+                if code == START_OF_SCAN && bytes.len() <= at {
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+fn one_line(error: &impl std::fmt::Display) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{ImageBuffer, Luma, LumaA, Rgb, Rgba};
+
+    fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+        let mut out = Cursor::new(Vec::new());
+        image.write_to(&mut out, format).unwrap();
+        out.into_inner()
+    }
+
+    /// A picture with something in every corner, so that a missing part shows.
+    fn picture() -> DynamicImage {
+        ImageBuffer::from_fn(61, 43, |x, y| Rgb([(x * 4) as u8, (y * 5) as u8, (x * y % 251) as u8])).into()
+    }
+
+    const FORMATS: [ImageFormat; 6] =
+        [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::Gif];
+
+    #[test]
+    fn every_format_is_read() {
+        for format in FORMATS {
+            let image = decode_bytes(&encode(&picture(), format)).unwrap();
+            assert_eq!((image.width, image.height, image.pixels.len()), (61, 43, 61 * 43 * 3), "{format:?}");
+            if !matches!(format, ImageFormat::Jpeg | ImageFormat::Gif) {
+                assert_eq!(image.pixels, picture().into_rgb8().into_raw(), "{format:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_an_error() {
+        for format in FORMATS {
+            let bytes = encode(&picture(), format);
+            // The last few bytes of PNG, GIF and TIFF hold no pixels; a reader may do without them.
+            for keep in (0..bytes.len() - 32).step_by(7) {
+                assert!(decode_bytes(&bytes[..keep]).is_err(), "{format:?} cut to {keep} of {}", bytes.len());
+            }
+        }
+        let jpeg = encode(&picture(), ImageFormat::Jpeg);
+        assert!(decode_bytes(&jpeg[..jpeg.len() - 2]).unwrap_err().contains("truncated"));
+    }
+
+    #[test]
+    fn bytes_after_the_end_of_a_jpeg_do_not_matter() {
+        let mut jpeg = encode(&picture(), ImageFormat::Jpeg);
+        let image = decode_bytes(&jpeg).unwrap();
+        jpeg.extend_from_slice(b"trailing text");
+        assert_eq!(decode_bytes(&jpeg).unwrap(), image);
+    }
+
+    #[test]
+    fn colours_become_rgb_as_pillow_does() {
+        let one = |image: DynamicImage| decode_bytes(&encode(&image, ImageFormat::Png)).unwrap().pixels;
+        assert_eq!(one(ImageBuffer::from_pixel(1, 1, Luma([9u8])).into()), [9, 9, 9]);
+        assert_eq!(one(ImageBuffer::from_pixel(1, 1, LumaA([9u8, 0])).into()), [9, 9, 9]);
+        assert_eq!(one(ImageBuffer::from_pixel(1, 1, Rgba([1u8, 2, 3, 0])).into()), [1, 2, 3]);
+        assert_eq!(one(ImageBuffer::from_pixel(1, 1, Rgb([0x01ff_u16, 0x0280, 0xffff])).into()), [1, 2, 255]);
+        assert_eq!(one(ImageBuffer::from_pixel(1, 1, Luma([0x80ff_u16])).into()), [128, 128, 128]);
+    }
+
+    /// A PNG whose header claims `width` x `height` and that has almost no data.
+    fn png_header(width: u32, height: u32) -> Vec<u8> {
+        let mut bytes = encode(&ImageBuffer::from_pixel(1, 1, Luma([9u8])).into(), ImageFormat::Png);
+        bytes[16..20].copy_from_slice(&width.to_be_bytes());
+        bytes[20..24].copy_from_slice(&height.to_be_bytes());
+        // The checksum covers "IHDR" and the 13 bytes after it.
+        let mut crc = flate2::Crc::new();
+        crc.update(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&crc.sum().to_be_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_huge_header_is_refused_before_memory_is_taken() {
+        let message = decode_bytes(&png_header(60_000, 60_000)).unwrap_err();
+        assert!(message.contains("60000x60000") && message.contains("limit"), "{message}");
+        let mut jpeg = encode(&picture(), ImageFormat::Jpeg);
+        let frame = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
+        jpeg[frame + 5..frame + 9].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);
+        let message = decode_bytes(&jpeg).unwrap_err();
+        assert!(message.contains("65535x65535"), "{message}");
+    }
+
+    #[test]
+    fn what_is_not_an_image_is_refused() {
+        assert_eq!(decode_bytes(b"").unwrap_err(), "empty file");
+        assert!(decode_bytes(b"path,label\na.jpg,cat\n").unwrap_err().contains("not an image"));
+        let message = decode(Path::new("/no/such/file.png")).unwrap_err().to_string();
+        assert!(message.starts_with("/no/such/file.png: "), "{message}");
+    }
+
+    #[test]
+    fn extensions_are_recognised_in_any_case() {
+        assert!(has_image_extension(Path::new("a/B.JPeG")));
+        assert!(!has_image_extension(Path::new("a/jpg")));
+        assert!(!has_image_extension(Path::new("a/b.txt")));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn damaged_files_never_panic(format in 0..FORMATS.len(), at in 0usize..100_000, value: u8, cut in 0usize..100_000) {
+            let mut bytes = encode(&picture(), FORMATS[format]);
+            let len = bytes.len();
+            bytes[at % len] = value;
+            bytes.truncate(len - (cut % len) / 8);
+            let _ = decode_bytes(&bytes);
+        }
+    }
+}
