@@ -1,4 +1,5 @@
 //! The frozen part: what a backbone is, where it is found and how its weights are read. Knows nothing of tasks.
 
+pub mod position;
 pub mod spec;
 pub mod weights;
