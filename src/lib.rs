@@ -8,5 +8,6 @@ pub mod error;
 pub mod eval;
 pub mod kernel;
 pub mod random;
+pub mod report;
 
 pub use error::{Error, Result};
