@@ -7,6 +7,8 @@ pub mod data;
 pub mod error;
 pub mod eval;
 pub mod kernel;
+pub mod params;
+pub mod prompt;
 pub mod random;
 pub mod report;
 

@@ -3,6 +3,7 @@
 //! Each use has a stream of its own, named by what it is for. So a draw never depends on how many numbers something else
 //! took before it, on the order of iteration or on the number of threads.
 
+use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -17,10 +18,15 @@ pub fn stream(seed: u64, purpose: &str, epoch: u64, index: u64) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(*hash.finalize().as_bytes())
 }
 
+/// One draw from N(0, 1), by Box and Muller's transform.
+pub fn normal(rng: &mut impl Rng) -> f32 {
+    let radius = (-2. * (1. - rng.random::<f64>()).ln()).sqrt();
+    (radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()) as f32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::Rng;
 
     #[test]
     fn every_argument_makes_another_stream() {
@@ -31,5 +37,14 @@ mod tests {
             assert!(all[..i].iter().all(|y| y != x), "{all:?}");
         }
         assert_eq!(first(1, "a", 0, 0), all[0]);
+    }
+
+    #[test]
+    fn normal_draws_have_mean_zero_and_deviation_one() {
+        let mut rng = stream(1, "normal", 0, 0);
+        let draws: Vec<f64> = (0..20_000).map(|_| f64::from(normal(&mut rng))).collect();
+        let mean = draws.iter().sum::<f64>() / 20_000.;
+        let deviation = (draws.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / 20_000.).sqrt();
+        assert!(mean.abs() < 0.03 && (deviation - 1.).abs() < 0.03, "{mean} {deviation}");
     }
 }

@@ -1,0 +1,68 @@
+//! What a run learns: a handful of named f32 tensors, kept flat on the CPU.
+//!
+//! Prompts and heads hand their values out in this one form, so that the optimiser, the checkpoint and the task file each
+//! need a single loop and know nothing of methods.
+
+use crate::{Error, Result};
+
+/// Which learning rate and weight decay a tensor gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Group {
+    /// Prompt tokens or pixels.
+    Prompt,
+    /// Weights of the head.
+    Head,
+    /// Biases and scales of the head: the head's learning rate, never decayed.
+    HeadBias,
+}
+
+/// One learned tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Param {
+    /// Its name in task files and checkpoints, such as `prompt.tokens`.
+    pub name: String,
+    /// Its shape; the product is `values.len()`.
+    pub shape: Vec<usize>,
+    /// The values, row-major.
+    pub values: Vec<f32>,
+    /// Learning rate group.
+    pub group: Group,
+}
+
+impl Param {
+    /// A tensor called `name`; fails when the number of values is not the product of `shape`.
+    pub fn new(name: &str, shape: &[usize], values: Vec<f32>, group: Group) -> Result<Self> {
+        if element_count(shape) != Some(values.len()) {
+            return Err(Error::invalid(name, format!("{} values do not fill shape {shape:?}", values.len())));
+        }
+        Ok(Self { name: name.to_owned(), shape: shape.to_vec(), values, group })
+    }
+}
+
+/// The product of `shape`, or `None` when it does not fit a `usize`.
+pub fn element_count(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n))
+}
+
+/// Number of learned values in all.
+pub fn count(params: &[Param]) -> usize {
+    params.iter().map(|p| p.values.len()).sum()
+}
+
+/// The tensor called `name`; fails when there is none, which only a damaged file can bring about.
+pub fn find<'a>(params: &'a [Param], name: &str) -> Result<&'a Param> {
+    params.iter().find(|p| p.name == name).ok_or_else(|| Error::invalid(name, "no such tensor among the learned ones"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shape_that_does_not_fit_its_values_is_refused() {
+        assert!(Param::new("x", &[2, 3], vec![0.; 6], Group::Head).is_ok());
+        let error = Param::new("head.weight", &[2, 3], vec![0.; 5], Group::Head).unwrap_err().to_string();
+        assert_eq!(error, "head.weight: 5 values do not fill shape [2, 3]");
+        assert!(Param::new("x", &[usize::MAX, 2], vec![], Group::Head).is_err());
+    }
+}

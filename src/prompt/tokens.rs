@@ -1,0 +1,178 @@
+//! Prompt tokens in front of the blocks of a transformer: VPT-shallow and VPT-deep.
+//!
+//! Jia et al., "Visual Prompt Tuning", ECCV 2022. The tokens stand after the class token and carry no position embedding.
+//! VPT-shallow has them at the first block's input, from where they travel on; VPT-deep puts fresh ones into every
+//! prompted block.
+
+use std::{fmt, str::FromStr};
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, Result,
+    params::{Group, Param},
+};
+
+/// Which blocks get prompts of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum PromptLayers {
+    /// Every block.
+    All,
+    /// The first `K` blocks; the `K`-th block's prompts travel on as ordinary tokens.
+    First(usize),
+    /// The last `K` blocks; nothing before them needs a backward pass.
+    Last(usize),
+}
+
+impl PromptLayers {
+    /// First prompted block and number of prompted blocks in a backbone of `depth` blocks.
+    pub fn resolve(self, depth: usize) -> Result<(usize, usize)> {
+        let check = |k: usize| match k {
+            0 => Err(Error::invalid("--prompt-layers", format!("{self}: at least one block must be prompted"))),
+            k if k > depth => {
+                Err(Error::invalid("--prompt-layers", format!("{self}: the backbone has only {depth} blocks")))
+            }
+            k => Ok(k),
+        };
+        match self {
+            Self::All => Ok((0, depth)),
+            Self::First(k) => Ok((0, check(k)?)),
+            Self::Last(k) => Ok((depth - check(k)?, k)),
+        }
+    }
+}
+
+impl fmt::Display for PromptLayers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::First(k) => write!(f, "first:{k}"),
+            Self::Last(k) => write!(f, "last:{k}"),
+        }
+    }
+}
+
+impl FromStr for PromptLayers {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let count = |k: &str| k.parse().ok();
+        match s.split_once(':') {
+            None if s == "all" => Some(Self::All),
+            Some(("first", k)) => count(k).map(Self::First),
+            Some(("last", k)) => count(k).map(Self::Last),
+            _ => None,
+        }
+        .ok_or_else(|| Error::invalid("--prompt-layers", format!("`{s}` is not one of all, first:K, last:K")))
+    }
+}
+
+impl From<PromptLayers> for String {
+    fn from(layers: PromptLayers) -> Self {
+        layers.to_string()
+    }
+}
+
+impl TryFrom<String> for PromptLayers {
+    type Error = Error;
+
+    fn try_from(s: String) -> Result<Self> {
+        s.parse()
+    }
+}
+
+/// Where prompt tokens sit, and how many: the shape `[layers, tokens, D]` of the learned tensor and its first block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenLayout {
+    /// First prompted block.
+    pub start: usize,
+    /// Number of prompted blocks from there on.
+    pub layers: usize,
+    /// Prompt tokens a block.
+    pub tokens: usize,
+}
+
+impl TokenLayout {
+    /// Fresh prompts for tokens of `width` values and patches of `patch` pixels a side: uniform in (-v, v) with
+    /// v = sqrt(6 / (3 patch² + width)), the Xavier bound of the patch embedding, as in the VPT paper.
+    pub fn init(&self, width: usize, patch: usize, rng: &mut impl Rng) -> Result<Param> {
+        let bound = (6. / (3 * patch * patch + width) as f64).sqrt() as f32;
+        let values = (0..self.layers * self.tokens * width).map(|_| rng.random_range(-bound..bound)).collect();
+        Param::new("prompt.tokens", &[self.layers, self.tokens, width], values, Group::Prompt)
+    }
+}
+
+/// One dropout mask for a whole step: 0 with probability `rate`, else 1 / (1 - rate).
+///
+/// All images of a batch see the same mask, so the prompts' keys and values can still be computed once a batch. The
+/// gradient of the masked prompts times the mask is the gradient of the prompts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DropoutMask(Vec<f32>);
+
+impl DropoutMask {
+    /// A mask for `len` values; `rate` in [0, 1).
+    pub fn draw(len: usize, rate: f32, rng: &mut impl Rng) -> Self {
+        let keep = 1. / (1. - rate);
+        Self((0..len).map(|_| if rng.random::<f32>() < rate { 0. } else { keep }).collect())
+    }
+
+    /// `values` times the mask: prompts on the way forward, their gradient on the way back.
+    pub fn apply(&self, values: &[f32]) -> Vec<f32> {
+        values.iter().zip(&self.0).map(|(v, m)| v * m).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::stream;
+
+    #[test]
+    fn layers_resolve_against_the_depth() {
+        let resolve = |s: &str| s.parse::<PromptLayers>().and_then(|l| l.resolve(12));
+        assert_eq!(resolve("all").unwrap(), (0, 12));
+        assert_eq!(resolve("first:3").unwrap(), (0, 3));
+        assert_eq!(resolve("last:3").unwrap(), (9, 3));
+        assert_eq!(
+            resolve("first:13").unwrap_err().to_string(),
+            "--prompt-layers: first:13: the backbone has only 12 blocks"
+        );
+        assert!(resolve("last:0").is_err());
+        for bad in ["", "some", "first", "first:", "first:-1", "first:x", "all:3", "last:99999999999999999999"] {
+            assert!(resolve(bad).unwrap_err().to_string().contains("all, first:K, last:K"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn layers_are_written_as_they_are_read() {
+        for s in ["all", "first:2", "last:7"] {
+            assert_eq!(s.parse::<PromptLayers>().unwrap().to_string(), s);
+        }
+    }
+
+    #[test]
+    fn initial_prompts_fill_the_papers_range() {
+        let layout = TokenLayout { start: 0, layers: 2, tokens: 50 };
+        let prompts = layout.init(192, 8, &mut stream(1, "init", 0, 0)).unwrap();
+        assert_eq!(prompts.shape, [2, 50, 192]);
+        let bound = (6f32 / (3. * 64. + 192.)).sqrt();
+        let largest = prompts.values.iter().fold(0f32, |a, v| a.max(v.abs()));
+        assert!(largest <= bound && largest > 0.99 * bound);
+        let mean = prompts.values.iter().sum::<f32>() / prompts.values.len() as f32;
+        assert!(mean.abs() < 0.01 * bound.max(1.));
+    }
+
+    #[test]
+    fn dropout_keeps_the_mean_and_the_gradient_goes_where_the_value_went() {
+        let mask = DropoutMask::draw(20_000, 0.25, &mut stream(1, "dropout", 0, 0));
+        let ones = mask.apply(&vec![1.; 20_000]);
+        let kept = ones.iter().filter(|&&v| v != 0.).count() as f32 / 20_000.;
+        assert!((kept - 0.75).abs() < 0.02);
+        assert!((ones.iter().sum::<f32>() / 20_000. - 1.).abs() < 0.02);
+        assert!(ones.iter().all(|&v| v == 0. || (v - 4. / 3.).abs() < 1e-6));
+        assert_eq!(DropoutMask::draw(9, 0., &mut stream(1, "dropout", 0, 0)).apply(&[2.; 9]), [2.; 9]);
+    }
+}
