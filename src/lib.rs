@@ -6,6 +6,7 @@ pub mod contain;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod head;
 pub mod kernel;
 pub mod params;
 pub mod prompt;

@@ -1,0 +1,144 @@
+//! The learned output: from the backbone's features to one logit a class.
+//!
+//! A [`Head`] says what is learned; [`Head::bind`] turns the learned values into candle variables once a step, and the
+//! [`BoundHead`] maps features to logits with candle's autograd. It can be shared between threads.
+
+mod cosine;
+mod linear;
+
+use candle_core::{Device, Tensor, Var};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, Result,
+    params::{self, Param},
+};
+
+/// Which head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadKind {
+    /// `features W^T + b`.
+    #[default]
+    Linear,
+    /// Cosine of the angle between features and class weights, times a learned scale.
+    Cosine,
+}
+
+impl HeadKind {
+    /// The name as flags and files spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Cosine => "cosine",
+        }
+    }
+}
+
+/// A head for features of `width` values and `classes` classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Which head.
+    pub kind: HeadKind,
+    /// Length of a feature vector, D.
+    pub width: usize,
+    /// Number of classes, C.
+    pub classes: usize,
+}
+
+impl Head {
+    /// Fresh weights.
+    pub fn init(&self, rng: &mut impl Rng) -> Result<Vec<Param>> {
+        match self.kind {
+            HeadKind::Linear => linear::init(self.width, self.classes, rng),
+            HeadKind::Cosine => cosine::init(self.width, self.classes, rng),
+        }
+    }
+
+    /// Name and shape of every tensor of the head.
+    pub fn tensors(&self) -> Vec<(&'static str, Vec<usize>)> {
+        let weight = ("head.weight", vec![self.classes, self.width]);
+        match self.kind {
+            HeadKind::Linear => vec![weight, ("head.bias", vec![self.classes])],
+            HeadKind::Cosine => vec![weight, ("head.log_scale", vec![1])],
+        }
+    }
+
+    /// Makes candle variables of this head's tensors among `params`.
+    pub fn bind(&self, params: &[Param]) -> Result<BoundHead> {
+        let vars = self
+            .tensors()
+            .into_iter()
+            .map(|(name, shape)| {
+                let param = params::find(params, name)?;
+                if param.shape != shape {
+                    return Err(Error::invalid(name, format!("shape {:?} where {shape:?} is expected", param.shape)));
+                }
+                Ok(Var::from_slice(&param.values, shape, &Device::Cpu)?)
+            })
+            .collect::<Result<_>>()?;
+        Ok(BoundHead { head: *self, vars })
+    }
+}
+
+/// A head with its weights, ready to compute.
+#[derive(Debug, Clone)]
+pub struct BoundHead {
+    head: Head,
+    vars: Vec<Var>,
+}
+
+impl BoundHead {
+    /// Logits `[m, C]` of features `[m, D]`, recorded for backpropagation.
+    pub fn forward(&self, features: &Tensor) -> Result<Tensor> {
+        match self.head.kind {
+            HeadKind::Linear => linear::forward(features, &self.vars[0], &self.vars[1]),
+            HeadKind::Cosine => cosine::forward(features, &self.vars[0], &self.vars[1]),
+        }
+    }
+
+    /// Logits `[m, C]`, row-major, of features `[m, D]`, without recording anything.
+    pub fn logits(&self, features: &[f32]) -> Result<Vec<f32>> {
+        let features = self.features(features)?;
+        Ok(self.forward(&features)?.flatten_all()?.to_vec1()?)
+    }
+
+    /// The head's variables, in the order of [`Head::tensors`].
+    pub fn vars(&self) -> &[Var] {
+        &self.vars
+    }
+
+    /// The head's shape.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// A tensor `[m, D]` of flat features.
+    pub(crate) fn features(&self, features: &[f32]) -> Result<Tensor> {
+        let width = self.head.width;
+        if !features.len().is_multiple_of(width) {
+            return Err(Error::invalid("features", format!("{} values are not whole rows of {width}", features.len())));
+        }
+        Ok(Tensor::from_slice(features, (features.len() / width, width), &Device::Cpu)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::stream;
+
+    #[test]
+    fn initial_tensors_are_the_ones_a_head_binds() {
+        for kind in [HeadKind::Linear, HeadKind::Cosine] {
+            let head = Head { kind, width: 6, classes: 3 };
+            let params = head.init(&mut stream(1, "head", 0, 0)).unwrap();
+            let named: Vec<_> = params.iter().map(|p| (p.name.as_str(), p.shape.clone())).collect();
+            assert_eq!(named, head.tensors());
+            assert_eq!(head.bind(&params).unwrap().logits(&[0.5; 12]).unwrap().len(), 6);
+            let other = Head { classes: 4, ..head };
+            assert!(other.bind(&params).unwrap_err().to_string().contains("[3, 6] where [4, 6]"));
+        }
+    }
+}
