@@ -11,6 +11,6 @@ pub mod kernel;
 pub mod params;
 pub mod prompt;
 pub mod random;
-pub mod report;
+pub mod train;
 
 pub use error::{Error, Result};
