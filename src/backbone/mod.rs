@@ -2,4 +2,5 @@
 
 pub mod position;
 pub mod spec;
+pub mod tokenizer;
 pub mod weights;
