@@ -2,6 +2,7 @@
 //! pixels and a small head.
 
 pub mod backbone;
+pub mod bench;
 pub mod contain;
 pub mod data;
 pub mod error;

@@ -1,0 +1,179 @@
+//! The least work a training step needs, counted from shapes.
+//!
+//! Only matrix products count, two operations for a multiply and an add; norms, softmax and activations are a few in a
+//! thousand. What is counted is what a step cannot do without when weights are frozen (no weight gradients), not what a
+//! given implementation does, so that rates of different programs can be compared.
+//!
+//! With width `D`, hidden width `M`, and for one block: `n` tokens of the image (class token, registers, patches, and
+//! prompts that travelled on from an earlier block), `p` prompts of its own, `r` rows whose output is read, one image:
+//!
+//! ```text
+//! forward    queries, keys, values    2 D² (r + 2n)              and once a batch 4 D² p for the prompts' keys and values
+//!            attention                4 D r (n + p)
+//!            output projection, MLP   2 r D² + 4 r D M
+//! backward   MLP, output projection   4 r D M + 2 r D²
+//!            attention                8 D r (n + p)              dV, dP, dQ, dK
+//!            queries, keys, values    2 D² (r + 2n)              and once a batch 4 D² p
+//! ```
+//!
+//! `r = n` but in the last block, where only the class token is read and `r = 1`. A block's own prompts are rows (`r`
+//! grows by `p`, and their queries cost `2 D² p` once a batch each way) only where they travel on: in VPT-shallow, and in
+//! the last prompted block of `first:K`. Blocks before the first prompt have no backward. In the first prompted block
+//! only prompts need a gradient: attention costs `6 D r p` (dV, dP, dK of the prompts' columns) and the image's tokens
+//! need no product with the query, key and value weights; prompts that travel on add `4 D p n` for dP and dQ of their own
+//! rows. Patch embedding: `2 D · 3 patch²` for a patch, and as much again for each patch that holds prompted pixels.
+//! Head: `2 D C` forward, `4 D C` backward (`2 D C` without prompts).
+
+use crate::backbone::spec::Spec;
+
+/// What is learned besides the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learned {
+    /// Nothing.
+    Head,
+    /// Prompt tokens.
+    Tokens {
+        /// First prompted block.
+        start: usize,
+        /// Number of prompted blocks.
+        layers: usize,
+        /// Prompts a block.
+        tokens: usize,
+    },
+    /// Prompt pixels.
+    Pixels {
+        /// Number of patches that hold at least one of them.
+        patches: usize,
+    },
+}
+
+/// A training step's shapes.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// The backbone.
+    pub spec: &'a Spec,
+    /// Side of the images in pixels.
+    pub image_size: usize,
+    /// What is learned.
+    pub learned: Learned,
+    /// Images in the batch.
+    pub batch: usize,
+    /// Classes of the head.
+    pub classes: usize,
+}
+
+impl Step<'_> {
+    /// Floating point operations of one step, forward and backward: see the formula above.
+    pub fn flop(&self) -> f64 {
+        let (width, batch) = (self.spec.vision.width as f64, self.batch as f64);
+        let patches = (self.image_size / self.spec.patch_size).pow(2) as f64;
+        let patch = 6. * width * self.spec.patch_size.pow(2) as f64;
+        let (embed, head) = match self.learned {
+            Learned::Head => (patches, 4.),
+            Learned::Tokens { .. } => (patches, 6.),
+            Learned::Pixels { patches: prompted } => (patches + prompted as f64, 6.),
+        };
+        let blocks: f64 = (0..self.spec.vision.depth).map(|block| self.block(block)).sum();
+        blocks + batch * (patch * embed + head * width * self.classes as f64)
+    }
+
+    /// One block, forward and backward, the whole batch.
+    fn block(&self, block: usize) -> f64 {
+        let tower = &self.spec.vision;
+        let (d, mlp, batch) = (tower.width as f64, tower.mlp as f64, self.batch as f64);
+        let last = block + 1 == tower.depth;
+        let (start, end, tokens) = match self.learned {
+            Learned::Head => (usize::MAX, usize::MAX, 0),
+            Learned::Tokens { start, layers, tokens } => (start, start + layers, tokens),
+            // Pixels come before every block: none of them is the first prompted one.
+            Learned::Pixels { .. } => (0, 0, 0),
+        };
+        let pixels = matches!(self.learned, Learned::Pixels { .. });
+        let own = (start..end).contains(&block);
+        let travelled = if block >= end && !pixels { tokens } else { 0 };
+        let p = if own { tokens as f64 } else { 0. };
+        let travelling = own && block + 1 == end && !last;
+        let patches = (self.image_size / self.spec.patch_size).pow(2);
+        let n = (1 + self.spec.registers + patches + travelled) as f64;
+        // Rows of the image, and rows of all.
+        let image_rows = if last { 1. } else { n };
+        let r = image_rows + if travelling { p } else { 0. };
+
+        let qkv = 2. * d * d * (image_rows + 2. * n);
+        let prompts_qkv = 2. * d * d * p * if travelling { 3. } else { 2. };
+        let rows = 2. * r * d * d + 4. * r * d * mlp;
+        let forward = batch * (qkv + 4. * d * r * (n + p) + rows) + prompts_qkv;
+        let backward = if block < start {
+            0.
+        } else if block == start && !pixels {
+            let travelling = if travelling { 4. * d * p * n } else { 0. };
+            // dQ of a travelling prompt runs over the prompts' columns too.
+            let own_columns = if travelling > 0. { 2. * d * p * p } else { 0. };
+            batch * (rows + 6. * d * r * p + travelling + own_columns) + prompts_qkv
+        } else {
+            batch * (rows + 8. * d * r * (n + p) + qkv) + prompts_qkv
+        };
+        forward + backward
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn vit_b16() -> Spec {
+        Spec::from_json(br#"{"model_type": "vit"}"#, Path::new("config.json")).unwrap()
+    }
+
+    fn step(spec: &Spec, learned: Learned, batch: usize) -> f64 {
+        Step { spec, image_size: 224, learned, batch, classes: 10 }.flop()
+    }
+
+    #[test]
+    fn a_forward_pass_costs_what_the_literature_says() {
+        // Dosovitskiy et al.'s ViT-B/16 is given as 17.6 G multiply-adds an image at 224 pixels, all rows of all blocks
+        // counted; the last block's class row alone saves all but the keys and values of one block in twelve.
+        let full: f64 =
+            12. * 2. * (197. * 768. * (4. * 768. + 2. * 3072.) + 2. * 197. * 197. * 768.) + 2. * 196. * 768. * 768.;
+        assert!((full / 2. / 1e9 - 17.6).abs() < 0.2, "{full}");
+        let ours = step(&vit_b16(), Learned::Head, 1);
+        let saved = 2. * 196. * 768. * (2. * 768. + 2. * 3072.) + 4. * 196. * 197. * 768.;
+        assert!((full - saved - ours).abs() < 1e6, "{full} {saved} {ours}");
+    }
+
+    #[test]
+    fn the_step_of_the_reference_measurement() {
+        // ViT-B/16, 16 images, 50 deep prompts: 1.07 TFLOP, counted by hand before this code was written.
+        let all = Learned::Tokens { start: 0, layers: 12, tokens: 50 };
+        let flop = step(&vit_b16(), all, 16);
+        assert!((flop / 1e12 - 1.07).abs() < 0.01, "{flop}");
+    }
+
+    #[test]
+    fn more_to_learn_is_never_less_work() {
+        let spec = vit_b16();
+        let tokens = |start, layers, tokens| step(&spec, Learned::Tokens { start, layers, tokens }, 4);
+        let head = step(&spec, Learned::Head, 4);
+        let mut before = head;
+        for layers in 1..=12 {
+            let now = tokens(12 - layers, layers, 10);
+            assert!(now > before, "last:{layers}");
+            before = now;
+        }
+        assert!(tokens(0, 12, 10) < tokens(0, 12, 20));
+        assert!(tokens(0, 1, 10) > tokens(0, 12, 10), "shallow prompts are rows in every block, deep ones only keys");
+        let pixels = |patches| step(&spec, Learned::Pixels { patches }, 4);
+        assert!(pixels(196) > pixels(100) && pixels(1) > 1.9 * head);
+    }
+
+    #[test]
+    fn prompts_cost_their_projection_once_a_batch() {
+        let spec = vit_b16();
+        let deep = |batch| step(&spec, Learned::Tokens { start: 11, layers: 1, tokens: 50 }, batch);
+        let per_image = deep(2) - deep(1);
+        let shared = deep(1) - per_image;
+        assert!((shared - 2. * 4. * 768. * 768. * 50.).abs() < 1., "{shared}");
+    }
+}

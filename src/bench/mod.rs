@@ -1,0 +1,3 @@
+//! How long a training step takes, how much work it is and how much memory it needs.
+
+pub mod flop;
