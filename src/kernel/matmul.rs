@@ -1,0 +1,539 @@
+//! Matrix products `C = A B (+ bias) (+ C)` in f32 with a packed right-hand side.
+//!
+//! The right-hand side is what is used again and again: a frozen weight is packed once for the life of the program, keys
+//! and values once per image and head. The left-hand side is read where it lies, in any strides, so that `Aᵀ B` costs no
+//! copy. A register tile holds up to 14 x 32 sums (AVX-512); a panel of B stays in the first-level cache while all rows
+//! of A pass by, and a block of A's columns in the second-level cache while all panels do (the scheme of Goto and van de
+//! Geijn, "Anatomy of high-performance matrix multiplication", 2008, without packing A).
+
+use super::activation::{Activation, activate_row};
+use super::simd::Simd;
+use super::{Isa, dispatched, isa};
+
+/// Depth of a block: a panel of `DEPTH x 32` floats (32 KiB) fits the first-level cache.
+const DEPTH: usize = 256;
+
+/// A read-only matrix view with strides, `[rows, cols]`.
+#[derive(Clone, Copy)]
+pub struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// A view of rows of `cols` values, `row_stride` apart.
+    ///
+    /// # Panics
+    /// If `data` is too short.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert_fits(data.len(), rows, cols, row_stride);
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transposed view.
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            data: self.data,
+        }
+    }
+
+    /// The view of `n` columns from `from` on.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn columns(self, from: usize, n: usize) -> Self {
+        assert!(from + n <= self.cols, "columns {from}..{} of {}", from + n, self.cols);
+        Self { data: &self.data[(from * self.col_stride).min(self.data.len())..], cols: n, ..self }
+    }
+
+    /// The view of `n` rows from `from` on.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn row_range(self, from: usize, n: usize) -> Self {
+        assert!(from + n <= self.rows, "rows {from}..{} of {}", from + n, self.rows);
+        Self { data: &self.data[(from * self.row_stride).min(self.data.len())..], rows: n, ..self }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The values from the first one on and the distance between rows.
+    ///
+    /// # Panics
+    /// If this is a transposed view.
+    pub(super) fn contiguous_rows(&self) -> (&'a [f32], usize) {
+        assert_eq!(self.col_stride, 1, "a view with contiguous rows is needed");
+        (self.data, self.row_stride)
+    }
+}
+
+/// A writable matrix view with contiguous rows, `[rows, cols]`.
+pub struct MatMut<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+}
+
+impl<'a> MatMut<'a> {
+    /// A view of rows of `cols` values, `row_stride` apart.
+    ///
+    /// # Panics
+    /// If `data` is too short or rows overlap.
+    pub fn new(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert_fits(data.len(), rows, cols, row_stride);
+        assert!(rows <= 1 || row_stride >= cols, "rows of {cols} values overlap at stride {row_stride}");
+        Self { data, rows, cols, row_stride }
+    }
+
+    /// The view of `n` columns from `from` on.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn columns(&mut self, from: usize, n: usize) -> MatMut<'_> {
+        assert!(from + n <= self.cols, "columns {from}..{} of {}", from + n, self.cols);
+        let start = from.min(self.data.len());
+        MatMut { data: &mut self.data[start..], rows: self.rows, cols: n, row_stride: self.row_stride }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The values from the first one on and the distance between rows.
+    pub(super) fn contiguous_rows(&mut self) -> (&mut [f32], usize) {
+        (self.data, self.row_stride)
+    }
+}
+
+fn assert_fits(len: usize, rows: usize, cols: usize, row_stride: usize) {
+    let needed = if rows == 0 { 0 } else { (rows - 1) * row_stride + cols };
+    assert!(needed <= len, "a view of {rows} rows of {cols} at stride {row_stride} needs {needed} values, got {len}");
+}
+
+/// A matrix packed as right-hand side, `[k, n]`: blocks of [`DEPTH`] rows, in each block panels of two vectors' columns,
+/// in each panel the rows one after the other. The last panel is filled up with zeros.
+#[derive(Default)]
+pub struct Panels {
+    k: usize,
+    n: usize,
+    data: Vec<Line>,
+}
+
+/// One cache line, so that vectors of a panel never straddle two.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+fn panel_width() -> usize {
+    match isa() {
+        Isa::Avx512 => 32,
+        Isa::Avx2 | Isa::Portable => 16,
+    }
+}
+
+impl Panels {
+    /// Packs a copy of `b`, `[k, n]`.
+    pub fn pack(b: Mat) -> Self {
+        let mut panels = Self::default();
+        panels.reset(b.rows, b.cols);
+        panels.fill(0, 0, b);
+        panels
+    }
+
+    /// Rows.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Columns.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Makes this an unspecified `[k, n]` matrix, to be filled; memory is kept.
+    pub fn reset(&mut self, k: usize, n: usize) {
+        let width = panel_width();
+        (self.k, self.n) = (k, n);
+        let lines = (k * n.next_multiple_of(width)).div_ceil(16);
+        if self.data.len() < lines {
+            self.data.resize(lines, Line::default());
+        }
+        // Only the columns that fill up the last panel must be zero whatever was here before.
+        if !n.is_multiple_of(width) {
+            let last = n / width * width;
+            for row in 0..k {
+                let at = self.position(row, last);
+                self.floats_mut()[at + n - last..at + width].fill(0.0);
+            }
+        }
+    }
+
+    /// Copies `b` to the place whose first element is `(row, col)`.
+    ///
+    /// # Panics
+    /// If `b` reaches beyond the matrix.
+    pub fn fill(&mut self, row: usize, col: usize, b: Mat) {
+        assert!(row + b.rows <= self.k && col + b.cols <= self.n, "block outside the packed matrix");
+        let width = panel_width();
+        let mut at_col = 0;
+        while at_col < b.cols {
+            // One panel's share of the columns at a time.
+            let lane = (col + at_col) % width;
+            let cols = (width - lane).min(b.cols - at_col);
+            let mut at_row = 0;
+            while at_row < b.rows {
+                let rows = (DEPTH - (row + at_row) % DEPTH).min(b.rows - at_row);
+                let start = self.position(row + at_row, col + at_col);
+                let source = &b.data[at_row * b.row_stride + at_col * b.col_stride..];
+                let target = &mut self.floats_mut()[start..];
+                if b.col_stride == 1 {
+                    for r in 0..rows {
+                        target[r * width..r * width + cols]
+                            .copy_from_slice(&source[r * b.row_stride..r * b.row_stride + cols]);
+                    }
+                } else {
+                    for c in 0..cols {
+                        let line = &source[c * b.col_stride..];
+                        for r in 0..rows {
+                            target[r * width + c] = line[r * b.row_stride];
+                        }
+                    }
+                }
+                at_row += rows;
+            }
+            at_col += cols;
+        }
+    }
+
+    /// The matrix in plain row-major order, `[k, n]`.
+    pub fn unpack(&self) -> Vec<f32> {
+        let width = panel_width();
+        let mut out = vec![0.0; self.k * self.n];
+        for row in 0..self.k {
+            for col in (0..self.n).step_by(width) {
+                let cols = width.min(self.n - col);
+                let at = self.position(row, col);
+                out[row * self.n + col..][..cols].copy_from_slice(&self.floats()[at..at + cols]);
+            }
+        }
+        out
+    }
+
+    fn position(&self, row: usize, col: usize) -> usize {
+        let width = panel_width();
+        let block = row / DEPTH * DEPTH;
+        let depth = DEPTH.min(self.k - block);
+        block * self.n.next_multiple_of(width) + col / width * depth * width + (row - block) * width + col % width
+    }
+
+    fn floats(&self) -> &[f32] {
+        // SAFETY: `Line` is sixteen floats without padding.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr().cast(), self.data.len() * 16) }
+    }
+
+    fn floats_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as in `floats`.
+        unsafe { std::slice::from_raw_parts_mut(self.data.as_mut_ptr().cast(), self.data.len() * 16) }
+    }
+}
+
+/// What the result starts from.
+#[derive(Clone, Copy)]
+pub enum Init<'a> {
+    /// Zero.
+    Zero,
+    /// The bias `[n]`, in every row.
+    Bias(&'a [f32]),
+    /// What is in C.
+    Add,
+    /// What is in C, plus the bias `[n]`.
+    AddBias(&'a [f32]),
+}
+
+/// `C = init + A B`: A `[m, k]`, B `[k, n]`, C `[m, n]`.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn matmul(a: Mat, b: &Panels, c: MatMut, init: Init) {
+    product(a, b, c, init, None);
+}
+
+/// `H = A B + bias`, then `C = f(H)` and, if wanted, `derivative = f'(H)`, a tile at a time while it is in the cache.
+/// `derivative` has the layout of C.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn matmul_activate(
+    a: Mat,
+    b: &Panels,
+    c: MatMut,
+    bias: &[f32],
+    activation: Activation,
+    derivative: Option<&mut [f32]>,
+) {
+    if let Some(derivative) = &derivative {
+        assert_fits(derivative.len(), c.rows, c.cols, c.row_stride);
+    }
+    let derivative = derivative.map_or(std::ptr::null_mut(), <[f32]>::as_mut_ptr);
+    product(a, b, c, Init::Bias(bias), Some((activation, derivative)));
+}
+
+fn product(a: Mat, b: &Panels, c: MatMut, init: Init, then: Option<(Activation, *mut f32)>) {
+    assert_eq!((a.rows, a.cols, b.n), (c.rows, b.k, c.cols), "matrix product shapes");
+    let (accumulate, bias) = match init {
+        Init::Zero => (false, None),
+        Init::Bias(bias) => (false, Some(bias)),
+        Init::Add => (true, None),
+        Init::AddBias(bias) => (true, Some(bias)),
+    };
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), b.n, "bias length");
+    }
+    if b.k == 0 || b.n == 0 || a.rows == 0 {
+        assert!(b.k > 0 || accumulate, "a product over nothing");
+        return;
+    }
+    blocks(a, b, c, accumulate, bias, then);
+}
+
+dispatched! {
+    fn blocks(a: Mat, b: &Panels, c: MatMut, accumulate: bool, bias: Option<&[f32]>, then: Option<(Activation, *mut f32)>) = blocks_body
+}
+
+/// # Safety
+/// The shapes have been checked by [`product`]; `S` is available.
+#[inline(always)]
+unsafe fn blocks_body<S: Simd>(
+    a: Mat,
+    b: &Panels,
+    c: MatMut,
+    accumulate: bool,
+    bias: Option<&[f32]>,
+    then: Option<(Activation, *mut f32)>,
+) {
+    let width = 2 * S::LANES;
+    // Rows are dealt out evenly: 197 rows are 15 tiles of 13 or 14, not 14 of 14 and a slow one of 1.
+    let tiles = a.rows.div_ceil(S::TILE_ROWS);
+    let padded = b.n.next_multiple_of(width);
+    for block in (0..b.k).step_by(DEPTH) {
+        let depth = DEPTH.min(b.k - block);
+        let (first, last) = (block == 0, block + depth == b.k);
+        for panel in 0..padded / width {
+            let col = panel * width;
+            let cols = width.min(b.n - col);
+            // SAFETY: `position` of this panel's first element, see `Panels::position`.
+            let panel = unsafe { b.floats().as_ptr().add(block * padded + panel * depth * width) };
+            let start = if first { bias.map(|bias| &bias[col..col + cols]) } else { None };
+            for tile in 0..tiles {
+                let row = tile * a.rows / tiles;
+                let rows = (tile + 1) * a.rows / tiles - row;
+                // SAFETY: rows `row..row + rows` and columns `block..block + depth` lie in A, rows and `cols` columns in C.
+                unsafe {
+                    let at = a.data.as_ptr().add(row * a.row_stride + block * a.col_stride);
+                    let to = c.data.as_mut_ptr().add(row * c.row_stride + col);
+                    let left = Left { at, row_stride: a.row_stride, col_stride: a.col_stride };
+                    let result = Tile { to, stride: c.row_stride, cols, add: accumulate || !first };
+                    multiply_tile::<S>(rows, depth, left, panel, start, result);
+                    if let (Some((activation, derivative)), true) = (then, last) {
+                        for r in 0..rows {
+                            let d = if derivative.is_null() {
+                                derivative
+                            } else {
+                                derivative.add((row + r) * c.row_stride + col)
+                            };
+                            activate_row::<S>(activation, to.add(r * c.row_stride), d, cols);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The left-hand side of one register tile.
+#[derive(Clone, Copy)]
+struct Left {
+    at: *const f32,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+/// Where one register tile goes.
+#[derive(Clone, Copy)]
+struct Tile {
+    to: *mut f32,
+    stride: usize,
+    cols: usize,
+    add: bool,
+}
+
+#[inline(always)]
+unsafe fn multiply_tile<S: Simd>(
+    rows: usize,
+    depth: usize,
+    left: Left,
+    panel: *const f32,
+    bias: Option<&[f32]>,
+    result: Tile,
+) {
+    macro_rules! by_rows {
+        ($($n:literal)*) => {
+            match rows {
+                $($n if $n <= S::TILE_ROWS => unsafe { tile::<S, $n>(depth, left, panel, bias, result) },)*
+                _ => unreachable!("a tile of {rows} rows"),
+            }
+        };
+    }
+    by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+}
+
+/// `R` rows and two vectors of columns: all sums in registers.
+#[inline(always)]
+unsafe fn tile<S: Simd, const R: usize>(
+    depth: usize,
+    left: Left,
+    panel: *const f32,
+    bias: Option<&[f32]>,
+    result: Tile,
+) {
+    let width = 2 * S::LANES;
+    unsafe {
+        let mut sums = [[S::zero(); 2]; R];
+        for k in 0..depth {
+            let b0 = S::load(panel.add(k * width));
+            let b1 = S::load(panel.add(k * width + S::LANES));
+            let column = left.at.add(k * left.col_stride);
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let x = S::splat(*column.add(r * left.row_stride));
+                sum[0] = S::fma(x, b0, sum[0]);
+                sum[1] = S::fma(x, b1, sum[1]);
+            }
+        }
+        let halves = [result.cols.min(S::LANES), result.cols.saturating_sub(S::LANES)];
+        for half in 0..2 {
+            let (offset, n) = (half * S::LANES, halves[half]);
+            if n == 0 {
+                break;
+            }
+            let base = match bias {
+                Some(bias) => load_up_to::<S>(bias.as_ptr().add(offset), n),
+                None => S::zero(),
+            };
+            for (r, sum) in sums.iter().enumerate() {
+                let to = result.to.add(r * result.stride + offset);
+                let mut sum = S::add(sum[half], base);
+                if result.add {
+                    sum = S::add(sum, load_up_to::<S>(to, n));
+                }
+                if n == S::LANES {
+                    S::store(to, sum);
+                } else {
+                    S::store_first(to, sum, n);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn load_up_to<S: Simd>(p: *const f32, n: usize) -> S::V {
+    unsafe { if n == S::LANES { S::load(p) } else { S::load_first(p, n) } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::row_stride;
+    use crate::kernel::testing::{assert_close, random};
+
+    fn check(m: usize, k: usize, n: usize, transpose_a: bool) {
+        let (a_stride, c_stride) = (row_stride(if transpose_a { m } else { k }), row_stride(n));
+        let a = random(1, a_stride * if transpose_a { k } else { m });
+        let b = random(2, k * n);
+        let bias = random(3, n);
+        let start = random(4, m * c_stride);
+        let at = |i: usize, j: usize| f64::from(a[if transpose_a { j * a_stride + i } else { i * a_stride + j }]);
+        let view = if transpose_a { Mat::new(&a, k, m, a_stride).t() } else { Mat::new(&a, m, k, a_stride) };
+        let panels = Panels::pack(Mat::new(&b, k, n, n));
+        assert_eq!(panels.unpack(), b);
+        for (init, with_c, with_bias) in [
+            (Init::Zero, 0.0, 0.0),
+            (Init::Bias(&bias), 0.0, 1.0),
+            (Init::Add, 1.0, 0.0),
+            (Init::AddBias(&bias), 1.0, 1.0),
+        ] {
+            let mut c = start.clone();
+            matmul(view, &panels, MatMut::new(&mut c, m, n, c_stride), init);
+            for i in 0..m {
+                for j in 0..n {
+                    let mut want = with_c * f64::from(start[i * c_stride + j]) + with_bias * f64::from(bias[j]);
+                    want += (0..k).map(|l| at(i, l) * f64::from(b[l * n + j])).sum::<f64>();
+                    assert_close(c[i * c_stride + j], want, 2e-6 * (k as f64).sqrt());
+                }
+                assert_eq!(c[i * c_stride + n..(i + 1) * c_stride], start[i * c_stride + n..(i + 1) * c_stride]);
+            }
+        }
+    }
+
+    #[test]
+    fn products_equal_plain_loops_for_every_tail() {
+        for (m, k, n) in [(1, 1, 1), (3, 5, 7), (14, 32, 32), (15, 64, 33), (29, 257, 48), (7, 600, 31), (50, 17, 65)] {
+            check(m, k, n, false);
+            check(m, k, n, true);
+        }
+    }
+
+    #[test]
+    fn packing_a_transposed_view_equals_packing_its_copy() {
+        let b = random(5, 300 * 70);
+        let mut copy = vec![0.0; 300 * 70];
+        for i in 0..300 {
+            for j in 0..70 {
+                copy[j * 300 + i] = b[i * 70 + j];
+            }
+        }
+        let panels = Panels::pack(Mat::new(&b, 300, 70, 70).t());
+        assert_eq!(panels.unpack(), copy);
+    }
+
+    #[test]
+    fn a_fused_activation_equals_the_activation_of_the_product() {
+        let (m, k, n) = (20, 40, 50);
+        let (a, b, bias) = (random(1, m * k), random(2, k * n), random(3, n));
+        let panels = Panels::pack(Mat::new(&b, k, n, n));
+        let mut plain = vec![0.0; m * n];
+        matmul(Mat::new(&a, m, k, k), &panels, MatMut::new(&mut plain, m, n, n), Init::Bias(&bias));
+        for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh] {
+            let (mut c, mut d) = (vec![0.0; m * n], vec![0.0; m * n]);
+            let view = MatMut::new(&mut c, m, n, n);
+            matmul_activate(Mat::new(&a, m, k, k), &panels, view, &bias, activation, Some(&mut d));
+            for i in 0..m * n {
+                let (y, dy) = activation.reference(f64::from(plain[i]));
+                assert_close(c[i], y, 4e-6);
+                assert_close(d[i], dy, 4e-6);
+            }
+        }
+    }
+}

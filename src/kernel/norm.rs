@@ -1,0 +1,195 @@
+//! LayerNorm without scale and shift (they are folded into the next weights), and its VJP.
+
+use super::simd::Simd;
+use super::{Mat, MatMut, dispatched};
+
+/// `out = (x - mean) / √(variance + eps)` for each row; `inverse[row] = 1/√(variance + eps)` is what the VJP needs.
+/// Two passes over a row: the one-pass form loses digits where the mean is large. Shapes: x, out `[rows, D]`, inverse
+/// `[rows]`.
+///
+/// # Panics
+/// If the shapes differ.
+pub fn normalize(x: Mat, eps: f32, out: &mut MatMut, inverse: &mut [f32]) {
+    assert_eq!((x.rows(), x.cols(), x.rows()), (out.rows(), out.cols(), inverse.len()), "normalize shapes");
+    let d = x.cols();
+    let ((x, x_stride), (out, out_stride)) = (x.contiguous_rows(), out.contiguous_rows());
+    normalize_rows(x, x_stride, out, out_stride, inverse, d, eps);
+}
+
+dispatched! {
+    fn normalize_rows(x: &[f32], x_stride: usize, out: &mut [f32], out_stride: usize, inverse: &mut [f32], d: usize, eps: f32) = normalize_body
+}
+
+/// # Safety
+/// Each of the `inverse.len()` rows of `d` values lies inside `x` and `out`; `S` is available.
+#[inline(always)]
+unsafe fn normalize_body<S: Simd>(
+    x: &[f32],
+    x_stride: usize,
+    out: &mut [f32],
+    out_stride: usize,
+    inverse: &mut [f32],
+    d: usize,
+    eps: f32,
+) {
+    for (row, inverse) in inverse.iter_mut().enumerate() {
+        unsafe {
+            let x = x.as_ptr().add(row * x_stride);
+            let out = out.as_mut_ptr().add(row * out_stride);
+            let sum = fold::<S>(d, |i, n, acc| S::add(acc, load::<S>(x.add(i), n)));
+            let mean = sum / d as f32;
+            let squares = fold::<S>(d, |i, n, acc| {
+                let centred = centred::<S>(x.add(i), n, mean);
+                S::fma(centred, centred, acc)
+            });
+            *inverse = 1.0 / (squares / d as f32 + eps).sqrt();
+            each::<S>(d, |i, n| {
+                store::<S>(out.add(i), S::mul(S::sub(load::<S>(x.add(i), n), S::splat(mean)), S::splat(*inverse)), n);
+            });
+        }
+    }
+}
+
+/// Adds to `dx` the VJP of [`normalize`]: `inverse (g - mean(g) - x̂ mean(g x̂))` for each row, where g is the gradient of
+/// the output and x̂ the output. Shapes `[rows, D]`.
+///
+/// # Panics
+/// If the shapes differ.
+pub fn normalize_vjp(normalized: Mat, inverse: &[f32], gradient: Mat, dx: &mut MatMut) {
+    let shape = (dx.rows(), dx.cols());
+    assert_eq!((normalized.rows(), normalized.cols()), shape, "normalize_vjp shapes");
+    assert_eq!((gradient.rows(), gradient.cols(), inverse.len()), (shape.0, shape.1, shape.0), "normalize_vjp shapes");
+    let ((normalized, a), (gradient, b), (dx, c)) =
+        (normalized.contiguous_rows(), gradient.contiguous_rows(), dx.contiguous_rows());
+    vjp_rows(normalized, gradient, dx, [a, b, c], inverse, shape.1);
+}
+
+dispatched! {
+    fn vjp_rows(normalized: &[f32], gradient: &[f32], dx: &mut [f32], strides: [usize; 3], inverse: &[f32], d: usize) = vjp_body
+}
+
+/// # Safety
+/// Each of the `inverse.len()` rows of `d` values lies inside the three slices; `S` is available.
+#[inline(always)]
+unsafe fn vjp_body<S: Simd>(
+    normalized: &[f32],
+    gradient: &[f32],
+    dx: &mut [f32],
+    strides: [usize; 3],
+    inverse: &[f32],
+    d: usize,
+) {
+    for (row, &inverse) in inverse.iter().enumerate() {
+        unsafe {
+            let y = normalized.as_ptr().add(row * strides[0]);
+            let g = gradient.as_ptr().add(row * strides[1]);
+            let dx = dx.as_mut_ptr().add(row * strides[2]);
+            let mean = fold::<S>(d, |i, n, acc| S::add(acc, load::<S>(g.add(i), n))) / d as f32;
+            let along =
+                fold::<S>(d, |i, n, acc| S::fma(load::<S>(g.add(i), n), load::<S>(y.add(i), n), acc)) / d as f32;
+            each::<S>(d, |i, n| {
+                let centred = S::sub(load::<S>(g.add(i), n), S::splat(mean));
+                let projected = S::fma(S::splat(-along), load::<S>(y.add(i), n), centred);
+                store::<S>(dx.add(i), S::fma(S::splat(inverse), projected, load::<S>(dx.add(i), n)), n);
+            });
+        }
+    }
+}
+
+/// Calls `f(offset, lanes)` for each vector of a row of `d` values.
+#[inline(always)]
+pub(super) unsafe fn each<S: Simd>(d: usize, mut f: impl FnMut(usize, usize)) {
+    let mut i = 0;
+    while i + S::LANES <= d {
+        f(i, S::LANES);
+        i += S::LANES;
+    }
+    if i < d {
+        f(i, d - i);
+    }
+}
+
+/// The sum over a row of `d` values of what `f(offset, lanes, so far)` adds up.
+#[inline(always)]
+pub(super) unsafe fn fold<S: Simd>(d: usize, f: impl Fn(usize, usize, S::V) -> S::V) -> f32 {
+    unsafe {
+        let mut acc = S::zero();
+        each::<S>(d, |i, n| acc = f(i, n, acc));
+        S::sum(acc)
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::V {
+    unsafe { if n == S::LANES { S::load(p) } else { S::load_first(p, n) } }
+}
+
+#[inline(always)]
+pub(super) unsafe fn store<S: Simd>(p: *mut f32, v: S::V, n: usize) {
+    unsafe { if n == S::LANES { S::store(p, v) } else { S::store_first(p, v, n) } }
+}
+
+/// `x - mean`, zero in the lanes behind `n`.
+#[inline(always)]
+unsafe fn centred<S: Simd>(p: *const f32, n: usize, mean: f32) -> S::V {
+    unsafe {
+        if n == S::LANES {
+            return S::sub(S::load(p), S::splat(mean));
+        }
+        let mut lanes = [0.0; 16];
+        for (i, lane) in lanes.iter_mut().enumerate().take(n) {
+            *lane = *p.add(i) - mean;
+        }
+        S::load(lanes.as_ptr())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::testing::{assert_close, central_differences, random};
+
+    fn plain(x: &[f64], eps: f64) -> (Vec<f64>, f64) {
+        let n = x.len() as f64;
+        let mean = x.iter().sum::<f64>() / n;
+        let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+        let inverse = 1.0 / (variance + eps).sqrt();
+        (x.iter().map(|x| (x - mean) * inverse).collect(), inverse)
+    }
+
+    fn wide(x: &[f32]) -> Vec<f64> {
+        x.iter().map(|&x| f64::from(x)).collect()
+    }
+
+    #[test]
+    fn rows_are_normalized_even_far_from_zero() {
+        for d in [1, 5, 16, 33, 192] {
+            let x: Vec<f32> = random(1, 3 * d).iter().map(|x| x + 100.0).collect();
+            let (mut y, mut inverse) = (vec![0.0; 3 * d], vec![0.0; 3]);
+            normalize(Mat::new(&x, 3, d, d), 1e-5, &mut MatMut::new(&mut y, 3, d, d), &mut inverse);
+            for row in 0..3 {
+                let (want, scale) = plain(&wide(&x[row * d..(row + 1) * d]), 1e-5);
+                assert_close(inverse[row], scale, 1e-4 * scale);
+                for i in 0..d {
+                    assert_close(y[row * d + i], want[i], 1e-4);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_vjp_equals_central_differences() {
+        for d in [2, 17, 40] {
+            let (x, g) = (random(2, d), random(3, d));
+            let (mut y, mut inverse) = (vec![0.0; d], vec![0.0]);
+            normalize(Mat::new(&x, 1, d, d), 1e-5, &mut MatMut::new(&mut y, 1, d, d), &mut inverse);
+            let mut dx = vec![0.0; d];
+            let view = &mut MatMut::new(&mut dx, 1, d, d);
+            normalize_vjp(Mat::new(&y, 1, d, d), &inverse, Mat::new(&g, 1, d, d), view);
+            let value = |x: &[f64]| plain(x, 1e-5).0.iter().zip(&g).map(|(y, &g)| y * f64::from(g)).sum::<f64>();
+            for (i, want) in central_differences(&wide(&x), value).into_iter().enumerate() {
+                assert_close(dx[i], want, 1e-5 * want.abs().max(1.0));
+            }
+        }
+    }
+}
