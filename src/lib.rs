@@ -3,6 +3,8 @@
 
 pub mod backbone;
 pub mod bench;
+mod choice;
+pub mod config;
 pub mod contain;
 pub mod data;
 pub mod error;

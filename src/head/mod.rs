@@ -8,31 +8,22 @@ mod linear;
 
 use candle_core::{Device, Tensor, Var};
 use rand::Rng;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
+    choice::choice,
     params::{self, Param},
 };
 
-/// Which head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum HeadKind {
-    /// `features W^T + b`.
-    #[default]
-    Linear,
-    /// Cosine of the angle between features and class weights, times a learned scale.
-    Cosine,
-}
-
-impl HeadKind {
-    /// The name as flags and files spell it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Linear => "linear",
-            Self::Cosine => "cosine",
-        }
+choice! {
+    /// Which head.
+    #[derive(Default)]
+    pub enum HeadKind for "--head" {
+        /// `features W^T + b`.
+        #[default]
+        Linear = "linear",
+        /// Cosine of the angle between features and class weights, times a learned scale.
+        Cosine = "cosine",
     }
 }
 

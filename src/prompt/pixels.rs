@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
+    choice::choice,
     params::{Group, Param},
     random::{self, normal},
 };
@@ -44,15 +45,16 @@ pub enum PixelShape {
     },
 }
 
-/// Where a prompt patch lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PatchPlace {
-    /// The upper left corner.
-    #[default]
-    Fixed,
-    /// Drawn for every image while training; the middle otherwise, so that a prediction does not depend on chance.
-    Random,
+choice! {
+    /// Where a prompt patch lies.
+    #[derive(Default)]
+    pub enum PatchPlace for "--patch-place" {
+        /// The upper left corner.
+        #[default]
+        Fixed = "fixed",
+        /// Drawn for every image while training; the middle otherwise, so that a prediction does not depend on chance.
+        Random = "random",
+    }
 }
 
 /// The upper left corners of a batch's patches.

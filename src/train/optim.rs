@@ -1,9 +1,8 @@
 //! Optimisers over flat tensors: SGD with momentum and AdamW, with their state open to the checkpoint.
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
     Error, Result,
+    choice::choice,
     params::{Group, Param},
 };
 
@@ -14,15 +13,16 @@ const EPSILON: f64 = 1e-8;
 /// SGD's momentum, as in VPT and CoOp.
 const MOMENTUM: f32 = 0.9;
 
-/// Which optimiser.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OptimizerKind {
-    /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
-    #[default]
-    Adamw,
-    /// Stochastic gradient descent with momentum 0.9; weight decay is added to the gradient, as PyTorch does.
-    Sgd,
+choice! {
+    /// Which optimiser.
+    #[derive(Default)]
+    pub enum OptimizerKind for "--optimizer" {
+        /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
+        #[default]
+        Adamw = "adamw",
+        /// Stochastic gradient descent with momentum 0.9; weight decay is added to the gradient, as PyTorch does.
+        Sgd = "sgd",
+    }
 }
 
 /// Learning rate and weight decay of one group.

@@ -1,0 +1,527 @@
+//! What a run is, as the user says it ([`RunConfig`]) and as the program needs it ([`Plan`]).
+//!
+//! A [`RunConfig`] leaves open whatever the user did not say. [`RunConfig::resolve`] is the one place where defaults that
+//! depend on method, backbone and data are filled in and where values are checked against them. The filled-in form is what
+//! a run folder's `config.toml` keeps, so a run can be repeated even when defaults change.
+
+mod defaults;
+mod rate;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::rate::LearningRate;
+use crate::{
+    Error, Result,
+    choice::choice,
+    data::files,
+    head::HeadKind,
+    prompt::{
+        pixels::{PatchPlace, PixelShape},
+        tokens::{PromptLayers, TokenLayout},
+    },
+    train::optim::{OptimizerKind, Rate, Rates},
+};
+
+choice! {
+    /// What is learned beside the head.
+    #[derive(Default)]
+    pub enum Method for "--method" {
+        /// Nothing: a head on features that are computed once.
+        Linear = "linear",
+        /// Prompt tokens at the input of the first block.
+        VptShallow = "vpt-shallow",
+        /// Prompt tokens of their own for every block.
+        #[default]
+        VptDeep = "vpt-deep",
+        /// A border of prompt pixels over the image.
+        VpPad = "vp-pad",
+        /// A patch of prompt pixels over the image.
+        VpPatch = "vp-patch",
+        /// Prompt pixels over the whole image.
+        VpFull = "vp-full",
+        /// The image shrunk, prompt pixels around it.
+        VpFrame = "vp-frame",
+    }
+}
+
+impl Method {
+    /// Whether prompt tokens are learned.
+    pub fn has_tokens(self) -> bool {
+        matches!(self, Self::VptShallow | Self::VptDeep)
+    }
+
+    /// Whether prompt pixels are learned.
+    pub fn has_pixels(self) -> bool {
+        matches!(self, Self::VpPad | Self::VpPatch | Self::VpFull | Self::VpFrame)
+    }
+}
+
+choice! {
+    /// What the data asks for.
+    #[derive(Default)]
+    pub enum Task for "--task" {
+        /// As the layout of the data says.
+        #[default]
+        Auto = "auto",
+        /// One class an image.
+        Classify = "classify",
+    }
+}
+
+choice! {
+    /// Which epoch a run ends with.
+    pub enum Select for "--select" {
+        /// The one with the highest validation accuracy; of equals the one with the lower loss, then the earlier.
+        Best = "best",
+        /// The last one, as few-shot protocols ask for.
+        Last = "last",
+    }
+}
+
+/// What a run is. `None` means: the default for the method, the backbone and the data (see [`RunConfig::resolve`]).
+///
+/// The field names are the flags' names with `_` for `-`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// A known backbone's name or a folder in the Hugging Face layout.
+    pub backbone: String,
+    /// Where to look for known backbones first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights_dir: Option<PathBuf>,
+    /// A data set's folder or file, or `shapes` for generated pictures.
+    pub data: String,
+    /// What to learn from it.
+    pub task: Task,
+    /// What to learn beside the head.
+    pub method: Method,
+    /// The head.
+    pub head: HeadKind,
+    /// Prompt tokens a block: 1 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<usize>,
+    /// Prompted blocks of `vpt-deep`: `all`, `first:K` or `last:K`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_layers: Option<PromptLayers>,
+    /// Share of prompt values set to zero in a step, in [0, 1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_dropout: Option<f32>,
+    /// Width of `vp-pad`'s border in pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pad: Option<usize>,
+    /// Side of `vp-patch`'s patch in pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch_size: Option<usize>,
+    /// Where `vp-patch`'s patch lies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch_place: Option<PatchPlace>,
+    /// Side of the shrunk image of `vp-frame` in pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inner_size: Option<usize>,
+    /// Training images a class, drawn by the seed; all of them if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shots: Option<usize>,
+    /// Seed of everything that is drawn.
+    pub seed: u64,
+    /// Passes over the training images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<usize>,
+    /// Images a step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_size: Option<usize>,
+    /// Images whose activations are in memory at once; the result is the same, the memory less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
+    /// Peak learning rate of what the method learns (the head for `linear`), or `auto`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lr: Option<LearningRate>,
+    /// Peak learning rate of the head beside prompts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_lr: Option<f64>,
+    /// The optimiser.
+    pub optimizer: OptimizerKind,
+    /// Weight decay of prompts and head weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f64>,
+    /// Share of all steps in which the learning rate rises, in [0, 1].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<f64>,
+    /// Bound on the length of the gradient; no bound if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Share of the target spread over all classes, in [0, 1).
+    pub label_smoothing: f32,
+    /// Epochs without a better validation result after which training ends; never if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<usize>,
+    /// Which epoch counts; `last` with `shots`, else `best`, if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub select: Option<Select>,
+    /// Side of the images the backbone sees, in pixels; its own if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
+    /// Mirror half of the training images.
+    pub flip: bool,
+    /// Cut a random part of this share of the area, at least and at most, out of each training image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random_resized_crop: Option<[f32; 2]>,
+    /// Leave unreadable images out instead of stopping.
+    pub skip_bad_images: bool,
+    /// Threads; as many as the machine has if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// The run folder; a fresh one below `runs/` if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out: Option<PathBuf>,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            backbone: "clip-nano".to_owned(),
+            weights_dir: None,
+            data: "shapes".to_owned(),
+            task: Task::default(),
+            method: Method::default(),
+            head: HeadKind::default(),
+            prompt_tokens: None,
+            prompt_layers: None,
+            prompt_dropout: None,
+            pad: None,
+            patch_size: None,
+            patch_place: None,
+            inner_size: None,
+            shots: None,
+            seed: 1,
+            epochs: None,
+            batch_size: None,
+            micro_batch: None,
+            lr: None,
+            head_lr: None,
+            optimizer: OptimizerKind::default(),
+            weight_decay: None,
+            warmup: None,
+            clip_norm: None,
+            label_smoothing: 0.,
+            patience: None,
+            select: None,
+            image_size: None,
+            flip: false,
+            random_resized_crop: None,
+            skip_bad_images: false,
+            threads: None,
+            out: None,
+        }
+    }
+}
+
+/// What the backbone and the data say, which defaults and checks depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Blocks of the vision tower.
+    pub depth: usize,
+    /// Side of the images it sees.
+    pub image_size: usize,
+    /// Images to train on.
+    pub train_images: usize,
+}
+
+/// The learned input of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum PromptPlan {
+    /// None: features are computed once.
+    None,
+    /// Prompt tokens, a share `dropout` of whose values is zero in a step.
+    Tokens {
+        /// Where and how many.
+        layout: TokenLayout,
+        /// Share of values dropped.
+        dropout: f32,
+    },
+    /// Prompt pixels.
+    Pixels(PixelShape),
+}
+
+/// A run with nothing left open.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The configuration with every default filled in: what `config.toml` keeps.
+    pub config: RunConfig,
+    /// The learned input.
+    pub prompt: PromptPlan,
+    /// Passes over the training images.
+    pub epochs: usize,
+    /// Images a step.
+    pub batch_size: usize,
+    /// Steps of warm-up.
+    pub warmup_steps: u64,
+    /// Steps in the whole run.
+    pub total_steps: u64,
+    /// Which epoch counts.
+    pub select: Select,
+    /// Threads.
+    pub threads: usize,
+    /// Learning rates to choose from by validation: one, unless the rate is `auto`.
+    pub learning_rates: Vec<f64>,
+    head_lr: f64,
+    weight_decay: f64,
+}
+
+impl Plan {
+    /// Rates of the optimiser when the method learns at `lr`.
+    pub fn rates(&self, lr: f64) -> Rates {
+        let head = match self.prompt {
+            PromptPlan::None => lr,
+            _ => self.head_lr,
+        };
+        let rate = |lr| Rate { lr, decay: self.weight_decay };
+        Rates { prompt: rate(lr), head: rate(head) }
+    }
+
+    /// Steps in an epoch: the last batch may be smaller.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.total_steps / self.epochs as u64
+    }
+}
+
+impl RunConfig {
+    /// Reads a `config.toml`.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bytes = files::read_limited(path, 1 << 20)?;
+        let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "not UTF-8 text"))?;
+        toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+            Error::file(path, format!("line {line}: {message}"))
+        })
+    }
+
+    /// The content of a `config.toml`.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::invalid("config", error.to_string()))
+    }
+
+    /// The same run with another method: what was said for the old one (prompt, learning rates, epochs) is left open again.
+    #[must_use]
+    pub fn with_method(self, method: Method) -> Self {
+        if method == self.method {
+            return self;
+        }
+        Self {
+            method,
+            prompt_tokens: None,
+            prompt_layers: None,
+            prompt_dropout: None,
+            pad: None,
+            patch_size: None,
+            patch_place: None,
+            inner_size: None,
+            epochs: None,
+            batch_size: None,
+            lr: None,
+            head_lr: None,
+            weight_decay: None,
+            warmup: None,
+            ..self
+        }
+    }
+
+    /// Checks what can be checked without backbone and data, so that a wrong flag is told before anything is read.
+    pub fn validate(&self) -> Result<()> {
+        at_least_one("--prompt-tokens", self.prompt_tokens)?;
+        if self.prompt_tokens.is_some_and(|n| n > defaults::MAX_PROMPT_TOKENS) {
+            return Err(Error::invalid("--prompt-tokens", format!("more than {}", defaults::MAX_PROMPT_TOKENS)));
+        }
+        at_least_one("--shots", self.shots)?;
+        at_least_one("--epochs", self.epochs)?;
+        at_least_one("--batch-size", self.batch_size)?;
+        at_least_one("--micro-batch", self.micro_batch)?;
+        at_least_one("--patience", self.patience)?;
+        at_least_one("--image-size", self.image_size)?;
+        at_least_one("--threads", self.threads)?;
+        if let Some(LearningRate::Value(lr)) = self.lr {
+            positive("--lr", lr)?;
+        }
+        if let Some(lr) = self.head_lr {
+            positive("--head-lr", lr)?;
+        }
+        if let Some(norm) = self.clip_norm {
+            positive("--clip-norm", norm)?;
+        }
+        if let Some(decay) = self.weight_decay
+            && !(decay.is_finite() && decay >= 0.)
+        {
+            return Err(Error::invalid("--weight-decay", format!("{decay} is not a number of 0 or more")));
+        }
+        if let Some(warmup) = self.warmup
+            && !(0. ..=1.).contains(&warmup)
+        {
+            return Err(Error::invalid("--warmup", format!("{warmup} is not a share between 0 and 1")));
+        }
+        share("--label-smoothing", self.label_smoothing)?;
+        share("--prompt-dropout", self.prompt_dropout.unwrap_or(0.))?;
+        if let Some([low, high]) = self.random_resized_crop
+            && !(0. < low && low <= high && high <= 1.)
+        {
+            let message = format!("{low} to {high} are not shares of the area with 0 < least <= most <= 1");
+            return Err(Error::invalid("--random-resized-crop", message));
+        }
+        // TOML has no larger integers, and a run that cannot be saved cannot be repeated.
+        if i64::try_from(self.seed).is_err() {
+            return Err(Error::invalid("--seed", format!("{} is larger than {}", self.seed, i64::MAX)));
+        }
+        self.refuse_other_methods_fields()
+    }
+
+    /// A field that the method does not use is a mistake, not something to pass over.
+    fn refuse_other_methods_fields(&self) -> Result<()> {
+        let method = self.method;
+        let fields = [
+            ("--prompt-tokens", self.prompt_tokens.is_some(), method.has_tokens(), "prompt tokens"),
+            ("--prompt-layers", self.prompt_layers.is_some(), method == Method::VptDeep, "choice of blocks"),
+            ("--prompt-dropout", self.prompt_dropout.is_some(), method.has_tokens(), "prompt tokens"),
+            ("--pad", self.pad.is_some(), method == Method::VpPad, "border"),
+            ("--patch-size", self.patch_size.is_some(), method == Method::VpPatch, "patch"),
+            ("--patch-place", self.patch_place.is_some(), method == Method::VpPatch, "patch"),
+            ("--inner-size", self.inner_size.is_some(), method == Method::VpFrame, "shrunk image"),
+            ("--head-lr", self.head_lr.is_some(), method != Method::Linear, "prompt beside its head: use --lr"),
+        ];
+        for (flag, given, used, what) in fields {
+            if given && !used {
+                return Err(Error::invalid(flag, format!("method {method} has no {what}")));
+            }
+        }
+        if method == Method::Linear && (self.flip || self.random_resized_crop.is_some()) {
+            let flag = if self.flip { "--flip" } else { "--random-resized-crop" };
+            return Err(Error::invalid(
+                flag,
+                "method linear computes the features of an image once, without augmentation",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Fills in every default and checks every value against the backbone and the data.
+    pub fn resolve(&self, facts: &Facts) -> Result<Plan> {
+        self.validate()?;
+        if facts.train_images == 0 {
+            return Err(Error::invalid("--data", "there are no images to train on"));
+        }
+        let defaults = defaults::of(self.method);
+        let prompt = self.prompt_plan(facts)?;
+        let batch_size = self.batch_size.unwrap_or(defaults.batch_size).min(facts.train_images);
+        let per_epoch = facts.train_images.div_ceil(batch_size);
+        let epochs = self.epochs.unwrap_or_else(|| defaults.epochs(per_epoch));
+        let total_steps = (per_epoch as u64).checked_mul(epochs as u64).filter(|&steps| steps <= 1 << 40);
+        let total_steps = total_steps.ok_or_else(|| Error::invalid("--epochs", format!("{epochs} are too many")))?;
+        let warmup = self.warmup.unwrap_or(defaults::WARMUP);
+        let threads = match self.threads {
+            Some(threads) => threads,
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let select = self.select.unwrap_or(if self.shots.is_some() { Select::Last } else { Select::Best });
+        let lr = self.lr.unwrap_or(LearningRate::Value(defaults.lr));
+        let head_lr = self.head_lr.unwrap_or(defaults.head_lr);
+        let weight_decay = self.weight_decay.unwrap_or(defaults.weight_decay);
+        let mut config = Self {
+            prompt_tokens: None,
+            prompt_layers: None,
+            prompt_dropout: None,
+            epochs: Some(epochs),
+            batch_size: Some(batch_size),
+            lr: Some(lr),
+            head_lr: (self.method != Method::Linear).then_some(head_lr),
+            weight_decay: Some(weight_decay),
+            warmup: Some(warmup),
+            select: Some(select),
+            image_size: Some(facts.image_size),
+            threads: Some(threads),
+            // Repeating a run must not aim at the folder that is full already.
+            out: None,
+            ..self.clone()
+        };
+        match prompt {
+            PromptPlan::None | PromptPlan::Pixels(PixelShape::Full) => {}
+            PromptPlan::Tokens { layout, dropout } => {
+                config.prompt_tokens = Some(layout.tokens);
+                config.prompt_dropout = Some(dropout);
+                let layers = self.prompt_layers.unwrap_or(PromptLayers::All);
+                config.prompt_layers = (self.method == Method::VptDeep).then_some(layers);
+            }
+            PromptPlan::Pixels(PixelShape::Pad { width }) => config.pad = Some(width),
+            PromptPlan::Pixels(PixelShape::Patch { side, place }) => {
+                (config.patch_size, config.patch_place) = (Some(side), Some(place));
+            }
+            PromptPlan::Pixels(PixelShape::Frame { inner }) => config.inner_size = Some(inner),
+        }
+        Ok(Plan {
+            prompt,
+            epochs,
+            batch_size,
+            warmup_steps: (warmup * total_steps as f64).round() as u64,
+            total_steps,
+            select,
+            threads,
+            learning_rates: match lr {
+                LearningRate::Value(lr) => vec![lr],
+                LearningRate::Auto => defaults::AUTO_FACTORS.iter().map(|f| f * defaults.lr).collect(),
+            },
+            head_lr,
+            weight_decay,
+            config,
+        })
+    }
+
+    /// What is learned at the input, checked against the backbone.
+    fn prompt_plan(&self, facts: &Facts) -> Result<PromptPlan> {
+        let side = facts.image_size;
+        let tokens = self.prompt_tokens.unwrap_or(defaults::PROMPT_TOKENS);
+        Ok(match self.method {
+            Method::Linear => PromptPlan::None,
+            Method::VptShallow => PromptPlan::Tokens {
+                layout: TokenLayout { start: 0, layers: 1, tokens },
+                dropout: self.prompt_dropout.unwrap_or(0.),
+            },
+            Method::VptDeep => {
+                let (start, layers) = self.prompt_layers.unwrap_or(PromptLayers::All).resolve(facts.depth)?;
+                let dropout = self.prompt_dropout.unwrap_or(defaults::DEEP_DROPOUT);
+                PromptPlan::Tokens { layout: TokenLayout { start, layers, tokens }, dropout }
+            }
+            Method::VpPad => PromptPlan::Pixels(PixelShape::Pad { width: self.pad.unwrap_or(defaults::pad(side)) }),
+            Method::VpPatch => PromptPlan::Pixels(PixelShape::Patch {
+                side: self.patch_size.unwrap_or(defaults::patch(side)),
+                place: self.patch_place.unwrap_or_default(),
+            }),
+            Method::VpFull => PromptPlan::Pixels(PixelShape::Full),
+            Method::VpFrame => {
+                PromptPlan::Pixels(PixelShape::Frame { inner: self.inner_size.unwrap_or(defaults::inner(side)) })
+            }
+        })
+    }
+}
+
+fn at_least_one(flag: &str, value: Option<usize>) -> Result<()> {
+    match value {
+        Some(0) => Err(Error::invalid(flag, "must be at least 1")),
+        _ => Ok(()),
+    }
+}
+
+fn positive(flag: &str, value: f64) -> Result<()> {
+    if value.is_finite() && value > 0. {
+        return Ok(());
+    }
+    Err(Error::invalid(flag, format!("{value} is not a number above 0")))
+}
+
+fn share(flag: &str, value: f32) -> Result<()> {
+    if (0. ..1.).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::invalid(flag, format!("{value} is not a share from 0 to below 1")))
+}
+
+#[cfg(test)]
+mod tests;

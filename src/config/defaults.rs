@@ -1,0 +1,63 @@
+//! The defaults of every method, and where they come from.
+
+use super::Method;
+
+/// More prompt tokens than the published grids by far (they end at 200), few enough to bound memory.
+pub(super) const MAX_PROMPT_TOKENS: usize = 1000;
+/// Prompt tokens a block. The VPT paper chooses among 1 to 200 for each data set; 10 is its code's starting point.
+pub(super) const PROMPT_TOKENS: usize = 10;
+/// Dropout on deep prompts, as in the VPT paper.
+pub(super) const DEEP_DROPOUT: f32 = 0.1;
+/// Share of all steps spent warming up: the VPT paper's 10 epochs of 100.
+pub(super) const WARMUP: f64 = 0.1;
+/// What `--lr auto` tries, as multiples of the method's default.
+pub(super) const AUTO_FACTORS: [f64; 4] = [0.2, 0.5, 1., 3.];
+
+/// What a method needs to train well.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Defaults {
+    /// Peak learning rate of what the method learns.
+    pub(super) lr: f64,
+    /// Peak learning rate of the head beside it.
+    pub(super) head_lr: f64,
+    /// Weight decay.
+    pub(super) weight_decay: f64,
+    /// Images a step.
+    pub(super) batch_size: usize,
+    /// Steps a run should have, whatever the size of the data.
+    steps: usize,
+}
+
+impl Defaults {
+    /// Epochs of `per_epoch` steps: enough for the wanted number of steps, but at least 10 and at most 100.
+    pub(super) fn epochs(&self, per_epoch: usize) -> usize {
+        self.steps.div_ceil(per_epoch).clamp(10, 100)
+    }
+}
+
+/// The defaults of `method`.
+pub(super) fn of(method: Method) -> Defaults {
+    let tokens = Defaults { lr: 5e-3, head_lr: 1e-3, weight_decay: 1e-2, batch_size: 32, steps: 1000 };
+    match method {
+        Method::Linear => Defaults { lr: 5e-3, head_lr: 5e-3, steps: 2000, ..tokens },
+        Method::VptShallow | Method::VptDeep => tokens,
+        Method::VpPad | Method::VpPatch | Method::VpFull | Method::VpFrame => {
+            Defaults { lr: 2e-2, weight_decay: 0., ..tokens }
+        }
+    }
+}
+
+/// Border of `vp-pad`: 30 pixels at 224, in proportion elsewhere (9 at 64).
+pub(super) fn pad(side: usize) -> usize {
+    (side * 30 / 224).max(1)
+}
+
+/// Patch of `vp-patch`: as VP's 50 pixels at 224.
+pub(super) fn patch(side: usize) -> usize {
+    (side * 50 / 224).max(1)
+}
+
+/// Inner image of `vp-frame`: four fifths of the side, an even number of pixels less than it.
+pub(super) fn inner(side: usize) -> usize {
+    side - 2 * (side / 10).max(1)
+}

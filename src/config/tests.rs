@@ -1,0 +1,140 @@
+use super::*;
+
+const FACTS: Facts = Facts { depth: 12, image_size: 224, train_images: 1000 };
+
+fn config(method: Method) -> RunConfig {
+    RunConfig { method, ..RunConfig::default() }
+}
+
+fn refusal(change: impl FnOnce(&mut RunConfig)) -> String {
+    let mut config = RunConfig::default();
+    change(&mut config);
+    config.resolve(&FACTS).unwrap_err().to_string()
+}
+
+#[test]
+fn an_empty_file_is_the_default_run() {
+    assert_eq!(toml::from_str::<RunConfig>("").unwrap(), RunConfig::default());
+}
+
+#[test]
+fn a_resolved_run_resolves_to_itself() {
+    for &method in Method::ALL {
+        let plan = config(method).resolve(&FACTS).unwrap();
+        let text = plan.config.to_toml().unwrap();
+        let again: RunConfig = toml::from_str(&text).unwrap();
+        assert_eq!(again.resolve(&FACTS).unwrap(), plan, "{text}");
+    }
+}
+
+#[test]
+fn prompts_follow_method_depth_and_image_size() {
+    let prompt = |config: RunConfig| config.resolve(&FACTS).unwrap().prompt;
+    let tokens =
+        |start, layers, tokens, dropout| PromptPlan::Tokens { layout: TokenLayout { start, layers, tokens }, dropout };
+    assert_eq!(prompt(config(Method::Linear)), PromptPlan::None);
+    assert_eq!(prompt(config(Method::VptShallow)), tokens(0, 1, 10, 0.));
+    assert_eq!(prompt(config(Method::VptDeep)), tokens(0, 12, 10, 0.1));
+    let last = RunConfig { prompt_layers: Some(PromptLayers::Last(3)), prompt_tokens: Some(4), ..RunConfig::default() };
+    assert_eq!(prompt(last), tokens(9, 3, 4, 0.1));
+    assert_eq!(prompt(config(Method::VpPad)), PromptPlan::Pixels(PixelShape::Pad { width: 30 }));
+    assert_eq!(prompt(config(Method::VpFrame)), PromptPlan::Pixels(PixelShape::Frame { inner: 180 }));
+}
+
+#[test]
+fn a_wrong_value_names_its_flag() {
+    type Change = fn(&mut RunConfig);
+    let cases: [(Change, &str); 20] = [
+        (|c| c.prompt_tokens = Some(0), "--prompt-tokens: must be at least 1"),
+        (|c| c.prompt_tokens = Some(1001), "--prompt-tokens: more than 1000"),
+        (
+            |c| c.prompt_layers = Some(PromptLayers::First(13)),
+            "--prompt-layers: first:13: the backbone has only 12 blocks",
+        ),
+        (|c| c.prompt_dropout = Some(1.), "--prompt-dropout: 1 is not a share from 0 to below 1"),
+        (|c| c.lr = Some(LearningRate::Value(f64::NAN)), "--lr: NaN is not a number above 0"),
+        (|c| c.lr = Some(LearningRate::Value(-1.)), "--lr: -1 is not a number above 0"),
+        (|c| c.head_lr = Some(f64::INFINITY), "--head-lr: inf is not a number above 0"),
+        (|c| c.weight_decay = Some(-0.1), "--weight-decay: -0.1 is not a number of 0 or more"),
+        (|c| c.warmup = Some(2.), "--warmup: 2 is not a share between 0 and 1"),
+        (|c| c.label_smoothing = f32::NAN, "--label-smoothing: NaN is not a share from 0 to below 1"),
+        (|c| c.clip_norm = Some(0.), "--clip-norm: 0 is not a number above 0"),
+        (|c| c.epochs = Some(0), "--epochs: must be at least 1"),
+        (|c| c.epochs = Some(usize::MAX), "--epochs: 18446744073709551615 are too many"),
+        (|c| c.batch_size = Some(0), "--batch-size: must be at least 1"),
+        (|c| c.shots = Some(0), "--shots: must be at least 1"),
+        (|c| c.seed = u64::MAX, "--seed: 18446744073709551615 is larger than 9223372036854775807"),
+        (
+            |c| c.random_resized_crop = Some([0.9, 0.5]),
+            "--random-resized-crop: 0.9 to 0.5 are not shares of the area with 0 < least <= most <= 1",
+        ),
+        (|c| c.pad = Some(8), "--pad: method vpt-deep has no border"),
+        (
+            |c| (c.method, c.prompt_tokens) = (Method::Linear, Some(8)),
+            "--prompt-tokens: method linear has no prompt tokens",
+        ),
+        (
+            |c| (c.method, c.flip) = (Method::Linear, true),
+            "--flip: method linear computes the features of an image once, without augmentation",
+        ),
+    ];
+    for (change, expected) in cases {
+        assert_eq!(refusal(change), expected);
+    }
+}
+
+#[test]
+fn a_wrong_file_names_line_and_field() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.toml");
+    let load = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let message = RunConfig::load(&path).unwrap_err().to_string();
+        assert!(!message.contains('\n'), "{message}");
+        message.strip_prefix(&format!("{}: ", path.display())).unwrap().to_owned()
+    };
+    assert!(load("seed = 3\nepoch = 4\n").starts_with("line 2: unknown field `epoch`"));
+    assert!(load("method = \"vpt-medium\"\n").contains("`vpt-medium` is not one of linear, vpt-shallow"));
+    assert!(load("lr = \"fast\"\n").contains("expected a number or \"auto\""));
+    assert!(load("prompt_layers = \"middle\"").contains("all, first:K, last:K"));
+    assert!(load("seed = ").starts_with("line 1: "));
+    std::fs::write(&path, b"data = \"\xff\"").unwrap();
+    assert!(RunConfig::load(&path).unwrap_err().to_string().ends_with("not UTF-8 text"));
+}
+
+#[test]
+fn learning_rates_are_numbers_or_auto() {
+    let lr = |text: &str| toml::from_str::<RunConfig>(text).unwrap().lr.unwrap();
+    assert_eq!(lr("lr = 1"), LearningRate::Value(1.));
+    assert_eq!(lr("lr = 2.5e-3"), LearningRate::Value(2.5e-3));
+    assert_eq!(lr("lr = \"auto\""), LearningRate::Auto);
+    assert_eq!("auto".parse::<LearningRate>().unwrap(), LearningRate::Auto);
+    assert!("fast".parse::<LearningRate>().is_err());
+    let auto = RunConfig { lr: Some(LearningRate::Auto), ..RunConfig::default() };
+    assert!(auto.resolve(&FACTS).unwrap().learning_rates.len() > 1);
+}
+
+#[test]
+fn few_shots_count_the_last_epoch_unless_told_otherwise() {
+    let select = |shots, select| RunConfig { shots, select, ..RunConfig::default() }.resolve(&FACTS).unwrap().select;
+    assert_eq!(select(None, None), Select::Best);
+    assert_eq!(select(Some(4), None), Select::Last);
+    assert_eq!(select(Some(4), Some(Select::Best)), Select::Best);
+}
+
+#[test]
+fn another_method_leaves_open_what_was_said_for_the_old_one() {
+    let deep = RunConfig { seed: 7, ..config(Method::VptDeep) }.resolve(&FACTS).unwrap().config;
+    let linear = deep.with_method(Method::Linear).resolve(&FACTS).unwrap();
+    assert_eq!(linear.config.seed, 7);
+    assert_eq!(linear, RunConfig { seed: 7, ..config(Method::Linear) }.resolve(&FACTS).unwrap());
+}
+
+#[test]
+fn steps_cover_every_image_and_small_sets_get_more_epochs() {
+    let plan = |train_images| RunConfig::default().resolve(&Facts { train_images, ..FACTS }).unwrap();
+    assert_eq!(plan(33).steps_per_epoch(), 2);
+    assert_eq!(plan(1).batch_size, 1);
+    assert!(plan(100).epochs > plan(10_000).epochs);
+    assert!(RunConfig::default().resolve(&Facts { train_images: 0, ..FACTS }).is_err());
+}
