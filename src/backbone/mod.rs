@@ -1,6 +1,8 @@
 //! The frozen part: what a backbone is, where it is found and how its weights are read. Knows nothing of tasks.
 
+pub mod bundled;
 pub mod position;
+pub mod registry;
 pub mod spec;
 pub mod tokenizer;
 pub mod weights;
