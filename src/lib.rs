@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod params;
 pub mod prompt;
 pub mod random;
+pub mod report;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -1,0 +1,42 @@
+//! What a run leaves for the eye: the pictures of the run folder, the description of the machine, and the tables on the
+//! console. Everything here turns numbers into text or pixels; nothing is computed or decided.
+
+mod confusion;
+mod curves;
+mod environment;
+
+pub use confusion::confusion_svg;
+pub use curves::{EpochPoint, curves_svg};
+pub use environment::environment;
+
+use plotters::style::RGBColor;
+
+/// Colour of training curves: blue, distinct from [`VAL`] for colour-blind readers too (Okabe and Ito's palette).
+const TRAIN: RGBColor = RGBColor(0, 114, 178);
+/// Colour of validation curves: vermilion.
+const VAL: RGBColor = RGBColor(213, 94, 0);
+/// Colour of axes, marks and secondary text.
+const GREY: RGBColor = RGBColor(120, 120, 120);
+
+/// Text for a picture: control characters, which SVG cannot hold, become U+FFFD, and what is longer than `max`
+/// characters ends in an ellipsis.
+fn label(text: &str, max: usize) -> String {
+    let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    if text.chars().count() <= max {
+        text.chars().map(clean).collect()
+    } else {
+        text.chars().take(max.saturating_sub(1)).map(clean).chain(['…']).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label;
+
+    #[test]
+    fn labels_are_cut_at_characters_and_hold_no_control_characters() {
+        assert_eq!(label("naïve café", 10), "naïve café");
+        assert_eq!(label("naïve cafés", 10), "naïve caf…");
+        assert_eq!(label("a\tb\u{1b}", 5), "a\u{fffd}b\u{fffd}");
+    }
+}
