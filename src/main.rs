@@ -1,2 +1,7 @@
 //! The `vpt` binary: parse, dispatch, print one-line errors, set the exit code.
-fn main() {}
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -4,6 +4,7 @@
 mod confusion;
 mod curves;
 mod environment;
+pub mod table;
 
 pub use confusion::confusion_svg;
 pub use curves::{EpochPoint, curves_svg};

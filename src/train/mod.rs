@@ -2,5 +2,4 @@
 
 pub mod loss;
 pub mod optim;
-pub mod run_folder;
 pub mod schedule;

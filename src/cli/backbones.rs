@@ -1,0 +1,87 @@
+//! `vpt backbones`: what is known, where it was found, and what it is.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use vpt::backbone::registry::{self, Info, Row};
+use vpt::backbone::spec::TowerSpec;
+use vpt::report::table;
+
+use super::output::Output;
+
+/// List the backbones that are known, or describe one
+#[derive(Debug, Args)]
+pub(crate) struct Backbones {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Every known backbone and where it was found
+    #[command(after_help = "Example:\n  vpt backbones list --weights-dir models/")]
+    List {
+        /// Folder to look in, before the local Hugging Face cache
+        #[arg(long, value_name = "DIR")]
+        weights_dir: Option<PathBuf>,
+    },
+    /// Family, sizes, files and hash of one backbone
+    ///
+    /// The hash is what task files hold to know their backbone by: BLAKE3 over the weight files.
+    #[command(after_help = "Example:\n  vpt backbones info clip-nano")]
+    Info {
+        /// Known name, `owner/name` of a repository, or folder in the Hugging Face layout
+        #[arg(value_name = "NAME|DIR")]
+        backbone: String,
+        /// Folder to look in, before the local Hugging Face cache
+        #[arg(long, value_name = "DIR")]
+        weights_dir: Option<PathBuf>,
+    },
+}
+
+pub(crate) fn run(args: Backbones, out: Output) -> anyhow::Result<()> {
+    match args.command {
+        Command::List { weights_dir } => {
+            let rows = registry::list(weights_dir.as_deref());
+            out.result(&json!({ "backbones": rows }), || list(&rows))
+        }
+        Command::Info { backbone, weights_dir } => {
+            let info = registry::info(&backbone, weights_dir.as_deref())?;
+            out.result(&info, || describe(&info))
+        }
+    }
+}
+
+fn list(rows: &[Row]) -> String {
+    let row = |row: &Row| {
+        let place = match (row.unsupported, &row.path) {
+            (Some(reason), _) => format!("not supported: {reason}"),
+            (None, Some(path)) => path.clone(),
+            (None, None) => "not found".to_owned(),
+        };
+        vec![row.name.to_owned(), row.family.to_string(), row.repo.to_owned(), place]
+    };
+    table::columns(&["name", "family", "hub repository", "where"], &rows.iter().map(row).collect::<Vec<_>>())
+}
+
+fn describe(info: &Info) -> String {
+    let spec = &info.spec;
+    let tower = |t: &TowerSpec| format!("{} blocks, width {}, {} heads, MLP {}", t.depth, t.width, t.heads, t.mlp);
+    let mut rows = vec![("name", info.name.clone())];
+    rows.extend(info.repo.map(|repo| ("hub repository", repo.to_owned())));
+    rows.extend([
+        ("where", info.path.clone()),
+        ("family", spec.family.to_string()),
+        ("image tower", tower(&spec.vision)),
+        ("images", format!("{0}x{0} pixels, patches of {1}x{1}", spec.image_size, spec.patch_size)),
+    ]);
+    rows.extend(spec.projection.map(|width| ("projection", width.to_string())));
+    rows.extend(
+        spec.text.as_ref().map(|text| ("text tower", format!("{}, {} tokens", tower(&text.tower), text.context))),
+    );
+    rows.extend([("parameters", table::count(info.parameters)), ("stored as", info.dtypes.join(", "))]);
+    rows.extend(info.files.iter().map(|file| ("file", format!("{}, {}", file.name, table::bytes(file.bytes)))));
+    rows.push(("BLAKE3", info.hash.clone()));
+    table::pairs(&rows)
+}

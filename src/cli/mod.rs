@@ -1,0 +1,170 @@
+//! The command line: one file per command, each turning flags into the library's types and its answer into text. What
+//! all commands share is here: global flags, exit codes, the last net below a fault of our own.
+
+mod backbones;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use output::Output;
+
+/// Adapt a frozen CLIP or ViT backbone to your images by learning a few prompt tokens or prompt pixels and a small head.
+///
+/// The backbone never changes: what is learned is a file of about a megabyte. No Python, no GPU and no network are
+/// needed; a small backbone, clip-nano, is built in.
+///
+/// Results go to stdout, progress and messages to stderr. Exit code: 0 success, 1 failure, 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "vpt", version, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Backbones(backbones::Backbones),
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// No progress and no messages on stderr but errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Say more on stderr; twice for details of the library
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
+    /// Print the result as one JSON object on stdout
+    #[arg(long, global = true)]
+    json: bool,
+    /// Threads to compute with [default: one per CPU]
+    ///
+    /// What is drawn at random and what is decoded does not depend on it; sums of floating point numbers may, in their
+    /// last digits.
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Seed of everything drawn at random: initial prompts, shuffling, augmentation, splits, few-shot draws [default: 1]
+    #[arg(long, global = true, value_name = "N")]
+    seed: Option<u64>,
+    /// Where to compute: `cpu`; `cuda:N` is not built in this version
+    #[arg(long, global = true, value_name = "cpu|cuda:N", default_value = "cpu", value_parser = device)]
+    device: String,
+    /// Number format to compute in: `f32`; `bf16` is not built in this version
+    #[arg(long, global = true, value_name = "f32|bf16", default_value = "f32", value_parser = precision)]
+    precision: String,
+}
+
+fn device(value: &str) -> Result<String, String> {
+    match value {
+        "cpu" => Ok(value.to_owned()),
+        _ if value == "cuda" || value.strip_prefix("cuda:").is_some_and(|n| n.parse::<u32>().is_ok()) => {
+            Err("CUDA is not built in this version; use `--device cpu`".to_owned())
+        }
+        _ => Err("expected `cpu` or `cuda:N`".to_owned()),
+    }
+}
+
+fn precision(value: &str) -> Result<String, String> {
+    match value {
+        "f32" => Ok(value.to_owned()),
+        "bf16" => Err("bf16 is not built in this version; use `--precision f32`".to_owned()),
+        _ => Err("expected `f32` or `bf16`".to_owned()),
+    }
+}
+
+/// Wrong usage that only shows after the flags were parsed: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// Parses the command line and runs it.
+pub(crate) fn main() -> ExitCode {
+    catch_panics();
+    // clap prints help to stdout and usage errors to stderr, and exits with 0 or 2.
+    let Cli { command, global } = Cli::parse();
+    match run(command, &global) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::message(&format!("error: {}", one_line(&error)));
+            ExitCode::from(if is_usage(&error) { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(command: Command, global: &Global) -> anyhow::Result<()> {
+    start_tracing(global);
+    let out = Output::new(global.json);
+    match command {
+        Command::Backbones(args) => backbones::run(args, out),
+    }
+}
+
+/// The last net: a fault of our own is one line and exit code 1, like any other failure.
+fn catch_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let payload = info.payload();
+        let what =
+            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let place = info.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+        output::message(&format!("error: internal fault{place}: {}", printable(what.unwrap_or("unknown"))));
+        if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
+            output::message(&std::backtrace::Backtrace::force_capture().to_string());
+        }
+        std::process::exit(1);
+    }));
+}
+
+fn start_tracing(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => "off",
+        (_, 0) => "vpt=warn",
+        (_, 1) => "vpt=info",
+        (_, 2) => "vpt=debug",
+        _ => "trace",
+    };
+    // Not set twice: a subscriber of a caller stays.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(level))
+        .with_writer(std::io::stderr)
+        .with_ansi(output::stderr_is_terminal())
+        .log_internal_errors(false)
+        .with_target(global.verbose > 1)
+        .without_time()
+        .try_init();
+}
+
+/// Whether the user's command line is at fault, rather than a file.
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<Usage>()
+            || matches!(cause.downcast_ref(), Some(vpt::Error::Invalid { what, .. }) if what.starts_with("--"))
+    })
+}
+
+/// An error and its causes on one line. A cause that its effect already quotes is not said twice.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if line.contains(&cause) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&cause);
+    }
+    printable(&line)
+}
+
+/// `text` on one line, without characters that could steer a terminal.
+fn printable(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    words.join(" ").chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
