@@ -6,10 +6,11 @@ Needs torch, transformers, tokenizers, safetensors, pillow, numpy. Everything is
 numbers up to the rounding of the PyTorch build. `--reference` is the independent PyTorch program whose `grads` command
 gives the losses and gradients.
 """
-import argparse, json, os
+import argparse, json, os, shutil, subprocess, sys, tempfile
 
+import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 
 def position(out):
@@ -79,6 +80,130 @@ def clip_tokenizer(out, size=600):
     with open(f"{out}/texts.json", "w") as f: f.write("[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n")
 
 
+# A checkpoint for every family, in every form a folder can have: types, shards, prefixes, old preprocessor files.
+KW = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4)
+CLIP_MEAN, CLIP_STD = [.48145466, .4578275, .40821073], [.26862954, .26130258, .27577711]
+IN_MEAN, IN_STD = [.485, .456, .406], [.229, .224, .225]
+SIDE, LARGE = 32, 48
+PROMPTED = ["a photo of a red square", "two small green circles", "", "A test: it's 3 x 4!", "red square " * 100]
+CASES = [("linear", "all"), ("vpt-shallow", "all"), ("vpt-deep", "all"), ("vpt-deep", "first:2"), ("vpt-deep", "last:2"), ("vpt-deep", "last:1"), ("pad", "all")]
+
+
+def families():
+    """name -> (model, the plain model inside it, type stored, save options, preprocessor_config.json)"""
+    import transformers as T
+    vision = dict(**KW, intermediate_size=128, image_size=SIDE, patch_size=8)
+    text = dict(**KW, intermediate_size=128, vocab_size=600, bos_token_id=598, eos_token_id=599, pad_token_id=599)
+    clip = T.CLIPModel(T.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24))
+    # eos_token_id 2 is what configurations of 2021 to 2023 say.
+    gelu = T.CLIPModel(T.CLIPConfig(text_config=dict(text, eos_token_id=2, hidden_act="gelu", num_hidden_layers=2), vision_config=dict(vision, hidden_act="gelu"), projection_dim=24))
+    vit = T.ViTForImageClassification(T.ViTConfig(**vision))
+    deit = T.DeiTForImageClassificationWithTeacher(T.DeiTConfig(**vision, layer_norm_eps=1e-6))
+    dino = T.Dinov2Model(T.Dinov2Config(**KW, image_size=SIDE, patch_size=8, layerscale_value=.5))
+    reg = T.Dinov2WithRegistersForImageClassification(T.Dinov2WithRegistersConfig(**KW, image_size=SIDE, patch_size=8, layerscale_value=.5))
+    common = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+    crop = {**common, "size": {"shortest_edge": 40}, "resample": 3, "do_center_crop": True, "crop_size": {"height": SIDE, "width": SIDE}, "image_mean": IN_MEAN, "image_std": IN_STD}
+    old = {"do_resize": True, "size": SIDE, "resample": 3, "do_center_crop": True, "crop_size": SIDE, "do_normalize": True, "image_mean": CLIP_MEAN, "image_std": CLIP_STD,
+           "feature_extractor_type": "CLIPFeatureExtractor"}
+    stretch = {**common, "size": {"height": SIDE, "width": SIDE}, "resample": 2, "image_mean": [.5] * 3, "image_std": [.5] * 3, "image_processor_type": "ViTImageProcessor"}
+    return {
+        "clip": (clip, clip, torch.float16, {}, old),
+        "clip-gelu": (gelu, gelu, torch.bfloat16, {}, {**crop, "size": {"shortest_edge": SIDE}, "image_mean": CLIP_MEAN, "image_std": CLIP_STD, "image_processor_type": "CLIPImageProcessor"}),
+        "vit": (vit, vit.vit, torch.float32, dict(max_shard_size="80KB"), stretch),
+        "deit": (deit, deit.deit, torch.float16, {}, {**stretch, "resample": 3}),
+        "dinov2": (dino, dino, torch.bfloat16, dict(max_shard_size="40KB"), {**crop, "image_processor_type": "BitImageProcessor"}),
+        "dinov2-registers": (reg, reg.dinov2_with_registers, torch.float16, {}, {**crop, "image_processor_type": "BitImageProcessor"}),
+    }
+
+
+def widen(net, dtype):
+    """The default initialisation is too narrow to tell right from wrong. Values are rounded to the type they will be stored in."""
+    for name, p in net.named_parameters():
+        if "logit_scale" in name: continue
+        if p.ndim == 1: p.add_(torch.randn_like(p) * .1)
+        elif "patch" in name: p.normal_(0, .05)
+        elif p.ndim == 2 and "embed" not in name: p.normal_(0, p.shape[1] ** -.5)
+        else: p.normal_(0, .2)
+        p.copy_(p.to(dtype).float())
+
+
+def pictures(out):
+    """Two small pictures drawn here: smooth colours, edges and noise, none of them square."""
+    from PIL import Image
+    os.makedirs(f"{out}/images", exist_ok=True)
+    rng = np.random.default_rng(0)
+    for name, w, h in (("a", 53, 41), ("b", 40, 64)):
+        y, x = np.mgrid[:h, :w]
+        im = np.stack([255 * x / w, 255 * y / h, 128 + 127 * np.sin((x + y) / 5)], -1)
+        im[(x - w / 2) ** 2 + (y - h / 3) ** 2 < 90] = (230, 40, 20) if name == "a" else (20, 60, 240)
+        im[(x // 6 + y // 6) % 2 == 0] *= .8
+        Image.fromarray(np.clip(im + rng.normal(0, 8, im.shape), 0, 255).astype(np.uint8)).save(f"{out}/images/{name}.png")
+    return [f"{out}/images/{n}.png" for n in "ab"]
+
+
+def preprocess(path, c, side=None):
+    from PIL import Image
+    im = Image.open(path).convert("RGB"); w, h = im.size
+    size, filter = c["size"], c["resample"]
+    if side: im = im.resize((side, side), filter)
+    elif isinstance(size, dict) and "height" in size: im = im.resize((size["width"], size["height"]), filter)
+    else:
+        s = size if isinstance(size, int) else size["shortest_edge"]; long = int(s * max(w, h) / min(w, h))
+        im = im.resize((s, long) if w <= h else (long, s), filter); w, h = im.size
+        l, t = (w - SIDE) // 2, (h - SIDE) // 2; im = im.crop((l, t, l + SIDE, t + SIDE))
+    x = torch.from_numpy(np.array(im)).permute(2, 0, 1).float() / 255
+    return (x - torch.tensor(c["image_mean"]).view(3, 1, 1)) / torch.tensor(c["image_std"]).view(3, 1, 1)
+
+
+def embeddings(name, plain, c, out, images):
+    """Image embeddings at the stored size and at a larger one, with the pixels they were computed from, and text embeddings."""
+    result = {}
+    for key, side in (("", None), ("large.", LARGE)):
+        x = torch.stack([preprocess(p, c, side) for p in images])
+        options = dict(interpolate_pos_encoding=True) if side and not name.startswith("dinov2") else {}
+        if name.startswith("clip"): e = plain.visual_projection(plain.vision_model(x, **options).pooler_output)
+        else: e = plain(x, **options).last_hidden_state[:, 0]
+        result |= {key + "pixels": x, key + "image_embeds": e}
+    if name.startswith("clip"):
+        from tokenizers import Tokenizer
+        t = Tokenizer.from_file(f"{out}/tokenizer.json"); t.enable_padding(length=77, pad_id=599); t.enable_truncation(77)
+        ids = torch.tensor([e.ids for e in t.encode_batch(PROMPTED)])
+        result["text_embeds"] = plain.text_projection(plain.text_model(ids).pooler_output)
+    return result
+
+
+def gradients(reference, plain):
+    """The reference program's `grads` for every method. What is the same for all of them is stored once."""
+    result = {}
+    with tempfile.TemporaryDirectory() as tmp:
+        plain.save_pretrained(f"{tmp}/model")
+        for method, layers in CASES:
+            case = method if layers == "all" else f"{method}.{layers.replace(':', '-')}"
+            subprocess.run([sys.executable, reference, "grads", "--checkpoint", f"{tmp}/model", "--method", method, "--prompt-layers", layers, "--classes", "7",
+                            "--batch-size", "3", "--out", f"{tmp}/out.safetensors"], check=True)
+            for k, v in load_file(f"{tmp}/out.safetensors").items():
+                if k in ("images", "labels", "head.weight", "head.bias"):
+                    assert torch.equal(result.setdefault(k, v), v)
+                else: result[f"{case}.{k}"] = v
+    return result
+
+
+def checkpoints(out, reference, images):
+    torch.manual_seed(0)
+    for name, (net, plain, dtype, options, c) in families().items():
+        dir = f"{out}/{name}"; shutil.rmtree(dir, ignore_errors=True); os.makedirs(dir)
+        with torch.no_grad():
+            widen(net, dtype); net.eval()
+            if name.startswith("clip"): clip_tokenizer(dir)
+            result = embeddings(name, plain, c, dir, images)
+        if name != "deit": result |= gradients(reference, plain)
+        save_file({k: v.contiguous() for k, v in result.items()}, f"{dir}/expected.safetensors")
+        net.to(dtype).save_pretrained(dir, **options)
+        with open(f"{dir}/preprocessor_config.json", "w") as f: json.dump(c, f, indent=1)
+    with open(f"{out}/prompted.json", "w") as f: json.dump(PROMPTED, f)
+    for name in ("vocab.json", "merges.txt", "texts.json"): os.remove(f"{out}/clip-gelu/{name}")
+
+
 if __name__ == "__main__":
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--reference", required=True, help="path of torch_reference.py")
@@ -87,5 +212,6 @@ if __name__ == "__main__":
     os.makedirs(a.out, exist_ok=True)
     torch.set_num_threads(1)
     position(a.out)
-    os.makedirs(f"{a.out}/clip", exist_ok=True)
-    clip_tokenizer(f"{a.out}/clip")
+    checkpoints(a.out, a.reference, pictures(a.out))
+    for root, _, files in os.walk(a.out):
+        for name in files: os.chmod(os.path.join(root, name), 0o644)  # safetensors writes 0600

@@ -18,6 +18,7 @@ use crate::{
     data::files,
     head::HeadKind,
     prompt::{
+        PromptShape,
         pixels::{PatchPlace, PixelShape},
         tokens::{PromptLayers, TokenLayout},
     },
@@ -228,29 +229,15 @@ pub struct Facts {
     pub train_images: usize,
 }
 
-/// The learned input of a run.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum PromptPlan {
-    /// None: features are computed once.
-    None,
-    /// Prompt tokens, a share `dropout` of whose values is zero in a step.
-    Tokens {
-        /// Where and how many.
-        layout: TokenLayout,
-        /// Share of values dropped.
-        dropout: f32,
-    },
-    /// Prompt pixels.
-    Pixels(PixelShape),
-}
-
 /// A run with nothing left open.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// The configuration with every default filled in: what `config.toml` keeps.
     pub config: RunConfig,
     /// The learned input.
-    pub prompt: PromptPlan,
+    pub prompt: PromptShape,
+    /// Share of the values of prompt tokens that is zero in a step.
+    pub prompt_dropout: f32,
     /// Passes over the training images.
     pub epochs: usize,
     /// Images a step.
@@ -273,7 +260,7 @@ impl Plan {
     /// Rates of the optimiser when the method learns at `lr`.
     pub fn rates(&self, lr: f64) -> Rates {
         let head = match self.prompt {
-            PromptPlan::None => lr,
+            PromptShape::None => lr,
             _ => self.head_lr,
         };
         let rate = |lr| Rate { lr, decay: self.weight_decay };
@@ -410,7 +397,9 @@ impl RunConfig {
             return Err(Error::invalid("--data", "there are no images to train on"));
         }
         let defaults = defaults::of(self.method);
-        let prompt = self.prompt_plan(facts)?;
+        let prompt = self.prompt_shape(facts)?;
+        let deep = self.method == Method::VptDeep;
+        let prompt_dropout = self.prompt_dropout.unwrap_or(if deep { defaults::DEEP_DROPOUT } else { 0. });
         let batch_size = self.batch_size.unwrap_or(defaults.batch_size).min(facts.train_images);
         let per_epoch = facts.train_images.div_ceil(batch_size);
         let epochs = self.epochs.unwrap_or_else(|| defaults.epochs(per_epoch));
@@ -443,21 +432,22 @@ impl RunConfig {
             ..self.clone()
         };
         match prompt {
-            PromptPlan::None | PromptPlan::Pixels(PixelShape::Full) => {}
-            PromptPlan::Tokens { layout, dropout } => {
+            PromptShape::None | PromptShape::Pixels(PixelShape::Full) => {}
+            PromptShape::Tokens(layout) => {
                 config.prompt_tokens = Some(layout.tokens);
-                config.prompt_dropout = Some(dropout);
+                config.prompt_dropout = Some(prompt_dropout);
                 let layers = self.prompt_layers.unwrap_or(PromptLayers::All);
-                config.prompt_layers = (self.method == Method::VptDeep).then_some(layers);
+                config.prompt_layers = deep.then_some(layers);
             }
-            PromptPlan::Pixels(PixelShape::Pad { width }) => config.pad = Some(width),
-            PromptPlan::Pixels(PixelShape::Patch { side, place }) => {
+            PromptShape::Pixels(PixelShape::Pad { width }) => config.pad = Some(width),
+            PromptShape::Pixels(PixelShape::Patch { side, place }) => {
                 (config.patch_size, config.patch_place) = (Some(side), Some(place));
             }
-            PromptPlan::Pixels(PixelShape::Frame { inner }) => config.inner_size = Some(inner),
+            PromptShape::Pixels(PixelShape::Frame { inner }) => config.inner_size = Some(inner),
         }
         Ok(Plan {
             prompt,
+            prompt_dropout,
             epochs,
             batch_size,
             warmup_steps: (warmup * total_steps as f64).round() as u64,
@@ -475,28 +465,24 @@ impl RunConfig {
     }
 
     /// What is learned at the input, checked against the backbone.
-    fn prompt_plan(&self, facts: &Facts) -> Result<PromptPlan> {
+    fn prompt_shape(&self, facts: &Facts) -> Result<PromptShape> {
         let side = facts.image_size;
         let tokens = self.prompt_tokens.unwrap_or(defaults::PROMPT_TOKENS);
         Ok(match self.method {
-            Method::Linear => PromptPlan::None,
-            Method::VptShallow => PromptPlan::Tokens {
-                layout: TokenLayout { start: 0, layers: 1, tokens },
-                dropout: self.prompt_dropout.unwrap_or(0.),
-            },
+            Method::Linear => PromptShape::None,
+            Method::VptShallow => PromptShape::Tokens(TokenLayout { start: 0, layers: 1, tokens }),
             Method::VptDeep => {
                 let (start, layers) = self.prompt_layers.unwrap_or(PromptLayers::All).resolve(facts.depth)?;
-                let dropout = self.prompt_dropout.unwrap_or(defaults::DEEP_DROPOUT);
-                PromptPlan::Tokens { layout: TokenLayout { start, layers, tokens }, dropout }
+                PromptShape::Tokens(TokenLayout { start, layers, tokens })
             }
-            Method::VpPad => PromptPlan::Pixels(PixelShape::Pad { width: self.pad.unwrap_or(defaults::pad(side)) }),
-            Method::VpPatch => PromptPlan::Pixels(PixelShape::Patch {
+            Method::VpPad => PromptShape::Pixels(PixelShape::Pad { width: self.pad.unwrap_or(defaults::pad(side)) }),
+            Method::VpPatch => PromptShape::Pixels(PixelShape::Patch {
                 side: self.patch_size.unwrap_or(defaults::patch(side)),
                 place: self.patch_place.unwrap_or_default(),
             }),
-            Method::VpFull => PromptPlan::Pixels(PixelShape::Full),
+            Method::VpFull => PromptShape::Pixels(PixelShape::Full),
             Method::VpFrame => {
-                PromptPlan::Pixels(PixelShape::Frame { inner: self.inner_size.unwrap_or(defaults::inner(side)) })
+                PromptShape::Pixels(PixelShape::Frame { inner: self.inner_size.unwrap_or(defaults::inner(side)) })
             }
         })
     }

@@ -15,6 +15,7 @@ pub mod params;
 pub mod prompt;
 pub mod random;
 pub mod report;
+mod tensor_file;
 pub mod train;
 
 pub use error::{Error, Result};

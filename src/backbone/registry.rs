@@ -434,6 +434,29 @@ mod tests {
         assert_eq!(with(&[]), None);
     }
 
+    const CASES: [(&str, Family, u64, &str, usize, &str); 6] = [
+        ("clip", Family::Clip, 106_337, "F16", 1, "vision_model.embeddings.class_embedding"),
+        ("clip-gelu", Family::Clip, 93_633, "BF16", 1, "text_model.final_layer_norm.bias"),
+        ("vit", Family::Vit, 44_994, "F32", 3, "embeddings.cls_token"),
+        ("deit", Family::Vit, 45_124, "F16", 1, "embeddings.distillation_token"),
+        ("dinov2", Family::Dinov2, 45_152, "BF16", 3, "encoder.layer.2.layer_scale1.lambda1"),
+        ("dinov2-registers", Family::Dinov2WithRegisters, 45_410, "F16", 1, "embeddings.register_tokens"),
+    ];
+
+    // Counts by PyTorch: the sum of the checkpoint's tensor sizes.
+    #[test]
+    fn folders_of_every_family_are_described() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        for (folder, family, parameters, dtype, files, class) in CASES {
+            let dir = fixtures.join(folder);
+            let info = info(dir.to_str().unwrap(), None).unwrap();
+            assert_eq!((info.name.as_str(), info.spec.family, info.files.len()), (folder, family, files));
+            assert_eq!((info.parameters, info.dtypes), (parameters, vec![dtype.to_owned()]), "{folder}");
+            let weights = locate(dir.to_str().unwrap(), None).unwrap().weights().unwrap();
+            assert!(weights.has(class), "{folder}");
+        }
+    }
+
     #[test]
     fn known_names_are_unique_and_listed() {
         let mut names: Vec<_> = list(None).iter().map(|row| row.name).collect();

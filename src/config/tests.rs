@@ -30,15 +30,16 @@ fn a_resolved_run_resolves_to_itself() {
 #[test]
 fn prompts_follow_method_depth_and_image_size() {
     let prompt = |config: RunConfig| config.resolve(&FACTS).unwrap().prompt;
-    let tokens =
-        |start, layers, tokens, dropout| PromptPlan::Tokens { layout: TokenLayout { start, layers, tokens }, dropout };
-    assert_eq!(prompt(config(Method::Linear)), PromptPlan::None);
-    assert_eq!(prompt(config(Method::VptShallow)), tokens(0, 1, 10, 0.));
-    assert_eq!(prompt(config(Method::VptDeep)), tokens(0, 12, 10, 0.1));
+    let tokens = |start, layers, tokens| PromptShape::Tokens(TokenLayout { start, layers, tokens });
+    let dropout = |method| config(method).resolve(&FACTS).unwrap().prompt_dropout;
+    assert_eq!(prompt(config(Method::Linear)), PromptShape::None);
+    assert_eq!(prompt(config(Method::VptShallow)), tokens(0, 1, 10));
+    assert_eq!(prompt(config(Method::VptDeep)), tokens(0, 12, 10));
     let last = RunConfig { prompt_layers: Some(PromptLayers::Last(3)), prompt_tokens: Some(4), ..RunConfig::default() };
-    assert_eq!(prompt(last), tokens(9, 3, 4, 0.1));
-    assert_eq!(prompt(config(Method::VpPad)), PromptPlan::Pixels(PixelShape::Pad { width: 30 }));
-    assert_eq!(prompt(config(Method::VpFrame)), PromptPlan::Pixels(PixelShape::Frame { inner: 180 }));
+    assert_eq!(prompt(last), tokens(9, 3, 4));
+    assert_eq!(prompt(config(Method::VpPad)), PromptShape::Pixels(PixelShape::Pad { width: 30 }));
+    assert_eq!(prompt(config(Method::VpFrame)), PromptShape::Pixels(PixelShape::Frame { inner: 180 }));
+    assert_eq!((dropout(Method::VptShallow), dropout(Method::VptDeep)), (0., 0.1));
 }
 
 #[test]

@@ -3,7 +3,11 @@
 pub mod dataset;
 pub mod files;
 pub mod image;
+pub mod preprocess;
+mod processor_config;
+pub mod resize;
 
 pub use dataset::{Dataset, ImageSource, Layout, Sample, Split};
 pub use files::write_atomic;
 pub use image::{Rgb8, decode};
+pub use preprocess::Preprocess;

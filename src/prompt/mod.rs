@@ -2,4 +2,21 @@
 //! keeps a learned task ([`task_file`]).
 
 pub mod pixels;
+pub mod task_file;
 pub mod tokens;
+
+use serde::{Deserialize, Serialize};
+
+use self::{pixels::PixelShape, tokens::TokenLayout};
+
+/// What is learned at the input of the backbone: kind and place, not the values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "input")]
+pub enum PromptShape {
+    /// Nothing.
+    None,
+    /// Prompt tokens.
+    Tokens(TokenLayout),
+    /// Prompt pixels.
+    Pixels(PixelShape),
+}

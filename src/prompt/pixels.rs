@@ -22,7 +22,7 @@ const NAME: &str = "prompt.pixels";
 
 /// Where the learned pixels are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields, tag = "kind")]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields, tag = "shape")]
 pub enum PixelShape {
     /// A border of `width` pixels, added over the image.
     Pad {

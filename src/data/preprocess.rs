@@ -1,0 +1,290 @@
+//! From decoded images to what a backbone expects, as its `preprocessor_config.json` says.
+//!
+//! Equal to transformers' image processors (5.23, Pillow form): resize, centre crop (padded with black where the image is
+//! smaller), rescale, normalise. Up to the last two steps everything is 8-bit and equal bit for bit.
+
+use serde::{Deserialize, Serialize};
+
+use super::image::{MAX_PIXELS, Rgb8};
+use super::resize::{Filter, Window, overlap, paste, resize, resize_window};
+use crate::Error;
+
+const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+
+/// Longest side that may be asked for, in pixels. No published backbone comes near it.
+pub const MAX_SIDE: usize = 16_384;
+
+/// The size to resize to, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Size {
+    /// The shorter side becomes this long and the longer follows.
+    ShortestEdge(usize),
+    /// Both sides are given; the image is stretched.
+    Exact {
+        /// Pixels in a row.
+        width: usize,
+        /// Rows.
+        height: usize,
+    },
+}
+
+impl Size {
+    /// `(width, height)` of an image of `width` x `height` after resizing. The longer side is rounded down.
+    fn of(self, width: usize, height: usize) -> (usize, usize) {
+        match self {
+            Self::Exact { width, height } => (width, height),
+            Self::ShortestEdge(short) => {
+                let long = ((short * width.max(height)) as f64 / width.min(height) as f64) as usize;
+                if width <= height { (short, long) } else { (long, short) }
+            }
+        }
+    }
+}
+
+/// What is done to an image before a backbone sees it.
+///
+/// As JSON this is part of a task file; what is read back is checked like a configuration is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
+pub struct Preprocess {
+    /// The size to resize to.
+    pub resize: Option<Size>,
+    /// How to resize.
+    pub filter: Filter,
+    /// `(width, height)` of the part kept from the middle.
+    pub crop: Option<(usize, usize)>,
+    /// What 8-bit values are multiplied by.
+    pub rescale: f64,
+    /// Taken off each channel after rescaling.
+    pub mean: [f32; 3],
+    /// What each channel is then divided by.
+    pub std: [f32; 3],
+}
+
+#[derive(Deserialize)]
+struct Unchecked {
+    resize: Option<Size>,
+    filter: Filter,
+    crop: Option<(usize, usize)>,
+    rescale: f64,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+impl TryFrom<Unchecked> for Preprocess {
+    type Error = String;
+
+    fn try_from(u: Unchecked) -> Result<Self, String> {
+        let made =
+            Self { resize: u.resize, filter: u.filter, crop: u.crop, rescale: u.rescale, mean: u.mean, std: u.std };
+        made.check().map_err(|(field, message)| format!("{field}: {message}"))?;
+        Ok(made)
+    }
+}
+
+impl Preprocess {
+    /// What OpenAI's CLIP expects at `size` x `size` pixels.
+    pub fn clip(size: usize) -> Self {
+        Self {
+            resize: Some(Size::ShortestEdge(size)),
+            filter: Filter::Bicubic,
+            crop: Some((size, size)),
+            rescale: 1.0 / 255.0,
+            mean: CLIP_MEAN,
+            std: CLIP_STD,
+        }
+    }
+
+    /// `(width, height)` of what [`apply`](Self::apply) gives, if it is the same for all images.
+    pub fn output_size(&self) -> Option<(usize, usize)> {
+        match (self.crop, self.resize) {
+            (Some(size), _) => Some(size),
+            (None, Some(Size::Exact { width, height })) => Some((width, height)),
+            (None, _) => None,
+        }
+    }
+
+    /// The same for images of `n` x `n` pixels: the resize keeps its proportion to the crop.
+    ///
+    /// # Errors
+    /// `n` is 0 or above [`MAX_SIDE`].
+    pub fn for_image_size(&self, n: usize) -> crate::Result<Self> {
+        if n == 0 || n > MAX_SIDE {
+            return Err(Error::invalid("image size", format!("{n} is not between 1 and {MAX_SIDE}")));
+        }
+        let scale = |side: usize, now: usize| ((side * n + now / 2) / now).clamp(1, MAX_SIDE);
+        let resize = match (self.resize, self.crop) {
+            (None, Some(_)) => None,
+            (Some(Size::ShortestEdge(side)), Some((w, h))) => Some(Size::ShortestEdge(scale(side, w.min(h)))),
+            (Some(Size::Exact { width, height }), Some((w, h))) => {
+                Some(Size::Exact { width: scale(width, w), height: scale(height, h) })
+            }
+            // Nothing else makes the image square.
+            (_, None) => Some(Size::Exact { width: n, height: n }),
+        };
+        Ok(Self { resize, crop: self.crop.map(|_| (n, n)), ..self.clone() })
+    }
+
+    /// `image` resized and cropped, still in 8 bits.
+    ///
+    /// # Errors
+    /// As [`resized`](Self::resized).
+    pub fn pixels(&self, image: &Rgb8) -> crate::Result<Rgb8> {
+        let (width, height) = self.resized(image)?;
+        let Some((crop_width, crop_height)) = self.crop else {
+            return Ok(resize(image, width, height, self.filter));
+        };
+        // Where the crop begins in the resized image; negative where that is smaller and gets a border. Rounded down, as
+        // the reference does.
+        let begin = |size: usize, crop: usize| (size as isize - crop as isize).div_euclid(2);
+        Ok(self.crop_at(image, (width, height), (begin(width, crop_width), begin(height, crop_height))))
+    }
+
+    /// `(width, height)` of `image` after the resize and before the crop.
+    ///
+    /// # Errors
+    /// `image` is so long and thin that this would be more than [`MAX_PIXELS`].
+    pub fn resized(&self, image: &Rgb8) -> crate::Result<(usize, usize)> {
+        let (width, height) =
+            self.resize.map_or((image.width, image.height), |size| size.of(image.width, image.height));
+        if width.saturating_mul(height) > MAX_PIXELS {
+            let message = format!("{}x{} pixels would be resized to {width}x{height}", image.width, image.height);
+            return Err(Error::invalid("image", message));
+        }
+        Ok((width, height))
+    }
+
+    /// `image` resized to `size` and of that the crop from column and row `begin` on, black where it reaches outside.
+    pub(super) fn crop_at(&self, image: &Rgb8, size: (usize, usize), begin: (isize, isize)) -> Rgb8 {
+        let (crop_width, crop_height) = self.crop.unwrap_or(size);
+        let (x, left) = overlap(begin.0, crop_width, size.0);
+        let (y, top) = overlap(begin.1, crop_height, size.1);
+        let part = resize_window(image, size.0, size.1, self.filter, &Window { x, y });
+        paste(part, left, top, crop_width, crop_height)
+    }
+
+    /// Rescales and normalises `pixels`, `[H, W, 3]` in 8 bits, into `out`, `[3, H, W]`. Lengths must agree.
+    pub fn normalise_into(&self, pixels: &[u8], out: &mut [f32]) {
+        debug_assert_eq!(pixels.len(), out.len());
+        let plane = pixels.len() / 3;
+        for c in 0..3 {
+            let mut table = [0.0_f32; 256];
+            for (value, entry) in table.iter_mut().enumerate() {
+                *entry = ((value as f64 * self.rescale) as f32 - self.mean[c]) / self.std[c];
+            }
+            for (pixel, out) in pixels.chunks_exact(3).zip(&mut out[c * plane..(c + 1) * plane]) {
+                *out = table[usize::from(pixel[c])];
+            }
+        }
+    }
+
+    /// All of it: `[3, H, W]`, normalised.
+    ///
+    /// # Errors
+    /// As [`pixels`](Self::pixels).
+    pub fn apply(&self, image: &Rgb8) -> crate::Result<Vec<f32>> {
+        let pixels = self.pixels(image)?;
+        let mut out = vec![0.0; pixels.pixels.len()];
+        self.normalise_into(&pixels.pixels, &mut out);
+        Ok(out)
+    }
+
+    /// Whether every value makes sense; the error is the field and what is wrong.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        let side = |field, n: usize| match n {
+            1..=MAX_SIDE => Ok(()),
+            _ => Err((field, format!("{n} is not between 1 and {MAX_SIDE}"))),
+        };
+        match self.resize {
+            Some(Size::ShortestEdge(n)) => side("size", n)?,
+            Some(Size::Exact { width, height }) => [width, height].into_iter().try_for_each(|n| side("size", n))?,
+            None => {}
+        }
+        if let Some((width, height)) = self.crop {
+            [width, height].into_iter().try_for_each(|n| side("crop_size", n))?;
+        }
+        if !(self.rescale.is_finite() && self.rescale > 0.0 && self.rescale <= 1e6) {
+            return Err(("rescale_factor", format!("{} is not between 0 and 1000000", self.rescale)));
+        }
+        if let Some(mean) = self.mean.iter().find(|m| !(-1e6..=1e6).contains(*m)) {
+            return Err(("image_mean", format!("{mean} is not between -1000000 and 1000000")));
+        }
+        if let Some(std) = self.std.iter().find(|s| !(1e-6..=1e6).contains(*s)) {
+            return Err(("image_std", format!("{std} is not between 0.000001 and 1000000")));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_side_is_rounded_down() {
+        assert_eq!(Size::ShortestEdge(224).of(640, 481), (298, 224));
+        assert_eq!(Size::ShortestEdge(224).of(481, 640), (224, 298));
+        assert_eq!(Size::ShortestEdge(224).of(100, 100), (224, 224));
+        assert_eq!(Size::Exact { width: 3, height: 4 }.of(640, 481), (3, 4));
+    }
+
+    #[test]
+    fn another_image_size_scales_resize_and_crop() {
+        let deit = Preprocess { resize: Some(Size::Exact { width: 256, height: 256 }), ..Preprocess::clip(224) };
+        let small = deit.for_image_size(112).unwrap();
+        assert_eq!(small.resize, Some(Size::Exact { width: 128, height: 128 }));
+        assert_eq!(small.crop, Some((112, 112)));
+        assert_eq!(Preprocess::clip(224).for_image_size(64).unwrap(), Preprocess::clip(64));
+        let stretched = Preprocess { crop: None, ..deit };
+        assert_eq!(stretched.for_image_size(48).unwrap().output_size(), Some((48, 48)));
+        assert!(deit_error(0) && deit_error(MAX_SIDE + 1));
+    }
+
+    fn deit_error(n: usize) -> bool {
+        Preprocess::clip(224).for_image_size(n).is_err()
+    }
+
+    #[test]
+    fn json_round_trips_and_is_checked() {
+        let clip = Preprocess::clip(224);
+        let json = serde_json::to_string(&clip).unwrap();
+        assert_eq!(serde_json::from_str::<Preprocess>(&json).unwrap(), clip);
+        for (from, to, field) in [
+            ("\"shortest_edge\":224", "\"shortest_edge\":0", "size"),
+            ("[224,224]", "[224,99999999]", "crop_size"),
+            ("0.00392156862745098", "-1.0", "rescale_factor"),
+            ("0.26862955", "0.0", "image_std"),
+        ] {
+            let bad = json.replace(from, to);
+            assert_ne!(bad, json);
+            let message = serde_json::from_str::<Preprocess>(&bad).unwrap_err().to_string();
+            assert!(message.starts_with(field), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_image_smaller_than_the_crop_gets_a_black_border() {
+        let p = Preprocess { resize: None, crop: Some((4, 5)), ..Preprocess::clip(1) };
+        let white = Rgb8 { width: 3, height: 2, pixels: vec![255; 18] };
+        let out = p.pixels(&white).unwrap();
+        let grey: Vec<u8> = out.pixels.chunks_exact(3).map(|p| p[0]).collect();
+        let row = [0, 255, 255, 255];
+        assert_eq!(grey, [[0; 4], [0; 4], row, row, [0; 4]].concat());
+    }
+
+    #[test]
+    fn a_thin_image_is_refused_instead_of_blown_up() {
+        let thin = Rgb8::new(60_000, 1);
+        assert!(Preprocess::clip(224).apply(&thin).unwrap_err().to_string().contains("60000x1"));
+    }
+
+    #[test]
+    fn values_are_rescaled_and_normalised_by_channel() {
+        let p =
+            Preprocess { resize: None, crop: None, mean: [0.0, 0.5, 1.0], std: [1.0, 0.5, 2.0], ..Preprocess::clip(1) };
+        let image = Rgb8 { width: 2, height: 1, pixels: vec![0, 255, 255, 255, 0, 0] };
+        assert_eq!(p.apply(&image).unwrap(), [0.0, 1.0, 1.0, -1.0, 0.0, -0.5]);
+    }
+}

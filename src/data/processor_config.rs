@@ -1,0 +1,316 @@
+//! Reads `preprocessor_config.json`, in today's form and in the ones that older checkpoints carry.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::files::read_limited;
+use super::preprocess::{Preprocess, Size};
+use super::resize::Filter;
+use crate::{Error, Result};
+
+/// A configuration of a megabyte is none.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// transformers' processors that the supported backbones come with; they differ in what an absent field means.
+#[derive(Clone, Copy)]
+enum Processor {
+    /// CLIP's, and the one called `Bit`, which DINOv2 uses.
+    Clip,
+    Vit,
+    Deit,
+}
+
+impl Processor {
+    /// From `image_processor_type` or, in old files, `feature_extractor_type`: `CLIPImageProcessor`,
+    /// `ViTFeatureExtractor`, `BitImageProcessorFast`, …
+    fn from_type(name: &str) -> Option<Self> {
+        let stem = ["Fast", "Pil"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        match ["ImageProcessor", "FeatureExtractor"].iter().find_map(|end| stem.strip_suffix(end))? {
+            "CLIP" | "Bit" => Some(Self::Clip),
+            "ViT" => Some(Self::Vit),
+            "DeiT" => Some(Self::Deit),
+            _ => None,
+        }
+    }
+
+    /// From `model_type` of the model's own configuration.
+    fn from_model(model: &str) -> Option<Self> {
+        match model {
+            "clip" | "clip_vision_model" | "dinov2" | "dinov2_with_registers" => Some(Self::Clip),
+            "vit" | "vit_mae" => Some(Self::Vit),
+            "deit" => Some(Self::Deit),
+            _ => None,
+        }
+    }
+
+    /// What a file without a single field means.
+    fn defaults(self) -> Preprocess {
+        let clip = Preprocess::clip(224);
+        let half = Preprocess { mean: [0.5; 3], std: [0.5; 3], ..clip.clone() };
+        match self {
+            Self::Clip => clip,
+            Self::Vit => Preprocess {
+                resize: Some(Size::Exact { width: 224, height: 224 }),
+                filter: Filter::Bilinear,
+                crop: None,
+                ..half
+            },
+            Self::Deit => Preprocess { resize: Some(Size::Exact { width: 256, height: 256 }), ..half },
+        }
+    }
+}
+
+impl Preprocess {
+    /// Reads `path`, a `preprocessor_config.json`. Absent fields take the defaults of the processor that the file names, or
+    /// of the one that belongs to the `model_type` in the `config.json` beside it.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no JSON object, names a processor that is not supported, or a field has a value that
+    /// makes no sense; the error names file and field.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let bytes = read_limited(path, MAX_BYTES)?;
+        let json: Value = serde_json::from_slice(&bytes).map_err(|e| Error::file(path, e.to_string()))?;
+        let fields = json.as_object().ok_or_else(|| Error::file(path, "not a JSON object"))?;
+        let bad = |(field, message): (&str, String)| Error::file(path, format!("{field}: {message}"));
+        let named = text(fields, "image_processor_type").map_err(bad)?;
+        let named = named.or(text(fields, "feature_extractor_type").map_err(bad)?);
+        let processor = match named {
+            Some(name) => Processor::from_type(name).ok_or_else(|| {
+                bad(("image_processor_type", format!("{name} is not supported (known: CLIP, ViT, Bit, DeiT)")))
+            })?,
+            None => model_beside(path)
+                .ok_or_else(|| bad(("image_processor_type", "missing, and config.json beside does not tell".into())))?,
+        };
+        let preprocess = read(fields, processor).map_err(bad)?;
+        preprocess.check().map_err(bad)?;
+        Ok(preprocess)
+    }
+}
+
+fn model_beside(path: &Path) -> Option<Processor> {
+    let bytes = read_limited(&path.with_file_name("config.json"), MAX_BYTES).ok()?;
+    let json: Value = serde_json::from_slice(&bytes).ok()?;
+    Processor::from_model(json.get("model_type")?.as_str()?)
+}
+
+/// A field's name and what is wrong with it.
+type Fault = (&'static str, String);
+
+fn read(fields: &Map<String, Value>, processor: Processor) -> Result<Preprocess, Fault> {
+    let mut p = processor.defaults();
+    if switch(fields, "do_resize", true)? {
+        if let Some(value) = present(fields, "size") {
+            p.resize = Some(size(value, "size", !matches!(processor, Processor::Clip))?);
+        }
+        if let Some(value) = present(fields, "resample") {
+            let filter = value.as_u64().and_then(Filter::from_pillow);
+            p.filter = filter.ok_or_else(|| ("resample", format!("{value} is not one of Pillow's filters, 0 to 5")))?;
+        }
+    } else {
+        p.resize = None;
+    }
+    if switch(fields, "do_center_crop", p.crop.is_some())? {
+        if let Some(value) = present(fields, "crop_size") {
+            p.crop = match size(value, "crop_size", true)? {
+                Size::Exact { width, height } => Some((width, height)),
+                Size::ShortestEdge(_) => return Err(("crop_size", "height and width are wanted".into())),
+            };
+        } else if p.crop.is_none() {
+            return Err(("crop_size", "missing, although do_center_crop is true".into()));
+        }
+    } else {
+        p.crop = None;
+    }
+    if switch(fields, "do_rescale", true)? {
+        if let Some(value) = present(fields, "rescale_factor") {
+            p.rescale = value.as_f64().ok_or_else(|| ("rescale_factor", format!("{value} is not a number")))?;
+        }
+    } else {
+        p.rescale = 1.0;
+    }
+    if switch(fields, "do_normalize", true)? {
+        p.mean = channels(fields, "image_mean", p.mean)?;
+        p.std = channels(fields, "image_std", p.std)?;
+    } else {
+        (p.mean, p.std) = ([0.0; 3], [1.0; 3]);
+    }
+    Ok(p)
+}
+
+/// The field, unless it is absent or null.
+fn present<'a>(fields: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
+    fields.get(field).filter(|v| !v.is_null())
+}
+
+fn text<'a>(fields: &'a Map<String, Value>, field: &'static str) -> Result<Option<&'a str>, Fault> {
+    match present(fields, field) {
+        None => Ok(None),
+        Some(Value::String(s)) => Ok(Some(s)),
+        Some(value) => Err((field, format!("{value} is not a string"))),
+    }
+}
+
+fn switch(fields: &Map<String, Value>, field: &'static str, default: bool) -> Result<bool, Fault> {
+    match present(fields, field) {
+        None => Ok(default),
+        Some(Value::Bool(b)) => Ok(*b),
+        Some(value) => Err((field, format!("{value} is not true or false"))),
+    }
+}
+
+/// A size in one of its forms: `224`, `[height, width]`, `{"height", "width"}`, `{"shortest_edge"}`. A single number is a
+/// square where `square` says so.
+fn size(value: &Value, field: &'static str, square: bool) -> Result<Size, Fault> {
+    let bad = || (field, format!("{value} is not a size (a number, height and width, or shortest_edge)"));
+    let side = |v: Option<&Value>| v.and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).ok_or_else(bad);
+    match value {
+        Value::Number(_) if square => Ok(Size::Exact { width: side(Some(value))?, height: side(Some(value))? }),
+        Value::Number(_) => Ok(Size::ShortestEdge(side(Some(value))?)),
+        Value::Array(sides) if sides.len() == 2 => {
+            Ok(Size::Exact { width: side(sides.get(1))?, height: side(sides.first())? })
+        }
+        Value::Object(sides) => {
+            let mut keys: Vec<_> = sides.iter().filter(|(_, v)| !v.is_null()).map(|(k, _)| k.as_str()).collect();
+            keys.sort_unstable();
+            match keys[..] {
+                ["shortest_edge"] => Ok(Size::ShortestEdge(side(sides.get("shortest_edge"))?)),
+                ["height", "width"] => {
+                    Ok(Size::Exact { width: side(sides.get("width"))?, height: side(sides.get("height"))? })
+                }
+                _ => Err(bad()),
+            }
+        }
+        _ => Err(bad()),
+    }
+}
+
+/// Three numbers, or one for all channels.
+fn channels(fields: &Map<String, Value>, field: &'static str, default: [f32; 3]) -> Result<[f32; 3], Fault> {
+    let Some(value) = present(fields, field) else { return Ok(default) };
+    let number = |v: &Value| v.as_f64().map(|v| v as f32);
+    let found = match value {
+        Value::Array(values) => values.iter().map(number).collect::<Option<Vec<_>>>().and_then(|v| v.try_into().ok()),
+        single => number(single).map(|v| [v; 3]),
+    };
+    found.ok_or_else(|| (field, format!("{value} is not three numbers")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::image::Rgb8;
+    use super::*;
+    use std::fs;
+
+    fn parse(json: &str) -> Result<Preprocess> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("preprocessor_config.json");
+        fs::write(&path, json).unwrap();
+        Preprocess::from_file(&path)
+    }
+
+    fn message(json: &str) -> String {
+        let message = parse(json).unwrap_err().to_string();
+        assert!(message.contains("preprocessor_config.json: "), "{message}");
+        message
+    }
+
+    #[test]
+    fn results_equal_transformers() {
+        let bytes = include_bytes!("../../tests/fixtures/preprocess/transformers.safetensors");
+        let (_, header) = safetensors::SafeTensors::read_metadata(bytes).unwrap();
+        let configs: Map<String, Value> =
+            serde_json::from_str(&header.metadata().as_ref().unwrap()["configs"]).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
+        for (case, config) in &configs {
+            let preprocess = parse(&config.to_string()).unwrap();
+            for source in ["wide", "tall", "small"] {
+                let image = tensors.tensor(source).unwrap();
+                let (width, height) = (image.shape()[1], image.shape()[0]);
+                let got = preprocess.apply(&Rgb8 { width, height, pixels: image.data().to_vec() }).unwrap();
+                let expected = tensors.tensor(&format!("{case}.{source}")).unwrap();
+                let (out_width, out_height) = preprocess.output_size().unwrap();
+                assert_eq!(expected.shape(), [3, out_height, out_width], "{case} {source}");
+                let expected = expected.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+                for (got, expected) in got.iter().zip(expected) {
+                    // One rounding apart at most; a different 8-bit value would differ by 0.01.
+                    assert!(
+                        (got - expected).abs() <= 1e-6 * expected.abs().max(1.0),
+                        "{case} {source}: {got} {expected}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn old_and_new_forms_mean_the_same() {
+        let new = parse(
+            r#"{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 336}, "resample": 3,
+                "crop_size": {"height": 336, "width": 336}}"#,
+        );
+        let old = parse(r#"{"feature_extractor_type": "CLIPFeatureExtractor", "size": 336, "crop_size": 336}"#);
+        assert_eq!(new.unwrap(), Preprocess::clip(336));
+        assert_eq!(old.unwrap(), Preprocess::clip(336));
+    }
+
+    #[test]
+    fn absent_fields_take_the_processor_s_defaults() {
+        let vit = parse(r#"{"feature_extractor_type": "ViTFeatureExtractor", "size": 384}"#).unwrap();
+        assert_eq!(vit.resize, Some(Size::Exact { width: 384, height: 384 }));
+        assert_eq!((vit.filter, vit.crop, vit.mean, vit.std), (Filter::Bilinear, None, [0.5; 3], [0.5; 3]));
+        let deit = parse(r#"{"feature_extractor_type": "DeiTFeatureExtractor"}"#).unwrap();
+        assert_eq!(deit.resize, Some(Size::Exact { width: 256, height: 256 }));
+        assert_eq!((deit.filter, deit.crop), (Filter::Bicubic, Some((224, 224))));
+        let dino =
+            parse(r#"{"image_processor_type": "BitImageProcessorFast", "size": {"shortest_edge": 256}}"#).unwrap();
+        assert_eq!((dino.resize, dino.crop), (Some(Size::ShortestEdge(256)), Some((224, 224))));
+    }
+
+    #[test]
+    fn the_model_s_configuration_stands_in_for_the_processor_s_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("preprocessor_config.json");
+        fs::write(&path, "{}").unwrap();
+        assert!(Preprocess::from_file(&path).unwrap_err().to_string().contains("image_processor_type: missing"));
+        fs::write(dir.path().join("config.json"), r#"{"model_type": "vit"}"#).unwrap();
+        assert_eq!(Preprocess::from_file(&path).unwrap().filter, Filter::Bilinear);
+    }
+
+    #[test]
+    fn switches_turn_steps_off() {
+        let p = parse(
+            r#"{"image_processor_type": "CLIPImageProcessor", "do_resize": false, "do_center_crop": false,
+                "do_rescale": false, "do_normalize": false}"#,
+        )
+        .unwrap();
+        assert_eq!((p.resize, p.crop, p.rescale, p.mean, p.std), (None, None, 1.0, [0.0; 3], [1.0; 3]));
+    }
+
+    #[test]
+    fn faults_name_file_and_field() {
+        let with = |field: &str| format!(r#"{{"image_processor_type": "CLIPImageProcessor", {field}}}"#);
+        for (field, start) in [
+            (r#""size": 0"#, "size: 0 is not between"),
+            (r#""size": 1e30"#, "size: "),
+            (r#""size": -3"#, "size: "),
+            (r#""size": {"longest_edge": 7}"#, "size: "),
+            (r#""crop_size": {"height": 224, "width": 999999999999}"#, "crop_size: "),
+            (r#""crop_size": {"shortest_edge": 224}"#, "crop_size: "),
+            (r#""resample": 9"#, "resample: 9"),
+            (r#""do_resize": 1"#, "do_resize: 1"),
+            (r#""rescale_factor": "x""#, "rescale_factor: "),
+            (r#""rescale_factor": 0"#, "rescale_factor: "),
+            (r#""image_mean": [1, 2]"#, "image_mean: "),
+            (r#""image_std": [1, 0, 1]"#, "image_std: 0"),
+        ] {
+            assert!(message(&with(field)).contains(&format!(".json: {start}")), "{}", message(&with(field)));
+        }
+        assert!(message(r#"{"image_processor_type": "DonutImageProcessor"}"#).contains("DonutImageProcessor"));
+        assert!(
+            message(r#"{"image_processor_type": "ViTImageProcessor", "do_center_crop": true}"#).contains("crop_size")
+        );
+        message("[]");
+        message("{");
+    }
+}

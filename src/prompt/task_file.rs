@@ -1,0 +1,294 @@
+//! The file that keeps a learned task: prompt and head, and all that is needed to use them again, in about a megabyte.
+//!
+//! A safetensors file; its metadata is one JSON text under the key `vpt`. It holds no date and no path, so equal runs give
+//! equal bytes, and no weight of the backbone, which is named together with the BLAKE3 hash of its weight files.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::PromptShape;
+use crate::{
+    Error, Result,
+    config::Method,
+    data::{preprocess::Preprocess, write_atomic},
+    eval::Metrics,
+    head::{Head, HeadKind},
+    params::{self, Group, Param},
+    tensor_file::{self, Tensor},
+};
+
+/// The metadata's key.
+const KEY: &str = "vpt";
+/// The version this program writes and reads.
+const FORMAT: u64 = 1;
+/// More classes than any data set of the field has; bounds what a crafted file can make us allocate.
+const MAX_CLASSES: usize = 1_000_000;
+
+/// Which backbone a task was learned on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackboneId {
+    /// The known name, or the name of its folder.
+    pub name: String,
+    /// BLAKE3 over its weight files, in hexadecimal.
+    pub hash: String,
+}
+
+/// How well the task was learned.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskMetrics {
+    /// The epoch the values are from, counted from 1.
+    pub epoch: usize,
+    /// On the validation images.
+    pub val: Option<Metrics>,
+    /// On the test images, which are looked at once, at the end of a run.
+    pub test: Option<Metrics>,
+}
+
+/// All of a task file but the tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskMeta {
+    format: u64,
+    /// How it was learned.
+    pub method: Method,
+    /// What was learned at the input.
+    pub prompt: PromptShape,
+    /// What was learned at the output.
+    pub head: HeadKind,
+    /// What it was learned on.
+    pub backbone: BackboneId,
+    /// Class names; logit i belongs to the i-th.
+    pub classes: Vec<String>,
+    /// Side of the images the backbone sees, in pixels.
+    pub image_size: usize,
+    /// From a decoded image to what the prompt is applied to.
+    pub preprocess: Preprocess,
+    /// How well it was learned.
+    pub metrics: TaskMetrics,
+}
+
+/// A learned task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskFile {
+    /// What it is.
+    pub meta: TaskMeta,
+    /// Prompt (unless the method learns none) and head.
+    pub params: Vec<Param>,
+}
+
+impl TaskMeta {
+    /// Describes a task in the current format.
+    #[allow(clippy::too_many_arguments)] // one for every field of the file
+    pub fn new(
+        method: Method,
+        prompt: PromptShape,
+        head: HeadKind,
+        backbone: BackboneId,
+        classes: Vec<String>,
+        image_size: usize,
+        preprocess: Preprocess,
+        metrics: TaskMetrics,
+    ) -> Self {
+        Self { format: FORMAT, method, prompt, head, backbone, classes, image_size, preprocess, metrics }
+    }
+}
+
+impl TaskFile {
+    /// The file's bytes: the same for the same task, always.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let meta = serde_json::to_value(&self.meta).map_err(|error| Error::invalid("task", error.to_string()))?;
+        let tensors = self.params.iter().map(|p| Tensor {
+            name: p.name.clone(),
+            shape: p.shape.clone(),
+            values: p.values.as_slice().into(),
+        });
+        tensor_file::to_bytes(tensors.collect(), KEY, meta)
+    }
+
+    /// Writes the file, whole or not at all.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_atomic(path, &self.to_bytes()?)
+    }
+
+    /// Reads a task file; `path` may also be a run folder, whose `best.safetensors` is meant then.
+    ///
+    /// Everything that does not depend on the backbone is checked: format, names, types, shapes, finite values.
+    pub fn open(path: &Path) -> Result<Self> {
+        let inside = path.join(crate::train::run_folder::BEST);
+        let path = if path.is_dir() { inside.as_path() } else { path };
+        let (mut tensors, meta) = tensor_file::read(path, KEY, "task file")?;
+        let meta = parse_meta(meta, path)?;
+        let mut params = Vec::new();
+        if let Some(name) = prompt_name(meta.prompt) {
+            let shape = tensors.get(name).map(|t| t.shape.clone()).unwrap_or_default();
+            let values = tensor_file::take(&mut tensors, name, &shape, path)?;
+            check_prompt_shape(meta.prompt, &shape, path)?;
+            params.push(Param::new(name, &shape, values, Group::Prompt)?);
+        }
+        let weight = tensors.get("head.weight").map(|t| t.shape.clone()).unwrap_or_default();
+        let [_, width] = weight[..] else {
+            return Err(Error::file(
+                path,
+                format!("`head.weight` is missing or has shape {weight:?}, not two dimensions"),
+            ));
+        };
+        if width == 0 {
+            return Err(Error::file(path, "`head.weight` is empty"));
+        }
+        let head = Head { kind: meta.head, width, classes: meta.classes.len() };
+        for (name, shape) in head.tensors() {
+            let group = if name == "head.weight" { Group::Head } else { Group::HeadBias };
+            params.push(Param::new(name, &shape, tensor_file::take(&mut tensors, name, &shape, path)?, group)?);
+        }
+        if let Some(name) = tensors.keys().min() {
+            return Err(Error::file(path, format!("tensor `{}` has no place in this task", name.escape_debug())));
+        }
+        Ok(Self { meta, params })
+    }
+
+    /// The head with its width and classes.
+    pub fn head(&self) -> Result<Head> {
+        let weight = params::find(&self.params, "head.weight")?;
+        Ok(Head { kind: self.meta.head, width: weight.shape[1], classes: self.meta.classes.len() })
+    }
+
+    /// Fails unless `other` is the backbone the task was learned on; the error names both.
+    pub fn check_backbone(&self, other: &BackboneId) -> Result<()> {
+        let own = &self.meta.backbone;
+        if own.hash == other.hash {
+            return Ok(());
+        }
+        let short = |id: &BackboneId| format!("{} (weights {})", id.name, id.hash.get(..12).unwrap_or(&id.hash));
+        Err(Error::invalid(
+            "--backbone",
+            format!("the task was learned on {}, which {} is not", short(own), short(other)),
+        ))
+    }
+}
+
+/// The name of the learned tensor at the input, if there is one.
+fn prompt_name(prompt: PromptShape) -> Option<&'static str> {
+    match prompt {
+        PromptShape::None => None,
+        PromptShape::Tokens(_) => Some("prompt.tokens"),
+        PromptShape::Pixels(_) => Some("prompt.pixels"),
+    }
+}
+
+fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
+    match meta.get("format").and_then(Value::as_u64) {
+        Some(FORMAT) => {}
+        Some(other) => {
+            let message = format!("is a task file of format {other}; this program reads format {FORMAT}");
+            return Err(Error::file(path, message));
+        }
+        None => return Err(Error::file(path, "not a task file: its metadata has no format number")),
+    }
+    let meta: TaskMeta =
+        serde_json::from_value(meta).map_err(|error| Error::file(path, format!("task metadata: {error}")))?;
+    if meta.classes.is_empty() || meta.classes.len() > MAX_CLASSES {
+        return Err(Error::file(path, format!("task metadata: {} classes", meta.classes.len())));
+    }
+    Ok(meta)
+}
+
+fn check_prompt_shape(prompt: PromptShape, shape: &[usize], path: &Path) -> Result<()> {
+    let fits = match prompt {
+        PromptShape::None => true,
+        PromptShape::Tokens(layout) => {
+            layout.layers > 0 && layout.tokens > 0 && shape.len() == 3 && shape[..2] == [layout.layers, layout.tokens]
+        }
+        PromptShape::Pixels(_) => shape.len() == 2 && shape[0] == 3,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Error::file(path, format!("the prompt's shape {shape:?} is not what its metadata says")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{prompt::tokens::TokenLayout, random::stream};
+
+    fn task() -> TaskFile {
+        let layout = TokenLayout { start: 0, layers: 2, tokens: 3 };
+        let head = Head { kind: HeadKind::Linear, width: 8, classes: 2 };
+        let mut rng = stream(1, "test", 0, 0);
+        let mut params = vec![layout.init(8, 4, &mut rng).unwrap()];
+        params.extend(head.init(&mut rng).unwrap());
+        let backbone = BackboneId { name: "clip-nano".into(), hash: "ab".repeat(32) };
+        let val = Metrics { acc1: 2. / 3., acc5: None, mean_per_class_recall: 0.1 + 0.2, loss: 1. / 7. };
+        let meta = TaskMeta::new(
+            Method::VptDeep,
+            PromptShape::Tokens(layout),
+            HeadKind::Linear,
+            backbone,
+            vec!["cat".into(), "naïve \"dog\"".into()],
+            64,
+            Preprocess::clip(64),
+            TaskMetrics { epoch: 7, val: Some(val), test: None },
+        );
+        TaskFile { meta, params }
+    }
+
+    fn refused(task: &TaskFile) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("task.safetensors");
+        task.save(&path).unwrap();
+        TaskFile::open(&path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_task_comes_back_as_it_was_and_its_bytes_never_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("best.safetensors");
+        task().save(&path).unwrap();
+        let read = TaskFile::open(&path).unwrap();
+        assert_eq!(read, task());
+        assert_eq!(read.to_bytes().unwrap(), std::fs::read(&path).unwrap());
+        assert_eq!(TaskFile::open(dir.path()).unwrap(), read, "a run folder stands for its best.safetensors");
+    }
+
+    #[test]
+    fn another_backbone_is_refused_and_both_are_named() {
+        let other = BackboneId { name: "clip-vit-b32".into(), hash: "cd".repeat(32) };
+        let message = task().check_backbone(&other).unwrap_err().to_string();
+        assert!(message.contains("clip-nano") && message.contains("clip-vit-b32"), "{message}");
+        let same_weights = BackboneId { name: "my-copy".into(), ..task().meta.backbone };
+        task().check_backbone(&same_weights).unwrap();
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused() {
+        let with = |change: fn(&mut TaskFile)| {
+            let mut task = task();
+            change(&mut task);
+            refused(&task)
+        };
+        assert!(with(|t| t.meta.format = 2).contains("format 2; this program reads format 1"));
+        assert!(with(|t| t.meta.classes.push("third".into())).contains("[2, 8] where [3, 8]"));
+        assert!(with(|t| t.meta.classes.clear()).contains("0 classes"));
+        assert!(with(|t| t.meta.head = HeadKind::Cosine).contains("no tensor `head.log_scale`"));
+        assert!(with(|t| t.meta.prompt = PromptShape::None).contains("`prompt.tokens` has no place"));
+        assert!(with(|t| t.params.remove(0).values.clear()).contains("no tensor `prompt.tokens`"));
+        assert!(with(|t| t.params.truncate(1)).contains("`head.weight` is missing"));
+        assert!(with(|t| t.params[0].shape = vec![3, 2, 8]).contains("not what its metadata says"));
+        assert!(with(|t| t.params[1].values[3] = f32::INFINITY).contains("not finite"));
+    }
+
+    #[test]
+    fn a_checkpoint_of_something_else_is_no_task_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let other = vec![Tensor { name: "x".into(), shape: vec![1], values: vec![0.].into() }];
+        std::fs::write(&path, tensor_file::to_bytes(other, "format", "pt".into()).unwrap()).unwrap();
+        assert!(TaskFile::open(&path).unwrap_err().to_string().contains("not a task file"));
+        let missing = dir.path().join("missing");
+        assert!(TaskFile::open(&missing).unwrap_err().to_string().starts_with(&missing.display().to_string()));
+    }
+}

@@ -1,0 +1,224 @@
+//! The folder that a run leaves behind: a fresh place for it, a lock while it is in use, its files.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use crate::{Error, Result, data::write_atomic};
+
+/// The run's configuration with every default filled in.
+pub const CONFIG: &str = "config.toml";
+/// What the run ran on.
+pub const ENVIRONMENT: &str = "environment.json";
+/// Which image went into which part.
+pub const SPLIT: &str = "split.json";
+/// A line for every epoch.
+pub const METRICS: &str = "metrics.jsonl";
+/// The result; its presence says that the run is finished.
+pub const RESULTS: &str = "results.json";
+/// The task file of the selected epoch.
+pub const BEST: &str = "best.safetensors";
+/// The task file of the last epoch.
+pub const LAST: &str = "last.safetensors";
+/// What resuming needs.
+pub const CHECKPOINT: &str = "checkpoint.safetensors";
+/// What `--lr auto` tried and chose.
+pub const LR_SEARCH: &str = "lr_search.json";
+/// Curves of loss and accuracy.
+pub const CURVES: &str = "curves.svg";
+/// Confusion matrix on the test images.
+pub const CONFUSION: &str = "confusion.svg";
+/// Held while a process works on the run.
+const LOCK: &str = ".lock";
+
+/// A run's folder, locked against other processes for as long as this value lives. The lock dies with the process.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// The folder `out` for a new run: made if need be.
+    ///
+    /// # Errors
+    /// It is not empty, cannot be made, or another process works in it.
+    pub fn create(out: &Path) -> Result<Self> {
+        fs::create_dir_all(out).map_err(Error::io(out))?;
+        let folder = Self::lock(out)?;
+        let mut entries = fs::read_dir(out).map_err(Error::io(out))?;
+        let occupied = entries.any(|entry| entry.is_ok_and(|e| e.file_name() != LOCK));
+        if occupied {
+            return Err(Error::file(out, "is not empty; give another --out, or go on with --resume"));
+        }
+        Ok(folder)
+    }
+
+    /// A fresh folder `<root>/<name>-<n>` for a new run, `n` one above the highest there is.
+    pub fn create_numbered(root: &Path, name: &str) -> Result<Self> {
+        fs::create_dir_all(root).map_err(Error::io(root))?;
+        let stem = format!("{}-", file_name(name));
+        let used = fs::read_dir(root)
+            .map_err(Error::io(root))?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix(&stem)?.parse::<u32>().ok());
+        let mut number = used.max().map_or(1, |n| n.saturating_add(1));
+        loop {
+            let path = root.join(format!("{stem}{number}"));
+            match fs::create_dir(&path) {
+                Ok(()) => return Self::lock(&path),
+                // Another run took this number in the meantime.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < u32::MAX => number += 1,
+                Err(error) => return Err(Error::io(&path)(error)),
+            }
+        }
+    }
+
+    /// The folder `path` of a run to go on with. Temporary files of a killed process are cleared away.
+    ///
+    /// # Errors
+    /// It is no run folder, or another process works in it.
+    pub fn open(path: &Path) -> Result<Self> {
+        if !path.join(CONFIG).is_file() {
+            return Err(Error::file(path, format!("is not a run folder: it has no {CONFIG}")));
+        }
+        let folder = Self::lock(path)?;
+        for entry in fs::read_dir(path).map_err(Error::io(path))?.flatten() {
+            let path = entry.path();
+            let temporary = entry.file_name().to_str().is_some_and(|name| name.starts_with(".vpt-"));
+            if temporary && path.extension().is_some_and(|e| e == "tmp") {
+                fs::remove_file(&path).map_err(Error::io(&path))?;
+            }
+        }
+        Ok(folder)
+    }
+
+    fn lock(path: &Path) -> Result<Self> {
+        let file = path.join(LOCK);
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&file).map_err(Error::io(&file))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::file(path, "another process is working on this run")),
+            // A file system without locks is no reason not to train.
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
+            Err(TryLockError::Error(error)) => return Err(Error::io(&file)(error)),
+        }
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of the file `name` in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Whether it holds the file `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.file(name).is_file()
+    }
+
+    /// Writes the file `name`, whole or not at all.
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> Result<()> {
+        write_atomic(&self.file(name), bytes.as_ref())
+    }
+
+    /// Writes the file `name` as indented JSON.
+    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let path = self.file(name);
+        let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::file(&path, e.to_string()))?;
+        text.push('\n');
+        self.write(name, text)
+    }
+
+    /// Adds `value` as a line of JSON to the file `name`. Lines after the last checkpoint are written again on resuming,
+    /// so this neither syncs nor renames.
+    pub fn append_line(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        let path = self.file(name);
+        let mut line = serde_json::to_string(value).map_err(|e| Error::file(&path, e.to_string()))?;
+        line.push('\n');
+        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+        file.write_all(line.as_bytes()).map_err(Error::io(&path))
+    }
+
+    /// Writes the file `name` anew with a line of JSON for each of `values`.
+    pub fn write_lines<T: Serialize>(&self, name: &str, values: &[T]) -> Result<()> {
+        let mut text = String::new();
+        for value in values {
+            text += &serde_json::to_string(value).map_err(|e| Error::file(self.file(name), e.to_string()))?;
+            text.push('\n');
+        }
+        self.write(name, text)
+    }
+}
+
+/// `name` with everything but letters, digits, `.`, `_` and `-` replaced, fit to be part of a file name anywhere.
+fn file_name(name: &str) -> String {
+    let clean: String =
+        name.chars().take(80).map(|c| if c.is_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
+    match clean.trim_start_matches('.') {
+        "" => "run".to_owned(),
+        clean => clean.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_go_up_and_names_stay_inside_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = |name: &str| {
+            let folder = RunFolder::create_numbered(dir.path(), name).unwrap();
+            folder.path().strip_prefix(dir.path()).unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(name("shapes"), "shapes-1");
+        assert_eq!(name("shapes"), "shapes-2");
+        fs::create_dir(dir.path().join("shapes-9")).unwrap();
+        assert_eq!(name("shapes"), "shapes-10");
+        assert_eq!(name("../a b/c"), "_a_b_c-1");
+        assert_eq!(name(".."), "run-1");
+    }
+
+    #[test]
+    fn a_folder_in_use_is_refused_until_it_is_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("run");
+        let folder = RunFolder::create(&out).unwrap();
+        assert!(RunFolder::create(&out).unwrap_err().to_string().ends_with("another process is working on this run"));
+        folder.write(CONFIG, "").unwrap();
+        assert!(RunFolder::open(&out).is_err());
+        drop(folder);
+        assert!(RunFolder::create(&out).unwrap_err().to_string().contains("is not empty"));
+        fs::write(out.join(".vpt-abc.tmp"), "half").unwrap();
+        RunFolder::open(&out).unwrap();
+        assert!(!out.join(".vpt-abc.tmp").exists());
+    }
+
+    #[test]
+    fn only_run_folders_are_resumed() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = RunFolder::open(dir.path()).unwrap_err().to_string();
+        assert!(message.ends_with("is not a run folder: it has no config.toml"), "{message}");
+        assert!(!dir.path().join(LOCK).exists());
+    }
+
+    #[test]
+    fn lines_are_added_and_rewritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(dir.path()).unwrap();
+        for line in [1, 2, 3] {
+            folder.append_line(METRICS, &line).unwrap();
+        }
+        assert_eq!(fs::read_to_string(folder.file(METRICS)).unwrap(), "1\n2\n3\n");
+        folder.write_lines(METRICS, &[1, 2]).unwrap();
+        assert_eq!(fs::read_to_string(folder.file(METRICS)).unwrap(), "1\n2\n");
+    }
+}
