@@ -2,10 +2,15 @@
 
 pub mod dataset;
 pub mod files;
+mod folder;
+mod idx;
 pub mod image;
+mod open;
 pub mod preprocess;
 mod processor_config;
 pub mod resize;
+pub mod split;
+mod table;
 
 pub use dataset::{Dataset, ImageSource, Layout, Sample, Split};
 pub use files::write_atomic;

@@ -1,0 +1,247 @@
+//! Image folders: a sub-folder for each class, directly or under `train`, `val` and `test`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::dataset::{ImageSource, Layout, Sample, Split};
+use super::image::has_image_extension;
+use super::open::{Found, Parts, entries};
+use crate::{Error, Result};
+
+/// Folders inside folders that are followed at most.
+const MAX_DEPTH: usize = 32;
+
+/// Whether `root` has class folders under a `train` folder. A class may itself be called `train`, so a folder of that name
+/// without folders in it is none.
+pub(super) fn has_split_classes(root: &Path) -> Result<bool> {
+    for (_, path) in split_folders(root)?.iter().filter(|(split, _)| *split == Split::Train) {
+        if has_classes(path)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether any folder in `root` holds an image.
+pub(super) fn has_classes(root: &Path) -> Result<bool> {
+    for (_, path) in sub_folders(root)? {
+        if walk(&path, "", &mut Vec::new(), &mut |_, _| true)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Opens `root`, whose class folders lie under `train`, `val` and `test`.
+pub(super) fn open_split(root: &Path) -> Result<Found> {
+    let folders = split_folders(root)?;
+    let mut classes = Vec::new();
+    let mut parts = [None, None, None];
+    // `train` comes first and says what the classes are.
+    for split in Split::ALL {
+        let mut these = folders.iter().filter(|(s, _)| *s == split);
+        let Some((_, path)) = these.next() else { continue };
+        if let Some((_, second)) = these.next() {
+            return Err(Error::file(second, format!("a second {split} folder beside {}", path.display())));
+        }
+        let found = class_folders(path)?;
+        if split == Split::Train {
+            classes = found.iter().map(|(name, _)| name.clone()).collect();
+        }
+        let prefix = path.file_name().map_or_else(String::new, |n| format!("{}/", n.to_string_lossy()));
+        let mut samples = Vec::new();
+        for (name, folder) in found {
+            let images = images(&folder, &format!("{prefix}{name}/"))?;
+            let Ok(label) = classes.binary_search(&name) else {
+                if images.is_empty() {
+                    continue;
+                }
+                return Err(Error::file(folder, format!("class '{name}' does not occur in train")));
+            };
+            if images.is_empty() && split == Split::Train {
+                return Err(empty(&folder));
+            }
+            samples.extend(labelled(images, label));
+        }
+        parts[split as usize] = Some(samples);
+    }
+    let [train, val, test] = parts;
+    let some = |samples: Option<Vec<Sample>>| samples.filter(|s| !s.is_empty());
+    let samples = Parts::Split { train: train.unwrap_or_default(), val: some(val), test: some(test) };
+    Ok(Found { layout: Layout::Folder, classes, samples })
+}
+
+/// Opens `root`, which is a folder of class folders.
+pub(super) fn open_flat(root: &Path) -> Result<Found> {
+    let folders = class_folders(root)?;
+    let mut samples = Vec::new();
+    for (label, (name, folder)) in folders.iter().enumerate() {
+        let images = images(folder, &format!("{name}/"))?;
+        if images.is_empty() {
+            return Err(empty(folder));
+        }
+        samples.extend(labelled(images, label));
+    }
+    let classes = folders.into_iter().map(|(name, _)| name).collect();
+    Ok(Found { layout: Layout::Folder, classes, samples: Parts::Unsplit(samples) })
+}
+
+fn empty(folder: &Path) -> Error {
+    Error::file(folder, "a class folder without images; fill it or remove it")
+}
+
+fn labelled(images: Vec<(String, PathBuf)>, label: usize) -> impl Iterator<Item = Sample> {
+    images.into_iter().map(move |(id, path)| Sample { image: ImageSource::File(path), label: label as u32, id })
+}
+
+fn split_folders(root: &Path) -> Result<Vec<(Split, PathBuf)>> {
+    Ok(sub_folders(root)?.into_iter().filter_map(|(name, path)| Some((Split::from_name(&name)?, path))).collect())
+}
+
+fn sub_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
+    Ok(entries(root)?.into_iter().filter(|(_, path)| path.is_dir()).collect())
+}
+
+fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let folders = sub_folders(root)?;
+    if folders.is_empty() {
+        return Err(Error::file(root, "no class folders in it"));
+    }
+    Ok(folders)
+}
+
+/// The images under `folder`, by name; names start with `prefix`.
+fn images(folder: &Path, prefix: &str) -> Result<Vec<(String, PathBuf)>> {
+    let mut out = Vec::new();
+    walk(folder, prefix, &mut Vec::new(), &mut |name, path| {
+        out.push((name, path));
+        false
+    })?;
+    out.sort();
+    Ok(out)
+}
+
+/// Calls `visit` with the images under `folder` until it returns true, and says whether it did. `above` are the folders that
+/// lead here: one that leads back to one of them through a link is not entered again.
+fn walk(
+    folder: &Path,
+    prefix: &str,
+    above: &mut Vec<PathBuf>,
+    visit: &mut dyn FnMut(String, PathBuf) -> bool,
+) -> Result<bool> {
+    let real = fs::canonicalize(folder).map_err(Error::io(folder))?;
+    if above.contains(&real) || above.len() >= MAX_DEPTH {
+        return Ok(false);
+    }
+    above.push(real);
+    for (name, path) in entries(folder)? {
+        let name = format!("{prefix}{name}");
+        let stop = if path.is_dir() {
+            walk(&path, &format!("{name}/"), above, visit)?
+        } else {
+            has_image_extension(&path) && visit(name, path)
+        };
+        if stop {
+            return Ok(true);
+        }
+    }
+    above.pop();
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dataset::Dataset;
+    use super::*;
+
+    /// A folder of empty files; nothing here looks into them.
+    fn tree(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        dir
+    }
+
+    fn ids(samples: &[Sample]) -> Vec<&str> {
+        samples.iter().map(|s| s.id.as_str()).collect()
+    }
+
+    #[test]
+    fn split_folders_are_read_in_name_order_under_their_usual_names() {
+        let dir = tree(&[
+            "train/b/2.png",
+            "train/b/10.JPG",
+            "train/a/deep/1.jpeg",
+            "train/a/notes.txt",
+            "train/a/.hidden.png",
+            "train/.cache/x.png",
+            "valid/a/v.png",
+            "test/b/t.png",
+            "test/a/t.png",
+            "readme.png",
+        ]);
+        let data = Dataset::open(dir.path(), 1).unwrap();
+        assert_eq!(data.classes, ["a", "b"]);
+        assert_eq!(ids(&data.train), ["train/a/deep/1.jpeg", "train/b/10.JPG", "train/b/2.png"]);
+        assert_eq!(ids(&data.val), ["valid/a/v.png"]);
+        assert_eq!(ids(&data.test), ["test/a/t.png", "test/b/t.png"]);
+        assert_eq!(data.train.iter().map(|s| s.label).collect::<Vec<_>>(), [0, 1, 1]);
+        assert_eq!(data.layout, Layout::Folder);
+    }
+
+    #[test]
+    fn a_class_may_be_called_train() {
+        let dir = tree(&["train/1.png", "train/2.png", "train/3.png", "car/1.png", "bus/1.png"]);
+        let data = Dataset::open(dir.path(), 1).unwrap();
+        assert_eq!(data.classes, ["bus", "car", "train"]);
+    }
+
+    #[test]
+    fn classes_must_agree_across_parts() {
+        let dir = tree(&["train/a/1.png", "val/a/1.png", "val/cat/1.png"]);
+        let message = Dataset::open(dir.path(), 1).unwrap_err().to_string();
+        assert!(message.contains("val/cat") && message.contains("'cat'"), "{message}");
+        // Fewer are fine.
+        let dir = tree(&["train/a/1.png", "train/b/1.png", "val/a/1.png", "test/a/1.png"]);
+        assert_eq!(Dataset::open(dir.path(), 1).unwrap().classes.len(), 2);
+    }
+
+    #[test]
+    fn an_empty_class_folder_is_named() {
+        for files in [&["train/a/1.png", "train/empty/x.txt"][..], &["a/1.png", "empty/x.txt"][..]] {
+            let dir = tree(files);
+            let message = Dataset::open(dir.path(), 1).unwrap_err().to_string();
+            assert!(message.contains("empty: a class folder without images"), "{message}");
+        }
+    }
+
+    #[test]
+    fn two_names_for_one_part_are_refused() {
+        let dir = tree(&["train/a/1.png", "val/a/1.png", "valid/a/1.png"]);
+        assert!(Dataset::open(dir.path(), 1).unwrap_err().to_string().contains("a second val folder"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_back_is_not_followed_for_ever() {
+        let dir = tree(&["a/1.png", "b/1.png"]);
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("a/loop")).unwrap();
+        let found = open_flat(dir.path()).unwrap();
+        let Parts::Unsplit(samples) = found.samples else { panic!("split") };
+        // Through the link the other class is seen once; nothing is seen twice by one way.
+        assert_eq!(ids(&samples), ["a/1.png", "a/loop/b/1.png", "b/1.png"]);
+    }
+
+    #[test]
+    fn what_is_no_data_set_is_refused_with_what_was_expected() {
+        let dir = tree(&["1.png", "2.png"]);
+        assert!(Dataset::open(dir.path(), 1).unwrap_err().to_string().contains("expected"));
+        let dir = tree(&["annotations/instances_train.json", "train/1.jpg"]);
+        assert!(Dataset::open(dir.path(), 1).unwrap_err().to_string().contains("COCO"));
+        let message = Dataset::open("/no/such/folder", 1).unwrap_err().to_string();
+        assert!(message.starts_with("/no/such/folder: "), "{message}");
+    }
+}

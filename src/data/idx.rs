@@ -1,0 +1,255 @@
+//! The IDX files of MNIST and its family (Fashion-MNIST, KMNIST, EMNIST), gzip-compressed or not.
+//!
+//! An image file is a big-endian header (magic number, count, rows, columns) and a byte for each pixel; a label file is a
+//! header (magic number, count) and a byte for each label. The images stay in memory as they are, one byte a pixel. Classes
+//! are called by their numbers.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flate2::read::MultiGzDecoder;
+
+use super::dataset::{ImageSource, Layout, Sample, Split};
+use super::open::{Found, Parts, entries};
+use crate::{Error, Result};
+
+/// Longest content that is read, in bytes.
+const MAX_BYTES: u64 = 1 << 33;
+/// Bytes of content that deflate can make of one byte, at most.
+const MAX_RATIO: u64 = 1032;
+/// Two zero bytes, the type (unsigned byte), the number of dimensions.
+const IMAGES_MAGIC: u32 = 0x0000_0803;
+const LABELS_MAGIC: u32 = 0x0000_0801;
+
+/// The files of one part.
+pub(super) struct PartFiles {
+    split: Split,
+    images: PathBuf,
+    labels: PathBuf,
+}
+
+/// The IDX files in `folder`, if there are any for training.
+pub(super) fn recognise(folder: &Path) -> Result<Option<Vec<PartFiles>>> {
+    let entries = entries(folder)?;
+    // `train-images-idx3-ubyte`, also with `.` for the second `-`, with `.gz`, or after a prefix such as `emnist-letters-`.
+    let find = |part: &str, kind: &str| {
+        let mut hits = entries.iter().filter(|(name, path)| {
+            let name = name.to_ascii_lowercase();
+            let stem = name.strip_suffix(".gz").unwrap_or(&name).replace('.', "-");
+            let whole = format!("{part}-{kind}-ubyte");
+            (stem == whole || stem.ends_with(&format!("-{whole}"))) && path.is_file()
+        });
+        let first = hits.next();
+        match (first, hits.next()) {
+            (Some((_, a)), Some((_, b))) => Err(Error::file(b, format!("{} is here too; keep one", a.display()))),
+            _ => Ok(first.map(|(_, path)| path.clone())),
+        }
+    };
+    let mut parts: Vec<PartFiles> = Vec::new();
+    for (split, names) in [
+        (Split::Train, &["train"][..]),
+        (Split::Val, &["val", "valid", "validation"]),
+        (Split::Test, &["t10k", "test"]),
+    ] {
+        for name in names {
+            let Some(images) = find(name, "images-idx3")? else { continue };
+            let labels = find(name, "labels-idx1")?;
+            let labels = labels.ok_or_else(|| Error::file(&images, "no labels file beside it"))?;
+            if let Some(first) = parts.iter().find(|p| p.split == split) {
+                return Err(Error::file(&images, format!("{} is here too; keep one", first.images.display())));
+            }
+            parts.push(PartFiles { split, images, labels });
+        }
+    }
+    Ok(parts.first().is_some_and(|p| p.split == Split::Train).then_some(parts))
+}
+
+/// Opens the files that [`recognise`] found.
+pub(super) fn open(files: &[PartFiles]) -> Result<Found> {
+    let mut names: Vec<u8> = Vec::new();
+    let mut parts = [None, None, None];
+    for PartFiles { split, images, labels } in files {
+        let (header, pixels) = read::<4>(images, IMAGES_MAGIC)?;
+        let [_, count, height, width] = header;
+        if count == 0 || width == 0 || height == 0 {
+            return Err(Error::file(images, format!("{count} images of {width}x{height} pixels")));
+        }
+        let ([_, label_count], values) = read::<2>(labels, LABELS_MAGIC)?;
+        if label_count != count {
+            let message = format!("{label_count} labels for the {count} images in {}", images.display());
+            return Err(Error::file(labels, message));
+        }
+        if *split == Split::Train {
+            names = values.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        }
+        let pixels: Arc<[u8]> = pixels.into();
+        let prefix = images.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        let prefix = prefix.split("-idx3").next().and_then(|p| p.split(".idx3").next()).unwrap_or_default();
+        let mut samples = Vec::with_capacity(values.len());
+        for (index, value) in values.iter().enumerate() {
+            let label = names
+                .binary_search(value)
+                .map_err(|_| Error::file(labels, format!("label {value} (number {index}) does not occur in train")))?;
+            let image = ImageSource::Grey { pixels: pixels.clone(), index, width, height };
+            samples.push(Sample { image, label: label as u32, id: format!("{prefix}:{index}") });
+        }
+        parts[*split as usize] = Some(samples);
+    }
+    let [train, val, test] = parts;
+    let samples = Parts::Split { train: train.unwrap_or_default(), val, test };
+    Ok(Found { layout: Layout::Idx, classes: names.iter().map(u8::to_string).collect(), samples })
+}
+
+/// The `N` numbers of a header, the first of which must be `magic`, and the bytes that follow: as many as the others
+/// multiplied, which is checked before memory is taken.
+fn read<const N: usize>(path: &Path, magic: u32) -> Result<([usize; N], Vec<u8>)> {
+    let size = fs::metadata(path).map_err(Error::io(path))?.len();
+    let file = File::open(path).map_err(Error::io(path))?;
+    let compressed = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"));
+    let (mut stream, most): (Box<dyn Read>, u64) = if compressed {
+        (Box::new(MultiGzDecoder::new(std::io::BufReader::new(file))), size.saturating_mul(MAX_RATIO))
+    } else {
+        (Box::new(file), size)
+    };
+    let mut header = [0_usize; N];
+    for (i, number) in header.iter_mut().enumerate() {
+        let mut bytes = [0; 4];
+        stream.read_exact(&mut bytes).map_err(|e| broken(path, &e))?;
+        let value = u32::from_be_bytes(bytes);
+        if i == 0 && value != magic {
+            return Err(Error::file(
+                path,
+                format!("not an IDX file of bytes: begins with {value:#010x}, not {magic:#010x}"),
+            ));
+        }
+        *number = value as usize;
+    }
+    let length = header[1..].iter().try_fold(1_u64, |product, &n| product.checked_mul(n as u64));
+    let Some(length) = length.filter(|&n| n <= most.saturating_sub(4 * N as u64) && n <= MAX_BYTES) else {
+        let sizes = header[1..].iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
+        return Err(Error::file(path, format!("the header promises {sizes} bytes, more than the file holds")));
+    };
+    // A compressed file can still promise much more than it holds: begin small and let it prove itself.
+    let mut content = Vec::with_capacity(length.min(if compressed { 1 << 26 } else { length }) as usize);
+    (&mut stream).take(length).read_to_end(&mut content).map_err(|e| broken(path, &e))?;
+    if (content.len() as u64) < length {
+        return Err(Error::file(path, format!("truncated: {} of {length} bytes after the header", content.len())));
+    }
+    // Also makes the decompressor check its checksum, which stands at the end.
+    if stream.read(&mut [0]).map_err(|e| broken(path, &e))? != 0 {
+        return Err(Error::file(path, format!("more than the {length} bytes that the header promises")));
+    }
+    Ok((header, content))
+}
+
+fn broken(path: &Path, error: &std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => Error::file(path, "truncated: the file ends too early"),
+        _ => Error::file(path, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dataset::Dataset;
+    use super::*;
+    use std::io::Write;
+
+    fn images(count: u32, height: u32, width: u32, pixels: &[u8]) -> Vec<u8> {
+        let header = [IMAGES_MAGIC, count, height, width];
+        header.iter().flat_map(|n| n.to_be_bytes()).chain(pixels.iter().copied()).collect()
+    }
+
+    fn labels(count: u32, values: &[u8]) -> Vec<u8> {
+        [LABELS_MAGIC, count].iter().flat_map(|n| n.to_be_bytes()).chain(values.iter().copied()).collect()
+    }
+
+    fn gz(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn folder(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn plain_and_compressed_files_are_read() {
+        let pixels: Vec<u8> = (0..24).collect();
+        let dir = folder(&[
+            ("train-images-idx3-ubyte", images(4, 2, 3, &pixels)),
+            ("train-labels-idx1-ubyte.gz", gz(&labels(4, &[7, 3, 7, 3]))),
+            ("t10k-images.idx3-ubyte.gz", gz(&images(1, 2, 3, &pixels[6..12]))),
+            ("t10k-labels.idx1-ubyte", labels(1, &[7])),
+        ]);
+        let found = open(&recognise(dir.path()).unwrap().unwrap()).unwrap();
+        assert_eq!(found.classes, ["3", "7"]);
+        let Parts::Split { train, val: None, test: Some(test) } = found.samples else { panic!("parts") };
+        assert_eq!(train.iter().map(|s| s.label).collect::<Vec<_>>(), [1, 0, 1, 0]);
+        assert_eq!((train[1].id.as_str(), test[0].id.as_str()), ("train-images:1", "t10k-images:0"));
+        let image = train[1].load().unwrap();
+        assert_eq!((image.width, image.height), (3, 2));
+        assert_eq!(image.pixels.chunks(3).map(|p| p[0]).collect::<Vec<_>>(), [6, 7, 8, 9, 10, 11]);
+        assert_eq!(image, test[0].load().unwrap());
+    }
+
+    #[test]
+    fn headers_that_lie_are_refused() {
+        let good_images = || images(2, 1, 1, &[1, 2]);
+        let good_labels = || labels(2, &[0, 1]);
+        let cases = [
+            (images(2, 1, 1, &[1]), good_labels(), "more than the file holds"),
+            (images(u32::MAX, u32::MAX, u32::MAX, &[1]), good_labels(), "more than the file holds"),
+            (images(2, 1, 1, &[1, 2, 3]), good_labels(), "more than the 2 bytes"),
+            (good_images(), labels(3, &[0, 1, 2]), "3 labels for the 2 images"),
+            (labels(2, &[0, 1]), good_labels(), "not an IDX file"),
+            (images(0, 1, 1, &[]), labels(0, &[]), "0 images"),
+            (vec![0, 0, 8], good_labels(), "truncated"),
+        ];
+        for (images, labels, expected) in cases {
+            for compress in [false, true] {
+                let pack = |bytes: &Vec<u8>| if compress { gz(bytes) } else { bytes.clone() };
+                let end = if compress { ".gz" } else { "" };
+                let dir = folder(&[
+                    (&format!("train-images-idx3-ubyte{end}"), pack(&images)),
+                    (&format!("train-labels-idx1-ubyte{end}"), pack(&labels)),
+                ]);
+                let message = Dataset::open(dir.path(), 1).unwrap_err().to_string();
+                // A short compressed file could hold what is missing by its size alone; it is found out when read.
+                let found = message.contains(expected) || (compress && message.contains("truncated"));
+                assert!(found && message.contains("-ubyte"), "{message} / {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_archive_is_an_error() {
+        let mut packed = gz(&images(2, 1, 1, &[1, 2]));
+        let last = packed.len() - 6;
+        packed[last] ^= 1;
+        let dir = folder(&[("train-images-idx3-ubyte.gz", packed), ("train-labels-idx1-ubyte", labels(2, &[0, 1]))]);
+        assert!(Dataset::open(dir.path(), 1).is_err());
+    }
+
+    #[test]
+    fn labels_must_be_there_and_known() {
+        let dir = folder(&[("train-images-idx3-ubyte", images(1, 1, 1, &[1]))]);
+        assert!(Dataset::open(dir.path(), 1).unwrap_err().to_string().contains("no labels file"));
+        let dir = folder(&[
+            ("train-images-idx3-ubyte", images(1, 1, 1, &[1])),
+            ("train-labels-idx1-ubyte", labels(1, &[0])),
+            ("t10k-images-idx3-ubyte", images(1, 1, 1, &[1])),
+            ("t10k-labels-idx1-ubyte", labels(1, &[5])),
+        ]);
+        let message = Dataset::open(dir.path(), 1).unwrap_err().to_string();
+        assert!(message.contains("t10k-labels") && message.contains("label 5"), "{message}");
+    }
+}

@@ -1,0 +1,118 @@
+//! Opens a data set by recognising its layout.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::dataset::{Dataset, Layout, Sample};
+use super::{folder, idx, split, table};
+use crate::{Error, Result};
+
+/// A data set as it was found, before parts that are missing are made.
+pub(super) struct Found {
+    pub(super) layout: Layout,
+    pub(super) classes: Vec<String>,
+    pub(super) samples: Parts,
+}
+
+/// The parts that a data set comes in.
+pub(super) enum Parts {
+    /// None: all samples together.
+    Unsplit(Vec<Sample>),
+    /// At least the first.
+    Split { train: Vec<Sample>, val: Option<Vec<Sample>>, test: Option<Vec<Sample>> },
+}
+
+impl Dataset {
+    /// Opens the data set at `spec`: an image folder, a CSV or TSV table or a folder with such tables, or a folder with the
+    /// IDX files of the MNIST family. Parts that it lacks are split off by `seed`; see
+    /// [`split_note`](Self::split_note). Images in files are not decoded yet.
+    ///
+    /// # Errors
+    /// There is no such file or folder, its layout is not known, a class occurs in one part but not in `train`, or what was
+    /// found contradicts itself; the error names the file, and the line in a table.
+    pub fn open(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
+        let path = spec.as_ref();
+        let found = find(path)?;
+        split::complete(name_of(path), found, seed)
+    }
+}
+
+fn find(path: &Path) -> Result<Found> {
+    let meta = fs::metadata(path).map_err(Error::io(path))?;
+    if !meta.is_dir() {
+        if table::has_extension(path) {
+            return table::open_file(path);
+        }
+        return Err(Error::file(path, "not a data set: expected a folder or a .csv or .tsv file"));
+    }
+    if let Some(files) = idx::recognise(path)? {
+        return idx::open(&files);
+    }
+    refuse_boxes(path)?;
+    if folder::has_split_classes(path)? {
+        return folder::open_split(path);
+    }
+    if let Some(tables) = table::split_tables(path)? {
+        return table::open_split(path, &tables);
+    }
+    let single = table::single_table(path)?;
+    // A folder of pictures with a table beside it: the table says what the labels are. Without a header it may be any table.
+    if let Some(file) = &single
+        && table::has_header(file)?
+    {
+        return table::open_file(file);
+    }
+    if folder::has_classes(path)? {
+        return folder::open_flat(path);
+    }
+    if let Some(file) = single {
+        return table::open_file(&file);
+    }
+    Err(Error::file(
+        path,
+        "no data set found: expected a sub-folder of images for each class (with train, val and test above them or \
+         without), a .csv or .tsv table of path,label, or the IDX files of the MNIST family",
+    ))
+}
+
+/// Data sets of boxes are not to be mistaken for image folders.
+fn refuse_boxes(path: &Path) -> Result<()> {
+    let coco = match fs::read_dir(path.join("annotations")) {
+        Ok(entries) => entries.flatten().any(|e| e.file_name().to_string_lossy().starts_with("instances_")),
+        Err(_) => false,
+    };
+    let kind = if coco {
+        "COCO"
+    } else if path.join("data.yaml").is_file() {
+        "YOLO"
+    } else if path.join("Annotations").is_dir() && path.join("JPEGImages").is_dir() {
+        "Pascal VOC"
+    } else {
+        return Ok(());
+    };
+    Err(Error::file(path, format!("a {kind} data set of boxes; this version reads images with one label each")))
+}
+
+fn name_of(path: &Path) -> String {
+    // For `.`, `..` and links the last part says nothing.
+    let full = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let name = if full.is_dir() { full.file_name() } else { full.file_stem() };
+    name.map_or_else(|| "data".into(), |n| n.to_string_lossy().into_owned())
+}
+
+/// The entries of a folder that are not hidden, by name.
+pub(super) fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let name = match path.file_name().and_then(|n| n.to_str()) {
+            Some(name) => name.to_string(),
+            None => return Err(Error::file(&path, "the file name is not valid UTF-8")),
+        };
+        if !name.starts_with('.') && name != "__MACOSX" {
+            out.push((name, path));
+        }
+    }
+    out.sort();
+    Ok(out)
+}

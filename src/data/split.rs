@@ -1,0 +1,220 @@
+//! Makes the parts that a data set lacks, and writes down which image went where.
+//!
+//! * train and val only: val becomes test, and a tenth of train becomes val;
+//! * train and test only: a tenth of train becomes val;
+//! * neither: 70 % train, 15 % val, 15 % test.
+//!
+//! The choice is made class by class, by the seed and the samples' ids alone.
+
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use super::dataset::{Dataset, Sample, Split};
+use super::open::{Found, Parts};
+use crate::{Error, Result, random};
+
+/// Fills in the parts that `found` lacks.
+pub(super) fn complete(name: String, found: Found, seed: u64) -> Result<Dataset> {
+    let Found { layout, classes, samples } = found;
+    let (parts, split_note) = match samples {
+        Parts::Split { train, val: Some(val), test: Some(test) } => {
+            ([train, val, test], "train, val and test as given".to_string())
+        }
+        Parts::Split { train, val: None, test: Some(test) } => {
+            let (train, val) = tenth(train, &classes, seed);
+            let note = format!("test as given; val is a tenth of train by seed {seed} ({} images)", val.len());
+            ([train, val, test], note)
+        }
+        Parts::Split { train, val: Some(test), test: None } => {
+            let (train, val) = tenth(train, &classes, seed);
+            let note = format!(
+                "there is no test: val is used as test, and val is a tenth of train by seed {seed} ({} images)",
+                val.len()
+            );
+            ([train, val, test], note)
+        }
+        Parts::Split { train, val: None, test: None } | Parts::Unsplit(train) => {
+            let parts = draw(train, &classes, seed, |n| [share(n, 15, 100), share(n, 15, 100)]);
+            (parts, format!("no parts given: 70 % train, 15 % val, 15 % test by seed {seed}"))
+        }
+    };
+    let [train, val, test] = parts;
+    let dataset = Dataset { name, layout, classes, train, val, test, split_note };
+    for split in Split::ALL {
+        if dataset.part(split).is_empty() {
+            let message = format!("no images for {split} ({}); too few images", dataset.split_note);
+            return Err(Error::invalid(format!("data set {}", dataset.name), message));
+        }
+    }
+    Ok(dataset)
+}
+
+/// `percent` hundredths of `n`, rounded, at least one.
+fn share(n: usize, part: usize, whole: usize) -> usize {
+    ((n * part + whole / 2) / whole).max(1)
+}
+
+fn tenth(train: Vec<Sample>, classes: &[String], seed: u64) -> (Vec<Sample>, Vec<Sample>) {
+    let [train, val, _] = draw(train, classes, seed, |n| [share(n, 1, 10), 0]);
+    (train, val)
+}
+
+/// Distributes `samples` over train, val and test. `counts` says how many of a class of `n` go to val and test; a class
+/// always keeps one for train, and test comes before val if there are too few for both. Each part keeps the order of
+/// `samples`.
+fn draw(samples: Vec<Sample>, classes: &[String], seed: u64, counts: impl Fn(usize) -> [usize; 2]) -> [Vec<Sample>; 3] {
+    let mut place = vec![Split::Train; samples.len()];
+    for (members, class) in by_class(&samples, classes.len()).into_iter().zip(classes) {
+        let [val, test] = counts(members.len());
+        let test = test.min(members.len().saturating_sub(1));
+        let val = val.min(members.len().saturating_sub(1 + test));
+        let order = shuffled(&samples, members, seed, &format!("split {class}"));
+        order[..test].iter().for_each(|&i| place[i] = Split::Test);
+        order[test..test + val].iter().for_each(|&i| place[i] = Split::Val);
+    }
+    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+    for (sample, split) in samples.into_iter().zip(place) {
+        parts[split as usize].push(sample);
+    }
+    parts
+}
+
+/// For each class the positions of its samples.
+pub(super) fn by_class(samples: &[Sample], classes: usize) -> Vec<Vec<usize>> {
+    let mut members = vec![Vec::new(); classes];
+    for (i, sample) in samples.iter().enumerate() {
+        members[sample.label as usize].push(i);
+    }
+    members
+}
+
+/// `members`, which are positions in `samples`, in an order that depends on the seed, the purpose and the ids only.
+pub(super) fn shuffled(samples: &[Sample], mut members: Vec<usize>, seed: u64, purpose: &str) -> Vec<usize> {
+    members.sort_by(|&a, &b| samples[a].id.cmp(&samples[b].id));
+    members.shuffle(&mut random::stream(seed, purpose, 0, 0));
+    members
+}
+
+/// The content of `split.json`: which sample was in which part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitFile {
+    /// The data set's name.
+    pub data: String,
+    /// Where the parts come from.
+    pub note: String,
+    /// Class names in the order of the labels.
+    pub classes: Vec<String>,
+    /// Ids of the samples learned from.
+    pub train: Vec<String>,
+    /// Ids of the samples that chose the epoch.
+    pub val: Vec<String>,
+    /// Ids of the samples looked at at the end.
+    pub test: Vec<String>,
+}
+
+impl SplitFile {
+    /// What is to be written for `dataset`.
+    pub fn new(dataset: &Dataset) -> Self {
+        let ids = |split| dataset.part(split).iter().map(|s| s.id.clone()).collect();
+        Self {
+            data: dataset.name.clone(),
+            note: dataset.split_note.clone(),
+            classes: dataset.classes.clone(),
+            train: ids(Split::Train),
+            val: ids(Split::Val),
+            test: ids(Split::Test),
+        }
+    }
+
+    /// As JSON, ending with a new line.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dataset::{ImageSource, Layout};
+    use super::super::image::Rgb8;
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    /// `counts[c]` samples of class `c`.
+    fn samples(counts: &[usize]) -> Vec<Sample> {
+        let image = ImageSource::Memory(Arc::new(Rgb8::new(1, 1)));
+        let all = counts.iter().enumerate().flat_map(|(c, &n)| (0..n).map(move |i| (c, i)));
+        all.map(|(c, i)| Sample { image: image.clone(), label: c as u32, id: format!("{c}/{i}") }).collect()
+    }
+
+    fn completed(parts: Parts, classes: usize, seed: u64) -> Result<Dataset> {
+        let classes = (0..classes).map(|c| format!("c{c}")).collect();
+        complete("set".into(), Found { layout: Layout::Folder, classes, samples: parts }, seed)
+    }
+
+    fn ids(samples: &[Sample]) -> BTreeSet<String> {
+        samples.iter().map(|s| s.id.clone()).collect()
+    }
+
+    #[test]
+    fn without_parts_it_is_70_15_15_in_each_class() {
+        let data = completed(Parts::Unsplit(samples(&[100, 20])), 2, 1).unwrap();
+        let count = |part: &[Sample], label| part.iter().filter(|s| s.label == label).count();
+        assert_eq!([count(&data.train, 0), count(&data.val, 0), count(&data.test, 0)], [70, 15, 15]);
+        assert_eq!([count(&data.train, 1), count(&data.val, 1), count(&data.test, 1)], [14, 3, 3]);
+    }
+
+    #[test]
+    fn a_missing_val_is_a_tenth_of_train() {
+        let test = samples(&[3]);
+        let given = Parts::Split { train: samples(&[40, 4]), val: None, test: Some(test.clone()) };
+        let data = completed(given, 2, 1).unwrap();
+        assert_eq!((data.train.len(), data.val.len(), ids(&data.test)), (39, 5, ids(&test)));
+        // Without test, val takes its place.
+        let given = Parts::Split { train: samples(&[40, 4]), val: Some(test.clone()), test: None };
+        let other = completed(given, 2, 1).unwrap();
+        assert_eq!((ids(&other.val), ids(&other.test)), (ids(&data.val), ids(&test)));
+        assert!(other.split_note.contains("val is used as test"), "{}", other.split_note);
+    }
+
+    #[test]
+    fn parts_that_are_given_are_left_alone() {
+        let given = Parts::Split { train: samples(&[2]), val: Some(samples(&[3])), test: Some(samples(&[4])) };
+        let data = completed(given, 1, 1).unwrap();
+        assert_eq!((data.train.len(), data.val.len(), data.test.len()), (2, 3, 4));
+    }
+
+    #[test]
+    fn too_few_images_are_an_error() {
+        let message = completed(Parts::Unsplit(samples(&[1, 1])), 2, 1).unwrap_err().to_string();
+        assert!(message.contains("too few images"), "{message}");
+    }
+
+    #[test]
+    fn the_split_file_lists_every_id() {
+        let data = completed(Parts::Unsplit(samples(&[10, 10])), 2, 3).unwrap();
+        let file = SplitFile::new(&data);
+        assert_eq!(file.train.len() + file.val.len() + file.test.len(), 20);
+        assert_eq!(serde_json::from_slice::<SplitFile>(&file.to_json()).unwrap(), file);
+    }
+
+    proptest! {
+        #[test]
+        fn every_sample_goes_to_one_part_whatever_the_order(counts in prop::collection::vec(1_usize..12, 1..5), seed: u64) {
+            let all = samples(&counts);
+            let classes: Vec<String> = (0..counts.len()).map(|c| c.to_string()).collect();
+            let split = |samples| draw(samples, &classes, seed, |n| [share(n, 15, 100), share(n, 15, 100)]).map(|p| ids(&p));
+            let parts = split(all.clone());
+            prop_assert_eq!(parts.iter().map(BTreeSet::len).sum::<usize>(), all.len());
+            prop_assert_eq!(parts.iter().flatten().collect::<BTreeSet<_>>().len(), all.len());
+            for (class, _) in counts.iter().enumerate() {
+                let prefix = format!("{class}/");
+                prop_assert!(parts[0].iter().any(|id| id.starts_with(&prefix)));
+            }
+            prop_assert_eq!(split(all.into_iter().rev().collect()), parts);
+        }
+    }
+}

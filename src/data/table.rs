@@ -1,0 +1,355 @@
+//! Tables of images: CSV or TSV files with a path and a label in each line.
+//!
+//! One file for each part (`train.csv`, `val.csv`, `test.csv`), or one file, with or without a column that names the part.
+//! Paths are relative to the table. Without a header the columns are path, label and, where there are three, part.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use super::dataset::{ImageSource, Layout, Sample, Split};
+use super::files::read_limited;
+use super::open::{Found, Parts, entries};
+use crate::{Error, Result};
+
+/// Longest table that is read, in bytes.
+const MAX_BYTES: u64 = 1 << 28;
+
+const PATH_NAMES: [&str; 9] =
+    ["path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img"];
+const LABEL_NAMES: [&str; 6] = ["label", "class", "class_name", "classname", "category", "target"];
+const SPLIT_NAMES: [&str; 4] = ["split", "set", "subset", "part"];
+
+/// Whether the name of `path` ends like a table's.
+pub(super) fn has_extension(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str());
+    extension.is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"))
+}
+
+/// The tables in `folder` that are named after parts, if there is one for `train`.
+pub(super) fn split_tables(folder: &Path) -> Result<Option<Vec<(Split, PathBuf)>>> {
+    let mut tables: Vec<(Split, PathBuf)> = Vec::new();
+    for (_, path) in entries(folder)? {
+        let split = path.file_stem().and_then(|s| s.to_str()).and_then(Split::from_name);
+        if let Some(split) = split.filter(|_| has_extension(&path) && path.is_file()) {
+            if let Some((_, first)) = tables.iter().find(|(s, _)| *s == split) {
+                return Err(Error::file(&path, format!("a second table for {split} beside {}", first.display())));
+            }
+            tables.push((split, path));
+        }
+    }
+    tables.sort();
+    Ok(tables.first().is_some_and(|(split, _)| *split == Split::Train).then_some(tables))
+}
+
+/// The table in `folder`, if there is exactly one.
+pub(super) fn single_table(folder: &Path) -> Result<Option<PathBuf>> {
+    let mut tables = entries(folder)?.into_iter().filter(|(_, path)| has_extension(path) && path.is_file());
+    let first = tables.next().map(|(_, path)| path);
+    Ok(first.filter(|_| tables.next().is_none()))
+}
+
+/// Whether the first line of `path` names a path and a label column.
+pub(super) fn has_header(path: &Path) -> Result<bool> {
+    let mut reader = reader(path)?;
+    let first = reader.records().next().transpose().map_err(|e| unreadable(path, &e))?;
+    let Some(first) = first else { return Ok(false) };
+    Ok(column(&first, &PATH_NAMES).is_some() && column(&first, &LABEL_NAMES).is_some())
+}
+
+/// Opens one table.
+pub(super) fn open_file(path: &Path) -> Result<Found> {
+    let rows = read(path)?;
+    let mut builder = Builder::new(&rows);
+    let samples = if rows.first().is_some_and(|r| r.split.is_some()) {
+        if builder.classes.is_empty() {
+            return Err(Error::file(path, "no line belongs to train"));
+        }
+        let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+        for row in rows {
+            let split = row.split.unwrap_or(Split::Train);
+            parts[split as usize].push(builder.sample(path, row)?);
+        }
+        let [train, val, test] = parts;
+        let some = |samples: Vec<Sample>| Some(samples).filter(|s| !s.is_empty());
+        Parts::Split { train, val: some(val), test: some(test) }
+    } else {
+        Parts::Unsplit(rows.into_iter().map(|row| builder.sample(path, row)).collect::<Result<_>>()?)
+    };
+    Ok(Found { layout: Layout::Csv, classes: builder.classes, samples })
+}
+
+/// Opens the tables of parts in `folder`.
+pub(super) fn open_split(folder: &Path, tables: &[(Split, PathBuf)]) -> Result<Found> {
+    let mut parts = [None, None, None];
+    let mut builder: Option<Builder> = None;
+    for (split, path) in tables {
+        let rows = read(path)?;
+        if rows.iter().any(|r| r.split.is_some_and(|s| s != *split)) {
+            return Err(Error::file(path, format!("its split column names other parts than {split}")));
+        }
+        let builder = builder.get_or_insert_with(|| Builder::new(&rows));
+        parts[*split as usize] =
+            Some(rows.into_iter().map(|row| builder.sample(path, row)).collect::<Result<Vec<_>>>()?);
+    }
+    let [train, val, test] = parts;
+    let classes = builder.map_or_else(Vec::new, |b| b.classes);
+    let train = train.ok_or_else(|| Error::file(folder, "no table for train"))?;
+    Ok(Found { layout: Layout::Csv, classes, samples: Parts::Split { train, val, test } })
+}
+
+/// A line of a table.
+struct Row {
+    line: u64,
+    path: String,
+    label: String,
+    split: Option<Split>,
+}
+
+/// Makes samples of rows, with one set of classes and without repeating an image.
+struct Builder {
+    classes: Vec<String>,
+    labels: HashMap<String, u32>,
+    /// Where each image was listed.
+    seen: HashMap<String, (PathBuf, u64)>,
+}
+
+impl Builder {
+    /// The classes are those of `rows` that belong to `train` or to no part.
+    fn new(rows: &[Row]) -> Self {
+        let train = rows.iter().filter(|r| r.split.is_none_or(|s| s == Split::Train));
+        let mut classes: Vec<String> = train.map(|r| r.label.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+        // Numbers in the order of numbers: 2 before 10.
+        if classes.iter().all(|c| c.parse::<i64>().is_ok()) {
+            classes.sort_by_key(|c| c.parse::<i64>().unwrap_or_default());
+        }
+        let labels = classes.iter().cloned().zip(0..).collect();
+        Self { classes, labels, seen: HashMap::new() }
+    }
+
+    fn sample(&mut self, table: &Path, row: Row) -> Result<Sample> {
+        let Row { line, path, label, .. } = row;
+        let Some(&label) = self.labels.get(&label) else {
+            return Err(at(table, line, format!("label '{label}' does not occur in train")));
+        };
+        let folder = table.parent().unwrap_or(Path::new(""));
+        let file = folder.join(&path);
+        let id = relative_id(folder, &path);
+        if let Some((other, first)) = self.seen.insert(id.clone(), (table.to_path_buf(), line)) {
+            let other = if other == table { String::new() } else { format!(" of {}", other.display()) };
+            return Err(at(table, line, format!("{path} is listed already, in line {first}{other}")));
+        }
+        Ok(Sample { image: ImageSource::File(file), label, id })
+    }
+}
+
+/// `path` without `.` parts and without the folder's own path, parts separated by `/`.
+fn relative_id(folder: &Path, path: &str) -> String {
+    let path = Path::new(path);
+    let path = path.strip_prefix(folder).ok().filter(|_| path.is_absolute()).unwrap_or(path);
+    let absolute = if path.is_absolute() { "/" } else { "" };
+    let parts = path.components().filter_map(|c| match c {
+        std::path::Component::Normal(part) => part.to_str(),
+        std::path::Component::ParentDir => Some(".."),
+        _ => None,
+    });
+    absolute.to_string() + &parts.collect::<Vec<_>>().join("/")
+}
+
+fn read(path: &Path) -> Result<Vec<Row>> {
+    let mut reader = reader(path)?;
+    let mut columns: Option<[Option<usize>; 3]> = None;
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|e| unreadable(path, &e))?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let [path_column, label_column, split_column] = if let Some(columns) = columns {
+            columns
+        } else {
+            let (found, is_header) = find_columns(&record).map_err(|message| at(path, line, message))?;
+            columns = Some(found);
+            if is_header {
+                continue;
+            }
+            found
+        };
+        let field = |column: Option<usize>, name: &str| {
+            let value = column.and_then(|c| record.get(c)).map(str::trim).filter(|v| !v.is_empty());
+            value.ok_or_else(|| at(path, line, format!("no {name}")))
+        };
+        let mut split = None;
+        if split_column.is_some() {
+            let name = field(split_column, "split")?;
+            split = Split::from_name(name);
+            if split.is_none() {
+                return Err(at(path, line, format!("split '{name}' is none of train, val and test")));
+            }
+        }
+        rows.push(Row {
+            line,
+            path: field(path_column, "path")?.to_string(),
+            label: field(label_column, "label")?.to_string(),
+            split,
+        });
+    }
+    if rows.is_empty() {
+        return Err(Error::file(path, "the table lists no images"));
+    }
+    Ok(rows)
+}
+
+/// The columns of path, label and part by the first line, and whether that is a header.
+fn find_columns(first: &csv::StringRecord) -> Result<([Option<usize>; 3], bool), String> {
+    let [path, label, split] = [&PATH_NAMES[..], &LABEL_NAMES, &SPLIT_NAMES].map(|names| column(first, names));
+    match (path, label) {
+        (Some(_), Some(_)) => Ok(([path, label, split], true)),
+        (None, None) => match first.len() {
+            0 | 1 => Err("path and label are expected, separated by commas (tabs in a .tsv file)".into()),
+            2 => Ok(([Some(0), Some(1), None], false)),
+            3 if first.get(2).is_some_and(|s| Split::from_name(s.trim()).is_some()) => {
+                Ok(([Some(0), Some(1), Some(2)], false))
+            }
+            _ => Err("no header that names the columns path and label".into()),
+        },
+        (missing, _) => {
+            let missing = if missing.is_none() { "path" } else { "label" };
+            let found = first.iter().map(str::trim).collect::<Vec<_>>().join(", ");
+            Err(format!("no column called {missing} (found: {found})"))
+        }
+    }
+}
+
+fn column(header: &csv::StringRecord, names: &[&str]) -> Option<usize> {
+    header.iter().position(|field| names.iter().any(|name| field.trim().eq_ignore_ascii_case(name)))
+}
+
+fn reader(path: &Path) -> Result<csv::Reader<std::io::Cursor<Vec<u8>>>> {
+    let bytes = read_limited(path, MAX_BYTES)?;
+    let tsv = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tsv"));
+    let first = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
+    let delimiter = match first {
+        _ if tsv => b'\t',
+        // Spreadsheets in many countries write semicolons.
+        line if !line.contains(&b',') && line.contains(&b';') => b';',
+        _ => b',',
+    };
+    let mut builder = csv::ReaderBuilder::new();
+    Ok(builder.has_headers(false).flexible(true).delimiter(delimiter).from_reader(std::io::Cursor::new(bytes)))
+}
+
+fn at(path: &Path, line: u64, message: impl std::fmt::Display) -> Error {
+    Error::file(path, format!("line {line}: {message}"))
+}
+
+fn unreadable(path: &Path, error: &csv::Error) -> Error {
+    match error.kind() {
+        csv::ErrorKind::Utf8 { pos, .. } => at(path, pos.as_ref().map_or(0, csv::Position::line), "not valid UTF-8"),
+        _ => Error::file(path, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dataset::Dataset;
+    use super::*;
+    use std::fs;
+
+    fn write(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    fn one(name: &str, text: &str) -> Result<Found> {
+        let dir = write(&[(name, text)]);
+        open_file(&dir.path().join(name))
+    }
+
+    fn unsplit(found: Found) -> Vec<(String, u32)> {
+        let Parts::Unsplit(samples) = found.samples else { panic!("split") };
+        samples.into_iter().map(|s| (s.id, s.label)).collect()
+    }
+
+    #[test]
+    fn header_delimiter_and_quotes_are_optional() {
+        let expected = vec![("a.png".to_string(), 1), ("d/b.png".to_string(), 0)];
+        for (name, text) in [
+            ("t.csv", "path,label\na.png,dog\nd/b.png,cat\n"),
+            ("t.csv", "\u{feff}Label, Filename\r\ndog,a.png\r\n\r\n\"cat\",\"./d/b.png\"\r\n"),
+            ("t.csv", "a.png,dog\nd/b.png,cat"),
+            ("t.csv", "a.png;dog\nd/b.png;cat\n"),
+            ("t.tsv", "id\timage\tclass\n7\ta.png\tdog\n8\td/b.png\tcat\n"),
+        ] {
+            let found = one(name, text).unwrap();
+            assert_eq!(found.classes, ["cat", "dog"], "{text}");
+            assert_eq!(unsplit(found), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_ordered_as_numbers() {
+        let found = one("t.csv", "a.png,10\nb.png,2\nc.png,-1\n").unwrap();
+        assert_eq!(found.classes, ["-1", "2", "10"]);
+    }
+
+    #[test]
+    fn a_split_column_makes_the_parts() {
+        for text in ["path,label,split\na,x,train\nb,x,Validation\nc,x,test\n", "a,x,train\nb,x,val\nc,x,test\n"] {
+            let Parts::Split { train, val, test } = one("t.csv", text).unwrap().samples else { panic!("unsplit") };
+            assert_eq!((train.len(), val.unwrap().len(), test.unwrap().len()), (1, 1, 1));
+        }
+    }
+
+    #[test]
+    fn tables_of_parts_share_their_classes() {
+        let dir = write(&[("train.csv", "a.png,x\nb.png,y\n"), ("test.csv", "c.png,y\n"), ("val.csv", "d.png,x\n")]);
+        let data = Dataset::open(dir.path(), 1).unwrap();
+        assert_eq!((data.train.len(), data.val.len(), data.test.len()), (2, 1, 1));
+        assert_eq!((data.test[0].label, data.layout), (1, Layout::Csv));
+    }
+
+    #[test]
+    fn faults_name_file_and_line() {
+        for (text, expected) in [
+            ("path,kind\na.png,x\n", "line 1: no column called label (found: path, kind)"),
+            ("name,label\na.png,x\n", "line 1: no column called path (found: name, label)"),
+            ("path,label\na.png,x\nb.png\n", "line 3: no label"),
+            ("path,label\n,x\n", "line 2: no path"),
+            ("path,label,split\na.png,x,dev\n", "line 2: split 'dev'"),
+            ("path,label\na.png,x\n./a.png,y\n", "line 3: ./a.png is listed already, in line 2"),
+            ("path,label,split\na.png,x,train\nb.png,y,test\n", "line 3: label 'y' does not occur in train"),
+            ("path,label,split\nb.png,y,test\n", "no line belongs to train"),
+            ("path,label\n", "lists no images"),
+            ("a.png\n", "line 1: path and label are expected"),
+            ("", "lists no images"),
+        ] {
+            let message = one("t.csv", text).err().unwrap().to_string();
+            assert!(message.contains("t.csv: ") && message.contains(expected), "{text:?}: {message}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.csv");
+        fs::write(&path, b"a.png,x\nb\xff.png,x\n").unwrap();
+        assert!(open_file(&path).err().unwrap().to_string().contains("line 2: not valid UTF-8"));
+    }
+
+    #[test]
+    fn ids_are_relative_to_the_table() {
+        assert_eq!(relative_id(Path::new("/data/set"), "/data/set/a/b.png"), "a/b.png");
+        assert_eq!(relative_id(Path::new("/data/set"), "./a//b.png"), "a/b.png");
+        assert_eq!(relative_id(Path::new("set"), "../a.png"), "../a.png");
+        assert_eq!(relative_id(Path::new("set"), "/elsewhere/a.png"), "/elsewhere/a.png");
+    }
+
+    #[test]
+    fn a_table_with_a_header_speaks_for_the_pictures_beside_it() {
+        let dir = write(&[("labels.csv", "path,label\nimages/a.png,x\nimages/b.png,x\nimages/c.png,x\n")]);
+        fs::create_dir(dir.path().join("images")).unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(dir.path().join(format!("images/{name}.png")), "").unwrap();
+        }
+        assert_eq!(Dataset::open(dir.path(), 1).unwrap().layout, Layout::Csv);
+        fs::write(dir.path().join("labels.csv"), "a note,that is\nno,table\n").unwrap();
+        assert_eq!(Dataset::open(dir.path(), 1).unwrap().layout, Layout::Folder);
+    }
+}
