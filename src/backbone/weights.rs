@@ -394,6 +394,34 @@ mod tests {
     }
 
     #[test]
+    fn no_change_of_one_byte_makes_a_panic() {
+        let whole = file(&[("a", "F16", &[2], vec![0; 4]), ("vit.embeddings.cls_token", "F32", &[1, 1], vec![0; 4])]);
+        let dir = folder(&[(SINGLE, whole.clone())]);
+        let (mut opened, mut refused) = (0, 0);
+        for at in 0..whole.len() {
+            for byte in [b'"', b'9', whole[at] ^ 1, 255] {
+                let mut bytes = whole.clone();
+                bytes[at] = byte;
+                std::fs::write(dir.path().join(SINGLE), bytes).unwrap();
+                match Weights::open(dir.path()) {
+                    Ok(weights) => {
+                        opened += 1;
+                        for name in ["a", "embeddings.cls_token"] {
+                            let shape = weights.shape(name).map(<[usize]>::to_vec).unwrap_or_default();
+                            drop(weights.get(name, &shape));
+                        }
+                    }
+                    Err(error) => {
+                        refused += 1;
+                        assert!(!error.to_string().contains('\n'), "{error}");
+                    }
+                }
+            }
+        }
+        assert!(opened > 100 && refused > 100, "{opened} {refused}");
+    }
+
+    #[test]
     fn shards_are_read_through_their_index() {
         let index = |map: &str| format!(r#"{{"metadata": {{"total_size": 8}}, "weight_map": {map}}}"#).into_bytes();
         let a = file(&[("a", "F32", &[1], floats(&[1.0])), ("unlisted", "F32", &[1], floats(&[1.0]))]);
