@@ -1,10 +1,13 @@
 //! What goes in: decoded and transformed images, data set formats, splits, few-shot draws, batches.
 
+pub mod augment;
 pub mod dataset;
+pub mod few_shot;
 pub mod files;
 mod folder;
 mod idx;
 pub mod image;
+pub mod loader;
 mod open;
 pub mod preprocess;
 mod processor_config;
@@ -12,7 +15,11 @@ pub mod resize;
 pub mod split;
 mod table;
 
+pub use augment::Augment;
 pub use dataset::{Dataset, ImageSource, Layout, Sample, Split};
+pub use few_shot::FewShot;
 pub use files::write_atomic;
 pub use image::{Rgb8, decode};
+pub use loader::{Batch, Loader, LoaderOptions, PixelCache, epoch_order};
 pub use preprocess::Preprocess;
+pub use split::SplitFile;
