@@ -2,6 +2,7 @@
 
 pub mod augment;
 pub mod dataset;
+pub mod examine;
 pub mod few_shot;
 pub mod files;
 mod folder;
@@ -17,6 +18,7 @@ mod table;
 
 pub use augment::Augment;
 pub use dataset::{Dataset, ImageSource, Layout, Sample, Split};
+pub use examine::{Summary, Unreadable};
 pub use few_shot::FewShot;
 pub use files::write_atomic;
 pub use image::{Rgb8, decode};
