@@ -2,11 +2,13 @@
 //! console. Everything here turns numbers into text or pixels; nothing is computed or decided.
 
 mod confusion;
+mod contact_sheet;
 mod curves;
 mod environment;
 pub mod table;
 
 pub use confusion::confusion_svg;
+pub use contact_sheet::{Tile, contact_sheet_jpeg};
 pub use curves::{EpochPoint, curves_svg};
 pub use environment::environment;
 
