@@ -5,4 +5,5 @@ pub mod position;
 pub mod registry;
 pub mod spec;
 pub mod tokenizer;
+pub mod vit;
 pub mod weights;

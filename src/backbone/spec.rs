@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::kernel::Activation;
 use crate::{Error, Result};
 
 /// The `model_type`s of `config.json` that can be read.
@@ -50,18 +51,6 @@ impl std::fmt::Display for Family {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.model_type())
     }
-}
-
-/// The non-linearity between the two layers of a block's MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// `x Φ(x)`, Φ the normal distribution function.
-    Gelu,
-    /// `x σ(1.702 x)`, what OpenAI's CLIP was trained with.
-    QuickGelu,
-    /// The tanh approximation of GELU: `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
-    GeluTanh,
 }
 
 /// The shape of one transformer.

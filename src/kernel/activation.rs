@@ -4,8 +4,8 @@
 use super::simd::Simd;
 
 /// The activation between the two layers of an MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `x Φ(x)` with the exact normal distribution function.
     Gelu,

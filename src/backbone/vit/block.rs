@@ -1,0 +1,385 @@
+//! One pre-norm transformer block of any family: forward and VJP over the rows of some sequences.
+//!
+//! At load, the norms' scale and shift are folded into the layers behind them, layer scale into the layers before it and
+//! attention's `1/√head_dim` into the queries. So a block is: normalise, three products, attention, product, normalise,
+//! product with activation, product.
+
+use super::linear::Linear;
+use crate::backbone::spec::TowerSpec;
+use crate::kernel::attention::Scratch as AttentionScratch;
+use crate::kernel::{
+    Activation, Attention, AttentionVjp, Grow, Init, Mat, MatMut, normalize, normalize_vjp, row_stride,
+};
+
+/// The weights of one block as the checkpoint has them, all `[out, in]` row-major.
+pub(crate) struct BlockWeights {
+    /// Scale and shift `[D]` of the norm before attention.
+    pub norm1: [Vec<f32>; 2],
+    /// Query, key and value weights `[D, D]` and biases `[D]`.
+    pub qkv: [(Vec<f32>, Vec<f32>); 3],
+    /// Output projection `[D, D]`, `[D]`.
+    pub out: (Vec<f32>, Vec<f32>),
+    /// Scale and shift `[D]` of the norm before the MLP.
+    pub norm2: [Vec<f32>; 2],
+    /// First MLP layer `[mlp, D]`, `[mlp]`.
+    pub fc1: (Vec<f32>, Vec<f32>),
+    /// Second MLP layer `[D, mlp]`, `[D]`.
+    pub fc2: (Vec<f32>, Vec<f32>),
+    /// Layer scale `[D]` of both branches (DINOv2).
+    pub layer_scale: Option<[Vec<f32>; 2]>,
+}
+
+/// A block, ready to run.
+pub(crate) struct Block {
+    heads: usize,
+    activation: Activation,
+    eps: f32,
+    q: Linear,
+    kv: Linear,
+    out: Linear,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+/// The sequences whose rows lie one behind the other: `starts[i]..starts[i + 1]` are the rows of sequence i.
+#[derive(Clone, Copy)]
+pub(crate) struct Sequences<'a> {
+    pub starts: &'a [usize],
+    pub causal: bool,
+}
+
+impl Sequences<'_> {
+    pub(crate) fn count(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.starts[self.count()]
+    }
+
+    fn range(&self, i: usize) -> (usize, usize) {
+        (self.starts[i], self.starts[i + 1] - self.starts[i])
+    }
+}
+
+/// Which rows a block computes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Queries {
+    /// Every row.
+    All,
+    /// The first row of each sequence (the class token): all that is read of the last block.
+    First,
+}
+
+/// What a block's VJP needs of its forward pass.
+#[derive(Default)]
+pub(crate) struct BlockTape {
+    normalized1: Vec<f32>,
+    inverse1: Vec<f32>,
+    q: Vec<f32>,
+    kv: Vec<f32>,
+    probabilities: Vec<f32>,
+    normalized2: Vec<f32>,
+    inverse2: Vec<f32>,
+    derivative: Vec<f32>,
+}
+
+/// Buffers of one thread.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    pub(crate) attention: AttentionScratch,
+    /// The tape of a block whose VJP is not wanted.
+    unkept: BlockTape,
+    mixed: Vec<f32>,
+    hidden: Vec<f32>,
+    gradient: Vec<f32>,
+    dq: Vec<f32>,
+    dkv: Vec<f32>,
+}
+
+/// How far the VJP of a block goes.
+#[derive(Clone, Copy)]
+pub(crate) enum Depth {
+    /// Down to every input row.
+    Rows,
+    /// Down to the last `n` input rows of each sequence: the prompts that enter here as tokens.
+    LastRows(usize),
+    /// To the keys and values of the prompts and no further.
+    Prompts,
+}
+
+fn folded(weight: &[f32], bias: &[f32], scale: &[f32], shift: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let d = scale.len();
+    let mut weight = weight.to_vec();
+    let bias = weight
+        .chunks_exact_mut(d)
+        .zip(bias)
+        .map(|(row, &b)| {
+            let shifted: f64 = row.iter().zip(shift).map(|(&w, &s)| f64::from(w) * f64::from(s)).sum();
+            row.iter_mut().zip(scale).for_each(|(w, s)| *w *= s);
+            (f64::from(b) + shifted) as f32
+        })
+        .collect();
+    (weight, bias)
+}
+
+fn scale_rows(layer: &mut (Vec<f32>, Vec<f32>), scale: impl Fn(usize) -> f32) {
+    let (weight, bias) = layer;
+    let inputs = weight.len() / bias.len();
+    for (i, (row, b)) in weight.chunks_exact_mut(inputs).zip(bias).enumerate() {
+        let s = scale(i);
+        row.iter_mut().for_each(|w| *w *= s);
+        *b *= s;
+    }
+}
+
+impl Block {
+    pub(crate) fn new(spec: &TowerSpec, weights: BlockWeights) -> Self {
+        let BlockWeights { norm1, qkv, mut out, norm2, fc1, mut fc2, layer_scale } = weights;
+        let [mut q, k, v] = qkv.map(|(w, b)| folded(&w, &b, &norm1[0], &norm1[1]));
+        let fc1 = folded(&fc1.0, &fc1.1, &norm2[0], &norm2[1]);
+        let scale = 1.0 / (spec.head_dim() as f32).sqrt();
+        scale_rows(&mut q, |_| scale);
+        if let Some([s1, s2]) = layer_scale {
+            scale_rows(&mut out, |i| s1[i]);
+            scale_rows(&mut fc2, |i| s2[i]);
+        }
+        let kv = ([k.0, v.0].concat(), [k.1, v.1].concat());
+        let linear = |(w, b): (Vec<f32>, Vec<f32>)| Linear::new(&w, b);
+        Self {
+            heads: spec.heads,
+            activation: spec.activation,
+            eps: spec.eps,
+            q: linear(q),
+            kv: linear(kv),
+            out: linear(out),
+            fc1: linear(fc1),
+            fc2: linear(fc2),
+        }
+    }
+
+    fn width(&self) -> usize {
+        self.q.inputs()
+    }
+
+    pub(crate) fn eps(&self) -> f32 {
+        self.eps
+    }
+
+    /// The layer that makes keys and values `[.., 2D]` of normalised rows `[.., D]`.
+    pub(crate) fn keys_values(&self) -> &Linear {
+        &self.kv
+    }
+
+    /// Runs the block over `x`, `[rows, D]` at stride [`row_stride`]`(D)`. `prompts` are the shared keys and values
+    /// `[P, 2D]` at stride `row_stride(2D)`. With [`Queries::First`] the results are the first `count` rows of `x`.
+    /// `tape` is filled if given.
+    pub(crate) fn forward(
+        &self,
+        x: &mut [f32],
+        sequences: Sequences,
+        prompts: Option<Mat>,
+        queries: Queries,
+        tape: Option<&mut BlockTape>,
+        scratch: &mut Scratch,
+    ) {
+        let d = self.width();
+        let (stride, kv_stride, mlp_stride) = (row_stride(d), row_stride(2 * d), row_stride(self.fc1.outputs()));
+        let rows = sequences.rows();
+        let keep = tape.is_some();
+        let Scratch { attention, unkept, mixed, hidden, .. } = scratch;
+        let tape = tape.unwrap_or(unkept);
+
+        let normalized = tape.normalized1.grow(rows * stride);
+        let inverse = tape.inverse1.grow(rows);
+        normalize(Mat::new(x, rows, d, stride), self.eps, &mut MatMut::new(normalized, rows, d, stride), inverse);
+        let kv = tape.kv.grow(rows * kv_stride);
+        self.kv.apply(Mat::new(normalized, rows, d, stride), MatMut::new(kv, rows, 2 * d, kv_stride));
+
+        // With `First`, rows are gathered by their stride, which is why those sequences must have one length.
+        let (query_rows, query_stride) = match queries {
+            Queries::All => (rows, stride),
+            Queries::First => (sequences.count(), rows / sequences.count() * stride),
+        };
+        let q = tape.q.grow(query_rows * stride);
+        self.q.apply(Mat::new(normalized, query_rows, d, query_stride), MatMut::new(q, query_rows, d, stride));
+
+        let mixed = mixed.grow(query_rows * stride);
+        let mut kept = 0;
+        for i in 0..sequences.count() {
+            let (start, len) = sequences.range(i);
+            let (query, query_len) = if queries == Queries::All { (start, len) } else { (i, 1) };
+            let call = Attention {
+                heads: self.heads,
+                queries: Mat::new(&q[query * stride..], query_len, d, stride),
+                keys_values: Mat::new(&kv[start * kv_stride..], len, 2 * d, kv_stride),
+                prompts,
+                causal: sequences.causal,
+            };
+            let probabilities = if keep {
+                let n = call.probability_len();
+                kept += n;
+                Some(&mut tape.probabilities.grow(kept)[kept - n..])
+            } else {
+                None
+            };
+            let out = &mut MatMut::new(&mut mixed[query * stride..], query_len, d, stride);
+            call.forward(out, probabilities, attention);
+        }
+
+        if queries == Queries::First {
+            for i in 1..query_rows {
+                x.copy_within(i * query_stride..i * query_stride + d, i * stride);
+            }
+        }
+        self.out.add(Mat::new(mixed, query_rows, d, stride), MatMut::new(x, query_rows, d, stride));
+
+        let normalized = tape.normalized2.grow(query_rows * stride);
+        let inverse = tape.inverse2.grow(query_rows);
+        let view = &mut MatMut::new(normalized, query_rows, d, stride);
+        normalize(Mat::new(x, query_rows, d, stride), self.eps, view, inverse);
+        let hidden = hidden.grow(query_rows * mlp_stride);
+        let derivative = if keep { Some(tape.derivative.grow(query_rows * mlp_stride)) } else { None };
+        self.fc1.activate(
+            Mat::new(normalized, query_rows, d, stride),
+            MatMut::new(hidden, query_rows, self.fc1.outputs(), mlp_stride),
+            self.activation,
+            derivative,
+        );
+        let hidden = Mat::new(hidden, query_rows, self.fc1.outputs(), mlp_stride);
+        self.fc2.add(hidden, MatMut::new(x, query_rows, d, stride));
+    }
+
+    /// Turns `dx`, the gradient of the block's output, into that of its input, in place, as far down as `depth` says.
+    ///
+    /// Layout as in [`Block::forward`]; with [`Queries::First`] the gradient comes in the first `count` rows and leaves in
+    /// all rows. The gradient of the prompts' keys and values is added to `d_prompts` `[P, 2D]`.
+    pub(crate) fn vjp(
+        &self,
+        dx: &mut Vec<f32>,
+        sequences: Sequences,
+        prompts: Option<Mat>,
+        queries: Queries,
+        tape: &BlockTape,
+        depth: Depth,
+        mut d_prompts: Option<&mut [f32]>,
+        scratch: &mut Scratch,
+    ) {
+        let d = self.width();
+        let mlp = self.fc1.outputs();
+        let (stride, kv_stride, mlp_stride) = (row_stride(d), row_stride(2 * d), row_stride(mlp));
+        let rows = sequences.rows();
+        let (query_rows, query_stride) = match queries {
+            Queries::All => (rows, stride),
+            Queries::First => (sequences.count(), rows / sequences.count() * stride),
+        };
+        let Scratch { attention, mixed, hidden, gradient, dq, dkv, .. } = scratch;
+
+        // MLP
+        let hidden = hidden.grow(query_rows * mlp_stride);
+        self.fc2.vjp(
+            Mat::new(dx, query_rows, d, stride),
+            MatMut::new(hidden, query_rows, mlp, mlp_stride),
+            Init::Zero,
+        );
+        multiply(hidden, &tape.derivative[..query_rows * mlp_stride]);
+        let gradient = gradient.grow(rows * stride);
+        self.fc1.vjp(
+            Mat::new(hidden, query_rows, mlp, mlp_stride),
+            MatMut::new(gradient, query_rows, d, stride),
+            Init::Zero,
+        );
+        normalize_vjp(
+            Mat::new(&tape.normalized2, query_rows, d, stride),
+            &tape.inverse2[..query_rows],
+            Mat::new(gradient, query_rows, d, stride),
+            &mut MatMut::new(dx, query_rows, d, stride),
+        );
+
+        // Attention
+        let mixed = mixed.grow(query_rows * stride);
+        self.out.vjp(
+            Mat::new(dx, query_rows, d, stride),
+            MatMut::new(mixed, query_rows, d, stride),
+            Init::Zero,
+        );
+        let dq = dq.grow(query_rows * stride);
+        let dkv = dkv.grow(rows * kv_stride);
+        let prompt_rows = prompts.map_or(0, |p| p.rows());
+        let tokens = !matches!(depth, Depth::Prompts);
+        let mut kept = 0;
+        for i in 0..sequences.count() {
+            let (start, len) = sequences.range(i);
+            let (query, query_len) = if queries == Queries::All { (start, len) } else { (i, 1) };
+            let call = Attention {
+                heads: self.heads,
+                queries: Mat::new(&tape.q[query * stride..], query_len, d, stride),
+                keys_values: Mat::new(&tape.kv[start * kv_stride..], len, 2 * d, kv_stride),
+                prompts,
+                causal: sequences.causal,
+            };
+            let probabilities = &tape.probabilities[kept..kept + call.probability_len()];
+            kept += call.probability_len();
+            let mut dq = MatMut::new(&mut dq[query * stride..], query_len, d, stride);
+            let mut dkv = MatMut::new(&mut dkv[start * kv_stride..], len, 2 * d, kv_stride);
+            let mut d_prompts = d_prompts.as_deref_mut().map(|g| MatMut::new(g, prompt_rows, 2 * d, kv_stride));
+            let to = AttentionVjp { tokens: tokens.then_some((&mut dq, &mut dkv)), prompts: d_prompts.as_mut() };
+            call.vjp(probabilities, Mat::new(&mixed[query * stride..], query_len, d, stride), to, attention);
+        }
+
+        // Queries, keys and values
+        match depth {
+            Depth::Prompts => {}
+            Depth::LastRows(n) => {
+                for i in 0..sequences.count() {
+                    let (start, len) = sequences.range(i);
+                    let from = start + len - n;
+                    let rows = from * stride..(from + n) * stride;
+                    let normalized = Mat::new(&tape.normalized1[rows.clone()], n, d, stride);
+                    let gradient = &mut gradient[rows.clone()];
+                    let dq = Mat::new(&dq[rows.clone()], n, d, stride);
+                    let dkv = Mat::new(&dkv[from * kv_stride..], n, 2 * d, kv_stride);
+                    self.kv.vjp(dkv, MatMut::new(gradient, n, d, stride), Init::Zero);
+                    self.q.vjp(dq, MatMut::new(gradient, n, d, stride), Init::Add);
+                    let inverse = &tape.inverse1[from..from + n];
+                    let dx = &mut MatMut::new(&mut dx[rows], n, d, stride);
+                    normalize_vjp(normalized, inverse, Mat::new(gradient, n, d, stride), dx);
+                }
+            }
+            Depth::Rows => {
+                let dkv = Mat::new(dkv, rows, 2 * d, kv_stride);
+                self.kv.vjp(dkv, MatMut::new(gradient, rows, d, stride), Init::Zero);
+                let dq = Mat::new(dq, query_rows, d, stride);
+                self.q.vjp(dq, MatMut::new(gradient, query_rows, d, query_stride), Init::Add);
+                if queries == Queries::First {
+                    spread(dx, query_rows, query_stride, stride, rows * stride);
+                }
+                normalize_vjp(
+                    Mat::new(&tape.normalized1, rows, d, stride),
+                    &tape.inverse1[..rows],
+                    Mat::new(gradient, rows, d, stride),
+                    &mut MatMut::new(dx, rows, d, stride),
+                );
+            }
+        }
+    }
+}
+
+/// Moves row i to the place `i * query_stride` and sets all other rows to zero.
+fn spread(dx: &mut Vec<f32>, count: usize, query_stride: usize, stride: usize, len: usize) {
+    let dx = dx.grow(len);
+    dx[count * stride..].fill(0.0);
+    if query_stride > stride {
+        // From the last to the first: a target lies behind every row still to be moved.
+        for i in (1..count).rev() {
+            dx.copy_within(i * stride..(i + 1) * stride, i * query_stride);
+            dx[i * stride..(i + 1) * stride].fill(0.0);
+        }
+    }
+}
+
+fn multiply(x: &mut [f32], by: &[f32]) {
+    for (x, by) in x.iter_mut().zip(by) {
+        *x *= by;
+    }
+}

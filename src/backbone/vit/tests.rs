@@ -1,0 +1,276 @@
+//! The engine against the textbook form in f64: features, every gradient, and central differences, for every family.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor, Var};
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::reference::Reference;
+use super::*;
+use crate::backbone::spec::Family;
+use crate::backbone::weights::Weights;
+use crate::kernel::testing::random;
+
+const WIDTH: usize = 24;
+const BATCH: usize = 5;
+
+fn spec(family: Family, activation: &str) -> Spec {
+    let image = if family == Family::Clip || family == Family::Vit { 24 } else { 40 };
+    let tower = format!(
+        r#""hidden_size": {WIDTH}, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40,
+           "image_size": {image}, "patch_size": 8, "hidden_act": "{activation}", "mlp_ratio": 2,
+           "num_register_tokens": 2"#
+    );
+    let config = match family {
+        Family::Clip => format!(r#"{{"model_type": "clip", "vision_config": {{{tower}}}}}"#),
+        family => format!(r#"{{"model_type": "{}", {tower}}}"#, family.model_type()),
+    };
+    Spec::from_json(config.as_bytes(), Path::new("config.json")).unwrap()
+}
+
+/// A checkpoint of seeded random tensors, large enough everywhere to tell right from wrong.
+fn weights(spec: &Spec) -> Weights {
+    let (d, mlp, p) = (WIDTH, spec.vision.mlp, spec.patch_size);
+    let positions = 1 + spec.grid() * spec.grid();
+    let mut shapes: Vec<(String, Vec<usize>)> = Vec::new();
+    let mut add = |name: String, shape: &[usize]| shapes.push((name, shape.to_vec()));
+    let clip = spec.family == Family::Clip;
+    if clip {
+        add("vision_model.embeddings.class_embedding".into(), &[d]);
+        add("vision_model.embeddings.position_embedding.weight".into(), &[positions, d]);
+        add("vision_model.embeddings.patch_embedding.weight".into(), &[d, 3, p, p]);
+    } else {
+        add("embeddings.cls_token".into(), &[1, 1, d]);
+        add("embeddings.position_embeddings".into(), &[1, positions, d]);
+        add("embeddings.patch_embeddings.projection.weight".into(), &[d, 3, p, p]);
+        add("embeddings.patch_embeddings.projection.bias".into(), &[d]);
+        if spec.registers > 0 {
+            add("embeddings.register_tokens".into(), &[1, spec.registers, d]);
+        }
+    }
+    let norms = if clip { ["vision_model.pre_layrnorm", "vision_model.post_layernorm"] } else { ["layernorm", ""] };
+    for norm in norms.into_iter().filter(|n| !n.is_empty()) {
+        add(format!("{norm}.weight"), &[d]);
+        add(format!("{norm}.bias"), &[d]);
+    }
+    for i in 0..spec.vision.depth {
+        let prefix = if clip { format!("vision_model.encoder.layers.{i}") } else { format!("encoder.layer.{i}") };
+        let [q, k, v] = ["query", "key", "value"].map(|n| format!("attention.attention.{n}"));
+        let (norms, square, fc) = match spec.family {
+            Family::Clip => (
+                ["layer_norm1", "layer_norm2"],
+                ["q_proj", "k_proj", "v_proj", "out_proj"].map(|n| format!("self_attn.{n}")),
+                ["mlp.fc1", "mlp.fc2"],
+            ),
+            Family::Vit => (
+                ["layernorm_before", "layernorm_after"],
+                [q, k, v, "attention.output.dense".into()],
+                ["intermediate.dense", "output.dense"],
+            ),
+            _ => (["norm1", "norm2"], [q, k, v, "attention.output.dense".into()], ["mlp.fc1", "mlp.fc2"]),
+        };
+        for name in norms {
+            add(format!("{prefix}.{name}.weight"), &[d]);
+            add(format!("{prefix}.{name}.bias"), &[d]);
+        }
+        for (name, shape) in
+            square.iter().map(|n| (n.as_str(), [d, d])).chain([(fc[0], [mlp, d]), (fc[1], [d, mlp])])
+        {
+            add(format!("{prefix}.{name}.weight"), &shape);
+            add(format!("{prefix}.{name}.bias"), &shape[..1]);
+        }
+        if spec.layer_scale {
+            add(format!("{prefix}.layer_scale1.lambda1"), &[d]);
+            add(format!("{prefix}.layer_scale2.lambda1"), &[d]);
+        }
+    }
+    let tensors: HashMap<String, (Vec<usize>, Vec<u8>)> = shapes
+        .into_iter()
+        .enumerate()
+        .map(|(i, (name, shape))| {
+            let offset = if shape.len() == 1 && name.contains("norm") && name.ends_with("weight") { 1.0 } else { 0.0 };
+            let scale = if shape.len() == 1 { 0.3 } else { 2.0 / (*shape.last().unwrap() as f32).sqrt() };
+            let values = random(i as u64, shape.iter().product());
+            let bytes = values.iter().flat_map(|v| (v * scale + offset).to_le_bytes()).collect();
+            (name, (shape, bytes))
+        })
+        .collect();
+    let views = tensors.iter().map(|(n, (s, b))| (n, TensorView::new(Dtype::F32, s.clone(), b).unwrap()));
+    let bytes = safetensors::serialize(views, None).unwrap();
+    Weights::from_static(Box::leak(bytes.into_boxed_slice()), Path::new("random")).unwrap()
+}
+
+fn families() -> Vec<(Spec, usize)> {
+    [
+        (Family::Clip, "quick_gelu", 24),
+        (Family::Clip, "gelu", 24),
+        (Family::Vit, "gelu", 24),
+        (Family::Vit, "gelu_new", 32),
+        (Family::Dinov2, "gelu", 24),
+        (Family::Dinov2WithRegisters, "gelu", 24),
+    ]
+    .into_iter()
+    .map(|(family, activation, size)| (spec(family, activation), size))
+    .collect()
+}
+
+const LAYERS: [Option<PromptLayers>; 6] = [
+    None,
+    Some(PromptLayers::All),
+    Some(PromptLayers::First(1)),
+    Some(PromptLayers::First(2)),
+    Some(PromptLayers::Last(1)),
+    Some(PromptLayers::Last(2)),
+];
+const TOKENS: usize = 3;
+
+fn prompts(layers: Option<PromptLayers>, data: &[f32]) -> Option<TokenPrompts<'_>> {
+    let (start, layers) = layers?.resolve(3).unwrap();
+    Some(TokenPrompts { start, layers, tokens: TOKENS, data: &data[..layers * TOKENS * WIDTH] })
+}
+
+fn f64_tensor(data: &[f32], shape: &[usize]) -> Tensor {
+    Tensor::from_slice(data, shape, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()
+}
+
+fn values(t: &Tensor) -> Vec<f64> {
+    t.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+}
+
+fn relative_error(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let difference: f64 = got.iter().zip(want).map(|(&g, w)| (f64::from(g) - w).powi(2)).sum();
+    (difference / want.iter().map(|w| w * w).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn features_and_gradients_equal_the_textbook_form() {
+    for (spec, size) in families() {
+        let weights = weights(&spec);
+        let vit = Vit::load(&spec, &weights, size).unwrap();
+        let reference = Reference::new(&spec, &weights, size, DType::F64, &Device::Cpu).unwrap();
+        let images = random(100, BATCH * 3 * size * size);
+        let slopes = random(101, BATCH * WIDTH);
+        let data = random(102, 3 * TOKENS * WIDTH);
+        for layers in LAYERS {
+            let case = format!("{:?} {size} {layers:?}", spec.family);
+            let prompts = prompts(layers, &data);
+            let image_var = Var::from_tensor(&f64_tensor(&images, &[BATCH, 3, size, size])).unwrap();
+            let prompt_var = prompts
+                .as_ref()
+                .map(|p| Var::from_tensor(&f64_tensor(p.data, &[p.layers, p.tokens, WIDTH])).unwrap());
+            let pair = layers.zip(prompt_var.as_ref().map(Var::as_tensor));
+            let want = reference.features(&image_var, pair).unwrap();
+            let got = vit.features(&images, prompts, 2).unwrap();
+            assert!(relative_error(&got, &values(&want)) < 2e-6, "{case}: features");
+
+            let weighted = (&want * f64_tensor(&slopes, &[BATCH, WIDTH])).unwrap().sum_all().unwrap();
+            let grads = weighted.backward().unwrap();
+            let loss = |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
+            for want_pixels in [false, true] {
+                let want = Want { tokens: true, pixels: want_pixels };
+                let (got, _) = vit.step(&images, prompts, want, Some(2), 2, &loss).unwrap();
+                assert_eq!(got.tokens.is_some(), layers.is_some());
+                if let (Some(got), Some(var)) = (&got.tokens, &prompt_var) {
+                    let error = relative_error(got, &values(grads.get(var).unwrap()));
+                    assert!(error < 1e-5, "{case}: prompt gradient off by {error:e}");
+                }
+                assert_eq!(got.pixels.is_some(), want_pixels);
+                if let Some(got) = &got.pixels {
+                    let error = relative_error(got, &values(grads.get(&image_var).unwrap()));
+                    assert!(error < 1e-5, "{case}: pixel gradient off by {error:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_equal_central_differences() {
+    for (spec, size) in families() {
+        let weights = weights(&spec);
+        let vit = Vit::load(&spec, &weights, size).unwrap();
+        let reference = Reference::new(&spec, &weights, size, DType::F64, &Device::Cpu).unwrap();
+        let images = random(100, 2 * 3 * size * size);
+        let slopes = random(101, 2 * WIDTH);
+        let data = random(102, 3 * TOKENS * WIDTH);
+        for layers in [PromptLayers::All, PromptLayers::First(2), PromptLayers::Last(2)] {
+            let prompts = prompts(Some(layers), &data).unwrap();
+            let shape = [prompts.layers, prompts.tokens, WIDTH];
+            let value = |images: &Tensor, prompts: &Tensor| {
+                let features = reference.features(images, Some((layers, prompts))).unwrap();
+                values(&(features * f64_tensor(&slopes, &[2, WIDTH])).unwrap().sum_all().unwrap())[0]
+            };
+            let (image, prompt) = (f64_tensor(&images, &[2, 3, size, size]), f64_tensor(prompts.data, &shape));
+            let loss = |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
+            let want = Want { tokens: true, pixels: true };
+            let (grads, _) = vit.step(&images, Some(prompts), want, None, 1, &loss).unwrap();
+            // Along random directions: each checks every entry of the gradient at once.
+            for seed in 0..3 {
+                let h = 1e-5;
+                let along = |direction: &[f32], grad: &[f32]| {
+                    direction.iter().zip(grad).map(|(&d, &g)| f64::from(d) * f64::from(g)).sum::<f64>()
+                };
+                let direction = random(200 + seed, prompts.data.len());
+                let step = (f64_tensor(&direction, &shape) * h).unwrap();
+                let up = value(&image, &(&prompt + &step).unwrap());
+                let down = value(&image, &(&prompt - &step).unwrap());
+                let (got, want) = (along(&direction, &grads.tokens.clone().unwrap()), (up - down) / (2.0 * h));
+                assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{layers}: {got} and {want}");
+
+                let direction = random(300 + seed, images.len());
+                let step = (f64_tensor(&direction, image.dims()) * h).unwrap();
+                let up = value(&(&image + &step).unwrap(), &prompt);
+                let down = value(&(&image - &step).unwrap(), &prompt);
+                let (got, want) = (along(&direction, &grads.pixels.clone().unwrap()), (up - down) / (2.0 * h));
+                assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "pixels: {got} and {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_and_micro_batches_change_nothing_but_the_order_of_sums() {
+    let (spec, size) = families().remove(0);
+    let weights = weights(&spec);
+    let vit = Vit::load(&spec, &weights, size).unwrap();
+    let images = random(100, BATCH * 3 * size * size);
+    let data = random(102, 3 * TOKENS * WIDTH);
+    let loss = |range: Range<usize>, features: &[f32]| Ok((features.to_vec(), range));
+    let want = Want { tokens: true, pixels: true };
+    let run = |micro, threads| vit.step(&images, prompts(LAYERS[3], &data), want, micro, threads, &loss).unwrap();
+    let (first, ranges) = run(Some(BATCH), 1);
+    assert_eq!(ranges, [0..BATCH]);
+    for (micro, threads) in [(Some(1), 1), (Some(2), 2), (None, 3), (Some(1), 20), (Some(100), 2)] {
+        let (grads, ranges) = run(micro, threads);
+        assert_eq!(ranges.iter().flat_map(Clone::clone).collect::<Vec<_>>(), (0..BATCH).collect::<Vec<_>>());
+        let wide = |x: &Option<Vec<f32>>| x.as_ref().unwrap().iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+        assert!(relative_error(grads.tokens.as_ref().unwrap(), &wide(&first.tokens)) < 1e-6);
+        assert!(relative_error(grads.pixels.as_ref().unwrap(), &wide(&first.pixels)) < 1e-6);
+        let (again, _) = run(micro, threads);
+        assert_eq!((again.tokens, again.pixels), (grads.tokens, grads.pixels));
+    }
+    let (none, ranges) = vit.step(&[], None, want, None, 2, &loss).unwrap();
+    assert!(none.tokens.is_none() && none.pixels.unwrap().is_empty() && ranges.is_empty());
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_errors() {
+    let (spec, size) = families().remove(0);
+    let weights = weights(&spec);
+    assert!(Vit::load(&spec, &weights, size + 1).is_err());
+    let vit = Vit::load(&spec, &weights, size).unwrap();
+    let images = random(1, 3 * size * size);
+    let message = |r: Result<Vec<f32>>| r.unwrap_err().to_string();
+    assert!(message(vit.features(&images[1..], None, 1)).starts_with("images: "));
+    for (start, layers, tokens, len) in [(0, 4, 3, 288), (3, 1, 3, 72), (0, 0, 3, 0), (0, 1, 3, 71), (usize::MAX, 2, 1, 48)]
+    {
+        let data = vec![0.0; len];
+        let prompts = TokenPrompts { start, layers, tokens, data: &data };
+        assert!(message(vit.features(&images, Some(prompts), 1)).starts_with("prompts: "));
+    }
+    let short = |_: Range<usize>, _: &[f32]| Ok((vec![0.0], ()));
+    let want = Want { pixels: true, ..Want::default() };
+    assert!(vit.step(&images, None, want, None, 1, &short).is_err());
+}
