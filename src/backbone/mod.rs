@@ -1,9 +1,13 @@
 //! The frozen part: what a backbone is, where it is found and how its weights are read. Knows nothing of tasks.
 
 pub mod bundled;
+pub mod clip;
 pub mod position;
 pub mod registry;
 pub mod spec;
+pub mod text;
 pub mod tokenizer;
 pub mod vit;
 pub mod weights;
+
+pub use clip::{Backbone, OpenOptions};

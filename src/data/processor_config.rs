@@ -69,8 +69,15 @@ impl Preprocess {
     /// The file cannot be read or is no JSON object, names a processor that is not supported, or a field has a value that
     /// makes no sense; the error names file and field.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let bytes = read_limited(path, MAX_BYTES)?;
-        let json: Value = serde_json::from_slice(&bytes).map_err(|e| Error::file(path, e.to_string()))?;
+        Self::from_json(&read_limited(path, MAX_BYTES)?, path)
+    }
+
+    /// [`Preprocess::from_file`] with the content of the file at hand; `path` names it in errors.
+    ///
+    /// # Errors
+    /// As [`Preprocess::from_file`].
+    pub fn from_json(bytes: &[u8], path: &Path) -> Result<Self> {
+        let json: Value = serde_json::from_slice(bytes).map_err(|e| Error::file(path, e.to_string()))?;
         let fields = json.as_object().ok_or_else(|| Error::file(path, "not a JSON object"))?;
         let bad = |(field, message): (&str, String)| Error::file(path, format!("{field}: {message}"));
         let named = text(fields, "image_processor_type").map_err(bad)?;

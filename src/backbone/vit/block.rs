@@ -277,11 +277,7 @@ impl Block {
 
         // MLP
         let hidden = hidden.grow(query_rows * mlp_stride);
-        self.fc2.vjp(
-            Mat::new(dx, query_rows, d, stride),
-            MatMut::new(hidden, query_rows, mlp, mlp_stride),
-            Init::Zero,
-        );
+        self.fc2.vjp(Mat::new(dx, query_rows, d, stride), MatMut::new(hidden, query_rows, mlp, mlp_stride), Init::Zero);
         multiply(hidden, &tape.derivative[..query_rows * mlp_stride]);
         let gradient = gradient.grow(rows * stride);
         self.fc1.vjp(
@@ -298,11 +294,7 @@ impl Block {
 
         // Attention
         let mixed = mixed.grow(query_rows * stride);
-        self.out.vjp(
-            Mat::new(dx, query_rows, d, stride),
-            MatMut::new(mixed, query_rows, d, stride),
-            Init::Zero,
-        );
+        self.out.vjp(Mat::new(dx, query_rows, d, stride), MatMut::new(mixed, query_rows, d, stride), Init::Zero);
         let dq = dq.grow(query_rows * stride);
         let dkv = dkv.grow(rows * kv_stride);
         let prompt_rows = prompts.map_or(0, |p| p.rows());

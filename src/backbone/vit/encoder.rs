@@ -57,7 +57,8 @@ impl Vit {
         let stride = row_stride(d);
         let count = images.len() / self.embedding.pixels();
         let first = self.first_trained(prepared, want);
-        let Workspace { x, widened, starts, embedding, blocks, normalized, inverse, scratch, embed_scratch } = workspace;
+        let Workspace { x, widened, starts, embedding, blocks, normalized, inverse, scratch, embed_scratch } =
+            workspace;
         if first < self.depth() {
             blocks.resize_with(self.depth(), BlockTape::default);
         }
@@ -131,7 +132,14 @@ impl Vit {
                 self.embedding.vjp_pre_norm(dx, count * tokens, embedding, embed_scratch);
             }
             if let (Some(p), true) = (prepared, inserted == Some(i)) {
-                take_inserted(dx, widened, count, tokens - p.tokens, grads.as_deref_mut().map(|g| &mut *g.inserted), (p.tokens, d));
+                take_inserted(
+                    dx,
+                    widened,
+                    count,
+                    tokens - p.tokens,
+                    grads.as_deref_mut().map(|g| &mut *g.inserted),
+                    (p.tokens, d),
+                );
                 std::mem::swap(dx, widened);
             }
         }

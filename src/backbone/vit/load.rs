@@ -2,10 +2,10 @@
 
 use std::sync::Mutex;
 
+use super::Vit;
 use super::block::{Block, BlockWeights};
 use super::embed::{Embedding, PreNorm};
 use super::linear::Linear;
-use super::Vit;
 use crate::Result;
 use crate::backbone::position::interpolate;
 use crate::backbone::spec::{Family, Spec, TowerSpec};

@@ -29,14 +29,13 @@ mod tests;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-pub(crate) use block::{Block, BlockWeights, Queries, Scratch as BlockScratch, Sequences};
+pub(crate) use block::{Block, Queries, Scratch as BlockScratch, Sequences};
 use embed::Embedding;
 use encoder::Workspace;
-pub(crate) use load::clip_block;
-pub use prompts::{PromptLayers, TokenPrompts};
+pub(crate) use load::{clip_block, norm};
 use prompts::{Prepared, PreparedGrads};
+pub use prompts::{PromptLayers, TokenPrompts};
 
-use super::spec::Spec;
 use crate::{Error, Result};
 
 /// Rows that a thread works on at a time, about: enough to keep the products efficient, few enough to stay in the cache.
@@ -140,7 +139,10 @@ impl Vit {
         let pixels = self.embedding.pixels();
         if !images.len().is_multiple_of(pixels) {
             let size = self.image_size();
-            return Err(Error::invalid("images", format!("{} values are no images of 3 x {size} x {size}", images.len())));
+            return Err(Error::invalid(
+                "images",
+                format!("{} values are no images of 3 x {size} x {size}", images.len()),
+            ));
         }
         if let Some(prompts) = &prompts {
             prompts.check(self.depth(), self.width())?;
@@ -216,8 +218,11 @@ impl Vit {
                     let message = format!("{} values for {} features", d_features.len(), features.len());
                     return Err(Error::invalid("gradient of the features", message));
                 }
-                let (mine, others) = std::mem::take(&mut pixel_grads)
-                    .split_at_mut(if job.want.pixels { images.len() * pixels } else { 0 });
+                let (mine, others) = std::mem::take(&mut pixel_grads).split_at_mut(if job.want.pixels {
+                    images.len() * pixels
+                } else {
+                    0
+                });
                 pixel_grads = others;
                 self.backward(images.len(), job.prepared, &d_features, grads.as_mut(), mine, workspace);
             }

@@ -27,13 +27,7 @@ impl<'a> Reference<'a> {
     ///
     /// # Errors
     /// `image_size` is no multiple of the patch size.
-    pub fn new(
-        spec: &'a Spec,
-        weights: &'a Weights,
-        image_size: usize,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
+    pub fn new(spec: &'a Spec, weights: &'a Weights, image_size: usize, dtype: DType, device: &Device) -> Result<Self> {
         spec.check_image_size(image_size)?;
         Ok(Self { spec, weights, image_size, dtype, device: device.clone() })
     }

@@ -9,6 +9,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::reference::Reference;
 use super::*;
 use crate::backbone::spec::Family;
+use crate::backbone::spec::Spec;
 use crate::backbone::weights::Weights;
 use crate::kernel::testing::random;
 
@@ -74,9 +75,7 @@ fn weights(spec: &Spec) -> Weights {
             add(format!("{prefix}.{name}.weight"), &[d]);
             add(format!("{prefix}.{name}.bias"), &[d]);
         }
-        for (name, shape) in
-            square.iter().map(|n| (n.as_str(), [d, d])).chain([(fc[0], [mlp, d]), (fc[1], [d, mlp])])
-        {
+        for (name, shape) in square.iter().map(|n| (n.as_str(), [d, d])).chain([(fc[0], [mlp, d]), (fc[1], [d, mlp])]) {
             add(format!("{prefix}.{name}.weight"), &shape);
             add(format!("{prefix}.{name}.bias"), &shape[..1]);
         }
@@ -157,9 +156,8 @@ fn features_and_gradients_equal_the_textbook_form() {
             let case = format!("{:?} {size} {layers:?}", spec.family);
             let prompts = prompts(layers, &data);
             let image_var = Var::from_tensor(&f64_tensor(&images, &[BATCH, 3, size, size])).unwrap();
-            let prompt_var = prompts
-                .as_ref()
-                .map(|p| Var::from_tensor(&f64_tensor(p.data, &[p.layers, p.tokens, WIDTH])).unwrap());
+            let prompt_var =
+                prompts.as_ref().map(|p| Var::from_tensor(&f64_tensor(p.data, &[p.layers, p.tokens, WIDTH])).unwrap());
             let pair = layers.zip(prompt_var.as_ref().map(Var::as_tensor));
             let want = reference.features(&image_var, pair).unwrap();
             let got = vit.features(&images, prompts, 2).unwrap();
@@ -167,7 +165,8 @@ fn features_and_gradients_equal_the_textbook_form() {
 
             let weighted = (&want * f64_tensor(&slopes, &[BATCH, WIDTH])).unwrap().sum_all().unwrap();
             let grads = weighted.backward().unwrap();
-            let loss = |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
+            let loss =
+                |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
             for want_pixels in [false, true] {
                 let want = Want { tokens: true, pixels: want_pixels };
                 let (got, _) = vit.step(&images, prompts, want, Some(2), 2, &loss).unwrap();
@@ -203,7 +202,8 @@ fn gradients_equal_central_differences() {
                 values(&(features * f64_tensor(&slopes, &[2, WIDTH])).unwrap().sum_all().unwrap())[0]
             };
             let (image, prompt) = (f64_tensor(&images, &[2, 3, size, size]), f64_tensor(prompts.data, &shape));
-            let loss = |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
+            let loss =
+                |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
             let want = Want { tokens: true, pixels: true };
             let (grads, _) = vit.step(&images, Some(prompts), want, None, 1, &loss).unwrap();
             // Along random directions: each checks every entry of the gradient at once.
@@ -264,7 +264,8 @@ fn shapes_that_do_not_fit_are_errors() {
     let images = random(1, 3 * size * size);
     let message = |r: Result<Vec<f32>>| r.unwrap_err().to_string();
     assert!(message(vit.features(&images[1..], None, 1)).starts_with("images: "));
-    for (start, layers, tokens, len) in [(0, 4, 3, 288), (3, 1, 3, 72), (0, 0, 3, 0), (0, 1, 3, 71), (usize::MAX, 2, 1, 48)]
+    for (start, layers, tokens, len) in
+        [(0, 4, 3, 288), (3, 1, 3, 72), (0, 0, 3, 0), (0, 1, 3, 71), (usize::MAX, 2, 1, 48)]
     {
         let data = vec![0.0; len];
         let prompts = TokenPrompts { start, layers, tokens, data: &data };

@@ -1,0 +1,180 @@
+//! A backbone as users know it: an image tower, what it expects of images and, for CLIP, the other half.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use super::registry::{Location, PREPROCESSOR, locate};
+use super::spec::{Family, Spec};
+use super::text::TextTower;
+use super::tokenizer::Tokenizer;
+use super::vit::{TokenPrompts, Vit};
+use super::weights::Weights;
+use crate::data::preprocess::Preprocess;
+use crate::kernel::{Init, Mat, MatMut, Panels, matmul};
+use crate::{Error, Result};
+
+/// How to open a backbone.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// A folder that is searched for the backbone before the Hugging Face cache.
+    pub weights_dir: Option<PathBuf>,
+    /// Side of the images in pixels; by default what the backbone's preprocessing makes.
+    pub image_size: Option<usize>,
+}
+
+/// A frozen backbone, ready to run.
+#[derive(Debug)]
+pub struct Backbone {
+    /// Its known name, `owner/name` or folder name.
+    pub name: String,
+    /// What it is.
+    pub spec: Spec,
+    /// The image tower.
+    pub vit: Vit,
+    /// What CLIP has beside it.
+    pub clip: Option<Clip>,
+    /// How an image becomes pixels.
+    pub preprocess: Preprocess,
+    location: Location,
+    weights: Weights,
+    hash: OnceLock<String>,
+}
+
+/// The parts of CLIP behind and beside the image tower.
+pub struct Clip {
+    /// `[D, projection]`.
+    projection: Panels,
+    /// Natural logarithm of the factor between cosine and logit.
+    logit_scale: f32,
+    text: Option<TextTower>,
+    tokenizer: OnceLock<Tokenizer>,
+}
+
+impl Backbone {
+    /// Opens the backbone `name_or_dir`: a known name, `owner/name`, or a folder in the Hugging Face layout.
+    ///
+    /// # Errors
+    /// It is nowhere, a file of it is missing or damaged, or the image size does not fit it.
+    pub fn open(name_or_dir: &str, options: &OpenOptions) -> Result<Self> {
+        let location = locate(name_or_dir, options.weights_dir.as_deref())?;
+        let spec = location.spec()?;
+        let weights = location.weights()?;
+        let path = location.path(PREPROCESSOR);
+        let preprocess = match location.read(PREPROCESSOR)? {
+            Some(bytes) => Preprocess::from_json(&bytes, &path)?,
+            // Every OpenAI-style CLIP is prepared alike; for the others a guess could be silently wrong.
+            None if spec.family == Family::Clip => Preprocess::clip(spec.image_size),
+            None => return Err(Error::file(path, "no such file: it says how images are prepared")),
+        };
+        let preprocess = match options.image_size {
+            Some(n) => {
+                spec.check_image_size(n)?;
+                preprocess.for_image_size(n)?
+            }
+            None => preprocess,
+        };
+        let image_size = match preprocess.output_size() {
+            Some((width, height)) if width == height => width,
+            Some((width, height)) => {
+                return Err(Error::file(
+                    path,
+                    format!("makes images of {width} x {height}, but only squares are read"),
+                ));
+            }
+            None => return Err(Error::file(path, "makes images of no fixed size: neither a crop nor an exact size")),
+        };
+        let vit = Vit::load(&spec, &weights, image_size)?;
+        let clip = spec.projection.map(|width| Clip::load(&spec, width, &weights)).transpose()?;
+        Ok(Self { name: location.name.clone(), spec, vit, clip, preprocess, location, weights, hash: OnceLock::new() })
+    }
+
+    /// BLAKE3 of the weight files, in hexadecimal: what a task file is bound to.
+    ///
+    /// # Errors
+    /// The files cannot be read any more.
+    pub fn hash(&self) -> Result<&str> {
+        if self.hash.get().is_none() {
+            let _ = self.hash.set(self.weights.hash()?);
+        }
+        Ok(self.hash.get().map_or("", String::as_str))
+    }
+
+    /// Number of values in the backbone's tensors.
+    pub fn parameters(&self) -> u64 {
+        self.weights.parameters()
+    }
+
+    /// Width of what [`Backbone::embed`] makes.
+    pub fn embedding_width(&self) -> usize {
+        self.clip.as_ref().map_or(self.vit.width(), |clip| clip.projection.n())
+    }
+
+    /// Image embeddings of `pixels` `[B, 3, S, S]`, not normalised: CLIP's projected class token `[B, projection]`, the
+    /// class token after the last norm `[B, D]` of other families.
+    ///
+    /// # Errors
+    /// As [`Vit::features`].
+    pub fn embed(&self, pixels: &[f32], prompts: Option<TokenPrompts>, threads: usize) -> Result<Vec<f32>> {
+        let features = self.vit.features(pixels, prompts, threads)?;
+        Ok(match &self.clip {
+            Some(clip) => clip.project(&features),
+            None => features,
+        })
+    }
+
+    /// Text embeddings `[T, projection]` of CLIP, not normalised.
+    ///
+    /// # Errors
+    /// The backbone has no text tower or no tokenizer, or that fails on a text.
+    pub fn embed_texts<S: AsRef<str>>(&self, texts: &[S], threads: usize) -> Result<Vec<f32>> {
+        let Some((clip, tower)) = self.clip.as_ref().and_then(|clip| Some((clip, clip.text.as_ref()?))) else {
+            let message = format!("{} ({}) has no text tower; a CLIP backbone is needed", self.name, self.spec.family);
+            return Err(Error::invalid("--backbone", message));
+        };
+        if clip.tokenizer.get().is_none() {
+            let _ = clip.tokenizer.set(self.location.tokenizer()?);
+        }
+        let Some(tokenizer) = clip.tokenizer.get() else { return Ok(Vec::new()) };
+        let ids =
+            texts.iter().map(|text| tokenizer.encode(text.as_ref(), tower.context())).collect::<Result<Vec<_>>>()?;
+        tower.embed(&ids, &self.tokenizer_path(), threads)
+    }
+
+    fn tokenizer_path(&self) -> PathBuf {
+        self.location.path(Path::new(super::tokenizer::TOKENIZER).to_str().unwrap_or_default())
+    }
+
+    /// The factor between cosine similarity and logit, `exp(logit_scale)`, of a CLIP backbone.
+    pub fn logit_scale(&self) -> Option<f32> {
+        self.clip.as_ref().map(|clip| clip.logit_scale.exp())
+    }
+}
+
+impl Clip {
+    fn load(spec: &Spec, width: usize, weights: &Weights) -> Result<Self> {
+        let d = spec.vision.width;
+        let projection = weights.get("visual_projection.weight", &[width, d])?;
+        let logit_scale = if weights.has("logit_scale") { weights.get("logit_scale", &[])?[0] } else { 0.0 };
+        Ok(Self {
+            projection: Panels::pack(Mat::new(&projection, width, d, d).t()),
+            logit_scale,
+            text: spec.text.as_ref().map(|text| TextTower::load(text, weights)).transpose()?,
+            tokenizer: OnceLock::new(),
+        })
+    }
+
+    /// `[n, projection]` of features `[n, D]`.
+    fn project(&self, features: &[f32]) -> Vec<f32> {
+        let (d, width) = (self.projection.k(), self.projection.n());
+        let n = features.len() / d;
+        let mut out = vec![0.0; n * width];
+        matmul(Mat::new(features, n, d, d), &self.projection, MatMut::new(&mut out, n, width, width), Init::Zero);
+        out
+    }
+}
+
+impl std::fmt::Debug for Clip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Clip {{ logit_scale: {}, text: {:?} }}", self.logit_scale, self.text)
+    }
+}
