@@ -1,0 +1,219 @@
+//! Equality with PyTorch: losses and gradients of prompts and heads, and embeddings, on small checkpoints of every family.
+//!
+//! `scripts/make_fixtures.py` made the checkpoints and what is expected of them. The bars are what f32 allows in another
+//! order of summation, far below the 1e-3 (gradients) and 1e-4 (embeddings) that the project promises.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use vpt::backbone::vit::{PromptLayers, TokenPrompts, Vit, Want};
+use vpt::backbone::{Backbone, OpenOptions};
+use vpt::data::image::decode;
+
+/// The last one, a distilled DeiT, has no gradients in the fixture.
+const FAMILIES: [&str; 6] = ["clip", "clip-gelu", "vit", "dinov2", "dinov2-registers", "deit"];
+const SIDE: usize = 32;
+/// An image size other than the stored one.
+const LARGE: usize = 48;
+const CLASSES: usize = 7;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn open(family: &str, image_size: Option<usize>) -> Backbone {
+    let options = OpenOptions { image_size, ..OpenOptions::default() };
+    Backbone::open(fixtures().join(family).to_str().unwrap(), &options).unwrap()
+}
+
+/// The numbers PyTorch computed.
+struct Expected(HashMap<String, Tensor>);
+
+impl Expected {
+    fn open(family: &str) -> Self {
+        let path = fixtures().join(family).join("expected.safetensors");
+        Self(candle_core::safetensors::load(path, &Device::Cpu).unwrap())
+    }
+
+    fn get(&self, name: &str) -> Vec<f32> {
+        let tensor = self.0.get(name).unwrap_or_else(|| panic!("no {name} in the fixture"));
+        tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn shape(&self, name: &str) -> Vec<usize> {
+        self.0[name].dims().to_vec()
+    }
+}
+
+/// `‖a - b‖ / ‖b‖`.
+fn relative(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    let (difference, size) = (norm(&mut a.iter().zip(b).map(|(a, b)| a - b)), norm(&mut b.iter().copied()));
+    assert!(size > 0.0);
+    difference / size
+}
+
+/// Softmax cross-entropy of a linear head, by hand.
+struct Head {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    labels: Vec<usize>,
+}
+
+/// What the head finds for some consecutive images.
+struct Part {
+    logits: Vec<f32>,
+    loss: f32,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Head {
+    fn loss(&self, images: Range<usize>, features: &[f32]) -> (Vec<f32>, Part) {
+        let d = self.weight.len() / CLASSES;
+        let batch = self.labels.len() as f32;
+        let mut part = Part { logits: vec![], loss: 0.0, weight: vec![0.0; CLASSES * d], bias: vec![0.0; CLASSES] };
+        let mut gradient = vec![0.0; features.len()];
+        for ((feature, gradient), &label) in
+            features.chunks(d).zip(gradient.chunks_mut(d)).zip(&self.labels[images.clone()])
+        {
+            let dot = |row: &[f32]| row.iter().zip(feature).map(|(w, x)| w * x).sum::<f32>();
+            let logits: Vec<f32> = self.weight.chunks(d).zip(&self.bias).map(|(row, b)| dot(row) + b).collect();
+            let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f32 = logits.iter().map(|z| (z - largest).exp()).sum();
+            part.loss += (sum.ln() + largest - logits[label]) / batch;
+            for (class, z) in logits.iter().enumerate() {
+                let dz = ((z - largest).exp() / sum - if class == label { 1.0 } else { 0.0 }) / batch;
+                part.bias[class] += dz;
+                for i in 0..d {
+                    part.weight[class * d + i] += dz * feature[i];
+                    gradient[i] += dz * self.weight[class * d + i];
+                }
+            }
+            part.logits.extend(logits);
+        }
+        (gradient, part)
+    }
+}
+
+/// 1 on a border of 4 pixels, 0 within.
+fn border(index: usize) -> f32 {
+    let (x, y) = (index % SIDE, index / SIDE % SIDE);
+    if (4..SIDE - 4).contains(&x) && (4..SIDE - 4).contains(&y) { 0.0 } else { 1.0 }
+}
+
+/// Runs one case in one way of dividing the work and returns the largest relative error of all it computes.
+fn error(vit: &Vit, expected: &Expected, case: &str, threads: usize, micro_batch: Option<usize>) -> f64 {
+    let labels = expected.get("labels").iter().map(|&l| l as usize).collect();
+    let head = Head { weight: expected.get("head.weight"), bias: expected.get("head.bias"), labels };
+    let mut images = expected.get("images");
+    if case == "pad" {
+        let pixels = expected.get("pad.pixels");
+        for image in images.chunks_mut(pixels.len()) {
+            for (i, (x, p)) in image.iter_mut().zip(&pixels).enumerate() {
+                *x += p * border(i);
+            }
+        }
+    }
+    let data = case.starts_with("vpt").then(|| expected.get(&format!("{case}.prompts")));
+    let prompts = data.as_deref().map(|data| {
+        let shape = expected.shape(&format!("{case}.prompts"));
+        let layers = match case {
+            "vpt-shallow" => PromptLayers::First(1),
+            "vpt-deep" => PromptLayers::All,
+            "vpt-deep.first-2" => PromptLayers::First(2),
+            "vpt-deep.last-2" => PromptLayers::Last(2),
+            "vpt-deep.last-1" => PromptLayers::Last(1),
+            other => panic!("no such case: {other}"),
+        };
+        let (start, layers) = layers.resolve(vit.depth()).unwrap();
+        assert_eq!((layers, vit.width()), (shape[0], shape[2]));
+        TokenPrompts { start, layers, tokens: shape[1], data }
+    });
+    let want = Want { tokens: prompts.is_some(), pixels: case == "pad" };
+    let (grads, parts) = vit
+        .step(&images, prompts, want, micro_batch, threads, &|range, features| Ok(head.loss(range, features)))
+        .unwrap();
+
+    let sum = |of: fn(&Part) -> &[f32]| {
+        parts
+            .iter()
+            .map(of)
+            .fold(vec![0.0; of(&parts[0]).len()], |sum, part| sum.iter().zip(part).map(|(a, b)| a + b).collect())
+    };
+    let want = |name: &str| expected.get(&format!("{case}.{name}"));
+    let loss: f32 = parts.iter().map(|p| p.loss).sum();
+    let logits: Vec<f32> = parts.iter().flat_map(|p| p.logits.clone()).collect();
+    let mut errors = vec![
+        relative(&[loss], &want("loss")),
+        relative(&logits, &want("logits")),
+        relative(&sum(|p| &p.weight), &want("grad.head.weight")),
+        relative(&sum(|p| &p.bias), &want("grad.head.bias")),
+    ];
+    if let Some(tokens) = grads.tokens {
+        errors.push(relative(&tokens, &want("grad.prompts")));
+    }
+    if let Some(pixels) = grads.pixels {
+        let want = want("grad.pixels");
+        let mut sum = vec![0.0; want.len()];
+        for image in pixels.chunks(want.len()) {
+            sum.iter_mut().zip(image).enumerate().for_each(|(i, (sum, g))| *sum += g * border(i));
+        }
+        errors.push(relative(&sum, &want));
+    }
+    errors.into_iter().fold(0.0, f64::max)
+}
+
+#[test]
+fn losses_and_gradients_equal_pytorch() {
+    for &family in &FAMILIES[..5] {
+        let vit = open(family, None).vit;
+        let expected = Expected::open(family);
+        for case in
+            ["linear", "vpt-shallow", "vpt-deep", "vpt-deep.first-2", "vpt-deep.last-2", "vpt-deep.last-1", "pad"]
+        {
+            for (threads, micro_batch) in [(1, None), (2, None), (1, Some(2)), (3, Some(1))] {
+                let error = error(&vit, &expected, case, threads, micro_batch);
+                println!("{family} {case} {threads} {micro_batch:?}: {error:.1e}");
+                assert!(error < 1e-5, "{family} {case}, {threads} threads, micro-batch {micro_batch:?}: {error:.1e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn image_embeddings_equal_transformers() {
+    for family in FAMILIES {
+        let (backbone, expected) = (open(family, None), Expected::open(family));
+        let mut pixels = Vec::new();
+        for name in ["a.png", "b.png"] {
+            pixels.extend(backbone.preprocess.apply(&decode(&fixtures().join("images").join(name)).unwrap()).unwrap());
+        }
+        let error = relative(&pixels, &expected.get("pixels"));
+        assert!(error < 1e-6, "{family}: pixels: {error:.1e}");
+        let error = relative(&backbone.embed(&pixels, None, 2).unwrap(), &expected.get("image_embeds"));
+        println!("{family} image embeddings: {error:.1e}");
+        assert!(error < 1e-5, "{family}: {error:.1e}");
+
+        let got = open(family, Some(LARGE)).embed(&expected.get("large.pixels"), None, 2).unwrap();
+        let error = relative(&got, &expected.get("large.image_embeds"));
+        println!("{family} image embeddings, interpolated positions: {error:.1e}");
+        assert!(error < 1e-5, "{family}, interpolated positions: {error:.1e}");
+    }
+}
+
+#[test]
+fn text_embeddings_equal_transformers() {
+    let texts: Vec<String> = serde_json::from_slice(&std::fs::read(fixtures().join("prompted.json")).unwrap()).unwrap();
+    for family in ["clip", "clip-gelu"] {
+        let error =
+            relative(&open(family, None).embed_texts(&texts, 2).unwrap(), &Expected::open(family).get("text_embeds"));
+        println!("{family} text embeddings: {error:.1e}");
+        assert!(error < 1e-5, "{family}: {error:.1e}");
+    }
+    let message = open("vit", None).embed_texts(&texts, 1).unwrap_err().to_string();
+    assert!(message.contains("vit (vit) has no text tower"), "{message}");
+}
