@@ -11,6 +11,7 @@ pub mod error;
 pub mod eval;
 pub mod head;
 pub mod kernel;
+pub mod model;
 pub mod params;
 pub mod prompt;
 pub mod random;

@@ -1,0 +1,272 @@
+//! A frozen backbone with a learned input and a learned output: what training steps through and what a task file brings
+//! back to life.
+
+mod task;
+
+use std::sync::Arc;
+
+pub use task::{TaskModel, TaskOptions};
+
+use crate::{
+    Error, Result,
+    backbone::{
+        Backbone,
+        vit::{TokenPrompts, Want},
+    },
+    data::Preprocess,
+    head::{BoundHead, Head, HeadKind},
+    params::{self, Group, Param},
+    prompt::{
+        PromptShape,
+        pixels::{PixelPrompt, Places},
+        tokens::DropoutMask,
+    },
+    random::stream,
+    train::loss::{CrossEntropy, LossGradients},
+};
+
+/// Standard deviation of fresh prompt pixels, in units of the normalised image.
+const PIXEL_STD: f32 = 0.01;
+
+/// The frozen and the learned parts put together; the learned values are passed in.
+#[derive(Debug, Clone)]
+pub struct Model {
+    backbone: Arc<Backbone>,
+    prompt: PromptShape,
+    pixels: Option<PixelPrompt>,
+    head: Head,
+    threads: usize,
+}
+
+/// A batch to learn from.
+#[derive(Debug)]
+pub struct StepInput<'a> {
+    /// Images `[B, 3, s, s]` as [`Model::preprocess`] makes them.
+    pub images: &'a [f32],
+    /// Their classes.
+    pub labels: &'a [u32],
+    /// Where prompt patches lie.
+    pub places: Places,
+    /// Dropout on prompt tokens.
+    pub mask: Option<DropoutMask>,
+    /// The loss.
+    pub loss: CrossEntropy,
+    /// Images whose activations are in memory at once.
+    pub micro_batch: Option<usize>,
+}
+
+/// What a step yields.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepOutput {
+    /// Sum of the images' losses.
+    pub loss: f64,
+    /// Images whose largest logit is their label's.
+    pub correct: usize,
+    /// Gradient of the mean loss for each learned tensor, in the order of [`Model::init`].
+    pub gradients: Vec<Vec<f32>>,
+}
+
+impl Model {
+    /// Puts `backbone`, a prompt and a head for `classes` classes together.
+    ///
+    /// # Errors
+    /// The prompt does not fit the backbone's depth or image size.
+    pub fn new(
+        backbone: Arc<Backbone>,
+        prompt: PromptShape,
+        head: HeadKind,
+        classes: usize,
+        threads: usize,
+    ) -> Result<Self> {
+        let head = Head { kind: head, width: backbone.vit.width(), classes };
+        let pixels = match prompt {
+            PromptShape::Pixels(shape) => {
+                let Preprocess { mean, std, .. } = backbone.preprocess;
+                Some(PixelPrompt::new(shape, backbone.vit.image_size(), mean, std)?)
+            }
+            PromptShape::Tokens(layout) => {
+                let depth = backbone.vit.depth();
+                if layout.layers == 0 || layout.start.checked_add(layout.layers).is_none_or(|end| end > depth) {
+                    let message = format!(
+                        "{} prompted blocks from block {} on, where the backbone has {depth}",
+                        layout.layers, layout.start
+                    );
+                    return Err(Error::invalid("--prompt-layers", message));
+                }
+                None
+            }
+            PromptShape::None => None,
+        };
+        Ok(Self { backbone, prompt, pixels, head, threads })
+    }
+
+    /// The frozen part.
+    pub fn backbone(&self) -> &Arc<Backbone> {
+        &self.backbone
+    }
+
+    /// The head's shape.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// The learned input's shape.
+    pub fn prompt(&self) -> PromptShape {
+        self.prompt
+    }
+
+    /// The prompt pixels, where the method has any.
+    pub fn pixels(&self) -> Option<&PixelPrompt> {
+        self.pixels.as_ref()
+    }
+
+    /// Threads a step or a prediction uses.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// How images are made ready for [`Self::logits`] and [`Self::step`].
+    pub fn preprocess(&self) -> Result<Preprocess> {
+        let side = self.pixels.as_ref().map_or(self.backbone.vit.image_size(), PixelPrompt::input_side);
+        self.backbone.preprocess.for_image_size(side)
+    }
+
+    /// Fresh learned values: the prompt, if there is one, then the head.
+    pub fn init(&self, seed: u64) -> Result<Vec<Param>> {
+        let rng = &mut stream(seed, "prompt init", 0, 0);
+        let mut params = Vec::new();
+        match (self.prompt, &self.pixels) {
+            (PromptShape::Tokens(layout), _) => {
+                params.push(layout.init(self.head.width, self.backbone.spec.patch_size, rng)?);
+            }
+            (_, Some(pixels)) => params.push(pixels.init(PIXEL_STD, rng)?),
+            _ => {}
+        }
+        params.extend(self.head.init(&mut stream(seed, "head init", 0, 0))?);
+        Ok(params)
+    }
+
+    /// Checks that learned values from a file are the ones this model has, by name and shape.
+    pub fn check(&self, params: &[Param]) -> Result<()> {
+        let expected = self.init(0)?;
+        for (i, own) in expected.iter().enumerate() {
+            let other = params.get(i).map(|p| (&p.name, &p.shape));
+            if other != Some((&own.name, &own.shape)) {
+                let message = format!("shape {:?} is expected, found {:?}", own.shape, other.map(|o| o.1));
+                return Err(Error::invalid(&own.name, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Features `[B, D]` of images `[B, 3, s, s]`, prompts applied.
+    pub fn features(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
+        let vit = &self.backbone.vit;
+        match (self.prompt, &self.pixels) {
+            (PromptShape::Tokens(_), _) => {
+                let prompts = self.token_prompts(&params::find(params, "prompt.tokens")?.values);
+                vit.features(images, prompts, self.threads)
+            }
+            (_, Some(pixels)) => {
+                let values = &params::find(params, "prompt.pixels")?.values;
+                vit.features(&pixels.apply(values, images, &Places::Same)?, None, self.threads)
+            }
+            _ => vit.features(images, None, self.threads),
+        }
+    }
+
+    /// Logits `[B, C]` of images `[B, 3, s, s]`.
+    pub fn logits(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
+        self.head.bind(params)?.logits(&self.features(params, images)?)
+    }
+
+    /// Loss and gradients of a batch.
+    pub fn step(&self, params: &[Param], input: &StepInput) -> Result<StepOutput> {
+        let head = self.head.bind(params)?;
+        match (self.prompt, &self.pixels) {
+            (PromptShape::Tokens(_), _) => {
+                let values = &params::find(params, "prompt.tokens")?.values;
+                let masked = input.mask.as_ref().map(|mask| mask.apply(values));
+                let prompts = self.token_prompts(masked.as_ref().unwrap_or(values));
+                let (gradient, output) = self.backbone_step(input, input.images, prompts, &head)?;
+                let gradient = input.mask.as_ref().map_or_else(|| gradient.clone(), |mask| mask.apply(&gradient));
+                Ok(output.with_prompt(gradient))
+            }
+            (_, Some(pixels)) => {
+                let values = &params::find(params, "prompt.pixels")?.values;
+                let images = pixels.apply(values, input.images, &input.places)?;
+                let (gradient, output) = self.backbone_step(input, &images, None, &head)?;
+                Ok(output.with_prompt(pixels.vjp(values, &gradient, &input.places)?))
+            }
+            _ => {
+                let features = self.backbone.vit.features(input.images, None, self.threads)?;
+                self.head_step(params, &features, input.labels, input.loss)
+            }
+        }
+    }
+
+    /// As [`Self::step`], for the head alone, on features `[B, D]` that are known already.
+    pub fn head_step(
+        &self,
+        params: &[Param],
+        features: &[f32],
+        labels: &[u32],
+        loss: CrossEntropy,
+    ) -> Result<StepOutput> {
+        let parts = vec![loss.gradients(&self.head.bind(params)?, features, labels, labels.len())?];
+        Ok(StepOutput::sum(parts))
+    }
+
+    /// Forward and backward through the backbone; returns the gradient of the tokens or else of the pixels.
+    fn backbone_step(
+        &self,
+        input: &StepInput,
+        images: &[f32],
+        prompts: Option<TokenPrompts>,
+        head: &BoundHead,
+    ) -> Result<(Vec<f32>, StepOutput)> {
+        let want = Want { tokens: prompts.is_some(), pixels: prompts.is_none() };
+        let batch = input.labels.len();
+        let loss = |range: std::ops::Range<usize>, features: &[f32]| {
+            let labels = input.labels.get(range).ok_or_else(|| Error::invalid("labels", "fewer than images"))?;
+            let mut part = input.loss.gradients(head, features, labels, batch)?;
+            Ok((std::mem::take(&mut part.features), part))
+        };
+        let (gradients, parts) =
+            self.backbone.vit.step(images, prompts, want, input.micro_batch, self.threads, &loss)?;
+        let gradient = gradients.tokens.or(gradients.pixels).unwrap_or_default();
+        Ok((gradient, StepOutput::sum(parts)))
+    }
+
+    fn token_prompts<'a>(&self, data: &'a [f32]) -> Option<TokenPrompts<'a>> {
+        let PromptShape::Tokens(layout) = self.prompt else { return None };
+        Some(TokenPrompts { start: layout.start, layers: layout.layers, tokens: layout.tokens, data })
+    }
+}
+
+impl StepOutput {
+    /// Adds up the parts of a batch, in order.
+    fn sum(parts: Vec<LossGradients>) -> Self {
+        let mut parts = parts.into_iter();
+        let first = parts.next().unwrap_or_default();
+        let mut sum = Self { loss: first.loss, correct: first.correct, gradients: first.head };
+        for part in parts {
+            sum.loss += part.loss;
+            sum.correct += part.correct;
+            for (total, gradient) in sum.gradients.iter_mut().zip(&part.head) {
+                total.iter_mut().zip(gradient).for_each(|(t, g)| *t += g);
+            }
+        }
+        sum
+    }
+
+    fn with_prompt(mut self, gradient: Vec<f32>) -> Self {
+        self.gradients.insert(0, gradient);
+        self
+    }
+}
+
+/// Number of learned values outside the head.
+pub fn prompt_params(params: &[Param]) -> usize {
+    params.iter().filter(|p| p.group == Group::Prompt).map(|p| p.values.len()).sum()
+}

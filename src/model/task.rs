@@ -1,0 +1,106 @@
+//! A learned task on its backbone, ready to classify.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::Model;
+use crate::{
+    Error, Result,
+    backbone::{Backbone, OpenOptions},
+    data::Preprocess,
+    params::Param,
+    prompt::task_file::{BackboneId, TaskFile, TaskMeta},
+};
+
+/// How to open a task.
+#[derive(Debug, Clone, Default)]
+pub struct TaskOptions {
+    /// Name or folder of the backbone, when it is not where the task file says.
+    pub backbone: Option<String>,
+    /// Where to look for known backbones first.
+    pub weights_dir: Option<PathBuf>,
+    /// Threads; 1 if 0.
+    pub threads: usize,
+}
+
+/// A learned task on its backbone.
+#[derive(Debug, Clone)]
+pub struct TaskModel {
+    model: Model,
+    params: Vec<Param>,
+    meta: TaskMeta,
+}
+
+impl TaskModel {
+    /// Opens the task file, or run folder, `path` together with its backbone.
+    ///
+    /// # Errors
+    /// As [`TaskFile::open`] and [`Backbone::open`], and when the backbone's weights are not the ones the task was learned
+    /// on.
+    pub fn open(path: &Path, options: &TaskOptions) -> Result<Self> {
+        let file = TaskFile::open(path)?;
+        let name = options.backbone.as_ref().unwrap_or(&file.meta.backbone.name);
+        let open = OpenOptions { weights_dir: options.weights_dir.clone(), image_size: Some(file.meta.image_size) };
+        let backbone = Backbone::open(name, &open)?;
+        Self::with_backbone(file, Arc::new(backbone), options.threads.max(1))
+            .map_err(|error| Error::file(path, error.to_string()))
+    }
+
+    /// A task on a backbone that is open already, at the task's image size: many tasks can share one.
+    pub fn with_backbone(file: TaskFile, backbone: Arc<Backbone>, threads: usize) -> Result<Self> {
+        file.check_backbone(&BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() })?;
+        let TaskFile { meta, params } = file;
+        let side = backbone.vit.image_size();
+        if side != meta.image_size {
+            let message =
+                format!("the task was learned on images of {} pixels, the backbone is open at {side}", meta.image_size);
+            return Err(Error::invalid("--image-size", message));
+        }
+        let model = Model::new(backbone, meta.prompt, meta.head, meta.classes.len(), threads)?;
+        model.check(&params)?;
+        Ok(Self { model, params, meta })
+    }
+
+    /// What the task file says.
+    pub fn meta(&self) -> &TaskMeta {
+        &self.meta
+    }
+
+    /// Backbone, prompt and head.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The learned values.
+    pub fn params(&self) -> &[Param] {
+        &self.params
+    }
+
+    /// How images are made ready for [`Self::logits`] and [`Self::predict`].
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.meta.preprocess
+    }
+
+    /// Logits `[B, C]` of images `[B, 3, s, s]` as [`Self::preprocess`] makes them.
+    pub fn logits(&self, images: &[f32]) -> Result<Vec<f32>> {
+        self.model.logits(&self.params, images)
+    }
+
+    /// Probabilities `[B, C]` of the classes: the softmax of [`Self::logits`].
+    pub fn predict(&self, images: &[f32]) -> Result<Vec<f32>> {
+        let mut logits = self.logits(images)?;
+        for row in logits.chunks_exact_mut(self.meta.classes.len()) {
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            for v in row.iter_mut() {
+                *v = (*v - max).exp();
+            }
+            let sum: f32 = row.iter().sum();
+            for v in row {
+                *v /= sum;
+            }
+        }
+        Ok(logits)
+    }
+}
