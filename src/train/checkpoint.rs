@@ -1,0 +1,279 @@
+//! What resuming needs: learned values, the optimiser's memory, the position in the run, and the best epoch so far.
+//!
+//! Random streams are named by seed, purpose, epoch and index ([`crate::random`]), so the position is also all there is to
+//! know about random numbers. The file replaces its predecessor only once it is whole.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::optim::{Optimizer, OptimizerKind};
+use crate::{
+    Error, Result,
+    data::write_atomic,
+    eval::Metrics,
+    params::Param,
+    tensor_file::{self, Tensor},
+};
+
+/// The metadata's key.
+const KEY: &str = "vpt-checkpoint";
+/// The version this program writes and reads.
+const FORMAT: u32 = 1;
+
+/// A line of `metrics.jsonl`: one epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpochRecord {
+    /// The epoch, counted from 1.
+    pub epoch: usize,
+    /// Steps taken since the run began.
+    pub step: u64,
+    /// Learning rate of the last step.
+    pub lr: f64,
+    /// Mean training loss over the epoch, label smoothing included.
+    pub train_loss: f64,
+    /// Share of training images that were right when they were learned from.
+    pub train_acc1: f64,
+    /// On the validation images, after the epoch.
+    pub val: Metrics,
+    /// Wall time of the epoch's steps.
+    pub train_seconds: f64,
+    /// Wall time of the validation after them.
+    pub val_seconds: f64,
+}
+
+impl EpochRecord {
+    /// Whether this epoch is the better choice: higher accuracy, of equals the lower loss, of equals the earlier.
+    pub(crate) fn better_than(&self, other: &Self) -> bool {
+        let key = |r: &Self| (r.val.acc1, -r.val.loss);
+        key(self) > key(other) || (key(self) == key(other) && self.epoch < other.epoch)
+    }
+}
+
+/// How far a run has come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Progress {
+    /// The chosen learning rate.
+    pub(crate) lr: f64,
+    /// The finished epochs.
+    pub(crate) history: Vec<EpochRecord>,
+    /// Best of them, counted from 1.
+    pub(crate) best_epoch: Option<usize>,
+    /// Steps taken in the epoch under way.
+    pub(crate) epoch_steps: u64,
+    /// Sum of the losses of the images of the epoch under way.
+    pub(crate) epoch_loss: f64,
+    /// How many of them were right.
+    pub(crate) epoch_correct: u64,
+    /// How many images they are.
+    pub(crate) epoch_images: u64,
+    /// Wall time spent in the epoch under way.
+    pub(crate) epoch_seconds: f64,
+    /// Wall time spent on the whole run, set-up included.
+    pub(crate) wall_s: f64,
+}
+
+impl Progress {
+    /// A run at its beginning.
+    pub(crate) fn new(lr: f64) -> Self {
+        Self {
+            lr,
+            history: Vec::new(),
+            best_epoch: None,
+            epoch_steps: 0,
+            epoch_loss: 0.,
+            epoch_correct: 0,
+            epoch_images: 0,
+            epoch_seconds: 0.,
+            wall_s: 0.,
+        }
+    }
+
+    /// The best epoch's record.
+    pub(crate) fn best(&self) -> Option<&EpochRecord> {
+        self.history.get(self.best_epoch?.checked_sub(1)?)
+    }
+}
+
+/// Everything that changes while a run goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct State {
+    /// The learned values.
+    pub(crate) params: Vec<Param>,
+    /// The optimiser.
+    pub(crate) optimizer: Optimizer,
+    /// The learned values after the best epoch.
+    pub(crate) best: Option<Vec<Param>>,
+    /// The position.
+    pub(crate) progress: Progress,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Meta {
+    format: u32,
+    run: String,
+    optimizer_steps: u64,
+    progress: Progress,
+}
+
+impl State {
+    /// A run at its beginning with these initial values.
+    pub(crate) fn new(params: Vec<Param>, optimizer: OptimizerKind, lr: f64) -> Self {
+        let optimizer = Optimizer::new(optimizer, &params);
+        Self { params, optimizer, best: None, progress: Progress::new(lr) }
+    }
+
+    /// Writes a checkpoint of the run whose fingerprint is `run`.
+    pub(crate) fn save(&self, path: &Path, run: &str) -> Result<()> {
+        let (optimizer_steps, first, second) = self.optimizer.state();
+        let mut tensors = Vec::new();
+        let mut add = |kind: &str, param: &Param, values: &'_ [f32]| {
+            let shape = if values.is_empty() { vec![0] } else { param.shape.clone() };
+            tensors.push(Tensor { name: format!("{kind}/{}", param.name), shape, values: values.to_vec().into() });
+        };
+        for (i, param) in self.params.iter().enumerate() {
+            add("value", param, &param.values);
+            add("first", param, &first[i]);
+            add("second", param, &second[i]);
+        }
+        for param in self.best.iter().flatten() {
+            add("best", param, &param.values);
+        }
+        let meta = Meta { format: FORMAT, run: run.to_owned(), optimizer_steps, progress: self.progress.clone() };
+        let meta = serde_json::to_value(meta).map_err(|error| Error::file(path, error.to_string()))?;
+        write_atomic(path, &tensor_file::to_bytes(tensors, KEY, meta)?)
+    }
+
+    /// Reads the checkpoint of the run whose fingerprint is `run`, which starts from `initial`.
+    ///
+    /// # Errors
+    /// The file is damaged, is of another run, or holds other tensors. The error says how to start again.
+    pub(crate) fn load(path: &Path, run: &str, initial: &[Param], optimizer: OptimizerKind) -> Result<Self> {
+        let (mut tensors, meta) = tensor_file::read(path, KEY, "checkpoint")?;
+        let bad = |what: &str| Error::file(path, format!("{what}; delete it to start the run again"));
+        let meta: Meta = serde_json::from_value(meta).map_err(|error| bad(&format!("not a checkpoint: {error}")))?;
+        if meta.format != FORMAT {
+            return Err(bad(&format!("a checkpoint of format {}, not {FORMAT}", meta.format)));
+        }
+        if meta.run != run {
+            return Err(bad("is of a run with another configuration, data set or backbone"));
+        }
+        let mut take = |kind: &str, param: &Param, len: usize| {
+            let shape = if len == 0 { vec![0] } else { param.shape.clone() };
+            tensor_file::take(&mut tensors, &format!("{kind}/{}", param.name), &shape, path)
+        };
+        let mut made = Self::new(initial.to_vec(), optimizer, meta.progress.lr);
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        let (_, _, second_now) = made.optimizer.state();
+        for (i, param) in initial.iter().enumerate() {
+            made.params[i].values = take("value", param, param.values.len())?;
+            first.push(take("first", param, param.values.len())?);
+            second.push(take("second", param, second_now[i].len())?);
+        }
+        if meta.progress.best_epoch.is_some() {
+            let mut best = initial.to_vec();
+            for (param, start) in best.iter_mut().zip(initial) {
+                param.values = take("best", start, start.values.len())?;
+            }
+            made.best = Some(best);
+        }
+        made.optimizer.restore(meta.optimizer_steps, first, second)?;
+        made.progress = meta.progress;
+        let in_order = made.progress.history.iter().enumerate().all(|(i, record)| record.epoch == i + 1);
+        if !in_order || made.progress.best_epoch.is_some() != made.progress.best().is_some() {
+            return Err(bad("its epochs do not follow one another"));
+        }
+        Ok(made)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        params::Group,
+        train::optim::{Rate, Rates},
+    };
+
+    fn initial() -> Vec<Param> {
+        vec![
+            Param::new("prompt.tokens", &[1, 2, 2], vec![1., 2., 3., 4.], Group::Prompt).unwrap(),
+            Param::new("head.bias", &[1], vec![0.5], Group::HeadBias).unwrap(),
+        ]
+    }
+
+    pub(super) fn record(epoch: usize, acc1: f64, loss: f64) -> EpochRecord {
+        let val = Metrics { acc1, acc5: None, mean_per_class_recall: acc1, loss };
+        EpochRecord {
+            epoch,
+            step: 3,
+            lr: 0.1,
+            train_loss: 1. / 3.,
+            train_acc1: 0.1 + 0.2,
+            val,
+            train_seconds: 0.7,
+            val_seconds: 0.1,
+        }
+    }
+
+    fn state(kind: OptimizerKind) -> State {
+        let mut state = State::new(initial(), kind, 0.1);
+        let rate = Rate { lr: 0.1, decay: 0.01 };
+        let gradients = [vec![0.3, -0.1, 0.7, 0.], vec![1.]];
+        state.optimizer.update(&mut state.params, &gradients, &Rates { prompt: rate, head: rate }, 0.5);
+        state.best = Some(initial());
+        state.progress.history = vec![record(1, 0.5, 1.), record(2, 0.5, 0.1)];
+        state.progress.best_epoch = Some(2);
+        state.progress.epoch_loss = 1. / 7.;
+        state
+    }
+
+    #[test]
+    fn a_state_comes_back_to_the_last_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("checkpoint.safetensors");
+        for kind in [OptimizerKind::Adamw, OptimizerKind::Sgd] {
+            for best in [true, false] {
+                let mut state = state(kind);
+                if !best {
+                    (state.best, state.progress.best_epoch) = (None, None);
+                }
+                state.save(&path, "run").unwrap();
+                assert_eq!(State::load(&path, "run", &initial(), kind).unwrap(), state);
+            }
+        }
+    }
+
+    #[test]
+    fn foreign_and_damaged_checkpoints_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("checkpoint.safetensors");
+        let adamw = OptimizerKind::Adamw;
+        let load = |run: &str, initial: &[Param], kind| State::load(&path, run, initial, kind).unwrap_err().to_string();
+        state(adamw).save(&path, "run").unwrap();
+        assert!(load("another", &initial(), adamw).contains("another configuration"));
+        assert!(load("run", &initial(), OptimizerKind::Sgd).contains("[0] is expected"));
+        let mut wider = initial();
+        wider[1] = Param::new("head.bias", &[2], vec![0.; 2], Group::HeadBias).unwrap();
+        assert!(load("run", &wider, adamw).contains("[1] where [2]"));
+        let mut skipping = state(adamw);
+        skipping.progress.history[1].epoch = 3;
+        skipping.save(&path, "run").unwrap();
+        assert!(load("run", &initial(), adamw).contains("do not follow"));
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        assert!(load("run", &initial(), adamw).contains("damaged"));
+    }
+
+    #[test]
+    fn the_better_epoch_is_more_accurate_then_lower_in_loss_then_earlier() {
+        let first = record(1, 0.5, 1.);
+        assert!(record(2, 0.6, 9.).better_than(&first));
+        assert!(!record(2, 0.4, 0.1).better_than(&first));
+        assert!(record(2, 0.5, 0.9).better_than(&first));
+        assert!(!record(2, 0.5, 1.).better_than(&first));
+    }
+}

@@ -1,0 +1,247 @@
+//! The loop: epochs of steps, validation after each, the best kept, everything saved on the way.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    checkpoint::{EpochRecord, State},
+    loss::CrossEntropy,
+    observer::{Event, Observer},
+    optim,
+    schedule::Schedule,
+    source::{Batch, Source},
+};
+use crate::{
+    Error, Result,
+    config::{Plan, Select},
+    data::{Split, epoch_order},
+    eval::Tally,
+    model::{Model, StepInput, StepOutput},
+    params::Param,
+    prompt::{PromptShape, pixels::Places, tokens::DropoutMask},
+    random::stream,
+};
+
+/// How a loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// All epochs are done, or patience is out.
+    Finished,
+    /// The observer asked for it.
+    Interrupted,
+}
+
+/// Keeps a run's state on disk while it goes on.
+pub(crate) trait Keeper {
+    /// An epoch is over.
+    fn epoch(&mut self, state: &mut State) -> Result<()>;
+
+    /// A step was taken: saves the state if that has not been done for long, or if `now`.
+    fn step(&mut self, state: &mut State, now: bool) -> Result<()>;
+}
+
+/// Keeps nothing: for trials.
+pub(crate) struct Forget;
+
+impl Keeper for Forget {
+    fn epoch(&mut self, _: &mut State) -> Result<()> {
+        Ok(())
+    }
+
+    fn step(&mut self, _: &mut State, _: bool) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Everything a loop needs that does not change.
+pub(crate) struct Fit<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) plan: &'a Plan,
+    pub(crate) train: &'a Source,
+    pub(crate) val: &'a Source,
+    /// Passes over the training images; the schedule covers exactly these.
+    pub(crate) epochs: usize,
+}
+
+impl Fit<'_> {
+    /// Trains from `state` to the end.
+    ///
+    /// # Errors
+    /// An image cannot be read, a file not written, or the loss is no longer finite; `state` is then as it was after the
+    /// last good step.
+    pub(crate) fn run(&self, state: &mut State, keeper: &mut dyn Keeper, observer: &mut dyn Observer) -> Result<Ended> {
+        while state.progress.history.len() < self.epochs && !self.out_of_patience(state) {
+            if self.epoch(state, keeper, observer)? == Ended::Interrupted {
+                keeper.step(state, true)?;
+                return Ok(Ended::Interrupted);
+            }
+        }
+        Ok(Ended::Finished)
+    }
+
+    fn out_of_patience(&self, state: &State) -> bool {
+        let since = state.progress.history.len() - state.progress.best_epoch.unwrap_or(0);
+        self.plan.config.patience.is_some_and(|patience| since >= patience)
+    }
+
+    /// The rest of the epoch that `state` is in, and the validation after it.
+    fn epoch(&self, state: &mut State, keeper: &mut dyn Keeper, observer: &mut dyn Observer) -> Result<Ended> {
+        let epoch = state.progress.history.len() + 1;
+        let per_epoch = self.train.len().div_ceil(self.plan.batch_size) as u64;
+        let order = epoch_order(self.train.len(), self.plan.config.seed, epoch as u64);
+        let done = (state.progress.epoch_steps as usize).saturating_mul(self.plan.batch_size).min(order.len());
+        let mut lap = Instant::now();
+        let schedule = self.schedule();
+        for batch in self.train.batches(&order[done..], epoch, self.plan.batch_size)? {
+            let batch = batch?;
+            let step = (epoch as u64 - 1) * per_epoch + state.progress.epoch_steps;
+            let factor = schedule.factor(step);
+            let output = self.gradients(state, &batch, epoch, step)?;
+            self.update(state, output, &batch, factor, step)?;
+            state.progress.epoch_seconds += restart(&mut lap).as_secs_f64();
+            let progress = &state.progress;
+            let images = progress.epoch_images.max(1) as f64;
+            observer.event(&Event::Step {
+                epoch,
+                step: progress.epoch_steps,
+                steps: per_epoch,
+                loss: progress.epoch_loss / images,
+                acc1: progress.epoch_correct as f64 / images,
+            });
+            if observer.stop() {
+                return Ok(Ended::Interrupted);
+            }
+            keeper.step(state, false)?;
+        }
+        let Some(tally) = evaluate(self.model, &state.params, self.val, Split::Val, observer)? else {
+            return Ok(Ended::Interrupted);
+        };
+        let last_step = epoch as u64 * per_epoch;
+        let progress = &mut state.progress;
+        let images = progress.epoch_images.max(1) as f64;
+        let record = EpochRecord {
+            epoch,
+            step: last_step,
+            lr: progress.lr * schedule.factor(last_step - 1),
+            train_loss: progress.epoch_loss / images,
+            train_acc1: progress.epoch_correct as f64 / images,
+            val: tally.metrics(),
+            train_seconds: progress.epoch_seconds,
+            val_seconds: lap.elapsed().as_secs_f64(),
+        };
+        let best = progress.best().is_none_or(|best| record.better_than(best));
+        observer.event(&Event::Epoch { record: &record, of: self.epochs, best });
+        progress.history.push(record);
+        (progress.epoch_steps, progress.epoch_images, progress.epoch_correct) = (0, 0, 0);
+        (progress.epoch_loss, progress.epoch_seconds) = (0., 0.);
+        if best {
+            progress.best_epoch = Some(epoch);
+            state.best = Some(state.params.clone());
+        }
+        keeper.epoch(state)?;
+        Ok(Ended::Finished)
+    }
+
+    fn schedule(&self) -> Schedule {
+        let total = (self.train.len().div_ceil(self.plan.batch_size) * self.epochs) as u64;
+        // A shorter loop (a trial) warms up in proportion.
+        let warmup = (self.plan.warmup_steps as f64 * total as f64 / self.plan.total_steps as f64).round() as u64;
+        Schedule { total, warmup }
+    }
+
+    fn gradients(&self, state: &State, batch: &Batch, epoch: usize, step: u64) -> Result<StepOutput> {
+        let config = &self.plan.config;
+        let loss = CrossEntropy { smoothing: config.label_smoothing };
+        if self.train.holds_features() {
+            return self.model.head_step(&state.params, &batch.values, &batch.labels, loss);
+        }
+        let mask = match self.plan.prompt {
+            PromptShape::Tokens(layout) if self.plan.prompt_dropout > 0. => {
+                let len = layout.layers * layout.tokens * self.model.head().width;
+                let mut rng = stream(config.seed, "prompt dropout", 0, step);
+                Some(DropoutMask::draw(len, self.plan.prompt_dropout, &mut rng))
+            }
+            _ => None,
+        };
+        let places = match self.model.pixels() {
+            Some(pixels) => pixels.training_places(config.seed, epoch, &batch.indices),
+            None => Places::Same,
+        };
+        let input = StepInput {
+            images: &batch.values,
+            labels: &batch.labels,
+            places,
+            mask,
+            loss,
+            micro_batch: config.micro_batch,
+        };
+        self.model.step(&state.params, &input)
+    }
+
+    fn update(&self, state: &mut State, mut output: StepOutput, batch: &Batch, factor: f64, step: u64) -> Result<()> {
+        let clip = self.plan.config.clip_norm.unwrap_or(f64::INFINITY);
+        let norm = optim::clip_global_norm(&mut output.gradients, clip);
+        if !(output.loss.is_finite() && norm.is_finite()) {
+            let (epoch, step) = (state.progress.history.len() + 1, step + 1);
+            let what = if output.loss.is_finite() { "gradient" } else { "loss" };
+            let message = format!(
+                "{what} not finite in step {step} (epoch {epoch}) at a learning rate of {}; try a lower one",
+                state.progress.lr
+            );
+            return Err(Error::invalid("--lr", message));
+        }
+        let rates = self.plan.rates(state.progress.lr);
+        state.optimizer.update(&mut state.params, &output.gradients, &rates, factor);
+        state.progress.epoch_steps += 1;
+        state.progress.epoch_loss += output.loss;
+        state.progress.epoch_correct += output.correct as u64;
+        state.progress.epoch_images += batch.labels.len() as u64;
+        Ok(())
+    }
+}
+
+impl State {
+    /// The learned values that `select` asks for, and the record of their epoch.
+    pub(crate) fn selected(&self, select: Select) -> Option<(&[Param], &EpochRecord)> {
+        match select {
+            Select::Best => Some((self.best.as_deref()?, self.progress.best()?)),
+            Select::Last => Some((&self.params, self.progress.history.last()?)),
+        }
+    }
+}
+
+/// Counts right and wrong over `source`; `None` when the observer asked to stop.
+pub(crate) fn evaluate(
+    model: &Model,
+    params: &[Param],
+    source: &Source,
+    split: Split,
+    observer: &mut dyn Observer,
+) -> Result<Option<Tally>> {
+    let mut tally = Tally::new(model.head().classes);
+    let head = model.head().bind(params)?;
+    let order: Vec<usize> = (0..source.len()).collect();
+    for batch in source.batches(&order, 0, EVAL_BATCH)? {
+        let batch = batch?;
+        let logits = if source.holds_features() {
+            head.logits(&batch.values)?
+        } else {
+            head.logits(&model.features(params, &batch.values)?)?
+        };
+        tally.add(&logits, &batch.labels)?;
+        observer.event(&Event::Evaluating { split, done: tally.images() as usize, total: source.len() });
+        if observer.stop() {
+            return Ok(None);
+        }
+    }
+    Ok(Some(tally))
+}
+
+/// Images that are classified at a time.
+pub(crate) const EVAL_BATCH: usize = 64;
+
+fn restart(lap: &mut Instant) -> Duration {
+    let now = Instant::now();
+    let passed = now - *lap;
+    *lap = now;
+    passed
+}

@@ -1,0 +1,75 @@
+//! `results.json`: what came out of a run.
+
+use std::{fs, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, Result,
+    config::{Method, Task},
+    data::files,
+    eval::Metrics,
+};
+
+/// The result of a run. Rates are fractions of one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// What was learned.
+    pub task: Task,
+    /// How.
+    pub method: Method,
+    /// On which backbone.
+    pub backbone: String,
+    /// From which data set.
+    pub data: String,
+    /// With which seed.
+    pub seed: u64,
+    /// Number of classes.
+    pub classes: usize,
+    /// Images it was learned from.
+    pub train_images: usize,
+    /// Learned values.
+    pub trainable_params: usize,
+    /// Weights of the frozen backbone.
+    pub backbone_params: u64,
+    /// The epoch that counts, from 1.
+    pub best_epoch: usize,
+    /// On the validation images, after that epoch.
+    pub val: Metrics,
+    /// On the test images, looked at once.
+    pub test: Metrics,
+    /// Wall time of the whole run in seconds, without the time between an interruption and its resumption.
+    pub wall_s: f64,
+    /// Images learned from in a second, decoding included, validation not.
+    pub img_per_s: f64,
+    /// Most memory the process held, in bytes; `None` where the system does not tell.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+impl Results {
+    /// Reads a `results.json`.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bytes = files::read_limited(path, 1 << 20)?;
+        serde_json::from_slice(&bytes).map_err(|error| Error::file(path, format!("not a result: {error}")))
+    }
+}
+
+/// Most memory this process held so far, in bytes, where `/proc` tells.
+pub fn peak_rss_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn memory_is_told_in_bytes() {
+        let held = vec![1u8; 32 << 20];
+        assert!(peak_rss_bytes().unwrap() > held.len() as u64);
+    }
+}

@@ -1,0 +1,151 @@
+//! From a configuration to everything a run needs: data set, backbone, plan, model, sources.
+
+use std::{path::Path, sync::Arc};
+
+use super::{
+    observer::{Event, Observer},
+    source::{Images, Source},
+};
+use crate::{
+    Error, Result,
+    backbone::{Backbone, OpenOptions},
+    config::{Facts, Plan, RunConfig},
+    data::{Augment, Dataset, FewShot, Split, SplitFile},
+    model::Model,
+    prompt::task_file::{BackboneId, TaskMeta, TaskMetrics},
+};
+
+/// Memory for pixels that are kept from epoch to epoch, in bytes.
+const CACHE_BYTES: usize = 768 << 20;
+/// Unreadable images that an error names.
+const NAMED: usize = 5;
+
+/// Everything a run needs that does not change.
+pub(crate) struct Setup {
+    pub(crate) plan: Plan,
+    pub(crate) model: Model,
+    pub(crate) dataset: Dataset,
+    pub(crate) train: Source,
+    pub(crate) val: Source,
+    pub(crate) test: Source,
+    /// Stands for configuration, data and backbone in checkpoints.
+    pub(crate) fingerprint: String,
+}
+
+impl Setup {
+    /// Opens data and backbone; `None` when the observer asked to stop.
+    pub(crate) fn new(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Self>> {
+        config.validate()?;
+        let mut dataset = open_data(&config.data, config.seed)?;
+        if let Some(shots) = config.shots {
+            dataset = FewShot::draw(&dataset, shots, config.seed)?.apply(&dataset)?;
+        }
+        observer.event(&Event::Note(&format!("{}: {}", dataset.name, dataset.split_note)));
+        let open = OpenOptions { weights_dir: config.weights_dir.clone(), image_size: config.image_size };
+        let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
+        let facts = |dataset: &Dataset| Facts {
+            depth: backbone.vit.depth(),
+            image_size: backbone.vit.image_size(),
+            train_images: dataset.train.len(),
+        };
+        let plan = config.resolve(&facts(&dataset))?;
+        let model = Model::new(backbone.clone(), plan.prompt, config.head, dataset.classes.len(), plan.threads)?;
+        let Some(mut images) = read(&mut dataset, &plan, &model, observer)? else { return Ok(None) };
+        // Images that were left out may change the number of steps.
+        let plan = config.resolve(&facts(&dataset))?;
+        let mut next = || images.pop().ok_or_else(|| Error::invalid("--data", "fewer than three parts"));
+        let (test, val, train) = (Source::Images(next()?), Source::Images(next()?), Source::Images(next()?));
+        let fingerprint = fingerprint(&plan, &dataset, backbone.hash()?)?;
+        Ok(Some(Self { plan, model, dataset, train, val, test, fingerprint }))
+    }
+
+    /// What a task file of this run says.
+    pub(crate) fn task_meta(&self, metrics: TaskMetrics) -> Result<TaskMeta> {
+        let backbone = self.model.backbone();
+        Ok(TaskMeta::new(
+            self.plan.config.method,
+            self.plan.prompt,
+            self.plan.config.head,
+            BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() },
+            self.dataset.classes.clone(),
+            backbone.vit.image_size(),
+            self.model.preprocess()?,
+            metrics,
+        ))
+    }
+}
+
+/// The data set that `spec` names.
+fn open_data(spec: &str, seed: u64) -> Result<Dataset> {
+    Dataset::open(Path::new(spec), seed)
+}
+
+/// The images of the three parts. Those of val and test are all read once, so that a file that cannot be read does not
+/// come up at the end of a long run; so are those of train where pixels are kept, or where bad ones are to be left out.
+fn read(dataset: &mut Dataset, plan: &Plan, model: &Model, observer: &mut dyn Observer) -> Result<Option<Vec<Images>>> {
+    let config = &plan.config;
+    let preprocess = model.preprocess()?;
+    let crop = config.random_resized_crop.map(|[least, most]| (least, most));
+    let augment = Augment { flip: config.flip, random_resized_crop: crop, random_crop: false };
+    let mut room = CACHE_BYTES;
+    let mut parts = Vec::new();
+    let mut left_out = Vec::new();
+    for split in Split::ALL {
+        let augment = if split == Split::Train { augment } else { Augment::default() };
+        let make = |dataset: &Dataset, room: &mut usize| {
+            let samples = dataset.part(split).to_vec();
+            Images::new(samples, preprocess.clone(), augment, config.seed, plan.threads, room)
+        };
+        let room_before = room;
+        let mut images = make(dataset, &mut room);
+        if split != Split::Train || images.keeps_all() || config.skip_bad_images {
+            let Some(bad) = images.unreadable(split, observer)? else { return Ok(None) };
+            if !bad.is_empty() && config.skip_bad_images {
+                let mut position = 0;
+                dataset.part_mut(split).retain(|_| {
+                    position += 1;
+                    !bad.iter().any(|(i, _)| *i == position - 1)
+                });
+                room = room_before;
+                images = make(dataset, &mut room);
+            }
+            left_out.extend(bad.into_iter().map(|(_, error)| error.to_string()));
+        }
+        parts.push(images);
+    }
+    if left_out.is_empty() {
+        return Ok(Some(parts));
+    }
+    let named = left_out.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    let more = if left_out.len() > NAMED { format!("; and {} more", left_out.len() - NAMED) } else { String::new() };
+    if !config.skip_bad_images {
+        let message =
+            format!("{} images cannot be read; --skip-bad-images leaves them out: {named}{more}", left_out.len());
+        return Err(Error::invalid("--data", message));
+    }
+    for split in Split::ALL {
+        if dataset.part(split).is_empty() {
+            return Err(Error::invalid("--data", format!("no image of {split} can be read: {named}{more}")));
+        }
+    }
+    for (label, class) in dataset.classes.iter().enumerate() {
+        if !dataset.train.iter().any(|sample| sample.label as usize == label) {
+            let message = format!("no image of class `{class}` is left to learn from: {named}{more}");
+            return Err(Error::invalid("--data", message));
+        }
+    }
+    let note = format!("; {} unreadable images left out", left_out.len());
+    dataset.split_note.push_str(&note);
+    observer.event(&Event::Note(&format!("{} images cannot be read and are left out: {named}{more}", left_out.len())));
+    Ok(Some(parts))
+}
+
+fn fingerprint(plan: &Plan, dataset: &Dataset, backbone: &str) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let config = plan.config.to_toml()?;
+    for part in [config.as_bytes(), &SplitFile::new(dataset).to_json(), backbone.as_bytes()] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}

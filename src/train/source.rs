@@ -1,0 +1,152 @@
+//! Where a loop's batches come from: images decoded ahead of it, or features that were computed once.
+
+use std::sync::Arc;
+
+use super::{
+    fit::EVAL_BATCH,
+    observer::{Event, Observer},
+};
+use crate::{
+    Error, Result,
+    data::{self, Augment, ImageSource, Loader, LoaderOptions, PixelCache, Preprocess, Sample, Split},
+    model::Model,
+};
+
+/// Images of one part of a data set, or their features.
+pub(crate) enum Source {
+    /// Images.
+    Images(Images),
+    /// Features `[n, D]`, row-major, and the class of each row.
+    Features { values: Vec<f32>, labels: Vec<u32> },
+}
+
+/// Images and how they are made ready.
+pub(crate) struct Images {
+    samples: Arc<[Sample]>,
+    options: LoaderOptions,
+    keeps_all: bool,
+}
+
+/// A batch of either.
+pub(crate) struct Batch {
+    /// Positions in the source.
+    pub(crate) indices: Vec<usize>,
+    /// Classes.
+    pub(crate) labels: Vec<u32>,
+    /// Images `[B, 3, s, s]` or features `[B, D]`.
+    pub(crate) values: Vec<f32>,
+}
+
+type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
+
+impl Images {
+    /// `samples` behind `preprocess` and `augment`, with up to `room` bytes for pixels that are kept; what is taken is
+    /// subtracted from `room`.
+    pub(crate) fn new(
+        samples: Vec<Sample>,
+        preprocess: Preprocess,
+        augment: Augment,
+        seed: u64,
+        threads: usize,
+        room: &mut usize,
+    ) -> Self {
+        let (width, height) = preprocess.output_size().unwrap_or_default();
+        let wanted = samples.len().saturating_mul(3 * width * height);
+        let kept = if augment.keeps_crop() { wanted.min(*room) } else { 0 };
+        *room -= kept;
+        let cache = (kept > 0).then(|| Arc::new(PixelCache::new(samples.len(), preprocess.clone(), kept)));
+        let options = LoaderOptions { preprocess, augment, seed, epoch: 0, batch: 1, threads, cache };
+        Self { samples: samples.into(), options, keeps_all: kept == wanted }
+    }
+
+    /// Reads every image of `split` once and returns the positions and errors of those that cannot be read; `None` when
+    /// the observer asked to stop. What is read is kept where there is room.
+    pub(crate) fn unreadable(&self, split: Split, observer: &mut dyn Observer) -> Result<Option<Vec<(usize, Error)>>> {
+        let total = self.samples.len();
+        let (mut found, mut next) = (Vec::new(), 0);
+        if self.samples.iter().all(|s| !matches!(s.image, ImageSource::File(_))) {
+            return Ok(Some(found));
+        }
+        // A pass ends at the first image it cannot read; another one begins behind it.
+        while next < total {
+            for batch in Loader::new(self.samples.clone(), (next..total).collect(), self.options.clone())? {
+                if let Err(error) = batch {
+                    found.push((next, error));
+                }
+                next += 1;
+                observer.event(&Event::Reading { split, done: next, total });
+                if observer.stop() {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// Whether there is room to keep the pixels of every image.
+    pub(crate) fn keeps_all(&self) -> bool {
+        self.keeps_all
+    }
+
+    fn batches(
+        &self,
+        order: &[usize],
+        epoch: usize,
+        batch: usize,
+    ) -> Result<impl Iterator<Item = Result<Batch>> + use<>> {
+        let options = LoaderOptions { epoch: epoch as u64, batch, ..self.options.clone() };
+        let loader = Loader::new(self.samples.clone(), order.to_vec(), options)?;
+        Ok(loader.map(|batch| {
+            let data::Batch { pixels, labels, indices } = batch?;
+            Ok(Batch { indices, labels, values: pixels })
+        }))
+    }
+}
+
+impl Source {
+    /// Number of images.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Images(images) => images.samples.len(),
+            Self::Features { labels, .. } => labels.len(),
+        }
+    }
+
+    /// Whether batches are features, not images.
+    pub(crate) fn holds_features(&self) -> bool {
+        matches!(self, Self::Features { .. })
+    }
+
+    /// The images at `order` in batches of `batch`; the last may be smaller. `epoch` seeds the augmentation.
+    pub(crate) fn batches<'a>(&'a self, order: &'a [usize], epoch: usize, batch: usize) -> Result<Batches<'a>> {
+        Ok(match self {
+            Self::Images(images) => Box::new(images.batches(order, epoch, batch)?),
+            Self::Features { values, labels } => {
+                let width = values.len() / labels.len().max(1);
+                Box::new(order.chunks(batch).map(move |indices| {
+                    Ok(Batch {
+                        indices: indices.to_vec(),
+                        labels: indices.iter().map(|&i| labels[i]).collect(),
+                        values: indices.iter().flat_map(|&i| &values[i * width..(i + 1) * width]).copied().collect(),
+                    })
+                }))
+            }
+        })
+    }
+
+    /// The features of the images, each computed once without prompts; `None` when the observer asked to stop.
+    pub(crate) fn to_features(&self, model: &Model, split: Split, observer: &mut dyn Observer) -> Result<Option<Self>> {
+        let order: Vec<usize> = (0..self.len()).collect();
+        let (mut values, mut labels) = (Vec::new(), Vec::new());
+        for batch in self.batches(&order, 0, EVAL_BATCH)? {
+            let batch = batch?;
+            values.extend(model.features(&[], &batch.values)?);
+            labels.extend(batch.labels);
+            observer.event(&Event::Features { split, done: labels.len(), total: self.len() });
+            if observer.stop() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Self::Features { values, labels }))
+    }
+}

@@ -1,0 +1,337 @@
+//! Whole runs on a small random backbone and a folder of small pictures.
+
+#![allow(clippy::float_cmp)] // equal means equal here
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rand::Rng;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    Error,
+    config::{LearningRate, Method, Select},
+    data::Split,
+    head::HeadKind,
+    model::{TaskModel, TaskOptions},
+    prompt::task_file::TaskFile,
+    random::stream,
+    train::optim::OptimizerKind,
+};
+
+fn backbone() -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clip").display().to_string()
+}
+
+/// Pictures of two classes, reddish and bluish, as PNG files: 10 to train on, 4 and 6 for the rest, a class.
+fn pictures(dir: &Path) {
+    for (split, count) in [("train", 10), ("val", 4), ("test", 6)] {
+        for (class, colour) in [("blue", [60, 60, 160]), ("red", [160, 60, 60])] {
+            let folder = dir.join(split).join(class);
+            fs::create_dir_all(&folder).unwrap();
+            for i in 0..count {
+                let mut rng = stream(3, &format!("{split} {class}"), 0, i);
+                let pixels: Vec<u8> = (0..40 * 36 * 3).map(|p| colour[p % 3] + rng.random_range(0..90u8)).collect();
+                image::save_buffer(folder.join(format!("{i}.png")), &pixels, 40, 36, image::ColorType::Rgb8).unwrap();
+            }
+        }
+    }
+}
+
+/// A folder with pictures in `data` and room for runs.
+fn workplace() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    pictures(&dir.path().join("data"));
+    dir
+}
+
+fn config(dir: &TempDir, method: Method) -> RunConfig {
+    RunConfig {
+        backbone: backbone(),
+        data: dir.path().join("data").display().to_string(),
+        method,
+        epochs: Some(3),
+        batch_size: Some(6),
+        threads: Some(2),
+        ..RunConfig::default()
+    }
+}
+
+fn finish(config: &RunConfig, dir: &TempDir) -> (PathBuf, Results) {
+    finished(run(config, &dir.path().join("runs"), &mut Silent))
+}
+
+fn finished(outcome: Result<Outcome>) -> (PathBuf, Results) {
+    match outcome.unwrap() {
+        Outcome::Finished { folder, results } => (folder, *results),
+        Outcome::Interrupted { .. } => panic!("the run was interrupted"),
+    }
+}
+
+/// Stops a run after some batches, whatever they are for, and copies its folder on the way as a kill would leave it.
+struct Cut {
+    /// Batches after which the run is told to stop.
+    stop_after: usize,
+    /// Batch after which the folder is copied, and where to.
+    copy_after: Option<(usize, PathBuf)>,
+    folder: Option<PathBuf>,
+    batches: usize,
+}
+
+impl Cut {
+    fn after(batches: usize) -> Self {
+        Self { stop_after: batches, copy_after: None, folder: None, batches: 0 }
+    }
+}
+
+impl Observer for Cut {
+    fn event(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Start(start) => self.folder = Some(start.folder.to_path_buf()),
+            Event::Step { .. } | Event::Evaluating { .. } => {
+                self.batches += 1;
+                if let (Some((at, to)), Some(from)) = (&self.copy_after, &self.folder)
+                    && *at == self.batches
+                {
+                    copy(from, to);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn stop(&self) -> bool {
+        self.batches >= self.stop_after
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn bytes(folder: &Path, name: &str) -> Vec<u8> {
+    fs::read(folder.join(name)).unwrap()
+}
+
+/// What must not depend on when a run was cut off: the task files, and the metrics but for their times.
+fn content(folder: &Path) -> (Vec<u8>, Vec<u8>, Vec<serde_json::Value>) {
+    let text = fs::read_to_string(folder.join(run_folder::METRICS)).unwrap();
+    let lines = text.lines().map(|line| {
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let fields = line.as_object_mut().unwrap();
+        fields.remove("train_seconds").unwrap();
+        fields.remove("val_seconds").unwrap();
+        line
+    });
+    (bytes(folder, run_folder::BEST), bytes(folder, run_folder::LAST), lines.collect())
+}
+
+#[test]
+fn every_method_learns_colours_and_leaves_a_whole_run_folder() {
+    let dir = workplace();
+    for &method in Method::ALL {
+        let heads: &[HeadKind] = if method == Method::Linear { HeadKind::ALL } else { &[HeadKind::Linear] };
+        for &head in heads {
+            let config = RunConfig { head, epochs: Some(6), ..config(&dir, method) };
+            let (folder, results) = finish(&config, &dir);
+            assert!(results.test.acc1 > 0.9, "{method} {head}: {:?}", results.test);
+            assert_eq!((results.train_images, results.classes, results.method), (20, 2, method));
+            for name in [
+                run_folder::CONFIG,
+                run_folder::ENVIRONMENT,
+                run_folder::SPLIT,
+                run_folder::METRICS,
+                run_folder::RESULTS,
+                run_folder::BEST,
+                run_folder::LAST,
+                run_folder::CHECKPOINT,
+                run_folder::CURVES,
+                run_folder::CONFUSION,
+            ] {
+                assert!(folder.join(name).is_file(), "{method}: {name}");
+            }
+            assert_eq!(Results::load(&folder.join(run_folder::RESULTS)).unwrap(), results);
+        }
+    }
+}
+
+#[test]
+fn a_task_file_classifies_as_the_run_did() {
+    let dir = workplace();
+    for &method in Method::ALL {
+        let (folder, results) = finish(&config(&dir, method), &dir);
+        let model =
+            TaskModel::open(&folder, &TaskOptions { backbone: Some(backbone()), ..Default::default() }).unwrap();
+        let data = crate::data::Dataset::open(dir.path().join("data"), 1).unwrap();
+        let mut right = 0;
+        for sample in data.part(Split::Test) {
+            let pixels = model.preprocess().apply(&sample.load().unwrap()).unwrap();
+            let probabilities = model.predict(&pixels).unwrap();
+            assert!((probabilities.iter().sum::<f32>() - 1.).abs() < 1e-5);
+            right += usize::from(crate::eval::classify::argmax(&probabilities) == sample.label as usize);
+        }
+        assert_eq!(right as f64 / data.test.len() as f64, results.test.acc1, "{method}");
+        assert_eq!(model.meta().metrics.test, Some(results.test));
+        assert_eq!(model.meta().metrics.epoch, results.best_epoch);
+    }
+}
+
+#[test]
+fn equal_configurations_give_equal_bytes_and_other_seeds_do_not() {
+    let dir = workplace();
+    let config = RunConfig { flip: true, random_resized_crop: Some([0.4, 1.]), ..config(&dir, Method::VptDeep) };
+    let (first, _) = finish(&config, &dir);
+    let (second, _) = finish(&config, &dir);
+    assert_ne!(first, second);
+    assert_eq!(content(&first), content(&second));
+    let saved = RunConfig::load(&first.join(run_folder::CONFIG)).unwrap();
+    let (third, _) = finish(&saved, &dir);
+    assert_eq!(content(&first), content(&third), "config.toml repeats the run");
+    let (other, _) = finish(&RunConfig { seed: 2, ..config }, &dir);
+    assert_ne!(bytes(&first, run_folder::BEST), bytes(&other, run_folder::BEST));
+}
+
+#[test]
+fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
+    let dir = workplace();
+    // 3 epochs of 4 steps and a validation batch, and a test batch at the end: 16 batches.
+    let (everywhere, somewhere) = (vec![1, 3, 4, 5, 8, 10, 15, 16], vec![2, 5, 16]);
+    for (method, optimizer, stops) in [
+        (Method::VptDeep, OptimizerKind::Adamw, everywhere),
+        (Method::VpPatch, OptimizerKind::Sgd, somewhere.clone()),
+        (Method::Linear, OptimizerKind::Adamw, somewhere),
+    ] {
+        let lr = (optimizer == OptimizerKind::Sgd).then_some(LearningRate::Value(0.5));
+        let config = RunConfig { optimizer, lr, ..config(&dir, method) };
+        let (whole, results) = finish(&config, &dir);
+        for stop_after in stops {
+            let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+            let Outcome::Interrupted { folder: Some(folder) } = outcome else {
+                panic!("{method} {stop_after}: {outcome:?}")
+            };
+            assert!(!folder.join(run_folder::RESULTS).exists());
+            let (again, resumed) = finished(resume(&folder, &mut Silent));
+            assert_eq!(again, folder);
+            assert_eq!(content(&folder), content(&whole), "{method} stopped after {stop_after} batches");
+            assert_eq!((resumed.test, resumed.best_epoch), (results.test.clone(), results.best_epoch));
+        }
+    }
+}
+
+#[test]
+fn a_killed_run_goes_on_from_its_last_checkpoint() {
+    let dir = workplace();
+    let config = config(&dir, Method::VptDeep);
+    let (whole, _) = finish(&config, &dir);
+    // The first process is stopped, which saves a checkpoint; the second is killed some batches after that.
+    for (stop_after, killed_after) in [(1, 1), (3, 9), (5, 6), (10, 5), (14, 2)] {
+        let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+        let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
+        let copied = dir.path().join(format!("copy-{stop_after}-{killed_after}"));
+        let mut watch = Cut { copy_after: Some((killed_after, copied.clone())), ..Cut::after(usize::MAX) };
+        finished(resume(&folder, &mut watch));
+        assert!(!copied.join(run_folder::RESULTS).exists());
+        // What a process that was killed while writing leaves behind.
+        fs::write(copied.join(".vpt-x.tmp"), "half").unwrap();
+        finished(resume(&copied, &mut Silent));
+        assert_eq!(content(&copied), content(&whole), "{stop_after} {killed_after}");
+        assert!(!copied.join(".vpt-x.tmp").exists());
+    }
+}
+
+#[test]
+fn a_run_without_a_checkpoint_starts_again_and_a_finished_one_is_left_alone() {
+    let dir = workplace();
+    let (folder, results) = finish(&config(&dir, Method::VptShallow), &dir);
+    let before = content(&folder);
+    let (_, again) = finished(resume(&folder, &mut Silent));
+    assert_eq!(again, results);
+    for name in [run_folder::RESULTS, run_folder::CHECKPOINT, run_folder::BEST, run_folder::LAST] {
+        fs::remove_file(folder.join(name)).unwrap();
+    }
+    finished(resume(&folder, &mut Silent));
+    assert_eq!(content(&folder), before);
+}
+
+#[test]
+fn a_checkpoint_of_something_else_is_refused() {
+    let dir = workplace();
+    let (folder, _) = finish(&config(&dir, Method::VptShallow), &dir);
+    fs::remove_file(folder.join(run_folder::RESULTS)).unwrap();
+    fs::remove_file(dir.path().join("data/train/red/3.png")).unwrap();
+    let message = resume(&folder, &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("another configuration, data set or backbone"), "{message}");
+}
+
+#[test]
+fn unreadable_images_stop_a_run_or_are_left_out() {
+    let dir = workplace();
+    let bad = dir.path().join("data/test/red/bad.png");
+    fs::write(&bad, "not a picture").unwrap();
+    fs::write(dir.path().join("data/train/blue/worse.png"), "").unwrap();
+    let config = config(&dir, Method::VpPad);
+    let message = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("2 images cannot be read") && message.contains("bad.png"), "{message}");
+    let (folder, results) = finish(&RunConfig { skip_bad_images: true, ..config }, &dir);
+    assert_eq!(results.train_images, 20);
+    let split = fs::read_to_string(folder.join(run_folder::SPLIT)).unwrap();
+    assert!(split.contains("2 unreadable images left out") && !split.contains("bad.png"));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state() {
+    let dir = workplace();
+    let lr = Some(LearningRate::Value(1e38));
+    let out = dir.path().join("out");
+    let config = RunConfig { lr, out: Some(out.clone()), warmup: Some(0.), ..config(&dir, Method::VptShallow) };
+    let error = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err();
+    assert!(matches!(&error, Error::Invalid { what, .. } if what == "--lr"), "{error}");
+    assert!(error.to_string().contains("not finite in step 2 (epoch 1)"), "{error}");
+    assert!(out.join(run_folder::CHECKPOINT).is_file());
+    assert!(!out.join(run_folder::RESULTS).exists());
+}
+
+#[test]
+fn patience_ends_a_run_early_and_last_takes_the_last_epoch() {
+    let dir = workplace();
+    // Steps too small to change a prediction: the first epoch stays the best.
+    let lr = Some(LearningRate::Value(1e-30));
+    let still = RunConfig { lr, head_lr: Some(1e-30), epochs: Some(50), ..config(&dir, Method::VptShallow) };
+    let (folder, results) = finish(&RunConfig { patience: Some(2), ..still.clone() }, &dir);
+    assert_eq!(results.best_epoch, 1);
+    assert_eq!(fs::read_to_string(folder.join(run_folder::METRICS)).unwrap().lines().count(), 3);
+    let last = RunConfig { select: Some(Select::Last), epochs: Some(4), ..still };
+    let (folder, results) = finish(&last, &dir);
+    assert_eq!(results.best_epoch, 4);
+    let (best, last) = (TaskFile::open(&folder.join(run_folder::BEST)), TaskFile::open(&folder.join(run_folder::LAST)));
+    assert_eq!(best.unwrap().params, last.unwrap().params);
+}
+
+#[test]
+fn an_automatic_learning_rate_is_chosen_once_and_written_down() {
+    let dir = workplace();
+    let out = dir.path().join("out");
+    let config = RunConfig { lr: Some(LearningRate::Auto), out: Some(out.clone()), ..config(&dir, Method::Linear) };
+    finish(&config, &dir);
+    let search: serde_json::Value = serde_json::from_slice(&bytes(&out, run_folder::LR_SEARCH)).unwrap();
+    let tried: Vec<f64> = search["trials"].as_array().unwrap().iter().map(|t| t["lr"].as_f64().unwrap()).collect();
+    assert!(tried.len() > 1 && tried.contains(&search["chosen"].as_f64().unwrap()), "{search}");
+}
+
+#[test]
+fn few_shots_are_drawn_and_a_full_folder_is_refused() {
+    let dir = workplace();
+    let out = dir.path().join("out");
+    let config = RunConfig { shots: Some(2), out: Some(out.clone()), ..config(&dir, Method::VptDeep) };
+    let (folder, results) = finish(&config, &dir);
+    assert_eq!((folder.as_path(), results.train_images, results.best_epoch), (out.as_path(), 4, 3));
+    let message = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("is not empty"), "{message}");
+}
