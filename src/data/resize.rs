@@ -15,6 +15,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::image::Rgb8;
+use crate::kernel::resample::{PRECISION, weighted_sum};
 
 /// How new pixels are made from old ones; the names and numbers are Pillow's `Image.Resampling`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -188,11 +189,6 @@ fn nearest(image: &Rgb8, width: usize, height: usize, window: &Window) -> Rgb8 {
     Rgb8 { width: window.x.len(), height: window.y.len(), pixels }
 }
 
-/// Fractional bits of a weight: 32 bits less 8 for the pixel and 2 for sums that overshoot.
-const PRECISION: u32 = 32 - 8 - 2;
-/// One half, so that the shift at the end rounds.
-const HALF: i32 = 1 << (PRECISION - 1);
-
 /// For each new pixel along one side, the old pixels it is made of and their weights.
 struct Taps {
     /// For each new pixel the first old one and how many follow.
@@ -249,19 +245,9 @@ impl Taps {
 }
 
 /// Rows that the horizontal pass works on together.
-const ROWS: usize = 16;
-/// Bytes that are summed together: one pixel of [`ROWS`] rows, or a piece of a row.
+const ROWS: usize = 32;
+/// Bytes of one pixel in each of them.
 const LANES: usize = ROWS * 3;
-
-fn multiply_add(sums: &mut [i32; LANES], values: &[u8; LANES], weight: i32) {
-    for (sum, value) in sums.iter_mut().zip(values) {
-        *sum += i32::from(*value) * weight;
-    }
-}
-
-fn clip(sum: i32) -> u8 {
-    (sum >> PRECISION).clamp(0, 255) as u8
-}
 
 /// The rows `rows` of `image`, each filtered along `x`.
 fn horizontal(image: &Rgb8, rows: Range<usize>, taps: &Taps) -> Rgb8 {
@@ -270,25 +256,21 @@ fn horizontal(image: &Rgb8, rows: Range<usize>, taps: &Taps) -> Rgb8 {
     let mut out = Rgb8::new(width, rows.len());
     // A block of rows is turned so that a pixel's neighbours in the block lie side by side: the sums then run over whole
     // vectors although the taps differ from pixel to pixel.
-    let mut columns = vec![[0_u8; LANES]; span.len()];
+    let mut columns = vec![0; span.len() * LANES];
+    let mut sums = [0; LANES];
     for (block, out_rows) in out.pixels.chunks_mut((ROWS * width * 3).max(1)).enumerate() {
         let count = out_rows.len() / (width * 3);
         for r in 0..count {
             let start = (rows.start + block * ROWS + r) * image.width;
             let row = &image.pixels[(start + span.start) * 3..(start + span.end) * 3];
-            for (column, pixel) in columns.iter_mut().zip(row.chunks_exact(3)) {
+            for (column, pixel) in columns.chunks_exact_mut(LANES).zip(row.chunks_exact(3)) {
                 column[r * 3..r * 3 + 3].copy_from_slice(pixel);
             }
         }
         for (x, (first, weights)) in taps.iter().enumerate() {
-            let mut sums = [HALF; LANES];
-            for (column, &weight) in columns[first - span.start..].iter().zip(weights) {
-                multiply_add(&mut sums, column, weight);
-            }
-            let bytes = sums.map(clip);
-            for r in 0..count {
-                let at = (r * width + x) * 3;
-                out_rows[at..at + 3].copy_from_slice(&bytes[r * 3..r * 3 + 3]);
+            weighted_sum(&columns[(first - span.start) * LANES..], LANES, weights, &mut sums);
+            for (row, pixel) in out_rows.chunks_exact_mut(width * 3).zip(sums.chunks_exact(3)) {
+                row[x * 3..x * 3 + 3].copy_from_slice(pixel);
             }
         }
     }
@@ -298,23 +280,9 @@ fn horizontal(image: &Rgb8, rows: Range<usize>, taps: &Taps) -> Rgb8 {
 /// The columns `columns` of `image`, each filtered along `y`.
 fn vertical(image: &Rgb8, columns: Range<usize>, taps: &Taps) -> Rgb8 {
     let mut out = Rgb8::new(columns.len(), taps.bounds.len());
-    for (out_row, (first, weights)) in out.pixels.chunks_exact_mut((columns.len() * 3).max(1)).zip(taps.iter()) {
-        let rows = image.pixels[first * image.width * 3..].chunks_exact(image.width * 3);
-        let taps = rows.map(|row| &row[columns.start * 3..columns.end * 3]).zip(weights);
-        let (pieces, rest) = out_row.as_chunks_mut::<LANES>();
-        let done = pieces.len() * LANES;
-        for (i, piece) in pieces.iter_mut().enumerate() {
-            let mut sums = [HALF; LANES];
-            for (row, &weight) in taps.clone() {
-                if let Some(values) = row[i * LANES..].first_chunk() {
-                    multiply_add(&mut sums, values, weight);
-                }
-            }
-            *piece = sums.map(clip);
-        }
-        for (i, byte) in rest.iter_mut().enumerate() {
-            *byte = clip(taps.clone().fold(HALF, |sum, (row, &weight)| sum + i32::from(row[done + i]) * weight));
-        }
+    let stride = image.width * 3;
+    for (row, (first, weights)) in out.pixels.chunks_exact_mut((columns.len() * 3).max(1)).zip(taps.iter()) {
+        weighted_sum(&image.pixels[first * stride + columns.start * 3..], stride, weights, row);
     }
     out
 }

@@ -18,6 +18,7 @@ pub mod attention;
 mod buffer;
 pub mod matmul;
 pub mod norm;
+pub mod resample;
 mod simd;
 #[cfg(test)]
 pub(crate) mod testing;
