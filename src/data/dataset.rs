@@ -61,6 +61,9 @@ pub enum Layout {
     Csv,
     /// The MNIST family's files.
     Idx,
+    /// CoOp's list of which image is in which part.
+    #[serde(rename = "split_zhou")]
+    SplitZhou,
     /// Drawn by the program.
     Generated,
 }

@@ -15,6 +15,7 @@ mod processor_config;
 pub mod resize;
 pub mod split;
 mod table;
+mod zhou;
 
 pub use augment::Augment;
 pub use dataset::{Dataset, ImageSource, Layout, Sample, Split};

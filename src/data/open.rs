@@ -1,10 +1,10 @@
 //! Opens a data set by recognising its layout.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::dataset::{Dataset, Layout, Sample};
-use super::{folder, idx, split, table};
+use super::{folder, idx, split, table, zhou};
 use crate::{Error, Result};
 
 /// A data set as it was found, before parts that are missing are made.
@@ -23,8 +23,8 @@ pub(super) enum Parts {
 }
 
 impl Dataset {
-    /// Opens the data set at `spec`: an image folder, a CSV or TSV table or a folder with such tables, or a folder with the
-    /// IDX files of the MNIST family. Parts that it lacks are split off by `seed`; see
+    /// Opens the data set at `spec`: an image folder, a CSV or TSV table or a folder with such tables, a folder with a
+    /// `split_zhou_*.json`, or one with the IDX files of the MNIST family. Parts that it lacks are split off by `seed`; see
     /// [`split_note`](Self::split_note). Images in files are not decoded yet.
     ///
     /// # Errors
@@ -43,6 +43,9 @@ fn find(path: &Path) -> Result<Found> {
         if table::has_extension(path) {
             return table::open_file(path);
         }
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("split_zhou_")) {
+            return zhou::open(path);
+        }
         return Err(Error::file(path, "not a data set: expected a folder or a .csv or .tsv file"));
     }
     if let Some(files) = idx::recognise(path)? {
@@ -55,11 +58,12 @@ fn find(path: &Path) -> Result<Found> {
     if let Some(tables) = table::split_tables(path)? {
         return table::open_split(path, &tables);
     }
+    if let Some(file) = zhou::recognise(path)? {
+        return zhou::open(&file);
+    }
     let single = table::single_table(path)?;
     // A folder of pictures with a table beside it: the table says what the labels are. Without a header it may be any table.
-    if let Some(file) = &single
-        && table::has_header(file)?
-    {
+    if let Some(file) = single.as_ref().filter(|file| table::has_header(file)) {
         return table::open_file(file);
     }
     if folder::has_classes(path)? {
@@ -71,7 +75,8 @@ fn find(path: &Path) -> Result<Found> {
     Err(Error::file(
         path,
         "no data set found: expected a sub-folder of images for each class (with train, val and test above them or \
-         without), a .csv or .tsv table of path,label, or the IDX files of the MNIST family",
+         without), a .csv or .tsv table of path,label, a split_zhou_*.json, or the IDX \
+         files of the MNIST family",
     ))
 }
 
@@ -105,14 +110,39 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut out = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
-        let name = match path.file_name().and_then(|n| n.to_str()) {
-            Some(name) => name.to_string(),
-            None => return Err(Error::file(&path, "the file name is not valid UTF-8")),
-        };
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if !name.starts_with('.') && name != "__MACOSX" {
             out.push((name, path));
         }
     }
     out.sort();
     Ok(out)
+}
+
+/// What `file` is called in `folder`: without the folder's own path and without `.` parts, parts separated by `/`. Only a
+/// path that leads elsewhere stays absolute.
+pub(super) fn relative_id(folder: &Path, file: &Path) -> String {
+    let file = file.strip_prefix(folder).unwrap_or(file);
+    let start = if file.is_absolute() { "/" } else { "" };
+    let parts = file.components().filter_map(|part| match part {
+        Component::Normal(part) => Some(part.to_string_lossy()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    });
+    start.to_string() + &parts.collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_relative_to_the_folder() {
+        let id = |folder: &str, file: &str| relative_id(Path::new(folder), Path::new(file));
+        assert_eq!(id("/data/set", "/data/set/a/b.png"), "a/b.png");
+        assert_eq!(id("/data/set", "./a//b.png"), "a/b.png");
+        assert_eq!(id("set", "../a.png"), "../a.png");
+        assert_eq!(id("set", "/elsewhere/a.png"), "/elsewhere/a.png");
+        assert_eq!(id("", "a.png"), "a.png");
+    }
 }

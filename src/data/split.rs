@@ -16,6 +16,10 @@ use crate::{Error, Result, random};
 /// Fills in the parts that `found` lacks.
 pub(super) fn complete(name: String, found: Found, seed: u64) -> Result<Dataset> {
     let Found { layout, classes, samples } = found;
+    if let [class] = &classes[..] {
+        let message = format!("only one class ('{class}'); there is nothing to tell apart");
+        return Err(Error::invalid(format!("data set {name}"), message));
+    }
     let (parts, split_note) = match samples {
         Parts::Split { train, val: Some(val), test: Some(test) } => {
             ([train, val, test], "train, val and test as given".to_string())
@@ -169,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_missing_val_is_a_tenth_of_train() {
-        let test = samples(&[3]);
+        let test = samples(&[3, 0]);
         let given = Parts::Split { train: samples(&[40, 4]), val: None, test: Some(test.clone()) };
         let data = completed(given, 2, 1).unwrap();
         assert_eq!((data.train.len(), data.val.len(), ids(&data.test)), (39, 5, ids(&test)));
@@ -182,9 +186,15 @@ mod tests {
 
     #[test]
     fn parts_that_are_given_are_left_alone() {
-        let given = Parts::Split { train: samples(&[2]), val: Some(samples(&[3])), test: Some(samples(&[4])) };
-        let data = completed(given, 1, 1).unwrap();
+        let given = Parts::Split { train: samples(&[1, 1]), val: Some(samples(&[3])), test: Some(samples(&[4])) };
+        let data = completed(given, 2, 1).unwrap();
         assert_eq!((data.train.len(), data.val.len(), data.test.len()), (2, 3, 4));
+    }
+
+    #[test]
+    fn a_single_class_is_an_error() {
+        let message = completed(Parts::Unsplit(samples(&[9])), 1, 1).unwrap_err().to_string();
+        assert!(message.contains("only one class ('c0')"), "{message}");
     }
 
     #[test]
