@@ -252,4 +252,21 @@ mod tests {
         let message = Dataset::open(dir.path(), 1).unwrap_err().to_string();
         assert!(message.contains("t10k-labels") && message.contains("label 5"), "{message}");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_header_makes_a_panic(numbers: [u8; 16], labels: [u8; 12], compress: bool) {
+            let mut image_file = images(1, 1, 1, &[1]);
+            image_file[4..16].copy_from_slice(&numbers[..12]);
+            let mut label_file = labels.to_vec();
+            label_file[..4].copy_from_slice(&LABELS_MAGIC.to_be_bytes());
+            let pack = |bytes: Vec<u8>| if compress { gz(&bytes) } else { bytes };
+            let end = if compress { ".gz" } else { "" };
+            let dir = folder(&[
+                (&format!("train-images-idx3-ubyte{end}"), pack(image_file)),
+                (&format!("train-labels-idx1-ubyte{end}"), pack(label_file)),
+            ]);
+            let _ = Dataset::open(dir.path(), 1);
+        }
+    }
 }

@@ -86,7 +86,7 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
     if count > MAX_PIXELS as u64 {
         return Err(format!("{width}x{height} pixels, more than the limit of {MAX_PIXELS}"));
     }
-    if is_cut_short(format, bytes) {
+    if is_cut_short(format, bytes, count) {
         return Err("truncated image: the file ends too early".into());
     }
     to_rgb8(DynamicImage::from_decoder(decoder).map_err(|e| one_line(&e))?)
@@ -111,14 +111,19 @@ fn to_rgb8(image: DynamicImage) -> Result<Rgb8, String> {
     Ok(Rgb8 { width, height, pixels })
 }
 
-/// Whether the file lacks its end. The JPEG decoder fills what is missing with grey and says nothing.
-fn is_cut_short(format: ImageFormat, bytes: &[u8]) -> bool {
+/// Whether the file lacks its end, or has too few bytes for an image of `count` pixels however well they were compressed.
+/// The JPEG decoder fills what is missing with grey and says nothing.
+fn is_cut_short(format: ImageFormat, bytes: &[u8], count: u64) -> bool {
+    let length = bytes.len() as u64;
     match format {
-        ImageFormat::Jpeg => !jpeg_reaches_its_end(bytes),
+        // At least a bit for the mean of each block of 8 x 8 pixels.
+        ImageFormat::Jpeg => length * 8 < count / 64 || !jpeg_reaches_its_end(bytes),
+        // At least a bit for each pixel before deflate, which makes at most 1032 bytes of one.
+        ImageFormat::Png => length * 1032 < count / 8,
         ImageFormat::WebP => {
             // "RIFF", then the number of bytes that follow.
             let declared = bytes.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
-            (bytes.len() as u64) < u64::from(declared) + 8
+            length < u64::from(declared) + 8
         }
         _ => false,
     }
@@ -240,6 +245,10 @@ mod tests {
         jpeg[frame + 5..frame + 9].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);
         let message = decode_bytes(&jpeg).unwrap_err();
         assert!(message.contains("65535x65535"), "{message}");
+        // Below the limit, and still far more than so few bytes can hold.
+        jpeg[frame + 5..frame + 9].copy_from_slice(&[0x30, 0, 0x30, 0]);
+        assert!(decode_bytes(&jpeg).unwrap_err().contains("truncated"));
+        assert!(decode_bytes(&png_header(12_288, 12_288)).unwrap_err().contains("truncated"));
     }
 
     #[test]

@@ -320,4 +320,22 @@ mod tests {
         message("[]");
         message("{");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_value_makes_a_panic(
+            field in "size|crop_size|resample|do_resize|do_center_crop|rescale_factor|image_mean|image_std",
+            value in r#"-?[0-9]{1,25}|[0-9]e[0-9]{1,3}|"x"|null|true|\[[0-9]{0,3}(,[0-9]{1,20}){0,3}\]|\{"(height|width|shortest_edge)": [0-9]{1,20}\}"#,
+            processor in "CLIP|ViT|DeiT|Bit",
+        ) {
+            let text = format!(r#"{{"image_processor_type": "{processor}ImageProcessor", "{field}": {value}}}"#);
+            if let Ok(preprocess) = parse(&text) {
+                let image = Rgb8::new(5, 3);
+                // What is accepted can be used, up to sizes that a test has no time for.
+                if preprocess.output_size().is_some_and(|(w, h)| w * h < 1 << 20) {
+                    let _ = preprocess.apply(&image);
+                }
+            }
+        }
+    }
 }

@@ -330,4 +330,12 @@ mod tests {
         fs::write(dir.path().join("labels.csv"), "a note,that is\nno,table\n").unwrap();
         assert_eq!(Dataset::open(dir.path(), 1).unwrap().layout, Layout::Folder);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_a_panic(text in "(path|label|split|train|a|b|,|;|\\t|\\n|\\r|\"| |\\.|/|é){0,60}") {
+            let _ = one("t.csv", &text);
+            let _ = one("t.tsv", &text);
+        }
+    }
 }
