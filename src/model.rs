@@ -2,6 +2,8 @@
 //! back to life.
 
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

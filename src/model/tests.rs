@@ -1,0 +1,161 @@
+//! Losses, logits and every trainable gradient against PyTorch's, for each family and method; see
+//! `scripts/make_fixtures.py`.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use safetensors::{Dtype, SafeTensors};
+
+use super::*;
+use crate::{
+    backbone::OpenOptions,
+    params::Group,
+    prompt::{
+        pixels::PixelShape,
+        tokens::{PromptLayers, TokenLayout},
+    },
+};
+
+const FAMILIES: [&str; 5] = ["clip", "clip-gelu", "vit", "dinov2", "dinov2-registers"];
+/// Border of the fixtures' pad prompts.
+const PAD: usize = 4;
+
+struct Fixture {
+    backbone: Arc<Backbone>,
+    tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    labels: Vec<u32>,
+}
+
+impl Fixture {
+    fn load(family: &str) -> Self {
+        let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(family);
+        let bytes = std::fs::read(dir.join("expected.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let f32s = |b: &[u8]| b.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let tensors = file
+            .iter()
+            .filter(|(_, view)| view.dtype() == Dtype::F32)
+            .map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), f32s(view.data()))))
+            .collect();
+        let labels = file.tensor("labels").unwrap();
+        let width = labels.data().len() / labels.shape()[0];
+        let labels = labels.data().chunks_exact(width).map(|b| u32::from(b[0])).collect();
+        let backbone = Backbone::open(dir.to_str().unwrap(), &OpenOptions::default()).unwrap();
+        Self { backbone: Arc::new(backbone), tensors, labels }
+    }
+
+    fn get(&self, name: &str) -> &(Vec<usize>, Vec<f32>) {
+        &self.tensors[name]
+    }
+
+    fn model(&self, prompt: PromptShape, threads: usize) -> Model {
+        let classes = self.get("head.bias").0[0];
+        Model::new(self.backbone.clone(), prompt, HeadKind::Linear, classes, threads).unwrap()
+    }
+
+    /// The learned values: `prompt` and the fixture's head.
+    fn params(&self, prompt: Option<(&str, Vec<usize>, Vec<f32>)>) -> Vec<Param> {
+        let head = ["head.weight", "head.bias"].map(|name| (name, self.get(name).clone(), Group::Head));
+        prompt
+            .map(|(name, shape, values)| (name, (shape, values), Group::Prompt))
+            .into_iter()
+            .chain(head)
+            .map(|(name, (shape, values), group)| Param::new(name, &shape, values, group).unwrap())
+            .collect()
+    }
+
+    fn step(&self, model: &Model, params: &[Param], micro_batch: Option<usize>) -> StepOutput {
+        let input = StepInput {
+            images: &self.get("images").1,
+            labels: &self.labels,
+            places: Places::Same,
+            mask: None,
+            loss: CrossEntropy { smoothing: 0. },
+            micro_batch,
+        };
+        model.step(params, &input).unwrap()
+    }
+
+    /// Compares loss, logits and gradients, with the gradient of the prompt given, to those of `case`.
+    fn compare(&self, case: &str, model: &Model, params: &[Param], output: &StepOutput, prompt: Option<&[f32]>) {
+        let logits = model.logits(params, &self.get("images").1).unwrap();
+        assert_close(&logits, &self.get(&format!("{case}.logits")).1, case);
+        let mean = output.loss as f32 / self.labels.len() as f32;
+        assert_close(&[mean], &self.get(&format!("{case}.loss")).1, case);
+        let head = output.gradients.len() - 2;
+        assert_close(&output.gradients[head], &self.get(&format!("{case}.grad.head.weight")).1, case);
+        assert_close(&output.gradients[head + 1], &self.get(&format!("{case}.grad.head.bias")).1, case);
+        if let Some(expected) = prompt {
+            assert_close(&output.gradients[0], expected, case);
+        }
+    }
+}
+
+/// The length of the difference is at most 1e-4 of the expected length.
+#[track_caller]
+fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let length = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = length(&mut found.iter().zip(expected).map(|(a, b)| f64::from(a - b)));
+    let scale = length(&mut expected.iter().map(|&v| f64::from(v)));
+    assert!(difference <= 1e-4 * scale, "{what}: relative error {}", difference / scale);
+}
+
+#[test]
+fn token_prompts_have_pytorchs_gradients() {
+    for family in FAMILIES {
+        let fixture = Fixture::load(family);
+        let depth = fixture.backbone.vit.depth();
+        for case in ["vpt-shallow", "vpt-deep", "vpt-deep.first-2", "vpt-deep.last-1", "vpt-deep.last-2"] {
+            let layers: PromptLayers = match case.split_once('.') {
+                Some((_, layers)) => layers.replace('-', ":").parse().unwrap(),
+                None if case == "vpt-shallow" => PromptLayers::First(1),
+                None => PromptLayers::All,
+            };
+            let (start, layers) = layers.resolve(depth).unwrap();
+            let (shape, values) = fixture.get(&format!("{case}.prompts")).clone();
+            assert_eq!(shape[0], layers, "{family} {case}");
+            let model = fixture.model(PromptShape::Tokens(TokenLayout { start, layers, tokens: shape[1] }), 2);
+            let params = fixture.params(Some(("prompt.tokens", shape, values)));
+            model.check(&params).unwrap();
+            let expected = &fixture.get(&format!("{case}.grad.prompts")).1;
+            for micro_batch in [None, Some(1)] {
+                let output = fixture.step(&model, &params, micro_batch);
+                fixture.compare(case, &model, &params, &output, Some(expected));
+            }
+        }
+    }
+}
+
+#[test]
+fn pixel_prompts_have_pytorchs_gradients() {
+    for family in FAMILIES {
+        let fixture = Fixture::load(family);
+        let side = fixture.backbone.vit.image_size();
+        // The reference holds whole planes of which a mask uses the border.
+        let border = |planes: &[f32]| -> Vec<f32> {
+            let outside = |i: usize| !(PAD..side - PAD).contains(&i);
+            let places = (0..planes.len()).filter(|i| outside(i % side) || outside(i / side % side));
+            places.map(|i| planes[i]).collect()
+        };
+        let model = fixture.model(PromptShape::Pixels(PixelShape::Pad { width: PAD }), 2);
+        let values = border(&fixture.get("pad.pixels").1);
+        let params = fixture.params(Some(("prompt.pixels", vec![3, values.len() / 3], values)));
+        model.check(&params).unwrap();
+        let output = fixture.step(&model, &params, None);
+        fixture.compare("pad", &model, &params, &output, Some(&border(&fixture.get("pad.grad.pixels").1)));
+    }
+}
+
+#[test]
+fn a_head_alone_has_pytorchs_gradients_on_images_and_on_their_features() {
+    for family in FAMILIES {
+        let fixture = Fixture::load(family);
+        let model = fixture.model(PromptShape::None, 1);
+        let params = fixture.params(None);
+        let output = fixture.step(&model, &params, None);
+        fixture.compare("linear", &model, &params, &output, None);
+        let features = model.features(&params, &fixture.get("images").1).unwrap();
+        let again = model.head_step(&params, &features, &fixture.labels, CrossEntropy { smoothing: 0. }).unwrap();
+        assert_eq!(again, output);
+    }
+}
