@@ -10,6 +10,7 @@ pub mod data;
 pub mod error;
 pub mod eval;
 pub mod head;
+pub mod infer;
 pub mod kernel;
 pub mod model;
 pub mod params;

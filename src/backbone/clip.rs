@@ -115,11 +115,16 @@ impl Backbone {
     /// # Errors
     /// As [`Vit::features`].
     pub fn embed(&self, pixels: &[f32], prompts: Option<TokenPrompts>, threads: usize) -> Result<Vec<f32>> {
-        let features = self.vit.features(pixels, prompts, threads)?;
-        Ok(match &self.clip {
+        Ok(self.project(self.vit.features(pixels, prompts, threads)?))
+    }
+
+    /// The embeddings that features `[B, D]` (the class token after the last norm) stand for: CLIP's projection of them,
+    /// `[B, projection]`, the features themselves for other families.
+    pub fn project(&self, features: Vec<f32>) -> Vec<f32> {
+        match &self.clip {
             Some(clip) => clip.project(&features),
             None => features,
-        })
+        }
     }
 
     /// Text embeddings `[T, projection]` of CLIP, not normalised.

@@ -2,5 +2,8 @@
 //! them, computed over the whole split at once (never as a mean of batch means), and are fractions of one.
 
 pub mod classify;
+mod task;
+pub mod zero_shot;
 
 pub use classify::{Confusion, Metrics, Tally};
+pub use task::evaluate;

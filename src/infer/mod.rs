@@ -1,0 +1,41 @@
+//! A backbone or a learned task at work on images: features for other programs ([`embed`]), classes ([`predict`]).
+
+pub mod embed;
+pub mod predict;
+
+use std::path::{Path, PathBuf};
+
+use crate::Result;
+use crate::data::{Augment, ImageSource, Loader, LoaderOptions, Preprocess, Sample};
+
+/// Told how many images are done, of how many.
+pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
+
+/// Images that go through the backbone at a time.
+pub(crate) const BATCH: usize = 64;
+
+/// Files as samples of no class.
+pub(crate) fn samples(images: &[PathBuf]) -> Vec<Sample> {
+    let sample = |path: &PathBuf| Sample { image: ImageSource::File(path.clone()), label: 0, id: name(path) };
+    images.iter().map(sample).collect()
+}
+
+/// Batches of `samples` in their order, decoded ahead by `threads` threads, without augmentation.
+pub(crate) fn batches(samples: Vec<Sample>, preprocess: &Preprocess, threads: usize) -> Result<Loader> {
+    let order = (0..samples.len()).collect();
+    let options = LoaderOptions {
+        preprocess: preprocess.clone(),
+        augment: Augment::default(),
+        seed: 0,
+        epoch: 0,
+        batch: BATCH,
+        threads,
+        cache: None,
+    };
+    Loader::new(samples.into(), order, options)
+}
+
+/// A path as text.
+fn name(path: &Path) -> String {
+    path.display().to_string()
+}
