@@ -1,3 +1,4 @@
 //! How long a training step takes, how much work it is and how much memory it needs.
 
 pub mod flop;
+pub mod step;

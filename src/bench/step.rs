@@ -1,0 +1,191 @@
+//! Time and memory of one training step: forward, loss, backward to the prompts and the head, on random images.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::Rng;
+use serde::Serialize;
+
+use super::flop::{Learned, Step};
+use crate::backbone::Backbone;
+use crate::backbone::vit::TokenPrompts;
+use crate::config::{Facts, Method, RunConfig};
+use crate::model::{Model, StepInput};
+use crate::params::Param;
+use crate::prompt::PromptShape;
+use crate::prompt::pixels::{PixelShape, Places};
+use crate::prompt::tokens::TokenLayout;
+use crate::random::{normal, stream};
+use crate::train::loss::CrossEntropy;
+use crate::train::results::peak_rss_bytes;
+use crate::{Error, Result};
+
+/// What is measured, beside what a [`RunConfig`] says (method, prompts, batch, micro-batch, threads, seed).
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Steps that are timed, after one that is not.
+    pub repeats: usize,
+    /// Classes of the head.
+    pub classes: usize,
+}
+
+/// `vpt bench step --json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepReport {
+    /// What is learned.
+    pub method: Method,
+    /// On which backbone.
+    pub backbone: String,
+    /// Number format of the computation.
+    pub precision: &'static str,
+    /// Images in a step.
+    pub batch_size: usize,
+    /// Images a thread works on at a time.
+    pub micro_batch: usize,
+    /// Prompt tokens a block; 0 for methods without.
+    pub prompt_tokens: usize,
+    /// Side of the images in pixels.
+    pub image_size: usize,
+    /// Threads that computed.
+    pub threads: usize,
+    /// Steps that were timed.
+    pub repeats: usize,
+    /// Median wall time of a step, in seconds.
+    pub median_s: f64,
+    /// Images in a second at that time.
+    pub img_per_s: f64,
+    /// Least work of a step in 10⁹ floating point operations, see [`super::flop`].
+    pub gflop: f64,
+    /// `gflop` in a second.
+    pub gflop_per_s: f64,
+    /// Most memory the process held, in bytes, loading the weights included; `None` where the system does not tell.
+    pub peak_rss_bytes: Option<u64>,
+}
+
+/// Times a step of `config` on `backbone`. Images, labels and prompts are drawn at random; nothing is dropped out.
+///
+/// # Errors
+/// A value of the configuration does not fit the backbone.
+pub fn step(
+    config: &RunConfig,
+    backbone: Backbone,
+    options: &Options,
+    note: &mut dyn FnMut(&str),
+) -> Result<StepReport> {
+    for (flag, value) in [("--repeats", options.repeats), ("--classes", options.classes)] {
+        if value == 0 {
+            return Err(Error::invalid(flag, "must be at least 1"));
+        }
+    }
+    let batch = config.batch_size.unwrap_or(32);
+    let facts = Facts { depth: backbone.vit.depth(), image_size: backbone.vit.image_size(), train_images: batch };
+    let plan = config.resolve(&facts)?;
+    let model = Model::new(Arc::new(backbone), plan.prompt, config.head, options.classes, plan.threads)?;
+    let params = model.init(config.seed)?;
+    let side = model.preprocess()?.output_size().map_or(facts.image_size, |(width, _)| width);
+    let mut rng = stream(config.seed, "bench step", 0, 0);
+    let images: Vec<f32> = (0..batch * 3 * side * side).map(|_| normal(&mut rng)).collect();
+    let labels: Vec<u32> = (0..batch).map(|_| rng.random_range(0..options.classes as u32)).collect();
+    let indices: Vec<usize> = (0..batch).collect();
+
+    let mut seconds = Vec::with_capacity(options.repeats);
+    for repeat in 0..=options.repeats {
+        let places =
+            model.pixels().map_or(Places::Same, |pixels| pixels.training_places(config.seed, repeat, &indices));
+        let input = StepInput {
+            images: &images,
+            labels: &labels,
+            places,
+            mask: None,
+            loss: CrossEntropy { smoothing: config.label_smoothing },
+            micro_batch: config.micro_batch,
+        };
+        let begin = Instant::now();
+        let output = model.step(&params, &input)?;
+        let taken = begin.elapsed().as_secs_f64();
+        // The first one fills caches and buffers.
+        if repeat > 0 {
+            seconds.push(taken);
+        }
+        let which = if repeat == 0 { "warm-up".to_owned() } else { format!("{repeat}/{}", options.repeats) };
+        note(&format!("step {which}: {taken:.3} s, loss {:.3}", output.loss / batch as f64));
+    }
+    seconds.sort_by(f64::total_cmp);
+    let median_s = seconds[seconds.len() / 2];
+    let backbone = model.backbone();
+    let work = Step {
+        spec: &backbone.spec,
+        image_size: facts.image_size,
+        learned: learned(plan.prompt, facts.image_size, backbone.spec.patch_size),
+        batch,
+        classes: options.classes,
+    };
+    let gflop = work.flop() / 1e9;
+    Ok(StepReport {
+        method: config.method,
+        backbone: backbone.name.clone(),
+        precision: "f32",
+        batch_size: batch,
+        micro_batch: config.micro_batch.unwrap_or_else(|| micro_batch(&model, &params, batch)).min(batch),
+        prompt_tokens: plan.config.prompt_tokens.unwrap_or(0),
+        image_size: facts.image_size,
+        threads: plan.threads,
+        repeats: options.repeats,
+        median_s,
+        img_per_s: batch as f64 / median_s,
+        gflop,
+        gflop_per_s: gflop / median_s,
+        peak_rss_bytes: peak_rss_bytes(),
+    })
+}
+
+/// The micro-batch that a step takes unless told otherwise.
+fn micro_batch(model: &Model, params: &[Param], batch: usize) -> usize {
+    let vit = &model.backbone().vit;
+    let PromptShape::Tokens(TokenLayout { start, layers, tokens }) = model.prompt() else {
+        return vit.micro_batch(None, batch, model.threads());
+    };
+    let data = params.first().map_or(&[][..], |prompts| &prompts.values);
+    vit.micro_batch(Some(&TokenPrompts { start, layers, tokens, data }), batch, model.threads())
+}
+
+/// What the count of work needs to know of a prompt.
+fn learned(prompt: PromptShape, side: usize, patch: usize) -> Learned {
+    match prompt {
+        PromptShape::None => Learned::Head,
+        PromptShape::Tokens(layout) => {
+            Learned::Tokens { start: layout.start, layers: layout.layers, tokens: layout.tokens }
+        }
+        PromptShape::Pixels(shape) => {
+            let grid = side / patch;
+            let all = grid * grid;
+            // Patches that lie whole inside an image without prompt.
+            let inside = |border: usize| grid.saturating_sub(2 * border.div_ceil(patch)).pow(2);
+            let patches = match shape {
+                PixelShape::Pad { width } => all - inside(width),
+                PixelShape::Frame { inner } => all - inside((side - inner) / 2),
+                PixelShape::Patch { side, .. } => side.div_ceil(patch).pow(2).min(all),
+                PixelShape::Full => all,
+            };
+            Learned::Pixels { patches }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompted_patches_are_counted() {
+        let patches = |shape| match learned(PromptShape::Pixels(shape), 224, 16) {
+            Learned::Pixels { patches } => patches,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(patches(PixelShape::Full), 196);
+        assert_eq!(patches(PixelShape::Pad { width: 16 }), 196 - 144);
+        assert_eq!(patches(PixelShape::Pad { width: 17 }), 196 - 100);
+        assert_eq!(patches(PixelShape::Pad { width: 112 }), 196);
+        assert_eq!(patches(PixelShape::Frame { inner: 192 }), 196 - 144);
+    }
+}
