@@ -2,11 +2,26 @@
 //! all commands share is here: global flags, exit codes, the last net below a fault of our own.
 
 mod backbones;
+mod bench;
+mod data;
+mod embed;
+mod eval;
+mod model;
 mod output;
+mod predict;
+mod progress;
+mod train;
+mod zero_shot;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use vpt::data::Split;
+use vpt::eval::Metrics;
+use vpt::report::table;
 
 use output::Output;
 
@@ -27,6 +42,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Train(Box<train::Train>),
+    Eval(eval::Eval),
+    Predict(predict::Predict),
+    Embed(embed::Embed),
+    ZeroShot(zero_shot::ZeroShot),
+    Bench(bench::Bench),
+    Data(data::Data),
     Backbones(backbones::Backbones),
 }
 
@@ -60,6 +82,41 @@ struct Global {
     precision: String,
 }
 
+impl Global {
+    /// Number of threads to compute with.
+    fn threads(&self) -> usize {
+        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+    }
+
+    /// Seed of what is drawn.
+    fn seed(&self) -> u64 {
+        self.seed.unwrap_or(1)
+    }
+}
+
+/// A parser for one of `names`, which clap lists in its help and when none of them is given.
+fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = vpt::Error> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
+}
+
+/// A part of a data set.
+fn split(name: &str) -> Result<Split, String> {
+    Split::from_name(name).ok_or_else(|| "expected train, val or test".to_owned())
+}
+
+/// Rows of a result for people.
+fn metrics(metrics: &Metrics) -> Vec<(&'static str, String)> {
+    vec![
+        ("acc1", table::percent(metrics.acc1)),
+        ("acc5", table::percent(metrics.acc5)),
+        ("mean per-class recall", table::percent(metrics.mean_per_class_recall)),
+        ("loss", format!("{:.4}", metrics.loss)),
+    ]
+}
+
 fn device(value: &str) -> Result<String, String> {
     match value {
         "cpu" => Ok(value.to_owned()),
@@ -83,6 +140,11 @@ fn precision(value: &str) -> Result<String, String> {
 #[error("{0}")]
 struct Usage(String);
 
+/// A run that was told to stop and has saved what it had: exit code 75.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted{}", .0.as_ref().map(|run| format!("; go on with `vpt train --resume {}`", run.display())).unwrap_or_default())]
+struct Interrupted(Option<PathBuf>);
+
 /// Parses the command line and runs it.
 pub(crate) fn main() -> ExitCode {
     catch_panics();
@@ -92,7 +154,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::message(&format!("error: {}", one_line(&error)));
-            ExitCode::from(if is_usage(&error) { 2 } else { 1 })
+            ExitCode::from(exit_code(&error))
         }
     }
 }
@@ -101,6 +163,13 @@ fn run(command: Command, global: &Global) -> anyhow::Result<()> {
     start_tracing(global);
     let out = Output::new(global.json);
     match command {
+        Command::Train(args) => train::run(*args, global, out),
+        Command::Eval(args) => eval::run(&args, global, out),
+        Command::Predict(args) => predict::run(&args, global, out),
+        Command::Embed(args) => embed::run(&args, global, out),
+        Command::ZeroShot(args) => zero_shot::run(&args, global, out),
+        Command::Bench(args) => bench::run(args, global, out),
+        Command::Data(args) => data::run(args, global, out),
         Command::Backbones(args) => backbones::run(args, out),
     }
 }
@@ -139,12 +208,14 @@ fn start_tracing(global: &Global) {
         .try_init();
 }
 
-/// Whether the user's command line is at fault, rather than a file.
-fn is_usage(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.is::<Usage>()
-            || matches!(cause.downcast_ref(), Some(vpt::Error::Invalid { what, .. }) if what.starts_with("--"))
-    })
+/// 2 where the command line is at fault, 75 for a run that can be resumed, else 1.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let flag = |cause: &vpt::Error| matches!(cause, vpt::Error::Invalid { what, .. } if what.starts_with("--"));
+    match error.root_cause() {
+        cause if cause.is::<Usage>() || cause.downcast_ref().is_some_and(flag) => 2,
+        cause if cause.is::<Interrupted>() => 75,
+        _ => 1,
+    }
 }
 
 /// An error and its causes on one line. A cause that its effect already quotes is not said twice.

@@ -1,0 +1,103 @@
+//! `vpt bench`: what a training step costs.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use vpt::backbone::{Backbone, OpenOptions};
+use vpt::bench::step::{Options, StepReport, step};
+use vpt::config::{Method, RunConfig};
+use vpt::prompt::tokens::PromptLayers;
+use vpt::report::table;
+
+use super::output::Output;
+use super::progress::Progress;
+use super::{Global, one_of};
+
+/// Measure time and memory of training steps
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Step(Step),
+}
+
+/// Time and memory of one training step on random images
+///
+/// A step is forward, loss, and backward to prompts and head. One warm-up step is not counted. `gflop` counts the least
+/// work the step needs, so gflop per second can be compared between programs.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vpt bench step --backbone clip-vit-b16 --batch-size 16 --prompt-tokens 50 --json")]
+struct Step {
+    /// Known backbone or folder in the Hugging Face layout
+    #[arg(long, value_name = "NAME|DIR", default_value = "clip-nano")]
+    backbone: String,
+    /// Folder to look for known backbones in, before the local Hugging Face cache
+    #[arg(long, value_name = "DIR")]
+    weights_dir: Option<PathBuf>,
+    /// What is learned beside the head
+    #[arg(long, value_name = "METHOD", default_value = "vpt-deep", value_parser = one_of::<Method>(Method::NAMES))]
+    method: Method,
+    /// Images a step
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    batch_size: usize,
+    /// Images a thread works on at a time [default: chosen for speed]
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<usize>,
+    /// Prompt tokens a block (vpt-shallow, vpt-deep) [default: 10]
+    #[arg(long, value_name = "N")]
+    prompt_tokens: Option<usize>,
+    /// Prompted blocks: all, first:K or last:K (vpt-deep) [default: all]
+    #[arg(long, value_name = "all|first:K|last:K")]
+    prompt_layers: Option<PromptLayers>,
+    /// Side of the images in pixels [default: the backbone's]
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<usize>,
+    /// Classes of the head
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    classes: usize,
+    /// Steps to time; the median is reported
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    repeats: usize,
+}
+
+pub(crate) fn run(args: Bench, global: &Global, out: Output) -> anyhow::Result<()> {
+    let Command::Step(args) = args.command;
+    let options = OpenOptions { weights_dir: args.weights_dir, image_size: args.image_size };
+    let config = RunConfig {
+        method: args.method,
+        batch_size: Some(args.batch_size),
+        micro_batch: args.micro_batch,
+        prompt_tokens: args.prompt_tokens,
+        prompt_layers: args.prompt_layers,
+        seed: global.seed(),
+        threads: Some(global.threads()),
+        ..RunConfig::default()
+    };
+    config.validate()?;
+    let backbone = Backbone::open(&args.backbone, &options)?;
+    let progress = Progress::new(global.quiet);
+    let measured = Options { repeats: args.repeats, classes: args.classes };
+    let report = step(&config, backbone, &measured, &mut |note| progress.line(note))?;
+    out.result(&report, || describe(&report))
+}
+
+fn describe(report: &StepReport) -> String {
+    let prompts =
+        if report.prompt_tokens > 0 { format!(", {} prompt tokens", report.prompt_tokens) } else { String::new() };
+    table::pairs(&[
+        ("step", format!("{} on {}, {}{prompts}", report.method, report.backbone, report.precision)),
+        (
+            "batch",
+            format!("{} images of {} pixels, {} at a time", report.batch_size, report.image_size, report.micro_batch),
+        ),
+        ("threads", report.threads.to_string()),
+        ("median", format!("{:.3} s of {}", report.median_s, report.repeats)),
+        ("images/s", format!("{:.1}", report.img_per_s)),
+        ("least work", format!("{:.1} GFLOP, {:.0} GFLOP/s", report.gflop, report.gflop_per_s)),
+        ("peak memory", report.peak_rss_bytes.map_or_else(|| "-".to_owned(), table::bytes)),
+    ])
+}

@@ -1,0 +1,93 @@
+//! `vpt embed`: features of images and texts as a safetensors file.
+
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args};
+use serde_json::json;
+use vpt::backbone::{Backbone, OpenOptions};
+use vpt::infer::embed::{Embeddings, Source};
+
+use super::output::Output;
+use super::progress::Progress;
+use super::{Global, Usage, model};
+
+/// Write embeddings of images and texts to a safetensors file
+///
+/// `image_embeds` [N, D], f32, in the order given: CLIP's projected class token, of other families the class token after
+/// the last norm. `text_embeds` [T, D] with --texts. Neither is normalised without --normalize.
+#[derive(Debug, Args)]
+#[command(
+    group(ArgGroup::new("what").args(["images", "texts"]).required(true).multiple(true)),
+    after_help = "Examples:\n  vpt embed --backbone clip-vit-b32 --out features.safetensors photos/*.jpg --texts \"a cat\" \"a dog\"\n  \
+                  vpt embed --model runs/classify/photos-vpt-deep-1 --normalize --out features.safetensors photos/*.jpg"
+)]
+pub(crate) struct Embed {
+    /// Known backbone or folder in the Hugging Face layout [default: clip-nano; with --model the task's]
+    #[arg(long, value_name = "NAME|DIR")]
+    backbone: Option<String>,
+    /// Embed through the prompts of this task file or run folder
+    #[arg(long, value_name = "RUN|FILE", conflicts_with = "image_size")]
+    model: Option<PathBuf>,
+    /// Folder to look for known backbones in, before the local Hugging Face cache
+    #[arg(long, value_name = "DIR")]
+    weights_dir: Option<PathBuf>,
+    /// Side of the images the backbone sees, in pixels; a multiple of its patch size [default: the backbone's]
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<usize>,
+    /// Texts to embed too (CLIP); takes all values up to the next flag
+    #[arg(long, value_name = "TEXT", num_args = 1..)]
+    texts: Vec<String>,
+    /// Scale every embedding to length 1
+    #[arg(long)]
+    normalize: bool,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Image files: JPEG, PNG, WebP, BMP, TIFF, GIF
+    #[arg(value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+}
+
+pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<()> {
+    if args.out.is_dir() {
+        return Err(Usage(format!("--out: {} is a folder; give a file", args.out.display())).into());
+    }
+    let weights_dir = args.weights_dir.as_deref();
+    let (name, mut embeddings) = if let Some(path) = &args.model {
+        let task = model::open(path, args.backbone.as_deref(), weights_dir, global)?;
+        (task.meta().backbone.name.clone(), embed(&Source::Task(&task), args, global)?)
+    } else {
+        let options = OpenOptions { weights_dir: args.weights_dir.clone(), image_size: args.image_size };
+        let backbone = Backbone::open(args.backbone.as_deref().unwrap_or("clip-nano"), &options)?;
+        (backbone.name.clone(), embed(&Source::Backbone(&backbone), args, global)?)
+    };
+    if args.normalize {
+        embeddings.normalise();
+    }
+    embeddings.save(&args.out)?;
+    let result = json!({
+        "out": args.out,
+        "backbone": name,
+        "model": args.model,
+        "images": args.images.len(),
+        "texts": args.texts.len(),
+        "width": embeddings.width,
+        "normalized": args.normalize,
+    });
+    out.result(&result, || {
+        let texts = if args.texts.is_empty() { String::new() } else { format!(" and {} texts", args.texts.len()) };
+        let images = args.images.len();
+        format!(
+            "{images} images{texts} embedded by {name}, {} values each, in {}",
+            embeddings.width,
+            args.out.display()
+        )
+    })
+}
+
+fn embed(source: &Source<'_>, args: &Embed, global: &Global) -> vpt::Result<Embeddings> {
+    let mut progress = Progress::new(global.quiet);
+    source.embed(&args.images, &args.texts, global.threads(), &mut |done, total| {
+        progress.at("embedding", done, total, String::new);
+    })
+}

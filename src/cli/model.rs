@@ -1,0 +1,47 @@
+//! The flags that name a learned task, shared by the commands that use one.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use vpt::model::{TaskModel, TaskOptions};
+
+use super::Global;
+
+/// Which task, and where its backbone is.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// Task file, or the run folder that holds it as best.safetensors
+    #[arg(long, value_name = "RUN|FILE")]
+    model: PathBuf,
+    /// Its backbone, where that is not to be found under the name in the task file
+    #[arg(long, value_name = "NAME|DIR")]
+    backbone: Option<String>,
+    /// Folder to look for known backbones in, before the local Hugging Face cache
+    #[arg(long, value_name = "DIR")]
+    weights_dir: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    pub(crate) fn path(&self) -> &Path {
+        &self.model
+    }
+
+    pub(crate) fn open(&self, global: &Global) -> vpt::Result<TaskModel> {
+        open(&self.model, self.backbone.as_deref(), self.weights_dir.as_deref(), global)
+    }
+}
+
+/// Opens a task file together with its backbone.
+pub(crate) fn open(
+    path: &Path,
+    backbone: Option<&str>,
+    weights_dir: Option<&Path>,
+    global: &Global,
+) -> vpt::Result<TaskModel> {
+    let options = TaskOptions {
+        backbone: backbone.map(str::to_owned),
+        weights_dir: weights_dir.map(Path::to_path_buf),
+        threads: global.threads(),
+    };
+    TaskModel::open(path, &options)
+}

@@ -1,0 +1,128 @@
+//! What a run tells while it is under way: a bar on a terminal, plain lines where stderr is a file or a pipe (a line an
+//! epoch, nothing for each batch).
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vpt::report::table;
+use vpt::train::{EpochRecord, Event, Observer, Start};
+
+use super::output;
+
+/// Shows progress on stderr, or nothing.
+pub(crate) struct Progress {
+    quiet: bool,
+    /// Only on a terminal.
+    bar: Option<ProgressBar>,
+    /// What the bar is showing.
+    title: String,
+}
+
+impl Progress {
+    pub(crate) fn new(quiet: bool) -> Self {
+        let bar = (!quiet && output::stderr_is_terminal()).then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len}  {msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        Self { quiet, bar, title: String::new() }
+    }
+
+    /// A line that stays.
+    pub(crate) fn line(&self, line: &str) {
+        match &self.bar {
+            _ if self.quiet => {}
+            Some(bar) => bar.suspend(|| output::message(line)),
+            None => output::message(line),
+        }
+    }
+
+    /// How far something has come; shown on a terminal only.
+    pub(crate) fn at(&mut self, title: &str, done: usize, total: usize, message: impl FnOnce() -> String) {
+        let Some(bar) = &self.bar else { return };
+        if self.title != title {
+            title.clone_into(&mut self.title);
+            bar.reset();
+            bar.set_prefix(self.title.clone());
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+        bar.set_message(message());
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Observer for Progress {
+    fn event(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Note(note) => self.line(note),
+            Event::Reading { split, done, total } => self.at(&format!("reading {split}"), *done, *total, String::new),
+            Event::Start(start) => self.line(&describe(start)),
+            Event::Features { split, done, total } => {
+                self.at(&format!("features of {split}"), *done, *total, String::new);
+            }
+            Event::Trial { lr, number, of } => self.line(&format!("trying learning rate {lr} ({number} of {of})")),
+            Event::Chosen { lr } => self.line(&format!("learning rate {lr}")),
+            Event::Step { epoch, step, steps, loss, acc1 } => {
+                let message = || format!("loss {loss:.3}, acc {}", table::percent(*acc1));
+                self.at(&format!("epoch {epoch}"), *step as usize, *steps as usize, message);
+            }
+            Event::Evaluating { split, done, total } => {
+                self.at(&format!("evaluating {split}"), *done, *total, String::new);
+            }
+            Event::Epoch { record, of, best } => self.line(&epoch(record, *of, *best)),
+            Event::Finished(_) => self.clear(),
+            _ => {}
+        }
+    }
+}
+
+fn describe(start: &Start<'_>) -> String {
+    let [train, val, test] = start.images;
+    let config = &start.plan.config;
+    let resumed = match start.epochs_done {
+        0 => String::new(),
+        done => format!("; going on after epoch {done}"),
+    };
+    format!(
+        "{} on {}: {} classes, {train} train, {val} val, {test} test images; {} learned values on {} frozen ({}); \
+         {} epochs of {} steps; in {}{resumed}",
+        config.method,
+        start.data,
+        start.classes.len(),
+        table::count(start.trainable_params as u64),
+        table::count(start.backbone_params),
+        config.backbone,
+        start.plan.epochs,
+        start.plan.steps_per_epoch(),
+        start.folder.display(),
+    )
+}
+
+fn epoch(record: &EpochRecord, of: usize, best: bool) -> String {
+    format!(
+        "epoch {:>width$}/{of}  train loss {:.4} acc {:>7}  val loss {:.4} acc {:>7}  {:.1} s{}",
+        record.epoch,
+        record.train_loss,
+        table::percent(record.train_acc1),
+        record.val.loss,
+        table::percent(record.val.acc1),
+        record.train_seconds + record.val_seconds,
+        if best { "  best" } else { "" },
+        width = of.to_string().len(),
+    )
+}

@@ -1,0 +1,244 @@
+//! `vpt train`: flags to a [`RunConfig`], and what came of it.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use vpt::config::{LearningRate, Method, RunConfig, Select, Task};
+use vpt::eval::Metrics;
+use vpt::head::HeadKind;
+use vpt::prompt::pixels::PatchPlace;
+use vpt::prompt::tokens::PromptLayers;
+use vpt::train::optim::OptimizerKind;
+use vpt::train::run_folder::BEST;
+
+use vpt::report::table;
+use vpt::train::{self, Outcome, Results};
+
+use super::output::Output;
+use super::progress::Progress;
+use super::{Global, Interrupted, Usage, one_of};
+
+/// Where run folders go unless `--out` says otherwise.
+const RUNS: &str = "runs";
+
+const EXAMPLES: &str = "\
+Examples:
+  vpt train                                          clip-nano on generated shapes: a first look, two minutes
+  vpt train --data photos/                           your folder: photos/CLASS/*.jpg, or train/ val/ test/ of such
+  vpt train --data photos/ --method vp-pad --shots 16 --seed 2
+  vpt train --backbone clip-vit-b16 --data cars.csv --prompt-tokens 50 --prompt-layers last:6 --epochs 30
+  vpt train --resume runs/photos/3                   go on after a crash, to the same result
+  vpt train --config runs/photos/3/config.toml --seed 5";
+
+/// Learn prompts and a head for your images; evaluate the selected epoch once on test
+///
+/// Writes a run folder: best.safetensors is the task file that `predict`, `eval` and `embed` take; results.json,
+/// metrics.jsonl, config.toml and pictures say how it went.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Train {
+    /// Go on with the run in this folder, from its own configuration
+    ///
+    /// Ends with the same bytes in best.safetensors as a run that was not interrupted. A run without a checkpoint starts
+    /// again; a finished one is left as it is and its result printed.
+    #[arg(long, value_name = "RUN_DIR", conflicts_with_all = ["config", "Flags"])]
+    resume: Option<PathBuf>,
+    /// Start from this config.toml, as a run folder holds it; flags override what it says
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// The fields of a [`RunConfig`] that flags can set; what is not given stays as it is.
+#[derive(Debug, Args)]
+struct Flags {
+    /// Known backbone or folder in the Hugging Face layout; see `vpt backbones list` [default: clip-nano]
+    #[arg(long, value_name = "NAME|DIR", help_heading = "Model and data")]
+    backbone: Option<String>,
+    /// Folder to look for known backbones in, before the local Hugging Face cache
+    #[arg(long, value_name = "DIR", help_heading = "Model and data")]
+    weights_dir: Option<PathBuf>,
+    /// Image folder, CSV/TSV file, folder of IDX files, or `shapes` for generated pictures [default: shapes]
+    #[arg(long, value_name = "PATH|shapes", help_heading = "Model and data")]
+    data: Option<String>,
+    /// What to learn from the data
+    #[arg(long, value_name = "TASK", value_parser = one_of::<Task>(Task::NAMES), help_heading = "Model and data")]
+    task: Option<Task>,
+    /// Train on this many images a class, drawn by the seed; validate on at most 4 a class [default: all]
+    #[arg(long, value_name = "K", help_heading = "Model and data")]
+    shots: Option<usize>,
+    /// Side of the images the backbone sees, in pixels; a multiple of its patch size [default: the backbone's]
+    ///
+    /// Position embeddings are interpolated as the backbone's family does.
+    #[arg(long, value_name = "PIXELS", help_heading = "Model and data")]
+    image_size: Option<usize>,
+    /// Leave unreadable images out, and say how many, instead of stopping
+    #[arg(long, help_heading = "Model and data")]
+    skip_bad_images: bool,
+
+    /// What to learn beside the head [default: vpt-deep]
+    ///
+    /// linear: nothing; a head on features computed once. vpt-shallow: prompt tokens at the first block. vpt-deep: prompt
+    /// tokens of their own for every block. vp-pad: a border of pixels added over the image. vp-patch: a square of pixels.
+    /// vp-full: every pixel. vp-frame: the image shrunk, learned pixels around it.
+    #[arg(long, value_name = "METHOD", value_parser = one_of::<Method>(Method::NAMES), help_heading = "Method")]
+    method: Option<Method>,
+    /// The head on the class token: a linear layer, or cosine similarity to a learned vector per class [default: linear]
+    #[arg(long, value_name = "HEAD", value_parser = one_of::<HeadKind>(HeadKind::NAMES), help_heading = "Method")]
+    head: Option<HeadKind>,
+    /// Prompt tokens a block, 1 to 1000 (vpt-shallow, vpt-deep) [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Method")]
+    prompt_tokens: Option<usize>,
+    /// Prompted blocks: all, first:K or last:K (vpt-deep) [default: all]
+    ///
+    /// With last:K nothing before the last K blocks needs a backward pass, so steps are faster. The K-th prompts of
+    /// first:K travel on as ordinary tokens.
+    #[arg(long, value_name = "all|first:K|last:K", help_heading = "Method")]
+    prompt_layers: Option<PromptLayers>,
+    /// Share of prompt values set to zero in a step, 0 to below 1 [default: 0.1 for vpt-deep, 0 for vpt-shallow]
+    #[arg(long, value_name = "SHARE", help_heading = "Method")]
+    prompt_dropout: Option<f32>,
+    /// Width of the border in pixels (vp-pad) [default: 30 at 224 pixels, in proportion elsewhere]
+    #[arg(long, value_name = "PIXELS", help_heading = "Method")]
+    pad: Option<usize>,
+    /// Side of the square in pixels (vp-patch) [default: 50 at 224 pixels, in proportion elsewhere]
+    #[arg(long, value_name = "PIXELS", help_heading = "Method")]
+    patch_size: Option<usize>,
+    /// Where the square lies: `fixed` in the upper left corner, or at a `random` place for each image (vp-patch)
+    /// [default: fixed]
+    #[arg(long, value_name = "PLACE", value_parser = one_of::<PatchPlace>(PatchPlace::NAMES), help_heading = "Method")]
+    patch_place: Option<PatchPlace>,
+    /// Side of the shrunk image in pixels (vp-frame) [default: four fifths of the image size]
+    #[arg(long, value_name = "PIXELS", help_heading = "Method")]
+    inner_size: Option<usize>,
+
+    /// Passes over the training images [default: as many as make 1000 steps, 2000 for linear; at least 10, at most 100]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    epochs: Option<usize>,
+    /// Images a step [default: 32]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    batch_size: Option<usize>,
+    /// Images whose activations are in memory at once: less memory, the same result [default: chosen for speed]
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    micro_batch: Option<usize>,
+    /// Peak learning rate of the prompts (of the head for linear), or `auto` to try a few on validation
+    /// [default: 5e-3, pixel prompts 2e-2]
+    #[arg(long, value_name = "RATE|auto", help_heading = "Training")]
+    lr: Option<LearningRate>,
+    /// Peak learning rate of the head beside prompts [default: 1e-3]
+    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    head_lr: Option<f64>,
+    /// The optimiser [default: adamw]
+    #[arg(long, value_name = "NAME", value_parser = one_of::<OptimizerKind>(OptimizerKind::NAMES), help_heading = "Training")]
+    optimizer: Option<OptimizerKind>,
+    /// Weight decay of prompts and head weights [default: 0.01, pixel prompts 0]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    weight_decay: Option<f64>,
+    /// Share of all steps in which the learning rate rises, before it falls along a cosine [default: 0.1]
+    #[arg(long, value_name = "SHARE", help_heading = "Training")]
+    warmup: Option<f64>,
+    /// Scale gradients down to at most this length [default: no bound]
+    #[arg(long, value_name = "X", help_heading = "Training")]
+    clip_norm: Option<f64>,
+    /// Share of the target spread over all classes, 0 to below 1 [default: 0]
+    #[arg(long, value_name = "SHARE", help_heading = "Training")]
+    label_smoothing: Option<f32>,
+    /// Stop after this many epochs without a better validation result [default: never]
+    #[arg(long, value_name = "EPOCHS", help_heading = "Training")]
+    patience: Option<usize>,
+    /// Which epoch counts: the best on validation, or the last [default: best; last with --shots]
+    #[arg(long, value_name = "EPOCH", value_parser = one_of::<Select>(Select::NAMES), help_heading = "Training")]
+    select: Option<Select>,
+    /// Mirror half of the training images, drawn anew each epoch
+    #[arg(long, help_heading = "Training")]
+    flip: bool,
+    /// Cut a random part out of each training image, of at least and at most this share of its area: 0.5 1
+    #[arg(long, num_args = 2, value_names = ["LEAST", "MOST"], help_heading = "Training")]
+    random_resized_crop: Option<Vec<f32>>,
+
+    /// The run folder; new or empty [default: runs/DATA/N, a fresh number each time]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    out: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<()> {
+    let mut progress = Progress::new(global.quiet);
+    let outcome = if let Some(folder) = &args.resume {
+        for (flag, given) in [("--seed", global.seed.is_some()), ("--threads", global.threads.is_some())] {
+            if given {
+                return Err(Usage(format!("{flag} cannot be used with --resume: the run's own is taken")).into());
+            }
+        }
+        train::resume(folder, &mut progress)?
+    } else {
+        let base = args.config.as_deref().map(RunConfig::load).transpose()?.unwrap_or_default();
+        let config = args.flags.apply(base, global);
+        train::run(&config, Path::new(RUNS), &mut progress)?
+    };
+    progress.clear();
+    match outcome {
+        Outcome::Finished { folder, results } => out.result(&*results, || summary(&folder, &results)),
+        Outcome::Interrupted { folder } => Err(Interrupted(folder).into()),
+    }
+}
+
+fn summary(folder: &Path, results: &Results) -> String {
+    let row = |part: &str, m: &Metrics| {
+        vec![
+            part.to_owned(),
+            table::percent(m.acc1),
+            table::percent(m.acc5),
+            table::percent(m.mean_per_class_recall),
+            format!("{:.4}", m.loss),
+        ]
+    };
+    let rows = [row("val", &results.val), row("test", &results.test)];
+    let mut text = table::columns(&["", "acc1", "acc5", "mean per-class recall", "loss"], &rows);
+    text.push('\n');
+    text + &table::pairs(&[
+        ("method", format!("{} on {}", results.method, results.backbone)),
+        ("data", format!("{}, {} classes, {} training images", results.data, results.classes, results.train_images)),
+        (
+            "learned",
+            format!(
+                "{} values beside {} frozen ones",
+                table::count(results.trainable_params as u64),
+                table::count(results.backbone_params)
+            ),
+        ),
+        ("epoch", results.best_epoch.to_string()),
+        ("time", format!("{}, {:.0} images/s", table::seconds(results.wall_s), results.img_per_s)),
+        ("memory", results.peak_rss_bytes.map_or_else(|| "-".to_owned(), table::bytes)),
+        ("task file", folder.join(BEST).display().to_string()),
+    ])
+}
+
+impl Flags {
+    /// `config` with what the flags say.
+    fn apply(self, mut config: RunConfig, global: &Global) -> RunConfig {
+        /// Each flag that was given takes the place of its field.
+        macro_rules! set {
+            ($($field:ident)+) => { $( if let Some(value) = self.$field { config.$field = value; } )+ };
+        }
+        macro_rules! set_optional {
+            ($($field:ident)+) => { $( if self.$field.is_some() { config.$field = self.$field; } )+ };
+        }
+        if let Some(method) = self.method {
+            config = config.with_method(method);
+        }
+        set!(backbone data task head optimizer label_smoothing);
+        set_optional!(
+            weights_dir shots image_size prompt_tokens prompt_layers prompt_dropout pad patch_size patch_place inner_size
+            epochs batch_size micro_batch lr head_lr weight_decay warmup clip_norm patience select out
+        );
+        if let Some(&[least, most]) = self.random_resized_crop.as_deref() {
+            config.random_resized_crop = Some([least, most]);
+        }
+        config.flip |= self.flip;
+        config.skip_bad_images |= self.skip_bad_images;
+        config.seed = global.seed.unwrap_or(config.seed);
+        config.threads = global.threads.map(usize::from).or(config.threads);
+        config
+    }
+}
