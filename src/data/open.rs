@@ -75,8 +75,7 @@ fn find(path: &Path) -> Result<Found> {
     Err(Error::file(
         path,
         "no data set found: expected a sub-folder of images for each class (with train, val and test above them or \
-         without), a .csv or .tsv table of path,label, a split_zhou_*.json, or the IDX \
-         files of the MNIST family",
+         without), a .csv or .tsv table of path,label, a split_zhou_*.json, or the IDX files of the MNIST family",
     ))
 }
 

@@ -62,9 +62,9 @@ impl Filter {
             Self::Nearest | Self::Box => f64::from(u8::from(x > -0.5 && x <= 0.5)),
             Self::Bilinear => (1.0 - x.abs()).max(0.0),
             Self::Hamming => match x.abs() {
-                0.0 => 1.0,
                 x if x >= 1.0 => 0.0,
-                x => (x * PI).sin() / (x * PI) * (0.54 + 0.46 * (x * PI).cos()),
+                // Pillow's constants are of single precision.
+                x => sinc(x) * (f64::from(0.54_f32) + f64::from(0.46_f32) * (x * PI).cos()),
             },
             Self::Bicubic => {
                 const A: f64 = -0.5;
