@@ -13,7 +13,7 @@ pub(crate) struct ModelArgs {
     /// Task file, or the run folder that holds it as best.safetensors
     #[arg(long, value_name = "RUN|FILE")]
     model: PathBuf,
-    /// Its backbone, where that is not to be found under the name in the task file
+    /// Its backbone, where neither the task file nor its run folder says where it is
     #[arg(long, value_name = "NAME|DIR")]
     backbone: Option<String>,
     /// Folder to look for known backbones in, before the local Hugging Face cache

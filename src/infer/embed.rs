@@ -122,6 +122,7 @@ fn bytes(values: &[f32]) -> Vec<u8> {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // these values are exact
 mod tests {
     use super::*;
 

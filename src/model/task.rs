@@ -8,21 +8,32 @@ use std::{
 use super::Model;
 use crate::{
     Error, Result,
-    backbone::{Backbone, OpenOptions},
+    backbone::{Backbone, OpenOptions, registry::locate},
+    config::RunConfig,
     data::Preprocess,
     params::Param,
     prompt::task_file::{BackboneId, TaskFile, TaskMeta},
+    train::run_folder,
 };
 
 /// How to open a task.
 #[derive(Debug, Clone, Default)]
 pub struct TaskOptions {
-    /// Name or folder of the backbone, when it is not where the task file says.
+    /// Name or folder of the backbone, when it is neither under the name in the task file nor where the configuration in
+    /// the run folder says.
     pub backbone: Option<String>,
     /// Where to look for known backbones first.
     pub weights_dir: Option<PathBuf>,
     /// Threads; 1 if 0.
     pub threads: usize,
+}
+
+/// The run that the task file, or run folder, `path` is from, where it lies in its run folder: it knows the folder of its
+/// backbone, which a task file does not. Whether the weights are still the same is checked by their hash.
+fn run_beside(path: &Path) -> Option<RunConfig> {
+    let folder = if path.is_dir() { path } else { path.parent()? };
+    let run = RunConfig::load(&folder.join(run_folder::CONFIG)).ok()?;
+    locate(&run.backbone, run.weights_dir.as_deref()).is_ok().then_some(run)
 }
 
 /// A learned task on its backbone.
@@ -41,9 +52,14 @@ impl TaskModel {
     /// on.
     pub fn open(path: &Path, options: &TaskOptions) -> Result<Self> {
         let file = TaskFile::open(path)?;
-        let name = options.backbone.as_ref().unwrap_or(&file.meta.backbone.name);
-        let open = OpenOptions { weights_dir: options.weights_dir.clone(), image_size: Some(file.meta.image_size) };
-        let backbone = Backbone::open(name, &open)?;
+        let run = run_beside(path);
+        let (name, weights_dir) = match (&options.backbone, &run) {
+            (Some(name), _) => (name, None),
+            (None, Some(run)) => (&run.backbone, run.weights_dir.clone()),
+            (None, None) => (&file.meta.backbone.name, None),
+        };
+        let weights_dir = options.weights_dir.clone().or(weights_dir);
+        let backbone = Backbone::open(name, &OpenOptions { weights_dir, image_size: Some(file.meta.image_size) })?;
         Self::with_backbone(file, Arc::new(backbone), options.threads.max(1))
             .map_err(|error| Error::file(path, error.to_string()))
     }

@@ -8,6 +8,7 @@ mod fit;
 pub mod loss;
 pub mod observer;
 pub mod optim;
+mod pictures;
 pub mod results;
 pub mod run_folder;
 pub mod schedule;
@@ -64,6 +65,9 @@ pub fn run(config: &RunConfig, runs: &Path, observer: &mut dyn Observer) -> Resu
         RunFolder::create_numbered(&runs.join("classify"), &name)?
     };
     folder.write(run_folder::SPLIT, SplitFile::new(&setup.dataset).to_json())?;
+    if let Some(draw) = &setup.few_shot {
+        draw.write(&folder.file(run_folder::FEW_SHOT))?;
+    }
     folder.write_json(run_folder::ENVIRONMENT, &report::environment(setup.plan.threads))?;
     // Last: from here on the folder is a run that can be resumed.
     folder.write(run_folder::CONFIG, setup.plan.config.to_toml()?)?;

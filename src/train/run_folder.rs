@@ -16,6 +16,8 @@ pub const CONFIG: &str = "config.toml";
 pub const ENVIRONMENT: &str = "environment.json";
 /// Which image went into which part.
 pub const SPLIT: &str = "split.json";
+/// Which images `--shots` drew.
+pub const FEW_SHOT: &str = "few_shot.json";
 /// A line for every epoch.
 pub const METRICS: &str = "metrics.jsonl";
 /// The result; its presence says that the run is finished.
@@ -32,6 +34,8 @@ pub const LR_SEARCH: &str = "lr_search.json";
 pub const CURVES: &str = "curves.svg";
 /// Confusion matrix on the test images.
 pub const CONFUSION: &str = "confusion.svg";
+/// Some validation images with their predictions.
+pub const VAL_PREDICTIONS: &str = "val_predictions.jpg";
 /// Held while a process works on the run.
 const LOCK: &str = ".lock";
 

@@ -9,6 +9,7 @@ use super::{
     checkpoint::{EpochRecord, State},
     fit::{Ended, Fit, Forget, Keeper, evaluate},
     observer::{Event, Observer, Start},
+    pictures::Pictures,
     results::{Results, peak_rss_bytes},
     run_folder::{self, RunFolder},
     setup::Setup,
@@ -18,10 +19,9 @@ use crate::{
     Error, Result,
     config::{Method, Select, Task},
     data::{Split, files},
-    eval::{Confusion, Metrics},
+    eval::Metrics,
     params::{self, Param},
     prompt::task_file::{TaskFile, TaskMetrics},
-    report::{self, EpochPoint},
 };
 
 /// How long steps may go unsaved within an epoch.
@@ -209,7 +209,14 @@ impl Session {
         let last = state.progress.history.last().unwrap_or(record);
         self.write_task(run_folder::LAST, &state.params, last, None)?;
         self.write_task(run_folder::BEST, values, record, Some(tally.metrics()))?;
-        self.draw(state, record.epoch, tally.confusion())?;
+        let pictures = Pictures {
+            setup: &self.setup,
+            history: &state.progress.history,
+            selected: record.epoch,
+            values,
+            confusion: tally.confusion(),
+        };
+        pictures.write(&self.folder)?;
         let images = (dataset.train.len() * state.progress.history.len()) as f64;
         let seconds: f64 = state.progress.history.iter().map(|r| r.train_seconds).sum();
         let results = Results {
@@ -239,25 +246,6 @@ impl Session {
         let metrics = TaskMetrics { epoch: record.epoch, val: Some(record.val.clone()), test };
         let file = TaskFile { meta: self.setup.task_meta(metrics)?, params: values.to_vec() };
         self.folder.write(name, file.to_bytes()?)
-    }
-
-    fn draw(&self, state: &State, selected: usize, confusion: &Confusion) -> Result<()> {
-        let points: Vec<EpochPoint> = state
-            .progress
-            .history
-            .iter()
-            .map(|r| EpochPoint {
-                epoch: r.epoch,
-                train_loss: r.train_loss,
-                train_acc1: Some(r.train_acc1),
-                val_loss: r.val.loss,
-                val_acc1: r.val.acc1,
-            })
-            .collect();
-        let title = format!("{} on {}", self.setup.plan.config.method, self.setup.dataset.name);
-        self.folder.write(run_folder::CURVES, report::curves_svg(&title, &points, selected)?)?;
-        let classes = &self.setup.dataset.classes;
-        self.folder.write(run_folder::CONFUSION, report::confusion_svg(&title, confusion, classes)?)
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct Setup {
     pub(crate) plan: Plan,
     pub(crate) model: Model,
     pub(crate) dataset: Dataset,
+    /// What `--shots` drew.
+    pub(crate) few_shot: Option<FewShot>,
     pub(crate) train: Source,
     pub(crate) val: Source,
     pub(crate) test: Source,
@@ -37,10 +39,14 @@ impl Setup {
     pub(crate) fn new(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Self>> {
         config.validate()?;
         let mut dataset = open_data(&config.data, config.seed)?;
-        if let Some(shots) = config.shots {
-            dataset = FewShot::draw(&dataset, shots, config.seed)?.apply(&dataset)?;
+        let few_shot = config.shots.map(|shots| FewShot::draw(&dataset, shots, config.seed)).transpose()?;
+        if let Some(draw) = &few_shot {
+            dataset = draw.apply(&dataset)?;
         }
         observer.event(&Event::Note(&format!("{}: {}", dataset.name, dataset.split_note)));
+        for (class, images) in few_shot.iter().flat_map(FewShot::short_classes) {
+            observer.event(&Event::Note(&format!("class {class} has only {images} images to draw from")));
+        }
         let open = OpenOptions { weights_dir: config.weights_dir.clone(), image_size: config.image_size };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
         let facts = |dataset: &Dataset| Facts {
@@ -56,7 +62,7 @@ impl Setup {
         let mut next = || images.pop().ok_or_else(|| Error::invalid("--data", "fewer than three parts"));
         let (test, val, train) = (Source::Images(next()?), Source::Images(next()?), Source::Images(next()?));
         let fingerprint = fingerprint(&plan, &dataset, backbone.hash()?)?;
-        Ok(Some(Self { plan, model, dataset, train, val, test, fingerprint }))
+        Ok(Some(Self { plan, model, dataset, few_shot, train, val, test, fingerprint }))
     }
 
     /// What a task file of this run says.
