@@ -50,7 +50,7 @@ fn a_wrong_value_names_its_flag() {
         (|c| c.prompt_tokens = Some(1001), "--prompt-tokens: more than 1000"),
         (
             |c| c.prompt_layers = Some(PromptLayers::First(13)),
-            "--prompt-layers: first:13: the backbone has only 12 blocks",
+            "--prompt-layers: first:13 does not fit a backbone of 12 blocks: take 1 to 12",
         ),
         (|c| c.prompt_dropout = Some(1.), "--prompt-dropout: 1 is not a share from 0 to below 1"),
         (|c| c.lr = Some(LearningRate::Value(f64::NAN)), "--lr: NaN is not a number above 0"),

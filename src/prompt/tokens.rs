@@ -4,84 +4,14 @@
 //! VPT-shallow has them at the first block's input, from where they travel on; VPT-deep puts fresh ones into every
 //! prompted block.
 
-use std::{fmt, str::FromStr};
-
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+pub use crate::backbone::vit::PromptLayers;
 use crate::{
-    Error, Result,
+    Result,
     params::{Group, Param},
 };
-
-/// Which blocks get prompts of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum PromptLayers {
-    /// Every block.
-    All,
-    /// The first `K` blocks; the `K`-th block's prompts travel on as ordinary tokens.
-    First(usize),
-    /// The last `K` blocks; nothing before them needs a backward pass.
-    Last(usize),
-}
-
-impl PromptLayers {
-    /// First prompted block and number of prompted blocks in a backbone of `depth` blocks.
-    pub fn resolve(self, depth: usize) -> Result<(usize, usize)> {
-        let check = |k: usize| match k {
-            0 => Err(Error::invalid("--prompt-layers", format!("{self}: at least one block must be prompted"))),
-            k if k > depth => {
-                Err(Error::invalid("--prompt-layers", format!("{self}: the backbone has only {depth} blocks")))
-            }
-            k => Ok(k),
-        };
-        match self {
-            Self::All => Ok((0, depth)),
-            Self::First(k) => Ok((0, check(k)?)),
-            Self::Last(k) => Ok((depth - check(k)?, k)),
-        }
-    }
-}
-
-impl fmt::Display for PromptLayers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => f.write_str("all"),
-            Self::First(k) => write!(f, "first:{k}"),
-            Self::Last(k) => write!(f, "last:{k}"),
-        }
-    }
-}
-
-impl FromStr for PromptLayers {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Self> {
-        let count = |k: &str| k.parse().ok();
-        match s.split_once(':') {
-            None if s == "all" => Some(Self::All),
-            Some(("first", k)) => count(k).map(Self::First),
-            Some(("last", k)) => count(k).map(Self::Last),
-            _ => None,
-        }
-        .ok_or_else(|| Error::invalid("--prompt-layers", format!("`{s}` is not one of all, first:K, last:K")))
-    }
-}
-
-impl From<PromptLayers> for String {
-    fn from(layers: PromptLayers) -> Self {
-        layers.to_string()
-    }
-}
-
-impl TryFrom<String> for PromptLayers {
-    type Error = Error;
-
-    fn try_from(s: String) -> Result<Self> {
-        s.parse()
-    }
-}
 
 /// Where prompt tokens sit, and how many: the shape `[layers, tokens, D]` of the learned tensor and its first block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,29 +59,6 @@ impl DropoutMask {
 mod tests {
     use super::*;
     use crate::random::stream;
-
-    #[test]
-    fn layers_resolve_against_the_depth() {
-        let resolve = |s: &str| s.parse::<PromptLayers>().and_then(|l| l.resolve(12));
-        assert_eq!(resolve("all").unwrap(), (0, 12));
-        assert_eq!(resolve("first:3").unwrap(), (0, 3));
-        assert_eq!(resolve("last:3").unwrap(), (9, 3));
-        assert_eq!(
-            resolve("first:13").unwrap_err().to_string(),
-            "--prompt-layers: first:13: the backbone has only 12 blocks"
-        );
-        assert!(resolve("last:0").is_err());
-        for bad in ["", "some", "first", "first:", "first:-1", "first:x", "all:3", "last:99999999999999999999"] {
-            assert!(resolve(bad).unwrap_err().to_string().contains("all, first:K, last:K"), "{bad}");
-        }
-    }
-
-    #[test]
-    fn layers_are_written_as_they_are_read() {
-        for s in ["all", "first:2", "last:7"] {
-            assert_eq!(s.parse::<PromptLayers>().unwrap().to_string(), s);
-        }
-    }
 
     #[test]
     fn initial_prompts_fill_the_papers_range() {

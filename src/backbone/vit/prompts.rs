@@ -8,13 +8,16 @@
 
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::block::Block;
 use super::embed::Embedding;
 use crate::kernel::{Grow, Init, Mat, MatMut, normalize, normalize_vjp, row_stride};
 use crate::{Error, Result};
 
 /// Which blocks are prompted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum PromptLayers {
     /// Every block.
     All,
@@ -64,6 +67,20 @@ impl FromStr for PromptLayers {
             Some(("last", k)) => Ok(Self::Last(k.parse().map_err(|_| bad())?)),
             _ => Err(bad()),
         }
+    }
+}
+
+impl From<PromptLayers> for String {
+    fn from(layers: PromptLayers) -> Self {
+        layers.to_string()
+    }
+}
+
+impl TryFrom<String> for PromptLayers {
+    type Error = Error;
+
+    fn try_from(s: String) -> Result<Self> {
+        s.parse()
     }
 }
 
