@@ -13,6 +13,7 @@ mod open;
 pub mod preprocess;
 mod processor_config;
 pub mod resize;
+pub mod shapes;
 pub mod split;
 mod table;
 mod zhou;

@@ -1,0 +1,227 @@
+//! Writes drawn data sets as an image folder or in the COCO layout.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+use serde::Serialize;
+
+use super::draw;
+use super::scene::Shape;
+use super::set::ShapesConfig;
+use crate::data::{Rgb8, Split};
+use crate::{Error, Result};
+
+/// Writes the classification set as `out/{train,val,test}/CLASS/NUMBER.png`. Returns how many images each part has.
+///
+/// # Errors
+/// `out` exists and is not an empty folder, cannot be written, or the configuration has a number out of range. Nothing is
+/// left in `out` then.
+pub fn write_folder(out: &Path, config: &ShapesConfig) -> Result<[usize; 3]> {
+    config.check()?;
+    let mut counts = [0; 3];
+    whole(out, |folder| {
+        for item in config.items() {
+            let path = folder.join(&item.id);
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).map_err(Error::io(parent))?;
+            }
+            write_png(&path, &draw(&item.scene, config.size).image)?;
+            counts[item.split as usize] += 1;
+        }
+        Ok(())
+    })?;
+    Ok(counts)
+}
+
+#[derive(Serialize)]
+struct Coco {
+    info: Info,
+    licenses: [(); 0],
+    images: Vec<Image>,
+    annotations: Vec<Annotation>,
+    categories: Vec<Category>,
+}
+
+#[derive(Serialize)]
+struct Info {
+    description: String,
+}
+
+#[derive(Serialize)]
+struct Image {
+    id: u64,
+    file_name: String,
+    width: usize,
+    height: usize,
+}
+
+#[derive(Serialize)]
+struct Annotation {
+    id: u64,
+    image_id: u64,
+    category_id: u64,
+    /// Left, top, width, height in pixels.
+    bbox: [usize; 4],
+    area: usize,
+    iscrowd: u8,
+}
+
+#[derive(Serialize)]
+struct Category {
+    id: u64,
+    name: &'static str,
+    supercategory: &'static str,
+}
+
+/// Writes the detection set as `out/{train,val,test}/NUMBER.png` and `out/annotations/instances_{train,val,test}.json`.
+/// Categories are the eight shapes; ids count from 1 through all parts. Boxes hold exactly the pixels that an object
+/// covers by at least a half. Returns how many images each part has.
+///
+/// # Errors
+/// As [`write_folder`].
+pub fn write_coco(out: &Path, config: &ShapesConfig) -> Result<[usize; 3]> {
+    config.check()?;
+    let mut counts = [0; 3];
+    whole(out, |folder| {
+        let mut sets = Split::ALL.map(|split| empty_set(config, split));
+        for split in Split::ALL {
+            let part = folder.join(split.name());
+            fs::create_dir(&part).map_err(Error::io(&part))?;
+        }
+        let mut boxes = 0;
+        for (index, (split, scene)) in config.scenes().enumerate() {
+            let drawing = draw(&scene, config.size);
+            let set = &mut sets[split as usize];
+            let id = index as u64 + 1;
+            let file_name = format!("{id:06}.png");
+            write_png(&folder.join(split.name()).join(&file_name), &drawing.image)?;
+            set.images.push(Image { id, file_name, width: config.size, height: config.size });
+            for (object, extent) in scene.objects.iter().zip(drawing.extents) {
+                boxes += 1;
+                set.annotations.push(Annotation {
+                    id: boxes,
+                    image_id: id,
+                    category_id: object.shape as u64 + 1,
+                    bbox: [extent.x, extent.y, extent.width, extent.height],
+                    area: extent.area,
+                    iscrowd: 0,
+                });
+            }
+            counts[split as usize] += 1;
+        }
+        let annotations = folder.join("annotations");
+        fs::create_dir(&annotations).map_err(Error::io(&annotations))?;
+        for (split, set) in Split::ALL.into_iter().zip(sets) {
+            let path = annotations.join(format!("instances_{split}.json"));
+            let json = serde_json::to_vec(&set).map_err(|error| Error::file(&path, error.to_string()))?;
+            fs::write(&path, json).map_err(Error::io(&path))?;
+        }
+        Ok(())
+    })?;
+    Ok(counts)
+}
+
+fn empty_set(config: &ShapesConfig, split: Split) -> Coco {
+    let category = |shape: Shape| Category { id: shape as u64 + 1, name: shape.word(), supercategory: "shape" };
+    Coco {
+        info: Info { description: format!("drawn shapes, {split}, seed {}", config.seed) },
+        licenses: [],
+        images: Vec::new(),
+        annotations: Vec::new(),
+        categories: Shape::ALL.map(category).into(),
+    }
+}
+
+/// Fills a folder beside `out` and renames it to `out` when it is complete, so that half a set is never taken for one.
+fn whole(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let is_free = match fs::read_dir(out) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+        Err(error) => return Err(Error::io(out)(error)),
+    };
+    if !is_free {
+        return Err(Error::file(out, "the folder is not empty"));
+    }
+    // A path that ends in `..` or the like has no name to put a folder beside; its absolute form has.
+    let target: PathBuf = std::path::absolute(out).map_err(Error::io(out))?;
+    let parent = target.parent().unwrap_or(&target);
+    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".vpt-").suffix(".tmp");
+    #[cfg(unix)]
+    {
+        // Temporary folders are private by default; a result is not. The umask still applies.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o777));
+    }
+    let folder = builder.tempdir_in(parent).map_err(Error::io(out))?;
+    fill(folder.path())?;
+    if target.exists() {
+        fs::remove_dir(&target).map_err(Error::io(out))?;
+    }
+    fs::rename(folder.path(), &target).map_err(Error::io(out))?;
+    // It has another name now; there is nothing left to delete.
+    let _ = folder.keep();
+    Ok(())
+}
+
+fn write_png(path: &Path, image: &Rgb8) -> Result<()> {
+    let mut bytes = Vec::new();
+    let (width, height) = (image.width as u32, image.height as u32);
+    PngEncoder::new(&mut bytes)
+        .write_image(&image.pixels, width, height, ExtendedColorType::Rgb8)
+        .map_err(|error| Error::file(path, error.to_string()))?;
+    fs::write(path, bytes).map_err(Error::io(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::decode;
+    use crate::data::shapes::{Pairs, Task, dataset};
+
+    #[test]
+    fn a_folder_holds_the_images_of_the_set_in_memory() {
+        let config = ShapesConfig { images: 64, pairs: Pairs::Unseen, ..ShapesConfig::default() };
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("new/shapes");
+        assert_eq!(write_folder(&out, &config).unwrap(), [32, 16, 16]);
+        let set = dataset(&config).unwrap();
+        for sample in Split::ALL.into_iter().flat_map(|part| set.part(part)) {
+            assert_eq!(decode(&out.join(&sample.id)).unwrap(), sample.load().unwrap(), "{}", sample.id);
+        }
+        // Nothing temporary is left beside it, and it is not written over.
+        assert_eq!(fs::read_dir(dir.path().join("new")).unwrap().count(), 1);
+        assert!(write_folder(&out, &config).unwrap_err().to_string().contains("not empty"));
+    }
+
+    #[test]
+    fn coco_files_describe_the_scenes() {
+        let config = ShapesConfig { images: 40, task: Task::Detect, ..ShapesConfig::default() };
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(write_coco(dir.path(), &config).unwrap(), [25, 5, 10]);
+        let (mut images, mut boxes) = (Vec::new(), Vec::new());
+        for split in Split::ALL {
+            let path = dir.path().join(format!("annotations/instances_{split}.json"));
+            let json: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+            assert_eq!(json["categories"].as_array().unwrap().len(), 8);
+            for image in json["images"].as_array().unwrap() {
+                let file = dir.path().join(split.name()).join(image["file_name"].as_str().unwrap());
+                assert_eq!(decode(&file).unwrap().width as u64, image["width"].as_u64().unwrap());
+                images.push(image["id"].as_u64().unwrap());
+            }
+            for annotation in json["annotations"].as_array().unwrap() {
+                assert!(images.contains(&annotation["image_id"].as_u64().unwrap()));
+                let [x, y, w, h] = [0, 1, 2, 3].map(|i| annotation["bbox"][i].as_u64().unwrap());
+                let area = annotation["area"].as_u64().unwrap();
+                assert!(w > 0 && h > 0 && x + w <= 64 && y + h <= 64 && area <= w * h && area > w * h / 8);
+                boxes.push(annotation["id"].as_u64().unwrap());
+            }
+        }
+        assert_eq!(images, (1..=40).collect::<Vec<_>>());
+        assert_eq!(boxes, (1..=boxes.len() as u64).collect::<Vec<_>>());
+        assert!(boxes.len() > 60);
+    }
+}
