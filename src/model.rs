@@ -148,15 +148,30 @@ impl Model {
         Ok(params)
     }
 
+    /// Name and shape of every learned tensor, in the order of [`Self::init`].
+    pub fn tensors(&self) -> Vec<(&'static str, Vec<usize>)> {
+        let prompt = match (self.prompt, &self.pixels) {
+            (PromptShape::Tokens(layout), _) => {
+                Some(("prompt.tokens", vec![layout.layers, layout.tokens, self.head.width]))
+            }
+            (_, Some(pixels)) => Some(("prompt.pixels", vec![3, pixels.len() / 3])),
+            _ => None,
+        };
+        prompt.into_iter().chain(self.head.tensors()).collect()
+    }
+
     /// Checks that learned values from a file are the ones this model has, by name and shape.
     pub fn check(&self, params: &[Param]) -> Result<()> {
-        let expected = self.init(0)?;
-        for (i, own) in expected.iter().enumerate() {
-            let other = params.get(i).map(|p| (&p.name, &p.shape));
-            if other != Some((&own.name, &own.shape)) {
-                let message = format!("shape {:?} is expected, found {:?}", own.shape, other.map(|o| o.1));
-                return Err(Error::invalid(&own.name, message));
+        let expected = self.tensors();
+        for (i, (name, shape)) in expected.iter().enumerate() {
+            let found = params.get(i).filter(|param| param.name == *name);
+            if found.is_none_or(|param| param.shape != *shape) {
+                let found = found.map_or_else(|| "nothing".to_owned(), |param| format!("{:?}", param.shape));
+                return Err(Error::invalid(*name, format!("found {found} where {shape:?} is expected")));
             }
+        }
+        if let Some(other) = params.get(expected.len()) {
+            return Err(Error::invalid(&other.name, "has no place in this model"));
         }
         Ok(())
     }

@@ -76,6 +76,11 @@ impl TaskModel {
         }
         let model = Model::new(backbone, meta.prompt, meta.head, meta.classes.len(), threads)?;
         model.check(&params)?;
+        let input = model.preprocess()?.output_size();
+        if meta.preprocess.output_size() != input {
+            let message = format!("makes images of {:?}, not {input:?}", meta.preprocess.output_size());
+            return Err(Error::invalid("preprocessing", message));
+        }
         Ok(Self { model, params, meta })
     }
 

@@ -159,3 +159,26 @@ fn a_head_alone_has_pytorchs_gradients_on_images_and_on_their_features() {
         assert_eq!(again, output);
     }
 }
+
+#[test]
+fn fresh_values_fit_and_others_are_refused() {
+    let fixture = Fixture::load("clip");
+    let layout = TokenLayout { start: 0, layers: 2, tokens: 3 };
+    let shapes = [PromptShape::None, PromptShape::Tokens(layout), PromptShape::Pixels(PixelShape::Pad { width: 2 })];
+    for prompt in shapes {
+        let model = fixture.model(prompt, 1);
+        let params = model.init(1).unwrap();
+        model.check(&params).unwrap();
+        assert_eq!(model.init(1).unwrap(), params);
+        assert_ne!(model.init(2).unwrap(), params);
+        assert!(model.check(&params[..params.len() - 1]).unwrap_err().to_string().contains("found nothing"));
+        let mut wider = params.clone();
+        wider[0].shape[0] += 1;
+        assert!(model.check(&wider).unwrap_err().to_string().contains("is expected"));
+        let mut more = params.clone();
+        more.push(params[0].clone());
+        assert!(model.check(&more).unwrap_err().to_string().contains("has no place"));
+    }
+    let deeper = PromptShape::Tokens(TokenLayout { start: 2, layers: usize::MAX, tokens: 1 });
+    assert!(Model::new(fixture.backbone.clone(), deeper, HeadKind::Linear, 2, 1).is_err());
+}

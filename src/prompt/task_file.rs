@@ -26,6 +26,9 @@ const FORMAT: u64 = 1;
 /// More classes than any data set of the field has; bounds what a crafted file can make us allocate.
 const MAX_CLASSES: usize = 1_000_000;
 
+/// Larger than any backbone is used at; bounds the position embeddings that a crafted file can make us interpolate.
+const MAX_IMAGE_SIZE: usize = 4096;
+
 /// Which backbone a task was learned on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -193,6 +196,10 @@ fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
     if meta.classes.is_empty() || meta.classes.len() > MAX_CLASSES {
         return Err(Error::file(path, format!("task metadata: {} classes", meta.classes.len())));
     }
+    if meta.image_size == 0 || meta.image_size > MAX_IMAGE_SIZE {
+        let message = format!("task metadata: image size {} is not between 1 and {MAX_IMAGE_SIZE}", meta.image_size);
+        return Err(Error::file(path, message));
+    }
     Ok(meta)
 }
 
@@ -272,6 +279,7 @@ mod tests {
         };
         assert!(with(|t| t.meta.format = 2).contains("format 2; this program reads format 1"));
         assert!(with(|t| t.meta.classes.push("third".into())).contains("[2, 8] where [3, 8]"));
+        assert!(with(|t| t.meta.image_size = 16_384).contains("image size 16384"));
         assert!(with(|t| t.meta.classes.clear()).contains("0 classes"));
         assert!(with(|t| t.meta.head = HeadKind::Cosine).contains("no tensor `head.log_scale`"));
         assert!(with(|t| t.meta.prompt = PromptShape::None).contains("`prompt.tokens` has no place"));
