@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::dataset::{Dataset, Layout, Sample};
+use super::shapes::{self, ShapesConfig};
 use super::{folder, idx, split, table, zhou};
 use crate::{Error, Result};
 
@@ -25,13 +26,17 @@ pub(super) enum Parts {
 impl Dataset {
     /// Opens the data set at `spec`: an image folder, a CSV or TSV table or a folder with such tables, a folder with a
     /// `split_zhou_*.json`, or one with the IDX files of the MNIST family. Parts that it lacks are split off by `seed`; see
-    /// [`split_note`](Self::split_note). Images in files are not decoded yet.
+    /// [`split_note`](Self::split_note). Images in files are not decoded yet. `shapes`, where nothing has that name, is the
+    /// default set of [`shapes`], the same for every seed.
     ///
     /// # Errors
     /// There is no such file or folder, its layout is not known, a class occurs in one part but not in `train`, or what was
     /// found contradicts itself; the error names the file, and the line in a table.
     pub fn open(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
         let path = spec.as_ref();
+        if path == Path::new("shapes") && !path.exists() {
+            return shapes::dataset(&ShapesConfig::default());
+        }
         let found = find(path)?;
         split::complete(name_of(path), found, seed)
     }
@@ -134,6 +139,13 @@ pub(super) fn relative_id(folder: &Path, file: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shapes_are_drawn_and_the_same_for_every_seed() {
+        let data = Dataset::open("shapes", 1).unwrap();
+        assert_eq!(data.layout, Layout::Generated);
+        assert_eq!(data.content_hash().unwrap(), Dataset::open("shapes", 2).unwrap().content_hash().unwrap());
+    }
 
     #[test]
     fn ids_are_relative_to_the_folder() {
