@@ -1,7 +1,7 @@
 //! The activations of the families' MLPs and their derivatives, computed together: `f(x)` goes on, `f'(x)` is kept for
 //! the VJP, so that the backward pass is one multiplication.
 
-use super::simd::Simd;
+use super::simd::{Simd, load, store, vectors};
 
 /// The activation between the two layers of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -62,14 +62,26 @@ fn normal_distribution(x: f64, density: f64) -> f64 {
 /// `S` is available; `n` values at both places are valid.
 #[inline(always)]
 pub(super) unsafe fn activate_row<S: Simd>(activation: Activation, x: *mut f32, derivative: *mut f32, n: usize) {
+    macro_rules! each {
+        (|$v:ident| $body:expr) => {
+            vectors!(S, n, |i, lanes| {
+                let $v = load::<S>(x.add(i), lanes);
+                let (y, d) = $body;
+                store::<S>(x.add(i), y, lanes);
+                if !derivative.is_null() {
+                    store::<S>(derivative.add(i), d, lanes);
+                }
+            })
+        };
+    }
     unsafe {
         match activation {
-            Activation::Gelu => each::<S>(x, derivative, n, |v| gelu::<S>(v)),
-            Activation::QuickGelu => each::<S>(x, derivative, n, |v| {
+            Activation::Gelu => each!(|v| gelu::<S>(v)),
+            Activation::QuickGelu => each!(|v| {
                 let slope = S::splat(1.702);
                 swish::<S>(v, S::mul(v, slope), slope)
             }),
-            Activation::GeluTanh => each::<S>(x, derivative, n, |v| {
+            Activation::GeluTanh => each!(|v| {
                 let (root, cubic) = (S::splat(1.595_769_1), S::splat(0.044_715));
                 let square = S::mul(v, v);
                 let inner = S::mul(S::mul(root, v), S::fma(cubic, square, S::splat(1.0)));
@@ -80,34 +92,12 @@ pub(super) unsafe fn activate_row<S: Simd>(activation: Activation, x: *mut f32, 
     }
 }
 
-#[inline(always)]
-unsafe fn each<S: Simd>(x: *mut f32, derivative: *mut f32, n: usize, f: impl Fn(S::V) -> (S::V, S::V)) {
-    unsafe {
-        let mut i = 0;
-        while i + S::LANES <= n {
-            let (y, d) = f(S::load(x.add(i)));
-            S::store(x.add(i), y);
-            if !derivative.is_null() {
-                S::store(derivative.add(i), d);
-            }
-            i += S::LANES;
-        }
-        if i < n {
-            let (y, d) = f(S::load_first(x.add(i), n - i));
-            S::store_first(x.add(i), y, n - i);
-            if !derivative.is_null() {
-                S::store_first(derivative.add(i), d, n - i);
-            }
-        }
-    }
-}
-
 /// `x σ(u)` and its derivative, where u is a function of x with derivative `slope`.
 #[inline(always)]
 unsafe fn swish<S: Simd>(x: S::V, u: S::V, slope: S::V) -> (S::V, S::V) {
     unsafe {
         let one = S::splat(1.0);
-        let s = S::div(one, S::add(one, S::exp(S::sub(S::zero(), u))));
+        let s = S::reciprocal(S::add(one, S::exp(S::sub(S::zero(), u))));
         let y = S::mul(x, s);
         (y, S::fma(S::mul(y, S::sub(one, s)), slope, s))
     }
@@ -133,7 +123,7 @@ unsafe fn gelu<S: Simd>(x: S::V) -> (S::V, S::V) {
     ];
     unsafe {
         let one = S::splat(1.0);
-        let t = S::div(one, S::fma(S::abs(x), S::splat(0.61 * std::f32::consts::FRAC_1_SQRT_2), one));
+        let t = S::reciprocal(S::fma(S::abs(x), S::splat(0.61 * std::f32::consts::FRAC_1_SQRT_2), one));
         let mut p = S::splat(P[0]);
         for c in &P[1..] {
             p = S::fma(p, t, S::splat(*c));

@@ -5,8 +5,7 @@
 //! query weights, so scores are plain products here. Products of a head are small and run on the calling thread.
 
 use super::matmul::{Init, Mat, MatMut, Panels, matmul};
-use super::norm::{each, fold, load, store};
-use super::simd::Simd;
+use super::simd::{Simd, load, store, vectors};
 use super::{Grow, dispatched, row_stride};
 
 /// One sequence's attention.
@@ -192,7 +191,7 @@ unsafe fn softmax_body<S: Simd>(scores: &mut [f32], rows: usize, keys: usize, st
                 sum += row[whole..seen].iter().sum::<f32>();
             }
             let scale = S::splat(1.0 / sum);
-            each::<S>(seen, |j, n| store::<S>(x.add(j), S::mul(load::<S>(x.add(j), n), scale), n));
+            vectors!(S, seen, |j, n| store::<S>(x.add(j), S::mul(load::<S>(x.add(j), n), scale), n));
         }
     }
 }
@@ -215,9 +214,11 @@ unsafe fn softmax_vjp_body<S: Simd>(p: &[f32], gradient: &mut [f32], rows: usize
         unsafe {
             let p = p.as_ptr().add(row * stride);
             let g = gradient.as_mut_ptr().add(row * stride);
-            let along = fold::<S>(keys, |j, n, acc| S::fma(load::<S>(p.add(j), n), load::<S>(g.add(j), n), acc));
-            each::<S>(keys, |j, n| {
-                let centred = S::sub(load::<S>(g.add(j), n), S::splat(along));
+            let mut along = S::zero();
+            vectors!(S, keys, |j, n| along = S::fma(load::<S>(p.add(j), n), load::<S>(g.add(j), n), along));
+            let along = S::splat(S::sum(along));
+            vectors!(S, keys, |j, n| {
+                let centred = S::sub(load::<S>(g.add(j), n), along);
                 store::<S>(g.add(j), S::mul(load::<S>(p.add(j), n), centred), n);
             });
         }

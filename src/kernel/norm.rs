@@ -1,6 +1,6 @@
 //! LayerNorm without scale and shift (they are folded into the next weights), and its VJP.
 
-use super::simd::Simd;
+use super::simd::{Simd, load, store, vectors};
 use super::{Mat, MatMut, dispatched};
 
 /// `out = (x - mean) / √(variance + eps)` for each row; `inverse[row] = 1/√(variance + eps)` is what the VJP needs.
@@ -36,16 +36,17 @@ unsafe fn normalize_body<S: Simd>(
         unsafe {
             let x = x.as_ptr().add(row * x_stride);
             let out = out.as_mut_ptr().add(row * out_stride);
-            let sum = fold::<S>(d, |i, n, acc| S::add(acc, load::<S>(x.add(i), n)));
-            let mean = sum / d as f32;
-            let squares = fold::<S>(d, |i, n, acc| {
+            let mut sum = S::zero();
+            vectors!(S, d, |i, n| sum = S::add(sum, load::<S>(x.add(i), n)));
+            let mean = S::sum(sum) / d as f32;
+            let mut squares = S::zero();
+            vectors!(S, d, |i, n| {
                 let centred = centred::<S>(x.add(i), n, mean);
-                S::fma(centred, centred, acc)
+                squares = S::fma(centred, centred, squares);
             });
-            *inverse = 1.0 / (squares / d as f32 + eps).sqrt();
-            each::<S>(d, |i, n| {
-                store::<S>(out.add(i), S::mul(S::sub(load::<S>(x.add(i), n), S::splat(mean)), S::splat(*inverse)), n);
-            });
+            *inverse = 1.0 / (S::sum(squares) / d as f32 + eps).sqrt();
+            let (mean, scale) = (S::splat(mean), S::splat(*inverse));
+            vectors!(S, d, |i, n| store::<S>(out.add(i), S::mul(S::sub(load::<S>(x.add(i), n), mean), scale), n));
         }
     }
 }
@@ -84,49 +85,22 @@ unsafe fn vjp_body<S: Simd>(
             let y = normalized.as_ptr().add(row * strides[0]);
             let g = gradient.as_ptr().add(row * strides[1]);
             let dx = dx.as_mut_ptr().add(row * strides[2]);
-            let mean = fold::<S>(d, |i, n, acc| S::add(acc, load::<S>(g.add(i), n))) / d as f32;
-            let along =
-                fold::<S>(d, |i, n, acc| S::fma(load::<S>(g.add(i), n), load::<S>(y.add(i), n), acc)) / d as f32;
-            each::<S>(d, |i, n| {
-                let centred = S::sub(load::<S>(g.add(i), n), S::splat(mean));
-                let projected = S::fma(S::splat(-along), load::<S>(y.add(i), n), centred);
-                store::<S>(dx.add(i), S::fma(S::splat(inverse), projected, load::<S>(dx.add(i), n)), n);
+            let (mut sum, mut along) = (S::zero(), S::zero());
+            vectors!(S, d, |i, n| {
+                let g = load::<S>(g.add(i), n);
+                sum = S::add(sum, g);
+                along = S::fma(g, load::<S>(y.add(i), n), along);
+            });
+            let mean = S::splat(S::sum(sum) / d as f32);
+            let along = S::splat(-S::sum(along) / d as f32);
+            let inverse = S::splat(inverse);
+            vectors!(S, d, |i, n| {
+                let centred = S::sub(load::<S>(g.add(i), n), mean);
+                let projected = S::fma(along, load::<S>(y.add(i), n), centred);
+                store::<S>(dx.add(i), S::fma(inverse, projected, load::<S>(dx.add(i), n)), n);
             });
         }
     }
-}
-
-/// Calls `f(offset, lanes)` for each vector of a row of `d` values.
-#[inline(always)]
-pub(super) unsafe fn each<S: Simd>(d: usize, mut f: impl FnMut(usize, usize)) {
-    let mut i = 0;
-    while i + S::LANES <= d {
-        f(i, S::LANES);
-        i += S::LANES;
-    }
-    if i < d {
-        f(i, d - i);
-    }
-}
-
-/// The sum over a row of `d` values of what `f(offset, lanes, so far)` adds up.
-#[inline(always)]
-pub(super) unsafe fn fold<S: Simd>(d: usize, f: impl Fn(usize, usize, S::V) -> S::V) -> f32 {
-    unsafe {
-        let mut acc = S::zero();
-        each::<S>(d, |i, n| acc = f(i, n, acc));
-        S::sum(acc)
-    }
-}
-
-#[inline(always)]
-pub(super) unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::V {
-    unsafe { if n == S::LANES { S::load(p) } else { S::load_first(p, n) } }
-}
-
-#[inline(always)]
-pub(super) unsafe fn store<S: Simd>(p: *mut f32, v: S::V, n: usize) {
-    unsafe { if n == S::LANES { S::store(p, v) } else { S::store_first(p, v, n) } }
 }
 
 /// `x - mean`, zero in the lanes behind `n`.

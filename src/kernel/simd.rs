@@ -54,8 +54,10 @@ pub(crate) trait Simd {
     type V: Copy;
     /// Floats in a vector.
     const LANES: usize;
-    /// Rows of a register tile in a matrix product; its width is two vectors.
+    /// Rows of a register tile two vectors wide in a matrix product.
     const TILE_ROWS: usize;
+    /// Rows of a register tile three vectors wide; 0: not used.
+    const TILE_ROWS_OF_3: usize = 0;
 
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
@@ -67,7 +69,8 @@ pub(crate) trait Simd {
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
-    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// `1 / a` to 2 units in the last place, for normal `a`.
+    unsafe fn reciprocal(a: Self::V) -> Self::V;
     /// `a * b + c`.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
@@ -79,6 +82,8 @@ pub(crate) trait Simd {
     unsafe fn round(a: Self::V) -> Self::V;
     /// 2 to the power of an integral `a` in -126..=127.
     unsafe fn exp2_integral(a: Self::V) -> Self::V;
+    /// Asks for the cache line at `p`, which need not be valid.
+    fn prefetch(p: *const f32);
     unsafe fn sum(a: Self::V) -> f32;
     unsafe fn largest(a: Self::V) -> f32;
 
@@ -107,6 +112,37 @@ pub(crate) trait Simd {
     }
 }
 
+/// The first `n <= LANES` floats at `p`, zeros behind.
+#[inline(always)]
+pub(crate) unsafe fn load<S: Simd>(p: *const f32, n: usize) -> S::V {
+    unsafe { if n == S::LANES { S::load(p) } else { S::load_first(p, n) } }
+}
+
+/// Writes the first `n <= LANES` lanes.
+#[inline(always)]
+pub(crate) unsafe fn store<S: Simd>(p: *mut f32, v: S::V, n: usize) {
+    unsafe { if n == S::LANES { S::store(p, v) } else { S::store_first(p, v, n) } }
+}
+
+/// Runs the body for each vector of a row of `d` values, with its offset and its number of lanes. A macro, because the
+/// body of a closure is compiled without the instruction set of the function around it unless it happens to be inlined.
+macro_rules! vectors {
+    ($S:ty, $d:expr, |$i:ident, $n:ident| $body:expr) => {{
+        let d = $d;
+        let mut $i = 0;
+        while $i + <$S>::LANES <= d {
+            let $n = <$S>::LANES;
+            $body;
+            $i += <$S>::LANES;
+        }
+        if $i < d {
+            let $n = d - $i;
+            $body;
+        }
+    }};
+}
+pub(crate) use vectors;
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Simd;
@@ -121,6 +157,7 @@ mod x86 {
         type V = __m512;
         const LANES: usize = 16;
         const TILE_ROWS: usize = 14;
+        const TILE_ROWS_OF_3: usize = 9;
 
         #[inline(always)]
         unsafe fn splat(x: f32) -> __m512 {
@@ -155,8 +192,13 @@ mod x86 {
             unsafe { _mm512_mul_ps(a, b) }
         }
         #[inline(always)]
-        unsafe fn div(a: __m512, b: __m512) -> __m512 {
-            unsafe { _mm512_div_ps(a, b) }
+        unsafe fn reciprocal(a: __m512) -> __m512 {
+            // 14 bits and one step of Newton's iteration: a division takes 16 cycles.
+            unsafe {
+                let r = _mm512_rcp14_ps(a);
+                let error = _mm512_fnmadd_ps(a, r, _mm512_set1_ps(1.0));
+                _mm512_fmadd_ps(r, error, r)
+            }
         }
         #[inline(always)]
         unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
@@ -188,6 +230,11 @@ mod x86 {
                 let n = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127));
                 _mm512_castsi512_ps(_mm512_slli_epi32::<23>(n))
             }
+        }
+        #[inline(always)]
+        fn prefetch(p: *const f32) {
+            // SAFETY: a hint that never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         }
         #[inline(always)]
         unsafe fn sum(a: __m512) -> f32 {
@@ -247,8 +294,8 @@ mod x86 {
             unsafe { _mm256_mul_ps(a, b) }
         }
         #[inline(always)]
-        unsafe fn div(a: __m256, b: __m256) -> __m256 {
-            unsafe { _mm256_div_ps(a, b) }
+        unsafe fn reciprocal(a: __m256) -> __m256 {
+            unsafe { _mm256_div_ps(_mm256_set1_ps(1.0), a) }
         }
         #[inline(always)]
         unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
@@ -280,6 +327,11 @@ mod x86 {
                 let n = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(n))
             }
+        }
+        #[inline(always)]
+        fn prefetch(p: *const f32) {
+            // SAFETY: a hint that never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
         }
         #[inline(always)]
         unsafe fn sum(a: __m256) -> f32 {
@@ -352,8 +404,8 @@ impl Simd for Portable {
         Self::map2(a, b, |x, y| x * y)
     }
     #[inline(always)]
-    unsafe fn div(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
-        Self::map2(a, b, |x, y| x / y)
+    unsafe fn reciprocal(a: [f32; 8]) -> [f32; 8] {
+        a.map(f32::recip)
     }
     #[inline(always)]
     unsafe fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
@@ -385,6 +437,8 @@ impl Simd for Portable {
     unsafe fn exp2_integral(a: [f32; 8]) -> [f32; 8] {
         a.map(|x| f32::from_bits(((x as i32 + 127) as u32) << 23))
     }
+    #[inline(always)]
+    fn prefetch(_: *const f32) {}
     #[inline(always)]
     unsafe fn sum(a: [f32; 8]) -> f32 {
         ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))

@@ -277,8 +277,11 @@ impl Block {
 
         // MLP
         let hidden = hidden.grow(query_rows * mlp_stride);
-        self.fc2.vjp(Mat::new(dx, query_rows, d, stride), MatMut::new(hidden, query_rows, mlp, mlp_stride), Init::Zero);
-        multiply(hidden, &tape.derivative[..query_rows * mlp_stride]);
+        self.fc2.vjp_scaled(
+            Mat::new(dx, query_rows, d, stride),
+            MatMut::new(hidden, query_rows, mlp, mlp_stride),
+            &tape.derivative,
+        );
         let gradient = gradient.grow(rows * stride);
         self.fc1.vjp(
             Mat::new(hidden, query_rows, mlp, mlp_stride),
@@ -367,11 +370,5 @@ fn spread(dx: &mut Vec<f32>, count: usize, query_stride: usize, stride: usize, l
             dx.copy_within(i * stride..(i + 1) * stride, i * query_stride);
             dx[i * stride..(i + 1) * stride].fill(0.0);
         }
-    }
-}
-
-fn multiply(x: &mut [f32], by: &[f32]) {
-    for (x, by) in x.iter_mut().zip(by) {
-        *x *= by;
     }
 }

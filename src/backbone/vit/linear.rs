@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use crate::kernel::{Activation, Init, Mat, MatMut, Panels, matmul, matmul_activate};
+use crate::kernel::{Activation, Init, Mat, MatMut, Panels, matmul, matmul_activate, matmul_scale};
 
 /// `y = x Wᵀ + b` with W `[out, in]`, b `[out]`. There is no weight gradient: the weights never change.
 pub(crate) struct Linear {
@@ -46,12 +46,20 @@ impl Linear {
 
     /// `dx = dy W` (with [`Init::Add`]: `dx += dy W`): dy `[rows, out]`, dx `[rows, in]`.
     pub(crate) fn vjp(&self, dy: Mat, dx: MatMut, init: Init) {
-        let backward = self.backward.get_or_init(|| {
+        matmul(dy, self.backward(), dx, init);
+    }
+
+    /// `dx = (dy W) * factor`, element by element; `factor` is laid out as dx.
+    pub(crate) fn vjp_scaled(&self, dy: Mat, dx: MatMut, factor: &[f32]) {
+        matmul_scale(dy, self.backward(), dx, factor);
+    }
+
+    fn backward(&self) -> &Panels {
+        self.backward.get_or_init(|| {
             // `unpack` gives Wᵀ [in, out]; its transposed view is W.
             let weight = self.forward.unpack();
             let (inputs, outputs) = (self.inputs(), self.outputs());
             Panels::pack(Mat::new(&weight, inputs, outputs, outputs).t())
-        });
-        matmul(dy, backward, dx, init);
+        })
     }
 }

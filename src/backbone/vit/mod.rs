@@ -148,7 +148,7 @@ impl Vit {
             prompts.check(self.depth(), self.width())?;
         }
         let batch = images.len() / pixels;
-        let prepared = prompts.map(|p| Prepared::new(&p, &self.embedding, &self.blocks));
+        let prepared = prompts.map(|p| Prepared::new(&p, &self.embedding, &self.blocks, threads));
         let want = Want { tokens: want.tokens && prepared.is_some(), ..want };
         let micro_batch =
             micro_batch.unwrap_or_else(|| self.micro_batch(prompts.as_ref(), batch, threads)).clamp(1, batch.max(1));
@@ -189,7 +189,7 @@ impl Vit {
             }
             values.append(&mut part);
         }
-        let tokens = prepared.zip(sums).map(|(p, sums)| p.vjp(&sums, &self.embedding, &self.blocks));
+        let tokens = prepared.zip(sums).map(|(p, sums)| p.vjp(&sums, &self.embedding, &self.blocks, threads));
         Ok((Grads { tokens, pixels: pixel_grads }, values))
     }
 

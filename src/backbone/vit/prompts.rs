@@ -161,16 +161,16 @@ impl PreparedGrads {
 }
 
 impl Prepared {
-    pub(crate) fn new(prompts: &TokenPrompts, embedding: &Embedding, blocks: &[Block]) -> Self {
+    pub(crate) fn new(prompts: &TokenPrompts, embedding: &Embedding, blocks: &[Block], threads: usize) -> Self {
         let d = embedding.width();
         let end = prompts.start + prompts.layers;
         // A block's prompt outputs are read by nobody if the next block gets fresh prompts or there is no next block.
         let travels = end < blocks.len();
         let shared_layers = prompts.layers - usize::from(travels);
         let layer = |i: usize| &prompts.data[i * prompts.tokens * d..(i + 1) * prompts.tokens * d];
-        let shared = (0..shared_layers)
-            .map(|i| SharedPrompts::new(layer(i), prompts.start + i, embedding, &blocks[prompts.start + i]))
-            .collect();
+        let shared = each_layer(shared_layers, threads, |i| {
+            SharedPrompts::new(layer(i), prompts.start + i, embedding, &blocks[prompts.start + i])
+        });
         let inserted = travels.then(|| (end - 1, layer(prompts.layers - 1).to_vec()));
         Self { start: prompts.start, tokens: prompts.tokens, shared, inserted }
     }
@@ -187,14 +187,38 @@ impl Prepared {
     }
 
     /// The gradient of the prompts `[layers, P, D]`.
-    pub(crate) fn vjp(&self, grads: &PreparedGrads, embedding: &Embedding, blocks: &[Block]) -> Vec<f32> {
-        let mut out = Vec::new();
-        for (i, (shared, grad)) in self.shared.iter().zip(&grads.shared).enumerate() {
-            out.extend(shared.vjp(grad, self.tokens, embedding, &blocks[self.start + i]));
-        }
-        out.extend(&grads.inserted);
-        out
+    pub(crate) fn vjp(
+        &self,
+        grads: &PreparedGrads,
+        embedding: &Embedding,
+        blocks: &[Block],
+        threads: usize,
+    ) -> Vec<f32> {
+        let mut layers = each_layer(self.shared.len(), threads, |i| {
+            self.shared[i].vjp(&grads.shared[i], self.tokens, embedding, &blocks[self.start + i])
+        });
+        layers.push(grads.inserted.clone());
+        layers.concat()
     }
+}
+
+/// `f` of every layer, dealt out to threads.
+fn each_layer<T: Send>(layers: usize, threads: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let threads = threads.clamp(1, layers.max(1));
+    let part = |t: usize| (t * layers / threads..(t + 1) * layers / threads).map(&f).collect::<Vec<T>>();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads)
+            .map(|t| {
+                scope.spawn({
+                    let part = &part;
+                    move || part(t)
+                })
+            })
+            .collect();
+        let first = part(0);
+        let others = others.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
+        std::iter::once(first).chain(others).flatten().collect()
+    })
 }
 
 impl SharedPrompts {
