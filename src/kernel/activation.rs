@@ -82,7 +82,7 @@ pub(super) unsafe fn activate_row<S: Simd>(activation: Activation, x: *mut f32, 
                 swish::<S>(v, S::mul(v, slope), slope)
             }),
             Activation::GeluTanh => each!(|v| {
-                let (root, cubic) = (S::splat(1.595_769_1), S::splat(0.044_715));
+                let (root, cubic) = (S::splat(1.595_769_2), S::splat(0.044_715));
                 let square = S::mul(v, v);
                 let inner = S::mul(S::mul(root, v), S::fma(cubic, square, S::splat(1.0)));
                 let slope = S::mul(root, S::fma(S::splat(3.0 * 0.044_715), square, S::splat(1.0)));
@@ -119,7 +119,7 @@ unsafe fn gelu<S: Simd>(x: S::V) -> (S::V, S::V) {
         1.550_907_7e-1,
         1.699_740_9e-1,
         1.722_428_4e-1,
-        -5.538_730_1e-6,
+        -5.538_73e-6,
     ];
     unsafe {
         let one = S::splat(1.0);

@@ -37,6 +37,7 @@ impl<'a> Mat<'a> {
     }
 
     /// The transposed view.
+    #[must_use]
     pub fn t(self) -> Self {
         Self {
             rows: self.cols,
@@ -51,6 +52,7 @@ impl<'a> Mat<'a> {
     ///
     /// # Panics
     /// If there are not so many.
+    #[must_use]
     pub fn columns(self, from: usize, n: usize) -> Self {
         assert!(from + n <= self.cols, "columns {from}..{} of {}", from + n, self.cols);
         Self { data: &self.data[(from * self.col_stride).min(self.data.len())..], cols: n, ..self }
@@ -60,6 +62,7 @@ impl<'a> Mat<'a> {
     ///
     /// # Panics
     /// If there are not so many.
+    #[must_use]
     pub fn row_range(self, from: usize, n: usize) -> Self {
         assert!(from + n <= self.rows, "rows {from}..{} of {}", from + n, self.rows);
         Self { data: &self.data[(from * self.row_stride).min(self.data.len())..], rows: n, ..self }
@@ -430,9 +433,10 @@ unsafe fn blocks_of<S: Simd, const V: usize>(
             for tile in 0..tiles {
                 let rows = rows_of(tile);
                 let left = if direct {
-                    Left::Strided(&a.data[rows.start * a.row_stride + block * a.col_stride], a.row_stride, a.col_stride)
+                    let at = rows.start * a.row_stride + block * a.col_stride;
+                    Left::Strided(a.data[at..].as_ptr(), a.row_stride, a.col_stride)
                 } else {
-                    Left::Packed(&left[rows.start * depth])
+                    Left::Packed(left[rows.start * depth..].as_ptr())
                 };
                 // The next panel comes from memory: each tile asks for its share of it in advance.
                 for line in (tile * panel_len / tiles..(tile + 1) * panel_len / tiles).step_by(16) {

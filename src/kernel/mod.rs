@@ -12,6 +12,9 @@
     unsafe_code,
     reason = "SIMD intrinsics and register-tiled loops over checked ranges; see each `SAFETY` comment"
 )]
+#![allow(clippy::inline_always, reason = "generic bodies must be inlined where the instruction set is enabled")]
+#![allow(clippy::needless_range_loop, reason = "constant indices keep register tiles in registers")]
+#![allow(clippy::needless_pass_by_value, reason = "a writable view is given away")]
 
 pub mod activation;
 pub mod attention;

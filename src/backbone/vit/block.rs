@@ -128,7 +128,9 @@ fn scale_rows(layer: &mut (Vec<f32>, Vec<f32>), scale: impl Fn(usize) -> f32) {
     let inputs = weight.len() / bias.len();
     for (i, (row, b)) in weight.chunks_exact_mut(inputs).zip(bias).enumerate() {
         let s = scale(i);
-        row.iter_mut().for_each(|w| *w *= s);
+        for w in row {
+            *w *= s;
+        }
         *b *= s;
     }
 }
@@ -254,6 +256,7 @@ impl Block {
     ///
     /// Layout as in [`Block::forward`]; with [`Queries::First`] the gradient comes in the first `count` rows and leaves in
     /// all rows. The gradient of the prompts' keys and values is added to `d_prompts` `[P, 2D]`.
+    #[allow(clippy::too_many_arguments, reason = "forward's arguments and the gradients")]
     pub(crate) fn vjp(
         &self,
         dx: &mut Vec<f32>,
