@@ -146,6 +146,7 @@ pub(crate) use vectors;
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Simd;
+    #[allow(clippy::wildcard_imports, reason = "three dozen intrinsics, each named where it is used")]
     use std::arch::x86_64::*;
 
     /// 16 lanes.
