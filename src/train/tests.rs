@@ -209,7 +209,7 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
         (Method::Linear, OptimizerKind::Adamw, somewhere),
     ] {
         let lr = (optimizer == OptimizerKind::Sgd).then_some(LearningRate::Value(0.5));
-        let config = RunConfig { optimizer, lr, ..config(&dir, method) };
+        let config = RunConfig { lr, optimizer, ..config(&dir, method) };
         let (whole, results) = finish(&config, &dir);
         for stop_after in stops {
             let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();

@@ -241,7 +241,7 @@ fn threads_and_micro_batches_change_nothing_but_the_order_of_sums() {
     let want = Want { tokens: true, pixels: true };
     let run = |micro, threads| vit.step(&images, prompts(LAYERS[3], &data), want, micro, threads, &loss).unwrap();
     let (first, ranges) = run(Some(BATCH), 1);
-    assert_eq!(ranges, [0..BATCH]);
+    assert_eq!((ranges.len(), ranges[0].clone()), (1, 0..BATCH));
     for (micro, threads) in [(Some(1), 1), (Some(2), 2), (None, 3), (Some(1), 20), (Some(100), 2)] {
         let (grads, ranges) = run(micro, threads);
         assert_eq!(ranges.iter().flat_map(Clone::clone).collect::<Vec<_>>(), (0..BATCH).collect::<Vec<_>>());
