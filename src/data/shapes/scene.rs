@@ -5,6 +5,8 @@ use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use crate::choice::choice;
+
 /// An outline. The names are the English words used in captions and class names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -207,27 +209,31 @@ pub struct Object {
     pub rgb: [f32; 3],
 }
 
-/// How scenes look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Style {
-    /// As the bundled backbone saw them in pre-training.
-    #[default]
-    Plain,
-    /// The same contents turned by any angle, with wobbly dark edges, pale and tinted, over hatching and noise: a
-    /// domain shift to adapt to.
-    Shifted,
+choice! {
+    /// How scenes look.
+    #[derive(Default)]
+    pub enum Style for "--style" {
+        /// As the bundled backbone saw them in pre-training.
+        #[default]
+        Plain = "plain",
+        /// The same contents turned by any angle, with wobbly dark edges, pale and tinted, over hatching and noise: a
+        /// domain shift to adapt to.
+        Shifted = "shifted",
+    }
 }
 
-/// Which colour-shape pairs may occur.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Pairs {
-    /// All 64.
-    #[default]
-    All,
-    /// The 48 shown in pre-training.
-    Seen,
-    /// The 16 held out of pre-training.
-    Unseen,
+choice! {
+    /// Which colour-shape pairs may occur.
+    #[derive(Default)]
+    pub enum Pairs for "--pairs" {
+        /// All 64.
+        #[default]
+        All = "all",
+        /// The 48 shown in pre-training.
+        Seen = "seen",
+        /// The 16 held out of pre-training.
+        Unseen = "unseen",
+    }
 }
 
 impl Pairs {
