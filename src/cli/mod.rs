@@ -69,10 +69,10 @@ struct Global {
     ///
     /// What is drawn at random and what is decoded does not depend on it; sums of floating point numbers may, in their
     /// last digits.
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Seed of everything drawn at random: initial prompts, shuffling, augmentation, splits, few-shot draws [default: 1]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Where to compute: `cpu`; `cuda:N` is not built in this version
     #[arg(long, global = true, value_name = "cpu|cuda:N", default_value = "cpu", value_parser = device)]

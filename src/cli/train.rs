@@ -41,7 +41,7 @@ pub(crate) struct Train {
     ///
     /// Ends with the same bytes in best.safetensors as a run that was not interrupted. A run without a checkpoint starts
     /// again; a finished one is left as it is and its result printed.
-    #[arg(long, value_name = "RUN_DIR", conflicts_with_all = ["config", "Flags"])]
+    #[arg(long, value_name = "RUN_DIR", conflicts_with = "config")]
     resume: Option<PathBuf>,
     /// Start from this config.toml, as a run folder holds it; flags override what it says
     #[arg(long, value_name = "FILE")]
@@ -51,7 +51,7 @@ pub(crate) struct Train {
 }
 
 /// The fields of a [`RunConfig`] that flags can set; what is not given stays as it is.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, PartialEq, Args)]
 struct Flags {
     /// Known backbone or folder in the Hugging Face layout; see `vpt backbones list` [default: clip-nano]
     #[arg(long, value_name = "NAME|DIR", help_heading = "Model and data")]
@@ -66,12 +66,12 @@ struct Flags {
     #[arg(long, value_name = "TASK", value_parser = one_of::<Task>(Task::NAMES), help_heading = "Model and data")]
     task: Option<Task>,
     /// Train on this many images a class, drawn by the seed; validate on at most 4 a class [default: all]
-    #[arg(long, value_name = "K", help_heading = "Model and data")]
+    #[arg(long, allow_negative_numbers = true, value_name = "K", help_heading = "Model and data")]
     shots: Option<usize>,
     /// Side of the images the backbone sees, in pixels; a multiple of its patch size [default: the backbone's]
     ///
     /// Position embeddings are interpolated as the backbone's family does.
-    #[arg(long, value_name = "PIXELS", help_heading = "Model and data")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", help_heading = "Model and data")]
     image_size: Option<usize>,
     /// Leave unreadable images out, and say how many, instead of stopping
     #[arg(long, help_heading = "Model and data")]
@@ -88,7 +88,7 @@ struct Flags {
     #[arg(long, value_name = "HEAD", value_parser = one_of::<HeadKind>(HeadKind::NAMES), help_heading = "Method")]
     head: Option<HeadKind>,
     /// Prompt tokens a block, 1 to 1000 (vpt-shallow, vpt-deep) [default: 10]
-    #[arg(long, value_name = "N", help_heading = "Method")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Method")]
     prompt_tokens: Option<usize>,
     /// Prompted blocks: all, first:K or last:K (vpt-deep) [default: all]
     ///
@@ -97,10 +97,10 @@ struct Flags {
     #[arg(long, value_name = "all|first:K|last:K", help_heading = "Method")]
     prompt_layers: Option<PromptLayers>,
     /// Share of prompt values set to zero in a step, 0 to below 1 [default: 0.1 for vpt-deep, 0 for vpt-shallow]
-    #[arg(long, value_name = "SHARE", help_heading = "Method")]
+    #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Method")]
     prompt_dropout: Option<f32>,
     /// Width of the border in pixels (vp-pad) [default: 30 at 224 pixels, in proportion elsewhere]
-    #[arg(long, value_name = "PIXELS", help_heading = "Method")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", help_heading = "Method")]
     pad: Option<usize>,
     /// Side of the square in pixels (vp-patch) [default: 50 at 224 pixels, in proportion elsewhere]
     #[arg(long, value_name = "PIXELS", help_heading = "Method")]
@@ -114,38 +114,38 @@ struct Flags {
     inner_size: Option<usize>,
 
     /// Passes over the training images [default: as many as make 1000 steps, 2000 for linear; at least 10, at most 100]
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     epochs: Option<usize>,
     /// Images a step [default: 32]
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     batch_size: Option<usize>,
     /// Images whose activations are in memory at once: less memory, the same result [default: chosen for speed]
-    #[arg(long, value_name = "N", help_heading = "Training")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     micro_batch: Option<usize>,
     /// Peak learning rate of the prompts (of the head for linear), or `auto` to try a few on validation
     /// [default: 5e-3, pixel prompts 2e-2]
-    #[arg(long, value_name = "RATE|auto", help_heading = "Training")]
+    #[arg(long, allow_negative_numbers = true, value_name = "RATE|auto", help_heading = "Training")]
     lr: Option<LearningRate>,
     /// Peak learning rate of the head beside prompts [default: 1e-3]
-    #[arg(long, value_name = "RATE", help_heading = "Training")]
+    #[arg(long, allow_negative_numbers = true, value_name = "RATE", help_heading = "Training")]
     head_lr: Option<f64>,
     /// The optimiser [default: adamw]
     #[arg(long, value_name = "NAME", value_parser = one_of::<OptimizerKind>(OptimizerKind::NAMES), help_heading = "Training")]
     optimizer: Option<OptimizerKind>,
     /// Weight decay of prompts and head weights [default: 0.01, pixel prompts 0]
-    #[arg(long, value_name = "X", help_heading = "Training")]
+    #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Training")]
     weight_decay: Option<f64>,
     /// Share of all steps in which the learning rate rises, before it falls along a cosine [default: 0.1]
-    #[arg(long, value_name = "SHARE", help_heading = "Training")]
+    #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Training")]
     warmup: Option<f64>,
     /// Scale gradients down to at most this length [default: no bound]
-    #[arg(long, value_name = "X", help_heading = "Training")]
+    #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Training")]
     clip_norm: Option<f64>,
     /// Share of the target spread over all classes, 0 to below 1 [default: 0]
-    #[arg(long, value_name = "SHARE", help_heading = "Training")]
+    #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Training")]
     label_smoothing: Option<f32>,
     /// Stop after this many epochs without a better validation result [default: never]
-    #[arg(long, value_name = "EPOCHS", help_heading = "Training")]
+    #[arg(long, allow_negative_numbers = true, value_name = "EPOCHS", help_heading = "Training")]
     patience: Option<usize>,
     /// Which epoch counts: the best on validation, or the last [default: best; last with --shots]
     #[arg(long, value_name = "EPOCH", value_parser = one_of::<Select>(Select::NAMES), help_heading = "Training")]
@@ -165,10 +165,9 @@ struct Flags {
 pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<()> {
     let mut progress = Progress::new(global.quiet);
     let outcome = if let Some(folder) = &args.resume {
-        for (flag, given) in [("--seed", global.seed.is_some()), ("--threads", global.threads.is_some())] {
-            if given {
-                return Err(Usage(format!("{flag} cannot be used with --resume: the run's own is taken")).into());
-            }
+        if args.flags != Flags::default() || global.seed.is_some() || global.threads.is_some() {
+            let message = "--resume: the run goes on as it was begun, so nothing else can be set with it";
+            return Err(Usage(message.to_owned()).into());
         }
         train::resume(folder, &mut progress)?
     } else {
