@@ -1,0 +1,17 @@
+//! The `vpt` program as its users meet it: commands, files, messages, exit codes.
+//!
+//! The backbones are the small checkpoints under `fixtures/`, the images are made here. They show that the program does
+//! what it says, not that prompts are any good.
+
+// The lint's exception for tests does not reach the functions they share.
+#![allow(clippy::unwrap_used)]
+// Counts that were read as numbers of JSON.
+#![allow(clippy::float_cmp)]
+
+mod bad_files;
+mod commands;
+mod misuse;
+mod resume;
+mod streams;
+mod train;
+mod util;
