@@ -138,7 +138,7 @@ fn assert_fits(len: usize, rows: usize, cols: usize, row_stride: usize) {
     assert!(needed <= len, "a view of {rows} rows of {cols} at stride {row_stride} needs {needed} values, got {len}");
 }
 
-/// A matrix packed as right-hand side, `[k, n]`: blocks of [`DEPTH`] rows, in each block panels of two or three vectors'
+/// A matrix packed as right-hand side, `[k, n]`: blocks of `DEPTH` rows, in each block panels of two or three vectors'
 /// columns, in each panel the rows one after the other. The last panel is filled up with zeros.
 #[derive(Default)]
 pub struct Panels {

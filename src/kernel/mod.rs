@@ -1,6 +1,6 @@
 //! CPU kernels behind safe functions: matrix products with packed weights, attention, LayerNorm, GELU, and their VJPs.
 //!
-//! This is the only module with `unsafe` code. Every kernel is written once, generic over [`simd::Simd`], and compiled for
+//! This is the only module with `unsafe` code. Every kernel is written once, generic over `simd::Simd`, and compiled for
 //! each instruction set; the set is chosen at run time (AVX-512, AVX2 with FMA, portable) and can be forced with the
 //! environment variable `VPT_KERNEL=avx512|avx2|portable`. Safe entry points check every length; the loops behind them
 //! rely on those checks.
