@@ -138,6 +138,10 @@ def pictures(out):
         im[(x - w / 2) ** 2 + (y - h / 3) ** 2 < 90] = (230, 40, 20) if name == "a" else (20, 60, 240)
         im[(x // 6 + y // 6) % 2 == 0] *= .8
         Image.fromarray(np.clip(im + rng.normal(0, 8, im.shape), 0, 255).astype(np.uint8)).save(f"{out}/images/{name}.png")
+    a = Image.open(f"{out}/images/a.png")
+    for name, im, options in (("420", a, dict(subsampling=2)), ("422-progressive", a, dict(subsampling=1, progressive=True)), ("444", a, dict(subsampling=0)), ("grey", a.convert("L"), {})):
+        path = f"{out}/images/{name}"; im.save(f"{path}.jpg", quality=85, **options)
+        Image.open(f"{path}.jpg").convert("RGB").save(f"{path}.png")
     return [f"{out}/images/{n}.png" for n in "ab"]
 
 
