@@ -37,6 +37,9 @@ struct Args {
     /// Minutes of training before the learning rate falls.
     #[arg(long, default_value_t = 80.0)]
     minutes: f64,
+    /// Images seen before the learning rate falls, in place of minutes.
+    #[arg(long)]
+    samples: Option<u64>,
     /// Images per step.
     #[arg(long, default_value_t = 64)]
     batch: usize,
@@ -196,9 +199,12 @@ impl Trainer {
             let seconds = self.before as f64 + self.started.elapsed().as_secs_f64();
             self.state.counters[2] = seconds as u64;
             let [step, samples, _, decay_from, decay_steps] = self.state.counters;
-            if decay_from == 0 && (stop.exists() || seconds > self.args.minutes * 60.0) && step > 0 {
+            let enough = self.args.samples.map_or(seconds > self.args.minutes * 60.0, |enough| samples >= enough);
+            if decay_from == 0 && (stop.exists() || enough) && step > 0 {
+                let share = step as f64 * DECAY_SHARE;
                 let fitting = LONGEST_DECAY_SECONDS / (seconds / step as f64);
-                let steps = (step as f64 * DECAY_SHARE).min(fitting).max(1.0) as u64;
+                let steps = if self.args.samples.is_some() { share } else { share.min(fitting) };
+                let steps = steps.max(1.0) as u64;
                 self.state.counters[3..].copy_from_slice(&[step + 1, steps]);
                 eprintln!("step {step}: the learning rate falls over {steps} steps");
                 continue;
