@@ -79,7 +79,7 @@ impl Caption {
         let (mut said, claim) = match objects.first() {
             None => ("an empty scene".to_owned(), Claim::Different(Vec::new(), None)),
             Some(object) if objects.len() == 1 => single(object, short, rng),
-            Some(first) if alike(objects) => counted(first, objects.len(), rng),
+            Some(_) if alike(objects) => counted(objects, rng),
             Some(_) => different(objects, rng),
         };
         let told = (!short && rng.random_bool(0.12)).then(|| background(scene));
@@ -192,7 +192,8 @@ fn position((x, y): (f32, f32)) -> &'static str {
     ][third(y)][third(x)]
 }
 
-fn counted(object: &Object, count: usize, rng: &mut ChaCha8Rng) -> (String, Claim) {
+fn counted(objects: &[Object], rng: &mut ChaCha8Rng) -> (String, Claim) {
+    let (object, count) = (&objects[0], objects.len());
     let mut traits = Traits::default();
     let number = match count {
         2 => Some("two"),
@@ -213,7 +214,7 @@ fn counted(object: &Object, count: usize, rng: &mut ChaCha8Rng) -> (String, Clai
     } else {
         (traits.colour, traits.shape) = (Some(object.colour), Some(object.shape));
         let pair = format!("{} {}", object.colour.word(), object.shape.plural());
-        if rng.random_bool(0.2) {
+        if rng.random_bool(0.2) && objects.iter().all(|other| other.fill == object.fill) {
             traits.fill = Some(object.fill);
             format!("{number} {} {pair}", object.fill.word())
         } else {
