@@ -27,8 +27,8 @@ Examples:
   vpt train --data photos/                           your folder: photos/CLASS/*.jpg, or train/ val/ test/ of such
   vpt train --data photos/ --method vp-pad --shots 16 --seed 2
   vpt train --backbone clip-vit-b16 --data cars.csv --prompt-tokens 50 --prompt-layers last:6 --epochs 30
-  vpt train --resume runs/photos/3                   go on after a crash, to the same result
-  vpt train --config runs/photos/3/config.toml --seed 5";
+  vpt train --resume runs/classify/photos-vpt-deep-3    go on after a crash, to the same result
+  vpt train --config runs/classify/photos-vpt-deep-3/config.toml --seed 5";
 
 /// Learn prompts and a head for your images; evaluate the selected epoch once on test
 ///
@@ -157,7 +157,8 @@ struct Flags {
     #[arg(long, num_args = 2, value_names = ["LEAST", "MOST"], help_heading = "Training")]
     random_resized_crop: Option<Vec<f32>>,
 
-    /// The run folder; new or empty [default: runs/DATA/N, a fresh number each time]
+    /// The run folder; new or empty [default: runs/classify/DATA-METHOD-N, a fresh number
+    /// each time]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
 }
