@@ -1,6 +1,7 @@
 //! What goes in: decoded and transformed images, data set formats, splits, few-shot draws, batches.
 
 pub mod augment;
+pub mod boxes;
 pub mod dataset;
 pub mod examine;
 pub mod few_shot;

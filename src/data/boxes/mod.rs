@@ -1,0 +1,147 @@
+//! Data sets of boxes: which objects are where in an image, for detection and multi-label classification.
+//!
+//! Coordinates are pixels of the image as it lies on disk, real numbers counted from its upper left corner: the first pixel
+//! spans 0 to 1 in both directions.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Split;
+
+/// A rectangle with sides along the axes, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rect {
+    /// Left edge.
+    pub x: f64,
+    /// Upper edge.
+    pub y: f64,
+    /// From left to right.
+    pub width: f64,
+    /// From top to bottom.
+    pub height: f64,
+}
+
+impl Rect {
+    /// Square pixels.
+    pub fn area(self) -> f64 {
+        self.width * self.height
+    }
+
+    /// Right edge.
+    pub fn right(self) -> f64 {
+        self.x + self.width
+    }
+
+    /// Lower edge.
+    pub fn bottom(self) -> f64 {
+        self.y + self.height
+    }
+
+    /// Square pixels that both cover.
+    pub fn intersection(self, other: Self) -> f64 {
+        let width = self.right().min(other.right()) - self.x.max(other.x);
+        let height = self.bottom().min(other.bottom()) - self.y.max(other.y);
+        if width > 0. && height > 0. { width * height } else { 0. }
+    }
+
+    /// Intersection over union; 0 where both are empty.
+    pub fn iou(self, other: Self) -> f64 {
+        let both = self.intersection(other);
+        let any = self.area() + other.area() - both;
+        if any > 0. { both / any } else { 0. }
+    }
+}
+
+/// One object in an image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Object {
+    /// The annotation's id in its file, above 0; where the format has none, counted from 1 through the part.
+    pub id: u64,
+    /// Index into [`BoxDataset::categories`].
+    pub category: usize,
+    /// Where it is.
+    pub rect: Rect,
+    /// The area that decides whether it is small, medium or large: the annotation's own, else the rectangle's.
+    pub area: f64,
+    /// Many objects in one rectangle, not to be told apart: nothing to learn from, and no fault to find or to miss.
+    pub crowd: bool,
+}
+
+/// An image with its objects.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BoxImage {
+    /// Its number in result files: COCO's image id; where the format has none, counted from 1 through the part.
+    pub id: u64,
+    /// What the image is called in split files, unique in the data set: its path relative to the data set's folder with `/`
+    /// between the parts.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// What is in it.
+    pub objects: Vec<Object>,
+}
+
+/// What an object can be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Category {
+    /// Its number in result files: COCO's category id; where the format has none, counted from 1.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+}
+
+/// How a data set of boxes lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BoxLayout {
+    /// COCO: a JSON file for each part.
+    Coco,
+    /// YOLO: `data.yaml` and a text file for each image.
+    Yolo,
+    /// Pascal VOC: an XML file for each image.
+    Voc,
+}
+
+/// Images with objects, in three parts. Images are in the order of their file names.
+#[derive(Clone, Debug)]
+pub struct BoxDataset {
+    /// A short name: the folder's or file's.
+    pub name: String,
+    /// How it lies on disk.
+    pub layout: BoxLayout,
+    /// What objects can be, in COCO's order of ids, YOLO's order, VOC's `classes.txt` or else by name.
+    pub categories: Vec<Category>,
+    /// What is learned from.
+    pub train: Vec<BoxImage>,
+    /// What chooses epochs and hyperparameters.
+    pub val: Vec<BoxImage>,
+    /// What is looked at once, at the end.
+    pub test: Vec<BoxImage>,
+    /// Where the three parts come from, as a sentence for the user.
+    pub split_note: String,
+}
+
+impl BoxDataset {
+    /// The images of one part.
+    pub fn part(&self, split: Split) -> &[BoxImage] {
+        match split {
+            Split::Train => &self.train,
+            Split::Val => &self.val,
+            Split::Test => &self.test,
+        }
+    }
+
+    /// The images of one part.
+    pub fn part_mut(&mut self, split: Split) -> &mut Vec<BoxImage> {
+        match split {
+            Split::Train => &mut self.train,
+            Split::Val => &mut self.val,
+            Split::Test => &mut self.test,
+        }
+    }
+}
