@@ -102,10 +102,10 @@ impl Attention<'_> {
             };
             self.pack(panels, head * d, true);
             let queries = self.queries.columns(head * d, d);
-            matmul(queries, panels, MatMut::new(scores, rows, keys, stride), Init::Zero);
+            matmul(queries, &*panels, MatMut::new(scores, rows, keys, stride), Init::Zero);
             softmax(scores, rows, keys, stride, self.causal);
             self.pack(panels, self.queries.cols() + head * d, false);
-            matmul(Mat::new(scores, rows, keys, stride), panels, out.columns(head * d, d), Init::Zero);
+            matmul(Mat::new(scores, rows, keys, stride), &*panels, out.columns(head * d, d), Init::Zero);
         }
     }
 
@@ -129,7 +129,7 @@ impl Attention<'_> {
 
             // dS = P (dP - rowsum(P dP)), dP = dO Vᵀ
             self.pack(panels, value_at, true);
-            matmul(d_out, panels, MatMut::new(ds, rows, keys, stride), Init::Zero);
+            matmul(d_out, &*panels, MatMut::new(ds, rows, keys, stride), Init::Zero);
             softmax_vjp(p, ds, rows, keys, stride);
             let (p, ds) = (Mat::new(p, rows, keys, stride), Mat::new(ds, rows, keys, stride));
 
@@ -138,17 +138,17 @@ impl Attention<'_> {
                 panels.reset(rows, d);
                 panels.fill(0, 0, right);
                 if let Some((_, keys_values)) = &mut to.tokens {
-                    matmul(left.columns(0, own).t(), panels, keys_values.columns(column, d), Init::Zero);
+                    matmul(left.columns(0, own).t(), &*panels, keys_values.columns(column, d), Init::Zero);
                 }
                 if let Some(prompts) = &mut to.prompts {
-                    matmul(left.columns(own, shared).t(), panels, prompts.columns(column, d), Init::Add);
+                    matmul(left.columns(own, shared).t(), &*panels, prompts.columns(column, d), Init::Add);
                 }
             }
 
             // dQ = dS K
             if let Some((queries, _)) = &mut to.tokens {
                 self.pack(panels, at, false);
-                matmul(ds, panels, queries.columns(at, d), Init::Zero);
+                matmul(ds, &*panels, queries.columns(at, d), Init::Zero);
             }
         }
     }

@@ -13,8 +13,9 @@ use super::activation::{Activation, activate_row};
 use super::simd::{Simd, load, store, vectors};
 use super::{Grow, Isa, dispatched, isa};
 
-/// Depth of a block: larger ones write C less often, smaller ones keep more of a panel of B in the first-level cache.
-const DEPTH: usize = 384;
+/// Rows of a block of B: larger ones write C less often, smaller ones keep more of a panel in the first-level cache. A
+/// multiple of every panel's width.
+pub const DEPTH: usize = 384;
 
 /// A read-only matrix view with strides, `[rows, cols]`.
 #[derive(Clone, Copy)]
@@ -276,6 +277,18 @@ impl Panels {
         block * self.n.next_multiple_of(width) + col / width * depth * width + (row - block) * width + col % width
     }
 
+    /// The part in rows `rows` and columns `columns`, as right-hand side of its own.
+    ///
+    /// # Panics
+    /// If there are not so many, or the part begins inside a block of [`DEPTH`] rows or inside a panel.
+    pub fn part(&self, rows: Range<usize>, columns: Range<usize>) -> Part<'_> {
+        assert!(rows.end <= self.k && columns.end <= self.n, "part outside the packed matrix");
+        assert!(rows.start.is_multiple_of(DEPTH) && columns.start.is_multiple_of(self.width), "part inside a panel");
+        assert!(rows.end == self.k || rows.end.is_multiple_of(DEPTH), "part ends inside a block");
+        assert!(columns.end == self.n || columns.end.is_multiple_of(self.width), "part ends inside a panel");
+        Part { panels: self, rows, columns }
+    }
+
     fn floats(&self) -> &[f32] {
         // SAFETY: `Line` is sixteen floats without padding.
         unsafe { std::slice::from_raw_parts(self.data.as_ptr().cast(), self.data.len() * 16) }
@@ -284,6 +297,20 @@ impl Panels {
     fn floats_mut(&mut self) -> &mut [f32] {
         // SAFETY: as in `floats`.
         unsafe { std::slice::from_raw_parts_mut(self.data.as_mut_ptr().cast(), self.data.len() * 16) }
+    }
+}
+
+/// Rows and columns of a packed matrix: all of it, or whole blocks and panels.
+#[derive(Clone)]
+pub struct Part<'a> {
+    panels: &'a Panels,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl<'a> From<&'a Panels> for Part<'a> {
+    fn from(panels: &'a Panels) -> Self {
+        Part { panels, rows: 0..panels.k, columns: 0..panels.n }
     }
 }
 
@@ -304,51 +331,67 @@ pub enum Init<'a> {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn matmul(a: Mat, b: &Panels, c: MatMut, init: Init) {
-    product(a, b, c, init, None);
+pub fn matmul<'b>(a: Mat, b: impl Into<Part<'b>>, c: MatMut, init: Init) {
+    product(a, &b.into(), c, init, None);
 }
 
-/// `H = A B + bias`, then `C = f(H)` and, if wanted, `derivative = f'(H)`, a tile at a time while it is in the cache.
-/// `derivative` has the layout of C.
+/// `H = A B + bias`, then `C = f(H)` and, if wanted, `derivative = f'(H)` `[m, n]`, a tile at a time while it is in the
+/// cache.
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn matmul_activate(
+pub fn matmul_activate<'b>(
     a: Mat,
-    b: &Panels,
+    b: impl Into<Part<'b>>,
     c: MatMut,
     bias: &[f32],
     activation: Activation,
-    derivative: Option<&mut [f32]>,
+    derivative: Option<MatMut>,
 ) {
-    if let Some(derivative) = &derivative {
-        assert_fits(derivative.len(), c.rows, c.cols, c.row_stride);
-    }
-    let derivative = derivative.map_or(std::ptr::null_mut(), <[f32]>::as_mut_ptr);
-    product(a, b, c, Init::Bias(bias), Some(Then::Activate(activation, derivative)));
+    let (derivative, stride) = match derivative {
+        Some(view) => {
+            assert_eq!((view.rows, view.cols), (c.rows, c.cols), "shape of the derivative");
+            (view.data.as_mut_ptr(), view.row_stride)
+        }
+        None => (std::ptr::null_mut(), 0),
+    };
+    product(a, &b.into(), c, Init::Bias(bias), Some(Then::Activate(activation, derivative, stride)));
 }
 
-/// `C = (A B) * factor`, element by element: the VJP through an activation whose derivative is `factor`, a tile at a time
-/// while it is in the cache. `factor` has the layout of C.
+/// `C = (A B) * factor` `[m, n]`, element by element: the VJP through an activation whose derivative is `factor`, a tile at
+/// a time while it is in the cache.
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn matmul_scale(a: Mat, b: &Panels, c: MatMut, factor: &[f32]) {
-    assert_fits(factor.len(), c.rows, c.cols, c.row_stride);
-    product(a, b, c, Init::Zero, Some(Then::Scale(factor.as_ptr())));
+pub fn matmul_scale<'b>(a: Mat, b: impl Into<Part<'b>>, c: MatMut, factor: Mat) {
+    assert_eq!((factor.rows, factor.cols), (c.rows, c.cols), "shape of the factor");
+    let (data, stride) = factor.contiguous_rows();
+    product(a, &b.into(), c, Init::Zero, Some(Then::Scale(data.as_ptr(), stride)));
 }
 
 /// What happens to a finished tile.
 #[derive(Clone, Copy)]
 enum Then {
-    /// The activation, with its derivative written to a buffer of C's layout unless that is null.
-    Activate(Activation, *mut f32),
-    /// Multiplication by a buffer of C's layout.
-    Scale(*const f32),
+    /// The activation, with its derivative written to rows of this stride unless the pointer is null.
+    Activate(Activation, *mut f32, usize),
+    /// Multiplication by rows of this stride.
+    Scale(*const f32, usize),
 }
 
-fn product(a: Mat, b: &Panels, c: MatMut, init: Init, then: Option<Then>) {
-    assert_eq!((a.rows, a.cols, b.n), (c.rows, b.k, c.cols), "matrix product shapes");
+impl Then {
+    /// The other matrix's value at `(row, col)`; null if there is none.
+    fn other(self, row: usize, col: usize) -> *const f32 {
+        match self {
+            Self::Activate(_, derivative, _) if derivative.is_null() => std::ptr::null(),
+            Self::Activate(_, derivative, stride) => derivative.wrapping_add(row * stride + col),
+            Self::Scale(factor, stride) => factor.wrapping_add(row * stride + col),
+        }
+    }
+}
+
+fn product(a: Mat, b: &Part, c: MatMut, init: Init, then: Option<Then>) {
+    let (k, n) = (b.rows.len(), b.columns.len());
+    assert_eq!((a.rows, a.cols, n), (c.rows, k, c.cols), "matrix product shapes");
     let (accumulate, bias) = match init {
         Init::Zero => (false, None),
         Init::Bias(bias) => (false, Some(bias)),
@@ -356,17 +399,17 @@ fn product(a: Mat, b: &Panels, c: MatMut, init: Init, then: Option<Then>) {
         Init::AddBias(bias) => (true, Some(bias)),
     };
     if let Some(bias) = bias {
-        assert_eq!(bias.len(), b.n, "bias length");
+        assert_eq!(bias.len(), n, "bias length");
     }
-    if b.k == 0 || b.n == 0 || a.rows == 0 {
-        assert!(b.k > 0 || accumulate, "a product over nothing");
+    if k == 0 || n == 0 || a.rows == 0 {
+        assert!(k > 0 || accumulate, "a product over nothing");
         return;
     }
-    LEFT.with_borrow_mut(|left| blocks(a, b, c, accumulate, bias, then, left.grow(a.rows * DEPTH.min(b.k))));
+    LEFT.with_borrow_mut(|left| blocks(a, b, c, accumulate, bias, then, left.grow(a.rows * DEPTH.min(k))));
 }
 
 dispatched! {
-    fn blocks(a: Mat, b: &Panels, c: MatMut, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, left: &mut [f32]) = blocks_body
+    fn blocks(a: Mat, b: &Part, c: MatMut, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, left: &mut [f32]) = blocks_body
 }
 
 thread_local! {
@@ -379,7 +422,7 @@ thread_local! {
 #[inline(always)]
 unsafe fn blocks_body<S: Simd>(
     a: Mat,
-    b: &Panels,
+    b: &Part,
     c: MatMut,
     accumulate: bool,
     bias: Option<&[f32]>,
@@ -387,7 +430,7 @@ unsafe fn blocks_body<S: Simd>(
     left: &mut [f32],
 ) {
     unsafe {
-        if S::TILE_ROWS_OF_3 > 0 && b.width == 3 * S::LANES {
+        if S::TILE_ROWS_OF_3 > 0 && b.panels.width == 3 * S::LANES {
             blocks_of::<S, 3>(S::TILE_ROWS_OF_3, a, b, c, accumulate, bias, then, left);
         } else {
             blocks_of::<S, 2>(S::TILE_ROWS, a, b, c, accumulate, bias, then, left);
@@ -401,7 +444,7 @@ unsafe fn blocks_body<S: Simd>(
 unsafe fn blocks_of<S: Simd, const V: usize>(
     tile_rows: usize,
     a: Mat,
-    b: &Panels,
+    b: &Part,
     c: MatMut,
     accumulate: bool,
     bias: Option<&[f32]>,
@@ -409,31 +452,32 @@ unsafe fn blocks_of<S: Simd, const V: usize>(
     left: &mut [f32],
 ) {
     let width = V * S::LANES;
-    assert_eq!(b.width, width, "packed for another instruction set");
+    let Part { panels, rows: b_rows, columns: b_columns } = b;
+    assert_eq!(panels.width, width, "packed for another instruction set");
     // Rows are dealt out evenly: 197 rows are 15 tiles of 13 or 14, not 14 of 14 and a slow one of 1.
     let tiles = a.rows.div_ceil(tile_rows);
     let rows_of = |tile: usize| tile * a.rows / tiles..(tile + 1) * a.rows / tiles;
-    let padded = b.n.next_multiple_of(width);
-    for block in (0..b.k).step_by(DEPTH) {
-        let depth = DEPTH.min(b.k - block);
-        let (first, last) = (block == 0, block + depth == b.k);
+    for block in b_rows.clone().step_by(DEPTH) {
+        let depth = DEPTH.min(b_rows.end - block);
+        let (first, last) = (block == b_rows.start, block + depth == b_rows.end);
+        let a_column = block - b_rows.start;
         // Copying A pays if enough panels read the copy.
-        let direct = padded / width < 4;
+        let direct = b_columns.len().div_ceil(width) < 4;
         for tile in (0..tiles).filter(|_| !direct) {
             let rows = rows_of(tile);
-            pack_left(a, rows.clone(), block..block + depth, &mut left[rows.start * depth..rows.end * depth]);
+            pack_left(a, rows.clone(), a_column..a_column + depth, &mut left[rows.start * depth..rows.end * depth]);
         }
-        for panel in 0..padded / width {
-            let col = panel * width;
-            let cols = width.min(b.n - col);
-            // SAFETY: `position` of this panel's first element, see `Panels::position`.
-            let panel = unsafe { b.floats().as_ptr().add(block * padded + panel * depth * width) };
+        for b_column in b_columns.clone().step_by(width) {
+            let col = b_column - b_columns.start;
+            let cols = width.min(b_columns.end - b_column);
+            // SAFETY: the first element of this panel lies inside the packed matrix.
+            let panel = unsafe { panels.floats().as_ptr().add(panels.position(block, b_column)) };
             let panel_len = depth * width;
             let start = if first { bias.map(|bias| &bias[col..col + cols]) } else { None };
             for tile in 0..tiles {
                 let rows = rows_of(tile);
                 let left = if direct {
-                    let at = rows.start * a.row_stride + block * a.col_stride;
+                    let at = rows.start * a.row_stride + a_column * a.col_stride;
                     Left::Strided(a.data[at..].as_ptr(), a.row_stride, a.col_stride)
                 } else {
                     Left::Packed(left[rows.start * depth..].as_ptr())
@@ -447,33 +491,22 @@ unsafe fn blocks_of<S: Simd, const V: usize>(
                     let to = c.data.as_mut_ptr().add(rows.start * c.row_stride + col);
                     // So does the place of the result, and that of what it will be combined with.
                     for row in rows.clone() {
-                        let at = row * c.row_stride + col;
-                        let other = match then {
-                            Some(Then::Activate(_, derivative)) => derivative.cast_const(),
-                            Some(Then::Scale(factor)) => factor,
-                            None => std::ptr::null(),
-                        };
+                        let other = then.map_or(std::ptr::null(), |then| then.other(row, col));
                         for half in (0..width).step_by(S::LANES) {
-                            S::prefetch(c.data.as_ptr().wrapping_add(at + half));
+                            S::prefetch(c.data.as_ptr().wrapping_add(row * c.row_stride + col + half));
                             if !other.is_null() {
-                                S::prefetch(other.wrapping_add(at + half));
+                                S::prefetch(other.wrapping_add(half));
                             }
                         }
                     }
                     let result = Tile { to, stride: c.row_stride, cols, add: accumulate || !first };
                     multiply_tile::<S, V>(rows.len(), depth, left, panel, start, result);
-                    if last {
+                    if let (true, Some(then)) = (last, then) {
                         for (r, row) in rows.enumerate() {
-                            let (x, at) = (to.add(r * c.row_stride), row * c.row_stride + col);
+                            let (x, other) = (to.add(r * c.row_stride), then.other(row, col));
                             match then {
-                                None => {}
-                                Some(Then::Scale(factor)) => scale_row::<S>(x, factor.add(at), cols),
-                                Some(Then::Activate(f, derivative)) if derivative.is_null() => {
-                                    activate_row::<S>(f, x, derivative, cols);
-                                }
-                                Some(Then::Activate(f, derivative)) => {
-                                    activate_row::<S>(f, x, derivative.add(at), cols);
-                                }
+                                Then::Scale(..) => scale_row::<S>(x, other, cols),
+                                Then::Activate(f, ..) => activate_row::<S>(f, x, other.cast_mut(), cols),
                             }
                         }
                     }
@@ -706,6 +739,30 @@ mod tests {
     }
 
     #[test]
+    fn products_with_parts_are_parts_of_the_product() {
+        let (m, k, n) = (11, DEPTH + 100, 5 * 96 + 7);
+        let (a, b) = (random(1, m * k), random(2, k * n));
+        let panels = Panels::pack(Mat::new(&b, k, n, n));
+        let a = Mat::new(&a, m, k, k);
+        let mut whole = vec![0.0; m * n];
+        matmul(a, &panels, MatMut::new(&mut whole, m, n, n), Init::Zero);
+        let mut parts = vec![0.0; m * n];
+        for columns in [0..96, 96..4 * 96, 4 * 96..n] {
+            let (from, len) = (columns.start, columns.len());
+            for (rows, init) in [(0..DEPTH, Init::Zero), (DEPTH..k, Init::Add)] {
+                let mut c = MatMut::new(&mut parts, m, n, n);
+                matmul(
+                    a.columns(rows.start, rows.len()),
+                    panels.part(rows, columns.clone()),
+                    c.columns(from, len),
+                    init,
+                );
+            }
+        }
+        assert_eq!(parts, whole);
+    }
+
+    #[test]
     fn packing_a_transposed_view_equals_packing_its_copy() {
         let b = random(5, 300 * 70);
         let mut copy = vec![0.0; 300 * 70];
@@ -728,14 +785,16 @@ mod tests {
         for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh] {
             let (mut c, mut d) = (vec![0.0; m * n], vec![0.0; m * n]);
             let view = MatMut::new(&mut c, m, n, n);
-            matmul_activate(Mat::new(&a, m, k, k), &panels, view, &bias, activation, Some(&mut d));
+            let derivative = Some(MatMut::new(&mut d, m, n, n));
+            matmul_activate(Mat::new(&a, m, k, k), &panels, view, &bias, activation, derivative);
             for i in 0..m * n {
                 let (y, dy) = activation.reference(f64::from(plain[i]));
                 assert_close(c[i], y, 4e-6);
                 assert_close(d[i], dy, 4e-6);
             }
             let mut scaled = vec![0.0; m * n];
-            matmul_scale(Mat::new(&a, m, k, k), &panels, MatMut::new(&mut scaled, m, n, n), &d);
+            let factor = Mat::new(&d, m, n, n);
+            matmul_scale(Mat::new(&a, m, k, k), &panels, MatMut::new(&mut scaled, m, n, n), factor);
             for i in 0..m * n {
                 assert_close(scaled[i], f64::from(plain[i] - bias[i % n]) * f64::from(d[i]), 4e-6);
             }

@@ -29,7 +29,7 @@ pub(crate) mod testing;
 pub use activation::Activation;
 pub use attention::{Attention, AttentionVjp};
 pub use buffer::{Grow, row_stride};
-pub use matmul::{Init, Mat, MatMut, Panels, matmul, matmul_activate, matmul_scale};
+pub use matmul::{DEPTH, Init, Mat, MatMut, Panels, Part, matmul, matmul_activate, matmul_scale};
 pub use norm::{normalize, normalize_vjp};
 pub use simd::{Isa, isa};
 

@@ -5,11 +5,10 @@
 //! product with activation, product.
 
 use super::linear::Linear;
+use super::mlp::Mlp;
 use crate::backbone::spec::TowerSpec;
 use crate::kernel::attention::Scratch as AttentionScratch;
-use crate::kernel::{
-    Activation, Attention, AttentionVjp, Grow, Init, Mat, MatMut, normalize, normalize_vjp, row_stride,
-};
+use crate::kernel::{Attention, AttentionVjp, Grow, Init, Mat, MatMut, normalize, normalize_vjp, row_stride};
 
 /// The weights of one block as the checkpoint has them, all `[out, in]` row-major.
 pub(crate) struct BlockWeights {
@@ -32,13 +31,11 @@ pub(crate) struct BlockWeights {
 /// A block, ready to run.
 pub(crate) struct Block {
     heads: usize,
-    activation: Activation,
     eps: f32,
     q: Linear,
     kv: Linear,
     out: Linear,
-    fc1: Linear,
-    fc2: Linear,
+    mlp: Mlp,
 }
 
 /// The sequences whose rows lie one behind the other: `starts[i]..starts[i + 1]` are the rows of sequence i.
@@ -150,13 +147,11 @@ impl Block {
         let linear = |(w, b): (Vec<f32>, Vec<f32>)| Linear::new(&w, b);
         Self {
             heads: spec.heads,
-            activation: spec.activation,
             eps: spec.eps,
             q: linear(q),
             kv: linear(kv),
             out: linear(out),
-            fc1: linear(fc1),
-            fc2: linear(fc2),
+            mlp: Mlp::new(linear(fc1), linear(fc2), spec.activation),
         }
     }
 
@@ -186,7 +181,7 @@ impl Block {
         scratch: &mut Scratch,
     ) {
         let d = self.width();
-        let (stride, kv_stride, mlp_stride) = (row_stride(d), row_stride(2 * d), row_stride(self.fc1.outputs()));
+        let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
         let rows = sequences.rows();
         let keep = tape.is_some();
         let Scratch { attention, unkept, mixed, hidden, .. } = scratch;
@@ -240,16 +235,14 @@ impl Block {
         let inverse = tape.inverse2.grow(query_rows);
         let view = &mut MatMut::new(normalized, query_rows, d, stride);
         normalize(Mat::new(x, query_rows, d, stride), self.eps, view, inverse);
-        let hidden = hidden.grow(query_rows * mlp_stride);
-        let derivative = if keep { Some(tape.derivative.grow(query_rows * mlp_stride)) } else { None };
-        self.fc1.activate(
+        let derivative =
+            if keep { Some(tape.derivative.grow(query_rows * row_stride(self.mlp.hidden()))) } else { None };
+        self.mlp.forward(
             Mat::new(normalized, query_rows, d, stride),
-            MatMut::new(hidden, query_rows, self.fc1.outputs(), mlp_stride),
-            self.activation,
+            MatMut::new(x, query_rows, d, stride),
             derivative,
+            hidden,
         );
-        let hidden = Mat::new(hidden, query_rows, self.fc1.outputs(), mlp_stride);
-        self.fc2.add(hidden, MatMut::new(x, query_rows, d, stride));
     }
 
     /// Turns `dx`, the gradient of the block's output, into that of its input, in place, as far down as `depth` says.
@@ -269,8 +262,7 @@ impl Block {
         scratch: &mut Scratch,
     ) {
         let d = self.width();
-        let mlp = self.fc1.outputs();
-        let (stride, kv_stride, mlp_stride) = (row_stride(d), row_stride(2 * d), row_stride(mlp));
+        let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
         let rows = sequences.rows();
         let (query_rows, query_stride) = match queries {
             Queries::All => (rows, stride),
@@ -279,18 +271,9 @@ impl Block {
         let Scratch { attention, mixed, hidden, gradient, dq, dkv, .. } = scratch;
 
         // MLP
-        let hidden = hidden.grow(query_rows * mlp_stride);
-        self.fc2.vjp_scaled(
-            Mat::new(dx, query_rows, d, stride),
-            MatMut::new(hidden, query_rows, mlp, mlp_stride),
-            &tape.derivative,
-        );
         let gradient = gradient.grow(rows * stride);
-        self.fc1.vjp(
-            Mat::new(hidden, query_rows, mlp, mlp_stride),
-            MatMut::new(gradient, query_rows, d, stride),
-            Init::Zero,
-        );
+        let view = MatMut::new(gradient, query_rows, d, stride);
+        self.mlp.vjp(Mat::new(dx, query_rows, d, stride), view, &tape.derivative, hidden);
         normalize_vjp(
             Mat::new(&tape.normalized2, query_rows, d, stride),
             &tape.inverse2[..query_rows],

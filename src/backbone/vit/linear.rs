@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use crate::kernel::{Activation, Init, Mat, MatMut, Panels, matmul, matmul_activate, matmul_scale};
+use crate::kernel::{Init, Mat, MatMut, Panels, matmul};
 
 /// `y = x Wᵀ + b` with W `[out, in]`, b `[out]`. There is no weight gradient: the weights never change.
 pub(crate) struct Linear {
@@ -39,22 +39,23 @@ impl Linear {
         matmul(x, &self.forward, y, Init::AddBias(&self.bias));
     }
 
-    /// `y = f(x Wᵀ + b)`; with `derivative` (laid out as y) also `f'`.
-    pub(crate) fn activate(&self, x: Mat, y: MatMut, f: Activation, derivative: Option<&mut [f32]>) {
-        matmul_activate(x, &self.forward, y, &self.bias, f, derivative);
-    }
-
     /// `dx = dy W` (with [`Init::Add`]: `dx += dy W`): dy `[rows, out]`, dx `[rows, in]`.
     pub(crate) fn vjp(&self, dy: Mat, dx: MatMut, init: Init) {
         matmul(dy, self.backward(), dx, init);
     }
 
-    /// `dx = (dy W) * factor`, element by element; `factor` is laid out as dx.
-    pub(crate) fn vjp_scaled(&self, dy: Mat, dx: MatMut, factor: &[f32]) {
-        matmul_scale(dy, self.backward(), dx, factor);
+    /// The bias `[out]`.
+    pub(crate) fn bias(&self) -> &[f32] {
+        &self.bias
     }
 
-    fn backward(&self) -> &Panels {
+    /// Wᵀ `[in, out]`, packed.
+    pub(crate) fn forward(&self) -> &Panels {
+        &self.forward
+    }
+
+    /// W `[out, in]`, packed.
+    pub(crate) fn backward(&self) -> &Panels {
         self.backward.get_or_init(|| {
             // `unpack` gives Wᵀ [in, out]; its transposed view is W.
             let weight = self.forward.unpack();

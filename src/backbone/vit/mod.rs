@@ -11,6 +11,7 @@
 //! | `embed` | pixels to tokens, and back |
 //! | `block` | one transformer block and its VJP |
 //! | `linear` | a frozen layer, packed |
+//! | `mlp` | a block's MLP and its VJP |
 //! | `prompts` | which block sees which prompts, and how |
 //! | `encoder` | one micro-batch through all of it, on one thread |
 //! | `load` | tensors of each family |
@@ -21,6 +22,7 @@ mod embed;
 mod encoder;
 mod linear;
 mod load;
+mod mlp;
 mod prompts;
 pub mod reference;
 #[cfg(test)]
