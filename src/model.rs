@@ -13,7 +13,7 @@ use crate::{
     Error, Result,
     backbone::{
         Backbone,
-        vit::{TokenPrompts, Want},
+        vit::{Pass, TokenPrompts, Want},
     },
     data::Preprocess,
     head::{BoundHead, Head, HeadKind},
@@ -249,8 +249,8 @@ impl Model {
             let mut part = input.loss.gradients(head, features, labels, batch)?;
             Ok((std::mem::take(&mut part.features), part))
         };
-        let (gradients, parts) =
-            self.backbone.vit.step(images, prompts, want, input.micro_batch, self.threads, &loss)?;
+        let pass = Pass { prompts, want, micro_batch: input.micro_batch, ..Pass::forward(images, self.threads) };
+        let (gradients, parts) = self.backbone.vit.step(&pass, &loss)?;
         let gradient = gradients.tokens.or(gradients.pixels).unwrap_or_default();
         Ok((gradient, StepOutput::sum(parts)))
     }

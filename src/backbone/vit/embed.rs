@@ -60,9 +60,14 @@ impl Embedding {
         self.image_size / self.patch_size
     }
 
+    /// Patches of an image.
+    pub(crate) fn patches(&self) -> usize {
+        self.grid() * self.grid()
+    }
+
     /// Tokens of an image: class token, registers, patches.
     pub(crate) fn tokens(&self) -> usize {
-        self.prefix.len() / self.width() + self.grid() * self.grid()
+        self.prefix.len() / self.width() + self.patches()
     }
 
     /// Values of an image, `3 S S`.
@@ -83,7 +88,7 @@ impl Embedding {
         let d = self.width();
         let stride = row_stride(d);
         let count = images.len() / self.pixels();
-        let (prefix, patches) = (self.prefix.len() / d, self.grid() * self.grid());
+        let (prefix, patches) = (self.prefix.len() / d, self.patches());
         let own = prefix + patches;
         let per_image = own + inserted.len() / d;
         let depth = self.patch.inputs();
@@ -150,7 +155,7 @@ impl Embedding {
         let d = self.width();
         let stride = row_stride(d);
         let prefix = self.prefix.len() / d;
-        let patches = self.grid() * self.grid();
+        let patches = self.patches();
         let depth = self.patch.inputs();
         let depth_stride = row_stride(depth);
         let columns = scratch.patches.grow(patches * depth_stride);
@@ -168,7 +173,7 @@ impl Embedding {
     /// the patch's columns from `column` on (ordered channel, row, column, as a convolution's weight).
     fn each_run(&self, mut f: impl FnMut(usize, usize, usize, usize)) {
         let (size, p, grid) = (self.image_size, self.patch_size, self.grid());
-        for patch in 0..grid * grid {
+        for patch in 0..self.patches() {
             let (top, left) = (patch / grid * p, patch % grid * p);
             for channel in 0..3 {
                 for y in 0..p {

@@ -1,9 +1,11 @@
 //! One micro-batch through the tower on one thread: forward with a tape of what the VJP will need, and the VJP.
 
+use std::ops::Range;
+
 use super::block::{BlockTape, Depth, Queries, Scratch, Sequences};
 use super::embed::{EmbeddingTape, Scratch as EmbedScratch};
 use super::prompts::{Prepared, PreparedGrads};
-use super::{Vit, Want};
+use super::{Input, Job, Readout, Vit};
 use crate::kernel::{Grow, Mat, MatMut, normalize, normalize_vjp, row_stride};
 
 /// What one thread needs to run micro-batches, kept from step to step: the tape and the buffers.
@@ -27,11 +29,19 @@ fn set_starts(starts: &mut Vec<usize>, count: usize, tokens: usize) {
 
 impl Vit {
     /// The first block whose VJP is needed: none below the first prompt, unless the pixels learn.
-    fn first_trained(&self, prepared: Option<&Prepared>, want: Want) -> usize {
-        match prepared {
-            _ if want.pixels => 0,
-            Some(p) if want.tokens => p.start,
+    fn first_trained(&self, job: &Job) -> usize {
+        match job.prepared {
+            _ if job.want.pixels => 0,
+            Some(p) if job.want.tokens => p.start,
             _ => self.depth(),
+        }
+    }
+
+    /// Blocks that run: what comes after the last one that is read is not needed.
+    fn last_run(&self, readout: Readout) -> usize {
+        match readout {
+            Readout::ClassToken => self.depth(),
+            Readout::Tokens(reads) => reads.last().map_or(0, |read| read.after),
         }
     }
 
@@ -41,31 +51,71 @@ impl Vit {
         self.tokens() + travelling.map_or(0, |p| p.tokens)
     }
 
-    fn queries(&self, block: usize) -> Queries {
-        if block + 1 == self.depth() { Queries::First } else { Queries::All }
+    fn queries(&self, block: usize, readout: Readout) -> Queries {
+        let class_only = matches!(readout, Readout::ClassToken) && block + 1 == self.depth();
+        if class_only { Queries::First } else { Queries::All }
     }
 
-    /// Features `[m, D]` of `images` `[m, 3, S, S]`; `workspace` keeps what [`Vit::backward`] needs.
-    pub(super) fn forward(
-        &self,
-        images: &[f32],
-        prepared: Option<&Prepared>,
-        want: Want,
-        workspace: &mut Workspace,
-    ) -> Vec<f32> {
+    /// The reads behind `after` blocks: rows of the features of an image, and the rows of its tokens that they are.
+    fn reads<'a>(&'a self, readout: Readout<'a>, after: usize) -> impl Iterator<Item = (usize, Range<usize>)> + 'a {
+        let reads = if let Readout::Tokens(reads) = readout { reads } else { &[] };
+        let mut at = 0;
+        reads.iter().filter_map(move |read| {
+            let rows = self.read_rows(read.rows);
+            let begin = at;
+            at += rows.len();
+            (read.after == after).then_some((begin, rows))
+        })
+    }
+
+    /// Features (see [`Readout`]) of the `images` of a job; `workspace` keeps what [`Vit::backward`] needs.
+    pub(super) fn forward(&self, job: &Job, images: Range<usize>, workspace: &mut Workspace) -> Vec<f32> {
         let d = self.width();
         let stride = row_stride(d);
-        let count = images.len() / self.embedding.pixels();
-        let first = self.first_trained(prepared, want);
+        let count = images.len();
+        let first = self.first_trained(job);
+        let (prepared, readout, last) = (job.prepared, job.readout, self.last_run(job.readout));
         let Workspace { x, widened, starts, embedding, blocks, normalized, inverse, scratch, embed_scratch } =
             workspace;
-        if first < self.depth() {
+        if first < last {
             blocks.resize_with(self.depth(), BlockTape::default);
         }
+        let mut features = Vec::new();
+        if let Readout::Tokens(_) = readout {
+            features.resize(count * self.feature_rows(readout) * d, 0.0);
+        }
         let inserted = prepared.and_then(|p| p.inserted.as_ref());
-        let at_input = inserted.filter(|(at, _)| *at == 0).map_or(&[][..], |(_, tokens)| tokens);
-        self.embedding.forward(images, at_input, x, (first == 0).then_some(embedding), embed_scratch);
-        for (i, block) in self.blocks.iter().enumerate() {
+        let begin = match job.input {
+            Input::Images(pixels) => {
+                let each = self.embedding.pixels();
+                let at_input = inserted.filter(|(at, _)| *at == 0).map_or(&[][..], |(_, tokens)| tokens);
+                let tape = (first == 0).then_some(embedding);
+                self.embedding.forward(
+                    &pixels[images.start * each..images.end * each],
+                    at_input,
+                    x,
+                    tape,
+                    embed_scratch,
+                );
+                0
+            }
+            Input::Tokens { blocks, tokens } => {
+                let rows = images.start * self.tokens()..images.end * self.tokens();
+                let to = x.grow(rows.len() * stride).chunks_exact_mut(stride);
+                for (to, from) in to.zip(tokens[rows.start * d..rows.end * d].chunks_exact(d)) {
+                    to[..d].copy_from_slice(from);
+                }
+                blocks
+            }
+        };
+        for i in begin..=last {
+            // Reads come before what enters here: prompts are not read.
+            let rows = if i == 0 { self.tokens_in(0, prepared) } else { self.tokens_in(i - 1, prepared) };
+            let rows = if i == begin && i > 0 { self.tokens() } else { rows };
+            self.each_read(readout, i, count, rows, |from, to| {
+                features[to..to + d].copy_from_slice(&x[from..from + d]);
+            });
+            let Some(block) = self.blocks[..last].get(i) else { break };
             if let Some((_, tokens)) = inserted.filter(|(at, _)| *at == i && i > 0) {
                 insert(x, widened, count, self.tokens(), tokens, d);
                 std::mem::swap(x, widened);
@@ -74,7 +124,10 @@ impl Vit {
             let sequences = Sequences { starts, causal: false };
             let prompts = prepared.and_then(|p| p.keys_values(i, d));
             let tape = if i >= first { Some(&mut blocks[i]) } else { None };
-            block.forward(x, sequences, prompts, self.queries(i), tape, scratch);
+            block.forward(x, sequences, prompts, self.queries(i, readout), tape, scratch);
+        }
+        if let Readout::Tokens(_) = readout {
+            return features;
         }
         let normalized = normalized.grow(count * stride);
         let view = &mut MatMut::new(normalized, count, d, stride);
@@ -83,12 +136,34 @@ impl Vit {
         normalized.chunks_exact(stride).flat_map(|row| (0..d).map(|i| row[i] * scale[i] + shift[i])).collect()
     }
 
-    /// The VJP of the last [`Vit::forward`] on this workspace: from the gradient of the features `[m, D]`, adds to
-    /// `grads` and writes `pixel_grads` `[m, 3, S, S]` (empty: not wanted).
+    /// Calls `f(place in the rows x, place in the features)` for every row that is read behind `after` blocks, where each
+    /// of `count` images has `rows` rows in x.
+    fn each_read(&self, readout: Readout, after: usize, count: usize, rows: usize, mut f: impl FnMut(usize, usize)) {
+        let d = self.width();
+        let stride = row_stride(d);
+        for (begin, read) in self.reads(readout, after) {
+            for image in 0..count {
+                for (i, row) in read.clone().enumerate() {
+                    f((image * rows + row) * stride, (image * self.feature_rows(readout) + begin + i) * d);
+                }
+            }
+        }
+    }
+
+    /// Adds the gradient of what is read behind `after` blocks to `dx`; see [`Vit::each_read`].
+    fn add_reads(&self, dx: &mut [f32], readout: Readout, after: usize, rows: (usize, usize), d_features: &[f32]) {
+        let d = self.width();
+        self.each_read(readout, after, rows.0, rows.1, |to, from| {
+            dx[to..to + d].iter_mut().zip(&d_features[from..from + d]).for_each(|(x, g)| *x += g);
+        });
+    }
+
+    /// The VJP of the last [`Vit::forward`] on this workspace: from the gradient of the features of `count` images, adds
+    /// to `grads` and writes `pixel_grads` `[m, 3, S, S]` (empty: not wanted).
     pub(super) fn backward(
         &self,
+        job: &Job,
         count: usize,
-        prepared: Option<&Prepared>,
         d_features: &[f32],
         mut grads: Option<&mut PreparedGrads>,
         pixel_grads: &mut [f32],
@@ -96,26 +171,31 @@ impl Vit {
     ) {
         let d = self.width();
         let stride = row_stride(d);
-        let want = Want { tokens: grads.is_some(), pixels: !pixel_grads.is_empty() };
-        let first = self.first_trained(prepared, want);
+        let (prepared, want, readout) = (job.prepared, job.want, job.readout);
+        let (first, last) = (self.first_trained(job), self.last_run(readout));
         let Workspace { x: dx, widened, starts, embedding, blocks, normalized, inverse, scratch, embed_scratch } =
             workspace;
-        dx.zeroed(count * stride);
-        let gradient = widened.grow(count * stride);
-        for (to, from) in gradient.chunks_exact_mut(stride).zip(d_features.chunks_exact(d)) {
-            for (i, to) in to.iter_mut().enumerate().take(d) {
-                *to = from[i] * self.post_norm[0][i];
+        if let Readout::ClassToken = readout {
+            dx.zeroed(count * stride);
+            let gradient = widened.grow(count * stride);
+            for (to, from) in gradient.chunks_exact_mut(stride).zip(d_features.chunks_exact(d)) {
+                for (i, to) in to.iter_mut().enumerate().take(d) {
+                    *to = from[i] * self.post_norm[0][i];
+                }
             }
+            normalize_vjp(
+                Mat::new(normalized, count, d, stride),
+                &inverse[..count],
+                Mat::new(gradient, count, d, stride),
+                &mut MatMut::new(dx, count, d, stride),
+            );
+        } else {
+            dx.zeroed(count * self.tokens_in(last.saturating_sub(1), prepared) * stride);
         }
-        normalize_vjp(
-            Mat::new(normalized, count, d, stride),
-            &inverse[..count],
-            Mat::new(gradient, count, d, stride),
-            &mut MatMut::new(dx, count, d, stride),
-        );
         let inserted = prepared.and_then(|p| p.inserted.as_ref()).map(|(at, _)| *at);
-        for (i, block) in self.blocks.iter().enumerate().skip(first).rev() {
+        for (i, block) in self.blocks[..last].iter().enumerate().skip(first).rev() {
             let tokens = self.tokens_in(i, prepared);
+            self.add_reads(dx, readout, i + 1, (count, tokens), d_features);
             set_starts(starts, count, tokens);
             let sequences = Sequences { starts, causal: false };
             let prompts = prepared.and_then(|p| p.keys_values(i, d));
@@ -127,8 +207,9 @@ impl Vit {
             };
             let shared = prepared.and_then(|p| p.shared_index(i));
             let d_prompts = shared.zip(grads.as_deref_mut()).map(|(at, g)| g.shared[at].as_mut_slice());
-            block.vjp(dx, sequences, prompts, self.queries(i), &blocks[i], depth, d_prompts, scratch);
+            block.vjp(dx, sequences, prompts, self.queries(i, readout), &blocks[i], depth, d_prompts, scratch);
             if i == 0 && (inserted == Some(0) || want.pixels) {
+                self.add_reads(dx, readout, 0, (count, tokens), d_features);
                 self.embedding.vjp_pre_norm(dx, count * tokens, embedding, embed_scratch);
             }
             if let (Some(p), true) = (prepared, inserted == Some(i)) {

@@ -54,6 +54,73 @@ pub struct Vit {
     workspaces: Mutex<Vec<Workspace>>,
 }
 
+/// What goes into the tower.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Images `[B, 3, S, S]`.
+    Images(&'a [f32]),
+    /// All tokens `[B, T, D]` of images that have passed the first `blocks` blocks already, as [`Rows::All`] reads them.
+    Tokens {
+        /// Blocks behind them.
+        blocks: usize,
+        /// `[B, T, D]`.
+        tokens: &'a [f32],
+    },
+}
+
+/// Tokens read as they leave a block, before any norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Blocks passed: 0 is the first block's input, L the last block's output.
+    pub after: usize,
+    /// Which of them.
+    pub rows: Rows,
+}
+
+/// Which tokens of an image. Prompts are never read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// The patches, `[N, D]`, row by row of the image.
+    Patches,
+    /// Class token, registers and patches, `[T, D]`.
+    All,
+}
+
+/// What is read of the tower: what [`Loss`] calls features. The work done follows from it.
+#[derive(Clone, Copy, Debug)]
+pub enum Readout<'a> {
+    /// The class token after the last norm: `[m, D]`.
+    ClassToken,
+    /// Tokens at some depths, in ascending order, of each image one read behind the other: `[m, R, D]`, where R is the
+    /// number of rows of all reads.
+    Tokens(&'a [Read]),
+}
+
+/// A pass through the tower.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass<'a> {
+    /// What goes in.
+    pub input: Input<'a>,
+    /// Prompts.
+    pub prompts: Option<TokenPrompts<'a>>,
+    /// What is read.
+    pub readout: Readout<'a>,
+    /// Gradients wanted.
+    pub want: Want,
+    /// Images that a thread takes at a time; a number that keeps products efficient if `None`.
+    pub micro_batch: Option<usize>,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl<'a> Pass<'a> {
+    /// A forward pass over `images` `[B, 3, S, S]` that reads the class token.
+    pub fn forward(images: &'a [f32], threads: usize) -> Self {
+        let (input, readout) = (Input::Images(images), Readout::ClassToken);
+        Self { input, prompts: None, readout, want: Want::default(), micro_batch: None, threads }
+    }
+}
+
 /// Which gradients a step is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Want {
@@ -72,8 +139,8 @@ pub struct Grads {
     pub pixels: Option<Vec<f32>>,
 }
 
-/// What a step does with the features of a micro-batch: given the images' indices and their features `[m, D]`, returns the
-/// gradient of the features `[m, D]` and whatever else the caller wants to add up.
+/// What a step does with the features of a micro-batch (see [`Readout`]): given the images' indices and their features,
+/// returns the gradient of the features, of the same shape, and whatever else the caller wants to add up.
 pub type Loss<'a, T> = dyn Fn(Range<usize>, &[f32]) -> Result<(Vec<f32>, T)> + Sync + 'a;
 
 impl Vit {
@@ -115,61 +182,69 @@ impl Vit {
     /// # Errors
     /// `images` is no whole number of images of this size, or `prompts` does not fit the tower.
     pub fn features(&self, images: &[f32], prompts: Option<TokenPrompts>, threads: usize) -> Result<Vec<f32>> {
-        let none = |range: Range<usize>, features: &[f32]| Ok((Vec::new(), (range, features.to_vec())));
-        let (_, parts) = self.step(images, prompts, Want::default(), None, threads, &none)?;
-        Ok(parts.into_iter().flat_map(|(_, features)| features).collect())
+        self.read(&Pass { prompts, ..Pass::forward(images, threads) })
     }
 
-    /// One forward and, for what `want` names, backward pass over `images` `[B, 3, S, S]`.
-    ///
-    /// `loss` is called from several threads, once per micro-batch of up to `micro_batch` consecutive images (`None`: a
-    /// number that keeps products efficient). What it returns beside the gradient comes back in the order of the images.
-    /// Gradients are sums, so a mean over the batch is the caller's division.
+    /// The features of a pass, of all images one behind the other.
     ///
     /// # Errors
-    /// `images` is no whole number of images of this size, `prompts` does not fit the tower, `loss` fails or returns a
-    /// gradient of another shape.
-    pub fn step<T: Send>(
-        &self,
-        images: &[f32],
-        prompts: Option<TokenPrompts>,
-        want: Want,
-        micro_batch: Option<usize>,
-        threads: usize,
-        loss: &Loss<T>,
-    ) -> Result<(Grads, Vec<T>)> {
-        let pixels = self.embedding.pixels();
-        if !images.len().is_multiple_of(pixels) {
-            let size = self.image_size();
-            return Err(Error::invalid(
-                "images",
-                format!("{} values are no images of 3 x {size} x {size}", images.len()),
-            ));
-        }
-        if let Some(prompts) = &prompts {
-            prompts.check(self.depth(), self.width())?;
-        }
-        let batch = images.len() / pixels;
-        let prepared = prompts.map(|p| Prepared::new(&p, &self.embedding, &self.blocks, threads));
-        let want = Want { tokens: want.tokens && prepared.is_some(), ..want };
-        let micro_batch =
-            micro_batch.unwrap_or_else(|| self.micro_batch(prompts.as_ref(), batch, threads)).clamp(1, batch.max(1));
-        let mut pixel_grads = want.pixels.then(|| vec![0.0; images.len()]);
+    /// As [`Self::step`].
+    pub fn read(&self, pass: &Pass) -> Result<Vec<f32>> {
+        let keep = |_: Range<usize>, features: &[f32]| Ok((Vec::new(), features.to_vec()));
+        let (_, parts) = self.step(&Pass { want: Want::default(), ..*pass }, &keep)?;
+        Ok(parts.concat())
+    }
 
-        let threads = threads.clamp(1, batch.max(1));
+    /// Rows `[.., D]` of the features of one image.
+    pub fn feature_rows(&self, readout: Readout) -> usize {
+        match readout {
+            Readout::ClassToken => 1,
+            Readout::Tokens(reads) => reads.iter().map(|read| self.read_rows(read.rows).len()).sum(),
+        }
+    }
+
+    /// The rows of an image's tokens that are read.
+    fn read_rows(&self, rows: Rows) -> Range<usize> {
+        match rows {
+            Rows::All => 0..self.tokens(),
+            Rows::Patches => self.tokens() - self.embedding.patches()..self.tokens(),
+        }
+    }
+
+    /// One forward and, for what the pass wants, backward pass.
+    ///
+    /// `loss` is called from several threads, once per micro-batch of consecutive images. What it returns beside the
+    /// gradient comes back in the order of the images. Gradients are sums, so a mean over the batch is the caller's
+    /// division. No more blocks run than are read; the backward pass goes no further than something is learned.
+    ///
+    /// # Errors
+    /// The input is no whole number of images of this size, the prompts or reads do not fit the tower or the input,
+    /// `loss` fails or returns a gradient of another shape.
+    pub fn step<T: Send>(&self, pass: &Pass, loss: &Loss<T>) -> Result<(Grads, Vec<T>)> {
+        let batch = self.check(pass)?;
+        let prepared = pass.prompts.map(|p| Prepared::new(&p, &self.embedding, &self.blocks, pass.threads));
+        let want = Want { tokens: pass.want.tokens && prepared.is_some(), ..pass.want };
+        let micro_batch = pass
+            .micro_batch
+            .unwrap_or_else(|| self.micro_batch(pass.prompts.as_ref(), batch, pass.threads))
+            .clamp(1, batch.max(1));
+        let pixels = if want.pixels { self.embedding.pixels() } else { 0 };
+        let mut pixel_grads = want.pixels.then(|| vec![0.0; batch * pixels]);
+
+        let threads = pass.threads.clamp(1, batch.max(1));
         let share = |thread: usize| thread * batch / threads;
         let mut shares = Vec::new();
         let mut rest = pixel_grads.as_deref_mut().unwrap_or_default();
         for thread in 0..threads {
             let range = share(thread)..share(thread + 1);
-            let (mine, others) = rest.split_at_mut(if want.pixels { range.len() * pixels } else { 0 });
+            let (mine, others) = rest.split_at_mut(range.len() * pixels);
             rest = others;
             shares.push((range, mine));
         }
+        let job = Job { input: pass.input, readout: pass.readout, prepared: prepared.as_ref(), want };
         let work = |(range, pixel_grads): (Range<usize>, &mut [f32])| {
             let mut workspace = self.take_workspace();
-            let job = Job { images, prepared: prepared.as_ref(), want, micro_batch };
-            let result = self.share(&job, range, pixel_grads, loss, &mut workspace);
+            let result = self.share(&job, micro_batch, range, pixel_grads, loss, &mut workspace);
             self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
             result
         };
@@ -191,28 +266,63 @@ impl Vit {
             }
             values.append(&mut part);
         }
-        let tokens = prepared.zip(sums).map(|(p, sums)| p.vjp(&sums, &self.embedding, &self.blocks, threads));
+        let tokens = prepared.zip(sums).map(|(p, sums)| p.vjp(&sums, &self.embedding, &self.blocks, pass.threads));
         Ok((Grads { tokens, pixels: pixel_grads }, values))
+    }
+
+    /// The number of images of a pass that fits the tower.
+    fn check(&self, pass: &Pass) -> Result<usize> {
+        let (depth, size) = (self.depth(), self.image_size());
+        if let Some(prompts) = &pass.prompts {
+            prompts.check(depth, self.width())?;
+        }
+        if let Readout::Tokens(reads) = pass.readout {
+            let ascending = reads.windows(2).all(|pair| pair[0].after <= pair[1].after);
+            let last = reads.last().map_or(0, |read| read.after);
+            // Reading the embedding alone teaches nothing, and has no backward pass.
+            if !ascending || last > depth || last == 0 && pass.want != Want::default() || reads.is_empty() {
+                let depths: Vec<_> = reads.iter().map(|read| read.after).collect();
+                let message = format!("tokens after {depths:?} blocks cannot be read of a backbone of {depth} blocks");
+                return Err(Error::invalid("readout", message));
+            }
+        }
+        let (values, each, what) = match pass.input {
+            Input::Images(images) => (images.len(), self.embedding.pixels(), format!("3 x {size} x {size}")),
+            Input::Tokens { blocks, tokens } => {
+                let early = pass.prompts.is_some_and(|p| p.start < blocks)
+                    || matches!(pass.readout, Readout::Tokens(reads) if reads.iter().any(|read| read.after < blocks));
+                let most = depth - usize::from(matches!(pass.readout, Readout::ClassToken));
+                if blocks > most || early || pass.want.pixels {
+                    let message = format!("what happens before {blocks} of {depth} blocks is behind these tokens");
+                    return Err(Error::invalid("tokens", message));
+                }
+                (tokens.len(), self.tokens() * self.width(), format!("{} x {}", self.tokens(), self.width()))
+            }
+        };
+        if !values.is_multiple_of(each) {
+            return Err(Error::invalid("images", format!("{values} values are no images of {what}")));
+        }
+        Ok(values / each)
     }
 
     /// One thread's share of a step.
     fn share<T>(
         &self,
         job: &Job,
+        micro_batch: usize,
         range: Range<usize>,
         mut pixel_grads: &mut [f32],
         loss: &Loss<T>,
         workspace: &mut Workspace,
     ) -> Result<(Option<PreparedGrads>, Vec<T>)> {
-        let pixels = self.embedding.pixels();
+        let pixels = if job.want.pixels { self.embedding.pixels() } else { 0 };
         let prepared = job.prepared.filter(|_| job.want.tokens);
         let mut grads = prepared.map(|p| PreparedGrads::zeros(p, self.width()));
         let mut values = Vec::new();
         let mut start = range.start;
         while start < range.end {
-            let images = start..(start + job.micro_batch).min(range.end);
-            let input = &job.images[images.start * pixels..images.end * pixels];
-            let features = self.forward(input, job.prepared, job.want, workspace);
+            let images = start..(start + micro_batch).min(range.end);
+            let features = self.forward(job, images.clone(), workspace);
             let (d_features, value) = loss(images.clone(), &features)?;
             values.push(value);
             if job.want != Want::default() {
@@ -220,13 +330,9 @@ impl Vit {
                     let message = format!("{} values for {} features", d_features.len(), features.len());
                     return Err(Error::invalid("gradient of the features", message));
                 }
-                let (mine, others) = std::mem::take(&mut pixel_grads).split_at_mut(if job.want.pixels {
-                    images.len() * pixels
-                } else {
-                    0
-                });
+                let (mine, others) = std::mem::take(&mut pixel_grads).split_at_mut(images.len() * pixels);
                 pixel_grads = others;
-                self.backward(images.len(), job.prepared, &d_features, grads.as_mut(), mine, workspace);
+                self.backward(job, images.len(), &d_features, grads.as_mut(), mine, workspace);
             }
             start = images.end;
         }
@@ -240,10 +346,10 @@ impl Vit {
 
 /// What all threads of a step share.
 struct Job<'a> {
-    images: &'a [f32],
+    input: Input<'a>,
+    readout: Readout<'a>,
     prepared: Option<&'a Prepared>,
     want: Want,
-    micro_batch: usize,
 }
 
 impl std::fmt::Debug for Vit {

@@ -118,6 +118,17 @@ impl<'a> Reference<'a> {
     /// # Errors
     /// Shapes that do not fit, or a tensor that is missing.
     pub fn features(&self, images: &Tensor, prompts: Option<(PromptLayers, &Tensor)>) -> Result<Tensor> {
+        let post = if self.spec.family == Family::Clip { "vision_model.post_layernorm" } else { "layernorm" };
+        let tokens = self.tokens(images, prompts)?;
+        self.norm(&tokens[self.spec.vision.depth].narrow(1, 0, 1)?.squeeze(1)?, post)
+    }
+
+    /// The tokens `[B, T, D]` (class token, registers, patches; no prompts) of `images` as they enter the first block and
+    /// as they leave each.
+    ///
+    /// # Errors
+    /// As [`Self::features`].
+    pub fn tokens(&self, images: &Tensor, prompts: Option<(PromptLayers, &Tensor)>) -> Result<Vec<Tensor>> {
         let spec = self.spec;
         let (d, p, grid) = (spec.vision.width, spec.patch_size, self.image_size / spec.patch_size);
         let clip = spec.family == Family::Clip;
@@ -173,13 +184,17 @@ impl<'a> Reference<'a> {
         if clip {
             x = self.norm(&x, "vision_model.pre_layrnorm")?;
         }
+        let unprompted = |x: &Tensor| -> Result<Tensor> {
+            Ok(Tensor::cat(&[&x.narrow(1, 0, 1)?, &x.narrow(1, x.dim(1)? - own, own)?], 1)?)
+        };
+        let mut tokens = vec![unprompted(&x)?];
         for i in 0..spec.vision.depth {
             if let Some((_, prompts)) = prompts.filter(|_| i > 0 && (start..start + layers).contains(&i)) {
                 x = replace(&x, i - start, prompts)?;
             }
             x = self.block(&x, i)?;
+            tokens.push(unprompted(&x)?);
         }
-        let post = if clip { "vision_model.post_layernorm" } else { "layernorm" };
-        self.norm(&x.narrow(1, 0, 1)?.squeeze(1)?, post)
+        Ok(tokens)
     }
 }

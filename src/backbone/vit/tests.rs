@@ -169,7 +169,9 @@ fn features_and_gradients_equal_the_textbook_form() {
                 |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
             for want_pixels in [false, true] {
                 let want = Want { tokens: true, pixels: want_pixels };
-                let (got, _) = vit.step(&images, prompts, want, Some(2), 2, &loss).unwrap();
+                let (got, _) = vit
+                    .step(&Pass { prompts, want, micro_batch: Some(2), ..Pass::forward(&images, 2) }, &loss)
+                    .unwrap();
                 assert_eq!(got.tokens.is_some(), layers.is_some());
                 if let (Some(got), Some(var)) = (&got.tokens, &prompt_var) {
                     let error = relative_error(got, &values(grads.get(var).unwrap()));
@@ -180,6 +182,99 @@ fn features_and_gradients_equal_the_textbook_form() {
                     let error = relative_error(got, &values(grads.get(&image_var).unwrap()));
                     assert!(error < 1e-5, "{case}: pixel gradient off by {error:e}");
                 }
+            }
+        }
+    }
+}
+
+const READS: [&[Read]; 4] = [
+    &[Read { after: 3, rows: Rows::Patches }],
+    &[Read { after: 1, rows: Rows::Patches }, Read { after: 3, rows: Rows::Patches }],
+    &[Read { after: 0, rows: Rows::Patches }, Read { after: 2, rows: Rows::All }],
+    &[
+        Read { after: 1, rows: Rows::Patches },
+        Read { after: 2, rows: Rows::All },
+        Read { after: 2, rows: Rows::Patches },
+        Read { after: 3, rows: Rows::All },
+    ],
+];
+
+#[test]
+fn tokens_of_several_blocks_and_their_gradients_equal_the_textbook_form() {
+    for (spec, size) in families() {
+        let weights = weights(&spec);
+        let vit = Vit::load(&spec, &weights, size).unwrap();
+        let reference = Reference::new(&spec, &weights, size, DType::F64, &Device::Cpu).unwrap();
+        let images = random(100, BATCH * 3 * size * size);
+        let data = random(102, 3 * TOKENS * WIDTH);
+        let patches = (size / 8) * (size / 8);
+        for (layers, reads) in LAYERS.into_iter().flat_map(|layers| READS.map(|reads| (layers, reads))) {
+            let case = format!("{:?} {layers:?} {reads:?}", spec.family);
+            let prompts = prompts(layers, &data);
+            let readout = Readout::Tokens(reads);
+            let image_var = Var::from_tensor(&f64_tensor(&images, &[BATCH, 3, size, size])).unwrap();
+            let prompt_var =
+                prompts.as_ref().map(|p| Var::from_tensor(&f64_tensor(p.data, &[p.layers, p.tokens, WIDTH])).unwrap());
+            let tokens = reference.tokens(&image_var, layers.zip(prompt_var.as_ref().map(Var::as_tensor))).unwrap();
+            let parts: Vec<_> = reads
+                .iter()
+                .map(|read| match read.rows {
+                    Rows::All => tokens[read.after].clone(),
+                    Rows::Patches => tokens[read.after].narrow(1, vit.tokens() - patches, patches).unwrap(),
+                })
+                .collect();
+            let want = Tensor::cat(&parts, 1).unwrap();
+            let rows = vit.feature_rows(readout);
+            assert_eq!(want.dims(), [BATCH, rows, WIDTH], "{case}");
+            let pass = Pass { prompts, readout, ..Pass::forward(&images, 2) };
+            assert!(relative_error(&vit.read(&pass).unwrap(), &values(&want)) < 2e-6, "{case}: features");
+
+            let slopes = random(101, BATCH * rows * WIDTH);
+            let weighted = (&want * f64_tensor(&slopes, want.dims())).unwrap().sum_all().unwrap();
+            let grads = weighted.backward().unwrap();
+            let each = rows * WIDTH;
+            let loss = |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * each..range.end * each].to_vec(), ()));
+            for pixels in [false, true] {
+                let want = Want { tokens: true, pixels };
+                let (got, _) = vit.step(&Pass { want, micro_batch: Some(2), ..pass }, &loss).unwrap();
+                if let (Some(got), Some(var)) = (&got.tokens, &prompt_var) {
+                    // Prompts behind the last read learn nothing.
+                    let none = vec![0.; got.len()];
+                    let want = grads.get(var).map_or(none, values);
+                    let error = relative_error(got, &want);
+                    assert!(error < 1e-5 || got.iter().all(|&g| g == 0.), "{case}: prompt gradient off by {error:e}");
+                }
+                if let Some(got) = &got.pixels {
+                    let error = relative_error(got, &values(grads.get(&image_var).unwrap()));
+                    assert!(error < 1e-5, "{case}: pixel gradient off by {error:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pass_goes_on_from_tokens_as_if_it_had_come_from_images() {
+    for (spec, size) in families() {
+        let weights = weights(&spec);
+        let vit = Vit::load(&spec, &weights, size).unwrap();
+        let images = random(100, BATCH * 3 * size * size);
+        let data = random(102, 3 * TOKENS * WIDTH);
+        for blocks in 0..3 {
+            let before = [Read { after: blocks, rows: Rows::All }];
+            let tokens = vit.read(&Pass { readout: Readout::Tokens(&before), ..Pass::forward(&images, 2) }).unwrap();
+            let input = Input::Tokens { blocks, tokens: &tokens };
+            let after = [Read { after: blocks, rows: Rows::Patches }, Read { after: 3, rows: Rows::All }];
+            for readout in [Readout::ClassToken, Readout::Tokens(&after)] {
+                let prompts = prompts(Some(PromptLayers::Last(3 - blocks)), &data);
+                // Block 0 of CLIP has its prompts before `ln_pre`, which is no matter to the other tokens.
+                let want = Want { tokens: true, pixels: false };
+                let loss = |_: Range<usize>, features: &[f32]| Ok((features.to_vec(), features.to_vec()));
+                let pass = Pass { prompts, readout, want, ..Pass::forward(&images, 2) };
+                let (whole, features) = vit.step(&pass, &loss).unwrap();
+                let (rest, features_of_rest) = vit.step(&Pass { input, ..pass }, &loss).unwrap();
+                assert_eq!(features, features_of_rest, "{blocks} blocks, {readout:?}");
+                assert_eq!(whole.tokens, rest.tokens, "{blocks} blocks, {readout:?}");
             }
         }
     }
@@ -205,7 +300,8 @@ fn gradients_equal_central_differences() {
             let loss =
                 |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
             let want = Want { tokens: true, pixels: true };
-            let (grads, _) = vit.step(&images, Some(prompts), want, None, 1, &loss).unwrap();
+            let (grads, _) =
+                vit.step(&Pass { prompts: Some(prompts), want, ..Pass::forward(&images, 1) }, &loss).unwrap();
             // Along random directions: each checks every entry of the gradient at once.
             for seed in 0..3 {
                 let h = 1e-5;
@@ -239,7 +335,10 @@ fn threads_and_micro_batches_change_nothing_but_the_order_of_sums() {
     let data = random(102, 3 * TOKENS * WIDTH);
     let loss = |range: Range<usize>, features: &[f32]| Ok((features.to_vec(), range));
     let want = Want { tokens: true, pixels: true };
-    let run = |micro, threads| vit.step(&images, prompts(LAYERS[3], &data), want, micro, threads, &loss).unwrap();
+    let run = |micro_batch, threads| {
+        let prompts = prompts(LAYERS[3], &data);
+        vit.step(&Pass { prompts, want, micro_batch, ..Pass::forward(&images, threads) }, &loss).unwrap()
+    };
     let (first, ranges) = run(Some(BATCH), 1);
     assert_eq!((ranges.len(), ranges[0].clone()), (1, 0..BATCH));
     for (micro, threads) in [(Some(1), 1), (Some(2), 2), (None, 3), (Some(1), 20), (Some(100), 2)] {
@@ -251,7 +350,7 @@ fn threads_and_micro_batches_change_nothing_but_the_order_of_sums() {
         let (again, _) = run(micro, threads);
         assert_eq!((again.tokens, again.pixels), (grads.tokens, grads.pixels));
     }
-    let (none, ranges) = vit.step(&[], None, want, None, 2, &loss).unwrap();
+    let (none, ranges) = vit.step(&Pass { want, ..Pass::forward(&[], 2) }, &loss).unwrap();
     assert!(none.tokens.is_none() && none.pixels.unwrap().is_empty() && ranges.is_empty());
 }
 
@@ -271,7 +370,17 @@ fn shapes_that_do_not_fit_are_errors() {
         let prompts = TokenPrompts { start, layers, tokens, data: &data };
         assert!(message(vit.features(&images, Some(prompts), 1)).starts_with("prompts: "));
     }
+    let read = |after: usize| [Read { after, rows: Rows::Patches }];
+    for reads in [&read(4)[..], &[], &[read(2), read(1)].concat()] {
+        let pass = Pass { readout: Readout::Tokens(reads), ..Pass::forward(&images, 1) };
+        assert!(message(vit.read(&pass)).starts_with("readout: "), "{reads:?}");
+    }
+    let tokens = random(2, vit.tokens() * WIDTH);
+    for (blocks, readout) in [(3, Readout::ClassToken), (4, Readout::ClassToken), (2, Readout::Tokens(&read(1)))] {
+        let pass = Pass { input: Input::Tokens { blocks, tokens: &tokens }, readout, ..Pass::forward(&images, 1) };
+        assert!(message(vit.read(&pass)).starts_with("tokens: "), "{blocks} {readout:?}");
+    }
     let short = |_: Range<usize>, _: &[f32]| Ok((vec![0.0], ()));
     let want = Want { pixels: true, ..Want::default() };
-    assert!(vit.step(&images, None, want, None, 1, &short).is_err());
+    assert!(vit.step(&Pass { want, ..Pass::forward(&images, 1) }, &short).is_err());
 }
