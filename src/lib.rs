@@ -13,6 +13,7 @@ pub mod head;
 pub mod infer;
 pub mod kernel;
 pub mod model;
+mod parallel;
 pub mod params;
 pub mod prompt;
 pub mod random;

@@ -3,9 +3,9 @@
 //! Random streams are named by seed, purpose, epoch and index ([`crate::random`]), so the position is also all there is to
 //! know about random numbers. The file replaces its predecessor only once it is whole.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::optim::{Optimizer, OptimizerKind};
 use crate::{
@@ -97,33 +97,56 @@ impl Progress {
     }
 }
 
+/// The learned values of the best epoch among a state's [`State::copies`].
+pub(crate) const BEST: &str = "best";
+
+/// What a kind of run keeps in a checkpoint beside tensors.
+pub(crate) trait Position: Clone + Serialize + DeserializeOwned {
+    /// Whether it can be the position of a run.
+    fn is_sound(&self) -> bool;
+
+    /// Names of the copies of the learned values that the run has by now.
+    fn copies(&self) -> Vec<&'static str>;
+}
+
+impl Position for Progress {
+    fn is_sound(&self) -> bool {
+        let in_order = self.history.iter().enumerate().all(|(i, record)| record.epoch == i + 1);
+        in_order && self.best_epoch.is_some() == self.best().is_some()
+    }
+
+    fn copies(&self) -> Vec<&'static str> {
+        self.best_epoch.map(|_| BEST).into_iter().collect()
+    }
+}
+
 /// Everything that changes while a run goes on.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct State {
+pub(crate) struct State<P = Progress> {
     /// The learned values.
     pub(crate) params: Vec<Param>,
     /// The optimiser.
     pub(crate) optimizer: Optimizer,
-    /// The learned values after the best epoch.
-    pub(crate) best: Option<Vec<Param>>,
+    /// Values to be kept beside the present ones, such as those of the best epoch.
+    pub(crate) copies: BTreeMap<&'static str, Vec<Param>>,
     /// The position.
-    pub(crate) progress: Progress,
+    pub(crate) progress: P,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Meta {
+struct Meta<P> {
     format: u32,
     run: String,
     optimizer_steps: u64,
-    progress: Progress,
+    progress: P,
 }
 
-impl State {
+impl<P: Position> State<P> {
     /// A run at its beginning with these initial values.
-    pub(crate) fn new(params: Vec<Param>, optimizer: OptimizerKind, lr: f64) -> Self {
+    pub(crate) fn new(params: Vec<Param>, optimizer: OptimizerKind, progress: P) -> Self {
         let optimizer = Optimizer::new(optimizer, &params);
-        Self { params, optimizer, best: None, progress: Progress::new(lr) }
+        Self { params, optimizer, copies: BTreeMap::new(), progress }
     }
 
     /// Writes a checkpoint of the run whose fingerprint is `run`.
@@ -139,8 +162,10 @@ impl State {
             add("first", param, &first[i]);
             add("second", param, &second[i]);
         }
-        for param in self.best.iter().flatten() {
-            add("best", param, &param.values);
+        for (name, params) in &self.copies {
+            for param in params {
+                add(name, param, &param.values);
+            }
         }
         let meta = Meta { format: FORMAT, run: run.to_owned(), optimizer_steps, progress: self.progress.clone() };
         let meta = serde_json::to_value(meta).map_err(|error| Error::file(path, error.to_string()))?;
@@ -154,18 +179,22 @@ impl State {
     pub(crate) fn load(path: &Path, run: &str, initial: &[Param], optimizer: OptimizerKind) -> Result<Self> {
         let (mut tensors, meta) = tensor_file::read(path, KEY, "checkpoint")?;
         let bad = |what: &str| Error::file(path, format!("{what}; delete it to start the run again"));
-        let meta: Meta = serde_json::from_value(meta).map_err(|error| bad(&format!("not a checkpoint: {error}")))?;
+        let meta: Meta<P> = serde_json::from_value(meta).map_err(|error| bad(&format!("not a checkpoint: {error}")))?;
         if meta.format != FORMAT {
             return Err(bad(&format!("a checkpoint of format {}, not {FORMAT}", meta.format)));
         }
         if meta.run != run {
             return Err(bad("is of a run with another configuration, data set or backbone"));
         }
+        if !meta.progress.is_sound() {
+            return Err(bad("its epochs do not follow one another"));
+        }
         let mut take = |kind: &str, param: &Param, len: usize| {
             let shape = if len == 0 { vec![0] } else { param.shape.clone() };
             tensor_file::take(&mut tensors, &format!("{kind}/{}", param.name), &shape, path)
         };
-        let mut made = Self::new(initial.to_vec(), optimizer, meta.progress.lr);
+        let copies = meta.progress.copies();
+        let mut made = Self::new(initial.to_vec(), optimizer, meta.progress);
         let (mut first, mut second) = (Vec::new(), Vec::new());
         let (_, _, second_now) = made.optimizer.state();
         for (i, param) in initial.iter().enumerate() {
@@ -173,19 +202,14 @@ impl State {
             first.push(take("first", param, param.values.len())?);
             second.push(take("second", param, second_now[i].len())?);
         }
-        if meta.progress.best_epoch.is_some() {
-            let mut best = initial.to_vec();
-            for (param, start) in best.iter_mut().zip(initial) {
-                param.values = take("best", start, start.values.len())?;
+        for name in copies {
+            let mut copy = initial.to_vec();
+            for (param, start) in copy.iter_mut().zip(initial) {
+                param.values = take(name, start, start.values.len())?;
             }
-            made.best = Some(best);
+            made.copies.insert(name, copy);
         }
         made.optimizer.restore(meta.optimizer_steps, first, second)?;
-        made.progress = meta.progress;
-        let in_order = made.progress.history.iter().enumerate().all(|(i, record)| record.epoch == i + 1);
-        if !in_order || made.progress.best_epoch.is_some() != made.progress.best().is_some() {
-            return Err(bad("its epochs do not follow one another"));
-        }
         Ok(made)
     }
 }
@@ -219,12 +243,12 @@ mod tests {
         }
     }
 
-    fn state(kind: OptimizerKind) -> State {
-        let mut state = State::new(initial(), kind, 0.1);
+    fn state(kind: OptimizerKind) -> State<Progress> {
+        let mut state = State::new(initial(), kind, Progress::new(0.1));
         let rate = Rate { lr: 0.1, decay: 0.01 };
         let gradients = [vec![0.3, -0.1, 0.7, 0.], vec![1.]];
         state.optimizer.update(&mut state.params, &gradients, &Rates { prompt: rate, head: rate }, 0.5);
-        state.best = Some(initial());
+        state.copies.insert(BEST, initial());
         state.progress.history = vec![record(1, 0.5, 1.), record(2, 0.5, 0.1)];
         state.progress.best_epoch = Some(2);
         state.progress.epoch_loss = 1. / 7.;
@@ -239,10 +263,11 @@ mod tests {
             for best in [true, false] {
                 let mut state = state(kind);
                 if !best {
-                    (state.best, state.progress.best_epoch) = (None, None);
+                    state.copies.clear();
+                    state.progress.best_epoch = None;
                 }
                 state.save(&path, "run").unwrap();
-                assert_eq!(State::load(&path, "run", &initial(), kind).unwrap(), state);
+                assert_eq!(State::<Progress>::load(&path, "run", &initial(), kind).unwrap(), state);
             }
         }
     }
@@ -252,7 +277,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint.safetensors");
         let adamw = OptimizerKind::Adamw;
-        let load = |run: &str, initial: &[Param], kind| State::load(&path, run, initial, kind).unwrap_err().to_string();
+        let load = |run: &str, initial: &[Param], kind| {
+            State::<Progress>::load(&path, run, initial, kind).unwrap_err().to_string()
+        };
         state(adamw).save(&path, "run").unwrap();
         assert!(load("another", &initial(), adamw).contains("another configuration"));
         assert!(load("run", &initial(), OptimizerKind::Sgd).contains("[0] is expected"));

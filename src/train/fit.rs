@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    checkpoint::{EpochRecord, State},
+    checkpoint::{BEST, EpochRecord, State},
     loss::CrossEntropy,
     observer::{Event, Observer},
     optim,
@@ -135,7 +135,7 @@ impl Fit<'_> {
         (progress.epoch_loss, progress.epoch_seconds) = (0., 0.);
         if best {
             progress.best_epoch = Some(epoch);
-            state.best = Some(state.params.clone());
+            state.copies.insert(BEST, state.params.clone());
         }
         keeper.epoch(state)?;
         Ok(Ended::Finished)
@@ -203,7 +203,7 @@ impl State {
     /// The learned values that `select` asks for, and the record of their epoch.
     pub(crate) fn selected(&self, select: Select) -> Option<(&[Param], &EpochRecord)> {
         match select {
-            Select::Best => Some((self.best.as_deref()?, self.progress.best()?)),
+            Select::Best => Some((self.copies.get(BEST)?, self.progress.best()?)),
             Select::Last => Some((&self.params, self.progress.history.last()?)),
         }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Outcome,
-    checkpoint::{EpochRecord, State},
+    checkpoint::{EpochRecord, Progress, State},
     fit::{Ended, Fit, Forget, Keeper, evaluate},
     observer::{Event, Observer, Start},
     pictures::Pictures,
@@ -79,7 +79,7 @@ impl Session {
             state
         } else {
             let Some(lr) = self.learning_rate(&initial, observer)? else { return Ok(self.interrupted()) };
-            State::new(initial, self.setup.plan.config.optimizer, lr)
+            State::new(initial, self.setup.plan.config.optimizer, Progress::new(lr))
         };
         // Lines of epochs after the checkpoint belong to the process that was cut off.
         self.folder.write_lines(run_folder::METRICS, &state.progress.history)?;
@@ -161,7 +161,7 @@ impl Session {
         let mut chosen = rates[0];
         for (i, &lr) in rates.iter().enumerate() {
             observer.event(&Event::Trial { lr, number: i + 1, of: rates.len() });
-            let mut state = State::new(initial.to_vec(), self.setup.plan.config.optimizer, lr);
+            let mut state = State::new(initial.to_vec(), self.setup.plan.config.optimizer, Progress::new(lr));
             match self.fit(epochs).run(&mut state, &mut Forget, observer) {
                 Ok(Ended::Interrupted) => return Ok(None),
                 Ok(Ended::Finished) => {}

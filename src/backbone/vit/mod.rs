@@ -38,7 +38,7 @@ pub(crate) use load::{clip_block, norm};
 use prompts::{Prepared, PreparedGrads};
 pub use prompts::{PromptLayers, TokenPrompts};
 
-use crate::{Error, Result};
+use crate::{Error, Result, parallel};
 
 /// Rows that a thread works on at a time, about: enough to keep the products efficient, few enough to stay in the cache.
 const ROWS: usize = 400;
@@ -231,12 +231,9 @@ impl Vit {
         let pixels = if want.pixels { self.embedding.pixels() } else { 0 };
         let mut pixel_grads = want.pixels.then(|| vec![0.0; batch * pixels]);
 
-        let threads = pass.threads.clamp(1, batch.max(1));
-        let share = |thread: usize| thread * batch / threads;
         let mut shares = Vec::new();
         let mut rest = pixel_grads.as_deref_mut().unwrap_or_default();
-        for thread in 0..threads {
-            let range = share(thread)..share(thread + 1);
+        for range in parallel::cut(batch, pass.threads) {
             let (mine, others) = rest.split_at_mut(range.len() * pixels);
             rest = others;
             shares.push((range, mine));
@@ -248,14 +245,7 @@ impl Vit {
             self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
             result
         };
-        let results: Vec<_> = std::thread::scope(|scope| {
-            let mut shares = shares.into_iter();
-            let first = shares.next();
-            let others: Vec<_> = shares.map(|share| scope.spawn(|| work(share))).collect();
-            let first = first.map(work);
-            let others = others.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
-            first.into_iter().chain(others).collect()
-        });
+        let results = parallel::with_shares(shares, work);
 
         let mut sums = prepared.as_ref().filter(|_| want.tokens).map(|p| PreparedGrads::zeros(p, self.width()));
         let mut values = Vec::new();

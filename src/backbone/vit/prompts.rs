@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::block::Block;
 use super::embed::Embedding;
 use crate::kernel::{Grow, Init, Mat, MatMut, normalize, normalize_vjp, row_stride};
-use crate::{Error, Result};
+use crate::{Error, Result, parallel};
 
 /// Which blocks are prompted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,21 +204,7 @@ impl Prepared {
 
 /// `f` of every layer, dealt out to threads.
 fn each_layer<T: Send>(layers: usize, threads: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let threads = threads.clamp(1, layers.max(1));
-    let part = |t: usize| (t * layers / threads..(t + 1) * layers / threads).map(&f).collect::<Vec<T>>();
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads)
-            .map(|t| {
-                scope.spawn({
-                    let part = &part;
-                    move || part(t)
-                })
-            })
-            .collect();
-        let first = part(0);
-        let others = others.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
-        std::iter::once(first).chain(others).flatten().collect()
-    })
+    parallel::shares(layers, threads, |range| range.map(&f).collect::<Vec<T>>()).into_iter().flatten().collect()
 }
 
 impl SharedPrompts {
