@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
@@ -32,6 +32,42 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();
     }
+    Ok(())
+}
+
+/// Fills a folder beside `out` and renames it to `out` when it is complete, so that half a set is never taken for one.
+///
+/// # Errors
+/// `out` exists and is not an empty folder, or cannot be written, or `fill` fails. Nothing is left in `out` then.
+pub fn whole(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let is_free = match fs::read_dir(out) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+        Err(error) => return Err(Error::io(out)(error)),
+    };
+    if !is_free {
+        return Err(Error::file(out, "the folder is not empty"));
+    }
+    // A path that ends in `..` or the like has no name to put a folder beside; its absolute form has.
+    let target: PathBuf = std::path::absolute(out).map_err(Error::io(out))?;
+    let parent = target.parent().unwrap_or(&target);
+    fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".vpt-").suffix(".tmp");
+    #[cfg(unix)]
+    {
+        // Temporary folders are private by default; a result is not. The umask still applies.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o777));
+    }
+    let folder = builder.tempdir_in(parent).map_err(Error::io(out))?;
+    fill(folder.path())?;
+    if target.exists() {
+        fs::remove_dir(&target).map_err(Error::io(out))?;
+    }
+    fs::rename(folder.path(), &target).map_err(Error::io(out))?;
+    // It has another name now; there is nothing left to delete.
+    let _ = folder.keep();
     Ok(())
 }
 

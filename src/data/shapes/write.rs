@@ -1,7 +1,7 @@
 //! Writes drawn data sets as an image folder or in the COCO layout.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::draw;
 use super::scene::Shape;
 use super::set::ShapesConfig;
+use crate::data::files::whole;
 use crate::data::{Rgb8, Split};
 use crate::{Error, Result};
 
@@ -132,39 +133,6 @@ fn empty_set(config: &ShapesConfig, split: Split) -> Coco {
         annotations: Vec::new(),
         categories: Shape::ALL.map(category).into(),
     }
-}
-
-/// Fills a folder beside `out` and renames it to `out` when it is complete, so that half a set is never taken for one.
-fn whole(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let is_free = match fs::read_dir(out) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
-        Err(error) => return Err(Error::io(out)(error)),
-    };
-    if !is_free {
-        return Err(Error::file(out, "the folder is not empty"));
-    }
-    // A path that ends in `..` or the like has no name to put a folder beside; its absolute form has.
-    let target: PathBuf = std::path::absolute(out).map_err(Error::io(out))?;
-    let parent = target.parent().unwrap_or(&target);
-    fs::create_dir_all(parent).map_err(Error::io(parent))?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".vpt-").suffix(".tmp");
-    #[cfg(unix)]
-    {
-        // Temporary folders are private by default; a result is not. The umask still applies.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o777));
-    }
-    let folder = builder.tempdir_in(parent).map_err(Error::io(out))?;
-    fill(folder.path())?;
-    if target.exists() {
-        fs::remove_dir(&target).map_err(Error::io(out))?;
-    }
-    fs::rename(folder.path(), &target).map_err(Error::io(out))?;
-    // It has another name now; there is nothing left to delete.
-    let _ = folder.keep();
-    Ok(())
 }
 
 fn write_png(path: &Path, image: &Rgb8) -> Result<()> {
