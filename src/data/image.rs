@@ -5,7 +5,8 @@
 //! byte, as 16-bit colour does, where Pillow clips everything above 255 to white. As in Pillow and the reference
 //! processors, an EXIF orientation is not applied. Of an animation the first frame is taken.
 
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
@@ -59,6 +60,79 @@ pub fn has_image_extension(path: &Path) -> bool {
 /// ends too early, or is damaged in a way its decoder notices.
 pub fn decode(path: &Path) -> Result<Rgb8> {
     decode_bytes(&read_limited(path, MAX_FILE_BYTES)?).map_err(|message| Error::file(path, message))
+}
+
+/// Width and height of the image in `path`, from its header.
+///
+/// # Errors
+/// The file cannot be read, is of no known format, has no or more than [`MAX_PIXELS`] pixels, or its header is damaged.
+pub fn size(path: &Path) -> Result<[usize; 2]> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    // A pipe or a device could block or never end.
+    if !file.metadata().map_err(Error::io(path))?.is_file() {
+        return Err(Error::file(path, "not a regular file"));
+    }
+    let mut reader = BufReader::new(file);
+    let found = match jpeg_size(&mut reader) {
+        Ok(size) => Ok(size),
+        // Another format, or a damaged file, of which the decoder knows better what is wrong.
+        Err(_) => reader.rewind().map_err(Error::io(path)).map(|()| {
+            contain(|| header_size(reader)).unwrap_or_else(|panic| Err(format!("the image decoder failed: {panic}")))
+        })?,
+    };
+    let [width, height] = found.map_err(|message| Error::file(path, message))?;
+    let message = match u64::from(width) * u64::from(height) {
+        0 => format!("an image of {width}x{height} pixels"),
+        count if count > MAX_PIXELS as u64 => format!("{width}x{height} pixels, more than the limit of {MAX_PIXELS}"),
+        _ => return Ok([width as usize, height as usize]),
+    };
+    Err(Error::file(path, message))
+}
+
+fn header_size(reader: BufReader<File>) -> Result<[u32; 2], String> {
+    let mut reader = ImageReader::new(reader).with_guessed_format().map_err(|e| one_line(&e))?;
+    reader.format().ok_or("not an image of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF)")?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_FILE_BYTES);
+    reader.limits(limits);
+    reader.into_dimensions().map(|(width, height)| [width, height]).map_err(|e| one_line(&e))
+}
+
+/// The size in a JPEG file's frame header (ITU T.81, B.2.2). The general decoder reads the whole file before it tells.
+fn jpeg_size(reader: &mut (impl Read + Seek)) -> std::io::Result<[u32; 2]> {
+    let not_found = || std::io::Error::from(std::io::ErrorKind::InvalidData);
+    let byte = |reader: &mut dyn Read| -> std::io::Result<u8> {
+        let mut byte = [0];
+        reader.read_exact(&mut byte).map(|()| byte[0])
+    };
+    let mut start = [0; 2];
+    reader.read_exact(&mut start)?;
+    if start != [0xff, 0xd8] {
+        return Err(not_found());
+    }
+    loop {
+        if byte(reader)? != 0xff {
+            return Err(not_found());
+        }
+        let mut code = byte(reader)?;
+        while code == 0xff {
+            code = byte(reader)?;
+        }
+        let mut length = [0; 2];
+        reader.read_exact(&mut length)?;
+        match code {
+            // Start of frame; c4, c8 and cc in this range are tables and an extension.
+            0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
+                let mut frame = [0; 5];
+                reader.read_exact(&mut frame)?;
+                let [_, high, low, wide, narrow] = frame;
+                return Ok([u16::from_be_bytes([wide, narrow]), u16::from_be_bytes([high, low])].map(u32::from));
+            }
+            // Start of scan, end of image, restarts: there is no frame before them.
+            0x00 | 0x01 | 0xd0..=0xda => return Err(not_found()),
+            _ => reader.seek(SeekFrom::Current((i64::from(u16::from_be_bytes(length)) - 2).max(0)))?,
+        };
+    }
 }
 
 /// [`decode`] for a file that is in memory; the error says what is wrong with it.
@@ -209,6 +283,31 @@ mod tests {
                 assert_eq!(image.pixels, picture().into_rgb8().into_raw(), "{format:?}");
             }
         }
+    }
+
+    #[test]
+    fn sizes_come_from_headers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        for format in FORMATS {
+            std::fs::write(&path, encode(&picture(), format)).unwrap();
+            assert_eq!(size(&path).unwrap(), [61, 43], "{format:?}");
+        }
+        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+        for name in ["420.jpg", "422-progressive.jpg", "444.jpg", "grey.jpg"] {
+            let path = images.join(name);
+            let image = decode(&path).unwrap();
+            assert_eq!(size(&path).unwrap(), [image.width, image.height], "{name}");
+        }
+        // A file that is cut behind its header has a size all the same; one that is cut before has none.
+        let jpeg = encode(&picture(), ImageFormat::Jpeg);
+        for (keep, whole) in [(jpeg.len() / 2, true), (100, false), (3, false), (0, false)] {
+            std::fs::write(&path, &jpeg[..keep]).unwrap();
+            assert_eq!(size(&path).is_ok(), whole, "{keep}");
+        }
+        std::fs::write(&path, png_header(60_000, 60_000)).unwrap();
+        assert!(size(&path).unwrap_err().to_string().contains("limit"));
+        assert!(size(dir.path()).is_err());
     }
 
     #[test]
