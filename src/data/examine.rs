@@ -95,13 +95,8 @@ impl Dataset {
         }
         let what = || format!("data set {}", self.name);
         if !unreadable.is_empty() && !skip {
-            let mut message = format!("{} unreadable image{}: ", unreadable.len(), plural(unreadable.len()));
-            let listed: Vec<_> = unreadable.iter().take(LISTED).map(|u| u.error.as_str()).collect();
-            message += &listed.join("; ");
-            if unreadable.len() > LISTED {
-                message += "; …";
-            }
-            return Err(Error::invalid(what(), message + " (--skip-bad-images leaves them out)"));
+            let errors: Vec<&str> = unreadable.iter().map(|u| u.error.as_str()).collect();
+            return Err(unreadable_error(what(), &errors));
         }
         if unreadable.is_empty() {
             return Ok(unreadable);
@@ -215,12 +210,20 @@ impl Hasher {
     }
 }
 
-fn widen(range: &mut Option<[usize; 2]>, value: usize) {
-    *range = Some(range.map_or([value; 2], |[least, greatest]| [least.min(value), greatest.max(value)]));
+/// Says of the data set `what` that images cannot be read, with the first few of `errors`.
+pub(super) fn unreadable_error(what: String, errors: &[&str]) -> Error {
+    let count = errors.len();
+    let mut message = format!("{count} unreadable image{}: ", if count == 1 { "" } else { "s" });
+    message += &errors[..count.min(LISTED)].join("; ");
+    if count > LISTED {
+        message += "; …";
+    }
+    Error::invalid(what, message + " (--skip-bad-images leaves them out)")
 }
 
-fn plural(n: usize) -> &'static str {
-    if n == 1 { "" } else { "s" }
+/// Makes `range` hold `value`.
+pub(super) fn widen(range: &mut Option<[usize; 2]>, value: usize) {
+    *range = Some(range.map_or([value; 2], |[least, greatest]| [least.min(value), greatest.max(value)]));
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub(super) fn has_split_classes(root: &Path) -> Result<bool> {
 /// Whether any folder in `root` holds an image.
 pub(super) fn has_classes(root: &Path) -> Result<bool> {
     for (_, path) in sub_folders(root)? {
-        if walk(&path, "", &mut Vec::new(), &mut |_, _| true)? {
+        if walk(&path, "", &mut Vec::new(), &mut |_, path| has_image_extension(&path))? {
             return Ok(true);
         }
     }
@@ -111,17 +111,24 @@ fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// The images under `folder`, by name; names start with `prefix`.
-fn images(folder: &Path, prefix: &str) -> Result<Vec<(String, PathBuf)>> {
+pub(super) fn images(folder: &Path, prefix: &str) -> Result<Vec<(String, PathBuf)>> {
+    files(folder, prefix, &has_image_extension)
+}
+
+/// The files under `folder` that are `wanted`, by name; names start with `prefix`.
+pub(super) fn files(folder: &Path, prefix: &str, wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<(String, PathBuf)>> {
     let mut out = Vec::new();
     walk(folder, prefix, &mut Vec::new(), &mut |name, path| {
-        out.push((name, path));
+        if wanted(&path) {
+            out.push((name, path));
+        }
         false
     })?;
     out.sort();
     Ok(out)
 }
 
-/// Calls `visit` with the images under `folder` until it returns true, and says whether it did. `above` are the folders that
+/// Calls `visit` with the files under `folder` until it returns true, and says whether it did. `above` are the folders that
 /// lead here: one that leads back to one of them through a link is not entered again.
 fn walk(
     folder: &Path,
@@ -136,11 +143,7 @@ fn walk(
     above.push(real);
     for (name, path) in entries(folder)? {
         let name = format!("{prefix}{name}");
-        let stop = if path.is_dir() {
-            walk(&path, &format!("{name}/"), above, visit)?
-        } else {
-            has_image_extension(&path) && visit(name, path)
-        };
+        let stop = if path.is_dir() { walk(&path, &format!("{name}/"), above, visit)? } else { visit(name, path) };
         if stop {
             return Ok(true);
         }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use super::boxes::BoxDataset;
 use super::dataset::{Dataset, Layout, Sample};
 use super::shapes::{self, ShapesConfig};
 use super::{folder, idx, split, table, zhou};
@@ -12,15 +13,15 @@ use crate::{Error, Result};
 pub(super) struct Found {
     pub(super) layout: Layout,
     pub(super) classes: Vec<String>,
-    pub(super) samples: Parts,
+    pub(super) samples: Parts<Sample>,
 }
 
 /// The parts that a data set comes in.
-pub(super) enum Parts {
+pub(super) enum Parts<M> {
     /// None: all samples together.
-    Unsplit(Vec<Sample>),
+    Unsplit(Vec<M>),
     /// At least the first.
-    Split { train: Vec<Sample>, val: Option<Vec<Sample>>, test: Option<Vec<Sample>> },
+    Split { train: Vec<M>, val: Option<Vec<M>>, test: Option<Vec<M>> },
 }
 
 impl Dataset {
@@ -45,6 +46,7 @@ impl Dataset {
 fn find(path: &Path) -> Result<Found> {
     let meta = fs::metadata(path).map_err(Error::io(path))?;
     if !meta.is_dir() {
+        refuse_boxes(path)?;
         if table::has_extension(path) {
             return table::open_file(path);
         }
@@ -86,23 +88,17 @@ fn find(path: &Path) -> Result<Found> {
 
 /// Data sets of boxes are not to be mistaken for image folders.
 fn refuse_boxes(path: &Path) -> Result<()> {
-    let coco = match fs::read_dir(path.join("annotations")) {
-        Ok(entries) => entries.flatten().any(|e| e.file_name().to_string_lossy().starts_with("instances_")),
-        Err(_) => false,
-    };
-    let kind = if coco {
-        "COCO"
-    } else if path.join("data.yaml").is_file() {
-        "YOLO"
-    } else if path.join("Annotations").is_dir() && path.join("JPEGImages").is_dir() {
-        "Pascal VOC"
-    } else {
-        return Ok(());
-    };
-    Err(Error::file(path, format!("a {kind} data set of boxes; this version reads images with one label each")))
+    let Some(layout) = BoxDataset::recognise(path) else { return Ok(()) };
+    let message = format!(
+        "a {} data set of boxes, where images with one label each are needed; `vpt data info`, `vpt data convert` and \
+         `vpt train --task detect` read boxes",
+        layout.title()
+    );
+    Err(Error::file(path, message))
 }
 
-fn name_of(path: &Path) -> String {
+/// What a data set is called: the last part of its path, without the ending of a file.
+pub(super) fn name_of(path: &Path) -> String {
     // For `.`, `..` and links the last part says nothing.
     let full = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let name = if full.is_dir() { full.file_name() } else { full.file_stem() };

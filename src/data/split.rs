@@ -4,14 +4,34 @@
 //! * train and test only: a tenth of train becomes val;
 //! * neither: 70 % train, 15 % val, 15 % test.
 //!
-//! The choice is made class by class, by the seed and the samples' ids alone.
+//! The choice is made class by class (images with boxes: all together), by the seed and the samples' ids alone.
 
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
+use super::boxes::BoxDataset;
 use super::dataset::{Dataset, Sample, Split};
 use super::open::{Found, Parts};
 use crate::{Error, Result, random};
+
+/// What parts are made of.
+pub(super) trait Member {
+    /// What it is called, unique in the data set.
+    fn id(&self) -> &str;
+
+    /// The group it is drawn from: a position in the list of groups' names.
+    fn group(&self) -> usize;
+}
+
+impl Member for Sample {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn group(&self) -> usize {
+        self.label as usize
+    }
+}
 
 /// Fills in the parts that `found` lacks.
 pub(super) fn complete(name: String, found: Found, seed: u64) -> Result<Dataset> {
@@ -20,17 +40,29 @@ pub(super) fn complete(name: String, found: Found, seed: u64) -> Result<Dataset>
         let message = format!("only one class ('{class}'); there is nothing to tell apart");
         return Err(Error::invalid(format!("data set {name}"), message));
     }
-    let (parts, split_note) = match samples {
+    let ([train, val, test], split_note) = complete_parts(&name, samples, &classes, seed)?;
+    Ok(Dataset { name, layout, classes, train, val, test, split_note })
+}
+
+/// Makes the parts that `given` lacks, group by group, and says in a sentence where all three come from. `name` is the data
+/// set's, for errors.
+pub(super) fn complete_parts<M: Member>(
+    name: &str,
+    given: Parts<M>,
+    groups: &[String],
+    seed: u64,
+) -> Result<([Vec<M>; 3], String)> {
+    let (parts, note) = match given {
         Parts::Split { train, val: Some(val), test: Some(test) } => {
             ([train, val, test], "train, val and test as given".to_string())
         }
         Parts::Split { train, val: None, test: Some(test) } => {
-            let (train, val) = tenth(train, &classes, seed);
+            let (train, val) = tenth(train, groups, seed);
             let note = format!("test as given; val is a tenth of train by seed {seed} ({} images)", val.len());
             ([train, val, test], note)
         }
         Parts::Split { train, val: Some(test), test: None } => {
-            let (train, val) = tenth(train, &classes, seed);
+            let (train, val) = tenth(train, groups, seed);
             let note = format!(
                 "there is no test: val is used as test, and val is a tenth of train by seed {seed} ({} images)",
                 val.len()
@@ -38,19 +70,17 @@ pub(super) fn complete(name: String, found: Found, seed: u64) -> Result<Dataset>
             ([train, val, test], note)
         }
         Parts::Split { train, val: None, test: None } | Parts::Unsplit(train) => {
-            let parts = draw(train, &classes, seed, |n| [share(n, 15, 100), share(n, 15, 100)]);
+            let parts = draw(train, groups, seed, |n| [share(n, 15, 100), share(n, 15, 100)]);
             (parts, format!("no parts given: 70 % train, 15 % val, 15 % test by seed {seed}"))
         }
     };
-    let [train, val, test] = parts;
-    let dataset = Dataset { name, layout, classes, train, val, test, split_note };
-    for split in Split::ALL {
-        if dataset.part(split).is_empty() {
-            let message = format!("no images for {split} ({}); too few images", dataset.split_note);
-            return Err(Error::invalid(format!("data set {}", dataset.name), message));
+    for (split, part) in Split::ALL.into_iter().zip(&parts) {
+        if part.is_empty() {
+            let message = format!("no images for {split} ({note}); too few images");
+            return Err(Error::invalid(format!("data set {name}"), message));
         }
     }
-    Ok(dataset)
+    Ok((parts, note))
 }
 
 /// `percent` hundredths of `n`, rounded, at least one.
@@ -58,21 +88,21 @@ fn share(n: usize, part: usize, whole: usize) -> usize {
     ((n * part + whole / 2) / whole).max(1)
 }
 
-fn tenth(train: Vec<Sample>, classes: &[String], seed: u64) -> (Vec<Sample>, Vec<Sample>) {
-    let [train, val, _] = draw(train, classes, seed, |n| [share(n, 1, 10), 0]);
+fn tenth<M: Member>(train: Vec<M>, groups: &[String], seed: u64) -> (Vec<M>, Vec<M>) {
+    let [train, val, _] = draw(train, groups, seed, |n| [share(n, 1, 10), 0]);
     (train, val)
 }
 
-/// Distributes `samples` over train, val and test. `counts` says how many of a class of `n` go to val and test; a class
+/// Distributes `samples` over train, val and test. `counts` says how many of a group of `n` go to val and test; a group
 /// always keeps one for train, and test comes before val if there are too few for both. Each part keeps the order of
 /// `samples`.
-fn draw(samples: Vec<Sample>, classes: &[String], seed: u64, counts: impl Fn(usize) -> [usize; 2]) -> [Vec<Sample>; 3] {
+fn draw<M: Member>(samples: Vec<M>, groups: &[String], seed: u64, counts: impl Fn(usize) -> [usize; 2]) -> [Vec<M>; 3] {
     let mut place = vec![Split::Train; samples.len()];
-    for (members, class) in by_class(&samples, classes.len()).into_iter().zip(classes) {
+    for (members, group) in by_class(&samples, groups.len()).into_iter().zip(groups) {
         let [val, test] = counts(members.len());
         let test = test.min(members.len().saturating_sub(1));
         let val = val.min(members.len().saturating_sub(1 + test));
-        let order = shuffled(&samples, members, seed, &format!("split {class}"));
+        let order = shuffled(&samples, members, seed, &format!("split {group}"));
         order[..test].iter().for_each(|&i| place[i] = Split::Test);
         order[test..test + val].iter().for_each(|&i| place[i] = Split::Val);
     }
@@ -83,18 +113,18 @@ fn draw(samples: Vec<Sample>, classes: &[String], seed: u64, counts: impl Fn(usi
     parts
 }
 
-/// For each class the positions of its samples.
-pub(super) fn by_class(samples: &[Sample], classes: usize) -> Vec<Vec<usize>> {
+/// For each class, or other group, the positions of its samples.
+pub(super) fn by_class<M: Member>(samples: &[M], classes: usize) -> Vec<Vec<usize>> {
     let mut members = vec![Vec::new(); classes];
     for (i, sample) in samples.iter().enumerate() {
-        members[sample.label as usize].push(i);
+        members[sample.group()].push(i);
     }
     members
 }
 
 /// `members`, which are positions in `samples`, in an order that depends on the seed, the purpose and the ids only.
-pub(super) fn shuffled(samples: &[Sample], mut members: Vec<usize>, seed: u64, purpose: &str) -> Vec<usize> {
-    members.sort_by(|&a, &b| samples[a].id.cmp(&samples[b].id));
+pub(super) fn shuffled<M: Member>(samples: &[M], mut members: Vec<usize>, seed: u64, purpose: &str) -> Vec<usize> {
+    members.sort_by(|&a, &b| samples[a].id().cmp(samples[b].id()));
     members.shuffle(&mut random::stream(seed, purpose, 0, 0));
     members
 }
@@ -106,7 +136,7 @@ pub struct SplitFile {
     pub data: String,
     /// Where the parts come from.
     pub note: String,
-    /// Class names in the order of the labels.
+    /// Names of the classes or categories in the order of the labels.
     pub classes: Vec<String>,
     /// Ids of the samples learned from.
     pub train: Vec<String>,
@@ -124,6 +154,19 @@ impl SplitFile {
             data: dataset.name.clone(),
             note: dataset.split_note.clone(),
             classes: dataset.classes.clone(),
+            train: ids(Split::Train),
+            val: ids(Split::Val),
+            test: ids(Split::Test),
+        }
+    }
+
+    /// What is to be written for a data set of boxes.
+    pub fn of_boxes(dataset: &BoxDataset) -> Self {
+        let ids = |split| dataset.part(split).iter().map(|image| image.name.clone()).collect();
+        Self {
+            data: dataset.name.clone(),
+            note: dataset.split_note.clone(),
+            classes: dataset.categories.iter().map(|category| category.name.clone()).collect(),
             train: ids(Split::Train),
             val: ids(Split::Val),
             test: ids(Split::Test),
@@ -154,7 +197,7 @@ mod tests {
         all.map(|(c, i)| Sample { image: image.clone(), label: c as u32, id: format!("{c}/{i}") }).collect()
     }
 
-    fn completed(parts: Parts, classes: usize, seed: u64) -> Result<Dataset> {
+    fn completed(parts: Parts<Sample>, classes: usize, seed: u64) -> Result<Dataset> {
         let classes = (0..classes).map(|c| format!("c{c}")).collect();
         complete("set".into(), Found { layout: Layout::Folder, classes, samples: parts }, seed)
     }
@@ -216,7 +259,7 @@ mod tests {
         fn every_sample_goes_to_one_part_whatever_the_order(counts in prop::collection::vec(1_usize..12, 1..5), seed: u64) {
             let all = samples(&counts);
             let classes: Vec<String> = (0..counts.len()).map(|c| c.to_string()).collect();
-            let split = |samples| draw(samples, &classes, seed, |n| [share(n, 15, 100), share(n, 15, 100)]).map(|p| ids(&p));
+            let split = |samples: Vec<Sample>| draw(samples, &classes, seed, |n| [share(n, 15, 100), share(n, 15, 100)]).map(|p| ids(&p));
             let parts = split(all.clone());
             prop_assert_eq!(parts.iter().map(BTreeSet::len).sum::<usize>(), all.len());
             prop_assert_eq!(parts.iter().flatten().collect::<BTreeSet<_>>().len(), all.len());

@@ -3,11 +3,27 @@
 //! Coordinates are pixels of the image as it lies on disk, real numbers counted from its upper left corner: the first pixel
 //! spans 0 to 1 in both directions.
 
+mod check;
+mod coco;
+mod convert;
+mod examine;
+mod open;
+mod problem;
+#[cfg(test)]
+mod tests;
+mod voc;
+mod yolo;
+
+pub use convert::{Converted, Lost, convert};
+pub use examine::{BoxSummary, CategorySummary, ProblemCount, Sizes};
+pub use problem::{Mend, Place, Problem, ProblemKind};
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Split;
+use super::{Split, SplitFile};
+use crate::choice::choice;
 
 /// A rectangle with sides along the axes, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,16 +111,27 @@ pub struct Category {
     pub name: String,
 }
 
-/// How a data set of boxes lies on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BoxLayout {
-    /// COCO: a JSON file for each part.
-    Coco,
-    /// YOLO: `data.yaml` and a text file for each image.
-    Yolo,
-    /// Pascal VOC: an XML file for each image.
-    Voc,
+choice! {
+    /// How a data set of boxes lies on disk.
+    pub enum BoxLayout for "--to" {
+        /// COCO: a JSON file for each part.
+        Coco = "coco",
+        /// YOLO: `data.yaml` and a text file for each image.
+        Yolo = "yolo",
+        /// Pascal VOC: an XML file for each image.
+        Voc = "voc",
+    }
+}
+
+impl BoxLayout {
+    /// The name as people write it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Coco => "COCO",
+            Self::Yolo => "YOLO",
+            Self::Voc => "Pascal VOC",
+        }
+    }
 }
 
 /// Images with objects, in three parts. Images are in the order of their file names.
@@ -124,9 +151,39 @@ pub struct BoxDataset {
     pub test: Vec<BoxImage>,
     /// Where the three parts come from, as a sentence for the user.
     pub split_note: String,
+    /// What was wrong with it and what was done about it.
+    pub problems: Vec<Problem>,
 }
 
 impl BoxDataset {
+    /// The content of `split.json`: which image was in which part.
+    pub fn split_file(&self) -> SplitFile {
+        SplitFile::of_boxes(self)
+    }
+
+    /// BLAKE3 over parts, categories and objects, as 64 hexadecimal digits: it changes with anything that training or
+    /// evaluation sees but the pixels themselves.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut text = |text: &str| {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        };
+        self.categories.iter().for_each(|c| text(&format!("{} {}", c.id, c.name)));
+        for split in Split::ALL {
+            text(&format!("{split} {}", self.part(split).len()));
+            for image in self.part(split) {
+                let BoxImage { id, name, width, height, objects, .. } = image;
+                text(&format!("{id} {width} {height} {} {name}", objects.len()));
+                for Object { id, category, rect, area, crowd } in objects {
+                    let Rect { x, y, width, height } = rect;
+                    text(&format!("{id} {category} {x} {y} {width} {height} {area} {crowd}"));
+                }
+            }
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
     /// The images of one part.
     pub fn part(&self, split: Split) -> &[BoxImage] {
         match split {

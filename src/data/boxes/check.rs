@@ -1,0 +1,227 @@
+//! From what a file says to what holds: every box is checked against the image that it is in.
+//!
+//! Boxes are rounded to a thousandth of a pixel, cut at the image's border and left out if nothing remains. An image is as
+//! large as its file says.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::problem::{Mend, Place, Problem, ProblemKind};
+use super::{BoxImage, Object, Rect};
+use crate::data::image::size;
+use crate::data::open::relative_id;
+
+/// How far past the border a box may reach, in pixels, before it is more than rounding: six decimals of a fraction of
+/// 10,000 pixels.
+const ROUNDING: f64 = 0.02;
+
+/// An image as the annotations describe it.
+pub(super) struct FoundImage {
+    /// Its id; 0 where the format has none.
+    pub(super) id: u64,
+    pub(super) path: PathBuf,
+    /// Width and height according to the annotations.
+    pub(super) declared: Option<[usize; 2]>,
+    /// The file with the annotations, or the list that names the image.
+    pub(super) source: Arc<Path>,
+    /// Where in it the image is.
+    pub(super) place: Option<Place>,
+    pub(super) objects: Vec<FoundObject>,
+}
+
+/// An object as the annotations describe it.
+pub(super) struct FoundObject {
+    /// Its id; 0 where the format has none.
+    pub(super) id: u64,
+    pub(super) place: Option<Place>,
+    pub(super) category: usize,
+    pub(super) extent: Extent,
+    pub(super) area: Option<f64>,
+    pub(super) crowd: bool,
+}
+
+/// A box: left, top, width, height.
+#[derive(Clone, Copy)]
+pub(super) enum Extent {
+    /// In pixels.
+    Pixels([f64; 4]),
+    /// In fractions of the image's width and height.
+    Fractions([f64; 4]),
+}
+
+/// Checks `image`, which is in the data set in `root`. None if it cannot be part of the data set.
+pub(super) fn check(root: &Path, image: FoundImage) -> (Option<BoxImage>, Vec<Problem>) {
+    let FoundImage { id, path, declared, source, place, objects } = image;
+    let mut problems = Vec::new();
+    let at_source = |kind, mend, place, detail| Problem { kind, mend, file: source.to_path_buf(), place, detail };
+    if !path.exists() {
+        let detail = format!("{} is not there", path.display());
+        problems.push(at_source(ProblemKind::MissingImage, Mend::ImageDropped, place, detail));
+        return (None, problems);
+    }
+    let [width, height] = match size(&path) {
+        Ok(size) => size,
+        Err(error) => {
+            let detail = error.to_string();
+            problems.push(at_source(ProblemKind::UnreadableImage, Mend::ImageDropped, place, detail));
+            return (None, problems);
+        }
+    };
+    if let Some([w, h]) = declared.filter(|&d| d != [width, height]) {
+        let detail = format!("{w}x{h} pixels here, {width}x{height} in {}", path.display());
+        problems.push(at_source(ProblemKind::SizeMismatch, Mend::FileHolds, place, detail));
+    }
+    let mut kept = Vec::with_capacity(objects.len());
+    for object in objects {
+        let mut report = |kind, mend, detail| problems.push(at_source(kind, mend, object.place, detail));
+        let stated = match object.extent {
+            Extent::Pixels(extent) => extent,
+            Extent::Fractions([x, y, w, h]) => {
+                [x * width as f64, y * height as f64, w * width as f64, h * height as f64]
+            }
+        };
+        let Some(rect) = rounded(stated, &mut report).and_then(|r| clipped(r, [width, height], &mut report)) else {
+            continue;
+        };
+        if object.crowd {
+            report(ProblemKind::Crowd, Mend::Kept, "a crowd in one box".into());
+        }
+        // An area that only repeats the box follows it to the border.
+        let own = object.area.filter(|&a| a > 0. && a.is_finite() && !is_product(a, stated));
+        let (area, category, crowd) = (own.unwrap_or_else(|| rect.area()), object.category, object.crowd);
+        kept.push(Object { id: object.id, category, rect, area, crowd });
+    }
+    let name = relative_id(root, &path);
+    (Some(BoxImage { id, name, path, width, height, objects: kept }), problems)
+}
+
+fn is_product(area: f64, [_, _, w, h]: [f64; 4]) -> bool {
+    (area - w * h).abs() <= 1e-6 * area
+}
+
+/// `value` to a thousandth.
+pub(super) fn thousandth(value: f64) -> f64 {
+    // The sum turns -0 into 0.
+    (value * 1000.).round() / 1000. + 0.
+}
+
+fn rounded(extent: [f64; 4], report: &mut impl FnMut(ProblemKind, Mend, String)) -> Option<Rect> {
+    // Beyond this, thousandths are no longer told apart.
+    if !extent.iter().all(|v| v.abs() < 1e12) {
+        report(ProblemKind::NotFinite, Mend::ObjectDropped, format!("a box of {extent:?}"));
+        return None;
+    }
+    let [x, y, width, height] = extent.map(thousandth);
+    if width <= 0. || height <= 0. {
+        report(ProblemKind::EmptyBox, Mend::ObjectDropped, format!("a box of {width} x {height} pixels"));
+        return None;
+    }
+    Some(Rect { x, y, width, height })
+}
+
+fn clipped(rect: Rect, size: [usize; 2], report: &mut impl FnMut(ProblemKind, Mend, String)) -> Option<Rect> {
+    let [width, height] = size.map(|v| v as f64);
+    let past = [-rect.x, -rect.y, rect.right() - width, rect.bottom() - height].into_iter().fold(0., f64::max);
+    if past < 1e-6 {
+        return Some(rect);
+    }
+    let span = |from: f64, length: f64, limit: f64| {
+        let start = from.clamp(0., limit);
+        (start, thousandth((from + length).clamp(0., limit) - start))
+    };
+    let (x, w) = span(rect.x, rect.width, width);
+    let (y, h) = span(rect.y, rect.height, height);
+    let is_left = w > 0. && h > 0.;
+    if past > ROUNDING || !is_left {
+        let mend = if is_left { Mend::Clipped } else { Mend::ObjectDropped };
+        report(ProblemKind::OutsideImage, mend, format!("a box that reaches {:.1} pixels past the border", past));
+    }
+    is_left.then_some(Rect { x, y, width: w, height: h })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(extent: Extent, area: Option<f64>) -> (Option<Object>, Vec<(ProblemKind, Mend)>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.png");
+        ::image::GrayImage::new(100, 50).save(&path).unwrap();
+        let place = Some(Place::Annotation(7));
+        let object = FoundObject { id: 7, place, category: 2, extent, area, crowd: false };
+        let source: Arc<Path> = Path::new("train.json").into();
+        let image = FoundImage { id: 1, path, declared: Some([100, 50]), source, place: None, objects: vec![object] };
+        let (image, problems) = check(dir.path(), image);
+        assert!(problems.iter().all(|p| p.file == Path::new("train.json") && p.place == place));
+        (image.unwrap().objects.pop(), problems.iter().map(|p| (p.kind, p.mend)).collect())
+    }
+
+    #[test]
+    fn boxes_are_rounded_cut_and_dropped() {
+        let rect = |x, y, width, height| Some(Rect { x, y, width, height });
+        let nothing = vec![];
+        let outside = |mend| vec![(ProblemKind::OutsideImage, mend)];
+        for (extent, expected, problems) in [
+            ([1.23449, 2., 3., 4.], rect(1.234, 2., 3., 4.), nothing.clone()),
+            ([90., 40., 10.001, 10.], rect(90., 40., 10., 10.), nothing.clone()),
+            ([-0.0, 0., 100., 50.], rect(0., 0., 100., 50.), nothing.clone()),
+            ([-5., 40., 10., 20.], rect(0., 40., 5., 10.), outside(Mend::Clipped)),
+            ([100., 10., 5., 5.], None, outside(Mend::ObjectDropped)),
+            ([-9., 10., 5., 5.], None, outside(Mend::ObjectDropped)),
+            ([1., 1., 0., 5.], None, vec![(ProblemKind::EmptyBox, Mend::ObjectDropped)]),
+            ([1., 1., 4., -5.], None, vec![(ProblemKind::EmptyBox, Mend::ObjectDropped)]),
+            ([1., f64::NAN, 4., 5.], None, vec![(ProblemKind::NotFinite, Mend::ObjectDropped)]),
+            ([1., 1., f64::INFINITY, 5.], None, vec![(ProblemKind::NotFinite, Mend::ObjectDropped)]),
+            ([1e300, 1., 1., 5.], None, vec![(ProblemKind::NotFinite, Mend::ObjectDropped)]),
+        ] {
+            let (object, found) = checked(Extent::Pixels(extent), None);
+            assert_eq!((object.map(|o| o.rect), found), (expected, problems), "{extent:?}");
+        }
+    }
+
+    #[test]
+    fn fractions_are_of_the_file() {
+        let (object, problems) = checked(Extent::Fractions([0.1, 0.2, 0.25, 0.5]), None);
+        assert_eq!(object.unwrap().rect, Rect { x: 10., y: 10., width: 25., height: 25. });
+        assert_eq!(problems, []);
+    }
+
+    #[test]
+    fn an_area_is_the_annotations_unless_it_repeats_the_box() {
+        let area = |extent, area| checked(Extent::Pixels(extent), area).0.unwrap().area;
+        for (given, expected) in [(Some(12.5), 12.5), (None, 100.), (Some(0.), 100.), (Some(f64::NAN), 100.)] {
+            assert!((area([10., 10., 10., 10.], given) - expected).abs() < 1e-9);
+        }
+        assert!((area([-5., 10., 10., 10.], Some(100.)) - 50.).abs() < 1e-9);
+        assert!((area([-5., 10., 10., 10.], Some(70.)) - 70.).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_image_is_as_large_as_its_file_or_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        ::image::GrayImage::new(20, 10).save(dir.path().join("a.png")).unwrap();
+        std::fs::write(dir.path().join("text.png"), "text").unwrap();
+        let found = |name: &str| FoundImage {
+            id: 3,
+            path: dir.path().join(name),
+            declared: Some([10, 20]),
+            source: Path::new("x.json").into(),
+            place: Some(Place::Image(3)),
+            objects: Vec::new(),
+        };
+        let (image, problems) = check(dir.path(), found("a.png"));
+        let image = image.unwrap();
+        assert_eq!((image.width, image.height, image.name.as_str()), (20, 10, "a.png"));
+        assert!(
+            problems[0].to_string().starts_with("x.json, image 3: 10x20 pixels here, 20x10 in "),
+            "{}",
+            problems[0]
+        );
+        for (name, kind) in [("gone.png", ProblemKind::MissingImage), ("text.png", ProblemKind::UnreadableImage)] {
+            let (image, problems) = check(dir.path(), found(name));
+            assert!(image.is_none());
+            assert_eq!((problems[0].kind, problems[0].loses_image()), (kind, true));
+            assert!(problems[0].detail.contains(name), "{}", problems[0]);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! COCO: a JSON file for each part, with lists of images, annotations and categories.
+//!
+//! Files are `annotations/instances_train2017.json` and the like, `train.json` beside the images, or Roboflow's
+//! `train/_annotations.coco.json`. Images are looked for where such files' images usually are.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::Category;
+use super::check::{Extent, FoundImage, FoundObject};
+use super::open::{Found, normal, parts};
+use super::problem::{Mend, Place, Problem, ProblemKind};
+use crate::data::Split;
+use crate::data::files::read_limited;
+use crate::data::open::{Parts, entries};
+use crate::{Error, Result};
+
+/// Longest file that is read, in bytes. COCO's own are half a gigabyte.
+const MAX_BYTES: u64 = 1 << 32;
+
+/// Images that are looked for to find out which folder they are in.
+const PROBES: usize = 32;
+
+/// The annotation files of a data set.
+pub(super) struct Files {
+    root: PathBuf,
+    files: Vec<Annotations>,
+}
+
+/// An annotation file.
+struct Annotations {
+    /// What its name says of the part: `train2017`, `val`.
+    tag: String,
+    path: PathBuf,
+}
+
+/// The part that `tag` means: a year or number at its end does not matter.
+fn part(tag: &str) -> Option<Split> {
+    Split::from_name(tag.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_' || c == '-'))
+}
+
+/// The annotation files in the folder `path`, or `path` itself if it is one.
+pub(super) fn recognise(path: &Path) -> Option<Files> {
+    if path.is_file() {
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let is_inside = parent.file_name().is_some_and(|name| name == "annotations");
+        let root = if is_inside { parent.parent().unwrap_or(parent) } else { parent };
+        let stem = path.file_stem()?.to_string_lossy().into_owned();
+        let tag = stem.strip_prefix("instances_").unwrap_or(&stem).to_owned();
+        return looks_like_coco(path)
+            .then(|| Files { root: root.into(), files: vec![Annotations { tag, path: path.into() }] });
+    }
+    let json = |folder: &Path| -> Vec<(String, PathBuf)> {
+        let all = entries(folder).unwrap_or_default().into_iter();
+        all.filter_map(|(name, path)| Some((name.strip_suffix(".json")?.to_owned(), path)))
+            .filter(|(_, path)| path.is_file())
+            .collect()
+    };
+    let annotations = json(&path.join("annotations"));
+    let instances = annotations
+        .iter()
+        .filter_map(|(stem, path)| Some((stem.strip_prefix("instances_")?.to_owned(), path.clone())))
+        .collect();
+    let beside = entries(path).unwrap_or_default().into_iter().filter_map(|(name, folder)| {
+        let path = folder.join("_annotations.coco.json");
+        (Split::from_name(&name).is_some() && path.is_file()).then_some((name, path))
+    });
+    let named = |files: Vec<(String, PathBuf)>| -> Vec<(String, PathBuf)> {
+        files.into_iter().filter(|(tag, path)| part(tag).is_some() && looks_like_coco(path)).collect()
+    };
+    let plain = json(path);
+    let single = plain.iter().filter(|(stem, path)| {
+        ["_annotations.coco", "annotations", "instances", "labels", "result"].contains(&stem.as_str())
+            && looks_like_coco(path)
+    });
+    let single = single.take(1).cloned().collect();
+    let choices: [Vec<(String, PathBuf)>; 5] = [instances, beside.collect(), named(annotations), named(plain), single];
+    let files = choices.into_iter().find(|files| !files.is_empty())?;
+    let files = files.into_iter().map(|(tag, path)| Annotations { tag, path }).collect();
+    Some(Files { root: path.into(), files })
+}
+
+/// Whether `path` is JSON that starts like a COCO file.
+fn looks_like_coco(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(4096).read_to_end(&mut start));
+    let text = String::from_utf8_lossy(&start);
+    let keys = ["\"images\"", "\"annotations\"", "\"categories\"", "\"info\"", "\"licenses\""];
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"))
+        && read.is_ok()
+        && text.trim_start_matches('\u{feff}').trim_start().starts_with('{')
+        && keys.iter().any(|key| text.contains(key))
+}
+
+/// Opens the data set that `files` describe.
+pub(super) fn open(files: &Files) -> Result<Found> {
+    let root = normal(&files.root);
+    let mut problems = Vec::new();
+    let mut categories: Option<(Vec<Category>, PathBuf)> = None;
+    let mut read = |file: &Annotations| -> Result<Vec<FoundImage>> {
+        let (found, images) = read_file(&root, file, &mut problems)?;
+        match &categories {
+            None => categories = Some((found, file.path.clone())),
+            Some((known, first)) => agree(&file.path, &found, first, known)?,
+        }
+        Ok(images)
+    };
+    let parts = if let [file] = &files.files[..]
+        && part(&file.tag) != Some(Split::Train)
+    {
+        Parts::Unsplit(read(file)?)
+    } else {
+        let mut given = [None, None, None];
+        for split in Split::ALL {
+            let mut these = files.files.iter().filter(|file| part(&file.tag) == Some(split));
+            let Some(file) = these.next() else { continue };
+            if let Some(second) = these.next() {
+                let message = format!("a second file for {split} beside {}", file.path.display());
+                return Err(Error::file(&second.path, message));
+            }
+            given[split as usize] = Some(read(file)?);
+        }
+        parts(&root, given)?
+    };
+    let categories = categories.map(|(categories, _)| categories).unwrap_or_default();
+    Ok(Found { root, categories, parts, has_ids: true, problems })
+}
+
+/// Checks that `found` in `file` says nothing that `known` in `first` does not.
+fn agree(file: &Path, found: &[Category], first: &Path, known: &[Category]) -> Result<()> {
+    for Category { id, name } in found {
+        match known.iter().find(|c| c.id == *id) {
+            Some(other) if other.name == *name => {}
+            Some(other) => {
+                let message = format!("category {id} is '{name}' here and '{}' in {}", other.name, first.display());
+                return Err(Error::file(file, message));
+            }
+            None => {
+                let message = format!("category {id} ('{name}') does not occur in {}", first.display());
+                return Err(Error::file(file, message));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Content {
+    images: Vec<Image>,
+    annotations: Vec<Annotation>,
+    categories: Vec<Category>,
+}
+
+#[derive(Deserialize)]
+struct Image {
+    id: u64,
+    file_name: String,
+    width: Option<f64>,
+    height: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Annotation {
+    id: Option<u64>,
+    image_id: u64,
+    category_id: u64,
+    /// Left, top, width, height in pixels. What is not a number is written as null by some.
+    bbox: Option<Vec<Option<f64>>>,
+    area: Option<f64>,
+    #[serde(default, deserialize_with = "flag")]
+    iscrowd: bool,
+}
+
+/// 0 or 1, false or true; null is false.
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::Null => Ok(false),
+        serde_json::Value::Bool(flag) => Ok(flag),
+        serde_json::Value::Number(n) => Ok(n.as_f64() != Some(0.)),
+        _ => Err(de::Error::custom("iscrowd is neither a number nor a boolean")),
+    }
+}
+
+/// The categories in the order of their ids, and the images.
+fn read_file(root: &Path, file: &Annotations, problems: &mut Vec<Problem>) -> Result<(Vec<Category>, Vec<FoundImage>)> {
+    let path = file.path.as_path();
+    let bytes = read_limited(path, MAX_BYTES)?;
+    let content = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+    let Content { images, annotations, mut categories } =
+        serde_json::from_slice(content).map_err(|error| Error::file(path, error.to_string()))?;
+    drop(bytes);
+    categories.sort_by_key(|category| category.id);
+    if categories.is_empty() {
+        return Err(Error::file(path, "it lists no categories"));
+    }
+    if let Some(pair) = categories.windows(2).find(|pair| pair[0].id == pair[1].id) {
+        return Err(Error::file(path, format!("category {} is listed twice", pair[0].id)));
+    }
+    let mut names = HashSet::new();
+    if let Some(twice) = categories.iter().find(|category| !names.insert(category.name.as_str())) {
+        return Err(Error::file(path, format!("two categories are called '{}'", twice.name)));
+    }
+    if images.is_empty() {
+        return Err(Error::file(path, "it lists no images"));
+    }
+    let folder = image_folder(root, file, &images)?;
+    let mut part = Part { source: path.into(), images: Vec::new(), by_id: HashMap::new(), problems };
+    part.add_images(&folder, images);
+    part.add_annotations(&categories, annotations);
+    Ok((categories, part.images))
+}
+
+/// The folder that most of the first images are in.
+fn image_folder(root: &Path, file: &Annotations, images: &[Image]) -> Result<PathBuf> {
+    let part = part(&file.tag).map_or("", Split::name);
+    let other = if part == "val" { "valid" } else { part };
+    let beside = file.path.parent().unwrap_or(root);
+    let inside = ["images", "data", "JPEGImages"].map(|name| root.join(name));
+    let mut folders = vec![beside.to_path_buf(), root.join(&file.tag), root.join(part), root.join(other)];
+    folders.extend(inside.iter().flat_map(|inside| [&file.tag, part, other].map(|name| inside.join(name))));
+    folders.push(root.to_path_buf());
+    folders.extend(inside);
+    let hits = |folder: &Path| images.iter().take(PROBES).filter(|i| folder.join(&i.file_name).is_file()).count();
+    let best = folders.iter().enumerate().map(|(i, folder)| (hits(folder), std::cmp::Reverse(i))).max();
+    match best {
+        Some((hits, std::cmp::Reverse(i))) if hits > 0 => Ok(normal(&folders[i])),
+        _ => {
+            let (name, tag, root) = (&images[0].file_name, &file.tag, root.display());
+            let message =
+                format!("no images: {name} is neither beside it nor in {root}, nor in {tag}/ or images/ there");
+            Err(Error::file(&file.path, message))
+        }
+    }
+}
+
+/// A part while it is put together.
+struct Part<'a> {
+    source: Arc<Path>,
+    images: Vec<FoundImage>,
+    /// Positions in `images`.
+    by_id: HashMap<u64, usize>,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Part<'_> {
+    fn report(&mut self, kind: ProblemKind, mend: Mend, place: Place, detail: String) {
+        let (file, place) = (self.source.to_path_buf(), Some(place));
+        self.problems.push(Problem { kind, mend, file, place, detail });
+    }
+
+    fn add_images(&mut self, folder: &Path, images: Vec<Image>) {
+        let mut by_path: HashMap<PathBuf, usize> = HashMap::new();
+        for Image { id, file_name, width, height } in images {
+            let path = normal(&folder.join(&file_name));
+            let place = Place::Image(id);
+            if let Some(&first) = self.by_id.get(&id) {
+                let detail = format!("its id is also that of {}", self.images[first].path.display());
+                let mend = if self.images[first].path == path { Mend::Joined } else { Mend::ImageDropped };
+                self.report(ProblemKind::DuplicateImageId, mend, place, format!("{file_name}: {detail}"));
+                continue;
+            }
+            if let Some(&first) = by_path.get(&path) {
+                let detail = format!("{file_name} is listed already, as image {}", self.images[first].id);
+                self.report(ProblemKind::DuplicateImage, Mend::Joined, place, detail);
+                self.by_id.insert(id, first);
+                continue;
+            }
+            self.by_id.insert(id, self.images.len());
+            by_path.insert(path.clone(), self.images.len());
+            let declared = width.zip(height).map(|(w, h)| [w as usize, h as usize]);
+            let (source, place) = (self.source.clone(), Some(place));
+            self.images.push(FoundImage { id, path, declared, source, place, objects: Vec::new() });
+        }
+    }
+
+    fn add_annotations(&mut self, categories: &[Category], annotations: Vec<Annotation>) {
+        let given: HashSet<u64> = annotations.iter().filter_map(|a| a.id).collect();
+        let mut free = (1..).filter(|id| !given.contains(id));
+        let mut seen = HashSet::new();
+        for (annotation, number) in annotations.into_iter().zip(1..) {
+            let mut id = annotation.id.unwrap_or_default();
+            let place = annotation.id.map_or(Place::Entry(number), Place::Annotation);
+            let Some(&image) = self.by_id.get(&annotation.image_id) else {
+                let detail = format!("image {} is not listed", annotation.image_id);
+                self.report(ProblemKind::UnknownImage, Mend::ObjectDropped, place, detail);
+                continue;
+            };
+            let Ok(category) = categories.binary_search_by_key(&annotation.category_id, |c| c.id) else {
+                let detail = format!("category {} is not listed", annotation.category_id);
+                self.report(ProblemKind::UnknownCategory, Mend::ObjectDropped, place, detail);
+                continue;
+            };
+            let bbox = annotation.bbox.unwrap_or_default();
+            let Ok(extent) = <[Option<f64>; 4]>::try_from(bbox) else {
+                let detail = "it has no bbox of four numbers".into();
+                self.report(ProblemKind::UnreadableObject, Mend::ObjectDropped, place, detail);
+                continue;
+            };
+            if id == 0 || !seen.insert(id) {
+                let (kind, detail) = match annotation.id {
+                    None => (ProblemKind::ZeroAnnotationId, "it has no id"),
+                    Some(0) => (ProblemKind::ZeroAnnotationId, "ids count from 1"),
+                    Some(_) => (ProblemKind::DuplicateAnnotationId, "an annotation before it has the same id"),
+                };
+                self.report(kind, Mend::Renumbered, place, detail.into());
+                id = free.next().unwrap_or_default();
+            }
+            let extent = Extent::Pixels(extent.map(|v| v.unwrap_or(f64::NAN)));
+            let (place, area, crowd) = (Some(place), annotation.area, annotation.iscrowd);
+            self.images[image].objects.push(FoundObject { id, place, category, extent, area, crowd });
+        }
+    }
+}
