@@ -1,18 +1,19 @@
-//! `vpt data`: look into data sets and make them.
+//! `vpt data`: look into data sets, convert and make them.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 use vpt::data::Dataset;
+use vpt::data::boxes::{BoxDataset, BoxLayout, BoxSummary, Converted, convert};
 use vpt::data::examine::{Counts, Summary};
 use vpt::data::shapes::{self, Pairs, ShapesConfig, Style, Task};
 use vpt::report::table;
 
-use super::output::Output;
+use super::output::{Output, message};
 use super::{Global, one_of};
 
-/// Look into a data set, or generate one
+/// Look into a data set, convert or generate one
 #[derive(Debug, Args)]
 pub(crate) struct Data {
     #[command(subcommand)]
@@ -22,6 +23,7 @@ pub(crate) struct Data {
 #[derive(Debug, Subcommand)]
 enum Command {
     Info(Info),
+    Convert(Convert),
     /// Generate a data set
     #[command(subcommand)]
     Make(Make),
@@ -32,17 +34,42 @@ enum Make {
     Shapes(Shapes),
 }
 
-/// Layout, classes, splits and image sizes of a data set; reads every image
+/// Layout, classes, splits and sizes of a data set, and what is wrong with it; reads every image
 ///
-/// Layouts: image folder (train/ val/ test/ or flat; a folder for each class), CSV or TSV of path and label, IDX (the MNIST
-/// family, gz or not). Missing splits are drawn by --seed and said. The content hash is the same for the same images,
-/// classes and splits in any lossless layout. Exit code 1 if an image cannot be read.
+/// One label each: image folder (train/ val/ test/ or flat; a folder for each class), CSV or TSV of path and label, IDX (the
+/// MNIST family, gz or not). The content hash is the same for the same images, classes and splits in any lossless layout.
+///
+/// Boxes: COCO (annotations/instances_*.json, train.json, train/_annotations.coco.json), YOLO (data.yaml), Pascal VOC
+/// (Annotations/ and JPEGImages/, or images with XML files beside them). Boxes past the border, repeated ids and the like
+/// are mended and listed.
+///
+/// Missing splits are drawn by --seed and said. Exit code 1 if an image is missing or cannot be read.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  vpt data info photos/")]
+#[command(after_help = "Examples:\n  vpt data info photos/\n  vpt data info coco/ --json")]
 struct Info {
     /// Folder or file of the data set, or `shapes`
     #[arg(value_name = "PATH|shapes")]
     data: PathBuf,
+}
+
+/// Write a data set of boxes in another layout
+///
+/// Splits, order, file names, categories and boxes (to a thousandth of a pixel) stay; splits that are missing are drawn by
+/// --seed. Images become hard links where possible, else copies. What the layout cannot hold is counted: YOLO has no crowds,
+/// which are left out, and no areas; YOLO and VOC have no ids. VOC gets crowds and areas in elements of its own.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  vpt data convert coco/ --to yolo --out yolo/\n  \
+                        vpt data convert VOCdevkit/VOC2007 --to coco --out voc-as-coco/")]
+struct Convert {
+    /// Folder or file of the data set
+    #[arg(value_name = "DIR")]
+    data: PathBuf,
+    /// The layout to write
+    #[arg(long, value_name = "LAYOUT", value_parser = one_of::<BoxLayout>(BoxLayout::NAMES))]
+    to: BoxLayout,
+    /// The folder to fill; new or empty
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
 }
 
 /// Draw pictures of coloured shapes, with train, val and test
@@ -76,6 +103,7 @@ struct Shapes {
 
 pub(crate) fn run(args: Data, global: &Global, out: Output) -> anyhow::Result<()> {
     match args.command {
+        Command::Info(args) if BoxDataset::recognise(&args.data).is_some() => box_info(&args, global, out),
         Command::Info(args) => {
             let summary = Dataset::open(&args.data, global.seed())?.summary();
             out.result(&summary, || describe(&summary))?;
@@ -83,8 +111,60 @@ pub(crate) fn run(args: Data, global: &Global, out: Output) -> anyhow::Result<()
             anyhow::ensure!(bad == 0, "{}: {bad} unreadable images", args.data.display());
             Ok(())
         }
+        Command::Convert(args) => convert_boxes(&args, global, out),
         Command::Make(Make::Shapes(args)) => make_shapes(&args, global, out),
     }
+}
+
+fn box_info(args: &Info, global: &Global, out: Output) -> anyhow::Result<()> {
+    let summary = BoxDataset::open(&args.data, global.seed())?.summary();
+    out.result(&summary, || describe_boxes(&summary))?;
+    let lost = summary.problems.iter().filter(|problem| problem.loses_image()).count();
+    let bad = lost + summary.unreadable.len();
+    anyhow::ensure!(bad == 0, "{}: {bad} missing or unreadable images", args.data.display());
+    Ok(())
+}
+
+fn convert_boxes(args: &Convert, global: &Global, out: Output) -> anyhow::Result<()> {
+    let data = BoxDataset::open(&args.data, global.seed())?;
+    let converted = convert(&data, args.to, &args.out)?;
+    let problems = data.problems.len();
+    if problems > 0 && !global.quiet {
+        let (s, data) = (if problems == 1 { "" } else { "s" }, args.data.display());
+        message(&format!("{problems} problem{s} in {data}; `vpt data info` lists them"));
+    }
+    let Converted { images, objects, categories, lost } = converted;
+    let result = json!({
+        "data": args.data,
+        "from": data.layout,
+        "to": args.to,
+        "out": args.out,
+        "split_note": data.split_note,
+        "images": images,
+        "objects": objects,
+        "categories": categories,
+        "lost": lost,
+        "problems": problems,
+    });
+    out.result(&result, || {
+        let mut text = table::pairs(&[
+            ("layout", format!("{} from {}", args.to.title(), data.layout.title())),
+            ("splits", data.split_note.clone()),
+            ("images", total(images)),
+            ("objects", total(objects)),
+            ("categories", categories.to_string()),
+            ("out", args.out.display().to_string()),
+        ]);
+        let counts = [(lost.crowds, "crowds"), (lost.areas, "areas other than the boxes'")];
+        let counts = counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}"));
+        let ids = [(lost.category_ids, "category ids"), (lost.ids, "image and object ids")];
+        let ids = ids.iter().filter(|(is_lost, _)| *is_lost).map(|(_, what)| (*what).to_owned());
+        let lost: Vec<String> = counts.chain(ids).collect();
+        if !lost.is_empty() {
+            text += &table::pairs(&[("not held by it", lost.join(", "))]);
+        }
+        text
+    })
 }
 
 fn make_shapes(args: &Shapes, global: &Global, out: Output) -> anyhow::Result<()> {
@@ -108,21 +188,83 @@ fn make_shapes(args: &Shapes, global: &Global, out: Output) -> anyhow::Result<()
     })
 }
 
-/// Most unreadable images that are listed.
+/// Most problems or unreadable images that are listed.
 const LISTED: usize = 20;
 
-fn describe(summary: &Summary) -> String {
-    let size = |range: Option<[usize; 2]>| match range {
+fn size(range: Option<[usize; 2]>) -> String {
+    match range {
         Some([least, most]) if least == most => least.to_string(),
         Some([least, most]) => format!("{least} to {most}"),
         None => "-".to_owned(),
+    }
+}
+
+fn total(Counts { train, val, test }: Counts) -> String {
+    format!("{} ({train} train, {val} val, {test} test)", train + val + test)
+}
+
+fn listed(title: &str, all: impl ExactSizeIterator<Item = String>) -> String {
+    let count = all.len();
+    let mut lines = vec![format!("\n{title}")];
+    lines.extend(all.take(LISTED));
+    if count > LISTED {
+        lines.push(format!("… and {} more", count - LISTED));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn describe_boxes(summary: &BoxSummary) -> String {
+    let range = |range: Option<[f64; 3]>| match range {
+        Some([least, median, most]) => format!("{least:.1} to {most:.1} pixels, median {median:.1}"),
+        None => "-".to_owned(),
     };
-    let Counts { train, val, test } = summary.images;
+    let sizes = summary.sizes;
+    let mut text = table::pairs(&[
+        ("name", summary.name.clone()),
+        ("layout", summary.layout.title().to_owned()),
+        ("splits", summary.split_note.clone()),
+        ("images", total(summary.images)),
+        ("without objects", total(summary.empty_images)),
+        ("width", format!("{} pixels", size(summary.width))),
+        ("height", format!("{} pixels", size(summary.height))),
+        ("objects", total(summary.objects)),
+        ("crowds", total(summary.crowds)),
+        ("by area", format!("{} small, {} medium, {} large", sizes.small, sizes.medium, sizes.large)),
+        ("box width", range(summary.box_width)),
+        ("box height", range(summary.box_height)),
+        ("fingerprint", summary.fingerprint.clone()),
+    ]);
+    let rows: Vec<Vec<String>> = summary
+        .categories
+        .iter()
+        .map(|category| {
+            let counts = [category.objects, category.images].map(|c| [c.train, c.val, c.test].map(|n| n.to_string()));
+            [category.id.to_string(), category.name.clone()].into_iter().chain(counts.into_iter().flatten()).collect()
+        })
+        .collect();
+    text.push('\n');
+    let header = ["id", "category", "train", "val", "test", "images: train", "val", "test"];
+    text += &table::columns(&header, &rows);
+    if !summary.problems.is_empty() {
+        let counts = summary.problem_counts.iter();
+        let rows: Vec<Vec<String>> =
+            counts.map(|c| vec![c.kind.to_string(), c.mend.to_string(), c.count.to_string()]).collect();
+        text.push('\n');
+        text += &table::columns(&["problem", "what was done", "times"], &rows);
+        text += &listed("problems", summary.problems.iter().map(ToString::to_string));
+    }
+    if !summary.unreadable.is_empty() {
+        text += &listed("unreadable", summary.unreadable.iter().map(|image| image.error.clone()));
+    }
+    text
+}
+
+fn describe(summary: &Summary) -> String {
     let mut text = table::pairs(&[
         ("name", summary.name.clone()),
         ("layout", format!("{:?}", summary.layout).to_lowercase()),
         ("splits", summary.split_note.clone()),
-        ("images", format!("{} ({train} train, {val} val, {test} test)", train + val + test)),
+        ("images", total(summary.images)),
         ("width", format!("{} pixels", size(summary.width))),
         ("height", format!("{} pixels", size(summary.height))),
         ("content hash", summary.content_hash.clone().unwrap_or_else(|| "-".to_owned())),
@@ -141,12 +283,7 @@ fn describe(summary: &Summary) -> String {
     text.push('\n');
     text += &table::columns(&["class", "train", "val", "test"], &rows);
     if !summary.unreadable.is_empty() {
-        let mut lines = vec!["\nunreadable".to_owned()];
-        lines.extend(summary.unreadable.iter().take(LISTED).map(|image| image.error.clone()));
-        if summary.unreadable.len() > LISTED {
-            lines.push(format!("… and {} more", summary.unreadable.len() - LISTED));
-        }
-        text += &lines.join("\n");
+        text += &listed("unreadable", summary.unreadable.iter().map(|image| image.error.clone()));
     }
     text
 }

@@ -9,6 +9,7 @@
 #![allow(clippy::float_cmp)]
 
 mod bad_files;
+mod boxes;
 mod commands;
 mod misuse;
 mod resume;

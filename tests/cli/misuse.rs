@@ -68,6 +68,9 @@ fn what_makes_no_sense_is_refused() {
         (vec!["bench", "step", "--backbone", &vit, "--batch-size", "0"], &["--batch-size"]),
         (vec!["bench", "step", "--backbone", &vit, "--method", "linear", "--prompt-tokens", "3"], &["--prompt-tokens"]),
         (vec!["data", "info"], &["PATH"]),
+        (vec!["data", "convert", "colours", "--to", "coco"], &["--out"]),
+        (vec!["data", "convert", "colours", "--out", "new"], &["--to"]),
+        (vec!["data", "convert", "colours", "--to", "kitti", "--out", "new"], &["kitti", "coco", "yolo", "voc"]),
         (vec!["backbones", "info"], &["NAME"]),
         (vec!["backbones", "info", "dinov2-smal"], &["did you mean dinov2-small?"]),
     ];
