@@ -15,7 +15,10 @@ pub use self::rate::LearningRate;
 use crate::{
     Error, Result,
     choice::choice,
-    data::files,
+    data::{
+        boxes::{augment::BoxAugment, view::Fit},
+        files,
+    },
     head::HeadKind,
     prompt::{
         PromptShape,
@@ -68,6 +71,8 @@ choice! {
         Auto = "auto",
         /// One class an image.
         Classify = "classify",
+        /// Boxes around objects.
+        Detect = "detect",
     }
 }
 
@@ -163,11 +168,31 @@ pub struct RunConfig {
     /// Side of the images the backbone sees, in pixels; its own if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_size: Option<usize>,
-    /// Mirror half of the training images.
-    pub flip: bool,
+    /// Mirror half of the training images; for detection, not for classification, if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flip: Option<bool>,
     /// Cut a random part of this share of the area, at least and at most, out of each training image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub random_resized_crop: Option<[f32; 2]>,
+    /// Detection: epochs, of all, in which the head learns alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_epochs: Option<usize>,
+    /// Detection: decay of the moving average of the learned values, which is what is evaluated and kept, in [0, 1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Detection: how images that are not square become the square that the backbone sees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fit: Option<Fit>,
+    /// Detection: zoom training images by a factor from this to that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale_jitter: Option<[f32; 2]>,
+    /// Detection: cut training images at random so that boxes are kept.
+    pub box_crop: bool,
+    /// Detection: share of training inputs that are put together of four images, in [0, 1].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mosaic: Option<f32>,
+    /// Detection: tell classes by the text embeddings of their names, so that other names can be asked for later.
+    pub open_vocabulary: bool,
     /// Leave unreadable images out instead of stopping.
     pub skip_bad_images: bool,
     /// Threads; as many as the machine has if `None`.
@@ -209,8 +234,15 @@ impl Default for RunConfig {
             patience: None,
             select: None,
             image_size: None,
-            flip: false,
+            flip: None,
             random_resized_crop: None,
+            head_epochs: None,
+            ema: None,
+            fit: None,
+            scale_jitter: None,
+            box_crop: false,
+            mosaic: None,
+            open_vocabulary: false,
             skip_bad_images: false,
             threads: None,
             out: None,
@@ -221,6 +253,8 @@ impl Default for RunConfig {
 /// What the backbone and the data say, which defaults and checks depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
+    /// What is to be learned, never [`Task::Auto`].
+    pub task: Task,
     /// Blocks of the vision tower.
     pub depth: usize,
     /// Side of the images it sees.
@@ -252,8 +286,25 @@ pub struct Plan {
     pub threads: usize,
     /// Learning rates to choose from by validation: one, unless the rate is `auto`.
     pub learning_rates: Vec<f64>,
+    /// What only detection needs.
+    pub detect: Option<DetectPlan>,
     head_lr: f64,
     weight_decay: f64,
+}
+
+/// The part of a plan that only detection has.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DetectPlan {
+    /// Epochs in which the head learns alone, on features that are computed once; the others follow.
+    pub head_epochs: usize,
+    /// Share of a stage's steps in which the learning rate rises.
+    pub warmup: f64,
+    /// Decay of the moving average of the learned values.
+    pub ema: f64,
+    /// How images become square.
+    pub fit: Fit,
+    /// Random changes to training images while prompts learn; the head alone knows the flip only.
+    pub augment: BoxAugment,
 }
 
 impl Plan {
@@ -265,6 +316,17 @@ impl Plan {
         };
         let rate = |lr| Rate { lr, decay: self.weight_decay };
         Rates { prompt: rate(lr), head: rate(head) }
+    }
+
+    /// Rates of detection: the head alone, or prompts and head together.
+    pub fn detection_rates(&self, alone: bool) -> Rates {
+        let lr = self.learning_rates[0];
+        let head = match (self.prompt, alone) {
+            (PromptShape::None, _) => lr,
+            (_, true) => self.head_lr,
+            (_, false) => self.head_lr * defaults::HEAD_BESIDE_PROMPTS,
+        };
+        Rates { prompt: Rate { lr, decay: 0. }, head: Rate { lr: head, decay: self.weight_decay } }
     }
 
     /// Steps in an epoch: the last batch may be smaller.
@@ -380,12 +442,47 @@ impl RunConfig {
                 return Err(Error::invalid(flag, format!("method {method} has no {what}")));
             }
         }
-        if method == Method::Linear && (self.flip || self.random_resized_crop.is_some()) {
-            let flag = if self.flip { "--flip" } else { "--random-resized-crop" };
+        Ok(())
+    }
+
+    /// A field that is for another task is a mistake too.
+    fn refuse_other_tasks_fields(&self, task: Task) -> Result<()> {
+        let detects = task == Task::Detect;
+        let fields = [
+            ("--head-epochs", self.head_epochs.is_some(), true),
+            ("--ema", self.ema.is_some(), true),
+            ("--fit", self.fit.is_some(), true),
+            ("--scale-jitter", self.scale_jitter.is_some(), true),
+            ("--box-crop", self.box_crop, true),
+            ("--mosaic", self.mosaic.is_some(), true),
+            ("--open-vocabulary", self.open_vocabulary, true),
+            ("--shots", self.shots.is_some(), false),
+            ("--random-resized-crop", self.random_resized_crop.is_some(), false),
+            ("--label-smoothing", self.label_smoothing > 0., false),
+            ("--patience", self.patience.is_some(), false),
+            ("--lr", detects && self.lr == Some(LearningRate::Auto), false),
+        ];
+        for (flag, given, for_detection) in fields {
+            if given && for_detection != detects {
+                let message = if detects { "not for detection" } else { "only for detection, from data with boxes" };
+                return Err(Error::invalid(flag, message));
+            }
+        }
+        if !detects && self.method == Method::Linear && (self.flip == Some(true) || self.random_resized_crop.is_some())
+        {
+            let flag = if self.flip == Some(true) { "--flip" } else { "--random-resized-crop" };
             return Err(Error::invalid(
                 flag,
                 "method linear computes the features of an image once, without augmentation",
             ));
+        }
+        if detects && self.method.has_pixels() {
+            let message = format!("{} is not for detection; take linear, vpt-shallow or vpt-deep", self.method);
+            return Err(Error::invalid("--method", message));
+        }
+        if detects && self.head != HeadKind::Linear {
+            let message = format!("{} is not for detection, which has a head of its own", self.head);
+            return Err(Error::invalid("--head", message));
         }
         Ok(())
     }
@@ -393,19 +490,25 @@ impl RunConfig {
     /// Fills in every default and checks every value against the backbone and the data.
     pub fn resolve(&self, facts: &Facts) -> Result<Plan> {
         self.validate()?;
+        self.refuse_other_tasks_fields(facts.task)?;
         if facts.train_images == 0 {
             return Err(Error::invalid("--data", "there are no images to train on"));
         }
-        let defaults = defaults::of(self.method);
+        let defaults = defaults::of(facts.task, self.method);
         let prompt = self.prompt_shape(facts)?;
         let deep = self.method == Method::VptDeep;
         let prompt_dropout = self.prompt_dropout.unwrap_or(if deep { defaults::DEEP_DROPOUT } else { 0. });
         let batch_size = self.batch_size.unwrap_or(defaults.batch_size).min(facts.train_images);
         let per_epoch = facts.train_images.div_ceil(batch_size);
-        let epochs = self.epochs.unwrap_or_else(|| defaults.epochs(per_epoch));
+        let detects = facts.task == Task::Detect;
+        let epochs = self.epochs.unwrap_or_else(|| match detects {
+            true => defaults::detection_epochs(per_epoch),
+            false => defaults.epochs(per_epoch),
+        });
         let total_steps = (per_epoch as u64).checked_mul(epochs as u64).filter(|&steps| steps <= 1 << 40);
         let total_steps = total_steps.ok_or_else(|| Error::invalid("--epochs", format!("{epochs} are too many")))?;
-        let warmup = self.warmup.unwrap_or(defaults::WARMUP);
+        let detect = detects.then(|| self.detect_plan(epochs, per_epoch)).transpose()?;
+        let warmup = self.warmup.unwrap_or(detect.map_or(defaults::WARMUP, |detect| detect.warmup));
         let threads = match self.threads {
             Some(threads) => threads,
             None => std::thread::available_parallelism().map_or(1, usize::from),
@@ -426,6 +529,12 @@ impl RunConfig {
             warmup: Some(warmup),
             select: Some(select),
             image_size: Some(facts.image_size),
+            head_epochs: detect.map(|detect| detect.head_epochs),
+            ema: detect.map(|detect| detect.ema),
+            fit: detect.map(|detect| detect.fit),
+            flip: Some(detect.map_or(self.flip.unwrap_or(false), |detect| detect.augment.flip)),
+            clip_norm: self.clip_norm.or(detects.then_some(defaults::DETECTION_CLIP)),
+            task: facts.task,
             threads: Some(threads),
             // Repeating a run must not aim at the folder that is full already.
             out: None,
@@ -436,7 +545,7 @@ impl RunConfig {
             PromptShape::Tokens(layout) => {
                 config.prompt_tokens = Some(layout.tokens);
                 config.prompt_dropout = Some(prompt_dropout);
-                let layers = self.prompt_layers.unwrap_or(PromptLayers::All);
+                let layers = self.prompt_layers.unwrap_or(defaults::layers(facts.task, facts.depth));
                 config.prompt_layers = deep.then_some(layers);
             }
             PromptShape::Pixels(PixelShape::Pad { width }) => config.pad = Some(width),
@@ -460,8 +569,41 @@ impl RunConfig {
             },
             head_lr,
             weight_decay,
+            detect,
             config,
         })
+    }
+
+    /// What only detection needs, for a run of `epochs` of `per_epoch` steps.
+    fn detect_plan(&self, epochs: usize, per_epoch: usize) -> Result<DetectPlan> {
+        let alone = self.method == Method::Linear;
+        let head_epochs = self.head_epochs.unwrap_or(if alone { epochs } else { defaults::head_epochs(epochs) });
+        if alone && head_epochs != epochs {
+            let message = format!("{head_epochs} of {epochs} epochs, where method linear learns nothing but the head");
+            return Err(Error::invalid("--head-epochs", message));
+        }
+        if !alone && head_epochs >= epochs {
+            let message = format!("{head_epochs} of {epochs} epochs leave none for the prompts");
+            return Err(Error::invalid("--head-epochs", message));
+        }
+        let augment = BoxAugment {
+            flip: self.flip.unwrap_or(true),
+            scale: self.scale_jitter,
+            crop: self.box_crop,
+            mosaic: self.mosaic.unwrap_or(0.),
+        };
+        augment.check()?;
+        if alone && !augment.only_flip() && !augment.is_none() {
+            let message = "method linear computes the features of an image once; it knows --flip only";
+            return Err(Error::invalid("--method", message));
+        }
+        let steps = (head_epochs.max(1) * per_epoch) as f64;
+        let warmup = self.warmup.unwrap_or(defaults::WARMUP.min(defaults::DETECTION_WARMUP_STEPS / steps));
+        let ema = self.ema.unwrap_or(defaults::EMA);
+        if !(0. ..1.).contains(&ema) {
+            return Err(Error::invalid("--ema", format!("{ema} is not a number from 0 to below 1")));
+        }
+        Ok(DetectPlan { head_epochs, warmup, ema, fit: self.fit.unwrap_or_default(), augment })
     }
 
     /// What is learned at the input, checked against the backbone.
@@ -472,7 +614,7 @@ impl RunConfig {
             Method::Linear => PromptShape::None,
             Method::VptShallow => PromptShape::Tokens(TokenLayout { start: 0, layers: 1, tokens }),
             Method::VptDeep => {
-                let (start, layers) = self.prompt_layers.unwrap_or(PromptLayers::All).resolve(facts.depth)?;
+                let (start, layers) = self.prompt_layers.unwrap_or(defaults::layers(facts.task, facts.depth)).resolve(facts.depth)?;
                 PromptShape::Tokens(TokenLayout { start, layers, tokens })
             }
             Method::VpPad => PromptShape::Pixels(PixelShape::Pad { width: self.pad.unwrap_or(defaults::pad(side)) }),

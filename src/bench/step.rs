@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::flop::{Learned, Step};
 use crate::backbone::Backbone;
 use crate::backbone::vit::TokenPrompts;
-use crate::config::{Facts, Method, RunConfig};
+use crate::config::{Facts, Method, RunConfig, Task};
 use crate::model::{Model, StepInput};
 use crate::params::Param;
 use crate::prompt::PromptShape;
@@ -78,7 +78,8 @@ pub fn step(
         }
     }
     let batch = config.batch_size.unwrap_or(32);
-    let facts = Facts { depth: backbone.vit.depth(), image_size: backbone.vit.image_size(), train_images: batch };
+    let (depth, image_size) = (backbone.vit.depth(), backbone.vit.image_size());
+    let facts = Facts { task: Task::Classify, depth, image_size, train_images: batch };
     let plan = config.resolve(&facts)?;
     let model = Model::new(Arc::new(backbone), plan.prompt, config.head, options.classes, plan.threads)?;
     let params = model.init(config.seed)?;

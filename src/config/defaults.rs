@@ -1,6 +1,6 @@
 //! The defaults of every method, and where they come from.
 
-use super::Method;
+use super::{Method, PromptLayers, Task};
 
 /// More prompt tokens than the published grids by far (they end at 200), few enough to bound memory.
 pub(super) const MAX_PROMPT_TOKENS: usize = 1000;
@@ -35,10 +35,44 @@ impl Defaults {
     }
 }
 
-/// The defaults of `method`.
-pub(super) fn of(method: Method) -> Defaults {
+/// Decay of the moving average of a detector's values: it spans some two hundred steps.
+pub(super) const EMA: f64 = 0.995;
+/// Bound on the length of a detector's gradient.
+pub(super) const DETECTION_CLIP: f64 = 1.;
+/// Most steps that a stage of detection warms up for.
+pub(super) const DETECTION_WARMUP_STEPS: f64 = 100.;
+/// The head's learning rate beside prompts, as a share of its rate when it learns alone.
+pub(super) const HEAD_BESIDE_PROMPTS: f64 = 0.3;
+/// Blocks with prompts in a detector, from the last one on: few, so that what comes before is computed once.
+const DETECTION_BLOCKS: usize = 4;
+/// Steps that a detector's head should learn alone for, whatever the size of the data.
+const HEAD_STEPS: usize = 1600;
+
+/// Blocks that are prompted unless the user says otherwise.
+pub(super) fn layers(task: Task, depth: usize) -> PromptLayers {
+    match task {
+        Task::Detect => PromptLayers::Last(DETECTION_BLOCKS.min(depth)),
+        _ => PromptLayers::All,
+    }
+}
+
+/// Epochs of a detector, of `per_epoch` steps each.
+pub(super) fn detection_epochs(per_epoch: usize) -> usize {
+    let head = HEAD_STEPS.div_ceil(per_epoch).clamp(40, 120);
+    head + (head * 3).div_ceil(10)
+}
+
+/// How many of a detector's epochs train the head alone: ten of thirteen.
+pub(super) fn head_epochs(epochs: usize) -> usize {
+    epochs * 10 / 13
+}
+
+/// The defaults of `method` for `task`.
+pub(super) fn of(task: Task, method: Method) -> Defaults {
     let tokens = Defaults { lr: 5e-3, head_lr: 1e-3, weight_decay: 1e-2, batch_size: 32, steps: 1000 };
     match method {
+        Method::Linear if task == Task::Detect => Defaults { lr: 1e-3, weight_decay: 1e-4, batch_size: 8, ..tokens },
+        _ if task == Task::Detect => Defaults { lr: 2e-3, weight_decay: 1e-4, batch_size: 8, ..tokens },
         Method::Linear => Defaults { lr: 5e-3, head_lr: 5e-3, steps: 2000, ..tokens },
         Method::VptShallow | Method::VptDeep => tokens,
         Method::VpPad | Method::VpPatch | Method::VpFull | Method::VpFrame => {

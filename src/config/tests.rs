@@ -1,6 +1,6 @@
 use super::*;
 
-const FACTS: Facts = Facts { depth: 12, image_size: 224, train_images: 1000 };
+const FACTS: Facts = Facts { task: Task::Classify, depth: 12, image_size: 224, train_images: 1000 };
 
 fn config(method: Method) -> RunConfig {
     RunConfig { method, ..RunConfig::default() }
@@ -75,7 +75,7 @@ fn a_wrong_value_names_its_flag() {
             "--prompt-tokens: method linear has no prompt tokens",
         ),
         (
-            |c| (c.method, c.flip) = (Method::Linear, true),
+            |c| (c.method, c.flip) = (Method::Linear, Some(true)),
             "--flip: method linear computes the features of an image once, without augmentation",
         ),
     ];

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Error, Result,
     backbone::{Backbone, OpenOptions},
-    config::{Facts, Plan, RunConfig},
+    config::{Facts, Plan, RunConfig, Task},
     data::{Augment, Dataset, FewShot, Split, SplitFile},
     model::Model,
     prompt::task_file::{BackboneId, TaskMeta, TaskMetrics},
@@ -50,6 +50,7 @@ impl Setup {
         let open = OpenOptions { weights_dir: config.weights_dir.clone(), image_size: config.image_size };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
         let facts = |dataset: &Dataset| Facts {
+            task: Task::Classify,
             depth: backbone.vit.depth(),
             image_size: backbone.vit.image_size(),
             train_images: dataset.train.len(),
@@ -92,7 +93,7 @@ fn read(dataset: &mut Dataset, plan: &Plan, model: &Model, observer: &mut dyn Ob
     let config = &plan.config;
     let preprocess = model.preprocess()?;
     let crop = config.random_resized_crop.map(|[least, most]| (least, most));
-    let augment = Augment { flip: config.flip, random_resized_crop: crop, random_crop: false };
+    let augment = Augment { flip: config.flip.unwrap_or(false), random_resized_crop: crop, random_crop: false };
     let mut room = CACHE_BYTES;
     let mut parts = Vec::new();
     let mut left_out = Vec::new();

@@ -186,7 +186,7 @@ fn a_task_file_classifies_as_the_run_did() {
 #[test]
 fn equal_configurations_give_equal_bytes_and_other_seeds_do_not() {
     let dir = workplace();
-    let config = RunConfig { flip: true, random_resized_crop: Some([0.4, 1.]), ..config(&dir, Method::VptDeep) };
+    let config = RunConfig { flip: Some(true), random_resized_crop: Some([0.4, 1.]), ..config(&dir, Method::VptDeep) };
     let (first, _) = finish(&config, &dir);
     let (second, _) = finish(&config, &dir);
     assert_ne!(first, second);
