@@ -3,22 +3,20 @@
 //! What a batch holds depends on the samples, the order, the seed and the epoch alone: each image is made from its own
 //! random stream and put in its place, whichever thread makes it and whenever.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, OnceLock};
 
 use rand::seq::SliceRandom;
 
+use super::ahead::{Ahead, blaming};
 use super::augment::Augment;
 use super::dataset::Sample;
 use super::image::Rgb8;
 use super::preprocess::Preprocess;
-use crate::contain::contain;
 use crate::{Error, Result, random};
 
 /// Batches that are made ahead.
-const AHEAD: usize = 2;
+pub(super) const AHEAD: usize = 2;
 
 /// The positions `0..n` in the order in which epoch `epoch` visits them.
 pub fn epoch_order(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
@@ -57,26 +55,34 @@ pub struct LoaderOptions {
     pub cache: Option<Arc<PixelCache>>,
 }
 
-/// Resized and cropped pixels of a set of samples, kept while there is room. What is kept is what would be computed again,
-/// so it never changes a batch.
+/// Pixels of a set of samples as `made` makes them, a [`Preprocess`] here, kept while there is room. What is kept is what
+/// would be computed again, so it never changes a batch.
 #[derive(Debug)]
-pub struct PixelCache {
-    preprocess: Preprocess,
+pub struct PixelCache<M = Preprocess> {
+    made: M,
     slots: Vec<OnceLock<Box<[u8]>>>,
     room: AtomicUsize,
 }
 
-impl PixelCache {
-    /// An empty cache for `samples` images behind `preprocess` that keeps at most `bytes`.
-    pub fn new(samples: usize, preprocess: Preprocess, bytes: usize) -> Self {
-        Self { preprocess, slots: (0..samples).map(|_| OnceLock::new()).collect(), room: AtomicUsize::new(bytes) }
+impl<M: PartialEq> PixelCache<M> {
+    /// An empty cache for `samples` images behind `made` that keeps at most `bytes`.
+    pub fn new(samples: usize, made: M, bytes: usize) -> Self {
+        Self { made, slots: (0..samples).map(|_| OnceLock::new()).collect(), room: AtomicUsize::new(bytes) }
     }
 
-    fn get(&self, index: usize) -> Option<&[u8]> {
+    /// Whether it is for `samples` images behind `made`.
+    pub(super) fn check(&self, samples: usize, made: &M) -> Result<()> {
+        if self.slots.len() != samples || self.made != *made {
+            return Err(Error::invalid("cache", "made for other samples or another preprocessing"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&[u8]> {
         self.slots.get(index)?.get().map(AsRef::as_ref)
     }
 
-    fn keep(&self, index: usize, pixels: &[u8]) {
+    pub(super) fn keep(&self, index: usize, pixels: &[u8]) {
         let Some(slot) = self.slots.get(index) else { return };
         let take = |room: usize| room.checked_sub(pixels.len());
         if slot.get().is_none() && self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
@@ -88,35 +94,10 @@ impl PixelCache {
 /// An iterator over the batches of one pass. Dropping it early stops its threads.
 #[derive(Debug)]
 pub struct Loader {
-    work: Arc<Work>,
-    threads: Vec<JoinHandle<()>>,
+    samples: Arc<[Sample]>,
+    images: Ahead<Vec<f32>>,
     batch: usize,
     failed: bool,
-}
-
-/// What the threads share.
-#[derive(Debug)]
-struct Work {
-    samples: Arc<[Sample]>,
-    order: Vec<usize>,
-    options: LoaderOptions,
-    /// `(width, height)` of every image made.
-    size: (usize, usize),
-    queue: Mutex<Queue>,
-    /// Signalled when an image is finished.
-    finished: Condvar,
-    /// Signalled when an image was taken out, or all is to stop.
-    taken: Condvar,
-}
-
-/// A window over the order: images that are being made or wait to be taken out.
-#[derive(Debug, Default)]
-struct Queue {
-    /// The first position in the window.
-    first: usize,
-    /// Images from `first` on; `None` while one is being made.
-    images: VecDeque<Option<Result<Vec<f32>>>>,
-    stop: bool,
 }
 
 impl Loader {
@@ -127,44 +108,29 @@ impl Loader {
     /// the same size, or no thread can be started. An image that cannot be read is an error of its batch, after which the
     /// iterator ends.
     pub fn new(samples: Arc<[Sample]>, order: Vec<usize>, options: LoaderOptions) -> Result<Self> {
-        if options.batch == 0 {
-            return Err(Error::invalid("batch size", "0"));
-        }
+        let batch = options.batch;
+        check_order(&order, samples.len(), batch)?;
         options.augment.check()?;
-        if let Some(bad) = order.iter().find(|&&i| i >= samples.len()) {
-            return Err(Error::invalid("order", format!("position {bad} of {} samples", samples.len())));
-        }
         let size = options.preprocess.output_size().ok_or_else(|| {
             Error::invalid(
                 "preprocessing",
                 "gives images of different sizes, which cannot be one batch; a crop is missing",
             )
         })?;
-        if let Some(cache) = &options.cache
-            && (cache.slots.len() != samples.len() || cache.preprocess != options.preprocess)
-        {
-            return Err(Error::invalid("cache", "made for other samples or another preprocessing"));
+        if let Some(cache) = &options.cache {
+            cache.check(samples.len(), &options.preprocess)?;
         }
-        let wanted = options.threads.clamp(1, order.len().max(1));
-        let batch = options.batch;
-        let (queue, finished, taken) = (Mutex::default(), Condvar::new(), Condvar::new());
-        let work = Arc::new(Work { samples, order, options, size, queue, finished, taken });
-        let mut loader = Self { work, threads: Vec::with_capacity(wanted), batch, failed: false };
-        for _ in 0..wanted {
-            let work = loader.work.clone();
-            match std::thread::Builder::new().name("vpt-data".into()).spawn(move || work.run()) {
-                Ok(thread) => loader.threads.push(thread),
-                // Fewer threads give the same batches.
-                Err(_) if !loader.threads.is_empty() => break,
-                Err(e) => return Err(Error::invalid("--threads", format!("cannot start a thread: {e}"))),
-            }
-        }
-        Ok(loader)
+        let (made_of, threads) = (samples.clone(), options.threads);
+        let images = Ahead::new(order, AHEAD * batch, threads, move |index| {
+            let sample = &made_of[index];
+            blaming(sample.path(), || make(sample, index, size, &options))
+        })?;
+        Ok(Self { samples, images, batch, failed: false })
     }
 
     /// Number of batches in the whole pass.
     pub fn batches(&self) -> usize {
-        self.work.order.len().div_ceil(self.batch)
+        self.images.len().div_ceil(self.batch)
     }
 }
 
@@ -175,111 +141,49 @@ impl Iterator for Loader {
         if self.failed {
             return None;
         }
-        let mut queue = self.work.lock();
-        let indices = self.work.order.get(queue.first..)?;
-        let indices = indices[..indices.len().min(self.batch)].to_vec();
-        if indices.is_empty() {
-            return None;
-        }
-        let mut images = Vec::with_capacity(indices.len());
-        while images.len() < indices.len() {
-            if let Some(image) = queue.images.front_mut().and_then(Option::take) {
-                images.push(image);
-                queue.images.pop_front();
-                queue.first += 1;
-                self.work.taken.notify_all();
-            } else {
-                queue = self.work.finished.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        match self.images.take(self.batch) {
+            Ok((indices, _)) if indices.is_empty() => None,
+            Ok((indices, images)) => {
+                let labels = indices.iter().map(|&i| self.samples[i].label).collect();
+                Some(Ok(Batch { pixels: images.concat(), labels, indices }))
             }
-        }
-        drop(queue);
-        let labels = indices.iter().map(|&i| self.work.samples[i].label).collect();
-        let mut pixels = Vec::with_capacity(indices.len() * 3 * self.work.size.0 * self.work.size.1);
-        for image in images {
-            match image {
-                Ok(image) => pixels.extend_from_slice(&image),
-                Err(error) => {
-                    self.failed = true;
-                    return Some(Err(error));
-                }
+            Err(error) => {
+                self.failed = true;
+                Some(Err(error))
             }
-        }
-        Some(Ok(Batch { pixels, labels, indices }))
-    }
-}
-
-impl Drop for Loader {
-    fn drop(&mut self) {
-        self.work.lock().stop = true;
-        self.work.taken.notify_all();
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
         }
     }
 }
 
-impl Work {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether `order` is of positions in a list of `samples`, and `batch` of them can be one.
+pub(super) fn check_order(order: &[usize], samples: usize, batch: usize) -> Result<()> {
+    if batch == 0 {
+        return Err(Error::invalid("batch size", "0"));
     }
+    match order.iter().find(|&&i| i >= samples) {
+        Some(bad) => Err(Error::invalid("order", format!("position {bad} of {samples} samples"))),
+        None => Ok(()),
+    }
+}
 
-    /// Makes images until there are no more or all is to stop.
-    fn run(&self) {
-        let window = AHEAD * self.options.batch + self.options.threads;
-        loop {
-            let position = {
-                let mut queue = self.lock();
-                while !queue.stop && queue.images.len() >= window {
-                    queue = self.taken.wait(queue).unwrap_or_else(PoisonError::into_inner);
-                }
-                let position = queue.first + queue.images.len();
-                if queue.stop || position >= self.order.len() {
-                    return;
-                }
-                queue.images.push_back(None);
-                position
-            };
-            let index = self.order[position];
-            let image = self.make(index);
-            let mut queue = self.lock();
-            // It cannot have been taken out before it was there.
-            let slot = position - queue.first;
-            queue.images[slot] = Some(image);
-            drop(queue);
-            self.finished.notify_all();
+/// The image of `sample`, at `index`, of `size` (width, height): `[3, H, W]`.
+fn make(sample: &Sample, index: usize, size: (usize, usize), options: &LoaderOptions) -> Result<Vec<f32>> {
+    let LoaderOptions { preprocess, augment, seed, epoch, cache, .. } = options;
+    let mut rng = random::stream(*seed, "augment", *epoch, index as u64);
+    let cache = cache.as_deref().filter(|_| augment.keeps_crop());
+    let mut image = if let Some(kept) = cache.and_then(|c| c.get(index)) {
+        Rgb8 { width: size.0, height: size.1, pixels: kept.to_vec() }
+    } else {
+        let image = augment.pixels(&sample.load()?, preprocess, &mut rng)?;
+        if let Some(cache) = cache {
+            cache.keep(index, &image.pixels);
         }
-    }
-
-    /// The image at `index`, `[3, H, W]`. Whatever goes wrong is an error that names its file.
-    fn make(&self, index: usize) -> Result<Vec<f32>> {
-        let sample = &self.samples[index];
-        // A panic here would leave the consumer waiting for ever.
-        match contain(|| self.make_uncontained(index, sample)) {
-            Ok(Err(Error::Invalid { message, .. })) => Err(Error::file(sample.path(), message)),
-            Ok(result) => result,
-            Err(panic) => Err(Error::file(sample.path(), format!("cannot be made ready: {panic}"))),
-        }
-    }
-
-    fn make_uncontained(&self, index: usize, sample: &Sample) -> Result<Vec<f32>> {
-        let LoaderOptions { preprocess, augment, seed, epoch, cache, .. } = &self.options;
-        let mut rng = random::stream(*seed, "augment", *epoch, index as u64);
-        let cache = cache.as_deref().filter(|_| augment.keeps_crop());
-        let (width, height) = self.size;
-        let mut image = if let Some(kept) = cache.and_then(|c| c.get(index)) {
-            Rgb8 { width, height, pixels: kept.to_vec() }
-        } else {
-            let image = augment.pixels(&sample.load()?, preprocess, &mut rng)?;
-            if let Some(cache) = cache {
-                cache.keep(index, &image.pixels);
-            }
-            image
-        };
-        augment.flip(&mut image, &mut rng);
-        let mut out = vec![0.0; image.pixels.len()];
-        preprocess.normalise_into(&image.pixels, &mut out);
-        Ok(out)
-    }
+        image
+    };
+    augment.flip(&mut image, &mut rng);
+    let mut out = vec![0.0; image.pixels.len()];
+    preprocess.normalise_into(&image.pixels, &mut out);
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -374,9 +278,9 @@ mod tests {
         for taken in [0, 1] {
             let mut loader = Loader::new(samples(10), (0..10).cycle().take(100_000).collect(), options(4)).unwrap();
             assert_eq!(loader.by_ref().take(taken).count(), taken);
-            let work = Arc::downgrade(&loader.work);
+            let samples = Arc::downgrade(&loader.samples);
             drop(loader);
-            assert_eq!(work.strong_count(), 0);
+            assert_eq!(samples.strong_count(), 0);
         }
         // All of it would take minutes.
         assert!(start.elapsed() < Duration::from_secs(20));

@@ -1,5 +1,6 @@
 //! What goes in: decoded and transformed images, data set formats, splits, few-shot draws, batches.
 
+mod ahead;
 pub mod augment;
 pub mod boxes;
 pub mod dataset;
