@@ -614,7 +614,8 @@ impl RunConfig {
             Method::Linear => PromptShape::None,
             Method::VptShallow => PromptShape::Tokens(TokenLayout { start: 0, layers: 1, tokens }),
             Method::VptDeep => {
-                let (start, layers) = self.prompt_layers.unwrap_or(defaults::layers(facts.task, facts.depth)).resolve(facts.depth)?;
+                let (start, layers) =
+                    self.prompt_layers.unwrap_or(defaults::layers(facts.task, facts.depth)).resolve(facts.depth)?;
                 PromptShape::Tokens(TokenLayout { start, layers, tokens })
             }
             Method::VpPad => PromptShape::Pixels(PixelShape::Pad { width: self.pad.unwrap_or(defaults::pad(side)) }),

@@ -3,6 +3,7 @@
 //! Coordinates are pixels of the image as it lies on disk, real numbers counted from its upper left corner: the first pixel
 //! spans 0 to 1 in both directions.
 
+mod augment;
 mod check;
 mod coco;
 mod convert;
@@ -11,6 +12,7 @@ mod open;
 mod problem;
 #[cfg(test)]
 mod tests;
+mod view;
 mod voc;
 mod yolo;
 
@@ -24,6 +26,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Split, SplitFile};
 use crate::choice::choice;
+
+pub use augment::BoxAugment;
+pub use view::{BoxInput, Fit, MIN_SEEN, Target, View, Viewed};
 
 /// A rectangle with sides along the axes, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
