@@ -8,6 +8,7 @@ mod check;
 mod coco;
 mod convert;
 mod examine;
+mod loader;
 mod open;
 mod problem;
 #[cfg(test)]
@@ -16,9 +17,12 @@ mod view;
 mod voc;
 mod yolo;
 
+pub use augment::BoxAugment;
 pub use convert::{Converted, Lost, convert};
 pub use examine::{BoxSummary, CategorySummary, ProblemCount, Sizes};
+pub use loader::{BoxBatch, BoxLoader, BoxLoaderOptions};
 pub use problem::{Mend, Place, Problem, ProblemKind};
+pub use view::{BoxInput, Fit, MIN_SEEN, Target, View, Viewed};
 
 use std::path::PathBuf;
 
@@ -26,9 +30,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Split, SplitFile};
 use crate::choice::choice;
-
-pub use augment::BoxAugment;
-pub use view::{BoxInput, Fit, MIN_SEEN, Target, View, Viewed};
 
 /// A rectangle with sides along the axes, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
