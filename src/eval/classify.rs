@@ -32,6 +32,15 @@ impl Confusion {
         Self { classes, counts: vec![0; classes * classes] }
     }
 
+    /// Counts one more of class `truth` that was taken for class `predicted`.
+    ///
+    /// # Panics
+    /// If either index is not below [`Self::classes`].
+    pub fn add(&mut self, truth: usize, predicted: usize) {
+        assert!(predicted < self.classes, "class {predicted} of {}", self.classes);
+        self.counts[truth * self.classes + predicted] += 1;
+    }
+
     /// Number of classes: the side of the matrix.
     pub fn classes(&self) -> usize {
         self.classes
@@ -104,7 +113,7 @@ impl Tally {
             self.hits1 += u64::from(rank == 0);
             self.hits5 += u64::from(rank < 5);
             self.loss += cross_entropy(row, label);
-            self.confusion.counts[label * classes + predicted] += 1;
+            self.confusion.add(label, predicted);
         }
         Ok(())
     }
