@@ -1,7 +1,9 @@
-//! How good a model is: accuracy on classes and CLIP's zero-shot classifier. Metrics are named as `CLIP_benchmark` names
-//! them, computed over the whole split at once (never as a mean of batch means), and are fractions of one.
+//! How good a model is: accuracy on classes, CLIP's zero-shot classifier and the COCO box metric. Metrics are named as
+//! `CLIP_benchmark` and pycocotools name them, computed over the whole split at once (never as a mean of batch means), and
+//! are fractions of one.
 
 pub mod classify;
+pub mod coco;
 mod task;
 pub mod zero_shot;
 
