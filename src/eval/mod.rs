@@ -4,6 +4,7 @@
 
 pub mod classify;
 pub mod coco;
+pub mod multilabel;
 mod task;
 pub mod zero_shot;
 
