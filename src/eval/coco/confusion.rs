@@ -88,7 +88,7 @@ impl Scene<'_> {
     }
 
     fn in_crowd(&self, category: usize, detection: &Detection) -> bool {
-        let crowds = self.objects.iter().filter(|(other, object)| object.crowd && *other == category);
-        crowds.into_iter().any(|(_, object)| overlap(detection.rect, object) >= threshold(0))
+        let mut crowds = self.objects.iter().filter(|(other, object)| object.crowd && *other == category);
+        crowds.any(|(_, object)| overlap(detection.rect, object) >= threshold(0))
     }
 }

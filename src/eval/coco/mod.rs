@@ -10,6 +10,7 @@ mod confusion;
 mod matching;
 mod results;
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // these values are exact
 mod tests;
 
 use std::collections::{HashMap, HashSet};
