@@ -97,9 +97,9 @@ fn precision_over_recall(verdicts: &[(u16, u16)], t: usize, objects: usize) -> V
     let (mut recall, mut precision) = (Vec::with_capacity(verdicts.len()), Vec::with_capacity(verdicts.len()));
     for (found, _) in verdicts.iter().filter(|(_, ignored)| ignored & bit == 0) {
         if found & bit == 0 {
-            wrong += 1.
+            wrong += 1.;
         } else {
-            right += 1.
+            right += 1.;
         }
         recall.push(right / objects as f64);
         // As pycocotools, which adds numpy's spacing of 1 against a division by zero.
@@ -131,7 +131,11 @@ fn f1_over_confidence(
         .rev()
         .map(|&confidence| {
             while let Some((_, (found, _))) = scored.next_if(|(score, _)| *score >= confidence) {
-                if found & 1 == 0 { wrong += 1. } else { right += 1. }
+                if found & 1 == 0 {
+                    wrong += 1.;
+                } else {
+                    right += 1.;
+                }
             }
             2. * right / (right + wrong + objects as f64)
         })

@@ -66,7 +66,9 @@ impl Scene<'_> {
         }
         for (category, detection) in left {
             let object = self.nearest(detection, &taken, |_| true);
-            object.into_iter().for_each(|object| taken[object] = true);
+            if let Some(object) = object {
+                taken[object] = true;
+            }
             confusion.add(object.map_or(background, |object| self.objects[object].0), category);
         }
         for ((category, object), taken) in self.objects.iter().zip(taken) {

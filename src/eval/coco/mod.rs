@@ -128,14 +128,13 @@ impl CocoEval {
 }
 
 fn mean<'a>(curves: impl Iterator<Item = &'a [f64]>) -> Vec<f64> {
-    let (mut sum, mut count) = (Vec::new(), 0.);
+    let (mut sum, mut count) = (Vec::<f64>::new(), 0.);
     for curve in curves {
         sum.resize(curve.len(), 0.);
         sum.iter_mut().zip(curve).for_each(|(sum, value)| *sum += value);
         count += 1.;
     }
-    sum.iter_mut().for_each(|sum| *sum /= count);
-    sum
+    sum.into_iter().map(|sum| sum / count).collect()
 }
 
 /// Compares `detections` with what is in `images`, whose objects are of `categories`.
@@ -216,8 +215,8 @@ struct Sorted<'a> {
 fn sort<'a>(images: &'a [BoxImage], categories: &[Category], detections: &'a [Detection]) -> Result<Sorted<'a>> {
     let mut ids: Vec<u64> = images.iter().map(|image| image.id).collect();
     ids.sort_unstable();
-    if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Error::invalid("image id", format!("{} occurs twice", twice[0])));
+    if let Some([twice, _]) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Error::invalid("image id", format!("{twice} occurs twice")));
     }
     let places: HashMap<u64, usize> = ids.into_iter().zip(0..).collect();
     let mut seen = HashSet::new();
