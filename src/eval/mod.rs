@@ -10,3 +10,33 @@ pub mod zero_shot;
 
 pub use classify::{Confusion, Metrics, Tally};
 pub use task::evaluate;
+
+use serde::{Deserialize, Serialize};
+
+/// How good a model is on one part of a data set, by the metrics of its task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Scores {
+    /// One class an image.
+    Classify(Metrics),
+    /// Boxes.
+    Detect(coco::CocoMetrics),
+}
+
+impl Scores {
+    /// The metrics of classification, if that was the task.
+    pub fn classify(&self) -> Option<&Metrics> {
+        match self {
+            Self::Classify(metrics) => Some(metrics),
+            Self::Detect(_) => None,
+        }
+    }
+
+    /// The metrics of detection, if that was the task.
+    pub fn detect(&self) -> Option<&coco::CocoMetrics> {
+        match self {
+            Self::Detect(metrics) => Some(metrics),
+            Self::Classify(_) => None,
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //! A safetensors file; its metadata is one JSON text under the key `vpt`. It holds no date and no path, so equal runs give
 //! equal bytes, and no weight of the backbone, which is named together with the BLAKE3 hash of its weight files.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,9 +12,9 @@ use super::PromptShape;
 use crate::{
     Error, Result,
     config::Method,
-    data::{preprocess::Preprocess, write_atomic},
-    eval::Metrics,
-    head::{Head, HeadKind},
+    data::{boxes::Fit, preprocess::Preprocess, write_atomic},
+    eval::Scores,
+    head::{Head, HeadKind, detect::DetectShape},
     params::{self, Group, Param},
     tensor_file::{self, Tensor},
 };
@@ -46,9 +46,23 @@ pub struct TaskMetrics {
     /// The epoch the values are from, counted from 1.
     pub epoch: usize,
     /// On the validation images.
-    pub val: Option<Metrics>,
+    pub val: Option<Scores>,
     /// On the test images, which are looked at once, at the end of a run.
-    pub test: Option<Metrics>,
+    pub test: Option<Scores>,
+}
+
+/// What a task file says of a detector beside what it says of every task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetectMeta {
+    /// The head.
+    pub head: DetectShape,
+    /// Blocks behind which patch tokens are read, ascending, counted from 1.
+    pub blocks: Vec<usize>,
+    /// How images become square.
+    pub fit: Fit,
+    /// The categories' ids in result files, in the order of the classes.
+    pub category_ids: Vec<u64>,
 }
 
 /// All of a task file but the tensors.
@@ -72,6 +86,9 @@ pub struct TaskMeta {
     pub preprocess: Preprocess,
     /// How well it was learned.
     pub metrics: TaskMetrics,
+    /// What only a detector has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detect: Option<DetectMeta>,
 }
 
 /// A learned task.
@@ -96,7 +113,7 @@ impl TaskMeta {
         preprocess: Preprocess,
         metrics: TaskMetrics,
     ) -> Self {
-        Self { format: FORMAT, method, prompt, head, backbone, classes, image_size, preprocess, metrics }
+        Self { format: FORMAT, method, prompt, head, backbone, classes, image_size, preprocess, metrics, detect: None }
     }
 }
 
@@ -132,20 +149,9 @@ impl TaskFile {
             check_prompt_shape(meta.prompt, &shape, path)?;
             params.push(Param::new(name, &shape, values, Group::Prompt)?);
         }
-        let weight = tensors.get("head.weight").map(|t| t.shape.clone()).unwrap_or_default();
-        let [_, width] = weight[..] else {
-            return Err(Error::file(
-                path,
-                format!("`head.weight` is missing or has shape {weight:?}, not two dimensions"),
-            ));
-        };
-        if width == 0 {
-            return Err(Error::file(path, "`head.weight` is empty"));
-        }
-        let head = Head { kind: meta.head, width, classes: meta.classes.len() };
-        for (name, shape) in head.tensors() {
-            let group = if name == "head.weight" { Group::Head } else { Group::HeadBias };
-            params.push(Param::new(name, &shape, tensor_file::take(&mut tensors, name, &shape, path)?, group)?);
+        for (name, shape) in head_tensors(&meta, &tensors, path)? {
+            let group = if shape.len() > 1 { Group::Head } else { Group::HeadBias };
+            params.push(Param::new(&name, &shape, tensor_file::take(&mut tensors, &name, &shape, path)?, group)?);
         }
         if let Some(name) = tensors.keys().min() {
             return Err(Error::file(path, format!("tensor `{}` has no place in this task", name.escape_debug())));
@@ -171,6 +177,27 @@ impl TaskFile {
             format!("the task was learned on {}, which {} is not", short(own), short(other)),
         ))
     }
+}
+
+/// Name and shape of every tensor of the task's head, whose width a classifier's weight tells.
+fn head_tensors(
+    meta: &TaskMeta,
+    tensors: &HashMap<String, Tensor<'static>>,
+    path: &Path,
+) -> Result<Vec<(String, Vec<usize>)>> {
+    if let Some(detect) = &meta.detect {
+        detect.head.check().map_err(|error| Error::file(path, format!("task metadata: {error}")))?;
+        return Ok(detect.head.tensors());
+    }
+    let weight = tensors.get("head.weight").map(|t| t.shape.clone()).unwrap_or_default();
+    let [_, width] = weight[..] else {
+        return Err(Error::file(path, format!("`head.weight` is missing or has shape {weight:?}, not two dimensions")));
+    };
+    if width == 0 {
+        return Err(Error::file(path, "`head.weight` is empty"));
+    }
+    let head = Head { kind: meta.head, width, classes: meta.classes.len() };
+    Ok(head.tensors().into_iter().map(|(name, shape)| (name.to_owned(), shape)).collect())
 }
 
 /// The name of the learned tensor at the input, if there is one.
@@ -199,6 +226,19 @@ fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
     if meta.image_size == 0 || meta.image_size > MAX_IMAGE_SIZE {
         let message = format!("task metadata: image size {} is not between 1 and {MAX_IMAGE_SIZE}", meta.image_size);
         return Err(Error::file(path, message));
+    }
+    if let Some(detect) = &meta.detect {
+        let DetectMeta { head, blocks, category_ids, .. } = detect;
+        let counts = [head.class_count(), category_ids.len()];
+        if counts != [meta.classes.len(); 2] {
+            let message = format!("task metadata: {counts:?} for {} classes", meta.classes.len());
+            return Err(Error::file(path, message));
+        }
+        let ascending = blocks.windows(2).all(|pair| pair[0] < pair[1]);
+        if blocks.len() != head.levels || !ascending || blocks.first().is_none_or(|&block| block == 0) {
+            let message = format!("task metadata: blocks {blocks:?} for a head of {} levels", head.levels);
+            return Err(Error::file(path, message));
+        }
     }
     Ok(meta)
 }

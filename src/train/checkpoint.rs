@@ -102,6 +102,18 @@ pub(crate) const BEST: &str = "best";
 
 /// What a kind of run keeps in a checkpoint beside tensors.
 pub(crate) trait Position: Clone + Serialize + DeserializeOwned {
+    /// What is written down of an epoch.
+    type Record: Serialize;
+
+    /// The finished epochs.
+    fn history(&self) -> &[Self::Record];
+
+    /// The best epoch so far, from 1.
+    fn best_epoch(&self) -> Option<usize>;
+
+    /// Wall time spent on the whole run, set-up included.
+    fn wall_s(&mut self) -> &mut f64;
+
     /// Whether it can be the position of a run.
     fn is_sound(&self) -> bool;
 
@@ -110,6 +122,20 @@ pub(crate) trait Position: Clone + Serialize + DeserializeOwned {
 }
 
 impl Position for Progress {
+    type Record = EpochRecord;
+
+    fn history(&self) -> &[EpochRecord] {
+        &self.history
+    }
+
+    fn best_epoch(&self) -> Option<usize> {
+        self.best_epoch
+    }
+
+    fn wall_s(&mut self) -> &mut f64 {
+        &mut self.wall_s
+    }
+
     fn is_sound(&self) -> bool {
         let in_order = self.history.iter().enumerate().all(|(i, record)| record.epoch == i + 1);
         in_order && self.best_epoch.is_some() == self.best().is_some()

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    checkpoint::{BEST, EpochRecord, State},
+    checkpoint::{BEST, EpochRecord, Progress, State},
+    keeper::Keeper,
     loss::CrossEntropy,
     observer::{Event, Observer},
     optim,
@@ -30,28 +31,6 @@ pub(crate) enum Ended {
     Interrupted,
 }
 
-/// Keeps a run's state on disk while it goes on.
-pub(crate) trait Keeper {
-    /// An epoch is over.
-    fn epoch(&mut self, state: &mut State) -> Result<()>;
-
-    /// A step was taken: saves the state if that has not been done for long, or if `now`.
-    fn step(&mut self, state: &mut State, now: bool) -> Result<()>;
-}
-
-/// Keeps nothing: for trials.
-pub(crate) struct Forget;
-
-impl Keeper for Forget {
-    fn epoch(&mut self, _: &mut State) -> Result<()> {
-        Ok(())
-    }
-
-    fn step(&mut self, _: &mut State, _: bool) -> Result<()> {
-        Ok(())
-    }
-}
-
 /// Everything a loop needs that does not change.
 pub(crate) struct Fit<'a> {
     pub(crate) model: &'a Model,
@@ -68,7 +47,7 @@ impl Fit<'_> {
     /// # Errors
     /// An image cannot be read, a file not written, or the loss is no longer finite; `state` is then as it was after the
     /// last good step.
-    pub(crate) fn run(&self, state: &mut State, keeper: &mut dyn Keeper, observer: &mut dyn Observer) -> Result<Ended> {
+    pub(crate) fn run(&self, state: &mut State, keeper: &mut dyn Keeper<Progress>, observer: &mut dyn Observer) -> Result<Ended> {
         while state.progress.history.len() < self.epochs && !self.out_of_patience(state) {
             if self.epoch(state, keeper, observer)? == Ended::Interrupted {
                 keeper.step(state, true)?;
@@ -84,7 +63,7 @@ impl Fit<'_> {
     }
 
     /// The rest of the epoch that `state` is in, and the validation after it.
-    fn epoch(&self, state: &mut State, keeper: &mut dyn Keeper, observer: &mut dyn Observer) -> Result<Ended> {
+    fn epoch(&self, state: &mut State, keeper: &mut dyn Keeper<Progress>, observer: &mut dyn Observer) -> Result<Ended> {
         let epoch = state.progress.history.len() + 1;
         let per_epoch = self.train.len().div_ceil(self.plan.batch_size) as u64;
         let order = epoch_order(self.train.len(), self.plan.config.seed, epoch as u64);

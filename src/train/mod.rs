@@ -5,6 +5,7 @@
 
 pub(crate) mod checkpoint;
 mod fit;
+mod keeper;
 pub mod loss;
 pub mod observer;
 pub mod optim;

@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     config::{Method, Task},
     data::files,
-    eval::Metrics,
+    eval::Scores,
 };
 
 /// The result of a run. Rates are fractions of one.
@@ -35,15 +35,29 @@ pub struct Results {
     /// The epoch that counts, from 1.
     pub best_epoch: usize,
     /// On the validation images, after that epoch.
-    pub val: Metrics,
+    pub val: Scores,
     /// On the test images, looked at once.
-    pub test: Metrics,
+    pub test: Scores,
+    /// Detection with prompts: what the head alone reached, before there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_only: Option<HeadOnly>,
     /// Wall time of the whole run in seconds, without the time between an interruption and its resumption.
     pub wall_s: f64,
     /// Images learned from in a second, decoding included, validation not.
     pub img_per_s: f64,
     /// Most memory the process held, in bytes; `None` where the system does not tell.
     pub peak_rss_bytes: Option<u64>,
+}
+
+/// The head alone, as a control for prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeadOnly {
+    /// The epoch it is from, from 1.
+    pub best_epoch: usize,
+    /// On the validation images, after that epoch.
+    pub val: Scores,
+    /// On the test images.
+    pub test: Scores,
 }
 
 impl Results {

@@ -1,13 +1,14 @@
 //! A run in its folder: trials of learning rates, training with checkpoints, the one look at test, the files at the end.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Outcome,
     checkpoint::{EpochRecord, Progress, State},
-    fit::{Ended, Fit, Forget, Keeper, evaluate},
+    fit::{Ended, Fit, evaluate},
+    keeper::{FolderKeeper, Forget},
     observer::{Event, Observer, Start},
     pictures::Pictures,
     results::{Results, peak_rss_bytes},
@@ -19,15 +20,11 @@ use crate::{
     Error, Result,
     config::{Method, Select, Task},
     data::{Split, files},
-    eval::Metrics,
+    eval::{Metrics, Scores},
     params::{self, Param},
     prompt::task_file::{TaskFile, TaskMetrics},
 };
 
-/// How long steps may go unsaved within an epoch.
-const SAVE_STEPS: Duration = Duration::from_secs(60);
-/// How long epochs may go unsaved: short epochs would spend more time saving than learning.
-const SAVE_EPOCHS: Duration = Duration::from_secs(2);
 /// A trial of a learning rate takes this share of the epochs.
 const TRIAL_SHARE: usize = 4;
 
@@ -83,12 +80,12 @@ impl Session {
         };
         // Lines of epochs after the checkpoint belong to the process that was cut off.
         self.folder.write_lines(run_folder::METRICS, &state.progress.history)?;
-        let mut keeper = FolderKeeper {
-            session: &self,
-            wall_before: state.progress.wall_s,
-            saved: Instant::now(),
-            best_saved: None,
+        let write_best = |state: &State, _| match (self.setup.plan.select, state.selected(Select::Best)) {
+            (Select::Best, Some((values, record))) => self.write_task(run_folder::BEST, values, record, None),
+            _ => Ok(()),
         };
+        let fingerprint = &self.setup.fingerprint;
+        let mut keeper = FolderKeeper::new(&self.folder, fingerprint, self.started, &mut state, &write_best);
         let ended = self.fit(self.setup.plan.epochs).run(&mut state, &mut keeper, observer);
         let ended = match ended {
             Ok(ended) => ended,
@@ -102,8 +99,7 @@ impl Session {
         if ended == Ended::Interrupted {
             return Ok(self.interrupted());
         }
-        let wall_before = keeper.wall_before;
-        self.finish(&state, wall_before, observer)
+        self.finish(&state, &|| keeper.wall_s(), observer)
     }
 
     fn fit(&self, epochs: usize) -> Fit<'_> {
@@ -199,7 +195,7 @@ impl Session {
     }
 
     /// Looks at test, once, and writes what a finished run leaves.
-    fn finish(&self, state: &State, wall_before: f64, observer: &mut dyn Observer) -> Result<Outcome> {
+    fn finish(&self, state: &State, wall_s: &dyn Fn() -> f64, observer: &mut dyn Observer) -> Result<Outcome> {
         let Setup { plan, model, dataset, test, .. } = &self.setup;
         let (values, record) =
             state.selected(plan.select).ok_or_else(|| Error::invalid("--epochs", "no epoch was finished"))?;
@@ -230,9 +226,10 @@ impl Session {
             trainable_params: params::count(&state.params),
             backbone_params: model.backbone().parameters(),
             best_epoch: record.epoch,
-            val: record.val.clone(),
-            test: tally.metrics(),
-            wall_s: wall_before + self.started.elapsed().as_secs_f64(),
+            val: Scores::Classify(record.val.clone()),
+            test: Scores::Classify(tally.metrics()),
+            head_only: None,
+            wall_s: wall_s(),
             img_per_s: images / seconds.max(1e-9),
             peak_rss_bytes: peak_rss_bytes(),
         };
@@ -243,7 +240,11 @@ impl Session {
     }
 
     fn write_task(&self, name: &str, values: &[Param], record: &EpochRecord, test: Option<Metrics>) -> Result<()> {
-        let metrics = TaskMetrics { epoch: record.epoch, val: Some(record.val.clone()), test };
+        let metrics = TaskMetrics {
+            epoch: record.epoch,
+            val: Some(Scores::Classify(record.val.clone())),
+            test: test.map(Scores::Classify),
+        };
         let file = TaskFile { meta: self.setup.task_meta(metrics)?, params: values.to_vec() };
         self.folder.write(name, file.to_bytes()?)
     }
@@ -252,50 +253,4 @@ impl Session {
 /// Whether a trial that ended with `a` beats one that ended with `b`.
 fn better_trial(a: &Metrics, b: &Metrics) -> bool {
     (a.acc1, -a.loss) > (b.acc1, -b.loss)
-}
-
-/// Keeps a run's state in its folder.
-struct FolderKeeper<'a> {
-    session: &'a Session,
-    /// Wall time of the processes before this one.
-    wall_before: f64,
-    saved: Instant,
-    /// The epoch whose task file is written.
-    best_saved: Option<usize>,
-}
-
-impl FolderKeeper<'_> {
-    fn save(&mut self, state: &mut State) -> Result<()> {
-        let Session { setup, folder, started } = self.session;
-        state.progress.wall_s = self.wall_before + started.elapsed().as_secs_f64();
-        state.save(&folder.file(run_folder::CHECKPOINT), &setup.fingerprint)?;
-        // A task file that can be used already, should the run never be finished.
-        if let (Select::Best, Some((values, record))) = (setup.plan.select, state.selected(Select::Best))
-            && self.best_saved != Some(record.epoch)
-        {
-            self.session.write_task(run_folder::BEST, values, record, None)?;
-            self.best_saved = Some(record.epoch);
-        }
-        self.saved = Instant::now();
-        Ok(())
-    }
-}
-
-impl Keeper for FolderKeeper<'_> {
-    fn epoch(&mut self, state: &mut State) -> Result<()> {
-        if let Some(record) = state.progress.history.last() {
-            self.session.folder.append_line(run_folder::METRICS, record)?;
-        }
-        if self.saved.elapsed() >= SAVE_EPOCHS {
-            self.save(state)?;
-        }
-        Ok(())
-    }
-
-    fn step(&mut self, state: &mut State, now: bool) -> Result<()> {
-        if now || self.saved.elapsed() >= SAVE_STEPS {
-            self.save(state)?;
-        }
-        Ok(())
-    }
 }

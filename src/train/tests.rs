@@ -141,7 +141,7 @@ fn every_method_learns_colours_and_leaves_a_whole_run_folder() {
         for &head in heads {
             let config = RunConfig { head, epochs: Some(6), ..config(&dir, method) };
             let (folder, results) = finish(&config, &dir);
-            assert!(results.test.acc1 > 0.9, "{method} {head}: {:?}", results.test);
+            assert!(results.test.classify().unwrap().acc1 > 0.9, "{method} {head}: {:?}", results.test);
             assert_eq!((results.train_images, results.classes, results.method), (20, 2, method));
             for name in [
                 run_folder::CONFIG,
@@ -177,7 +177,7 @@ fn a_task_file_classifies_as_the_run_did() {
             assert!((probabilities.iter().sum::<f32>() - 1.).abs() < 1e-5);
             right += usize::from(crate::eval::classify::argmax(&probabilities) == sample.label as usize);
         }
-        assert_eq!(right as f64 / data.test.len() as f64, results.test.acc1, "{method}");
+        assert_eq!(right as f64 / data.test.len() as f64, results.test.classify().unwrap().acc1, "{method}");
         assert_eq!(model.meta().metrics.test, Some(results.test));
         assert_eq!(model.meta().metrics.epoch, results.best_epoch);
     }

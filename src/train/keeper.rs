@@ -1,0 +1,107 @@
+//! Keeps a run's state in its folder while it goes on: a checkpoint every now and then, a line of metrics an epoch, and a task
+//! file that can be used already, should the run never be finished.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    checkpoint::{Position, State},
+    run_folder::{self, RunFolder},
+};
+use crate::Result;
+
+/// How long steps may go unsaved within an epoch.
+const SAVE_STEPS: Duration = Duration::from_secs(60);
+/// How long epochs may go unsaved: short epochs would spend more time saving than learning.
+const SAVE_EPOCHS: Duration = Duration::from_secs(2);
+
+/// Keeps a run's state on disk while it goes on.
+pub(crate) trait Keeper<P: Position> {
+    /// An epoch is over.
+    fn epoch(&mut self, state: &mut State<P>) -> Result<()>;
+
+    /// A step was taken: saves the state if that has not been done for long, or if `now`.
+    fn step(&mut self, state: &mut State<P>, now: bool) -> Result<()>;
+}
+
+/// Keeps nothing: for trials.
+pub(crate) struct Forget;
+
+impl<P: Position> Keeper<P> for Forget {
+    fn epoch(&mut self, _: &mut State<P>) -> Result<()> {
+        Ok(())
+    }
+
+    fn step(&mut self, _: &mut State<P>, _: bool) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes the task file of the epoch with this number.
+type WriteBest<'a, P> = &'a dyn Fn(&State<P>, usize) -> Result<()>;
+
+/// Keeps a run's state in its folder.
+pub(super) struct FolderKeeper<'a, P> {
+    folder: &'a RunFolder,
+    /// Stands for the run in its checkpoints.
+    fingerprint: &'a str,
+    /// When this process began with the run.
+    started: Instant,
+    /// Wall time of the processes before this one.
+    wall_before: f64,
+    saved: Instant,
+    write_best: WriteBest<'a, P>,
+    /// The epoch whose task file is written.
+    best_saved: Option<usize>,
+}
+
+impl<'a, P: Position> FolderKeeper<'a, P> {
+    /// Goes on keeping `state`; `write_best` is called when there is a new best epoch.
+    pub(super) fn new(
+        folder: &'a RunFolder,
+        fingerprint: &'a str,
+        started: Instant,
+        state: &mut State<P>,
+        write_best: WriteBest<'a, P>,
+    ) -> Self {
+        let wall_before = *state.progress.wall_s();
+        Self { folder, fingerprint, started, wall_before, saved: Instant::now(), write_best, best_saved: None }
+    }
+
+    /// Wall time of the run so far.
+    pub(super) fn wall_s(&self) -> f64 {
+        self.wall_before + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Saves the state now.
+    pub(super) fn save(&mut self, state: &mut State<P>) -> Result<()> {
+        *state.progress.wall_s() = self.wall_s();
+        state.save(&self.folder.file(run_folder::CHECKPOINT), self.fingerprint)?;
+        if let Some(epoch) = state.progress.best_epoch()
+            && self.best_saved != Some(epoch)
+        {
+            (self.write_best)(state, epoch)?;
+            self.best_saved = Some(epoch);
+        }
+        self.saved = Instant::now();
+        Ok(())
+    }
+}
+
+impl<P: Position> Keeper<P> for FolderKeeper<'_, P> {
+    fn epoch(&mut self, state: &mut State<P>) -> Result<()> {
+        if let Some(record) = state.progress.history().last() {
+            self.folder.append_line(run_folder::METRICS, record)?;
+        }
+        if self.saved.elapsed() >= SAVE_EPOCHS {
+            self.save(state)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, state: &mut State<P>, now: bool) -> Result<()> {
+        if now || self.saved.elapsed() >= SAVE_STEPS {
+            self.save(state)?;
+        }
+        Ok(())
+    }
+}
