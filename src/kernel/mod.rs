@@ -1,4 +1,5 @@
-//! CPU kernels behind safe functions: matrix products with packed weights, attention, LayerNorm, GELU, and their VJPs.
+//! CPU kernels behind safe functions: matrix products with packed weights, attention, LayerNorm, GroupNorm, GELU, and
+//! their VJPs.
 //!
 //! This is the only module with `unsafe` code. Every kernel is written once, generic over `simd::Simd`, and compiled for
 //! each instruction set; the set is chosen at run time (AVX-512, AVX2 with FMA, portable) and can be forced with the
@@ -19,6 +20,8 @@
 pub mod activation;
 pub mod attention;
 mod buffer;
+pub mod focal;
+pub mod group_norm;
 pub mod matmul;
 pub mod norm;
 pub mod resample;
@@ -30,6 +33,8 @@ pub use activation::Activation;
 pub use attention::{Attention, AttentionVjp};
 pub use buffer::{Grow, row_stride};
 pub use matmul::{DEPTH, Init, Mat, MatMut, Panels, Part, matmul, matmul_activate, matmul_scale};
+pub use focal::focal_background;
+pub use group_norm::{GroupNorm, Runs};
 pub use norm::{normalize, normalize_vjp};
 pub use simd::{Isa, isa};
 
