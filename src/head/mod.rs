@@ -4,6 +4,7 @@
 //! [`BoundHead`] maps features to logits with candle's autograd. It can be shared between threads.
 
 mod cosine;
+pub mod detect;
 mod linear;
 
 use candle_core::{Device, Tensor, Var};
