@@ -16,7 +16,7 @@ use crate::{
     Error, Result,
     choice::choice,
     data::{
-        boxes::{augment::BoxAugment, view::Fit},
+        boxes::{BoxAugment, Fit},
         files,
     },
     head::HeadKind,

@@ -1,6 +1,7 @@
 //! A frozen backbone with a learned input and a learned output: what training steps through and what a task file brings
 //! back to life.
 
+pub mod detect;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -74,7 +74,7 @@ impl Conv {
             panels.fill(0, 0, map.taps(x, y));
             for (dy, range) in &dy {
                 let gradient = &mut to[range.clone()][y * 3 * c..];
-                matmul(map.tokens(dy).t(), panels, MatMut::new(gradient, c, 3 * c, 9 * c), Init::Add);
+                matmul(map.tokens(dy).t(), &*panels, MatMut::new(gradient, c, 3 * c, 9 * c), Init::Add);
             }
         }
     }
@@ -119,7 +119,7 @@ pub(super) fn weight_vjp(dy: Mat, x: Mat, to: &mut [f32], panels: &mut Panels) {
     let inputs = x.cols();
     panels.reset(x.rows(), inputs);
     panels.fill(0, 0, x);
-    matmul(dy.t(), panels, MatMut::new(to, dy.cols(), inputs, inputs), Init::Add);
+    matmul(dy.t(), &*panels, MatMut::new(to, dy.cols(), inputs, inputs), Init::Add);
 }
 
 /// Adds the sums over rows of `dy`, rows of `to.len()` values `stride` apart.
