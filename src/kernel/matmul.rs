@@ -314,6 +314,105 @@ impl<'a> From<&'a Panels> for Part<'a> {
     }
 }
 
+/// The left-hand side of a product.
+#[derive(Clone, Copy)]
+pub enum Left<'a> {
+    /// A matrix.
+    Plain(Mat<'a>),
+    /// One that is packed already.
+    Packed(&'a PackedRows),
+}
+
+impl<'a> From<Mat<'a>> for Left<'a> {
+    fn from(a: Mat<'a>) -> Self {
+        Left::Plain(a)
+    }
+}
+
+impl<'a> From<&'a PackedRows> for Left<'a> {
+    fn from(a: &'a PackedRows) -> Self {
+        Left::Packed(a)
+    }
+}
+
+impl Left<'_> {
+    fn shape(self) -> (usize, usize) {
+        match self {
+            Self::Plain(a) => (a.rows, a.cols),
+            Self::Packed(a) => (a.rows, a.k),
+        }
+    }
+}
+
+/// A left-hand side `[m, k]`, packed once for several products with one right-hand side.
+#[derive(Default)]
+pub struct PackedRows {
+    rows: usize,
+    k: usize,
+    /// Width of the panels it was packed for.
+    width: usize,
+    /// Blocks of `DEPTH` columns; in each the tiles, as [`pack_left`] writes them.
+    data: Vec<f32>,
+}
+
+impl PackedRows {
+    /// Packs `a` `[m, k]` for products with columns of `b` `[k, n]`; memory is kept.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub fn pack(&mut self, a: Mat, b: &Panels) {
+        assert_eq!(a.cols, b.k, "matrix product shapes");
+        (self.rows, self.k, self.width) = (a.rows, a.cols, b.width);
+        pack_rows(a, b.width, self.data.grow(a.rows * a.cols));
+    }
+}
+
+dispatched! {
+    fn pack_rows(a: Mat, width: usize, to: &mut [f32]) = pack_rows_body
+}
+
+/// # Safety
+/// `S` is available.
+#[inline(always)]
+unsafe fn pack_rows_body<S: Simd>(a: Mat, width: usize, to: &mut [f32]) {
+    let tiles = Tiles::new::<S>(a.rows, width);
+    for block in (0..a.cols).step_by(DEPTH) {
+        let depth = DEPTH.min(a.cols - block);
+        tiles.pack(a, block..block + depth, &mut to[block * a.rows..]);
+    }
+}
+
+/// How rows are cut into tiles. They are dealt out evenly: 197 rows are 15 tiles of 13 or 14, not 14 of 14 and a slow one of 1.
+#[derive(Clone, Copy)]
+struct Tiles {
+    rows: usize,
+    count: usize,
+}
+
+impl Tiles {
+    /// The tiles of `rows` rows for panels of `width` columns.
+    #[inline(always)]
+    fn new<S: Simd>(rows: usize, width: usize) -> Self {
+        let most = if S::TILE_ROWS_OF_3 > 0 && width == 3 * S::LANES { S::TILE_ROWS_OF_3 } else { S::TILE_ROWS };
+        Self { rows, count: rows.div_ceil(most) }
+    }
+
+    #[inline(always)]
+    fn rows(self, tile: usize) -> Range<usize> {
+        tile * self.rows / self.count..(tile + 1) * self.rows / self.count
+    }
+
+    /// Packs these columns of `a`, tile by tile.
+    #[inline(always)]
+    fn pack(self, a: Mat, columns: Range<usize>, to: &mut [f32]) {
+        let depth = columns.len();
+        for tile in 0..self.count {
+            let rows = self.rows(tile);
+            pack_left(a, rows.clone(), columns.clone(), &mut to[rows.start * depth..rows.end * depth]);
+        }
+    }
+}
+
 /// What the result starts from.
 #[derive(Clone, Copy)]
 pub enum Init<'a> {
@@ -331,8 +430,8 @@ pub enum Init<'a> {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn matmul<'b>(a: Mat, b: impl Into<Part<'b>>, c: MatMut, init: Init) {
-    product(a, &b.into(), c, init, None);
+pub fn matmul<'a, 'b>(a: impl Into<Left<'a>>, b: impl Into<Part<'b>>, c: MatMut, init: Init) {
+    product(a.into(), &b.into(), c, init, None);
 }
 
 /// `H = A B + bias`, then `C = f(H)` and, if wanted, `derivative = f'(H)` `[m, n]`, a tile at a time while it is in the
@@ -340,8 +439,8 @@ pub fn matmul<'b>(a: Mat, b: impl Into<Part<'b>>, c: MatMut, init: Init) {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn matmul_activate<'b>(
-    a: Mat,
+pub fn matmul_activate<'a, 'b>(
+    a: impl Into<Left<'a>>,
     b: impl Into<Part<'b>>,
     c: MatMut,
     bias: &[f32],
@@ -355,7 +454,7 @@ pub fn matmul_activate<'b>(
         }
         None => (std::ptr::null_mut(), 0),
     };
-    product(a, &b.into(), c, Init::Bias(bias), Some(Then::Activate(activation, derivative, stride)));
+    product(a.into(), &b.into(), c, Init::Bias(bias), Some(Then::Activate(activation, derivative, stride)));
 }
 
 /// `C = (A B) * factor` `[m, n]`, element by element: the VJP through an activation whose derivative is `factor`, a tile at
@@ -363,10 +462,10 @@ pub fn matmul_activate<'b>(
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn matmul_scale<'b>(a: Mat, b: impl Into<Part<'b>>, c: MatMut, factor: Mat) {
+pub fn matmul_scale<'a, 'b>(a: impl Into<Left<'a>>, b: impl Into<Part<'b>>, c: MatMut, factor: Mat) {
     assert_eq!((factor.rows, factor.cols), (c.rows, c.cols), "shape of the factor");
     let (data, stride) = factor.contiguous_rows();
-    product(a, &b.into(), c, Init::Zero, Some(Then::Scale(data.as_ptr(), stride)));
+    product(a.into(), &b.into(), c, Init::Zero, Some(Then::Scale(data.as_ptr(), stride)));
 }
 
 /// What happens to a finished tile.
@@ -389,9 +488,10 @@ impl Then {
     }
 }
 
-fn product(a: Mat, b: &Part, c: MatMut, init: Init, then: Option<Then>) {
+fn product(a: Left, b: &Part, c: MatMut, init: Init, then: Option<Then>) {
     let (k, n) = (b.rows.len(), b.columns.len());
-    assert_eq!((a.rows, a.cols, n), (c.rows, k, c.cols), "matrix product shapes");
+    let (m, a_cols) = a.shape();
+    assert_eq!((m, a_cols, n), (c.rows, k, c.cols), "matrix product shapes");
     let (accumulate, bias) = match init {
         Init::Zero => (false, None),
         Init::Bias(bias) => (false, Some(bias)),
@@ -401,15 +501,15 @@ fn product(a: Mat, b: &Part, c: MatMut, init: Init, then: Option<Then>) {
     if let Some(bias) = bias {
         assert_eq!(bias.len(), n, "bias length");
     }
-    if k == 0 || n == 0 || a.rows == 0 {
+    if k == 0 || n == 0 || m == 0 {
         assert!(k > 0 || accumulate, "a product over nothing");
         return;
     }
-    LEFT.with_borrow_mut(|left| blocks(a, b, c, accumulate, bias, then, left.grow(a.rows * DEPTH.min(k))));
+    LEFT.with_borrow_mut(|left| blocks(a, b, c, accumulate, bias, then, left.grow(m * DEPTH.min(k))));
 }
 
 dispatched! {
-    fn blocks(a: Mat, b: &Part, c: MatMut, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, left: &mut [f32]) = blocks_body
+    fn blocks(a: Left, b: &Part, c: MatMut, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, left: &mut [f32]) = blocks_body
 }
 
 thread_local! {
@@ -421,7 +521,7 @@ thread_local! {
 /// The shapes have been checked by [`product`]; `S` is available.
 #[inline(always)]
 unsafe fn blocks_body<S: Simd>(
-    a: Mat,
+    a: Left,
     b: &Part,
     c: MatMut,
     accumulate: bool,
@@ -431,19 +531,18 @@ unsafe fn blocks_body<S: Simd>(
 ) {
     unsafe {
         if S::TILE_ROWS_OF_3 > 0 && b.panels.width == 3 * S::LANES {
-            blocks_of::<S, 3>(S::TILE_ROWS_OF_3, a, b, c, accumulate, bias, then, left);
+            blocks_of::<S, 3>(a, b, c, accumulate, bias, then, left);
         } else {
-            blocks_of::<S, 2>(S::TILE_ROWS, a, b, c, accumulate, bias, then, left);
+            blocks_of::<S, 2>(a, b, c, accumulate, bias, then, left);
         }
     }
 }
 
-/// With tiles of `V` vectors and up to `tile_rows` rows.
+/// With tiles of `V` vectors.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 unsafe fn blocks_of<S: Simd, const V: usize>(
-    tile_rows: usize,
-    a: Mat,
+    a: Left,
     b: &Part,
     c: MatMut,
     accumulate: bool,
@@ -454,19 +553,24 @@ unsafe fn blocks_of<S: Simd, const V: usize>(
     let width = V * S::LANES;
     let Part { panels, rows: b_rows, columns: b_columns } = b;
     assert_eq!(panels.width, width, "packed for another instruction set");
-    // Rows are dealt out evenly: 197 rows are 15 tiles of 13 or 14, not 14 of 14 and a slow one of 1.
-    let tiles = a.rows.div_ceil(tile_rows);
-    let rows_of = |tile: usize| tile * a.rows / tiles..(tile + 1) * a.rows / tiles;
+    let tiles = Tiles::new::<S>(a.shape().0, width);
+    let count = tiles.count;
     for block in b_rows.clone().step_by(DEPTH) {
         let depth = DEPTH.min(b_rows.end - block);
         let (first, last) = (block == b_rows.start, block + depth == b_rows.end);
         let a_column = block - b_rows.start;
-        // Copying A pays if enough panels read the copy.
-        let direct = b_columns.len().div_ceil(width) < 4;
-        for tile in (0..tiles).filter(|_| !direct) {
-            let rows = rows_of(tile);
-            pack_left(a, rows.clone(), a_column..a_column + depth, &mut left[rows.start * depth..rows.end * depth]);
-        }
+        let packed = match a {
+            Left::Packed(a) => {
+                assert_eq!(a.width, width, "packed for other panels");
+                Some(&a.data[a_column * a.rows..])
+            }
+            // Copying A pays if enough panels read the copy.
+            Left::Plain(_) if b_columns.len().div_ceil(width) < 4 => None,
+            Left::Plain(a) => {
+                tiles.pack(a, a_column..a_column + depth, left);
+                Some(&*left)
+            }
+        };
         for b_column in b_columns.clone().step_by(width) {
             let col = b_column - b_columns.start;
             let cols = width.min(b_columns.end - b_column);
@@ -474,16 +578,17 @@ unsafe fn blocks_of<S: Simd, const V: usize>(
             let panel = unsafe { panels.floats().as_ptr().add(panels.position(block, b_column)) };
             let panel_len = depth * width;
             let start = if first { bias.map(|bias| &bias[col..col + cols]) } else { None };
-            for tile in 0..tiles {
-                let rows = rows_of(tile);
-                let left = if direct {
-                    let at = rows.start * a.row_stride + a_column * a.col_stride;
-                    Left::Strided(a.data[at..].as_ptr(), a.row_stride, a.col_stride)
-                } else {
-                    Left::Packed(left[rows.start * depth..].as_ptr())
+            for tile in 0..count {
+                let rows = tiles.rows(tile);
+                let left = match (packed, a) {
+                    (None, Left::Plain(a)) => {
+                        let at = rows.start * a.row_stride + a_column * a.col_stride;
+                        TileLeft::Strided(a.data[at..].as_ptr(), a.row_stride, a.col_stride)
+                    }
+                    (packed, _) => TileLeft::Packed(packed.unwrap_or_default()[rows.start * depth..].as_ptr()),
                 };
                 // The next panel comes from memory: each tile asks for its share of it in advance.
-                for line in (tile * panel_len / tiles..(tile + 1) * panel_len / tiles).step_by(16) {
+                for line in (tile * panel_len / count..(tile + 1) * panel_len / count).step_by(16) {
                     S::prefetch(panel.wrapping_add(panel_len + line));
                 }
                 // SAFETY: these rows and `cols` columns from `col` on lie in C.
@@ -567,7 +672,7 @@ unsafe fn interleave<const R: usize>(
 
 /// The left-hand side of one register tile.
 #[derive(Clone, Copy)]
-enum Left {
+enum TileLeft {
     /// As [`pack_left`] wrote it.
     Packed(*const f32),
     /// In place: first element, distance of rows, distance of columns.
@@ -587,7 +692,7 @@ struct Tile {
 unsafe fn multiply_tile<S: Simd, const V: usize>(
     rows: usize,
     depth: usize,
-    left: Left,
+    left: TileLeft,
     panel: *const f32,
     bias: Option<&[f32]>,
     result: Tile,
@@ -597,8 +702,8 @@ unsafe fn multiply_tile<S: Simd, const V: usize>(
             match rows {
                 $($n if $n <= (if V == 3 { S::TILE_ROWS_OF_3 } else { S::TILE_ROWS }) => unsafe {
                     let sums = match left {
-                        Left::Packed(at) => tile::<S, $n, V>(depth, at, 1, $n, panel),
-                        Left::Strided(at, rows, columns) => tile::<S, $n, V>(depth, at, rows, columns, panel),
+                        TileLeft::Packed(at) => tile::<S, $n, V>(depth, at, 1, $n, panel),
+                        TileLeft::Strided(at, rows, columns) => tile::<S, $n, V>(depth, at, rows, columns, panel),
                     };
                     finish::<S, V>(&sums, bias, result);
                 },)*
@@ -758,6 +863,16 @@ mod tests {
                     init,
                 );
             }
+        }
+        assert_eq!(parts, whole);
+
+        let mut packed = PackedRows::default();
+        packed.pack(a, &panels);
+        let mut parts = vec![0.0; m * n];
+        for columns in [0..96, 96..n] {
+            let (from, len) = (columns.start, columns.len());
+            let mut c = MatMut::new(&mut parts, m, n, n);
+            matmul(&packed, panels.part(0..k, columns), c.columns(from, len), Init::Zero);
         }
         assert_eq!(parts, whole);
     }

@@ -32,9 +32,9 @@ pub(crate) mod testing;
 pub use activation::Activation;
 pub use attention::{Attention, AttentionVjp};
 pub use buffer::{Grow, row_stride};
-pub use matmul::{DEPTH, Init, Mat, MatMut, Panels, Part, matmul, matmul_activate, matmul_scale};
 pub use focal::focal_background;
 pub use group_norm::{GroupNorm, Runs};
+pub use matmul::{DEPTH, Init, Left, Mat, MatMut, PackedRows, Panels, Part, matmul, matmul_activate, matmul_scale};
 pub use norm::{normalize, normalize_vjp};
 pub use simd::{Isa, isa};
 

@@ -47,7 +47,12 @@ impl Fit<'_> {
     /// # Errors
     /// An image cannot be read, a file not written, or the loss is no longer finite; `state` is then as it was after the
     /// last good step.
-    pub(crate) fn run(&self, state: &mut State, keeper: &mut dyn Keeper<Progress>, observer: &mut dyn Observer) -> Result<Ended> {
+    pub(crate) fn run(
+        &self,
+        state: &mut State,
+        keeper: &mut dyn Keeper<Progress>,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended> {
         while state.progress.history.len() < self.epochs && !self.out_of_patience(state) {
             if self.epoch(state, keeper, observer)? == Ended::Interrupted {
                 keeper.step(state, true)?;
@@ -63,7 +68,12 @@ impl Fit<'_> {
     }
 
     /// The rest of the epoch that `state` is in, and the validation after it.
-    fn epoch(&self, state: &mut State, keeper: &mut dyn Keeper<Progress>, observer: &mut dyn Observer) -> Result<Ended> {
+    fn epoch(
+        &self,
+        state: &mut State,
+        keeper: &mut dyn Keeper<Progress>,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended> {
         let epoch = state.progress.history.len() + 1;
         let per_epoch = self.train.len().div_ceil(self.plan.batch_size) as u64;
         let order = epoch_order(self.train.len(), self.plan.config.seed, epoch as u64);

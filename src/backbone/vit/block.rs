@@ -5,7 +5,7 @@
 //! product with activation, product.
 
 use super::linear::Linear;
-use super::mlp::Mlp;
+use super::mlp::{Mlp, Scratch as MlpScratch};
 use crate::backbone::spec::TowerSpec;
 use crate::kernel::attention::Scratch as AttentionScratch;
 use crate::kernel::{Attention, AttentionVjp, Grow, Init, Mat, MatMut, normalize, normalize_vjp, row_stride};
@@ -88,7 +88,7 @@ pub(crate) struct Scratch {
     /// The tape of a block whose VJP is not wanted.
     unkept: BlockTape,
     mixed: Vec<f32>,
-    hidden: Vec<f32>,
+    mlp: MlpScratch,
     gradient: Vec<f32>,
     dq: Vec<f32>,
     dkv: Vec<f32>,
@@ -184,7 +184,7 @@ impl Block {
         let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
         let rows = sequences.rows();
         let keep = tape.is_some();
-        let Scratch { attention, unkept, mixed, hidden, .. } = scratch;
+        let Scratch { attention, unkept, mixed, mlp, .. } = scratch;
         let tape = tape.unwrap_or(unkept);
 
         let normalized = tape.normalized1.grow(rows * stride);
@@ -241,7 +241,7 @@ impl Block {
             Mat::new(normalized, query_rows, d, stride),
             MatMut::new(x, query_rows, d, stride),
             derivative,
-            hidden,
+            mlp,
         );
     }
 
@@ -268,12 +268,12 @@ impl Block {
             Queries::All => (rows, stride),
             Queries::First => (sequences.count(), rows / sequences.count() * stride),
         };
-        let Scratch { attention, mixed, hidden, gradient, dq, dkv, .. } = scratch;
+        let Scratch { attention, mixed, mlp, gradient, dq, dkv, .. } = scratch;
 
         // MLP
         let gradient = gradient.grow(rows * stride);
         let view = MatMut::new(gradient, query_rows, d, stride);
-        self.mlp.vjp(Mat::new(dx, query_rows, d, stride), view, &tape.derivative, hidden);
+        self.mlp.vjp(Mat::new(dx, query_rows, d, stride), view, &tape.derivative, mlp);
         normalize_vjp(
             Mat::new(&tape.normalized2, query_rows, d, stride),
             &tape.inverse2[..query_rows],
