@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vpt::report::table;
-use vpt::train::{EpochRecord, Event, Observer, Start};
+use vpt::train::{DetectRecord, EpochRecord, Event, Observer, Stage, Start};
 
 use super::output;
 
@@ -78,13 +78,17 @@ impl Observer for Progress {
             Event::Trial { lr, number, of } => self.line(&format!("trying learning rate {lr} ({number} of {of})")),
             Event::Chosen { lr } => self.line(&format!("learning rate {lr}")),
             Event::Step { epoch, step, steps, loss, acc1 } => {
-                let message = || format!("loss {loss:.3}, acc {}", table::percent(*acc1));
+                let message = || match acc1 {
+                    Some(acc1) => format!("loss {loss:.3}, acc {}", table::percent(*acc1)),
+                    None => format!("loss {loss:.3}"),
+                };
                 self.at(&format!("epoch {epoch}"), *step as usize, *steps as usize, message);
             }
             Event::Evaluating { split, done, total } => {
                 self.at(&format!("evaluating {split}"), *done, *total, String::new);
             }
             Event::Epoch { record, of, best } => self.line(&epoch(record, *of, *best)),
+            Event::Detected { record, of, best } => self.line(&detected(record, *of, *best)),
             Event::Finished(_) => self.clear(),
             _ => {}
         }
@@ -121,6 +125,20 @@ fn epoch(record: &EpochRecord, of: usize, best: bool) -> String {
         table::percent(record.train_acc1),
         record.val.loss,
         table::percent(record.val.acc1),
+        record.train_seconds + record.val_seconds,
+        if best { "  best" } else { "" },
+        width = of.to_string().len(),
+    )
+}
+
+fn detected(record: &DetectRecord, of: usize, best: bool) -> String {
+    format!(
+        "epoch {:>width$}/{of}  {}  train loss {:.4}  val AP {:>7} AP50 {:>7}  {:.1} s{}",
+        record.epoch,
+        if record.stage == Stage::Head { "head" } else { "prompts" },
+        record.train_loss,
+        table::percent(record.val.ap),
+        table::percent(record.val.ap50),
         record.train_seconds + record.val_seconds,
         if best { "  best" } else { "" },
         width = of.to_string().len(),

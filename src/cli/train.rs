@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use vpt::config::{LearningRate, Method, RunConfig, Select, Task};
-use vpt::eval::Metrics;
+use vpt::eval::Scores;
 use vpt::head::HeadKind;
 use vpt::prompt::pixels::PatchPlace;
 use vpt::prompt::tokens::PromptLayers;
@@ -183,18 +183,37 @@ pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<(
     }
 }
 
-fn summary(folder: &Path, results: &Results) -> String {
-    let row = |part: &str, m: &Metrics| {
-        vec![
-            part.to_owned(),
+/// The scores of a run's parts as a table, by the metrics of its task.
+fn scores(results: &Results) -> String {
+    let mut rows = vec![("val".to_owned(), &results.val), ("test".to_owned(), &results.test)];
+    if let Some(head) = &results.head_only {
+        rows.push(("val, head alone".to_owned(), &head.val));
+        rows.push(("test, head alone".to_owned(), &head.test));
+    }
+    let header: &[&str] = match results.test {
+        Scores::Classify(_) => &["", "acc1", "acc5", "mean per-class recall", "loss"],
+        Scores::Detect(_) => &["", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"],
+    };
+    let row = |(part, scores): (String, &Scores)| match scores {
+        Scores::Classify(m) => vec![
+            part,
             table::percent(m.acc1),
             table::percent(m.acc5),
             table::percent(m.mean_per_class_recall),
             format!("{:.4}", m.loss),
-        ]
+        ],
+        Scores::Detect(m) => {
+            // -1 where there is nothing to measure.
+            let shares = [m.ap, m.ap50, m.ap75, m.ap_small, m.ap_medium, m.ap_large, m.ar100];
+            let cells = shares.map(|share| table::percent((share >= 0.).then_some(share)));
+            std::iter::once(part).chain(cells).collect()
+        }
     };
-    let rows = [row("val", &results.val), row("test", &results.test)];
-    let mut text = table::columns(&["", "acc1", "acc5", "mean per-class recall", "loss"], &rows);
+    table::columns(header, &rows.into_iter().map(row).collect::<Vec<_>>())
+}
+
+fn summary(folder: &Path, results: &Results) -> String {
+    let mut text = scores(results);
     text.push('\n');
     text + &table::pairs(&[
         ("method", format!("{} on {}", results.method, results.backbone)),

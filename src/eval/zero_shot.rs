@@ -38,10 +38,13 @@ pub struct Prompts {
 impl Prompts {
     /// The names a data set gives its classes, with spaces for underscores, in [`TEMPLATE`].
     pub fn of(dataset: &Dataset) -> Self {
-        Self {
-            classnames: dataset.classes.iter().map(|name| name.replace('_', " ")).collect(),
-            templates: vec![TEMPLATE.to_owned()],
-        }
+        Self::of_names(&dataset.classes)
+    }
+
+    /// These names, with spaces for underscores, in [`TEMPLATE`].
+    pub fn of_names(names: &[String]) -> Self {
+        let classnames = names.iter().map(|name| name.replace('_', " ")).collect();
+        Self { classnames, templates: vec![TEMPLATE.to_owned()] }
     }
 
     /// Reads class names: one a line, or a JSON list.

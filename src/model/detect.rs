@@ -355,11 +355,12 @@ impl Detector {
         self.shape.bind(params, self.texts.as_deref())
     }
 
-    /// What is found in each image, best first. `head` is [`Self::bind`] of the same `params`.
+    /// What is found in each image, best first. `head` is [`Self::bind`] of the learned values; `params` are the same, or
+    /// `None` for what the head finds without prompts.
     pub fn detect(
         &self,
         head: &BoundDetectHead,
-        params: &[Param],
+        params: Option<&[Param]>,
         input: DetectInput,
         valid: Option<&[bool]>,
     ) -> Result<Vec<Vec<BoxScore>>> {
@@ -372,13 +373,9 @@ impl Detector {
             let boxes = decode(&raw, grid, self.valid(valid, image).as_deref());
             found.lock().unwrap_or_else(PoisonError::into_inner).push((image, boxes));
         };
-        let prompts = match (self.layout, input) {
-            (Some(_), DetectInput::Images(_) | DetectInput::Prefix(_)) => {
-                Some(params::find(params, "prompt.tokens")?.values.as_slice())
-            }
-            _ => None,
-        };
-        self.visit(prompts, input, None, false, &look)?;
+        let prompts = params.filter(|_| self.layout.is_some());
+        let prompts = prompts.map(|params| params::find(params, "prompt.tokens")).transpose()?;
+        self.visit(prompts.map(|p| p.values.as_slice()), input, None, false, &look)?;
         let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         found.sort_by_key(|(image, _)| *image);
         Ok(found.into_iter().map(|(_, boxes)| boxes).collect())

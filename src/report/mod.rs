@@ -10,7 +10,7 @@ pub mod table;
 
 pub use confusion::confusion_svg;
 pub use contact_sheet::{Tile, contact_sheet_jpeg};
-pub use curves::{EpochPoint, curves_svg};
+pub use curves::{Curve, curves_svg};
 pub use environment::environment;
 pub use pr_curve::{f1_curve_svg, pr_curve_svg};
 

@@ -94,7 +94,7 @@ impl Fit<'_> {
                 step: progress.epoch_steps,
                 steps: per_epoch,
                 loss: progress.epoch_loss / images,
-                acc1: progress.epoch_correct as f64 / images,
+                acc1: Some(progress.epoch_correct as f64 / images),
             });
             if observer.stop() {
                 return Ok(Ended::Interrupted);

@@ -4,6 +4,7 @@
 //! bytes in `best.safetensors`: everything random is named by seed, epoch and index, and a checkpoint holds all the rest.
 
 pub(crate) mod checkpoint;
+mod detect;
 mod fit;
 mod keeper;
 pub mod loss;
@@ -26,11 +27,17 @@ use std::{
 
 pub use self::{
     checkpoint::EpochRecord,
+    detect::{DetectRecord, Stage},
     observer::{Event, Observer, Silent, Start},
     results::Results,
 };
 use self::{run_folder::RunFolder, session::Session, setup::Setup};
-use crate::{Result, config::RunConfig, data::SplitFile, report};
+use crate::{
+    Error, Result,
+    config::{Plan, RunConfig, Task},
+    data::{SplitFile, boxes::BoxDataset},
+    report,
+};
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +56,61 @@ pub enum Outcome {
     },
 }
 
+/// Everything a run of either task needs.
+enum Prepared {
+    Classify(Box<Setup>),
+    Detect(Box<detect::Setup>),
+}
+
+impl Prepared {
+    /// Opens data and backbone of the run `config`; `None` when the observer asked to stop.
+    fn new(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Self>> {
+        Ok(match task(config)? {
+            Task::Detect => Some(Self::Detect(Box::new(detect::Setup::new(config, observer)?))),
+            _ => Setup::new(config, observer)?.map(|setup| Self::Classify(Box::new(setup))),
+        })
+    }
+
+    fn plan(&self) -> &Plan {
+        match self {
+            Self::Classify(setup) => &setup.plan,
+            Self::Detect(setup) => &setup.plan,
+        }
+    }
+
+    /// The data set's name, and the content of `split.json`.
+    fn data(&self) -> (&str, Vec<u8>) {
+        match self {
+            Self::Classify(setup) => (&setup.dataset.name, SplitFile::new(&setup.dataset).to_json()),
+            Self::Detect(setup) => (&setup.dataset.name, setup.dataset.split_file().to_json()),
+        }
+    }
+
+    fn go(self, folder: RunFolder, started: Instant, observer: &mut dyn Observer) -> Result<Outcome> {
+        match self {
+            Self::Classify(setup) => Session::new(*setup, folder, started).go(observer),
+            Self::Detect(setup) => detect::Session::new(*setup, folder, started).go(observer),
+        }
+    }
+}
+
+/// What is to be learned from the data of `config`, never [`Task::Auto`].
+///
+/// # Errors
+/// The data is for another task than `--task` says.
+fn task(config: &RunConfig) -> Result<Task> {
+    let has_boxes = BoxDataset::recognise(&config.data).is_some();
+    match config.task {
+        Task::Auto if has_boxes => Ok(Task::Detect),
+        Task::Auto => Ok(Task::Classify),
+        Task::Detect if !has_boxes => {
+            let message = format!("{} holds no boxes in a layout that is known: COCO, YOLO, Pascal VOC", config.data);
+            Err(Error::invalid("--task", format!("detect: {message}")))
+        }
+        task => Ok(task),
+    }
+}
+
 /// Runs `config` from the beginning, in its own folder or in a fresh one below `runs`.
 ///
 /// # Errors
@@ -58,21 +120,25 @@ pub fn run(config: &RunConfig, runs: &Path, observer: &mut dyn Observer) -> Resu
     config.validate()?;
     // Before the data is read, so that a folder that is taken is told at once.
     let claimed = config.out.as_deref().map(RunFolder::create).transpose()?;
-    let Some(setup) = Setup::new(config, observer)? else { return Ok(Outcome::Interrupted { folder: None }) };
+    let Some(prepared) = Prepared::new(config, observer)? else { return Ok(Outcome::Interrupted { folder: None }) };
+    let plan = prepared.plan();
+    let (name, split) = prepared.data();
     let folder = if let Some(folder) = claimed {
         folder
     } else {
-        let name = format!("{}-{}", setup.dataset.name, setup.plan.config.method);
-        RunFolder::create_numbered(&runs.join("classify"), &name)?
+        let name = format!("{name}-{}", plan.config.method);
+        RunFolder::create_numbered(&runs.join(plan.config.task.name()), &name)?
     };
-    folder.write(run_folder::SPLIT, SplitFile::new(&setup.dataset).to_json())?;
-    if let Some(draw) = &setup.few_shot {
+    folder.write(run_folder::SPLIT, split)?;
+    if let Prepared::Classify(setup) = &prepared
+        && let Some(draw) = &setup.few_shot
+    {
         draw.write(&folder.file(run_folder::FEW_SHOT))?;
     }
-    folder.write_json(run_folder::ENVIRONMENT, &report::environment(setup.plan.threads))?;
+    folder.write_json(run_folder::ENVIRONMENT, &report::environment(plan.threads))?;
     // Last: from here on the folder is a run that can be resumed.
-    folder.write(run_folder::CONFIG, setup.plan.config.to_toml()?)?;
-    Session::new(setup, folder, started).go(observer)
+    folder.write(run_folder::CONFIG, plan.config.to_toml()?)?;
+    prepared.go(folder, started, observer)
 }
 
 /// Goes on with the run in the folder `run`: from its checkpoint, from the beginning if there is none yet. The result of a
@@ -88,8 +154,8 @@ pub fn resume(run: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
         return Ok(Outcome::Finished { folder: folder.path().to_path_buf(), results });
     }
     let config = RunConfig::load(&folder.file(run_folder::CONFIG))?;
-    let Some(setup) = Setup::new(&config, observer)? else {
-        return Ok(Outcome::Interrupted { folder: Some(folder.path().to_path_buf()) });
-    };
-    Session::new(setup, folder, started).go(observer)
+    match Prepared::new(&config, observer)? {
+        Some(prepared) => prepared.go(folder, started, observer),
+        None => Ok(Outcome::Interrupted { folder: Some(folder.path().to_path_buf()) }),
+    }
 }

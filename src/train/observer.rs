@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{checkpoint::EpochRecord, results::Results};
+use super::{checkpoint::EpochRecord, detect::DetectRecord, results::Results};
 use crate::{config::Plan, data::Split};
 
 /// Something worth showing.
@@ -55,8 +55,8 @@ pub enum Event<'a> {
         steps: u64,
         /// Mean loss over the epoch so far.
         loss: f64,
-        /// Accuracy over the epoch so far.
-        acc1: f64,
+        /// Accuracy over the epoch so far, in classification.
+        acc1: Option<f64>,
     },
     /// Images of a part are classified.
     Evaluating {
@@ -74,6 +74,15 @@ pub enum Event<'a> {
         /// How many there are.
         of: usize,
         /// Whether it is the best so far.
+        best: bool,
+    },
+    /// An epoch of detection is over.
+    Detected {
+        /// What it brought.
+        record: &'a DetectRecord,
+        /// How many there are.
+        of: usize,
+        /// Whether it is the best of its stage so far.
         best: bool,
     },
     /// The run is finished.

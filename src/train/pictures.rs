@@ -12,7 +12,7 @@ use crate::{
     eval::{Confusion, classify::top_k},
     params::Param,
     random::stream,
-    report::{self, EpochPoint, Tile},
+    report::{self, Curve, Tile},
 };
 
 /// Validation images that are shown: four rows of the sheet.
@@ -36,8 +36,13 @@ impl Pictures<'_> {
     pub(super) fn write(&self, folder: &RunFolder) -> Result<()> {
         let Setup { plan, model, dataset, .. } = self.setup;
         let title = format!("{}, {} on {}", plan.config.method, model.backbone().name, dataset.name);
-        let points: Vec<EpochPoint> = self.history.iter().map(point).collect();
-        folder.write(run_folder::CURVES, report::curves_svg(&title, &points, self.selected)?)?;
+        let curve = |name, value: &dyn Fn(&EpochRecord) -> f64| {
+            Curve::new(name, self.history.iter().map(|record| (record.epoch, value(record))))
+        };
+        let losses = [curve("train", &|r| r.train_loss), curve("validation", &|r| r.val.loss)];
+        let scores = [curve("train", &|r| r.train_acc1), curve("validation", &|r| r.val.acc1)];
+        let svg = report::curves_svg(&title, ("loss", &losses), ("accuracy (top 1)", &scores), self.selected)?;
+        folder.write(run_folder::CURVES, svg)?;
         let test = format!("{title}: test images, % of each true class");
         folder.write(run_folder::CONFUSION, report::confusion_svg(&test, self.confusion, &dataset.classes)?)?;
         folder.write(run_folder::VAL_PREDICTIONS, report::contact_sheet_jpeg(&self.tiles()?)?)
@@ -70,15 +75,5 @@ impl Pictures<'_> {
             })
         });
         Ok(tiles.collect())
-    }
-}
-
-fn point(record: &EpochRecord) -> EpochPoint {
-    EpochPoint {
-        epoch: record.epoch,
-        train_loss: record.train_loss,
-        train_acc1: Some(record.train_acc1),
-        val_loss: record.val.loss,
-        val_acc1: record.val.acc1,
     }
 }

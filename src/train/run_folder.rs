@@ -36,6 +36,14 @@ pub const CURVES: &str = "curves.svg";
 pub const CONFUSION: &str = "confusion.svg";
 /// Some validation images with their predictions.
 pub const VAL_PREDICTIONS: &str = "val_predictions.jpg";
+/// Detection: precision over recall on the test images.
+pub const PR_CURVE: &str = "pr_curve.svg";
+/// Detection: F1 over confidence on the test images.
+pub const F1_CURVE: &str = "f1_curve.svg";
+/// Detection: what was found in the validation images, in COCO's results form.
+pub const VAL_DETECTIONS: &str = "val_detections.json";
+/// Detection: what was found in the test images.
+pub const TEST_DETECTIONS: &str = "test_detections.json";
 /// Held while a process works on the run.
 const LOCK: &str = ".lock";
 

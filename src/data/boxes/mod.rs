@@ -190,6 +190,11 @@ impl BoxDataset {
         hasher.finalize().to_hex().to_string()
     }
 
+    /// The categories' names.
+    pub fn names(&self) -> Vec<String> {
+        self.categories.iter().map(|category| category.name.clone()).collect()
+    }
+
     /// The images of one part.
     pub fn part(&self, split: Split) -> &[BoxImage] {
         match split {

@@ -3,7 +3,7 @@
 use super::RawBoxes;
 use super::geometry::{Grid, corners, iou};
 use super::loss::sigmoid;
-use crate::data::boxes::Rect;
+use crate::data::boxes::{Rect, View};
 
 /// Detections with lower scores are dropped.
 const MIN_SCORE: f64 = 0.01;
@@ -26,17 +26,6 @@ pub struct BoxScore {
     pub score: f32,
     /// Left, upper, right and lower edge, not clipped.
     pub rect: [f32; 4],
-}
-
-/// A detection in pixels of the original.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Detection {
-    /// Where it is, clipped to the image.
-    pub rect: Rect,
-    /// How sure the head is, 0 to 1.
-    pub score: f32,
-    /// Its class.
-    pub class: usize,
 }
 
 /// The detections in what the head says of one image, best first: scores above 0.01, the best 1000, without duplicates
@@ -91,31 +80,12 @@ pub fn decode(raw: &RawBoxes, grid: Grid, valid: Option<&[bool]>) -> Vec<BoxScor
     kept.into_iter().map(|(found, _)| found).collect()
 }
 
-/// The way from the network input back to an original image: `x = input * scale + offset`, input from 0 to 1.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ToOriginal {
-    /// Pixels of the original that the whole input spans, in x and y.
-    pub scale: [f64; 2],
-    /// Pixels of the original at the input's upper left corner: not positive where the input is padded there.
-    pub offset: [f64; 2],
-    /// The original's width and height in pixels.
-    pub size: [usize; 2],
-}
-
-impl ToOriginal {
-    /// The detections in pixels of the original, clipped to it; those with a side below one pixel are dropped.
-    pub fn detections(&self, found: &[BoxScore]) -> Vec<Detection> {
-        let place = |found: &BoxScore| {
-            let edge = |i: usize, axis: usize| {
-                let at = f64::from(found.rect[i]) * self.scale[axis] + self.offset[axis];
-                at.clamp(0., self.size[axis] as f64)
-            };
-            let (x, y) = (edge(0, 0), edge(1, 1));
-            let (width, height) = (edge(2, 0) - x, edge(3, 1) - y);
-            let rect = Rect { x, y, width, height };
-            (width >= 1. && height >= 1.).then_some(Detection { rect, score: found.score, class: found.class })
-        };
-        found.iter().filter_map(place).collect()
+impl BoxScore {
+    /// The box in pixels of the image that `view` shows, cut at its border; `None` if a side is less than a pixel then.
+    pub fn in_original(&self, view: &View) -> Option<Rect> {
+        let [x0, y0, x1, y1] = self.rect;
+        let rect = view.to_original([f32::midpoint(x0, x1), f32::midpoint(y0, y1), x1 - x0, y1 - y0]);
+        (rect.width >= 1. && rect.height >= 1.).then_some(rect)
     }
 }
 
@@ -190,18 +160,14 @@ mod tests {
     #[test]
     fn boxes_go_back_to_the_original_clipped_and_without_slivers() {
         // A letter-box of a 200 x 100 image: the input spans 200 pixels both ways, 50 of them above the image.
-        let back = ToOriginal { scale: [200., 200.], offset: [0., -50.], size: [200, 100] };
-        let found = |rect| BoxScore { class: 2, score: 0.5, rect };
-        let all = [
-            found([0.25, 0.5, 0.5, 0.625]),
-            found([-0.25, 0., 0.5, 1.]),
-            found([0., 0., 1., 0.25]),
-            found([0.5, 0.5, 0.503, 0.6]),
-            found([0.999, 0.5, 1.5, 0.6]),
-        ];
-        let rects: Vec<Rect> = back.detections(&all).iter().map(|d| d.rect).collect();
-        let rect = |x, y, width, height| Rect { x, y, width, height };
-        assert_eq!(rects, [rect(50., 50., 50., 25.), rect(0., 0., 100., 100.)]);
-        assert_eq!((back.detections(&all)[0].score, back.detections(&all)[0].class), (0.5, 2));
+        let scale = 1. / 200.;
+        let view = View { scale_x: scale, scale_y: scale, offset_x: 0., offset_y: 0.25, width: 200, height: 100 };
+        let back = |rect| BoxScore { class: 2, score: 0.5, rect }.in_original(&view);
+        let rect = |x, y, width, height| Some(Rect { x, y, width, height });
+        assert_eq!(back([0.25, 0.5, 0.5, 0.625]), rect(50., 50., 50., 25.));
+        assert_eq!(back([-0.25, 0., 0.5, 1.]), rect(0., 0., 100., 100.));
+        for sliver in [[0., 0., 1., 0.25], [0.5, 0.5, 0.503, 0.6], [0.999, 0.5, 1.5, 0.6]] {
+            assert_eq!(back(sliver), None, "{sliver:?}");
+        }
     }
 }

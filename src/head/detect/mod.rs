@@ -32,7 +32,7 @@ mod tests;
 
 pub use assign::{Assignment, Role, Truth};
 pub use bound::{BoundDetectHead, FeatureGradients, Workspace};
-pub use decode::{BoxScore, Detection, ToOriginal, decode};
+pub use decode::{BoxScore, decode};
 pub use geometry::Grid;
 pub use gradients::HeadGrads;
 pub use loss::{DetectionLoss, LossSums};

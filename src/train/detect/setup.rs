@@ -1,0 +1,184 @@
+//! From a configuration to everything a detection run needs: data set, backbone, plan, model.
+
+use std::sync::Arc;
+
+use super::progress::Stage;
+use crate::{
+    Error, Result,
+    backbone::{Backbone, OpenOptions, registry::locate},
+    config::{DetectPlan, Facts, Plan, RunConfig, Task},
+    data::{
+        Split,
+        boxes::{BoxAugment, BoxDataset, BoxImage, BoxInput, BoxLoaderOptions, Fit},
+    },
+    eval::zero_shot::{Prompts, classifier},
+    head::detect::{ClassLayer, geometry::anchor_side},
+    model::detect::{Detector, levels},
+    prompt::{
+        PromptShape,
+        task_file::{BackboneId, DetectMeta, TaskMeta, TaskMetrics},
+    },
+    train::observer::{Event, Observer},
+};
+
+/// Tokens a side that a detector works with unless told otherwise: fewer where patches are so large that the head doubles them.
+const GRID: usize = 16;
+const COARSE_GRID: usize = 12;
+const COARSE_PATCH: usize = 32;
+/// Problems of a data set that are told one by one.
+const NAMED: usize = 5;
+
+/// Everything a run needs that does not change.
+pub(crate) struct Setup {
+    pub(crate) plan: Plan,
+    pub(super) detect: DetectPlan,
+    pub(super) model: Detector,
+    pub(crate) dataset: BoxDataset,
+    pub(super) input: BoxInput,
+    images: [Arc<[BoxImage]>; 3],
+    /// Stands for configuration, data and backbone in checkpoints.
+    pub(super) fingerprint: String,
+}
+
+/// Side of the images that `backbone` sees in detection unless told otherwise, in pixels: more than in classification, since
+/// small objects have to be told apart.
+fn working_size(backbone: &str, weights_dir: Option<&std::path::Path>) -> Result<usize> {
+    let patch = locate(backbone, weights_dir)?.spec()?.patch_size;
+    Ok(patch * if patch >= COARSE_PATCH { COARSE_GRID } else { GRID })
+}
+
+impl Setup {
+    /// Opens data and backbone.
+    pub(crate) fn new(config: &RunConfig, observer: &mut dyn Observer) -> Result<Self> {
+        let mut dataset = BoxDataset::open(&config.data, config.seed)?;
+        observer.event(&Event::Note(&format!("{}: {}", dataset.name, dataset.split_note)));
+        let left_out = dataset.leave_out_unreadable(config.skip_bad_images)?;
+        if !left_out.is_empty() {
+            observer.event(&Event::Note(&format!("{} unreadable images are left out", left_out.len())));
+        }
+        for problem in dataset.problems.iter().take(NAMED) {
+            observer.event(&Event::Note(&problem.to_string()));
+        }
+        if let more @ 1.. = dataset.problems.len().saturating_sub(NAMED) {
+            observer.event(&Event::Note(&format!("{more} more problems: see `vpt data info {}`", config.data)));
+        }
+
+        let weights_dir = config.weights_dir.clone();
+        let size = match config.image_size {
+            Some(size) => size,
+            None => working_size(&config.backbone, weights_dir.as_deref())?,
+        };
+        let open = OpenOptions { weights_dir, image_size: Some(size) };
+        let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
+        let plan = config.resolve(&Facts {
+            task: Task::Detect,
+            depth: backbone.vit.depth(),
+            image_size: size,
+            train_images: dataset.train.len(),
+        })?;
+        let detect = plan.detect.ok_or_else(|| Error::invalid("--task", "not detection"))?;
+        let classes = dataset.categories.len();
+        let texts = if config.open_vocabulary { Some(class_texts(&backbone, &dataset.names(), plan.threads)?) } else { None };
+        let classes = match &texts {
+            Some(texts) => ClassLayer::Text { classes, width: texts.len() / classes },
+            None => ClassLayer::Linear { classes },
+        };
+        let shape = Detector::shape(&backbone, classes, anchor(&dataset, detect.fit)?);
+        let layout = match plan.prompt {
+            PromptShape::Tokens(layout) => Some(layout),
+            _ => None,
+        };
+        let input =
+            BoxInput { preprocess: backbone.preprocess.clone(), side: size, grid: shape.grid, fit: detect.fit };
+        let blocks = levels(backbone.vit.depth());
+        let model = Detector::new(backbone, layout, shape, &blocks, texts, plan.threads)?;
+        let fingerprint = fingerprint(&plan, &dataset, model.backbone().hash()?)?;
+        let images = Split::ALL.map(|split| dataset.part(split).into());
+        Ok(Self { plan, detect, model, dataset, input, images, fingerprint })
+    }
+
+    /// The images of a part, for a loader.
+    pub(super) fn images(&self, split: Split) -> Arc<[BoxImage]> {
+        self.images[split as usize].clone()
+    }
+
+    /// Random changes to the images of a part.
+    pub(super) fn augment(&self, split: Split, stage: Stage) -> BoxAugment {
+        match (split, stage) {
+            (Split::Train, Stage::Prompts) => self.detect.augment,
+            (Split::Train, Stage::Head) => BoxAugment { flip: self.detect.augment.flip, ..BoxAugment::default() },
+            _ => BoxAugment::default(),
+        }
+    }
+
+    /// How a part is read when nothing is random; the caller sets what differs.
+    pub(super) fn loader_options(&self) -> BoxLoaderOptions {
+        BoxLoaderOptions {
+            input: self.input.clone(),
+            augment: BoxAugment::default(),
+            mirror: false,
+            seed: self.plan.config.seed,
+            epoch: 0,
+            batch: 1,
+            threads: self.plan.threads,
+            cache: None,
+        }
+    }
+
+    /// What a task file of this run says.
+    pub(super) fn task_meta(&self, metrics: TaskMetrics) -> Result<TaskMeta> {
+        let backbone = self.model.backbone();
+        let meta = TaskMeta::new(
+            self.plan.config.method,
+            self.plan.prompt,
+            self.plan.config.head,
+            BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() },
+            self.dataset.names(),
+            backbone.vit.image_size(),
+            backbone.preprocess.clone(),
+            metrics,
+        );
+        let detect = DetectMeta {
+            head: *self.model.head(),
+            blocks: self.model.blocks(),
+            fit: self.detect.fit,
+            category_ids: self.dataset.categories.iter().map(|category| category.id).collect(),
+        };
+        Ok(TaskMeta { detect: Some(detect), ..meta })
+    }
+}
+
+/// The embeddings `[K, E]` that classes with these names are told by.
+pub(crate) fn class_texts(backbone: &Backbone, names: &[String], threads: usize) -> Result<Vec<f32>> {
+    classifier(backbone, &Prompts::of_names(names), threads)
+}
+
+/// The side of a typical training box, as a share of the network's input.
+fn anchor(dataset: &BoxDataset, fit: Fit) -> Result<f32> {
+    let boxes: Vec<[f32; 4]> = dataset
+        .train
+        .iter()
+        .flat_map(|image| {
+            let (width, height) = match fit {
+                Fit::Stretch => (image.width, image.height),
+                Fit::Letterbox => (image.width.max(image.height), image.width.max(image.height)),
+            };
+            image.objects.iter().filter(|object| !object.crowd).map(move |object| {
+                let (w, h) = (object.rect.width / width as f64, object.rect.height / height as f64);
+                [0., 0., w as f32, h as f32]
+            })
+        })
+        .collect();
+    let message = "no training image has a box to learn from";
+    anchor_side(&boxes).ok_or_else(|| Error::invalid(format!("data set {}", dataset.name), message))
+}
+
+fn fingerprint(plan: &Plan, dataset: &BoxDataset, backbone: &str) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let config = plan.config.to_toml()?;
+    for part in [config.as_bytes(), dataset.fingerprint().as_bytes(), backbone.as_bytes()] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
