@@ -2,9 +2,10 @@
 //! true class.
 
 use image::codecs::jpeg::JpegEncoder;
-use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
+use noto_sans_mono_bitmap::{FontWeight, RasterHeight};
 
 use super::label;
+use super::text::Font;
 use crate::data::image::Rgb8;
 use crate::data::resize::{Filter, resize};
 use crate::{Error, Result};
@@ -17,7 +18,7 @@ const LINE: usize = 18;
 const GAP: usize = 8;
 /// Images in a row of the sheet.
 const COLUMNS: usize = 6;
-const FONT: RasterHeight = RasterHeight::Size16;
+const FONT: Font = Font { weight: FontWeight::Regular, height: RasterHeight::Size16 };
 
 const BACKGROUND: [u8; 3] = [255, 255, 255];
 const RIGHT: [u8; 3] = [0, 110, 70];
@@ -51,11 +52,11 @@ pub fn contact_sheet_jpeg(tiles: &[Tile]) -> Result<Vec<u8>> {
         paste(&mut sheet, &tile.image, x, y);
         let correct = tile.truth == tile.predicted;
         let percent = format!(" {:.0}%", tile.probability * 100.);
-        let fits = SIDE / get_raster_width(FontWeight::Regular, FONT);
+        let fits = SIDE / FONT.advance();
         let predicted = label(&tile.predicted, fits - percent.len()) + &percent;
-        write(&mut sheet, &predicted, x, y + SIDE + 2, if correct { RIGHT } else { WRONG });
+        FONT.write(&mut sheet, &predicted, x, y + SIDE + 2, if correct { RIGHT } else { WRONG });
         if !correct {
-            write(&mut sheet, &label(&format!("is {}", tile.truth), fits), x, y + SIDE + 2 + LINE, TRUTH);
+            FONT.write(&mut sheet, &label(&format!("is {}", tile.truth), fits), x, y + SIDE + 2 + LINE, TRUTH);
         }
     }
     let mut jpeg = Vec::new();
@@ -77,24 +78,6 @@ fn paste(sheet: &mut Rgb8, image: &Rgb8, x: usize, y: usize) {
     for row in 0..height {
         let to = ((y + row) * sheet.width + x) * 3;
         sheet.pixels[to..to + width * 3].copy_from_slice(&small.pixels[row * width * 3..][..width * 3]);
-    }
-}
-
-/// Writes one line of text with its upper left corner at (`x`, `y`).
-fn write(sheet: &mut Rgb8, text: &str, x: usize, y: usize, colour: [u8; 3]) {
-    let advance = get_raster_width(FontWeight::Regular, FONT);
-    for (i, c) in text.chars().enumerate() {
-        let c = if c == '…' { '~' } else { c };
-        let glyph = get_raster(c, FontWeight::Regular, FONT).or_else(|| get_raster('?', FontWeight::Regular, FONT));
-        for (dy, row) in glyph.iter().flat_map(|glyph| glyph.rows().enumerate()) {
-            for (dx, &ink) in row.iter().enumerate() {
-                let at = ((y + dy) * sheet.width + x + i * advance + dx) * 3;
-                for (pixel, ink_colour) in sheet.pixels[at..at + 3].iter_mut().zip(colour) {
-                    let (paper, ink) = (u32::from(*pixel), u32::from(ink));
-                    *pixel = ((paper * (255 - ink) + u32::from(ink_colour) * ink) / 255) as u8;
-                }
-            }
-        }
     }
 }
 

@@ -7,6 +7,7 @@ mod curves;
 mod environment;
 mod pr_curve;
 pub mod table;
+mod text;
 
 pub use confusion::confusion_svg;
 pub use contact_sheet::{Tile, contact_sheet_jpeg};
