@@ -5,6 +5,7 @@ mod confusion;
 mod contact_sheet;
 mod curves;
 mod environment;
+mod pictures;
 mod pr_curve;
 pub mod table;
 mod text;
@@ -13,6 +14,7 @@ pub use confusion::confusion_svg;
 pub use contact_sheet::{Tile, contact_sheet_jpeg};
 pub use curves::{Curve, curves_svg};
 pub use environment::environment;
+pub use pictures::{picture_bytes, picture_paths};
 pub use pr_curve::{f1_curve_svg, pr_curve_svg};
 
 use plotters::style::RGBColor;
