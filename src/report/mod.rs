@@ -1,6 +1,7 @@
 //! What a run leaves for the eye: the pictures of the run folder, the description of the machine, and the tables on the
 //! console. Everything here turns numbers into text or pixels; nothing is computed or decided.
 
+mod boxes;
 mod confusion;
 mod contact_sheet;
 mod curves;
@@ -10,6 +11,7 @@ mod pr_curve;
 pub mod table;
 mod text;
 
+pub use boxes::{BoxTile, DrawnBox, box_sheet_jpeg, draw_boxes};
 pub use confusion::confusion_svg;
 pub use contact_sheet::{Tile, contact_sheet_jpeg};
 pub use curves::{Curve, curves_svg};
