@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use vpt::config::{LearningRate, Method, RunConfig, Select, Task};
+use vpt::data::boxes::Fit;
 use vpt::eval::Scores;
 use vpt::head::HeadKind;
 use vpt::prompt::pixels::PatchPlace;
@@ -150,12 +151,40 @@ struct Flags {
     /// Which epoch counts: the best on validation, or the last [default: best; last with --shots]
     #[arg(long, value_name = "EPOCH", value_parser = one_of::<Select>(Select::NAMES), help_heading = "Training")]
     select: Option<Select>,
-    /// Mirror half of the training images, drawn anew each epoch
-    #[arg(long, help_heading = "Training")]
+    /// Mirror half of the training images, drawn anew each epoch [default: in detection]
+    #[arg(long, help_heading = "Training", overrides_with = "no_flip")]
     flip: bool,
+    /// Mirror no training image
+    #[arg(long, help_heading = "Training")]
+    no_flip: bool,
     /// Cut a random part out of each training image, of at least and at most this share of its area: 0.5 1
     #[arg(long, num_args = 2, value_names = ["LEAST", "MOST"], help_heading = "Training")]
     random_resized_crop: Option<Vec<f32>>,
+
+    /// Epochs, of all, in which the head learns alone, on features computed once [default: ten of thirteen]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Detection")]
+    head_epochs: Option<usize>,
+    /// Tell classes by the text embeddings of their names, so that `vpt predict --classes` can ask for others (CLIP)
+    #[arg(long, help_heading = "Detection")]
+    open_vocabulary: bool,
+    /// How images become square: `stretch` both sides, or `letterbox` with padding [default: stretch]
+    #[arg(long, value_name = "FIT", value_parser = one_of::<Fit>(Fit::NAMES), help_heading = "Detection")]
+    fit: Option<Fit>,
+    /// Zoom training images by a random factor, at least and at most: 0.7 1.5; while prompts learn
+    ///
+    /// This, --box-crop and --mosaic make every step run the whole backbone; without them what comes before the first
+    /// prompt is computed once.
+    #[arg(long, num_args = 2, value_names = ["LEAST", "MOST"], help_heading = "Detection")]
+    scale_jitter: Option<Vec<f32>>,
+    /// Cut half of the training images at random around their boxes; while prompts learn
+    #[arg(long, help_heading = "Detection")]
+    box_crop: bool,
+    /// Share of training inputs put together of four images, 0 to 1; while prompts learn [default: 0]
+    #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Detection")]
+    mosaic: Option<f32>,
+    /// Decay of the moving average of the learned values, which is what is kept, 0 to below 1 [default: 0.995]
+    #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Detection")]
+    ema: Option<f64>,
 
     /// The run folder; new or empty [default: runs/classify/DATA-METHOD-N, a fresh number
     /// each time]
@@ -249,12 +278,20 @@ impl Flags {
         set!(backbone data task head optimizer label_smoothing);
         set_optional!(
             weights_dir shots image_size prompt_tokens prompt_layers prompt_dropout pad patch_size patch_place inner_size
-            epochs batch_size micro_batch lr head_lr weight_decay warmup clip_norm patience select out
+            epochs batch_size micro_batch lr head_lr weight_decay warmup clip_norm patience select head_epochs fit mosaic ema
+            out
         );
         if let Some(&[least, most]) = self.random_resized_crop.as_deref() {
             config.random_resized_crop = Some([least, most]);
         }
-        config.flip |= self.flip;
+        if let Some(&[least, most]) = self.scale_jitter.as_deref() {
+            config.scale_jitter = Some([least, most]);
+        }
+        if self.flip || self.no_flip {
+            config.flip = Some(self.flip);
+        }
+        config.box_crop |= self.box_crop;
+        config.open_vocabulary |= self.open_vocabulary;
         config.skip_bad_images |= self.skip_bad_images;
         config.seed = global.seed.unwrap_or(config.seed);
         config.threads = global.threads.map(usize::from).or(config.threads);

@@ -115,6 +115,12 @@ impl TaskMeta {
     ) -> Self {
         Self { format: FORMAT, method, prompt, head, backbone, classes, image_size, preprocess, metrics, detect: None }
     }
+
+    /// The same as the task of a detector.
+    #[must_use]
+    pub fn with_detector(self, detect: DetectMeta) -> Self {
+        Self { detect: Some(detect), ..self }
+    }
 }
 
 impl TaskFile {

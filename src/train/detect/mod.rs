@@ -10,8 +10,6 @@ mod session;
 mod setup;
 mod source;
 mod store;
-#[cfg(test)]
-mod tests;
 
 pub use progress::{DetectRecord, Stage};
 pub(super) use session::Session;

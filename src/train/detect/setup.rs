@@ -78,7 +78,8 @@ impl Setup {
         })?;
         let detect = plan.detect.ok_or_else(|| Error::invalid("--task", "not detection"))?;
         let classes = dataset.categories.len();
-        let texts = if config.open_vocabulary { Some(class_texts(&backbone, &dataset.names(), plan.threads)?) } else { None };
+        let texts =
+            if config.open_vocabulary { Some(class_texts(&backbone, &dataset.names(), plan.threads)?) } else { None };
         let classes = match &texts {
             Some(texts) => ClassLayer::Text { classes, width: texts.len() / classes },
             None => ClassLayer::Linear { classes },
@@ -88,8 +89,7 @@ impl Setup {
             PromptShape::Tokens(layout) => Some(layout),
             _ => None,
         };
-        let input =
-            BoxInput { preprocess: backbone.preprocess.clone(), side: size, grid: shape.grid, fit: detect.fit };
+        let input = BoxInput { preprocess: backbone.preprocess.clone(), side: size, grid: shape.grid, fit: detect.fit };
         let blocks = levels(backbone.vit.depth());
         let model = Detector::new(backbone, layout, shape, &blocks, texts, plan.threads)?;
         let fingerprint = fingerprint(&plan, &dataset, model.backbone().hash()?)?;
@@ -144,7 +144,7 @@ impl Setup {
             fit: self.detect.fit,
             category_ids: self.dataset.categories.iter().map(|category| category.id).collect(),
         };
-        Ok(TaskMeta { detect: Some(detect), ..meta })
+        Ok(meta.with_detector(detect))
     }
 }
 

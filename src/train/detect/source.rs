@@ -1,6 +1,6 @@
 //! Where a detector's batches come from: images made ahead of it, or features that were computed once.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use rand::Rng;
 
@@ -157,8 +157,7 @@ impl Source {
             return Ok(Box::new(order.chunks(size).map(move |chunk| cache.batch(self.kind, chunk, setup, epoch))));
         }
         let augment = setup.augment(self.split, stage);
-        let options =
-            BoxLoaderOptions { augment, epoch: epoch as u64, batch: size, ..setup.loader_options() };
+        let options = BoxLoaderOptions { augment, epoch: epoch as u64, batch: size, ..setup.loader_options() };
         let loader = BoxLoader::new(setup.images(self.split), order.to_vec(), options)?;
         Ok(Box::new(loader.map(|batch| Ok(Batch::of_images(batch?)))))
     }
