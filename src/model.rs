@@ -2,13 +2,15 @@
 //! back to life.
 
 pub mod detect;
+mod detect_task;
 mod task;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-pub use task::{TaskModel, TaskOptions};
+pub use detect_task::{DetectTask, Found};
+pub use task::{AnyTask, TaskModel, TaskOptions};
 
 use crate::{
     Error, Result,
@@ -163,18 +165,7 @@ impl Model {
 
     /// Checks that learned values from a file are the ones this model has, by name and shape.
     pub fn check(&self, params: &[Param]) -> Result<()> {
-        let expected = self.tensors();
-        for (i, (name, shape)) in expected.iter().enumerate() {
-            let found = params.get(i).filter(|param| param.name == *name);
-            if found.is_none_or(|param| param.shape != *shape) {
-                let found = found.map_or_else(|| "nothing".to_owned(), |param| format!("{:?}", param.shape));
-                return Err(Error::invalid(*name, format!("found {found} where {shape:?} is expected")));
-            }
-        }
-        if let Some(other) = params.get(expected.len()) {
-            return Err(Error::invalid(&other.name, "has no place in this model"));
-        }
-        Ok(())
+        params::check(params, &self.tensors())
     }
 
     /// Features `[B, D]` of images `[B, 3, s, s]`, prompts applied.

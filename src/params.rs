@@ -54,6 +54,22 @@ pub fn find<'a>(params: &'a [Param], name: &str) -> Result<&'a Param> {
     params.iter().find(|p| p.name == name).ok_or_else(|| Error::invalid(name, "no such tensor among the learned ones"))
 }
 
+/// Fails unless `params` are the `expected` tensors, by name and shape and in this order.
+pub fn check<N: AsRef<str>>(params: &[Param], expected: &[(N, Vec<usize>)]) -> Result<()> {
+    for (i, (name, shape)) in expected.iter().enumerate() {
+        let name = name.as_ref();
+        let found = params.get(i).filter(|param| param.name == name);
+        if found.is_none_or(|param| param.shape != *shape) {
+            let found = found.map_or_else(|| "nothing".to_owned(), |param| format!("{:?}", param.shape));
+            return Err(Error::invalid(name, format!("found {found} where {shape:?} is expected")));
+        }
+    }
+    match params.get(expected.len()) {
+        Some(other) => Err(Error::invalid(&other.name, "has no place in this model")),
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

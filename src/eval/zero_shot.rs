@@ -103,6 +103,14 @@ fn read_list(path: &Path) -> Result<Vec<String>> {
     }
 }
 
+/// Unit vectors `[K, D]` that stand for classes with these names: the classifier of [`Prompts::of_names`].
+///
+/// # Errors
+/// The backbone has no text tower.
+pub fn class_embeddings(backbone: &Backbone, names: &[String], threads: usize) -> Result<Vec<f32>> {
+    classifier(backbone, &Prompts::of_names(names), threads)
+}
+
 /// The classifier's weights `[C, D]`: a unit vector for each class, embedded with `threads` threads.
 ///
 /// # Errors

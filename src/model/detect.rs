@@ -176,6 +176,12 @@ impl Detector {
         Ok(params)
     }
 
+    /// Checks that learned values from a file are the ones this detector has, by name and shape.
+    pub fn check(&self, params: &[Param]) -> Result<()> {
+        let prompts = self.layout.map(|l| ("prompt.tokens".to_owned(), vec![l.layers, l.tokens, self.shape.width]));
+        params::check(params, &prompts.into_iter().chain(self.shape.tensors()).collect::<Vec<_>>())
+    }
+
     /// The reads that prompts have no part in, and those that they have.
     fn split_reads(&self) -> (&[Read], &[Read]) {
         let start = self.layout.map_or(self.backbone.vit.depth(), |layout| layout.start);

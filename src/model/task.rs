@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::Model;
+use super::{DetectTask, Model};
 use crate::{
     Error, Result,
     backbone::{Backbone, OpenOptions, registry::locate},
@@ -36,6 +36,46 @@ fn run_beside(path: &Path) -> Option<RunConfig> {
     locate(&run.backbone, run.weights_dir.as_deref()).is_ok().then_some(run)
 }
 
+/// A task file, from a file or a run folder, and the backbone that it says.
+pub(super) fn open_parts(path: &Path, options: &TaskOptions) -> Result<(TaskFile, Arc<Backbone>)> {
+    let file = TaskFile::open(path)?;
+    let run = run_beside(path);
+    let (name, weights_dir) = match (&options.backbone, &run) {
+        (Some(name), _) => (name, None),
+        (None, Some(run)) => (&run.backbone, run.weights_dir.clone()),
+        (None, None) => (&file.meta.backbone.name, None),
+    };
+    let weights_dir = options.weights_dir.clone().or(weights_dir);
+    let backbone = Backbone::open(name, &OpenOptions { weights_dir, image_size: Some(file.meta.image_size) })?;
+    Ok((file, Arc::new(backbone)))
+}
+
+/// A learned task of either kind.
+#[derive(Debug)]
+pub enum AnyTask {
+    /// One class an image.
+    Classify(TaskModel),
+    /// Boxes.
+    Detect(DetectTask),
+}
+
+impl AnyTask {
+    /// Opens the task file, or run folder, `path` together with its backbone.
+    ///
+    /// # Errors
+    /// As [`TaskModel::open`], whatever the task is.
+    pub fn open(path: &Path, options: &TaskOptions) -> Result<Self> {
+        let (file, backbone) = open_parts(path, options)?;
+        let threads = options.threads.max(1);
+        let opened = if file.meta.detect.is_some() {
+            DetectTask::with_backbone(file, backbone, threads).map(Self::Detect)
+        } else {
+            TaskModel::with_backbone(file, backbone, threads).map(Self::Classify)
+        };
+        opened.map_err(|error| Error::file(path, error.to_string()))
+    }
+}
+
 /// A learned task on its backbone.
 #[derive(Debug, Clone)]
 pub struct TaskModel {
@@ -49,18 +89,10 @@ impl TaskModel {
     ///
     /// # Errors
     /// As [`TaskFile::open`] and [`Backbone::open`], and when the backbone's weights are not the ones the task was learned
-    /// on.
+    /// on, or the task is a detector.
     pub fn open(path: &Path, options: &TaskOptions) -> Result<Self> {
-        let file = TaskFile::open(path)?;
-        let run = run_beside(path);
-        let (name, weights_dir) = match (&options.backbone, &run) {
-            (Some(name), _) => (name, None),
-            (None, Some(run)) => (&run.backbone, run.weights_dir.clone()),
-            (None, None) => (&file.meta.backbone.name, None),
-        };
-        let weights_dir = options.weights_dir.clone().or(weights_dir);
-        let backbone = Backbone::open(name, &OpenOptions { weights_dir, image_size: Some(file.meta.image_size) })?;
-        Self::with_backbone(file, Arc::new(backbone), options.threads.max(1))
+        let (file, backbone) = open_parts(path, options)?;
+        Self::with_backbone(file, backbone, options.threads.max(1))
             .map_err(|error| Error::file(path, error.to_string()))
     }
 
@@ -68,6 +100,9 @@ impl TaskModel {
     pub fn with_backbone(file: TaskFile, backbone: Arc<Backbone>, threads: usize) -> Result<Self> {
         file.check_backbone(&BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() })?;
         let TaskFile { meta, params } = file;
+        if meta.detect.is_some() {
+            return Err(Error::invalid("task", "learned to detect, not to classify"));
+        }
         let side = backbone.vit.image_size();
         if side != meta.image_size {
             let message =

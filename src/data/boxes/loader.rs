@@ -46,6 +46,14 @@ pub struct BoxLoaderOptions {
     pub cache: Option<Arc<PixelCache<BoxInput>>>,
 }
 
+impl BoxLoaderOptions {
+    /// One image at a time, as it is; the caller sets what differs.
+    pub fn plain(input: BoxInput, threads: usize) -> Self {
+        let augment = BoxAugment::default();
+        Self { input, augment, mirror: false, seed: 0, epoch: 0, batch: 1, threads, cache: None }
+    }
+}
+
 /// An iterator over the batches of one pass. Dropping it early stops its threads.
 #[derive(Debug)]
 pub struct BoxLoader {

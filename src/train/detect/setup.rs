@@ -11,7 +11,7 @@ use crate::{
         Split,
         boxes::{BoxAugment, BoxDataset, BoxImage, BoxInput, BoxLoaderOptions, Fit},
     },
-    eval::zero_shot::{Prompts, classifier},
+    eval::zero_shot::class_embeddings,
     head::detect::{ClassLayer, geometry::anchor_side},
     model::detect::{Detector, levels},
     prompt::{
@@ -78,8 +78,11 @@ impl Setup {
         })?;
         let detect = plan.detect.ok_or_else(|| Error::invalid("--task", "not detection"))?;
         let classes = dataset.categories.len();
-        let texts =
-            if config.open_vocabulary { Some(class_texts(&backbone, &dataset.names(), plan.threads)?) } else { None };
+        let texts = if config.open_vocabulary {
+            Some(class_embeddings(&backbone, &dataset.names(), plan.threads)?)
+        } else {
+            None
+        };
         let classes = match &texts {
             Some(texts) => ClassLayer::Text { classes, width: texts.len() / classes },
             None => ClassLayer::Linear { classes },
@@ -113,16 +116,8 @@ impl Setup {
 
     /// How a part is read when nothing is random; the caller sets what differs.
     pub(super) fn loader_options(&self) -> BoxLoaderOptions {
-        BoxLoaderOptions {
-            input: self.input.clone(),
-            augment: BoxAugment::default(),
-            mirror: false,
-            seed: self.plan.config.seed,
-            epoch: 0,
-            batch: 1,
-            threads: self.plan.threads,
-            cache: None,
-        }
+        let plain = BoxLoaderOptions::plain(self.input.clone(), self.plan.threads);
+        BoxLoaderOptions { seed: self.plan.config.seed, ..plain }
     }
 
     /// What a task file of this run says.
@@ -146,11 +141,6 @@ impl Setup {
         };
         Ok(meta.with_detector(detect))
     }
-}
-
-/// The embeddings `[K, E]` that classes with these names are told by.
-pub(crate) fn class_texts(backbone: &Backbone, names: &[String], threads: usize) -> Result<Vec<f32>> {
-    classifier(backbone, &Prompts::of_names(names), threads)
 }
 
 /// The side of a typical training box, as a share of the network's input.
