@@ -320,9 +320,9 @@ mod tests {
                     let moved = |by: f32| {
                         let (mut scale, mut shift) = (scale.clone(), shift.clone());
                         if which == 0 {
-                            scale[i] += by
+                            scale[i] += by;
                         } else {
-                            shift[i] += by
+                            shift[i] += by;
                         }
                         along(plain(&wide, &scale, &shift, groups))
                     };

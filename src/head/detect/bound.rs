@@ -12,10 +12,10 @@ use crate::kernel::{
 use crate::params::{self, Param};
 use crate::{Error, Result};
 
-/// Added to the variance in the LayerNorms of the neck.
+/// Added to the variance in each LayerNorm of the neck.
 const LAYER_EPS: f32 = 1e-6;
 
-/// Added to the variance in the GroupNorms.
+/// Added to the variance in each GroupNorm.
 const GROUP_EPS: f32 = 1e-5;
 
 /// Index of the class tower among the towers.
@@ -308,7 +308,7 @@ impl BoundDetectHead {
             let x = Mat::new(&two.x, map.rows(), c, c);
             two.norm_map_vjp(self.norm(norm.clone()), map, x, rows, &mut w.padded[tower], &mut to[norm]);
             let dy = &w.padded[tower];
-            Conv::weight_vjp(map, &one.out, [(dy, self.places.conv(tower, 1))], to, &mut w.panels);
+            Conv::weight_vjp(map, &one.out, &[(dy, self.places.conv(tower, 1))], to, &mut w.panels);
             self.second[tower].input_vjp(0, map, dy, rows, false);
 
             let norm = self.places.tower_norm(tower, 0);
@@ -320,7 +320,7 @@ impl BoundDetectHead {
         for tower in [CLASS, BOX] {
             self.first.input_vjp(tower, map, dy[tower].0, rows, tower > 0);
         }
-        Conv::weight_vjp(map, &w.map, dy, to, &mut w.panels);
+        Conv::weight_vjp(map, &w.map, &dy, to, &mut w.panels);
 
         self.map_vjp(to, w);
         self.neck_vjp(features, to, w);

@@ -47,7 +47,7 @@ pub fn anchor_side(boxes: &[[f32; 4]]) -> Option<f32> {
         let mut sizes: Vec<f64> = boxes.iter().map(|b| f64::from(b[i])).collect();
         sizes.sort_by(f64::total_cmp);
         let n = sizes.len();
-        (n > 0).then(|| (sizes[(n - 1) / 2] + sizes[n / 2]) / 2.)
+        (n > 0).then(|| f64::midpoint(sizes[(n - 1) / 2], sizes[n / 2]))
     };
     let side = (median(2)? * median(3)?).sqrt();
     Some(side.clamp(1e-3, 1.) as f32)
@@ -100,7 +100,7 @@ pub fn generalized_iou(predicted: [f64; 4], truth: [f64; 4]) -> (f64, [f64; 4]) 
         let upper = edge(p[i + 2] < t[i + 2], p[i + 2] > t[i + 2]);
         let lower = edge(p[i] > t[i], p[i] < t[i]);
         gradient[i] = upper - lower;
-        gradient[2 + i] = (upper + lower) / 2.;
+        gradient[2 + i] = f64::midpoint(upper, lower);
     }
     (value, gradient)
 }
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn zero_offsets_are_a_box_of_the_anchor_at_the_token() {
         let grid = Grid { side: 4, anchor: 0.5 };
-        assert_eq!(grid.decode(6, [0.; 4]), [0.625, 0.375, 0.5, 0.5]);
+        assert_eq!(grid.decode(6, [0.; 4])[..], [0.625, 0.375, 0.5, 0.5]);
         assert_eq!(grid.decode(6, [1., -1., f32::INFINITY, f32::NEG_INFINITY])[..2], [0.875, 0.125]);
         let sizes = &grid.decode(6, [0., 0., 100., -100.])[2..];
         assert!((sizes[0] - 0.5 * 3f64.exp()).abs() < 1e-12 && (sizes[1] - 0.5 * (-6f64).exp()).abs() < 1e-12);

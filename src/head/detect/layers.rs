@@ -61,18 +61,12 @@ impl Conv {
     }
 
     /// Adds the gradients of weights to their ranges of `to`, from the padded maps x and, for each weight, dy.
-    pub(super) fn weight_vjp<const N: usize>(
-        map: Map,
-        x: &[f32],
-        dy: [(&[f32], Range<usize>); N],
-        to: &mut [f32],
-        panels: &mut Panels,
-    ) {
+    pub(super) fn weight_vjp(map: Map, x: &[f32], dy: &[(&[f32], Range<usize>)], to: &mut [f32], panels: &mut Panels) {
         let c = map.channels;
         for y in 0..3 {
             panels.reset(map.rows(), 3 * c);
             panels.fill(0, 0, map.taps(x, y));
-            for (dy, range) in &dy {
+            for (dy, range) in dy {
                 let gradient = &mut to[range.clone()][y * 3 * c..];
                 matmul(map.tokens(dy).t(), &*panels, MatMut::new(gradient, c, 3 * c, 9 * c), Init::Add);
             }

@@ -35,6 +35,7 @@ impl Dense {
 
     /// From `gradient` `[T, out]` of [`Self::tokens`]: adds those of weight and bias to their ranges of `to` and writes that
     /// of the tower's rows.
+    #[allow(clippy::too_many_arguments, reason = "forward's arguments and the gradients")]
     pub(super) fn tokens_vjp(
         &self,
         map: Map,
@@ -78,7 +79,9 @@ impl TextLayer {
         let mut scaled = texts.to_vec();
         for text in scaled.chunks_exact_mut(width) {
             let inverse = inverse_length(text);
-            text.iter_mut().for_each(|v| *v *= inverse * scale);
+            for v in text {
+                *v *= inverse * scale;
+            }
         }
         let shift = vec![cosine[1]; texts.len() / width];
         Self { project: Dense::new(weight, bias, training), texts: Dense::new(&scaled, &shift, training) }
@@ -97,7 +100,9 @@ impl TextLayer {
         self.project.apply(tower, MatMut::new(values, rows, width, stride));
         for (row, inverse) in values.chunks_exact_mut(stride).zip(scratch.inverse.grow(rows)) {
             *inverse = inverse_length(&row[..width]);
-            row[..width].iter_mut().for_each(|v| *v *= *inverse);
+            for v in &mut row[..width] {
+                *v *= *inverse;
+            }
         }
         let logits = self.texts.tokens(map, Mat::new(values, rows, width, stride), scratch);
         scratch.unit = unit;
@@ -106,6 +111,7 @@ impl TextLayer {
 
     /// From `gradient` `[T, K]` of the [`Self::tokens`] called last with this scratch: adds those of weight, bias and, side
     /// by side, log scale and shift to their ranges of `to` and writes that of the tower's rows.
+    #[allow(clippy::too_many_arguments, reason = "forward's arguments and the gradients")]
     pub(super) fn tokens_vjp(
         &self,
         map: Map,
