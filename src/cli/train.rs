@@ -161,7 +161,7 @@ struct Flags {
     #[arg(long, num_args = 2, value_names = ["LEAST", "MOST"], help_heading = "Training")]
     random_resized_crop: Option<Vec<f32>>,
 
-    /// Epochs, of all, in which the head learns alone, on features computed once [default: ten of thirteen]
+    /// Epochs, of all, in which the head learns alone, on features computed once [default: three of four]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Detection")]
     head_epochs: Option<usize>,
     /// Tell classes by the text embeddings of their names, so that `vpt predict --classes` can ask for others (CLIP)

@@ -58,13 +58,13 @@ pub(super) fn layers(task: Task, depth: usize) -> PromptLayers {
 
 /// Epochs of a detector, of `per_epoch` steps each.
 pub(super) fn detection_epochs(per_epoch: usize) -> usize {
-    let head = HEAD_STEPS.div_ceil(per_epoch).clamp(40, 120);
-    head + (head * 3).div_ceil(10)
+    let head = HEAD_STEPS.div_ceil(per_epoch).clamp(30, 120);
+    head + head.div_ceil(3)
 }
 
-/// How many of a detector's epochs train the head alone: ten of thirteen.
+/// How many of a detector's epochs train the head alone: three of four.
 pub(super) fn head_epochs(epochs: usize) -> usize {
-    epochs * 10 / 13
+    epochs * 3 / 4
 }
 
 /// The defaults of `method` for `task`.
