@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use vpt::backbone::vit::{PromptLayers, TokenPrompts, Vit, Want};
+use vpt::backbone::vit::{Pass, PromptLayers, TokenPrompts, Vit, Want};
 use vpt::backbone::{Backbone, OpenOptions};
 use vpt::data::image::decode;
 
@@ -137,9 +137,8 @@ fn error(vit: &Vit, expected: &Expected, case: &str, threads: usize, micro_batch
         TokenPrompts { start, layers, tokens: shape[1], data }
     });
     let want = Want { tokens: prompts.is_some(), pixels: case == "pad" };
-    let (grads, parts) = vit
-        .step(&images, prompts, want, micro_batch, threads, &|range, features| Ok(head.loss(range, features)))
-        .unwrap();
+    let pass = Pass { prompts, want, micro_batch, ..Pass::forward(&images, threads) };
+    let (grads, parts) = vit.step(&pass, &|range, features| Ok(head.loss(range, features))).unwrap();
 
     let sum = |of: fn(&Part) -> &[f32]| {
         parts

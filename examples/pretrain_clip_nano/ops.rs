@@ -44,7 +44,7 @@ pub(crate) fn matmul((m, k, n): (usize, usize, usize), a: View, b: View, c: &mut
         panels.reset(k, n);
         panels.fill(0, 0, b.sized(k, n));
         let init = if add { Init::Add } else { Init::Zero };
-        kernel::matmul(a.sized(m, k), panels, MatMut::new(c, m, n, c_row), init);
+        kernel::matmul(a.sized(m, k), &*panels, MatMut::new(c, m, n, c_row), init);
     });
 }
 

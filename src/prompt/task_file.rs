@@ -266,7 +266,7 @@ fn check_prompt_shape(prompt: PromptShape, shape: &[usize], path: &Path) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{prompt::tokens::TokenLayout, random::stream};
+    use crate::{eval::Metrics, prompt::tokens::TokenLayout, random::stream};
 
     fn task() -> TaskFile {
         let layout = TokenLayout { start: 0, layers: 2, tokens: 3 };
@@ -284,7 +284,7 @@ mod tests {
             vec!["cat".into(), "naïve \"dog\"".into()],
             64,
             Preprocess::clip(64),
-            TaskMetrics { epoch: 7, val: Some(val), test: None },
+            TaskMetrics { epoch: 7, val: Some(Scores::Classify(val)), test: None },
         );
         TaskFile { meta, params }
     }
