@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use vpt::data::Dataset;
-use vpt::data::boxes::{BoxDataset, BoxLayout, BoxSummary, Converted, convert};
+use vpt::data::boxes::{BoxDataset, BoxLayout, BoxSummary, Converted, ProblemKind, convert};
 use vpt::data::examine::{Counts, Summary};
 use vpt::data::shapes::{self, Pairs, ShapesConfig, Style, Task};
 use vpt::report::table;
@@ -40,7 +40,7 @@ enum Make {
 /// MNIST family, gz or not). The content hash is the same for the same images, classes and splits in any lossless layout.
 ///
 /// Boxes: COCO (annotations/instances_*.json, train.json, train/_annotations.coco.json), YOLO (data.yaml), Pascal VOC
-/// (Annotations/ and JPEGImages/, or images with XML files beside them). Boxes past the border, repeated ids and the like
+/// (`Annotations/` and `JPEGImages/`, or images with XML files beside them). Boxes past the border, repeated ids and the like
 /// are mended and listed.
 ///
 /// Missing splits are drawn by --seed and said. Exit code 1 if an image is missing or cannot be read.
@@ -128,7 +128,7 @@ fn box_info(args: &Info, global: &Global, out: Output) -> anyhow::Result<()> {
 fn convert_boxes(args: &Convert, global: &Global, out: Output) -> anyhow::Result<()> {
     let data = BoxDataset::open(&args.data, global.seed())?;
     let converted = convert(&data, args.to, &args.out)?;
-    let problems = data.problems.len();
+    let problems = data.problems.iter().filter(|problem| problem.kind != ProblemKind::Crowd).count();
     if problems > 0 && !global.quiet {
         let (s, data) = (if problems == 1 { "" } else { "s" }, args.data.display());
         message(&format!("{problems} problem{s} in {data}; `vpt data info` lists them"));

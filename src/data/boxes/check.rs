@@ -134,7 +134,7 @@ fn clipped(rect: Rect, size: [usize; 2], report: &mut impl FnMut(ProblemKind, Me
     let is_left = w > 0. && h > 0.;
     if past > ROUNDING || !is_left {
         let mend = if is_left { Mend::Clipped } else { Mend::ObjectDropped };
-        report(ProblemKind::OutsideImage, mend, format!("a box that reaches {:.1} pixels past the border", past));
+        report(ProblemKind::OutsideImage, mend, format!("a box that reaches {past:.1} pixels past the border"));
     }
     is_left.then_some(Rect { x, y, width: w, height: h })
 }

@@ -115,6 +115,10 @@ pub(super) fn open(files: &Files) -> Result<Found> {
     {
         Parts::Unsplit(read(file)?)
     } else {
+        if let Some(file) = files.files.first().filter(|_| files.files.iter().all(|file| part(&file.tag).is_none())) {
+            let message = "this file and others beside it are named after no part (train, val, test)";
+            return Err(Error::file(&file.path, message));
+        }
         let mut given = [None, None, None];
         for split in Split::ALL {
             let mut these = files.files.iter().filter(|file| part(&file.tag) == Some(split));

@@ -56,7 +56,7 @@ pub struct Lost {
 pub fn convert(data: &BoxDataset, to: BoxLayout, out: &Path) -> Result<Converted> {
     let names = stored_names(data, to)?;
     let count = |of: fn(&BoxImage) -> usize| Split::ALL.map(|split| data.part(split).iter().map(of).sum::<usize>());
-    let (crowds, areas) = (count(|i| i.objects.iter().filter(|o| o.crowd).count()), count(|i| own_areas(i)));
+    let (crowds, areas) = (count(|i| i.objects.iter().filter(|o| o.crowd).count()), count(own_areas));
     let objects = count(|i| i.objects.len());
     let mut lost = Lost::default();
     if to != BoxLayout::Coco {
@@ -115,7 +115,9 @@ fn stored_names(data: &BoxDataset, to: BoxLayout) -> Result<Names> {
         let mut seen = HashSet::new();
         if !names.iter().flatten().all(|name| seen.insert(stem(name))) {
             for (split, part) in Split::ALL.into_iter().zip(&mut names) {
-                part.iter_mut().for_each(|name| *name = format!("{split}/{name}"));
+                for name in part {
+                    *name = format!("{split}/{name}");
+                }
             }
         }
         let is_line = |name: &str| !name.is_empty() && name.trim() == name && !name.contains(char::is_control);
@@ -213,7 +215,9 @@ fn write_coco(data: &BoxDataset, names: &Names, out: &Path) -> Result<()> {
 fn write_yolo(data: &BoxDataset, names: &Names, out: &Path) -> Result<()> {
     // Without `path:`, other paths are seen from the file's own folder.
     let mut yaml = String::new();
-    Split::ALL.iter().for_each(|split| _ = writeln!(yaml, "{split}: images/{split}"));
+    for split in Split::ALL {
+        _ = writeln!(yaml, "{split}: images/{split}");
+    }
     _ = writeln!(yaml, "nc: {}\nnames:", data.categories.len());
     for (i, category) in data.categories.iter().enumerate() {
         // A string of JSON is one of YAML.
@@ -248,7 +252,7 @@ fn write_voc(data: &BoxDataset, names: &Names, out: &Path) -> Result<()> {
             let id = name.rsplit_once('.').map_or(name.as_str(), |(stem, _)| stem);
             place_image(&image.path, &out.join("JPEGImages").join(name))?;
             write(&out.join("Annotations").join(format!("{id}.xml")), xml(image, name, &classes))?;
-            list += &format!("{id}\n");
+            _ = writeln!(list, "{id}");
         }
         write(&out.join(format!("ImageSets/Main/{split}.txt")), list)?;
     }

@@ -193,10 +193,14 @@ impl BoxDataset {
         for split in Split::ALL {
             for image in self.part(split) {
                 let mut found: Vec<usize> = single(image).map(|object| object.category).collect();
-                found.iter().for_each(|&category| objects[category][split as usize] += 1);
+                for &category in &found {
+                    objects[category][split as usize] += 1;
+                }
                 found.sort_unstable();
                 found.dedup();
-                found.iter().for_each(|&category| images[category][split as usize] += 1);
+                for category in found {
+                    images[category][split as usize] += 1;
+                }
             }
         }
         let counts = |[train, val, test]: [usize; 3]| Counts { train, val, test };
@@ -242,7 +246,9 @@ fn range(mut values: Vec<f64>) -> Option<[f64; 3]> {
 
 fn count_kinds(problems: &[Problem]) -> Vec<ProblemCount> {
     let mut counts: HashMap<(ProblemKind, Mend), usize> = HashMap::new();
-    problems.iter().for_each(|problem| *counts.entry((problem.kind, problem.mend)).or_default() += 1);
+    for problem in problems {
+        *counts.entry((problem.kind, problem.mend)).or_default() += 1;
+    }
     let mut counts: Vec<_> =
         counts.into_iter().map(|((kind, mend), count)| ProblemCount { kind, mend, count }).collect();
     counts.sort_by_key(|c| (std::cmp::Reverse(c.count), c.kind.name(), c.mend.name()));

@@ -175,7 +175,9 @@ impl BoxDataset {
             hasher.update(&(text.len() as u64).to_le_bytes());
             hasher.update(text.as_bytes());
         };
-        self.categories.iter().for_each(|c| text(&format!("{} {}", c.id, c.name)));
+        for Category { id, name } in &self.categories {
+            text(&format!("{id} {name}"));
+        }
         for split in Split::ALL {
             text(&format!("{split} {}", self.part(split).len()));
             for image in self.part(split) {

@@ -106,7 +106,9 @@ fn complete(name: String, layout: BoxLayout, found: Found, seed: u64) -> Result<
             drop_repeated(&mut given, &mut problems);
             for (split, part) in Split::ALL.into_iter().zip(&given) {
                 if part.as_ref().is_some_and(Vec::is_empty) {
-                    let why = problems.iter().find(|p| p.loses_image() || p.mend == Mend::DroppedHere);
+                    let start = format!("in {split} ");
+                    let moved = problems.iter().find(|p| p.mend == Mend::DroppedHere && p.detail.starts_with(&start));
+                    let why = moved.or_else(|| problems.iter().find(|p| p.loses_image()));
                     let why = why.map(|p| format!(": {p}")).unwrap_or_default();
                     return Err(Error::invalid(format!("data set {name}"), format!("no images for {split}{why}")));
                 }
@@ -122,7 +124,9 @@ fn complete(name: String, layout: BoxLayout, found: Found, seed: u64) -> Result<
     }
     let (mut parts, split_note) = complete_parts(&name, parts, &["images".to_owned()], seed)?;
     if !has_ids {
-        parts.iter_mut().for_each(|part| number(part));
+        for part in &mut parts {
+            number(part);
+        }
     }
     let [train, val, test] = parts;
     Ok(BoxDataset { name, layout, categories, train, val, test, split_note, problems })

@@ -116,9 +116,9 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Whether an image is missing from the data set because of it that was meant to be there.
+    /// Whether the data set lacks an image because its file is missing or has no header that can be read.
     pub fn loses_image(&self) -> bool {
-        self.mend == Mend::ImageDropped
+        matches!(self.kind, ProblemKind::MissingImage | ProblemKind::UnreadableImage)
     }
 }
 

@@ -167,6 +167,8 @@ fn what_cannot_be_used_is_an_error_that_names_the_place() {
     let two =
         [("annotations/instances_train2014.json", good.as_str()), ("annotations/instances_train2017.json", &good)];
     assert!(error(&set(&two, &["1.png"])).contains("a second file for train"));
+    let two = [("annotations/instances_a.json", good.as_str()), ("annotations/instances_b.json", &good)];
+    assert!(error(&set(&two, &["1.png"])).contains("instances_a.json: this file and others"));
     let gone = coco(&[(1, "1.png")], &[]);
     let val = coco(&[(2, "2.png"), (3, "3.png")], &[]);
     let dir = set(&[("train.json", &gone), ("val.json", &val)], &["1.png", "2.png", "3.png"]);

@@ -3,8 +3,11 @@ use crate::data::Split;
 use proptest::prelude::*;
 use serde_json::Value;
 
+/// Part, name, size and objects of an image.
+type Kept = (Split, String, [usize; 2], Vec<Object>);
+
 /// Everything that a layout is to keep: names of categories; name, size and objects of each image.
-fn content(data: &BoxDataset) -> (Vec<&str>, Vec<(Split, String, [usize; 2], Vec<Object>)>) {
+fn content(data: &BoxDataset) -> (Vec<&str>, Vec<Kept>) {
     let image = |split, image: &BoxImage| {
         let name = image.name.rsplit('/').next().unwrap().to_owned();
         let objects = image.objects.iter().map(|object| Object { id: 0, ..*object }).collect();
@@ -103,17 +106,17 @@ proptest! {
 
 #[test]
 fn folders_below_the_parts_are_kept_and_equal_names_told_apart() {
-    let [train, val, test] = [["1/a.png", "2/a.png"], ["1/a.png", "1/b.png"], ["c.png", "d.png"]]
+    let [train, val, test] = [["1/a.png", "2/a.png"], ["1/a.png", "3/b.png"], ["c.png", "d.png"]]
         .map(|[a, b]| coco(&[(5, a), (6, b)], &[(7, 5, 9, [1., 2., 3., 4.])]));
     let files = [("train.json", train.as_str()), ("val.json", &val), ("test.json", &test)];
-    let images = ["train/1/a.png", "train/2/a.png", "val/1/a.png", "val/1/b.png", "test/c.png", "test/d.png"];
+    let images = ["train/1/a.png", "train/2/a.png", "val/1/a.png", "val/3/b.png", "test/c.png", "test/d.png"];
     let dir = set(&files, &images);
     let data = BoxDataset::open(dir.path(), 1).unwrap();
     let (converted, voc) = to(&data, BoxLayout::Voc, &dir.path().join("voc"));
     assert!(converted.lost.category_ids && converted.lost.ids);
     let kept = ["JPEGImages/train/1/a.png", "JPEGImages/train/2/a.png"];
     assert_eq!(names(&voc.train), kept);
-    assert_eq!(names(&voc.val), ["JPEGImages/val/a.png", "JPEGImages/val/b.png"]);
+    assert_eq!(names(&voc.val), ["JPEGImages/val/1/a.png", "JPEGImages/val/3/b.png"]);
     let (_, yolo) = to(&data, BoxLayout::Yolo, &dir.path().join("yolo"));
     assert_eq!(names(&yolo.train), ["images/train/1/a.png", "images/train/2/a.png"]);
     for other in [&voc, &yolo] {
@@ -165,8 +168,9 @@ fn what_a_layout_cannot_hold_is_refused_and_nothing_is_left() {
 #[test]
 fn a_summary_counts_images_objects_and_problems() {
     let boxes = [(1, 1, 9, [0., 0., 10., 10.]), (2, 1, 9, [0., 0., 50., 50.]), (3, 2, 4, [0., 0., 100., 50.])];
-    let train = coco(&[(1, "1.png"), (2, "2.png")], &boxes)
-        .replace("\"id\":3,\"image_id\":2,\"iscrowd\":0", "\"id\":3,\"image_id\":2,\"iscrowd\":1");
+    let train = coco(&[(1, "1.png"), (2, "2.png")], &boxes);
+    let (before, after) = train.rsplit_once("\"iscrowd\":0").unwrap();
+    let train = format!("{before}\"iscrowd\":1{after}");
     let val = coco(&[(1, "3.png")], &[(1, 1, 4, [0., 0., 100., 200.])]);
     let files = [("train.json", train.as_str()), ("val.json", &val), ("test.json", &coco(&[(1, "4.png")], &[]))];
     let dir = set(&files, &["1.png", "2.png", "3.png", "4.png"]);

@@ -17,7 +17,9 @@ fn set(files: &[(&str, &str)], images: &[&str]) -> tempfile::TempDir {
     for name in files.iter().map(|(name, _)| name).chain(images) {
         fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
     }
-    files.iter().for_each(|(name, content)| fs::write(dir.path().join(name), content).unwrap());
+    for (name, content) in files {
+        fs::write(dir.path().join(name), content).unwrap();
+    }
     for (i, name) in images.iter().enumerate() {
         image::GrayImage::from_pixel(100, 50, image::Luma([i as u8])).save(dir.path().join(name)).unwrap();
     }

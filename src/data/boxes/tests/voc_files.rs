@@ -86,7 +86,7 @@ fn categories_follow_classes_txt_and_must_occur_in_train() {
     let lists = [("train", "b\n"), ("val", "a\n"), ("test", "d\n")];
     let message = error(&devkit(&lists));
     assert!(
-        message.contains("a.xml: line 4: 'dog' does not occur in train") && message.contains("classes.txt"),
+        message.contains("a.xml: line 3: 'dog' does not occur in train") && message.contains("classes.txt"),
         "{message}"
     );
     let dir = devkit(&lists);
