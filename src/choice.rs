@@ -36,7 +36,7 @@ macro_rules! choice {
             fn from_str(s: &str) -> $crate::Result<Self> {
                 match s {
                     $($name => Ok(Self::$variant),)+
-                    _ => Err($crate::Error::invalid($flag, format!("`{s}` is not one of {}", Self::NAMES.join(", ")))),
+                    _ => Err($crate::Error::flag($flag, format!("`{s}` is not one of {}", Self::NAMES.join(", ")))),
                 }
             }
         }

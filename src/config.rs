@@ -337,14 +337,19 @@ impl Plan {
 
 impl RunConfig {
     /// Reads a `config.toml`.
+    ///
+    /// # Errors
+    /// It cannot be read or is none, or a value in it makes no sense.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = files::read_limited(path, 1 << 20)?;
         let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "not UTF-8 text"))?;
-        toml::from_str(&text).map_err(|error| {
+        let config: Self = toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
             let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
             Error::file(path, format!("line {line}: {message}"))
-        })
+        })?;
+        config.validate().map_err(|error| error.in_file(path))?;
+        Ok(config)
     }
 
     /// The content of a `config.toml`.
@@ -381,7 +386,7 @@ impl RunConfig {
     pub fn validate(&self) -> Result<()> {
         at_least_one("--prompt-tokens", self.prompt_tokens)?;
         if self.prompt_tokens.is_some_and(|n| n > defaults::MAX_PROMPT_TOKENS) {
-            return Err(Error::invalid("--prompt-tokens", format!("more than {}", defaults::MAX_PROMPT_TOKENS)));
+            return Err(Error::flag("--prompt-tokens", format!("more than {}", defaults::MAX_PROMPT_TOKENS)));
         }
         at_least_one("--shots", self.shots)?;
         at_least_one("--epochs", self.epochs)?;
@@ -402,12 +407,12 @@ impl RunConfig {
         if let Some(decay) = self.weight_decay
             && !(decay.is_finite() && decay >= 0.)
         {
-            return Err(Error::invalid("--weight-decay", format!("{decay} is not a number of 0 or more")));
+            return Err(Error::flag("--weight-decay", format!("{decay} is not a number of 0 or more")));
         }
         if let Some(warmup) = self.warmup
             && !(0. ..=1.).contains(&warmup)
         {
-            return Err(Error::invalid("--warmup", format!("{warmup} is not a share between 0 and 1")));
+            return Err(Error::flag("--warmup", format!("{warmup} is not a share between 0 and 1")));
         }
         share("--label-smoothing", self.label_smoothing)?;
         share("--prompt-dropout", self.prompt_dropout.unwrap_or(0.))?;
@@ -415,11 +420,11 @@ impl RunConfig {
             && !(0. < low && low <= high && high <= 1.)
         {
             let message = format!("{low} to {high} are not shares of the area with 0 < least <= most <= 1");
-            return Err(Error::invalid("--random-resized-crop", message));
+            return Err(Error::flag("--random-resized-crop", message));
         }
         // TOML has no larger integers, and a run that cannot be saved cannot be repeated.
         if i64::try_from(self.seed).is_err() {
-            return Err(Error::invalid("--seed", format!("{} is larger than {}", self.seed, i64::MAX)));
+            return Err(Error::flag("--seed", format!("{} is larger than {}", self.seed, i64::MAX)));
         }
         self.refuse_other_methods_fields()
     }
@@ -439,7 +444,7 @@ impl RunConfig {
         ];
         for (flag, given, used, what) in fields {
             if given && !used {
-                return Err(Error::invalid(flag, format!("method {method} has no {what}")));
+                return Err(Error::flag(flag, format!("method {method} has no {what}")));
             }
         }
         Ok(())
@@ -465,24 +470,24 @@ impl RunConfig {
         for (flag, given, for_detection) in fields {
             if given && for_detection != detects {
                 let message = if detects { "not for detection" } else { "only for detection, from data with boxes" };
-                return Err(Error::invalid(flag, message));
+                return Err(Error::flag(flag, message));
             }
         }
         if !detects && self.method == Method::Linear && (self.flip == Some(true) || self.random_resized_crop.is_some())
         {
             let flag = if self.flip == Some(true) { "--flip" } else { "--random-resized-crop" };
-            return Err(Error::invalid(
+            return Err(Error::flag(
                 flag,
                 "method linear computes the features of an image once, without augmentation",
             ));
         }
         if detects && self.method.has_pixels() {
             let message = format!("{} is not for detection; take linear, vpt-shallow or vpt-deep", self.method);
-            return Err(Error::invalid("--method", message));
+            return Err(Error::flag("--method", message));
         }
         if detects && self.head != HeadKind::Linear {
             let message = format!("{} is not for detection, which has a head of its own", self.head);
-            return Err(Error::invalid("--head", message));
+            return Err(Error::flag("--head", message));
         }
         Ok(())
     }
@@ -492,7 +497,7 @@ impl RunConfig {
         self.validate()?;
         self.refuse_other_tasks_fields(facts.task)?;
         if facts.train_images == 0 {
-            return Err(Error::invalid("--data", "there are no images to train on"));
+            return Err(Error::invalid("data", "there are no images to train on"));
         }
         let defaults = defaults::of(facts.task, self.method);
         let prompt = self.prompt_shape(facts)?;
@@ -506,7 +511,7 @@ impl RunConfig {
             false => defaults.epochs(per_epoch),
         });
         let total_steps = (per_epoch as u64).checked_mul(epochs as u64).filter(|&steps| steps <= 1 << 40);
-        let total_steps = total_steps.ok_or_else(|| Error::invalid("--epochs", format!("{epochs} are too many")))?;
+        let total_steps = total_steps.ok_or_else(|| Error::flag("--epochs", format!("{epochs} are too many")))?;
         let detect = detects.then(|| self.detect_plan(epochs, per_epoch)).transpose()?;
         let warmup = self.warmup.unwrap_or(detect.map_or(defaults::WARMUP, |detect| detect.warmup));
         let threads = match self.threads {
@@ -580,11 +585,11 @@ impl RunConfig {
         let head_epochs = self.head_epochs.unwrap_or(if alone { epochs } else { defaults::head_epochs(epochs) });
         if alone && head_epochs != epochs {
             let message = format!("{head_epochs} of {epochs} epochs, where method linear learns nothing but the head");
-            return Err(Error::invalid("--head-epochs", message));
+            return Err(Error::flag("--head-epochs", message));
         }
         if !alone && head_epochs >= epochs {
             let message = format!("{head_epochs} of {epochs} epochs leave none for the prompts");
-            return Err(Error::invalid("--head-epochs", message));
+            return Err(Error::flag("--head-epochs", message));
         }
         let augment = BoxAugment {
             flip: self.flip.unwrap_or(true),
@@ -595,13 +600,13 @@ impl RunConfig {
         augment.check()?;
         if alone && !augment.only_flip() && !augment.is_none() {
             let message = "method linear computes the features of an image once; it knows --flip only";
-            return Err(Error::invalid("--method", message));
+            return Err(Error::flag("--method", message));
         }
         let steps = (head_epochs.max(1) * per_epoch) as f64;
         let warmup = self.warmup.unwrap_or(defaults::WARMUP.min(defaults::DETECTION_WARMUP_STEPS / steps));
         let ema = self.ema.unwrap_or(defaults::EMA);
         if !(0. ..1.).contains(&ema) {
-            return Err(Error::invalid("--ema", format!("{ema} is not a number from 0 to below 1")));
+            return Err(Error::flag("--ema", format!("{ema} is not a number from 0 to below 1")));
         }
         Ok(DetectPlan { head_epochs, warmup, ema, fit: self.fit.unwrap_or_default(), augment })
     }
@@ -633,7 +638,7 @@ impl RunConfig {
 
 fn at_least_one(flag: &str, value: Option<usize>) -> Result<()> {
     match value {
-        Some(0) => Err(Error::invalid(flag, "must be at least 1")),
+        Some(0) => Err(Error::flag(flag, "must be at least 1")),
         _ => Ok(()),
     }
 }
@@ -642,14 +647,14 @@ fn positive(flag: &str, value: f64) -> Result<()> {
     if value.is_finite() && value > 0. {
         return Ok(());
     }
-    Err(Error::invalid(flag, format!("{value} is not a number above 0")))
+    Err(Error::flag(flag, format!("{value} is not a number above 0")))
 }
 
 fn share(flag: &str, value: f32) -> Result<()> {
     if (0. ..1.).contains(&value) {
         return Ok(());
     }
-    Err(Error::invalid(flag, format!("{value} is not a share from 0 to below 1")))
+    Err(Error::flag(flag, format!("{value} is not a share from 0 to below 1")))
 }
 
 #[cfg(test)]

@@ -25,12 +25,27 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
-    /// A flag, configuration field or argument has a value that cannot be used.
+    /// A flag of the command line has a value that cannot be used. Nothing else is said with this variant: a program ends
+    /// with the exit code for wrong usage by it.
+    #[error("{flag}: {message}")]
+    Flag {
+        /// The flag, with its dashes.
+        flag: String,
+        /// What is wrong with its value.
+        message: String,
+    },
+    /// What was found in files, or an argument of a function, cannot be used.
     #[error("{what}: {message}")]
     Invalid {
-        /// The flag, field or argument, as the user wrote it.
+        /// The data set, field or argument.
         what: String,
         /// What is wrong with it.
+        message: String,
+    },
+    /// Training went astray: the loss or its gradient is no longer a finite number.
+    #[error("training diverged: {message}")]
+    Diverged {
+        /// Where, and at which learning rate.
         message: String,
     },
     /// A tensor operation failed: shapes or types that do not fit.
@@ -50,8 +65,22 @@ impl Error {
         Self::File { path: path.as_ref().to_path_buf(), message: message.into() }
     }
 
-    /// [`Error::Invalid`] for the flag, field or argument `what`.
+    /// [`Error::Flag`] for `flag`, which is written with its dashes.
+    pub fn flag(flag: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Flag { flag: flag.into(), message: message.into() }
+    }
+
+    /// [`Error::Invalid`] for the data set, field or argument `what`.
     pub fn invalid(what: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid { what: what.into(), message: message.into() }
+    }
+
+    /// The same error where the flags were not typed but read from the file `path`: that file is at fault.
+    #[must_use]
+    pub fn in_file(self, path: impl AsRef<Path>) -> Self {
+        match self {
+            Self::Flag { .. } => Self::file(path, self.to_string()),
+            other => other,
+        }
     }
 }

@@ -96,7 +96,7 @@ impl Model {
                         "{} prompted blocks from block {} on, where the backbone has {depth}",
                         layout.layers, layout.start
                     );
-                    return Err(Error::invalid("--prompt-layers", message));
+                    return Err(Error::flag("--prompt-layers", message));
                 }
                 None
             }

@@ -134,7 +134,7 @@ impl Backbone {
     pub fn embed_texts<S: AsRef<str>>(&self, texts: &[S], threads: usize) -> Result<Vec<f32>> {
         let Some((clip, tower)) = self.clip.as_ref().and_then(|clip| Some((clip, clip.text.as_ref()?))) else {
             let message = format!("{} ({}) has no text tower; a CLIP backbone is needed", self.name, self.spec.family);
-            return Err(Error::invalid("--backbone", message));
+            return Err(Error::flag("--backbone", message));
         };
         if clip.tokenizer.get().is_none() {
             let _ = clip.tokenizer.set(self.location.tokenizer()?);

@@ -198,11 +198,11 @@ fn not_found(name: &str, repo: &str, weights_dir: Option<&Path>, incomplete: Opt
         return Error::file(dir, format!("is the place of backbone {name}, but holds no {file}"));
     }
     if repo.is_empty() {
-        return Error::invalid("--backbone", format!("{name} is not part of this build and has no public repository"));
+        return Error::flag("--backbone", format!("{name} is not part of this build and has no public repository"));
     }
     let dir = weights_dir.map_or_else(|| PathBuf::from("weights"), Path::to_path_buf).join(name.replace('/', "--"));
     let flag = if weights_dir.is_none() { " and give `--weights-dir weights`" } else { "" };
-    Error::invalid(
+    Error::flag(
         "--backbone",
         format!(
             "{name} is neither in --weights-dir nor in the Hugging Face cache; put {CONFIG}, {SINGLE} (or its shards and \
@@ -220,7 +220,7 @@ fn unknown(name: &str) -> Error {
         Some((d, known)) if d <= 1 + known.len() / 4 => format!("did you mean {known}?"),
         _ => format!("known are {}", KNOWN.iter().map(|k| k.name).collect::<Vec<_>>().join(", ")),
     };
-    Error::invalid("--backbone", format!("`{shown}` is neither a folder nor a known name; {hint}"))
+    Error::flag("--backbone", format!("`{shown}` is neither a folder nor a known name; {hint}"))
 }
 
 /// Levenshtein's edit distance, in characters.

@@ -166,13 +166,13 @@ impl Spec {
         let patch = self.patch_size;
         if image_size == 0 || !image_size.is_multiple_of(patch) {
             let near = (image_size / patch).max(1) * patch;
-            return Err(Error::invalid(
+            return Err(Error::flag(
                 "--image-size",
                 format!("{image_size} is no multiple of the backbone's patch size {patch} (try {near})"),
             ));
         }
         if image_size > MAX_IMAGE || image_size / patch > MAX_GRID {
-            return Err(Error::invalid("--image-size", format!("{image_size} is too large")));
+            return Err(Error::flag("--image-size", format!("{image_size} is too large")));
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ pub fn step(
 ) -> Result<StepReport> {
     for (flag, value) in [("--repeats", options.repeats), ("--classes", options.classes)] {
         if value == 0 {
-            return Err(Error::invalid(flag, "must be at least 1"));
+            return Err(Error::flag(flag, "must be at least 1"));
         }
     }
     let batch = config.batch_size.unwrap_or(32);

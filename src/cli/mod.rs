@@ -208,11 +208,11 @@ fn start_tracing(global: &Global) {
         .try_init();
 }
 
-/// 2 where the command line is at fault, 75 for a run that can be resumed, else 1.
+/// 2 where a flag is at fault, 75 for a run that can be resumed; 1 for all else, files and data among it.
 fn exit_code(error: &anyhow::Error) -> u8 {
-    let flag = |cause: &vpt::Error| matches!(cause, vpt::Error::Invalid { what, .. } if what.starts_with("--"));
     match error.root_cause() {
-        cause if cause.is::<Usage>() || cause.downcast_ref().is_some_and(flag) => 2,
+        cause if cause.is::<Usage>() => 2,
+        cause if matches!(cause.downcast_ref(), Some(vpt::Error::Flag { .. })) => 2,
         cause if cause.is::<Interrupted>() => 75,
         _ => 1,
     }

@@ -43,7 +43,7 @@ impl FewShot {
     /// `shots` is 0.
     pub fn draw(dataset: &Dataset, shots: usize, seed: u64) -> Result<Self> {
         if shots == 0 {
-            return Err(Error::invalid("--shots", "0 images a class leave nothing to learn from"));
+            return Err(Error::flag("--shots", "0 images a class leave nothing to learn from"));
         }
         let draw = |split: Split, count: usize| {
             let samples = dataset.part(split);

@@ -22,14 +22,14 @@ pub fn evaluate(task: &TaskModel, dataset: &Dataset, split: Split, progress: Pro
         let label = *own.get(name).ok_or_else(|| {
             let known = classes.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
             let more = if classes.len() > 5 { ", …" } else { "" };
-            let message = format!("class '{name}' of {} is none of the task's ({known}{more})", dataset.name);
-            Error::invalid("--data", message)
+            let message = format!("class '{name}' is none of the task's ({known}{more})");
+            Error::invalid(format!("data set {}", dataset.name), message)
         })?;
         Ok(Sample { label, ..sample.clone() })
     };
     let samples = dataset.part(split).iter().map(relabel).collect::<Result<Vec<_>>>()?;
     if samples.is_empty() {
-        return Err(Error::invalid("--split", format!("{} has no {split} images", dataset.name)));
+        return Err(Error::flag("--split", format!("{} has no {split} images", dataset.name)));
     }
     let total = samples.len();
     let mut tally = Tally::new(classes.len());

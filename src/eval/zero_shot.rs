@@ -168,7 +168,7 @@ pub fn zero_shot(
     let width = backbone.embedding_width();
     let samples = dataset.part(split).to_vec();
     if samples.is_empty() {
-        return Err(Error::invalid("--split", format!("{} has no {split} images", dataset.name)));
+        return Err(Error::flag("--split", format!("{} has no {split} images", dataset.name)));
     }
     let total = samples.len();
     let mut tally = Tally::new(prompts.classnames.len());

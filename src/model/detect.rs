@@ -129,7 +129,7 @@ impl Detector {
             && (layers == 0 || start.checked_add(layers).is_none_or(|end| end > depth))
         {
             let message = format!("{layers} prompted blocks from block {start} on, where the backbone has {depth}");
-            return Err(Error::invalid("--prompt-layers", message));
+            return Err(Error::flag("--prompt-layers", message));
         }
         let reads = blocks.iter().map(|&after| Read { after, rows: Rows::Patches }).collect();
         Ok(Self { backbone, layout, shape, reads, texts, threads, pool: Mutex::default() })

@@ -91,7 +91,7 @@ impl DetectTask {
         if !text {
             let message = "the detector knows the classes that it was trained on and no others; train it with \
                            --open-vocabulary to ask for any";
-            return Err(Error::invalid("--classes", message));
+            return Err(Error::flag("--classes", message));
         }
         let texts = class_embeddings(self.detector.backbone(), &names, self.detector.threads())?;
         self.detector = self.detector.with_texts(texts);

@@ -107,7 +107,7 @@ impl TaskModel {
         if side != meta.image_size {
             let message =
                 format!("the task was learned on images of {} pixels, the backbone is open at {side}", meta.image_size);
-            return Err(Error::invalid("--image-size", message));
+            return Err(Error::flag("--image-size", message));
         }
         let model = Model::new(backbone, meta.prompt, meta.head, meta.classes.len(), threads)?;
         model.check(&params)?;

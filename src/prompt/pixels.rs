@@ -83,7 +83,7 @@ impl PixelPrompt {
         let runs = match shape {
             PixelShape::Pad { width } => {
                 if width == 0 || 2 * width > side {
-                    return Err(Error::invalid(
+                    return Err(Error::flag(
                         "--pad",
                         format!("{width} is not between 1 and {} (half the side)", side / 2),
                     ));
@@ -92,7 +92,7 @@ impl PixelPrompt {
             }
             PixelShape::Frame { inner } => {
                 if inner == 0 || inner >= side || !(side - inner).is_multiple_of(2) {
-                    return Err(Error::invalid(
+                    return Err(Error::flag(
                         "--inner-size",
                         format!("{inner} must be below the image size, {side}, by an even number of pixels"),
                     ));
@@ -101,7 +101,7 @@ impl PixelPrompt {
             }
             PixelShape::Patch { side: patch, .. } => {
                 if patch == 0 || patch > side {
-                    return Err(Error::invalid(
+                    return Err(Error::flag(
                         "--patch-size",
                         format!("{patch} is not between 1 and the image size, {side}"),
                     ));

@@ -178,10 +178,7 @@ impl TaskFile {
             return Ok(());
         }
         let short = |id: &BackboneId| format!("{} (weights {})", id.name, id.hash.get(..12).unwrap_or(&id.hash));
-        Err(Error::invalid(
-            "--backbone",
-            format!("the task was learned on {}, which {} is not", short(own), short(other)),
-        ))
+        Err(Error::flag("--backbone", format!("the task was learned on {}, which {} is not", short(own), short(other))))
     }
 }
 

@@ -173,10 +173,10 @@ impl Fit<'_> {
             let (epoch, step) = (state.progress.history.len() + 1, step + 1);
             let what = if output.loss.is_finite() { "gradient" } else { "loss" };
             let message = format!(
-                "{what} not finite in step {step} (epoch {epoch}) at a learning rate of {}; try a lower one",
+                "{what} not finite in step {step} (epoch {epoch}) at a learning rate of {}; try a lower --lr",
                 state.progress.lr
             );
-            return Err(Error::invalid("--lr", message));
+            return Err(Error::Diverged { message });
         }
         let rates = self.plan.rates(state.progress.lr);
         state.optimizer.update(&mut state.params, &output.gradients, &rates, factor);

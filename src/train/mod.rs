@@ -105,7 +105,7 @@ fn task(config: &RunConfig) -> Result<Task> {
         Task::Auto => Ok(Task::Classify),
         Task::Detect if !has_boxes => {
             let message = format!("{} holds no boxes in a layout that is known: COCO, YOLO, Pascal VOC", config.data);
-            Err(Error::invalid("--task", format!("detect: {message}")))
+            Err(Error::flag("--task", format!("detect: {message}")))
         }
         task => Ok(task),
     }
@@ -154,7 +154,8 @@ pub fn resume(run: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
         return Ok(Outcome::Finished { folder: folder.path().to_path_buf(), results });
     }
     let config = RunConfig::load(&folder.file(run_folder::CONFIG))?;
-    match Prepared::new(&config, observer)? {
+    let prepared = Prepared::new(&config, observer).map_err(|e| e.in_file(folder.file(run_folder::CONFIG)))?;
+    match prepared {
         Some(prepared) => prepared.go(folder, started, observer),
         None => Ok(Outcome::Interrupted { folder: Some(folder.path().to_path_buf()) }),
     }

@@ -162,7 +162,7 @@ impl Session {
                 Ok(Ended::Interrupted) => return Ok(None),
                 Ok(Ended::Finished) => {}
                 // A rate too high for the loss to stay finite has lost; other errors are errors.
-                Err(Error::Invalid { what, .. }) if what == "--lr" => {
+                Err(Error::Diverged { .. }) => {
                     trials.push(Trial { lr, epochs, val: None });
                     continue;
                 }
@@ -198,7 +198,7 @@ impl Session {
     fn finish(&self, state: &State, wall_s: &dyn Fn() -> f64, observer: &mut dyn Observer) -> Result<Outcome> {
         let Setup { plan, model, dataset, test, .. } = &self.setup;
         let (values, record) =
-            state.selected(plan.select).ok_or_else(|| Error::invalid("--epochs", "no epoch was finished"))?;
+            state.selected(plan.select).ok_or_else(|| Error::invalid("run", "no epoch was finished"))?;
         let Some(tally) = evaluate(model, values, test, Split::Test, observer)? else {
             return Ok(self.interrupted());
         };

@@ -60,7 +60,7 @@ impl Setup {
         let Some(mut images) = read(&mut dataset, &plan, &model, observer)? else { return Ok(None) };
         // Images that were left out may change the number of steps.
         let plan = config.resolve(&facts(&dataset))?;
-        let mut next = || images.pop().ok_or_else(|| Error::invalid("--data", "fewer than three parts"));
+        let mut next = || images.pop().ok_or_else(|| Error::invalid("data", "fewer than three parts"));
         let (test, val, train) = (Source::Images(next()?), Source::Images(next()?), Source::Images(next()?));
         let fingerprint = fingerprint(&plan, &dataset, backbone.hash()?)?;
         Ok(Some(Self { plan, model, dataset, few_shot, train, val, test, fingerprint }))
@@ -123,22 +123,23 @@ fn read(dataset: &mut Dataset, plan: &Plan, model: &Model, observer: &mut dyn Ob
     if left_out.is_empty() {
         return Ok(Some(parts));
     }
+    let unusable = |message: String| Error::invalid(format!("data set {}", dataset.name), message);
     let named = left_out.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
     let more = if left_out.len() > NAMED { format!("; and {} more", left_out.len() - NAMED) } else { String::new() };
     if !config.skip_bad_images {
         let message =
             format!("{} images cannot be read; --skip-bad-images leaves them out: {named}{more}", left_out.len());
-        return Err(Error::invalid("--data", message));
+        return Err(unusable(message));
     }
     for split in Split::ALL {
         if dataset.part(split).is_empty() {
-            return Err(Error::invalid("--data", format!("no image of {split} can be read: {named}{more}")));
+            return Err(unusable(format!("no image of {split} can be read: {named}{more}")));
         }
     }
     for (label, class) in dataset.classes.iter().enumerate() {
         if !dataset.train.iter().any(|sample| sample.label as usize == label) {
             let message = format!("no image of class `{class}` is left to learn from: {named}{more}");
-            return Err(Error::invalid("--data", message));
+            return Err(unusable(message));
         }
     }
     let note = format!("; {} unreadable images left out", left_out.len());

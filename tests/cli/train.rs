@@ -170,7 +170,7 @@ fn unreadable_images_stop_a_run_unless_told_otherwise() {
     sandbox.write("colours/blue/bad.png", "not an image");
     let vit = fixture("vit");
     let args = ["train", "--backbone", &vit, "--data", "colours", "--epochs", "1", "--out"];
-    sandbox.vpt(&[&args[..], &["stopped"]].concat()).refuses(&["bad.png", "--skip-bad-images"]);
+    sandbox.vpt(&[&args[..], &["stopped"]].concat()).fails(&["data set colours", "bad.png", "--skip-bad-images"]);
     let run = sandbox.vpt(&[&args[..], &["run", "--skip-bad-images"]].concat()).ok();
     assert!(run.stderr.contains("bad.png"), "what was left out is said: {run:#?}");
 }
@@ -198,4 +198,15 @@ fn a_task_knows_its_backbone() {
     fs::copy(sandbox.path("run/best.safetensors"), sandbox.path("task.safetensors")).unwrap();
     eval("task.safetensors", &[]).refuses(&["`vit`", "--backbone"]);
     eval("task.safetensors", &["--backbone", &vit]).ok();
+}
+
+#[test]
+fn a_class_that_a_task_does_not_know_is_the_fault_of_the_data() {
+    let sandbox = Sandbox::new();
+    sandbox.trained("run", &["--epochs", "1"]);
+    let rows = (0..9).map(|i| format!("colours/blue/00{i}.png,blue\ncolours/green/00{i}.png,teal\n"));
+    sandbox.write("others.csv", format!("path,label\n{}", rows.collect::<String>()));
+    sandbox
+        .vpt(&["eval", "--model", "run", "--data", "others.csv"])
+        .fails(&["data set others: class 'teal' is none of the task's (blue, dark_red, green)"]);
 }

@@ -40,7 +40,7 @@ impl PromptLayers {
         };
         if count == 0 || count > depth {
             let message = format!("{self} does not fit a backbone of {depth} blocks: take 1 to {depth}");
-            return Err(Error::invalid("--prompt-layers", message));
+            return Err(Error::flag("--prompt-layers", message));
         }
         Ok((start, count))
     }
@@ -60,7 +60,7 @@ impl FromStr for PromptLayers {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        let bad = || Error::invalid("--prompt-layers", format!("'{s}' is none of all, first:K, last:K"));
+        let bad = || Error::flag("--prompt-layers", format!("'{s}' is none of all, first:K, last:K"));
         match s.split_once(':') {
             None if s == "all" => Ok(Self::All),
             Some(("first", k)) => Ok(Self::First(k.parse().map_err(|_| bad())?)),

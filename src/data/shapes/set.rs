@@ -70,13 +70,13 @@ impl ShapesConfig {
     /// Whether the numbers can be used; the error names the flag.
     pub(super) fn check(&self) -> Result<()> {
         if !(16..=1024).contains(&self.size) {
-            return Err(Error::invalid("--size", format!("{} is not between 16 and 1024 pixels", self.size)));
+            return Err(Error::flag("--size", format!("{} is not between 16 and 1024 pixels", self.size)));
         }
         let least = if self.task == Task::Classify { 3 * self.pairs.list().len() } else { 3 };
         if !(least..=MAX_IMAGES).contains(&self.images) {
             let why = format!("{} is not between {least} and {MAX_IMAGES}", self.images);
             let each = if self.task == Task::Classify { "; every class needs one in each part" } else { "" };
-            return Err(Error::invalid("--images", why + each));
+            return Err(Error::flag("--images", why + each));
         }
         Ok(())
     }
@@ -140,14 +140,14 @@ impl ShapesConfig {
 pub fn dataset(config: &ShapesConfig) -> Result<Dataset> {
     config.check()?;
     if config.task != Task::Classify {
-        return Err(Error::invalid(
+        return Err(Error::flag(
             "--task",
             "generated data for detection must be written first: `vpt data make shapes`",
         ));
     }
     if config.images * config.size * config.size * 3 > MAX_BYTES {
         let mend = "write the images with `vpt data make shapes` and train on the folder";
-        return Err(Error::invalid("--images", format!("{} images do not fit into memory; {mend}", config.images)));
+        return Err(Error::flag("--images", format!("{} images do not fit into memory; {mend}", config.images)));
     }
     let classes: Vec<String> = config.classes().into_iter().map(|(class, _)| class).collect();
     let split_note = format!(

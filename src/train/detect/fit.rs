@@ -167,8 +167,8 @@ impl Fit<'_> {
         if !(loss.is_finite() && norm.is_finite()) {
             let what = if loss.is_finite() { "gradient" } else { "loss" };
             let step = state.progress.epoch_steps + 1;
-            let message = format!("{what} not finite in step {step} of epoch {epoch}; try a lower learning rate");
-            return Err(Error::invalid("--lr", message));
+            let message = format!("{what} not finite in step {step} of epoch {epoch}; try a lower --lr or --head-lr");
+            return Err(Error::Diverged { message });
         }
         let rates = plan.detection_rates(self.stage == Stage::Head);
         state.optimizer.update(&mut state.params, &gradients, &rates, self.schedule().factor(stage_step));
