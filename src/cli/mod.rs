@@ -6,6 +6,7 @@ mod bench;
 mod data;
 mod embed;
 mod eval;
+mod interrupt;
 mod model;
 mod output;
 mod predict;
@@ -30,7 +31,8 @@ use output::Output;
 /// The backbone never changes: what is learned is a file of about a megabyte. No Python, no GPU and no network are
 /// needed; a small backbone, clip-nano, is built in.
 ///
-/// Results go to stdout, progress and messages to stderr. Exit code: 0 success, 1 failure, 2 wrong usage.
+/// Results go to stdout, progress and messages to stderr. Exit code: 0 success, 1 failure, 2 wrong usage, 75 training was
+/// interrupted and can be resumed.
 #[derive(Debug, Parser)]
 #[command(name = "vpt", version, max_term_width = 110, arg_required_else_help = true)]
 struct Cli {
@@ -140,10 +142,25 @@ fn precision(value: &str) -> Result<String, String> {
 #[error("{0}")]
 struct Usage(String);
 
-/// A run that was told to stop and has saved what it had: exit code 75.
+/// A run that was told to stop.
 #[derive(Debug, thiserror::Error)]
-#[error("interrupted{}", .0.as_ref().map(|run| format!("; go on with `vpt train --resume {}`", run.display())).unwrap_or_default())]
-struct Interrupted(Option<PathBuf>);
+enum Interrupted {
+    /// It has saved what it had: exit code 75.
+    #[error("interrupted; go on with `vpt train --resume {}`", .0.display())]
+    Saved(PathBuf),
+    /// It had nothing to save yet: the exit code of the signal.
+    #[error("interrupted before there was anything to save; begin again with the same command")]
+    Early(u8),
+}
+
+impl Interrupted {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Saved(_) => 75,
+            Self::Early(code) => *code,
+        }
+    }
+}
 
 /// Parses the command line and runs it.
 pub(crate) fn main() -> ExitCode {
@@ -213,8 +230,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     match error.root_cause() {
         cause if cause.is::<Usage>() => 2,
         cause if matches!(cause.downcast_ref(), Some(vpt::Error::Flag { .. })) => 2,
-        cause if cause.is::<Interrupted>() => 75,
-        _ => 1,
+        cause => cause.downcast_ref().map_or(1, Interrupted::exit_code),
     }
 }
 

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vpt::report::table;
 use vpt::train::{DetectRecord, EpochRecord, Event, Observer, Stage, Start};
 
+use super::interrupt::Interrupt;
 use super::output;
 
 /// Shows progress on stderr, or nothing.
@@ -16,6 +17,8 @@ pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     /// What the bar is showing.
     title: String,
+    /// What stops a run.
+    interrupt: Interrupt,
 }
 
 impl Progress {
@@ -26,15 +29,31 @@ impl Progress {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        Self { quiet, bar, title: String::new() }
+        Self { quiet, bar, title: String::new(), interrupt: Interrupt::default() }
+    }
+
+    /// The same for something that saves and stops when a signal asks for it.
+    pub(crate) fn interruptible(quiet: bool) -> std::io::Result<Self> {
+        let mut progress = Self::new(quiet);
+        let bar = progress.bar.clone();
+        let told = move || {
+            if !quiet {
+                line(bar.as_ref(), "stopping after this step; a second time stops at once");
+            }
+        };
+        progress.interrupt = Interrupt::listen(told)?;
+        Ok(progress)
+    }
+
+    /// What has stopped a run, or will.
+    pub(crate) fn interrupt(&self) -> &Interrupt {
+        &self.interrupt
     }
 
     /// A line that stays.
-    pub(crate) fn line(&self, line: &str) {
-        match &self.bar {
-            _ if self.quiet => {}
-            Some(bar) => bar.suspend(|| output::message(line)),
-            None => output::message(line),
+    pub(crate) fn line(&self, text: &str) {
+        if !self.quiet {
+            line(self.bar.as_ref(), text);
         }
     }
 
@@ -92,6 +111,18 @@ impl Observer for Progress {
             Event::Finished(_) => self.clear(),
             _ => {}
         }
+    }
+
+    fn stop(&self) -> bool {
+        self.interrupt.came()
+    }
+}
+
+/// A line on stderr, above the bar if there is one.
+fn line(bar: Option<&ProgressBar>, line: &str) {
+    match bar {
+        Some(bar) => bar.suspend(|| output::message(line)),
+        None => output::message(line),
     }
 }
 

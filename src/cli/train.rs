@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::Args;
 use vpt::config::{LearningRate, Method, RunConfig, Select, Task};
 use vpt::data::boxes::Fit;
@@ -40,7 +41,8 @@ Examples:
 pub(crate) struct Train {
     /// Go on with the run in this folder, from its own configuration
     ///
-    /// Ends with the same bytes in best.safetensors as a run that was not interrupted. A run without a checkpoint starts
+    /// Ends with the same bytes in best.safetensors as a run that was not interrupted, by Ctrl-C (which saves, exit code 75)
+    /// or by a crash. A run without a checkpoint starts
     /// again; a finished one is left as it is and its result printed.
     #[arg(long, value_name = "RUN_DIR", conflicts_with = "config")]
     resume: Option<PathBuf>,
@@ -193,7 +195,7 @@ struct Flags {
 }
 
 pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<()> {
-    let mut progress = Progress::new(global.quiet);
+    let mut progress = Progress::interruptible(global.quiet).context("signals")?;
     let outcome = if let Some(folder) = &args.resume {
         if args.flags != Flags::default() || global.seed.is_some() || global.threads.is_some() {
             let message = "--resume: the run goes on as it was begun, so nothing else can be set with it";
@@ -208,7 +210,8 @@ pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<(
     progress.clear();
     match outcome {
         Outcome::Finished { folder, results } => out.result(&*results, || summary(&folder, &results)),
-        Outcome::Interrupted { folder } => Err(Interrupted(folder).into()),
+        Outcome::Interrupted { folder: Some(folder) } => Err(Interrupted::Saved(folder).into()),
+        Outcome::Interrupted { folder: None } => Err(Interrupted::Early(progress.interrupt().exit_code()).into()),
     }
 }
 

@@ -11,6 +11,8 @@
 mod bad_files;
 mod boxes;
 mod commands;
+#[cfg(unix)]
+mod interrupt;
 mod misuse;
 mod resume;
 mod streams;
