@@ -743,7 +743,9 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let mut theta = model.start(&mut rng);
         // Away from the start's zeros and ones, so that no gradient is zero by symmetry.
-        theta.iter_mut().for_each(|value| *value += 0.2 * (rng.random::<f32>() - 0.5));
+        for value in &mut theta {
+            *value += 0.2 * (rng.random::<f32>() - 0.5);
+        }
         theta[model.logit_scale.start] = 1.0;
         let images: Vec<f32> = (0..4 * 3 * 16 * 16).map(|_| rng.random::<f32>() - 0.5).collect();
         let texts = vec![vec![10, 3, 4, 11], vec![10, 5, 11], vec![10, 3, 6, 7, 11]];
