@@ -6,6 +6,7 @@ use clap::{ArgGroup, Args};
 use serde_json::json;
 use vpt::backbone::{Backbone, OpenOptions};
 use vpt::infer::embed::{Embeddings, Source};
+use vpt::model::TaskModel;
 
 use super::output::Output;
 use super::progress::Progress;
@@ -54,7 +55,7 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
     }
     let weights_dir = args.weights_dir.as_deref();
     let (name, mut embeddings) = if let Some(path) = &args.model {
-        let task = model::open(path, args.backbone.as_deref(), weights_dir, global)?;
+        let task = TaskModel::open(path, &model::options(args.backbone.as_deref(), weights_dir, global))?;
         (task.meta().backbone.name.clone(), embed(&Source::Task(&task), args, global)?)
     } else {
         let options = OpenOptions { weights_dir: args.weights_dir.clone(), image_size: args.image_size };

@@ -3,61 +3,126 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
-use vpt::data::{Dataset, Split};
+use vpt::data::boxes::BoxDataset;
+use vpt::data::{Dataset, Split, write_atomic};
 use vpt::eval;
+use vpt::eval::coco::results_json;
+use vpt::model::{AnyTask, DetectTask, TaskModel};
+use vpt::prompt::task_file::TaskMeta;
 use vpt::report::table;
 
 use super::model::ModelArgs;
 use super::output::Output;
 use super::progress::Progress;
-use super::{Global, metrics, split};
+use super::{Global, Usage, metrics, split};
 
 /// Measure a trained task file on a data set
 ///
-/// Classes are matched by name. The backbone is found as the task file names it and must be the one it was trained on.
+/// Accuracy of a classifier, the 12 COCO numbers and the AP of each class of a detector. Classes are matched by name. The backbone is found as the task file names it and must be the one it was trained on.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  vpt eval --model runs/classify/photos-vpt-deep-1 --data photos/ --split test")]
 pub(crate) struct Eval {
     #[command(flatten)]
     model: ModelArgs,
-    /// Image folder, CSV/TSV file, folder of IDX files, or `shapes`
+    /// Image folder, CSV/TSV file, folder of IDX files, or `shapes`; for a detector COCO, YOLO or Pascal VOC
     #[arg(long, value_name = "PATH|shapes")]
     data: PathBuf,
     /// The part to measure: train, val or test
     #[arg(long, value_name = "SPLIT", default_value = "test", value_parser = split)]
     split: Split,
+    /// Detection: write what was found as COCO results JSON
+    #[arg(long, value_name = "FILE")]
+    detections: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Eval, global: &Global, out: Output) -> anyhow::Result<()> {
+    match args.model.open(global)? {
+        AnyTask::Classify(task) => classify(args, &task, global, out),
+        AnyTask::Detect(task) => detect(args, &task, global, out),
+    }
+}
+
+fn classify(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyhow::Result<()> {
+    if let Some(file) = &args.detections {
+        let message = format!("--detections {}: the task has classes, not boxes", file.display());
+        return Err(Usage(message).into());
+    }
     let mut progress = Progress::new(global.quiet);
     let dataset = Dataset::open(&args.data, global.seed())?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
-    let task = args.model.open(global)?;
-    let tally = eval::evaluate(&task, &dataset, args.split, &mut |done, total| {
+    let tally = eval::evaluate(task, &dataset, args.split, &mut |done, total| {
         progress.at("evaluating", done, total, String::new);
     })?;
     progress.clear();
-    let (scores, meta) = (tally.metrics(), task.meta());
+    let scores = tally.metrics();
+    let images = tally.images() as usize;
+    report(args, task.meta(), &dataset.name, images, &scores, metrics(&scores), out)
+}
+
+fn detect(args: &Eval, task: &DetectTask, global: &Global, out: Output) -> anyhow::Result<()> {
+    let mut progress = Progress::new(global.quiet);
+    let dataset = BoxDataset::open(&args.data, global.seed())?;
+    progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
+    let found = eval::evaluate_boxes(task, &dataset, args.split, &mut |done, total| {
+        progress.at("evaluating", done, total, String::new);
+    })?;
+    progress.clear();
+    if let Some(file) = &args.detections {
+        write_atomic(file, &results_json(&found.detections)?)?;
+    }
+    let scores = found.eval.metrics;
+    // -1 where there is nothing to measure.
+    let percent = |share: f64| table::percent((share >= 0.).then_some(share));
+    let rows = [
+        ("AP", scores.ap),
+        ("AP50", scores.ap50),
+        ("AP75", scores.ap75),
+        ("AP small", scores.ap_small),
+        ("AP medium", scores.ap_medium),
+        ("AP large", scores.ap_large),
+        ("AR 1", scores.ar1),
+        ("AR 10", scores.ar10),
+        ("AR 100", scores.ar100),
+    ];
+    let mut rows: Vec<_> = rows.into_iter().map(|(name, share)| (name.to_owned(), percent(share))).collect();
+    for (category, eval) in dataset.categories.iter().zip(&found.eval.categories) {
+        let value = eval.as_ref().map_or_else(
+            || "-".to_owned(),
+            |eval| format!("{} (AP50 {}), {} objects", percent(eval.ap), percent(eval.ap50), eval.objects),
+        );
+        rows.push((format!("AP of {}", category.name), value));
+    }
+    let rows: Vec<(&str, String)> = rows.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    report(args, task.meta(), &dataset.name, dataset.part(args.split).len(), &scores, rows, out)
+}
+
+/// Prints what both kinds of task have in common, and `rows` of scores.
+fn report(
+    args: &Eval,
+    meta: &TaskMeta,
+    data: &str,
+    images: usize,
+    scores: &impl Serialize,
+    rows: Vec<(&str, String)>,
+    out: Output,
+) -> anyhow::Result<()> {
     let result = json!({
         "model": args.model.path(),
         "method": meta.method,
         "backbone": meta.backbone.name,
-        "data": dataset.name,
+        "data": data,
         "split": args.split,
-        "images": tally.images(),
+        "images": images,
         "classes": meta.classes.len(),
         "metrics": scores,
     });
     out.result(&result, || {
-        let mut rows = vec![
-            ("model", format!("{}, {} on {}", args.model.path().display(), meta.method, meta.backbone.name)),
-            (
-                "data",
-                format!("{}, {}: {} images, {} classes", dataset.name, args.split, tally.images(), meta.classes.len()),
-            ),
-        ];
-        rows.extend(metrics(&scores));
-        table::pairs(&rows)
+        let model = format!("{}, {} on {}", args.model.path().display(), meta.method, meta.backbone.name);
+        let data = format!("{data}, {}: {images} images, {} classes", args.split, meta.classes.len());
+        let mut all = vec![("model", model), ("data", data)];
+        all.extend(rows);
+        table::pairs(&all)
     })
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use vpt::model::{TaskModel, TaskOptions};
+use vpt::model::{AnyTask, TaskOptions};
 
 use super::Global;
 
@@ -26,22 +26,16 @@ impl ModelArgs {
         &self.model
     }
 
-    pub(crate) fn open(&self, global: &Global) -> vpt::Result<TaskModel> {
-        open(&self.model, self.backbone.as_deref(), self.weights_dir.as_deref(), global)
+    pub(crate) fn open(&self, global: &Global) -> vpt::Result<AnyTask> {
+        AnyTask::open(&self.model, &options(self.backbone.as_deref(), self.weights_dir.as_deref(), global))
     }
 }
 
-/// Opens a task file together with its backbone.
-pub(crate) fn open(
-    path: &Path,
-    backbone: Option<&str>,
-    weights_dir: Option<&Path>,
-    global: &Global,
-) -> vpt::Result<TaskModel> {
-    let options = TaskOptions {
+/// How to open a task file together with its backbone.
+pub(crate) fn options(backbone: Option<&str>, weights_dir: Option<&Path>, global: &Global) -> TaskOptions {
+    TaskOptions {
         backbone: backbone.map(str::to_owned),
         weights_dir: weights_dir.map(Path::to_path_buf),
         threads: global.threads(),
-    };
-    TaskModel::open(path, &options)
+    }
 }

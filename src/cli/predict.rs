@@ -1,39 +1,137 @@
-//! `vpt predict`: classes of images.
+//! `vpt predict`: classes of images, or the objects in them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
+use vpt::data::boxes::Rect;
+use vpt::data::{Rgb8, decode, write_atomic};
+use vpt::infer::detect::{DetectPrediction, expand, predict_boxes};
 use vpt::infer::predict::{Prediction, predict};
-use vpt::report::table;
+use vpt::model::{AnyTask, DetectTask};
+use vpt::report::{DrawnBox, draw_boxes, picture_bytes, picture_paths, table};
 
-use super::Global;
 use super::model::ModelArgs;
 use super::output::Output;
 use super::progress::Progress;
+use super::{Global, Usage};
 
-/// Classify images with a trained task file
+/// Score that a detector's boxes must have where neither the user nor the task file says another.
+const MIN_SCORE: f64 = 0.3;
+
+/// Classify images, or find the objects in them, with a trained task file
 ///
-/// Prints the most likely class of each image with its probability, and the next likely ones.
+/// A classifier prints the most likely class of each image with its probability, and the next likely ones. A detector prints
+/// the boxes it is sure enough of, in pixels.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  vpt predict --model runs/classify/photos-vpt-deep-1 new/*.jpg")]
+#[command(after_help = "Examples:
+  vpt predict --model runs/classify/photos-vpt-deep-1 new/*.jpg
+  vpt predict --model runs/detect/cells-vpt-deep-1 --save drawn/ new/
+  vpt predict --model runs/detect/boxes-vpt-deep-2 --classes \"red circle,blue star\" new/")]
 pub(crate) struct Predict {
     #[command(flatten)]
     model: ModelArgs,
-    /// Image files: JPEG, PNG, WebP, BMP, TIFF, GIF
+    /// Write each image with its boxes and names, or its class, drawn on it into this folder
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
+    /// Detection: leave out boxes with lower scores [default: where F1 was best on validation]
+    #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
+    min_score: Option<f64>,
+    /// Detection: look for these classes instead, separated by commas; for a detector trained with --open-vocabulary
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    classes: Vec<String>,
+    /// Image files (JPEG, PNG, WebP, BMP, TIFF, GIF), folders of them, or patterns such as 'new/*.jpg'
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
 }
 
 pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()> {
-    let task = args.model.open(global)?;
+    if let Some(score) = args.min_score
+        && !(0. ..=1.).contains(&score)
+    {
+        return Err(Usage(format!("--min-score: {score} is not between 0 and 1")).into());
+    }
+    let images = expand(&args.images)?;
     let mut progress = Progress::new(global.quiet);
-    let predictions =
-        predict(&task, &args.images, &mut |done, total| progress.at("predicting", done, total, String::new))?;
-    progress.clear();
-    out.result(&json!({ "model": args.model.path(), "predictions": predictions }), || {
-        table::columns(&["image", "class", "probability", "next"], &predictions.iter().map(row).collect::<Vec<_>>())
+    let mut at = |done, total| progress.at("predicting", done, total, String::new);
+    match args.model.open(global)? {
+        AnyTask::Detect(task) => detect(args, task, &images, &mut at, out),
+        AnyTask::Classify(task) => {
+            for (flag, given) in [("--min-score", args.min_score.is_some()), ("--classes", !args.classes.is_empty())] {
+                if given {
+                    return Err(Usage(format!("{flag}: the task has classes, not boxes")).into());
+                }
+            }
+            let predictions = predict(&task, &images, &mut at)?;
+            let label = |(image, prediction): (&mut Rgb8, &Prediction)| {
+                let rect = Rect { x: 0., y: 0., width: image.width as f64, height: image.height as f64 };
+                let drawn = DrawnBox { rect, category: 0, score: Some(prediction.probability), crowd: false };
+                draw_boxes(image, &[drawn], std::slice::from_ref(&prediction.label));
+            };
+            finish(args, &images, &predictions, label, out, || {
+                let rows: Vec<_> = predictions.iter().map(row).collect();
+                table::columns(&["image", "class", "probability", "next"], &rows)
+            })
+        }
+    }
+}
+
+fn detect(
+    args: &Predict,
+    task: DetectTask,
+    images: &[PathBuf],
+    progress: &mut dyn FnMut(usize, usize),
+    out: Output,
+) -> anyhow::Result<()> {
+    let names: Vec<String> = args.classes.iter().map(|name| name.trim().to_owned()).collect();
+    if names.iter().any(String::is_empty) {
+        return Err(Usage("--classes: a name is empty".to_owned()).into());
+    }
+    let task = if names.is_empty() { task } else { task.with_classes(names)? };
+    let best = task.meta().detect.as_ref().and_then(|detect| detect.confidence);
+    let min_score = args.min_score.or(best).unwrap_or(MIN_SCORE);
+    let predictions = predict_boxes(&task, images, min_score, progress)?;
+    let draw = |(image, prediction): (&mut Rgb8, &DetectPrediction)| {
+        let boxes = prediction.boxes.iter().map(|found| {
+            let [x, y, width, height] = found.bbox;
+            let rect = Rect { x, y, width, height };
+            DrawnBox { rect, category: found.class, score: Some(found.score), crowd: false }
+        });
+        draw_boxes(image, &boxes.collect::<Vec<_>>(), &task.meta().classes);
+    };
+    finish(args, images, &predictions, draw, out, || {
+        let rows: Vec<_> = predictions.iter().flat_map(box_rows).collect();
+        table::columns(&["image", "class", "score", "left", "top", "width", "height"], &rows)
     })
+}
+
+/// Writes the pictures that `--save` asks for, each with `draw` at work on it, and prints the result.
+fn finish<P: Serialize>(
+    args: &Predict,
+    images: &[PathBuf],
+    predictions: &[P],
+    draw: impl Fn((&mut Rgb8, &P)),
+    out: Output,
+    text: impl FnOnce() -> String,
+) -> anyhow::Result<()> {
+    let mut saved = Vec::new();
+    if let Some(folder) = &args.save {
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        saved = picture_paths(images, folder)?;
+        for ((path, to), prediction) in images.iter().zip(&saved).zip(predictions) {
+            let mut image = decode(path)?;
+            draw((&mut image, prediction));
+            write_atomic(to, &picture_bytes(&image, to)?)?;
+        }
+    }
+    let saved: Option<Vec<&Path>> = args.save.as_ref().map(|_| saved.iter().map(PathBuf::as_path).collect());
+    let mut result = json!({ "model": args.model.path(), "predictions": predictions });
+    if let Some(saved) = saved {
+        result["saved"] = json!(saved);
+    }
+    out.result(&result, text)
 }
 
 fn row(prediction: &Prediction) -> Vec<String> {
@@ -41,4 +139,19 @@ fn row(prediction: &Prediction) -> Vec<String> {
         prediction.top5[1..].iter().map(|guess| format!("{} {}", guess.label, table::percent(guess.probability)));
     let next = next.collect::<Vec<_>>().join(", ");
     vec![prediction.image.clone(), prediction.label.clone(), table::percent(prediction.probability), next]
+}
+
+/// A row for each box; one without a class where nothing was found.
+fn box_rows(prediction: &DetectPrediction) -> Vec<Vec<String>> {
+    if prediction.boxes.is_empty() {
+        let mut row = vec!["-".to_owned(); 7];
+        row[0].clone_from(&prediction.image);
+        return vec![row];
+    }
+    let row = |found: &vpt::infer::detect::PredictedBox| {
+        let mut row = vec![prediction.image.clone(), found.label.clone(), format!("{:.3}", found.score)];
+        row.extend(found.bbox.map(|value| format!("{value:.1}")));
+        row
+    };
+    prediction.boxes.iter().map(row).collect()
 }

@@ -4,11 +4,13 @@
 
 pub mod classify;
 pub mod coco;
+mod detect_task;
 pub mod multilabel;
 mod task;
 pub mod zero_shot;
 
 pub use classify::{Confusion, Metrics, Tally};
+pub use detect_task::{Detected, evaluate_boxes};
 pub use task::evaluate;
 
 use serde::{Deserialize, Serialize};

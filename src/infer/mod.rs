@@ -1,5 +1,7 @@
-//! A backbone or a learned task at work on images: features for other programs ([`embed`]), classes ([`predict`]).
+//! A backbone or a learned task at work on images: features for other programs ([`embed`]), classes ([`predict`]), boxes
+//! ([`detect`]).
 
+pub mod detect;
 pub mod embed;
 pub mod predict;
 

@@ -63,6 +63,8 @@ pub struct DetectMeta {
     pub fit: Fit,
     /// The categories' ids in result files, in the order of the classes.
     pub category_ids: Vec<u64>,
+    /// The score above which the mean F1 of the classes is highest on the validation images.
+    pub confidence: Option<f64>,
 }
 
 /// All of a task file but the tensors.

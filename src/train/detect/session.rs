@@ -66,7 +66,7 @@ impl Session {
         // Lines of epochs after the checkpoint belong to the process that was cut off.
         self.folder.write_lines(run_folder::METRICS, &state.progress.history)?;
         let write_best = |state: &DetectState, _| match (plan.select, self.selected(state)) {
-            (Select::Best, Some((values, record))) => self.write_task(run_folder::BEST, values, record, None),
+            (Select::Best, Some((values, record))) => self.write_task(run_folder::BEST, values, record, None, None),
             _ => Ok(()),
         };
         let mut keeper = FolderKeeper::new(&self.folder, fingerprint, self.started, &mut state, &write_best);
@@ -129,8 +129,7 @@ impl Session {
     /// Looks at test, once, and writes what a finished run leaves.
     fn finish(&self, state: &DetectState, wall_s: &dyn Fn() -> f64, observer: &mut dyn Observer) -> Result<Outcome> {
         let Setup { plan, model, dataset, .. } = &self.setup;
-        let (values, record) =
-            self.selected(state).ok_or_else(|| Error::flag("--epochs", "no epoch was finished"))?;
+        let (values, record) = self.selected(state).ok_or_else(|| Error::flag("--epochs", "no epoch was finished"))?;
         let stage = record.stage;
         let Some(val) = self.look(values, Split::Val, stage, observer)? else { return Ok(self.interrupted()) };
         let Some(test) = self.look(values, Split::Test, stage, observer)? else { return Ok(self.interrupted()) };
@@ -147,8 +146,9 @@ impl Session {
         let history = &state.progress.history;
         let last = history.last().unwrap_or(record);
         let average = state.copies.get(AVERAGE).map_or(values, Vec::as_slice);
-        self.write_task(run_folder::LAST, average, last, None)?;
-        self.write_task(run_folder::BEST, values, record, Some(&test.eval))?;
+        let confidence = val.eval.best_confidence().map(|(confidence, _)| confidence);
+        self.write_task(run_folder::LAST, average, last, None, None)?;
+        self.write_task(run_folder::BEST, values, record, Some(&test.eval), confidence)?;
         self.folder.write(run_folder::VAL_DETECTIONS, coco::results_json(&val.found)?)?;
         self.folder.write(run_folder::TEST_DETECTIONS, coco::results_json(&test.found)?)?;
         self.draw(history, record.epoch, &val, &test)?;
@@ -224,13 +224,20 @@ impl Session {
         report::box_sheet_jpeg(&tiles.collect::<Result<Vec<_>>>()?, names)
     }
 
-    fn write_task(&self, name: &str, values: &[Param], record: &DetectRecord, test: Option<&CocoEval>) -> Result<()> {
+    fn write_task(
+        &self,
+        name: &str,
+        values: &[Param],
+        record: &DetectRecord,
+        test: Option<&CocoEval>,
+        confidence: Option<f64>,
+    ) -> Result<()> {
         let metrics = TaskMetrics {
             epoch: record.epoch,
             val: Some(Scores::Detect(record.val.clone())),
             test: test.map(|eval| Scores::Detect(eval.metrics.clone())),
         };
-        let mut meta = self.setup.task_meta(metrics)?;
+        let mut meta = self.setup.task_meta(metrics, confidence)?;
         let mut params = values.to_vec();
         if record.stage == Stage::Head {
             // Prompts that have not learned yet would only disturb.

@@ -121,7 +121,7 @@ impl Setup {
     }
 
     /// What a task file of this run says.
-    pub(super) fn task_meta(&self, metrics: TaskMetrics) -> Result<TaskMeta> {
+    pub(super) fn task_meta(&self, metrics: TaskMetrics, confidence: Option<f64>) -> Result<TaskMeta> {
         let backbone = self.model.backbone();
         let meta = TaskMeta::new(
             self.plan.config.method,
@@ -138,6 +138,7 @@ impl Setup {
             blocks: self.model.blocks(),
             fit: self.detect.fit,
             category_ids: self.dataset.categories.iter().map(|category| category.id).collect(),
+            confidence,
         };
         Ok(meta.with_detector(detect))
     }
