@@ -363,7 +363,7 @@ impl PackedRows {
     pub fn pack(&mut self, a: Mat, b: &Panels) {
         assert_eq!(a.cols, b.k, "matrix product shapes");
         (self.rows, self.k, self.width) = (a.rows, a.cols, b.width);
-        pack_rows(a, b.width, self.data.grow(a.rows * a.cols));
+        pack_rows(a, b.width, self.data.grow(a.rows * a.cols.next_multiple_of(SEGMENT)));
     }
 }
 
@@ -405,7 +405,7 @@ impl Tiles {
     /// Packs these columns of `a`, tile by tile.
     #[inline(always)]
     fn pack(self, a: Mat, columns: Range<usize>, to: &mut [f32]) {
-        let depth = columns.len();
+        let depth = columns.len().next_multiple_of(SEGMENT);
         for tile in 0..self.count {
             let rows = self.rows(tile);
             pack_left(a, rows.clone(), columns.clone(), &mut to[rows.start * depth..rows.end * depth]);
@@ -505,7 +505,9 @@ fn product(a: Left, b: &Part, c: MatMut, init: Init, then: Option<Then>) {
         assert!(k > 0 || accumulate, "a product over nothing");
         return;
     }
-    LEFT.with_borrow_mut(|left| blocks(a, b, c, accumulate, bias, then, left.grow(m * DEPTH.min(k))));
+    LEFT.with_borrow_mut(|left| {
+        blocks(a, b, c, accumulate, bias, then, left.grow(m * DEPTH.min(k).next_multiple_of(SEGMENT)))
+    });
 }
 
 dispatched! {
@@ -585,7 +587,10 @@ unsafe fn blocks_of<S: Simd, const V: usize>(
                         let at = rows.start * a.row_stride + a_column * a.col_stride;
                         TileLeft::Strided(a.data[at..].as_ptr(), a.row_stride, a.col_stride)
                     }
-                    (packed, _) => TileLeft::Packed(packed.unwrap_or_default()[rows.start * depth..].as_ptr()),
+                    (packed, _) => {
+                        let at = rows.start * depth.next_multiple_of(SEGMENT);
+                        TileLeft::Packed(packed.unwrap_or_default()[at..].as_ptr())
+                    }
                 };
                 // The next panel comes from memory: each tile asks for its share of it in advance.
                 for line in (tile * panel_len / count..(tile + 1) * panel_len / count).step_by(16) {
@@ -628,29 +633,26 @@ unsafe fn scale_row<S: Simd>(x: *mut f32, factor: *const f32, n: usize) {
     }
 }
 
-/// Copies a block of A for one tile, so that the tile reads its column of each step of `k` side by side.
+/// Copies a block of A for one tile: [`SEGMENT`] columns of its first row, the same of its second, and so on, then the next
+/// columns. The tile finds all it reads at fixed distances from one place, and nothing has to be transposed.
 #[inline(always)]
 fn pack_left(a: Mat, rows: Range<usize>, columns: Range<usize>, to: &mut [f32]) {
-    let n = rows.len();
-    if a.row_stride == 1 {
-        for (column, to) in columns.zip(to.chunks_exact_mut(n)) {
-            to.copy_from_slice(&a.data[column * a.col_stride + rows.start..][..n]);
-        }
-        return;
-    }
     let from = &a.data[rows.start * a.row_stride + columns.start * a.col_stride..];
-    let last = (n - 1) * a.row_stride + (columns.len() - 1) * a.col_stride;
-    assert!(last < from.len() && to.len() == n * columns.len(), "block outside the left-hand side");
-    macro_rules! by_rows {
-        ($($n:literal)*) => {
-            match n {
-                // SAFETY: the assertion above covers the last element read and all that are written.
-                $($n => unsafe { interleave::<$n>(from.as_ptr(), a.row_stride, a.col_stride, columns.len(), to.as_mut_ptr(), $n) },)*
-                _ => unreachable!("a tile of {n} rows"),
+    for (segments, column) in to.chunks_exact_mut(rows.len() * SEGMENT).zip((0..columns.len()).step_by(SEGMENT)) {
+        let n = SEGMENT.min(columns.len() - column);
+        for (row, segment) in segments.chunks_exact_mut(SEGMENT).enumerate() {
+            let from = &from[row * a.row_stride + column * a.col_stride..];
+            if a.col_stride == 1 {
+                if let (SEGMENT, Some(from)) = (n, from.first_chunk::<SEGMENT>()) {
+                    segment.copy_from_slice(from);
+                } else {
+                    segment[..n].copy_from_slice(&from[..n]);
+                }
+            } else {
+                segment[..n].iter_mut().zip(from.iter().step_by(a.col_stride)).for_each(|(to, from)| *to = *from);
             }
-        };
+        }
     }
-    by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
 }
 
 /// `to[k * to_stride + r] = from[r * row_stride + k * col_stride]` for r < R, k < depth.
@@ -669,6 +671,9 @@ unsafe fn interleave<const R: usize>(
         }
     }
 }
+
+/// Columns of a row that lie side by side in a packed left-hand side: a cache line.
+const SEGMENT: usize = 16;
 
 /// The left-hand side of one register tile.
 #[derive(Clone, Copy)]
@@ -702,8 +707,10 @@ unsafe fn multiply_tile<S: Simd, const V: usize>(
             match rows {
                 $($n if $n <= (if V == 3 { S::TILE_ROWS_OF_3 } else { S::TILE_ROWS }) => unsafe {
                     let sums = match left {
-                        TileLeft::Packed(at) => tile::<S, $n, V>(depth, at, 1, $n, panel),
-                        TileLeft::Strided(at, rows, columns) => tile::<S, $n, V>(depth, at, rows, columns, panel),
+                        TileLeft::Packed(at) => tile::<S, $n, V>(depth, at, SEGMENT, 1, $n * SEGMENT, panel),
+                        TileLeft::Strided(at, rows, columns) => {
+                            tile::<S, $n, V>(depth, at, rows, columns, SEGMENT * columns, panel)
+                        }
                     };
                     finish::<S, V>(&sums, bias, result);
                 },)*
@@ -714,13 +721,15 @@ unsafe fn multiply_tile<S: Simd, const V: usize>(
     by_rows!(1 2 3 4 5 6 7 8 9 10 11 12 13 14);
 }
 
-/// `R` rows and `V` vectors of columns: all sums in registers.
+/// `R` rows and `V` vectors of columns: all sums in registers. `segment_stride` is the distance between places whose columns
+/// are [`SEGMENT`] apart.
 #[inline(always)]
 unsafe fn tile<S: Simd, const R: usize, const V: usize>(
     depth: usize,
     left: *const f32,
     row_stride: usize,
     col_stride: usize,
+    segment_stride: usize,
     panel: *const f32,
 ) -> [[S::V; V]; R] {
     let width = V * S::LANES;
@@ -741,14 +750,17 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize>(
                 }
             };
         }
-        for _ in 0..depth / 4 {
-            step!(0);
-            step!(1);
-            step!(2);
-            step!(3);
-            (a, b) = (a.add(4 * col_stride), b.add(4 * width));
+        for _ in 0..depth / SEGMENT {
+            for _ in 0..SEGMENT / 4 {
+                step!(0);
+                step!(1);
+                step!(2);
+                step!(3);
+                (a, b) = (a.add(4 * col_stride), b.add(4 * width));
+            }
+            a = a.add(segment_stride).sub(SEGMENT * col_stride);
         }
-        for _ in 0..depth % 4 {
+        for _ in 0..depth % SEGMENT {
             step!(0);
             (a, b) = (a.add(col_stride), b.add(width));
         }
