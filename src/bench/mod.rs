@@ -1,4 +1,5 @@
 //! How long a training step takes, how much work it is and how much memory it needs.
 
+pub mod detect;
 pub mod flop;
 pub mod step;

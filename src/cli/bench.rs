@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use vpt::backbone::{Backbone, OpenOptions};
+use vpt::bench::detect::{DetectReport, detect};
 use vpt::bench::step::{Options, StepReport, step};
 use vpt::config::{Method, RunConfig};
 use vpt::prompt::tokens::PromptLayers;
@@ -23,6 +24,7 @@ pub(crate) struct Bench {
 #[derive(Debug, Subcommand)]
 enum Command {
     Step(Step),
+    Detect(Detect),
 }
 
 /// Time and memory of one training step on random images
@@ -64,8 +66,86 @@ struct Step {
     repeats: usize,
 }
 
+/// Time of a detector's training step on random images, beside the backbone's forward pass
+///
+/// Measured in turns: the forward pass alone, a step that runs the whole backbone, a step from what comes before the first
+/// prompt (which training computes once where only the flip is random), and a step of the head alone.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vpt bench detect --backbone clip-vit-b32 --image-size 384 --batch-size 8 --json")]
+struct Detect {
+    /// Known backbone or folder in the Hugging Face layout
+    #[arg(long, value_name = "NAME|DIR", default_value = "clip-nano")]
+    backbone: String,
+    /// Folder to look for known backbones in, before the local Hugging Face cache
+    #[arg(long, value_name = "DIR")]
+    weights_dir: Option<PathBuf>,
+    /// Images a step
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch_size: usize,
+    /// Images a thread works on at a time [default: chosen for speed]
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<usize>,
+    /// Prompt tokens a block [default: 10]
+    #[arg(long, value_name = "N")]
+    prompt_tokens: Option<usize>,
+    /// Prompted blocks: all, first:K or last:K [default: last:4]
+    #[arg(long, value_name = "all|first:K|last:K")]
+    prompt_layers: Option<PromptLayers>,
+    /// Side of the images in pixels [default: the backbone's]
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<usize>,
+    /// Classes of the head
+    #[arg(long, value_name = "N", default_value_t = 80)]
+    classes: usize,
+    /// Rounds to time; medians are reported
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    repeats: usize,
+}
+
 pub(crate) fn run(args: Bench, global: &Global, out: Output) -> anyhow::Result<()> {
-    let Command::Step(args) = args.command;
+    match args.command {
+        Command::Step(args) => run_step(args, global, out),
+        Command::Detect(args) => run_detect(args, global, out),
+    }
+}
+
+fn run_detect(args: Detect, global: &Global, out: Output) -> anyhow::Result<()> {
+    let options = OpenOptions { weights_dir: args.weights_dir, image_size: args.image_size };
+    let config = RunConfig {
+        batch_size: Some(args.batch_size),
+        micro_batch: args.micro_batch,
+        prompt_tokens: args.prompt_tokens,
+        prompt_layers: args.prompt_layers,
+        seed: global.seed(),
+        threads: Some(global.threads()),
+        ..RunConfig::default()
+    };
+    config.validate()?;
+    let backbone = Backbone::open(&args.backbone, &options)?;
+    let progress = Progress::new(global.quiet);
+    let measured = Options { repeats: args.repeats, classes: args.classes };
+    let report = detect(&config, backbone, &measured, &mut |note| progress.line(note))?;
+    out.result(&report, || describe_detect(&report))
+}
+
+fn describe_detect(report: &DetectReport) -> String {
+    let ratio = |seconds: f64| format!("{seconds:.3} s, {:.2} forward passes", seconds / report.forward_s);
+    table::pairs(&[
+        (
+            "detector",
+            format!("{}, {} prompt tokens in {} blocks", report.backbone, report.prompt_tokens, report.prompt_layers),
+        ),
+        ("batch", format!("{} images of {} pixels", report.batch_size, report.image_size)),
+        ("threads", report.threads.to_string()),
+        ("forward pass", format!("{:.3} s, median of {}", report.forward_s, report.repeats)),
+        ("step", ratio(report.step_s)),
+        ("from the prefix", ratio(report.prefix_step_s)),
+        ("head alone", ratio(report.head_step_s)),
+        ("peak memory", report.peak_rss_bytes.map_or_else(|| "-".to_owned(), table::bytes)),
+    ])
+}
+
+fn run_step(args: Step, global: &Global, out: Output) -> anyhow::Result<()> {
     let options = OpenOptions { weights_dir: args.weights_dir, image_size: args.image_size };
     let config = RunConfig {
         method: args.method,
