@@ -394,3 +394,6 @@ impl std::fmt::Debug for Detector {
         f.debug_struct("Detector").field("backbone", backbone).field("layout", layout).field("head", shape).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;
