@@ -597,7 +597,11 @@ impl RunConfig {
             crop: self.box_crop,
             mosaic: self.mosaic.unwrap_or(0.),
         };
-        augment.check()?;
+        augment.check().map_err(|error| match error {
+            Error::Invalid { what, message } if what == "mosaic" => Error::flag("--mosaic", message),
+            Error::Invalid { message, .. } => Error::flag("--scale-jitter", message),
+            error => error,
+        })?;
         if alone && !augment.only_flip() && !augment.is_none() {
             let message = "method linear computes the features of an image once; it knows --flip only";
             return Err(Error::flag("--method", message));
