@@ -506,9 +506,8 @@ impl RunConfig {
         let batch_size = self.batch_size.unwrap_or(defaults.batch_size).min(facts.train_images);
         let per_epoch = facts.train_images.div_ceil(batch_size);
         let detects = facts.task == Task::Detect;
-        let epochs = self.epochs.unwrap_or_else(|| match detects {
-            true => defaults::detection_epochs(per_epoch),
-            false => defaults.epochs(per_epoch),
+        let epochs = self.epochs.unwrap_or_else(|| {
+            if detects { defaults::detection_epochs(per_epoch) } else { defaults.epochs(per_epoch) }
         });
         let total_steps = (per_epoch as u64).checked_mul(epochs as u64).filter(|&steps| steps <= 1 << 40);
         let total_steps = total_steps.ok_or_else(|| Error::flag("--epochs", format!("{epochs} are too many")))?;

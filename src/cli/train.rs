@@ -55,6 +55,7 @@ pub(crate) struct Train {
 
 /// The fields of a [`RunConfig`] that flags can set; what is not given stays as it is.
 #[derive(Debug, Default, PartialEq, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "flags of a command line")]
 struct Flags {
     /// Known backbone or folder in the Hugging Face layout; see `vpt backbones list` [default: clip-nano]
     #[arg(long, value_name = "NAME|DIR", help_heading = "Model and data")]

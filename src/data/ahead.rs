@@ -104,7 +104,10 @@ impl<T> Ahead<T> {
 
 impl<T> fmt::Debug for Ahead<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ahead").field("items", &self.len()).field("threads", &self.threads.len()).finish()
+        f.debug_struct("Ahead")
+            .field("items", &self.len())
+            .field("threads", &self.threads.len())
+            .finish_non_exhaustive()
     }
 }
 

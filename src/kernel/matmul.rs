@@ -506,7 +506,7 @@ fn product(a: Left, b: &Part, c: MatMut, init: Init, then: Option<Then>) {
         return;
     }
     LEFT.with_borrow_mut(|left| {
-        blocks(a, b, c, accumulate, bias, then, left.grow(m * DEPTH.min(k).next_multiple_of(SEGMENT)))
+        blocks(a, b, c, accumulate, bias, then, left.grow(m * DEPTH.min(k).next_multiple_of(SEGMENT)));
     });
 }
 

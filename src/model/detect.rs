@@ -161,6 +161,7 @@ impl Detector {
     }
 
     /// The same detector for other classes, given by the embeddings `[K, E]` of their names.
+    #[must_use]
     pub fn with_texts(self, texts: Vec<f32>) -> Self {
         Self { texts: Some(texts), ..self }
     }

@@ -108,6 +108,7 @@ impl Vit {
                 blocks
             }
         };
+        #[allow(clippy::needless_range_loop, reason = "tapes are only the second thing that a depth is the index of")]
         for i in begin..=last {
             // Reads come before what enters here: prompts are not read.
             let rows = if i == 0 { self.tokens_in(0, prepared) } else { self.tokens_in(i - 1, prepared) };

@@ -72,7 +72,7 @@ pub(super) struct DetectProgress {
     pub(super) best_prompts: Option<usize>,
     /// Steps taken in the epoch under way.
     pub(super) epoch_steps: u64,
-    /// Sum over these steps of the losses a positive token: the whole, then class, GIoU, L1 and quality.
+    /// Sum over these steps of the losses a positive token: the whole, then class, `GIoU`, L1 and quality.
     pub(super) epoch_losses: [f64; 5],
     /// Wall time spent in the epoch under way.
     pub(super) epoch_seconds: f64,

@@ -138,7 +138,7 @@ impl Session {
         let head_only = if let Some((values, record)) = control {
             let look = self.look(values, Split::Test, Stage::Head, observer)?;
             let Some(Look { eval, .. }) = look else { return Ok(self.interrupted()) };
-            let (val, test) = (Scores::Detect(record.val.clone()), Scores::Detect(eval.metrics));
+            let (val, test) = (Scores::Detect(record.val), Scores::Detect(eval.metrics));
             Some(HeadOnly { best_epoch: record.epoch, val, test })
         } else {
             None
@@ -164,7 +164,7 @@ impl Session {
             trainable_params: params::count(&state.params),
             backbone_params: model.backbone().parameters(),
             best_epoch: record.epoch,
-            val: Scores::Detect(record.val.clone()),
+            val: Scores::Detect(record.val),
             test: Scores::Detect(test.eval.metrics),
             head_only,
             wall_s: wall_s(),
@@ -234,8 +234,8 @@ impl Session {
     ) -> Result<()> {
         let metrics = TaskMetrics {
             epoch: record.epoch,
-            val: Some(Scores::Detect(record.val.clone())),
-            test: test.map(|eval| Scores::Detect(eval.metrics.clone())),
+            val: Some(Scores::Detect(record.val)),
+            test: test.map(|eval| Scores::Detect(eval.metrics)),
         };
         let mut meta = self.setup.task_meta(metrics, confidence)?;
         let mut params = values.to_vec();
