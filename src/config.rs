@@ -71,6 +71,8 @@ choice! {
         Auto = "auto",
         /// One class an image.
         Classify = "classify",
+        /// Any number of classes an image, from data with boxes.
+        Multilabel = "multilabel",
         /// Boxes around objects.
         Detect = "detect",
     }
@@ -79,7 +81,7 @@ choice! {
 choice! {
     /// Which epoch a run ends with.
     pub enum Select for "--select" {
-        /// The one with the highest validation accuracy; of equals the one with the lower loss, then the earlier.
+        /// The one with the highest validation accuracy, mAP or AP; of equals the one with the lower loss, then the earlier.
         Best = "best",
         /// The last one, as few-shot protocols ask for.
         Last = "last",
@@ -450,9 +452,16 @@ impl RunConfig {
         Ok(())
     }
 
-    /// A field that is for another task is a mistake too.
-    fn refuse_other_tasks_fields(&self, task: Task) -> Result<()> {
+    /// A field that is for another task is a mistake too; `task` is never [`Task::Auto`].
+    pub(crate) fn refuse_other_tasks_fields(&self, task: Task) -> Result<()> {
         let detects = task == Task::Detect;
+        if task == Task::Multilabel {
+            for (flag, given) in [("--shots", self.shots.is_some()), ("--label-smoothing", self.label_smoothing > 0.)] {
+                if given {
+                    return Err(Error::flag(flag, "not for multi-label classification"));
+                }
+            }
+        }
         let fields = [
             ("--head-epochs", self.head_epochs.is_some(), true),
             ("--ema", self.ema.is_some(), true),

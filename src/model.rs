@@ -10,6 +10,7 @@ mod tests;
 use std::sync::Arc;
 
 pub use detect_task::{DetectTask, Found};
+pub(crate) use task::sigmoid;
 pub use task::{AnyTask, TaskModel, TaskOptions};
 
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
         tokens::DropoutMask,
     },
     random::stream,
-    train::loss::{CrossEntropy, LossGradients},
+    train::loss::{Loss, LossGradients},
 };
 
 /// Standard deviation of fresh prompt pixels, in units of the normalised image.
@@ -48,14 +49,14 @@ pub struct Model {
 pub struct StepInput<'a> {
     /// Images `[B, 3, s, s]` as [`Model::preprocess`] makes them.
     pub images: &'a [f32],
-    /// Their classes.
+    /// Their labels, as the loss takes them.
     pub labels: &'a [u32],
     /// Where prompt patches lie.
     pub places: Places,
     /// Dropout on prompt tokens.
     pub mask: Option<DropoutMask>,
     /// The loss.
-    pub loss: CrossEntropy,
+    pub loss: &'a Loss,
     /// Images whose activations are in memory at once.
     pub micro_batch: Option<usize>,
 }
@@ -65,7 +66,7 @@ pub struct StepInput<'a> {
 pub struct StepOutput {
     /// Sum of the images' losses.
     pub loss: f64,
-    /// Images whose largest logit is their label's.
+    /// Images that are right, as [`LossGradients::correct`].
     pub correct: usize,
     /// Gradient of the mean loss for each learned tensor, in the order of [`Model::init`].
     pub gradients: Vec<Vec<f32>>,
@@ -215,13 +216,7 @@ impl Model {
     }
 
     /// As [`Self::step`], for the head alone, on features `[B, D]` that are known already.
-    pub fn head_step(
-        &self,
-        params: &[Param],
-        features: &[f32],
-        labels: &[u32],
-        loss: CrossEntropy,
-    ) -> Result<StepOutput> {
+    pub fn head_step(&self, params: &[Param], features: &[f32], labels: &[u32], loss: &Loss) -> Result<StepOutput> {
         let parts = vec![loss.gradients(&self.head.bind(params)?, features, labels, labels.len())?];
         Ok(StepOutput::sum(parts))
     }

@@ -16,7 +16,7 @@ use crate::prompt::PromptShape;
 use crate::prompt::pixels::{PixelShape, Places};
 use crate::prompt::tokens::TokenLayout;
 use crate::random::{normal, stream};
-use crate::train::loss::CrossEntropy;
+use crate::train::loss::{CrossEntropy, Loss};
 use crate::train::results::peak_rss_bytes;
 use crate::{Error, Result};
 
@@ -89,6 +89,7 @@ pub fn step(
     let labels: Vec<u32> = (0..batch).map(|_| rng.random_range(0..options.classes as u32)).collect();
     let indices: Vec<usize> = (0..batch).collect();
 
+    let loss = Loss::CrossEntropy(CrossEntropy { smoothing: config.label_smoothing });
     let mut seconds = Vec::with_capacity(options.repeats);
     for repeat in 0..=options.repeats {
         let places =
@@ -98,7 +99,7 @@ pub fn step(
             labels: &labels,
             places,
             mask: None,
-            loss: CrossEntropy { smoothing: config.label_smoothing },
+            loss: &loss,
             micro_batch: config.micro_batch,
         };
         let begin = Instant::now();

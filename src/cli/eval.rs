@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use vpt::data::boxes::BoxDataset;
-use vpt::data::{Dataset, Split, write_atomic};
+use vpt::data::{Dataset, MultilabelDataset, Split, write_atomic};
 use vpt::eval;
 use vpt::eval::coco::results_json;
 use vpt::model::{AnyTask, DetectTask, TaskModel};
@@ -40,15 +40,40 @@ pub(crate) struct Eval {
 pub(crate) fn run(args: &Eval, global: &Global, out: Output) -> anyhow::Result<()> {
     match args.model.open(global)? {
         AnyTask::Classify(task) => classify(args, &task, global, out),
+        AnyTask::Multilabel(task) => multilabel(args, &task, global, out),
         AnyTask::Detect(task) => detect(args, &task, global, out),
     }
 }
 
+/// What a task without boxes cannot write.
+fn refuse_detections(args: &Eval) -> Result<(), Usage> {
+    args.detections
+        .as_ref()
+        .map_or(Ok(()), |file| Err(Usage(format!("--detections {}: the task has classes, not boxes", file.display()))))
+}
+
+fn multilabel(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyhow::Result<()> {
+    refuse_detections(args)?;
+    let mut progress = Progress::new(global.quiet);
+    let data = MultilabelDataset::open(&args.data, global.seed(), false)?;
+    progress.line(&format!("{}: {}", data.dataset.name, data.dataset.split_note));
+    let tally = eval::evaluate_multilabel(task, &data, args.split, &mut |done, total| {
+        progress.at("evaluating", done, total, String::new);
+    })?;
+    progress.clear();
+    let scores = tally.metrics();
+    let rows = vec![
+        ("mAP", table::percent(scores.map)),
+        ("micro F1", table::percent(scores.micro_f1)),
+        ("macro F1", table::percent(scores.macro_f1)),
+        ("exact match", table::percent(scores.exact_match)),
+        ("loss", format!("{:.4}", scores.loss)),
+    ];
+    report(args, task.meta(), &data.dataset.name, tally.images(), &scores, rows, out)
+}
+
 fn classify(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyhow::Result<()> {
-    if let Some(file) = &args.detections {
-        let message = format!("--detections {}: the task has classes, not boxes", file.display());
-        return Err(Usage(message).into());
-    }
+    refuse_detections(args)?;
     let mut progress = Progress::new(global.quiet);
     let dataset = Dataset::open(&args.data, global.seed())?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));

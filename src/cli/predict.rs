@@ -9,8 +9,9 @@ use serde_json::json;
 use vpt::data::boxes::Rect;
 use vpt::data::{Rgb8, decode, write_atomic};
 use vpt::infer::detect::{DetectPrediction, expand, predict_boxes};
+use vpt::infer::multilabel::{MultilabelPrediction, predict_multilabel};
 use vpt::infer::predict::{Prediction, predict};
-use vpt::model::{AnyTask, DetectTask};
+use vpt::model::{AnyTask, DetectTask, TaskModel};
 use vpt::report::{DrawnBox, draw_boxes, picture_bytes, picture_paths, table};
 
 use super::model::ModelArgs;
@@ -23,8 +24,8 @@ const MIN_SCORE: f64 = 0.3;
 
 /// Classify images, or find the objects in them, with a trained task file
 ///
-/// A classifier prints the most likely class of each image with its probability, and the next likely ones. A detector prints
-/// the boxes it is sure enough of, in pixels.
+/// A classifier prints the most likely class of each image with its probability, and the next likely ones; one of any number
+/// of classes an image all whose probability is at least one half. A detector prints the boxes it is sure enough of, in pixels.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   vpt predict --model runs/classify/photos-vpt-deep-1 new/*.jpg
@@ -58,12 +59,9 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
     let mut at = |done, total| progress.at("predicting", done, total, String::new);
     match args.model.open(global)? {
         AnyTask::Detect(task) => detect(args, task, &images, &mut at, out),
+        AnyTask::Multilabel(task) => multilabel(args, &task, &images, &mut at, out),
         AnyTask::Classify(task) => {
-            for (flag, given) in [("--min-score", args.min_score.is_some()), ("--classes", !args.classes.is_empty())] {
-                if given {
-                    return Err(Usage(format!("{flag}: the task has classes, not boxes")).into());
-                }
-            }
+            refuse_boxes_flags(args)?;
             let predictions = predict(&task, &images, &mut at)?;
             let label = |(image, prediction): (&mut Rgb8, &Prediction)| {
                 let rect = Rect { x: 0., y: 0., width: image.width as f64, height: image.height as f64 };
@@ -76,6 +74,36 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
             })
         }
     }
+}
+
+/// Flags that make no sense without boxes.
+fn refuse_boxes_flags(args: &Predict) -> Result<(), Usage> {
+    let flags = [("--min-score", args.min_score.is_some()), ("--classes", !args.classes.is_empty())];
+    let given = flags.into_iter().find(|(_, given)| *given);
+    given.map_or(Ok(()), |(flag, _)| Err(Usage(format!("{flag}: the task has classes, not boxes"))))
+}
+
+fn multilabel(
+    args: &Predict,
+    task: &TaskModel,
+    images: &[PathBuf],
+    progress: &mut dyn FnMut(usize, usize),
+    out: Output,
+) -> anyhow::Result<()> {
+    refuse_boxes_flags(args)?;
+    let predictions = predict_multilabel(task, images, progress)?;
+    let names = |prediction: &MultilabelPrediction| {
+        let named = prediction.labels.iter().map(|l| format!("{} {}", l.label, table::percent(l.probability)));
+        if prediction.labels.is_empty() { "-".to_owned() } else { named.collect::<Vec<_>>().join(", ") }
+    };
+    let draw = |(image, prediction): (&mut Rgb8, &MultilabelPrediction)| {
+        let rect = Rect { x: 0., y: 0., width: image.width as f64, height: image.height as f64 };
+        draw_boxes(image, &[DrawnBox { rect, category: 0, score: None, crowd: false }], &[names(prediction)]);
+    };
+    finish(args, images, &predictions, draw, out, || {
+        let rows: Vec<_> = predictions.iter().map(|p| vec![p.image.clone(), names(p)]).collect();
+        table::columns(&["image", "classes"], &rows)
+    })
 }
 
 fn detect(

@@ -149,13 +149,14 @@ fn describe(start: &Start<'_>) -> String {
 }
 
 fn epoch(record: &EpochRecord, of: usize, best: bool) -> String {
+    let (train, val) = if record.val.multilabel().is_some() { ("all right", "mAP") } else { ("acc", "acc") };
     format!(
-        "epoch {:>width$}/{of}  train loss {:.4} acc {:>7}  val loss {:.4} acc {:>7}  {:.1} s{}",
+        "epoch {:>width$}/{of}  train loss {:.4} {train} {:>7}  val loss {:.4} {val} {:>7}  {:.1} s{}",
         record.epoch,
         record.train_loss,
-        table::percent(record.train_acc1),
-        record.val.loss,
-        table::percent(record.val.acc1),
+        table::percent(record.train_acc1.or(record.train_exact_match)),
+        record.val.loss().unwrap_or(f64::NAN),
+        table::percent(record.val.main()),
         record.train_seconds + record.val_seconds,
         if best { "  best" } else { "" },
         width = of.to_string().len(),

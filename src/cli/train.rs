@@ -67,6 +67,9 @@ struct Flags {
     #[arg(long, value_name = "PATH|shapes", help_heading = "Model and data")]
     data: Option<String>,
     /// What to learn from the data
+    ///
+    /// auto: detect from data with boxes (COCO, YOLO, Pascal VOC), else classify. multilabel: which classes occur in an image,
+    /// any number of them, from data with boxes.
     #[arg(long, value_name = "TASK", value_parser = one_of::<Task>(Task::NAMES), help_heading = "Model and data")]
     task: Option<Task>,
     /// Train on this many images a class, drawn by the seed; validate on at most 4 a class [default: all]
@@ -225,6 +228,7 @@ fn scores(results: &Results) -> String {
     }
     let header: &[&str] = match results.test {
         Scores::Classify(_) => &["", "acc1", "acc5", "mean per-class recall", "loss"],
+        Scores::Multilabel(_) => &["", "mAP", "micro F1", "macro F1", "exact match", "loss"],
         Scores::Detect(_) => &["", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"],
     };
     let row = |(part, scores): (String, &Scores)| match scores {
@@ -235,6 +239,10 @@ fn scores(results: &Results) -> String {
             table::percent(m.mean_per_class_recall),
             format!("{:.4}", m.loss),
         ],
+        Scores::Multilabel(m) => {
+            let shares = [m.map, m.micro_f1, m.macro_f1, m.exact_match].map(table::percent);
+            std::iter::once(part).chain(shares).chain([format!("{:.4}", m.loss)]).collect()
+        }
         Scores::Detect(m) => {
             // -1 where there is nothing to measure.
             let shares = [m.ap, m.ap50, m.ap75, m.ap_small, m.ap_medium, m.ap_large, m.ar100];

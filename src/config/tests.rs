@@ -85,6 +85,25 @@ fn a_wrong_value_names_its_flag() {
 }
 
 #[test]
+fn flags_of_other_tasks_are_refused() {
+    let facts = Facts { task: Task::Multilabel, ..FACTS };
+    let refusal = |config: RunConfig| config.resolve(&facts).unwrap_err().to_string();
+    let not = "not for multi-label classification";
+    assert_eq!(refusal(RunConfig { shots: Some(4), ..RunConfig::default() }), format!("--shots: {not}"));
+    assert_eq!(
+        refusal(RunConfig { label_smoothing: 0.1, ..RunConfig::default() }),
+        format!("--label-smoothing: {not}")
+    );
+    let message = refusal(RunConfig { mosaic: Some(0.5), ..RunConfig::default() });
+    assert_eq!(message, "--mosaic: only for detection, from data with boxes");
+    for &method in Method::ALL {
+        let plan = config(method).resolve(&facts).unwrap();
+        assert_eq!(plan.config.task, Task::Multilabel);
+        assert_eq!(plan.config.resolve(&facts).unwrap(), plan, "{method}");
+    }
+}
+
+#[test]
 fn a_wrong_file_names_line_and_field() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.toml");

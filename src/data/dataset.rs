@@ -66,6 +66,8 @@ pub enum Layout {
     SplitZhou,
     /// Drawn by the program.
     Generated,
+    /// Boxes, of which the classes alone are used.
+    Boxes,
 }
 
 /// Where the pixels of an image are.
@@ -93,7 +95,7 @@ pub enum ImageSource {
 pub struct Sample {
     /// The image.
     pub image: ImageSource,
-    /// Index into [`Dataset::classes`].
+    /// Index into [`Dataset::classes`]; in a [`MultilabelDataset`](super::MultilabelDataset) into its sets of classes.
     pub label: u32,
     /// What the sample is called in split and index files, unique in the data set: its path relative to the data set's
     /// folder with `/` between the parts, or the name of the file that holds it and its position, `train-images:123`.

@@ -91,7 +91,7 @@ fn refuse_boxes(path: &Path) -> Result<()> {
     let Some(layout) = BoxDataset::recognise(path) else { return Ok(()) };
     let message = format!(
         "a {} data set of boxes, where images with one label each are needed; `vpt data info`, `vpt data convert` and \
-         `vpt train --task detect` read boxes",
+         `vpt train --task detect|multilabel` read boxes",
         layout.title()
     );
     Err(Error::file(path, message))

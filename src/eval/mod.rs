@@ -11,9 +11,14 @@ pub mod zero_shot;
 
 pub use classify::{Confusion, Metrics, Tally};
 pub use detect_task::{Detected, evaluate_boxes};
-pub use task::evaluate;
+pub use multilabel::{MultilabelMetrics, MultilabelTally};
+pub use task::{evaluate, evaluate_multilabel};
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+use crate::{Result, data::LabelSets};
 
 /// How good a model is on one part of a data set, by the metrics of its task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +26,8 @@ use serde::{Deserialize, Serialize};
 pub enum Scores {
     /// One class an image.
     Classify(Metrics),
+    /// Any number of classes an image.
+    Multilabel(MultilabelMetrics),
     /// Boxes.
     Detect(coco::CocoMetrics),
 }
@@ -30,7 +37,15 @@ impl Scores {
     pub fn classify(&self) -> Option<&Metrics> {
         match self {
             Self::Classify(metrics) => Some(metrics),
-            Self::Detect(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The metrics of multi-label classification, if that was the task.
+    pub fn multilabel(&self) -> Option<&MultilabelMetrics> {
+        match self {
+            Self::Multilabel(metrics) => Some(metrics),
+            _ => None,
         }
     }
 
@@ -38,7 +53,81 @@ impl Scores {
     pub fn detect(&self) -> Option<&coco::CocoMetrics> {
         match self {
             Self::Detect(metrics) => Some(metrics),
-            Self::Classify(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The fraction of one by which epochs are compared: accuracy, mAP or AP.
+    pub fn main(&self) -> f64 {
+        match self {
+            Self::Classify(metrics) => metrics.acc1,
+            Self::Multilabel(metrics) => metrics.map,
+            Self::Detect(metrics) => metrics.ap,
+        }
+    }
+
+    /// The mean loss, where it is one of the metrics.
+    pub fn loss(&self) -> Option<f64> {
+        match self {
+            Self::Classify(metrics) => Some(metrics.loss),
+            Self::Multilabel(metrics) => Some(metrics.loss),
+            Self::Detect(_) => None,
+        }
+    }
+
+    /// What makes one result better than another: [`Self::main`], of equals the lower loss.
+    pub(crate) fn rank(&self) -> (f64, f64) {
+        (self.main(), -self.loss().unwrap_or(0.))
+    }
+}
+
+/// Accumulates [`Scores`] over the batches of a split, for tasks that have logits of classes.
+#[derive(Debug, Clone)]
+pub(crate) enum AnyTally {
+    /// One class an image: labels are classes.
+    Classify(Tally),
+    /// Any number of classes: labels are sets of them.
+    Multilabel(MultilabelTally, Arc<LabelSets>),
+}
+
+impl AnyTally {
+    /// Nothing counted yet, for `classes` classes; labels are positions in `sets` if there are any.
+    pub(crate) fn new(classes: usize, sets: Option<&Arc<LabelSets>>) -> Self {
+        match sets {
+            None => Self::Classify(Tally::new(classes)),
+            Some(sets) => Self::Multilabel(MultilabelTally::new(classes), sets.clone()),
+        }
+    }
+
+    /// Counts a batch: `logits` `[B, classes]`, `labels` `[B]`.
+    pub(crate) fn add(&mut self, logits: &[f32], labels: &[u32]) -> Result<()> {
+        match self {
+            Self::Classify(tally) => tally.add(logits, labels),
+            Self::Multilabel(tally, sets) => tally.add(logits, &sets.truth(labels)?),
+        }
+    }
+
+    /// How many images were counted.
+    pub(crate) fn images(&self) -> usize {
+        match self {
+            Self::Classify(tally) => tally.images() as usize,
+            Self::Multilabel(tally, _) => tally.images(),
+        }
+    }
+
+    /// The metrics of everything counted so far.
+    pub(crate) fn scores(&self) -> Scores {
+        match self {
+            Self::Classify(tally) => Scores::Classify(tally.metrics()),
+            Self::Multilabel(tally, _) => Scores::Multilabel(tally.metrics()),
+        }
+    }
+
+    /// What was taken for what, where an image has one class.
+    pub(crate) fn confusion(&self) -> Option<&Confusion> {
+        match self {
+            Self::Classify(tally) => Some(tally.confusion()),
+            Self::Multilabel(..) => None,
         }
     }
 }

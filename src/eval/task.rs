@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::Tally;
-use crate::data::{Dataset, Sample, Split};
+use super::{MultilabelTally, Tally};
+use crate::data::{Batch, Dataset, MultilabelDataset, Sample, Split};
 use crate::infer::{Progress, batches};
 use crate::model::TaskModel;
 use crate::{Error, Result};
@@ -16,27 +16,70 @@ use crate::{Error, Result};
 /// The part is empty, a class of the data is none of the task's, or an image cannot be read.
 pub fn evaluate(task: &TaskModel, dataset: &Dataset, split: Split, progress: Progress) -> Result<Tally> {
     let classes = &task.meta().classes;
-    let own: HashMap<&str, u32> = classes.iter().zip(0..).map(|(name, class)| (name.as_str(), class)).collect();
+    let own = positions(classes);
     let relabel = |sample: &Sample| {
         let name = dataset.classes.get(sample.label as usize).map_or("", String::as_str);
-        let label = *own.get(name).ok_or_else(|| {
-            let known = classes.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
-            let more = if classes.len() > 5 { ", …" } else { "" };
-            let message = format!("class '{name}' is none of the task's ({known}{more})");
-            Error::invalid(format!("data set {}", dataset.name), message)
-        })?;
+        let label = *own.get(name).ok_or_else(|| unknown(name, classes, dataset))?;
         Ok(Sample { label, ..sample.clone() })
     };
     let samples = dataset.part(split).iter().map(relabel).collect::<Result<Vec<_>>>()?;
+    let mut tally = Tally::new(classes.len());
+    let count = |logits: &[f32], batch: &Batch| tally.add(logits, &batch.labels);
+    each_batch(task, dataset, split, samples, progress, count)?;
+    Ok(tally)
+}
+
+/// As [`evaluate`] where an image has any number of classes.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_multilabel(
+    task: &TaskModel,
+    data: &MultilabelDataset,
+    split: Split,
+    progress: Progress,
+) -> Result<MultilabelTally> {
+    let classes = &task.meta().classes;
+    let MultilabelDataset { dataset, sets } = data;
+    let own = positions(classes);
+    let find = |name: &String| own.get(name.as_str()).copied().ok_or_else(|| unknown(name, classes, dataset));
+    let sets = sets.renumbered(&dataset.classes.iter().map(find).collect::<Result<Vec<u32>>>()?, classes.len())?;
+    let mut tally = MultilabelTally::new(classes.len());
+    let count = |logits: &[f32], batch: &Batch| tally.add(logits, &sets.truth(&batch.labels)?);
+    each_batch(task, dataset, split, dataset.part(split).to_vec(), progress, count)?;
+    Ok(tally)
+}
+
+/// The position of each class by its name.
+fn positions(classes: &[String]) -> HashMap<&str, u32> {
+    classes.iter().zip(0..).map(|(name, class)| (name.as_str(), class)).collect()
+}
+
+fn unknown(name: &str, classes: &[String], dataset: &Dataset) -> Error {
+    let known = classes.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = if classes.len() > 5 { ", …" } else { "" };
+    let message = format!("class '{name}' is none of the task's ({known}{more})");
+    Error::invalid(format!("data set {}", dataset.name), message)
+}
+
+/// Tells `count` the logits of every batch of `samples`, which are the part `split` of `dataset`.
+fn each_batch(
+    task: &TaskModel,
+    dataset: &Dataset,
+    split: Split,
+    samples: Vec<Sample>,
+    progress: Progress,
+    mut count: impl FnMut(&[f32], &Batch) -> Result<()>,
+) -> Result<()> {
     if samples.is_empty() {
         return Err(Error::flag("--split", format!("{} has no {split} images", dataset.name)));
     }
-    let total = samples.len();
-    let mut tally = Tally::new(classes.len());
+    let (mut done, total) = (0, samples.len());
     for batch in batches(samples, task.preprocess(), task.model().threads())? {
         let batch = batch?;
-        tally.add(&task.logits(&batch.pixels)?, &batch.labels)?;
-        progress(tally.images() as usize, total);
+        count(&task.logits(&batch.pixels)?, &batch)?;
+        done += batch.labels.len();
+        progress(done, total);
     }
-    Ok(tally)
+    Ok(())
 }

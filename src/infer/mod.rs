@@ -1,8 +1,9 @@
-//! A backbone or a learned task at work on images: features for other programs ([`embed`]), classes ([`predict`]), boxes
-//! ([`detect`]).
+//! A backbone or a learned task at work on images: features for other programs ([`embed`]), classes ([`predict`],
+//! [`multilabel`]), boxes ([`detect`]).
 
 pub mod detect;
 pub mod embed;
+pub mod multilabel;
 pub mod predict;
 
 use std::path::{Path, PathBuf};

@@ -30,7 +30,7 @@ pub struct Prediction {
 pub struct Guess {
     /// The class.
     pub label: String,
-    /// Its probability: softmax over all classes of the task.
+    /// Its probability: softmax over all classes of the task, or of the class by itself where an image has any number.
     pub probability: f64,
 }
 

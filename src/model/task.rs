@@ -50,11 +50,13 @@ pub(super) fn open_parts(path: &Path, options: &TaskOptions) -> Result<(TaskFile
     Ok((file, Arc::new(backbone)))
 }
 
-/// A learned task of either kind.
+/// A learned task of any kind.
 #[derive(Debug)]
 pub enum AnyTask {
     /// One class an image.
     Classify(TaskModel),
+    /// Any number of classes an image.
+    Multilabel(TaskModel),
     /// Boxes.
     Detect(DetectTask),
 }
@@ -70,7 +72,8 @@ impl AnyTask {
         let opened = if file.meta.detect.is_some() {
             DetectTask::with_backbone(file, backbone, threads).map(Self::Detect)
         } else {
-            TaskModel::with_backbone(file, backbone, threads).map(Self::Classify)
+            let kind = if file.meta.multilabel { Self::Multilabel } else { Self::Classify };
+            TaskModel::with_backbone(file, backbone, threads).map(kind)
         };
         opened.map_err(|error| Error::file(path, error.to_string()))
     }
@@ -144,9 +147,14 @@ impl TaskModel {
         self.model.logits(&self.params, images)
     }
 
-    /// Probabilities `[B, C]` of the classes: the softmax of [`Self::logits`].
+    /// Probabilities `[B, C]` of the classes: the softmax of [`Self::logits`], or the logistic function of each where an
+    /// image has any number of classes.
     pub fn predict(&self, images: &[f32]) -> Result<Vec<f32>> {
         let mut logits = self.logits(images)?;
+        if self.meta.multilabel {
+            logits.iter_mut().for_each(|v| *v = sigmoid(*v));
+            return Ok(logits);
+        }
         for row in logits.chunks_exact_mut(self.meta.classes.len()) {
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             for v in row.iter_mut() {
@@ -159,4 +167,9 @@ impl TaskModel {
         }
         Ok(logits)
     }
+}
+
+/// The probability that a logit stands for where each class stands for itself.
+pub(crate) fn sigmoid(logit: f32) -> f32 {
+    1. / (1. + (-logit).exp())
 }

@@ -91,6 +91,9 @@ pub struct TaskMeta {
     /// What only a detector has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detect: Option<DetectMeta>,
+    /// Whether an image has any number of classes: each logit then stands for itself, and 0 is the border.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub multilabel: bool,
 }
 
 /// A learned task.
@@ -115,13 +118,20 @@ impl TaskMeta {
         preprocess: Preprocess,
         metrics: TaskMetrics,
     ) -> Self {
-        Self { format: FORMAT, method, prompt, head, backbone, classes, image_size, preprocess, metrics, detect: None }
+        let (format, detect, multilabel) = (FORMAT, None, false);
+        Self { format, method, prompt, head, backbone, classes, image_size, preprocess, metrics, detect, multilabel }
     }
 
     /// The same as the task of a detector.
     #[must_use]
     pub fn with_detector(self, detect: DetectMeta) -> Self {
         Self { detect: Some(detect), ..self }
+    }
+
+    /// The same as a task of any number of classes an image.
+    #[must_use]
+    pub fn with_many_labels(self) -> Self {
+        Self { multilabel: true, ..self }
     }
 }
 
@@ -232,6 +242,9 @@ fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
         let message = format!("task metadata: image size {} is not between 1 and {MAX_IMAGE_SIZE}", meta.image_size);
         return Err(Error::file(path, message));
     }
+    if meta.detect.is_some() && meta.multilabel {
+        return Err(Error::file(path, "task metadata: both a detector and a classifier"));
+    }
     if let Some(detect) = &meta.detect {
         let DetectMeta { head, blocks, category_ids, .. } = detect;
         let counts = [head.class_count(), category_ids.len()];
@@ -325,6 +338,10 @@ mod tests {
         assert!(with(|t| t.meta.format = 2).contains("format 2; this program reads format 1"));
         assert!(with(|t| t.meta.classes.push("third".into())).contains("[2, 8] where [3, 8]"));
         assert!(with(|t| t.meta.image_size = 16_384).contains("image size 16384"));
+        let bytes = |task: &TaskFile| String::from_utf8_lossy(&task.to_bytes().unwrap()).into_owned();
+        let mut many = task();
+        many.meta = many.meta.with_many_labels();
+        assert!(bytes(&many).contains("multilabel") && !bytes(&task()).contains("multilabel"));
         assert!(with(|t| t.meta.classes.clear()).contains("0 classes"));
         assert!(with(|t| t.meta.head = HeadKind::Cosine).contains("no tensor `head.log_scale`"));
         assert!(with(|t| t.meta.prompt = PromptShape::None).contains("`prompt.tokens` has no place"));

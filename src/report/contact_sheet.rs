@@ -30,12 +30,12 @@ const TRUTH: [u8; 3] = [90, 90, 90];
 pub struct Tile {
     /// The image as it is in the data set, any size.
     pub image: Rgb8,
-    /// Name of the class it belongs to.
+    /// Name of the class it belongs to, or names of all.
     pub truth: String,
-    /// Name of the class the model gave it.
+    /// Name of the class the model gave it, or names of all.
     pub predicted: String,
-    /// The model's probability for `predicted`.
-    pub probability: f64,
+    /// The model's probability for `predicted`, where that is one class.
+    pub probability: Option<f64>,
 }
 
 /// Draws `tiles` in the order given, six a row, as a JPEG file. Letters outside Latin-1 and Latin Extended-A become `?`.
@@ -51,7 +51,7 @@ pub fn contact_sheet_jpeg(tiles: &[Tile]) -> Result<Vec<u8>> {
         let (x, y) = (GAP + i % COLUMNS * cell_width, GAP + i / COLUMNS * cell_height);
         paste(&mut sheet, &tile.image, x, y);
         let correct = tile.truth == tile.predicted;
-        let percent = format!(" {:.0}%", tile.probability * 100.);
+        let percent = tile.probability.map_or_else(String::new, |probability| format!(" {:.0}%", probability * 100.));
         let fits = SIDE / FONT.advance();
         let predicted = label(&tile.predicted, fits - percent.len()) + &percent;
         FONT.write(&mut sheet, &predicted, x, y + SIDE + 2, if correct { RIGHT } else { WRONG });
@@ -89,7 +89,7 @@ mod tests {
         let pixels =
             (0..width * height).flat_map(|i| [(i % width * 255 / width) as u8, (i / width * 255 / height) as u8, 128]);
         let image = Rgb8 { width, height, pixels: pixels.collect() };
-        Tile { image, truth: truth.into(), predicted: predicted.into(), probability: 0.934 }
+        Tile { image, truth: truth.into(), predicted: predicted.into(), probability: Some(0.934) }
     }
 
     #[test]

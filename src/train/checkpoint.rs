@@ -11,7 +11,7 @@ use super::optim::{Optimizer, OptimizerKind};
 use crate::{
     Error, Result,
     data::write_atomic,
-    eval::Metrics,
+    eval::Scores,
     params::Param,
     tensor_file::{self, Tensor},
 };
@@ -33,10 +33,14 @@ pub struct EpochRecord {
     pub lr: f64,
     /// Mean training loss over the epoch, label smoothing included.
     pub train_loss: f64,
-    /// Share of training images that were right when they were learned from.
-    pub train_acc1: f64,
+    /// Share of training images that were right when they were learned from, where an image has one class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_acc1: Option<f64>,
+    /// The same where an image has any number of classes: all of them had to be right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_exact_match: Option<f64>,
     /// On the validation images, after the epoch.
-    pub val: Metrics,
+    pub val: Scores,
     /// Wall time of the epoch's steps.
     pub train_seconds: f64,
     /// Wall time of the validation after them.
@@ -44,10 +48,10 @@ pub struct EpochRecord {
 }
 
 impl EpochRecord {
-    /// Whether this epoch is the better choice: higher accuracy, of equals the lower loss, of equals the earlier.
+    /// Whether this epoch is the better choice: higher accuracy or mAP, of equals the lower loss, of equals the earlier.
     pub(crate) fn better_than(&self, other: &Self) -> bool {
-        let key = |r: &Self| (r.val.acc1, -r.val.loss);
-        key(self) > key(other) || (key(self) == key(other) && self.epoch < other.epoch)
+        let (own, others) = (self.val.rank(), other.val.rank());
+        own > others || (own == others && self.epoch < other.epoch)
     }
 }
 
@@ -244,6 +248,7 @@ impl<P: Position> State<P> {
 mod tests {
     use super::*;
     use crate::{
+        eval::Metrics,
         params::Group,
         train::optim::{Rate, Rates},
     };
@@ -256,13 +261,14 @@ mod tests {
     }
 
     pub(super) fn record(epoch: usize, acc1: f64, loss: f64) -> EpochRecord {
-        let val = Metrics { acc1, acc5: None, mean_per_class_recall: acc1, loss };
+        let val = Scores::Classify(Metrics { acc1, acc5: None, mean_per_class_recall: acc1, loss });
         EpochRecord {
             epoch,
             step: 3,
             lr: 0.1,
             train_loss: 1. / 3.,
-            train_acc1: 0.1 + 0.2,
+            train_acc1: Some(0.1 + 0.2),
+            train_exact_match: None,
             val,
             train_seconds: 0.7,
             val_seconds: 0.1,

@@ -1,11 +1,14 @@
 //! The loop: epochs of steps, validation after each, the best kept, everything saved on the way.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     checkpoint::{BEST, EpochRecord, Progress, State},
     keeper::Keeper,
-    loss::CrossEntropy,
+    loss::Loss,
     observer::{Event, Observer},
     optim,
     schedule::Schedule,
@@ -14,8 +17,8 @@ use super::{
 use crate::{
     Error, Result,
     config::{Plan, Select},
-    data::{Split, epoch_order},
-    eval::Tally,
+    data::{LabelSets, Split, epoch_order},
+    eval::AnyTally,
     model::{Model, StepInput, StepOutput},
     params::Param,
     prompt::{PromptShape, pixels::Places, tokens::DropoutMask},
@@ -37,6 +40,8 @@ pub(crate) struct Fit<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) train: &'a Source,
     pub(crate) val: &'a Source,
+    /// What labels stand for where they are not classes.
+    pub(crate) sets: Option<&'a Arc<LabelSets>>,
     /// Passes over the training images; the schedule covers exactly these.
     pub(crate) epochs: usize,
 }
@@ -94,26 +99,28 @@ impl Fit<'_> {
                 step: progress.epoch_steps,
                 steps: per_epoch,
                 loss: progress.epoch_loss / images,
-                acc1: Some(progress.epoch_correct as f64 / images),
+                acc1: self.sets.is_none().then_some(progress.epoch_correct as f64 / images),
             });
             if observer.stop() {
                 return Ok(Ended::Interrupted);
             }
             keeper.step(state, false)?;
         }
-        let Some(tally) = evaluate(self.model, &state.params, self.val, Split::Val, observer)? else {
+        let Some(tally) = evaluate(self.model, &state.params, self.val, self.sets, Split::Val, observer)? else {
             return Ok(Ended::Interrupted);
         };
         let last_step = epoch as u64 * per_epoch;
         let progress = &mut state.progress;
         let images = progress.epoch_images.max(1) as f64;
+        let right = progress.epoch_correct as f64 / images;
         let record = EpochRecord {
             epoch,
             step: last_step,
             lr: progress.lr * schedule.factor(last_step - 1),
             train_loss: progress.epoch_loss / images,
-            train_acc1: progress.epoch_correct as f64 / images,
-            val: tally.metrics(),
+            train_acc1: self.sets.is_none().then_some(right),
+            train_exact_match: self.sets.is_some().then_some(right),
+            val: tally.scores(),
             train_seconds: progress.epoch_seconds,
             val_seconds: lap.elapsed().as_secs_f64(),
         };
@@ -139,7 +146,7 @@ impl Fit<'_> {
 
     fn gradients(&self, state: &State, batch: &Batch, epoch: usize, step: u64) -> Result<StepOutput> {
         let config = &self.plan.config;
-        let loss = CrossEntropy { smoothing: config.label_smoothing };
+        let loss = &Loss::new(self.sets, config.label_smoothing);
         if self.train.holds_features() {
             return self.model.head_step(&state.params, &batch.values, &batch.labels, loss);
         }
@@ -203,10 +210,11 @@ pub(crate) fn evaluate(
     model: &Model,
     params: &[Param],
     source: &Source,
+    sets: Option<&Arc<LabelSets>>,
     split: Split,
     observer: &mut dyn Observer,
-) -> Result<Option<Tally>> {
-    let mut tally = Tally::new(model.head().classes);
+) -> Result<Option<AnyTally>> {
+    let mut tally = AnyTally::new(model.head().classes, sets);
     let head = model.head().bind(params)?;
     let order: Vec<usize> = (0..source.len()).collect();
     for batch in source.batches(&order, 0, EVAL_BATCH)? {
@@ -217,7 +225,7 @@ pub(crate) fn evaluate(
             head.logits(&model.features(params, &batch.values)?)?
         };
         tally.add(&logits, &batch.labels)?;
-        observer.event(&Event::Evaluating { split, done: tally.images() as usize, total: source.len() });
+        observer.event(&Event::Evaluating { split, done: tally.images(), total: source.len() });
         if observer.stop() {
             return Ok(None);
         }

@@ -1,14 +1,55 @@
-//! Softmax cross-entropy with label smoothing, and its gradient for features and head.
+//! The training losses, softmax cross-entropy with label smoothing and binary cross-entropy, and their gradients for features
+//! and head.
+
+use std::sync::Arc;
 
 use candle_core::{D, Device, Tensor};
 
-use crate::{Error, Result, eval::classify::argmax, head::BoundHead};
+use crate::{Error, Result, data::LabelSets, eval::classify::argmax, head::BoundHead};
 
-/// The training loss and how it is scaled.
+/// What is minimised.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Loss {
+    /// One class an image.
+    CrossEntropy(CrossEntropy),
+    /// Any number of classes an image.
+    Binary(BinaryCrossEntropy),
+}
+
+impl Loss {
+    /// The loss of images whose labels are positions in `sets`, if there are any, or else classes.
+    pub(crate) fn new(sets: Option<&Arc<LabelSets>>, smoothing: f32) -> Self {
+        match sets {
+            Some(sets) => Self::Binary(BinaryCrossEntropy { sets: sets.clone() }),
+            None => Self::CrossEntropy(CrossEntropy { smoothing }),
+        }
+    }
+
+    /// Loss and gradients for `features` `[m, D]` with `labels` `[m]`, part of a batch of `batch` images whose mean loss is
+    /// minimised.
+    ///
+    /// Runs on the calling thread's data only, so parts of a batch can be computed side by side; the parts' gradients
+    /// add up to the batch's.
+    pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], batch: usize) -> Result<LossGradients> {
+        match self {
+            Self::CrossEntropy(loss) => loss.gradients(head, features, labels, batch),
+            Self::Binary(loss) => loss.gradients(head, features, labels, batch),
+        }
+    }
+}
+
+/// Softmax cross-entropy.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CrossEntropy {
     /// Share of the target that is spread evenly over all classes, in [0, 1).
     pub smoothing: f32,
+}
+
+/// Binary cross-entropy of each class by itself, mean over the classes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BinaryCrossEntropy {
+    /// What labels stand for.
+    pub sets: Arc<LabelSets>,
 }
 
 /// What the loss of some images yields.
@@ -16,7 +57,8 @@ pub struct CrossEntropy {
 pub struct LossGradients {
     /// Sum of the images' losses in nats, smoothing included, not yet divided by the batch size.
     pub loss: f64,
-    /// How many images have their label as the largest logit.
+    /// How many images are right: the label's logit is the largest; where an image has any number of classes, the logits of
+    /// those are at least 0, and of no others.
     pub correct: usize,
     /// Gradient of the batch's mean loss for the features `[m, D]`.
     pub features: Vec<f32>,
@@ -39,45 +81,83 @@ impl CrossEntropy {
         Ok((label.affine(1. - s, 0.)? + every)?.neg()?)
     }
 
-    /// Loss and gradients for `features` `[m, D]`, part of a batch of `batch` images whose mean loss is minimised.
-    ///
-    /// Runs on the calling thread's data only, so parts of a batch can be computed side by side; the parts' gradients
-    /// add up to the batch's.
+    /// As [`Loss::gradients`].
     pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], batch: usize) -> Result<LossGradients> {
         let classes = head.head().classes;
         if let Some(label) = labels.iter().find(|&&l| l as usize >= classes) {
             return Err(Error::invalid("labels", format!("class {label} where there are {classes}")));
         }
-        if features.len() != labels.len() * head.head().width {
-            return Err(Error::invalid(
-                "labels",
-                format!("{} labels for {} feature values", labels.len(), features.len()),
-            ));
-        }
-        let features = candle_core::Var::from_tensor(&head.features(features)?)?;
         let targets = Tensor::from_slice(labels, labels.len(), &Device::Cpu)?;
-        let logits = head.forward(&features)?;
-        let loss = self.sum(&logits, &targets)?;
-        let mean = loss.affine(1. / batch as f64, 0.)?;
-        let gradients = mean.backward()?;
-        let flat = |t: &Tensor| -> Result<Vec<f32>> {
-            let gradient = gradients
-                .get(t)
-                .ok_or_else(|| Error::invalid("head", "a tensor of the head has no part in its logits"))?;
-            Ok(gradient.flatten_all()?.to_vec1()?)
-        };
-        let rows: Vec<Vec<f32>> = logits.to_vec2()?;
-        let correct = rows.iter().zip(labels).filter(|(row, label)| argmax(row) == **label as usize).count();
-        Ok(LossGradients {
-            loss: f64::from(loss.to_scalar::<f32>()?),
-            correct,
-            features: flat(&features)?,
-            head: head.vars().iter().map(|v| flat(v)).collect::<Result<_>>()?,
-        })
+        let sum = |logits: &Tensor| self.sum(logits, &targets);
+        let right = |(row, label): (&Vec<f32>, &u32)| argmax(row) == *label as usize;
+        differentiate(head, features, labels, batch, sum, right)
     }
 }
 
+impl BinaryCrossEntropy {
+    /// Sum over images of the mean over classes of the loss of logits `[m, C]` with targets `[m, C]` of 0 and 1.
+    ///
+    /// `max(x, 0) - x y + log(1 + exp(-|x|))`, which cannot overflow.
+    pub fn sum(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let positive = logits.relu()?;
+        let minus_abs = (logits - positive.affine(2., 0.)?)?;
+        let log = minus_abs.exp()?.affine(1., 1.)?.log()?;
+        let all = ((positive - (logits * targets)?)? + log)?.sum_all()?;
+        Ok(all.affine(1. / logits.dim(1)? as f64, 0.)?)
+    }
+
+    /// As [`Loss::gradients`].
+    pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], batch: usize) -> Result<LossGradients> {
+        let classes = head.head().classes;
+        if self.sets.classes() != classes {
+            let message = format!("sets of {} classes where there are {classes}", self.sets.classes());
+            return Err(Error::invalid("labels", message));
+        }
+        let truth = self.sets.truth(labels)?;
+        let targets: Vec<f32> = truth.iter().map(|&there| f32::from(u8::from(there))).collect();
+        let targets = Tensor::from_vec(targets, (labels.len(), classes), &Device::Cpu)?;
+        let mut rows = truth.chunks_exact(classes.max(1));
+        let right = |(row, _): (&Vec<f32>, &u32)| {
+            let truth = rows.next().unwrap_or_default();
+            row.iter().zip(truth).all(|(&logit, &there)| (logit >= 0.) == there)
+        };
+        differentiate(head, features, labels, batch, |logits| Self::sum(logits, &targets), right)
+    }
+}
+
+/// The loss `sum` of the logits of `features`, its gradients, and how many images are `right` by their logits.
+fn differentiate(
+    head: &BoundHead,
+    features: &[f32],
+    labels: &[u32],
+    batch: usize,
+    sum: impl Fn(&Tensor) -> Result<Tensor>,
+    mut right: impl FnMut((&Vec<f32>, &u32)) -> bool,
+) -> Result<LossGradients> {
+    if features.len() != labels.len() * head.head().width {
+        return Err(Error::invalid("labels", format!("{} labels for {} feature values", labels.len(), features.len())));
+    }
+    let features = candle_core::Var::from_tensor(&head.features(features)?)?;
+    let logits = head.forward(&features)?;
+    let loss = sum(&logits)?;
+    let mean = loss.affine(1. / batch as f64, 0.)?;
+    let gradients = mean.backward()?;
+    let flat = |t: &Tensor| -> Result<Vec<f32>> {
+        let gradient =
+            gradients.get(t).ok_or_else(|| Error::invalid("head", "a tensor of the head has no part in its logits"))?;
+        Ok(gradient.flatten_all()?.to_vec1()?)
+    };
+    let rows: Vec<Vec<f32>> = logits.to_vec2()?;
+    Ok(LossGradients {
+        loss: f64::from(loss.to_scalar::<f32>()?),
+        correct: rows.iter().zip(labels).filter(|pair| right(*pair)).count(),
+        features: flat(&features)?,
+        head: head.vars().iter().map(|v| flat(v)).collect::<Result<_>>()?,
+    })
+}
+
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // these values are exact
 mod tests {
     use super::*;
     use crate::{
@@ -98,12 +178,17 @@ mod tests {
         (head, params, features, vec![0, 3, 1, 2, 2, 0])
     }
 
+    /// Every loss that takes the labels of [`setup`].
+    fn losses() -> Vec<Loss> {
+        let sets = Arc::new(LabelSets::new(4, vec![vec![0, 2], vec![], vec![1], vec![0, 1, 2, 3]]).unwrap());
+        vec![Loss::new(None, 0.), Loss::new(None, 0.2), Loss::new(Some(&sets), 0.)]
+    }
+
     #[test]
     fn gradients_equal_finite_differences() {
         for kind in [HeadKind::Linear, HeadKind::Cosine] {
-            for smoothing in [0., 0.2] {
+            for loss in losses() {
                 let (head, params, features, labels) = setup(kind);
-                let loss = CrossEntropy { smoothing };
                 let mean = |params: &[Param], features: &[f32]| {
                     let bound = head.bind(params).unwrap();
                     loss.gradients(&bound, features, &labels, 6).unwrap().loss / 6.
@@ -112,7 +197,7 @@ mod tests {
                 let h = 1e-2f32;
                 let close = |slope: f64, gradient: f32, what: &str| {
                     let gap = (slope - f64::from(gradient)).abs();
-                    assert!(gap < 5e-4 + 1e-3 * slope.abs(), "{kind:?} {what}: {slope} {gradient}");
+                    assert!(gap < 5e-4 + 1e-3 * slope.abs(), "{kind:?} {loss:?} {what}: {slope} {gradient}");
                 };
                 for i in 0..features.len() {
                     let at = |by: f32| {
@@ -140,18 +225,39 @@ mod tests {
     fn parts_of_a_batch_add_up_to_the_batch() {
         let (head, params, features, labels) = setup(HeadKind::Linear);
         let bound = head.bind(&params).unwrap();
-        let loss = CrossEntropy { smoothing: 0.1 };
-        let whole = loss.gradients(&bound, &features, &labels, 6).unwrap();
-        let first = loss.gradients(&bound, &features[..10], &labels[..2], 6).unwrap();
-        let rest = loss.gradients(&bound, &features[10..], &labels[2..], 6).unwrap();
-        assert!((whole.loss - first.loss - rest.loss).abs() < 1e-5);
-        assert_eq!(whole.correct, first.correct + rest.correct);
-        let features = [first.features, rest.features].concat();
-        assert!(whole.features.iter().zip(&features).all(|(a, b)| (a - b).abs() < 1e-6));
-        for t in 0..2 {
-            let sum = first.head[t].iter().zip(&rest.head[t]).map(|(a, b)| a + b);
-            assert!(whole.head[t].iter().zip(sum).all(|(a, b)| (a - b).abs() < 1e-6));
+        for loss in losses() {
+            let whole = loss.gradients(&bound, &features, &labels, 6).unwrap();
+            let first = loss.gradients(&bound, &features[..10], &labels[..2], 6).unwrap();
+            let rest = loss.gradients(&bound, &features[10..], &labels[2..], 6).unwrap();
+            assert!((whole.loss - first.loss - rest.loss).abs() < 1e-5);
+            assert_eq!(whole.correct, first.correct + rest.correct);
+            let features = [first.features, rest.features].concat();
+            assert!(whole.features.iter().zip(&features).all(|(a, b)| (a - b).abs() < 1e-6));
+            for t in 0..2 {
+                let sum = first.head[t].iter().zip(&rest.head[t]).map(|(a, b)| a + b);
+                assert!(whole.head[t].iter().zip(sum).all(|(a, b)| (a - b).abs() < 1e-6));
+            }
         }
+    }
+
+    #[test]
+    fn binary_cross_entropy_is_what_evaluation_measures() {
+        let (head, params, features, labels) = setup(HeadKind::Linear);
+        let bound = head.bind(&params).unwrap();
+        let Some(Loss::Binary(loss)) = losses().pop() else { panic!("the last one is binary") };
+        let found = loss.gradients(&bound, &features, &labels, 6).unwrap();
+        let mut tally = crate::eval::MultilabelTally::new(4);
+        tally.add(&bound.logits(&features).unwrap(), &loss.sets.truth(&labels).unwrap()).unwrap();
+        let metrics = tally.metrics();
+        assert!((found.loss / 6. - metrics.loss).abs() < 1e-6);
+        assert_eq!(found.correct as f64 / 6., metrics.exact_match);
+        // Far out there is no overflow, and the loss of what is right is nothing.
+        let sum = |logits: &[[f32; 2]; 1]| {
+            let logits = Tensor::new(logits, &Device::Cpu).unwrap();
+            let targets = Tensor::new(&[[1f32, 0.]], &Device::Cpu).unwrap();
+            BinaryCrossEntropy::sum(&logits, &targets).unwrap().to_scalar::<f32>().unwrap()
+        };
+        assert_eq!((sum(&[[1e30, -1e30]]), sum(&[[-400., 200.]])), (0., 300.));
     }
 
     #[test]
@@ -171,5 +277,8 @@ mod tests {
         let bound = head.bind(&params).unwrap();
         let error = CrossEntropy { smoothing: 0. }.gradients(&bound, &features, &labels, 6).unwrap_err();
         assert_eq!(error.to_string(), "labels: class 4 where there are 4");
+        let Some(binary) = losses().pop() else { panic!("no loss") };
+        let error = binary.gradients(&bound, &features, &labels, 6).unwrap_err();
+        assert_eq!(error.to_string(), "labels: set 4 where there are 4");
     }
 }

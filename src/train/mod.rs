@@ -56,7 +56,7 @@ pub enum Outcome {
     },
 }
 
-/// Everything a run of either task needs.
+/// Everything a run of any task needs.
 enum Prepared {
     Classify(Box<Setup>),
     Detect(Box<detect::Setup>),
@@ -65,9 +65,11 @@ enum Prepared {
 impl Prepared {
     /// Opens data and backbone of the run `config`; `None` when the observer asked to stop.
     fn new(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Self>> {
-        Ok(match task(config)? {
+        let task = task(config)?;
+        config.refuse_other_tasks_fields(task)?;
+        Ok(match task {
             Task::Detect => Some(Self::Detect(Box::new(detect::Setup::new(config, observer)?))),
-            _ => Setup::new(config, observer)?.map(|setup| Self::Classify(Box::new(setup))),
+            _ => Setup::new(config, task, observer)?.map(|setup| Self::Classify(Box::new(setup))),
         })
     }
 
@@ -103,9 +105,9 @@ fn task(config: &RunConfig) -> Result<Task> {
     match config.task {
         Task::Auto if has_boxes => Ok(Task::Detect),
         Task::Auto => Ok(Task::Classify),
-        Task::Detect if !has_boxes => {
+        Task::Detect | Task::Multilabel if !has_boxes => {
             let message = format!("{} holds no boxes in a layout that is known: COCO, YOLO, Pascal VOC", config.data);
-            Err(Error::flag("--task", format!("detect: {message}")))
+            Err(Error::flag("--task", format!("{}: {message}", config.task)))
         }
         task => Ok(task),
     }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     Result,
+    data::multilabel::join,
     eval::{Confusion, classify::top_k},
     params::Param,
     random::stream,
@@ -27,8 +28,8 @@ pub(super) struct Pictures<'a> {
     pub(super) selected: usize,
     /// What was learned by then.
     pub(super) values: &'a [Param],
-    /// On the test images.
-    pub(super) confusion: &'a Confusion,
+    /// On the test images, where an image has one class.
+    pub(super) confusion: Option<&'a Confusion>,
 }
 
 impl Pictures<'_> {
@@ -39,18 +40,26 @@ impl Pictures<'_> {
         let curve = |name, value: &dyn Fn(&EpochRecord) -> f64| {
             Curve::new(name, self.history.iter().map(|record| (record.epoch, value(record))))
         };
-        let losses = [curve("train", &|r| r.train_loss), curve("validation", &|r| r.val.loss)];
-        let scores = [curve("train", &|r| r.train_acc1), curve("validation", &|r| r.val.acc1)];
-        let svg = report::curves_svg(&title, ("loss", &losses), ("accuracy (top 1)", &scores), self.selected)?;
+        let losses = [curve("train", &|r| r.train_loss), curve("validation", &|r| r.val.loss().unwrap_or(f64::NAN))];
+        let f1 = |r: &EpochRecord| r.val.multilabel().map_or(f64::NAN, |metrics| metrics.micro_f1);
+        let (axis, scores) = if self.setup.sets.is_some() {
+            ("mAP, F1", [curve("validation mAP", &|r| r.val.main()), curve("validation micro F1", &f1)])
+        } else {
+            let train = curve("train", &|r| r.train_acc1.unwrap_or(f64::NAN));
+            ("accuracy (top 1)", [train, curve("validation", &|r| r.val.main())])
+        };
+        let svg = report::curves_svg(&title, ("loss", &losses), (axis, &scores), self.selected)?;
         folder.write(run_folder::CURVES, svg)?;
-        let test = format!("{title}: test images, % of each true class");
-        folder.write(run_folder::CONFUSION, report::confusion_svg(&test, self.confusion, &dataset.classes)?)?;
+        if let Some(confusion) = self.confusion {
+            let test = format!("{title}: test images, % of each true class");
+            folder.write(run_folder::CONFUSION, report::confusion_svg(&test, confusion, &dataset.classes)?)?;
+        }
         folder.write(run_folder::VAL_PREDICTIONS, report::contact_sheet_jpeg(&self.tiles()?)?)
     }
 
     /// Some validation images, drawn by the seed, in the order of the data.
     fn tiles(&self) -> Result<Vec<Tile>> {
-        let Setup { plan, model, dataset, .. } = self.setup;
+        let Setup { plan, model, dataset, sets, .. } = self.setup;
         let samples = &dataset.val;
         let rng = &mut stream(plan.config.seed, "val predictions", 0, 0);
         let mut chosen = index::sample(rng, samples.len(), SHOWN.min(samples.len())).into_vec();
@@ -65,15 +74,19 @@ impl Pictures<'_> {
         }
         let logits = model.logits(self.values, &pixels)?;
         let rows = logits.chunks_exact(dataset.classes.len());
-        let tiles = chosen.iter().zip(images).zip(rows).filter_map(|((&i, image), row)| {
-            let &(class, probability) = top_k(row, 1).first()?;
-            Some(Tile {
-                image,
-                truth: dataset.classes[samples[i].label as usize].clone(),
-                predicted: dataset.classes[class].clone(),
-                probability,
-            })
-        });
-        Ok(tiles.collect())
+        let names = &dataset.classes;
+        let mut tiles = Vec::with_capacity(chosen.len());
+        for ((&i, image), row) in chosen.iter().zip(images).zip(rows) {
+            let label = samples[i].label;
+            let (truth, predicted, probability) = if let Some(sets) = sets {
+                let there = row.iter().zip(names).filter(|(logit, _)| **logit >= 0.).map(|(_, name)| name.as_str());
+                (sets.names(label, names)?, join(there), None)
+            } else {
+                let Some(&(class, probability)) = top_k(row, 1).first() else { continue };
+                (names[label as usize].clone(), names[class].clone(), Some(probability))
+            };
+            tiles.push(Tile { image, truth, predicted, probability });
+        }
+        Ok(tiles)
     }
 }

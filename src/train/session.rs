@@ -18,9 +18,9 @@ use super::{
 };
 use crate::{
     Error, Result,
-    config::{Method, Select, Task},
+    config::{Method, Select},
     data::{Split, files},
-    eval::{Metrics, Scores},
+    eval::Scores,
     params::{self, Param},
     prompt::task_file::{TaskFile, TaskMetrics},
 };
@@ -41,7 +41,7 @@ struct Trial {
     lr: f64,
     epochs: usize,
     /// `None` when the loss did not stay finite.
-    val: Option<Metrics>,
+    val: Option<Scores>,
 }
 
 /// `lr_search.json`.
@@ -103,8 +103,8 @@ impl Session {
     }
 
     fn fit(&self, epochs: usize) -> Fit<'_> {
-        let Setup { plan, model, train, val, .. } = &self.setup;
-        Fit { model, plan, train, val, epochs }
+        let Setup { plan, model, train, val, sets, .. } = &self.setup;
+        Fit { model, plan, train, val, sets: sets.as_ref(), epochs }
     }
 
     fn source_mut(&mut self, split: Split) -> &mut Source {
@@ -171,7 +171,7 @@ impl Session {
             let record = state.selected(self.setup.plan.select).map(|(_, record)| record.clone());
             trials.push(Trial { lr, epochs, val: record.as_ref().map(|r| r.val.clone()) });
             if let Some(record) = record
-                && best.as_ref().is_none_or(|best| better_trial(&record.val, &best.val))
+                && best.as_ref().is_none_or(|best| record.val.rank() > best.val.rank())
             {
                 (best, chosen) = (Some(record), lr);
             }
@@ -196,15 +196,15 @@ impl Session {
 
     /// Looks at test, once, and writes what a finished run leaves.
     fn finish(&self, state: &State, wall_s: &dyn Fn() -> f64, observer: &mut dyn Observer) -> Result<Outcome> {
-        let Setup { plan, model, dataset, test, .. } = &self.setup;
+        let Setup { plan, model, dataset, test, sets, .. } = &self.setup;
         let (values, record) =
             state.selected(plan.select).ok_or_else(|| Error::invalid("run", "no epoch was finished"))?;
-        let Some(tally) = evaluate(model, values, test, Split::Test, observer)? else {
+        let Some(tally) = evaluate(model, values, test, sets.as_ref(), Split::Test, observer)? else {
             return Ok(self.interrupted());
         };
         let last = state.progress.history.last().unwrap_or(record);
         self.write_task(run_folder::LAST, &state.params, last, None)?;
-        self.write_task(run_folder::BEST, values, record, Some(tally.metrics()))?;
+        self.write_task(run_folder::BEST, values, record, Some(tally.scores()))?;
         let pictures = Pictures {
             setup: &self.setup,
             history: &state.progress.history,
@@ -216,7 +216,7 @@ impl Session {
         let images = (dataset.train.len() * state.progress.history.len()) as f64;
         let seconds: f64 = state.progress.history.iter().map(|r| r.train_seconds).sum();
         let results = Results {
-            task: Task::Classify,
+            task: plan.config.task,
             method: plan.config.method,
             backbone: model.backbone().name.clone(),
             data: dataset.name.clone(),
@@ -226,8 +226,8 @@ impl Session {
             trainable_params: params::count(&state.params),
             backbone_params: model.backbone().parameters(),
             best_epoch: record.epoch,
-            val: Scores::Classify(record.val.clone()),
-            test: Scores::Classify(tally.metrics()),
+            val: record.val.clone(),
+            test: tally.scores(),
             head_only: None,
             wall_s: wall_s(),
             img_per_s: images / seconds.max(1e-9),
@@ -239,18 +239,9 @@ impl Session {
         Ok(Outcome::Finished { folder: self.folder.path().to_path_buf(), results: Box::new(results) })
     }
 
-    fn write_task(&self, name: &str, values: &[Param], record: &EpochRecord, test: Option<Metrics>) -> Result<()> {
-        let metrics = TaskMetrics {
-            epoch: record.epoch,
-            val: Some(Scores::Classify(record.val.clone())),
-            test: test.map(Scores::Classify),
-        };
+    fn write_task(&self, name: &str, values: &[Param], record: &EpochRecord, test: Option<Scores>) -> Result<()> {
+        let metrics = TaskMetrics { epoch: record.epoch, val: Some(record.val.clone()), test };
         let file = TaskFile { meta: self.setup.task_meta(metrics)?, params: values.to_vec() };
         self.folder.write(name, file.to_bytes()?)
     }
-}
-
-/// Whether a trial that ended with `a` beats one that ended with `b`.
-fn better_trial(a: &Metrics, b: &Metrics) -> bool {
-    (a.acc1, -a.loss) > (b.acc1, -b.loss)
 }

@@ -10,7 +10,7 @@ use crate::{
     Error, Result,
     backbone::{Backbone, OpenOptions},
     config::{Facts, Plan, RunConfig, Task},
-    data::{Augment, Dataset, FewShot, Split, SplitFile},
+    data::{Augment, Dataset, FewShot, LabelSets, MultilabelDataset, Split, SplitFile},
     model::Model,
     prompt::task_file::{BackboneId, TaskMeta, TaskMetrics},
 };
@@ -25,6 +25,8 @@ pub(crate) struct Setup {
     pub(crate) plan: Plan,
     pub(crate) model: Model,
     pub(crate) dataset: Dataset,
+    /// What labels stand for where an image has any number of classes; else they are classes.
+    pub(crate) sets: Option<Arc<LabelSets>>,
     /// What `--shots` drew.
     pub(crate) few_shot: Option<FewShot>,
     pub(crate) train: Source,
@@ -36,9 +38,9 @@ pub(crate) struct Setup {
 
 impl Setup {
     /// Opens data and backbone; `None` when the observer asked to stop.
-    pub(crate) fn new(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Self>> {
+    pub(crate) fn new(config: &RunConfig, task: Task, observer: &mut dyn Observer) -> Result<Option<Self>> {
         config.validate()?;
-        let mut dataset = open_data(&config.data, config.seed)?;
+        let (mut dataset, sets) = open_data(config, task, observer)?;
         let few_shot = config.shots.map(|shots| FewShot::draw(&dataset, shots, config.seed)).transpose()?;
         if let Some(draw) = &few_shot {
             dataset = draw.apply(&dataset)?;
@@ -50,26 +52,26 @@ impl Setup {
         let open = OpenOptions { weights_dir: config.weights_dir.clone(), image_size: config.image_size };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
         let facts = |dataset: &Dataset| Facts {
-            task: Task::Classify,
+            task,
             depth: backbone.vit.depth(),
             image_size: backbone.vit.image_size(),
             train_images: dataset.train.len(),
         };
         let plan = config.resolve(&facts(&dataset))?;
         let model = Model::new(backbone.clone(), plan.prompt, config.head, dataset.classes.len(), plan.threads)?;
-        let Some(mut images) = read(&mut dataset, &plan, &model, observer)? else { return Ok(None) };
+        let Some(mut images) = read(&mut dataset, sets.is_none(), &plan, &model, observer)? else { return Ok(None) };
         // Images that were left out may change the number of steps.
         let plan = config.resolve(&facts(&dataset))?;
         let mut next = || images.pop().ok_or_else(|| Error::invalid("data", "fewer than three parts"));
         let (test, val, train) = (Source::Images(next()?), Source::Images(next()?), Source::Images(next()?));
-        let fingerprint = fingerprint(&plan, &dataset, backbone.hash()?)?;
-        Ok(Some(Self { plan, model, dataset, few_shot, train, val, test, fingerprint }))
+        let fingerprint = fingerprint(&plan, &dataset, sets.as_deref(), backbone.hash()?)?;
+        Ok(Some(Self { plan, model, dataset, sets, few_shot, train, val, test, fingerprint }))
     }
 
     /// What a task file of this run says.
     pub(crate) fn task_meta(&self, metrics: TaskMetrics) -> Result<TaskMeta> {
         let backbone = self.model.backbone();
-        Ok(TaskMeta::new(
+        let meta = TaskMeta::new(
             self.plan.config.method,
             self.plan.prompt,
             self.plan.config.head,
@@ -78,18 +80,38 @@ impl Setup {
             backbone.vit.image_size(),
             self.model.preprocess()?,
             metrics,
-        ))
+        );
+        Ok(if self.sets.is_some() { meta.with_many_labels() } else { meta })
     }
 }
 
-/// The data set that `spec` names.
-fn open_data(spec: &str, seed: u64) -> Result<Dataset> {
-    Dataset::open(Path::new(spec), seed)
+/// The data set of a run, and what its labels stand for where they are not classes.
+fn open_data(config: &RunConfig, task: Task, observer: &mut dyn Observer) -> Result<(Dataset, Option<Arc<LabelSets>>)> {
+    let path = Path::new(&config.data);
+    if task != Task::Multilabel {
+        return Ok((Dataset::open(path, config.seed)?, None));
+    }
+    let data = MultilabelDataset::open(path, config.seed, config.skip_bad_images)?;
+    let counts = data.train_counts().into_iter().zip(&data.dataset.classes);
+    let missing: Vec<&str> = counts.filter(|(count, _)| *count == 0).map(|(_, name)| name.as_str()).collect();
+    if !missing.is_empty() {
+        let named = missing[..missing.len().min(NAMED)].join(", ");
+        let more = if missing.len() > NAMED { ", …" } else { "" };
+        observer.event(&Event::Note(&format!("{} classes are in no training image: {named}{more}", missing.len())));
+    }
+    Ok((data.dataset, Some(Arc::new(data.sets))))
 }
 
 /// The images of the three parts. Those of val and test are all read once, so that a file that cannot be read does not
 /// come up at the end of a long run; so are those of train where pixels are kept, or where bad ones are to be left out.
-fn read(dataset: &mut Dataset, plan: &Plan, model: &Model, observer: &mut dyn Observer) -> Result<Option<Vec<Images>>> {
+/// `labels_are_classes` if each class must keep an image to learn from.
+fn read(
+    dataset: &mut Dataset,
+    labels_are_classes: bool,
+    plan: &Plan,
+    model: &Model,
+    observer: &mut dyn Observer,
+) -> Result<Option<Vec<Images>>> {
     let config = &plan.config;
     let preprocess = model.preprocess()?;
     let crop = config.random_resized_crop.map(|[least, most]| (least, most));
@@ -137,7 +159,7 @@ fn read(dataset: &mut Dataset, plan: &Plan, model: &Model, observer: &mut dyn Ob
         }
     }
     for (label, class) in dataset.classes.iter().enumerate() {
-        if !dataset.train.iter().any(|sample| sample.label as usize == label) {
+        if labels_are_classes && !dataset.train.iter().any(|sample| sample.label as usize == label) {
             let message = format!("no image of class `{class}` is left to learn from: {named}{more}");
             return Err(unusable(message));
         }
@@ -148,12 +170,17 @@ fn read(dataset: &mut Dataset, plan: &Plan, model: &Model, observer: &mut dyn Ob
     Ok(Some(parts))
 }
 
-fn fingerprint(plan: &Plan, dataset: &Dataset, backbone: &str) -> Result<String> {
+fn fingerprint(plan: &Plan, dataset: &Dataset, sets: Option<&LabelSets>, backbone: &str) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let config = plan.config.to_toml()?;
     for part in [config.as_bytes(), &SplitFile::new(dataset).to_json(), backbone.as_bytes()] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
+    }
+    if let Some(sets) = sets {
+        for sample in Split::ALL.iter().flat_map(|&split| dataset.part(split)) {
+            hasher.update(format!("{:?}", sets.set(sample.label)?).as_bytes());
+        }
     }
     Ok(hasher.finalize().to_hex().to_string())
 }

@@ -14,6 +14,7 @@ mod commands;
 #[cfg(unix)]
 mod interrupt;
 mod misuse;
+mod multilabel;
 mod resume;
 mod streams;
 mod train;
