@@ -27,7 +27,7 @@ use crate::{
     train::optim::OptimizerKind,
 };
 
-fn backbone() -> String {
+pub(super) fn backbone() -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clip").display().to_string()
 }
 
@@ -65,11 +65,11 @@ fn config(dir: &TempDir, method: Method) -> RunConfig {
     }
 }
 
-fn finish(config: &RunConfig, dir: &TempDir) -> (PathBuf, Results) {
+pub(super) fn finish(config: &RunConfig, dir: &TempDir) -> (PathBuf, Results) {
     finished(run(config, &dir.path().join("runs"), &mut Silent))
 }
 
-fn finished(outcome: Result<Outcome>) -> (PathBuf, Results) {
+pub(super) fn finished(outcome: Result<Outcome>) -> (PathBuf, Results) {
     match outcome.unwrap() {
         Outcome::Finished { folder, results } => (folder, *results),
         Outcome::Interrupted { .. } => panic!("the run was interrupted"),
@@ -77,7 +77,7 @@ fn finished(outcome: Result<Outcome>) -> (PathBuf, Results) {
 }
 
 /// Stops a run after some batches, whatever they are for, and copies its folder on the way as a kill would leave it.
-struct Cut {
+pub(super) struct Cut {
     /// Batches after which the run is told to stop.
     stop_after: usize,
     /// Batch after which the folder is copied, and where to.
@@ -87,8 +87,13 @@ struct Cut {
 }
 
 impl Cut {
-    fn after(batches: usize) -> Self {
+    pub(super) fn after(batches: usize) -> Self {
         Self { stop_after: batches, copy_after: None, folder: None, batches: 0 }
+    }
+
+    /// Never stops, and copies the folder to `to` after some batches.
+    pub(super) fn copying(batches: usize, to: &Path) -> Self {
+        Self { copy_after: Some((batches, to.to_path_buf())), ..Self::after(usize::MAX) }
     }
 }
 
@@ -96,7 +101,7 @@ impl Observer for Cut {
     fn event(&mut self, event: &Event<'_>) {
         match event {
             Event::Start(start) => self.folder = Some(start.folder.to_path_buf()),
-            Event::Step { .. } | Event::Evaluating { .. } => {
+            Event::Features { .. } | Event::Step { .. } | Event::Evaluating { .. } => {
                 self.batches += 1;
                 if let (Some((at, to)), Some(from)) = (&self.copy_after, &self.folder)
                     && *at == self.batches
@@ -121,12 +126,12 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn bytes(folder: &Path, name: &str) -> Vec<u8> {
+pub(super) fn bytes(folder: &Path, name: &str) -> Vec<u8> {
     fs::read(folder.join(name)).unwrap()
 }
 
 /// What must not depend on when a run was cut off: the task files, and the metrics but for their times.
-fn content(folder: &Path) -> (Vec<u8>, Vec<u8>, Vec<serde_json::Value>) {
+pub(super) fn content(folder: &Path) -> (Vec<u8>, Vec<u8>, Vec<serde_json::Value>) {
     let text = fs::read_to_string(folder.join(run_folder::METRICS)).unwrap();
     let lines = text.lines().map(|line| {
         let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -240,8 +245,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
         let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
         let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
         let copied = dir.path().join(format!("copy-{stop_after}-{killed_after}"));
-        let mut watch = Cut { copy_after: Some((killed_after, copied.clone())), ..Cut::after(usize::MAX) };
-        finished(resume(&folder, &mut watch));
+        finished(resume(&folder, &mut Cut::copying(killed_after, &copied)));
         assert!(!copied.join(run_folder::RESULTS).exists());
         // What a process that was killed while writing leaves behind.
         fs::write(copied.join(".vpt-x.tmp"), "half").unwrap();

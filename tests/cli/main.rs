@@ -11,6 +11,7 @@
 mod bad_files;
 mod boxes;
 mod commands;
+mod detect;
 #[cfg(unix)]
 mod interrupt;
 mod misuse;

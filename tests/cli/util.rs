@@ -49,6 +49,13 @@ impl Sandbox {
         }
     }
 
+    /// A drawn data set of boxes `name` in the COCO layout: `images` pictures of 48 x 48 pixels.
+    pub(crate) fn boxes(&self, name: &str, images: u32) {
+        let images = images.to_string();
+        self.vpt(&["data", "make", "shapes", "--task", "detect", "--images", &images, "--size", "48", "--out", name])
+            .ok();
+    }
+
     /// Runs the program in this folder.
     pub(crate) fn vpt(&self, args: &[&str]) -> Run {
         let output =

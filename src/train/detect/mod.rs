@@ -10,6 +10,8 @@ mod session;
 mod setup;
 mod source;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use progress::{DetectRecord, Stage};
 pub(super) use session::Session;
