@@ -97,7 +97,8 @@ impl MultilabelDataset {
         let mut boxes = BoxDataset::open(spec, seed)?;
         let left_out = boxes.leave_out_unreadable(skip_bad)?;
         if !left_out.is_empty() {
-            boxes.split_note += &format!("; {} unreadable images left out", left_out.len());
+            let note = format!("; {} unreadable images left out", left_out.len());
+            boxes.split_note.push_str(&note);
         }
         Self::new(&boxes)
     }

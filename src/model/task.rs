@@ -152,7 +152,9 @@ impl TaskModel {
     pub fn predict(&self, images: &[f32]) -> Result<Vec<f32>> {
         let mut logits = self.logits(images)?;
         if self.meta.multilabel {
-            logits.iter_mut().for_each(|v| *v = sigmoid(*v));
+            for v in &mut logits {
+                *v = sigmoid(*v);
+            }
             return Ok(logits);
         }
         for row in logits.chunks_exact_mut(self.meta.classes.len()) {
