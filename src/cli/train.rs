@@ -63,7 +63,7 @@ struct Flags {
     /// Folder to look for known backbones in, before the local Hugging Face cache
     #[arg(long, value_name = "DIR", help_heading = "Model and data")]
     weights_dir: Option<PathBuf>,
-    /// Image folder, CSV/TSV file, folder of IDX files, or `shapes` for generated pictures [default: shapes]
+    /// Image folder, CSV/TSV file, folder of IDX files, boxes (COCO, YOLO, Pascal VOC), or `shapes` [default: shapes]
     #[arg(long, value_name = "PATH|shapes", help_heading = "Model and data")]
     data: Option<String>,
     /// What to learn from the data
@@ -75,7 +75,8 @@ struct Flags {
     /// Train on this many images a class, drawn by the seed; validate on at most 4 a class [default: all]
     #[arg(long, allow_negative_numbers = true, value_name = "K", help_heading = "Model and data")]
     shots: Option<usize>,
-    /// Side of the images the backbone sees, in pixels; a multiple of its patch size [default: the backbone's]
+    /// Side of the images the backbone sees, in pixels; a multiple of its patch size
+    /// [default: the backbone's; in detection 16 patches, 12 of 32 pixels]
     ///
     /// Position embeddings are interpolated as the backbone's family does.
     #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", help_heading = "Model and data")]
@@ -97,7 +98,7 @@ struct Flags {
     /// Prompt tokens a block, 1 to 1000 (vpt-shallow, vpt-deep) [default: 10]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Method")]
     prompt_tokens: Option<usize>,
-    /// Prompted blocks: all, first:K or last:K (vpt-deep) [default: all]
+    /// Prompted blocks: all, first:K or last:K (vpt-deep) [default: all; last:4 in detection]
     ///
     /// With last:K nothing before the last K blocks needs a backward pass, so steps are faster. The K-th prompts of
     /// first:K travel on as ordinary tokens.
@@ -120,32 +121,33 @@ struct Flags {
     #[arg(long, value_name = "PIXELS", help_heading = "Method")]
     inner_size: Option<usize>,
 
-    /// Passes over the training images [default: as many as make 1000 steps, 2000 for linear; at least 10, at most 100]
+    /// Passes over the training images [default: as many as make 1000 steps, 2000 for linear; at least 10, at most 100; in
+    /// detection 1600 for the head, at least 30, at most 120, and a third as many for the prompts]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     epochs: Option<usize>,
-    /// Images a step [default: 32]
+    /// Images a step [default: 32; 8 in detection]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     batch_size: Option<usize>,
     /// Images whose activations are in memory at once: less memory, the same result [default: chosen for speed]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     micro_batch: Option<usize>,
     /// Peak learning rate of the prompts (of the head for linear), or `auto` to try a few on validation
-    /// [default: 5e-3, pixel prompts 2e-2]
+    /// [default: 5e-3, pixel prompts 2e-2; in detection 2e-3, linear 1e-3]
     #[arg(long, allow_negative_numbers = true, value_name = "RATE|auto", help_heading = "Training")]
     lr: Option<LearningRate>,
-    /// Peak learning rate of the head beside prompts [default: 1e-3]
+    /// Peak learning rate of the head beside prompts; in detection while it learns alone, and 0.3 of it after [default: 1e-3]
     #[arg(long, allow_negative_numbers = true, value_name = "RATE", help_heading = "Training")]
     head_lr: Option<f64>,
     /// The optimiser [default: adamw]
     #[arg(long, value_name = "NAME", value_parser = one_of::<OptimizerKind>(OptimizerKind::NAMES), help_heading = "Training")]
     optimizer: Option<OptimizerKind>,
-    /// Weight decay of prompts and head weights [default: 0.01, pixel prompts 0]
+    /// Weight decay of prompts and head weights [default: 0.01, pixel prompts 0; in detection 1e-4 for the head, 0 for prompts]
     #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Training")]
     weight_decay: Option<f64>,
     /// Share of all steps in which the learning rate rises, before it falls along a cosine [default: 0.1]
     #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Training")]
     warmup: Option<f64>,
-    /// Scale gradients down to at most this length [default: no bound]
+    /// Scale gradients down to at most this length [default: no bound; 1 in detection]
     #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Training")]
     clip_norm: Option<f64>,
     /// Share of the target spread over all classes, 0 to below 1 [default: 0]
@@ -192,7 +194,7 @@ struct Flags {
     #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Detection")]
     ema: Option<f64>,
 
-    /// The run folder; new or empty [default: runs/classify/DATA-METHOD-N, a fresh number
+    /// The run folder; new or empty [default: runs/TASK/DATA-METHOD-N, a fresh number
     /// each time]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
