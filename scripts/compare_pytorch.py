@@ -2,18 +2,33 @@
 
     python scripts/compare_pytorch.py --reference torch_reference.py --run clip-b16:16 --run clip-b32:32
 
-A run is a checkpoint folder and a batch size. The two programs take turns `--turns` times, so that both see the same
-machine; each turn's own median counts once. Printed are the medians over the turns, the ratio of speeds (above 1: vpt is
-faster; also the smallest and largest of the turns) and of peak memory (below 1: vpt needs less).
+A run is a checkpoint folder and a batch size. The programs take turns `--turns` times, so that all see the same machine;
+each turn's own median counts once. Printed are the medians over the turns, the ratio of speeds (above 1: vpt is faster; also
+the smallest and largest of the turns) and of peak memory (below 1: vpt needs less).
+
+PyTorch is timed twice: as it is started by anyone, and (`memory kept`) with glibc told not to give freed memory back to the
+system. The first maps and clears fresh pages for its large buffers in every step, which costs it more or less time with the
+machine and its load; the second is the stricter comparison.
 """
 import argparse, json, os, subprocess, sys
 from statistics import median
 
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 35), "MALLOC_TOP_PAD_": str(1 << 28)}
 
-def run(command, threads):
-    env = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), RAYON_NUM_THREADS=str(threads))
+
+def run(command, threads, **extra):
+    env = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), RAYON_NUM_THREADS=str(threads), **extra)
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env).stdout
     return json.loads(out)
+
+
+def row(name, batch, allocator, ours, theirs):
+    seconds = [median(turn["median_s"] for turn in turns) for turns in (ours, theirs)]
+    memory = [median(turn["peak_rss_bytes"] for turn in turns) / 2**20 for turns in (ours, theirs)]
+    ratios = [b["median_s"] / a["median_s"] for a, b in zip(ours, theirs)]
+    rate = median(turn["gflop_per_s"] for turn in ours)
+    return (f"| {name} | {batch} | {allocator} | {seconds[0]:.2f} | {seconds[1]:.2f} | {seconds[1] / seconds[0]:.2f} ({min(ratios):.2f}-{max(ratios):.2f}) | "
+            f"{memory[0]:.0f} | {memory[1]:.0f} | {memory[0] / memory[1]:.2f} | {rate:.0f} |")
 
 
 if __name__ == "__main__":
@@ -29,18 +44,17 @@ if __name__ == "__main__":
     a = ap.parse_args()
 
     print(f"{a.method}, {a.prompt_tokens} prompt tokens, {a.precision}, {a.threads} threads, {a.turns} turns\n")
-    print("| checkpoint | batch | vpt s | PyTorch s | speed ratio (min-max) | vpt MiB | PyTorch MiB | memory ratio | vpt GFLOP/s |\n|---|---|---|---|---|---|---|---|---|", flush=True)
+    print("| checkpoint | batch | PyTorch's memory | vpt s | PyTorch s | speed ratio (min-max) | vpt MiB | PyTorch MiB | memory ratio | vpt GFLOP/s |\n|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for spec in a.run:
         checkpoint, _, batch = spec.rpartition(":")
         if not checkpoint or not batch.isdigit(): sys.exit(f"--run {spec}: must be CHECKPOINT:BATCH")
         common = ["--method", a.method, "--prompt-tokens", str(a.prompt_tokens), "--batch-size", batch, "--precision", a.precision, "--threads", str(a.threads)]
-        turns = []
+        reference = [sys.executable, a.reference, "step", "--checkpoint", checkpoint, *common]
+        ours, plain, kept = [], [], []
         for _ in range(a.turns):
-            turns.append((run([a.vpt, "bench", "step", "--json", "--backbone", checkpoint, *common], a.threads),
-                          run([sys.executable, a.reference, "step", "--checkpoint", checkpoint, *common], a.threads)))
-        column = lambda i, key: [t[i][key] for t in turns]
-        seconds = [median(column(i, "median_s")) for i in (0, 1)]
-        memory = [median(column(i, "peak_rss_bytes")) / 2**20 for i in (0, 1)]
-        ratios = [theirs["median_s"] / ours["median_s"] for ours, theirs in turns]
-        print(f"| {os.path.basename(checkpoint.rstrip('/'))} | {batch} | {seconds[0]:.2f} | {seconds[1]:.2f} | {seconds[1] / seconds[0]:.2f} ({min(ratios):.2f}-{max(ratios):.2f}) | "
-              f"{memory[0]:.0f} | {memory[1]:.0f} | {memory[0] / memory[1]:.2f} | {median(column(0, 'gflop_per_s')):.0f} |", flush=True)
+            ours.append(run([a.vpt, "bench", "step", "--json", "--backbone", checkpoint, *common], a.threads))
+            plain.append(run(reference, a.threads))
+            kept.append(run(reference, a.threads, **KEEP_MEMORY))
+        name = os.path.basename(checkpoint.rstrip("/"))
+        for allocator, theirs in (("as started", plain), ("kept", kept)):
+            print(row(name, batch, allocator, ours, theirs), flush=True)
