@@ -7,11 +7,11 @@ use serde_json::json;
 use vpt::data::Dataset;
 use vpt::data::boxes::{BoxDataset, BoxLayout, BoxSummary, Converted, ProblemKind, convert};
 use vpt::data::examine::{Counts, Summary};
-use vpt::data::shapes::{self, Pairs, ShapesConfig, Style, Task};
+use vpt::data::shapes::{self, Categories, Pairs, ShapesConfig, Style, Task};
 use vpt::report::table;
 
 use super::output::{Output, message};
-use super::{Global, one_of};
+use super::{Global, Usage, one_of};
 
 /// Look into a data set, convert or generate one
 #[derive(Debug, Args)]
@@ -75,7 +75,7 @@ struct Convert {
 /// Draw pictures of coloured shapes, with train, val and test
 ///
 /// Classification: one object in each image, an image folder with a class for each pair of colour and shape ("red circle").
-/// Detection: up to five objects, the COCO layout with a category for each shape. The same --seed draws the same bytes.
+/// Detection: up to five objects, the COCO layout with a category for each shape, or pair. The same --seed draws the same bytes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  vpt data make shapes --out shapes/\n  \
                         vpt data make shapes --out shifted/ --style shifted --images 2048 --seed 7\n  \
@@ -99,6 +99,9 @@ struct Shapes {
     /// Colour-shape pairs: all 64, the 48 that clip-nano has seen, or the 16 that it has not
     #[arg(long, value_name = "PAIRS", default_value = "all", value_parser = one_of::<Pairs>(Pairs::NAMES))]
     pairs: Pairs,
+    /// What the categories of boxes are: the eight shapes, or pairs of a colour and a shape [default: shapes]
+    #[arg(long, value_name = "WHAT", value_parser = one_of::<Categories>(Categories::NAMES))]
+    categories: Option<Categories>,
 }
 
 pub(crate) fn run(args: Data, global: &Global, out: Output) -> anyhow::Result<()> {
@@ -168,8 +171,12 @@ fn convert_boxes(args: &Convert, global: &Global, out: Output) -> anyhow::Result
 }
 
 fn make_shapes(args: &Shapes, global: &Global, out: Output) -> anyhow::Result<()> {
-    let Shapes { images, size, style, pairs, task, .. } = *args;
-    let config = ShapesConfig { images, seed: global.seed(), style, pairs, task, size };
+    let Shapes { images, size, style, pairs, task, categories, .. } = *args;
+    if task == Task::Classify && categories.is_some() {
+        return Err(Usage("--categories: only with --task detect; the classes of --task classify are pairs".into()).into());
+    }
+    let categories = categories.unwrap_or(Categories::Shapes);
+    let config = ShapesConfig { images, seed: global.seed(), style, pairs, task, categories, size };
     let [train, val, test] = match task {
         Task::Classify => shapes::write_folder(&args.out, &config)?,
         Task::Detect => shapes::write_coco(&args.out, &config)?,

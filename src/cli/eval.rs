@@ -21,6 +21,9 @@ use super::{Global, Usage, metrics, split};
 /// Measure a trained task file on a data set
 ///
 /// Accuracy of a classifier, the 12 COCO numbers and the AP of each class of a detector. Classes are matched by name. The backbone is found as the task file names it and must be the one it was trained on.
+///
+/// A detector that tells classes by their names (--open-vocabulary) looks for the categories of the data, if they are others
+/// than it was trained on.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  vpt eval --model runs/classify/photos-vpt-deep-1 --data photos/ --split test")]
 pub(crate) struct Eval {
@@ -41,7 +44,7 @@ pub(crate) fn run(args: &Eval, global: &Global, out: Output) -> anyhow::Result<(
     match args.model.open(global)? {
         AnyTask::Classify(task) => classify(args, &task, global, out),
         AnyTask::Multilabel(task) => multilabel(args, &task, global, out),
-        AnyTask::Detect(task) => detect(args, &task, global, out),
+        AnyTask::Detect(task) => detect(args, task, global, out),
     }
 }
 
@@ -86,11 +89,18 @@ fn classify(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyh
     report(args, task.meta(), &dataset.name, images, &scores, metrics(&scores), out)
 }
 
-fn detect(args: &Eval, task: &DetectTask, global: &Global, out: Output) -> anyhow::Result<()> {
+fn detect(args: &Eval, task: DetectTask, global: &Global, out: Output) -> anyhow::Result<()> {
     let mut progress = Progress::new(global.quiet);
     let dataset = BoxDataset::open(&args.data, global.seed())?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
-    let found = eval::evaluate_boxes(task, &dataset, args.split, &mut |done, total| {
+    let unknown = dataset.categories.iter().any(|category| !task.meta().classes.contains(&category.name));
+    let task = if unknown && task.is_open_vocabulary() {
+        progress.line(&format!("looking for the categories of {} by their names", dataset.name));
+        task.with_classes(dataset.names())?
+    } else {
+        task
+    };
+    let found = eval::evaluate_boxes(&task, &dataset, args.split, &mut |done, total| {
         progress.at("evaluating", done, total, String::new);
     })?;
     progress.clear();

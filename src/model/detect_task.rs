@@ -81,14 +81,17 @@ impl DetectTask {
         Ok(Self { detector, params, meta, input })
     }
 
+    /// Whether classes are told by their names, so that it can look for others.
+    pub fn is_open_vocabulary(&self) -> bool {
+        self.meta.detect.as_ref().is_some_and(|detect| matches!(detect.head.classes, ClassLayer::Text { .. }))
+    }
+
     /// The same detector for other classes, given by their names.
     ///
     /// # Errors
     /// It was not learned to tell classes by their names.
     pub fn with_classes(mut self, names: Vec<String>) -> Result<Self> {
-        let text =
-            self.meta.detect.as_ref().is_some_and(|detect| matches!(detect.head.classes, ClassLayer::Text { .. }));
-        if !text {
+        if !self.is_open_vocabulary() {
             let message = "the detector knows the classes that it was trained on and no others; train it with \
                            --open-vocabulary to ask for any";
             return Err(Error::flag("--classes", message));

@@ -10,7 +10,7 @@ mod write;
 pub use caption::{Caption, name};
 pub use draw::{Drawing, Extent, draw};
 pub use scene::{Background, Colour, Fill, Object, Pairs, Pattern, Scene, Shape, Size, Style, Tone, held_out, rng};
-pub use set::{ShapesConfig, Task, dataset};
+pub use set::{Categories, ShapesConfig, Task, dataset};
 pub use write::{write_coco, write_folder};
 
 use rand::Rng;

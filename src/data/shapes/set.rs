@@ -20,6 +20,27 @@ choice! {
     }
 }
 
+choice! {
+    /// What the categories of a drawn detection set are.
+    pub enum Categories for "--categories" {
+        /// The eight shapes, whatever their colour.
+        Shapes = "shapes",
+        /// Pairs of a colour and a shape: "red circle".
+        Pairs = "pairs",
+    }
+}
+
+impl Categories {
+    /// The category of an object, from 1; pairs are numbered alike in all sets.
+    pub(super) fn id(self, colour: Colour, shape: Shape) -> u64 {
+        let shapes = Shape::ALL.len() as u64;
+        match self {
+            Self::Shapes => shape as u64 + 1,
+            Self::Pairs => colour as u64 * shapes + shape as u64 + 1,
+        }
+    }
+}
+
 /// Which scenes a drawn data set holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShapesConfig {
@@ -33,6 +54,8 @@ pub struct ShapesConfig {
     pub pairs: Pairs,
     /// What the set is for.
     pub task: Task,
+    /// What the categories are, where it is for detection.
+    pub categories: Categories,
     /// Side of the square images, pixels.
     pub size: usize,
 }
@@ -40,7 +63,15 @@ pub struct ShapesConfig {
 impl Default for ShapesConfig {
     /// 1024 plain 64-pixel images for classification: ten train, two val and four test images of each of 64 pairs.
     fn default() -> Self {
-        Self { images: 1024, seed: 1, style: Style::Plain, pairs: Pairs::All, task: Task::Classify, size: 64 }
+        Self {
+            images: 1024,
+            seed: 1,
+            style: Style::Plain,
+            pairs: Pairs::All,
+            task: Task::Classify,
+            categories: Categories::Shapes,
+            size: 64,
+        }
     }
 }
 

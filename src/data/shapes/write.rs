@@ -7,9 +7,9 @@ use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use serde::Serialize;
 
-use super::draw;
-use super::scene::Shape;
-use super::set::ShapesConfig;
+use super::scene::{Colour, Shape};
+use super::set::{Categories, ShapesConfig};
+use super::{draw, name};
 use crate::data::files::whole;
 use crate::data::{Rgb8, Split};
 use crate::{Error, Result};
@@ -72,12 +72,12 @@ struct Annotation {
 #[derive(Serialize)]
 struct Category {
     id: u64,
-    name: &'static str,
+    name: String,
     supercategory: &'static str,
 }
 
 /// Writes the detection set as `out/{train,val,test}/NUMBER.png` and `out/annotations/instances_{train,val,test}.json`.
-/// Categories are the eight shapes; ids count from 1 through all parts. Boxes hold exactly the pixels that an object
+/// Ids of images and boxes count from 1 through all parts. Boxes hold exactly the pixels that an object
 /// covers by at least a half. Returns how many images each part has.
 ///
 /// # Errors
@@ -104,7 +104,7 @@ pub fn write_coco(out: &Path, config: &ShapesConfig) -> Result<[usize; 3]> {
                 set.annotations.push(Annotation {
                     id: boxes,
                     image_id: id,
-                    category_id: object.shape as u64 + 1,
+                    category_id: config.categories.id(object.colour, object.shape),
                     bbox: [extent.x, extent.y, extent.width, extent.height],
                     area: extent.area,
                     iscrowd: 0,
@@ -125,13 +125,25 @@ pub fn write_coco(out: &Path, config: &ShapesConfig) -> Result<[usize; 3]> {
 }
 
 fn empty_set(config: &ShapesConfig, split: Split) -> Coco {
-    let category = |shape: Shape| Category { id: shape as u64 + 1, name: shape.word(), supercategory: "shape" };
+    let category = |(colour, shape): (Colour, Shape)| {
+        let name = match config.categories {
+            Categories::Shapes => shape.word().to_owned(),
+            Categories::Pairs => name(colour, shape),
+        };
+        Category { id: config.categories.id(colour, shape), name, supercategory: "shape" }
+    };
+    let objects = match config.categories {
+        Categories::Shapes => Shape::ALL.map(|shape| (Colour::ALL[0], shape)).to_vec(),
+        Categories::Pairs => config.pairs.list(),
+    };
+    let mut categories: Vec<Category> = objects.into_iter().map(category).collect();
+    categories.sort_by_key(|category| category.id);
     Coco {
         info: Info { description: format!("drawn shapes, {split}, seed {}", config.seed) },
         licenses: [],
         images: Vec::new(),
         annotations: Vec::new(),
-        categories: Shape::ALL.map(category).into(),
+        categories,
     }
 }
 
@@ -191,5 +203,25 @@ mod tests {
         assert_eq!(images, (1..=40).collect::<Vec<_>>());
         assert_eq!(boxes, (1..=boxes.len() as u64).collect::<Vec<_>>());
         assert!(boxes.len() > 60);
+    }
+
+    #[test]
+    fn categories_can_be_pairs_with_the_same_ids_in_all_sets() {
+        let read = |pairs| {
+            let (task, categories) = (Task::Detect, Categories::Pairs);
+            let config = ShapesConfig { images: 40, task, categories, pairs, ..ShapesConfig::default() };
+            let dir = tempfile::tempdir().unwrap();
+            write_coco(dir.path(), &config).unwrap();
+            let json = fs::read(dir.path().join("annotations/instances_train.json")).unwrap();
+            let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+            let id = |category: &serde_json::Value| (category["id"].as_u64().unwrap(), category["name"].to_string());
+            let listed: Vec<_> = json["categories"].as_array().unwrap().iter().map(id).collect();
+            let used = json["annotations"].as_array().unwrap().iter().map(|a| a["category_id"].as_u64().unwrap());
+            assert!(used.into_iter().all(|used| listed.iter().any(|(id, _)| *id == used)));
+            listed
+        };
+        let (all, unseen) = (read(Pairs::All), read(Pairs::Unseen));
+        assert_eq!((all.len(), unseen.len()), (64, 16));
+        assert!(unseen.iter().all(|category| all.contains(category)));
     }
 }
