@@ -305,7 +305,7 @@ pub struct DetectPlan {
     pub ema: f64,
     /// How images become square.
     pub fit: Fit,
-    /// Random changes to training images while prompts learn; the head alone knows the flip only.
+    /// Random changes to training images; a head that prompts will follow knows the flip only.
     pub augment: BoxAugment,
 }
 
@@ -320,14 +320,10 @@ impl Plan {
         Rates { prompt: rate(lr), head: rate(head) }
     }
 
-    /// Rates of detection: the head alone, or prompts and head together.
-    pub fn detection_rates(&self, alone: bool) -> Rates {
+    /// Rates of detection, of either stage.
+    pub fn detection_rates(&self) -> Rates {
         let lr = self.learning_rates[0];
-        let head = match (self.prompt, alone) {
-            (PromptShape::None, _) => lr,
-            (_, true) => self.head_lr,
-            (_, false) => self.head_lr * defaults::HEAD_BESIDE_PROMPTS,
-        };
+        let head = if self.prompt == PromptShape::None { lr } else { self.head_lr };
         Rates { prompt: Rate { lr, decay: 0. }, head: Rate { lr: head, decay: self.weight_decay } }
     }
 
@@ -511,7 +507,7 @@ impl RunConfig {
         let defaults = defaults::of(facts.task, self.method);
         let prompt = self.prompt_shape(facts)?;
         let deep = self.method == Method::VptDeep;
-        let prompt_dropout = self.prompt_dropout.unwrap_or(if deep { defaults::DEEP_DROPOUT } else { 0. });
+        let prompt_dropout = self.prompt_dropout.unwrap_or(defaults::prompt_dropout(facts.task, self.method));
         let batch_size = self.batch_size.unwrap_or(defaults.batch_size).min(facts.train_images);
         let per_epoch = facts.train_images.div_ceil(batch_size);
         let detects = facts.task == Task::Detect;
@@ -530,6 +526,7 @@ impl RunConfig {
         let lr = self.lr.unwrap_or(LearningRate::Value(defaults.lr));
         let head_lr = self.head_lr.unwrap_or(defaults.head_lr);
         let weight_decay = self.weight_decay.unwrap_or(defaults.weight_decay);
+        let prompted = self.method != Method::Linear;
         let mut config = Self {
             prompt_tokens: None,
             prompt_layers: None,
@@ -545,6 +542,7 @@ impl RunConfig {
             head_epochs: detect.map(|detect| detect.head_epochs),
             ema: detect.map(|detect| detect.ema),
             fit: detect.map(|detect| detect.fit),
+            scale_jitter: detect.and_then(|detect| detect.augment.scale.or(Some([1.; 2]).filter(|_| prompted))),
             flip: Some(detect.map_or(self.flip.unwrap_or(false), |detect| detect.augment.flip)),
             clip_norm: self.clip_norm.or(detects.then_some(defaults::DETECTION_CLIP)),
             task: facts.task,
@@ -601,7 +599,11 @@ impl RunConfig {
         }
         let augment = BoxAugment {
             flip: self.flip.unwrap_or(true),
-            scale: self.scale_jitter,
+            scale: match self.scale_jitter {
+                None if !alone => Some(defaults::SCALE_JITTER),
+                Some([1., 1.]) => None,
+                given => given,
+            },
             crop: self.box_crop,
             mosaic: self.mosaic.unwrap_or(0.),
         };
@@ -610,10 +612,6 @@ impl RunConfig {
             Error::Invalid { message, .. } => Error::flag("--scale-jitter", message),
             error => error,
         })?;
-        if alone && !augment.only_flip() && !augment.is_none() {
-            let message = "method linear computes the features of an image once; it knows --flip only";
-            return Err(Error::flag("--method", message));
-        }
         let steps = (head_epochs.max(1) * per_epoch) as f64;
         let warmup = self.warmup.unwrap_or(defaults::WARMUP.min(defaults::DETECTION_WARMUP_STEPS / steps));
         let ema = self.ema.unwrap_or(defaults::EMA);

@@ -173,7 +173,9 @@ fn convert_boxes(args: &Convert, global: &Global, out: Output) -> anyhow::Result
 fn make_shapes(args: &Shapes, global: &Global, out: Output) -> anyhow::Result<()> {
     let Shapes { images, size, style, pairs, task, categories, .. } = *args;
     if task == Task::Classify && categories.is_some() {
-        return Err(Usage("--categories: only with --task detect; the classes of --task classify are pairs".into()).into());
+        return Err(
+            Usage("--categories: only with --task detect; the classes of --task classify are pairs".into()).into()
+        );
     }
     let categories = categories.unwrap_or(Categories::Shapes);
     let config = ShapesConfig { images, seed: global.seed(), style, pairs, task, categories, size };

@@ -104,7 +104,7 @@ struct Flags {
     /// first:K travel on as ordinary tokens.
     #[arg(long, value_name = "all|first:K|last:K", help_heading = "Method")]
     prompt_layers: Option<PromptLayers>,
-    /// Share of prompt values set to zero in a step, 0 to below 1 [default: 0.1 for vpt-deep, 0 for vpt-shallow]
+    /// Share of prompt values set to zero in a step, 0 to below 1 [default: 0.1 for vpt-deep, 0 for vpt-shallow and in detection]
     #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Method")]
     prompt_dropout: Option<f32>,
     /// Width of the border in pixels (vp-pad) [default: 30 at 224 pixels, in proportion elsewhere]
@@ -132,10 +132,10 @@ struct Flags {
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     micro_batch: Option<usize>,
     /// Peak learning rate of the prompts (of the head for linear), or `auto` to try a few on validation
-    /// [default: 5e-3, pixel prompts 2e-2; in detection 2e-3, linear 1e-3]
+    /// [default: 5e-3, pixel prompts 2e-2; in detection 1e-2, linear 1e-3]
     #[arg(long, allow_negative_numbers = true, value_name = "RATE|auto", help_heading = "Training")]
     lr: Option<LearningRate>,
-    /// Peak learning rate of the head beside prompts; in detection while it learns alone, and 0.3 of it after [default: 1e-3]
+    /// Peak learning rate of the head beside prompts; in detection also while it learns alone [default: 1e-3]
     #[arg(long, allow_negative_numbers = true, value_name = "RATE", help_heading = "Training")]
     head_lr: Option<f64>,
     /// The optimiser [default: adamw]
@@ -169,7 +169,7 @@ struct Flags {
     #[arg(long, num_args = 2, value_names = ["LEAST", "MOST"], help_heading = "Training")]
     random_resized_crop: Option<Vec<f32>>,
 
-    /// Epochs, of all, in which the head learns alone, on features computed once [default: three of four]
+    /// Epochs, of all, in which the head learns alone, on features computed once [default: half]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Detection")]
     head_epochs: Option<usize>,
     /// Tell classes by the text embeddings of their names, so that `vpt predict --classes` can ask for others (CLIP)
@@ -178,16 +178,16 @@ struct Flags {
     /// How images become square: `stretch` both sides, or `letterbox` with padding [default: stretch]
     #[arg(long, value_name = "FIT", value_parser = one_of::<Fit>(Fit::NAMES), help_heading = "Detection")]
     fit: Option<Fit>,
-    /// Zoom training images by a random factor, at least and at most: 0.7 1.5; while prompts learn
+    /// Zoom training images by a random factor, at least and at most; 1 1 is none [default: 0.8 1.25, linear none]
     ///
     /// This, --box-crop and --mosaic make every step run the whole backbone; without them what comes before the first
-    /// prompt is computed once.
+    /// prompt is computed once, or with linear all. A head that prompts will follow learns without them.
     #[arg(long, num_args = 2, value_names = ["LEAST", "MOST"], help_heading = "Detection")]
     scale_jitter: Option<Vec<f32>>,
-    /// Cut half of the training images at random around their boxes; while prompts learn
+    /// Cut half of the training images at random around their boxes; see --scale-jitter
     #[arg(long, help_heading = "Detection")]
     box_crop: bool,
-    /// Share of training inputs put together of four images, 0 to 1; while prompts learn [default: 0]
+    /// Share of training inputs put together of four images, 0 to 1; see --scale-jitter [default: 0]
     #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Detection")]
     mosaic: Option<f32>,
     /// Decay of the moving average of the learned values, which is what is kept, 0 to below 1 [default: 0.995]

@@ -7,7 +7,7 @@ pub(super) const MAX_PROMPT_TOKENS: usize = 1000;
 /// Prompt tokens a block. The VPT paper chooses among 1 to 200 for each data set; 10 is its code's starting point.
 pub(super) const PROMPT_TOKENS: usize = 10;
 /// Dropout on deep prompts, as in the VPT paper.
-pub(super) const DEEP_DROPOUT: f32 = 0.1;
+const DEEP_DROPOUT: f32 = 0.1;
 /// Share of all steps spent warming up: the VPT paper's 10 epochs of 100.
 pub(super) const WARMUP: f64 = 0.1;
 /// What `--lr auto` tries, as multiples of the method's default.
@@ -41,8 +41,8 @@ pub(super) const EMA: f64 = 0.995;
 pub(super) const DETECTION_CLIP: f64 = 1.;
 /// Most steps that a stage of detection warms up for.
 pub(super) const DETECTION_WARMUP_STEPS: f64 = 100.;
-/// The head's learning rate beside prompts, as a share of its rate when it learns alone.
-pub(super) const HEAD_BESIDE_PROMPTS: f64 = 0.3;
+/// Least and greatest zoom of training images while prompts learn. Heads on small sets learn their boxes by heart.
+pub(super) const SCALE_JITTER: [f32; 2] = [0.8, 1.25];
 /// Blocks with prompts in a detector, from the last one on: few, so that what comes before is computed once.
 const DETECTION_BLOCKS: usize = 4;
 /// Steps that a detector's head should learn alone for, whatever the size of the data.
@@ -62,9 +62,14 @@ pub(super) fn detection_epochs(per_epoch: usize) -> usize {
     head + head.div_ceil(3)
 }
 
-/// How many of a detector's epochs train the head alone: three of four.
+/// How many of a detector's epochs train the head alone: half of them.
 pub(super) fn head_epochs(epochs: usize) -> usize {
-    epochs * 3 / 4
+    epochs / 2
+}
+
+/// Dropout on prompts.
+pub(super) fn prompt_dropout(task: Task, method: Method) -> f32 {
+    if method == Method::VptDeep && task != Task::Detect { DEEP_DROPOUT } else { 0. }
 }
 
 /// The defaults of `method` for `task`.
@@ -72,7 +77,7 @@ pub(super) fn of(task: Task, method: Method) -> Defaults {
     let tokens = Defaults { lr: 5e-3, head_lr: 1e-3, weight_decay: 1e-2, batch_size: 32, steps: 1000 };
     match method {
         Method::Linear if task == Task::Detect => Defaults { lr: 1e-3, weight_decay: 1e-4, batch_size: 8, ..tokens },
-        _ if task == Task::Detect => Defaults { lr: 2e-3, weight_decay: 1e-4, batch_size: 8, ..tokens },
+        _ if task == Task::Detect => Defaults { lr: 1e-2, weight_decay: 1e-4, batch_size: 8, ..tokens },
         Method::Linear => Defaults { lr: 5e-3, head_lr: 5e-3, steps: 2000, ..tokens },
         Method::VptShallow | Method::VptDeep => tokens,
         Method::VpPad | Method::VpPatch | Method::VpFull | Method::VpFrame => {

@@ -43,6 +43,21 @@ fn prompts_follow_method_depth_and_image_size() {
 }
 
 #[test]
+fn a_detector_s_images_are_zoomed_while_prompts_learn_unless_told_otherwise() {
+    let facts = Facts { task: Task::Detect, ..FACTS };
+    let zoom = |method, scale_jitter| {
+        let plan = RunConfig { scale_jitter, ..config(method) }.resolve(&facts).unwrap();
+        let again: RunConfig = toml::from_str(&plan.config.to_toml().unwrap()).unwrap();
+        assert_eq!(again.resolve(&facts).unwrap(), plan);
+        plan.detect.unwrap().augment.scale
+    };
+    assert_eq!(zoom(Method::VptDeep, None), Some([0.8, 1.25]));
+    assert_eq!(zoom(Method::VptDeep, Some([1., 1.])), None);
+    assert_eq!(zoom(Method::Linear, None), None);
+    assert_eq!(zoom(Method::Linear, Some([0.5, 2.])), Some([0.5, 2.]));
+}
+
+#[test]
 fn a_wrong_value_names_its_flag() {
     type Change = fn(&mut RunConfig);
     let cases: [(Change, &str); 20] = [

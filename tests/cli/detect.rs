@@ -141,3 +141,44 @@ fn a_task_that_the_data_is_not_for_is_refused() {
     }
     assert!(!sandbox.path("runs").exists(), "nothing was begun");
 }
+
+#[test]
+fn an_open_vocabulary_looks_for_the_categories_of_other_data() {
+    let sandbox = Sandbox::new();
+    sandbox.boxes("boxes", 24);
+    let clip = fixture("clip");
+    sandbox
+        .vpt(&[
+            "data",
+            "make",
+            "shapes",
+            "--task",
+            "detect",
+            "--categories",
+            "pairs",
+            "--images",
+            "12",
+            "--out",
+            "pairs",
+        ])
+        .ok();
+    let train = |out: &str, more: &[&str]| {
+        let args =
+            ["train", "--backbone", &clip, "--data", "boxes", "--epochs", "1", "--method", "linear", "--out", out];
+        sandbox.vpt(&[&args[..], &["--image-size", "32"], more].concat()).ok();
+    };
+    train("open", &["--open-vocabulary"]);
+    let result = sandbox.vpt(&["eval", "--model", "open", "--data", "pairs", "--json"]).ok().json();
+    assert_eq!(result["classes"], 64, "{result}");
+    assert!(number(&result["metrics"], "AP") >= 0., "{result}");
+    // Those it was trained on are looked for as ever.
+    assert_eq!(sandbox.vpt(&["eval", "--model", "open", "--data", "boxes", "--json"]).ok().json()["classes"], 8);
+
+    train("closed", &[]);
+    sandbox
+        .vpt(&["eval", "--model", "closed", "--data", "pairs"])
+        .fails(&["data set pairs", "none of the task's classes"]);
+    sandbox
+        .vpt(&["data", "make", "shapes", "--categories", "pairs", "--out", "classes"])
+        .refuses(&["--categories", "--task detect"]);
+}

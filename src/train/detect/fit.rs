@@ -118,7 +118,7 @@ impl Fit<'_> {
             epoch,
             stage: self.stage,
             step: epoch as u64 * steps,
-            lr: plan.detection_rates(self.stage == Stage::Head).head.lr * self.schedule().factor(stage_step),
+            lr: plan.detection_rates().head.lr * self.schedule().factor(stage_step),
             train_loss,
             class_loss,
             giou_loss,
@@ -170,7 +170,7 @@ impl Fit<'_> {
             let message = format!("{what} not finite in step {step} of epoch {epoch}; try a lower --lr or --head-lr");
             return Err(Error::Diverged { message });
         }
-        let rates = plan.detection_rates(self.stage == Stage::Head);
+        let rates = plan.detection_rates();
         state.optimizer.update(&mut state.params, &gradients, &rates, self.schedule().factor(stage_step));
         // At first the average follows faster: it must not remember the beginning for long.
         let t = stage_step as f64;

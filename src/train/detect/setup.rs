@@ -105,11 +105,15 @@ impl Setup {
         self.images[split as usize].clone()
     }
 
-    /// Random changes to the images of a part.
+    /// Random changes to the images of a part. A head that prompts will follow learns from features computed once; one that
+    /// learns alone to the end sees all that was asked for.
     pub(super) fn augment(&self, split: Split, stage: Stage) -> BoxAugment {
+        let augment = self.detect.augment;
         match (split, stage) {
-            (Split::Train, Stage::Prompts) => self.detect.augment,
-            (Split::Train, Stage::Head) => BoxAugment { flip: self.detect.augment.flip, ..BoxAugment::default() },
+            (Split::Train, Stage::Head) if self.model.layout().is_some() => {
+                BoxAugment { flip: augment.flip, ..BoxAugment::default() }
+            }
+            (Split::Train, _) => augment,
             _ => BoxAugment::default(),
         }
     }

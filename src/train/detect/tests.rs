@@ -161,7 +161,8 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
     let square = workplace();
     let tall = workplace();
     stretch_downwards(&tall);
-    let cached = config(&square, Method::VptDeep);
+    let still = Some([1.; 2]);
+    let cached = RunConfig { scale_jitter: still, ..config(&square, Method::VptDeep) };
     let cases = [
         // Batches and looks at features: 3, then 2 epochs of 3 steps and a validation; the same again; 3 at the end.
         ("cached, with flip", &square, cached.clone(), (1..25).collect::<Vec<_>>()),
@@ -171,6 +172,7 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
             RunConfig {
                 fit: Some(Fit::Letterbox),
                 flip: Some(false),
+                scale_jitter: still,
                 prompt_layers: Some(PromptLayers::Last(2)),
                 select: Some(Select::Last),
                 ..config(&tall, Method::VptDeep)
@@ -196,6 +198,12 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
             vec![4, 13, 16],
         ),
         ("linear", &square, config(&square, Method::Linear), vec![2, 6, 12, 20]),
+        (
+            "linear, from images",
+            &square,
+            RunConfig { scale_jitter: Some([0.8, 1.2]), ..config(&square, Method::Linear) },
+            vec![2, 7, 15],
+        ),
         (
             "sgd, no epoch for the head alone",
             &square,
@@ -232,8 +240,8 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
 fn a_killed_run_goes_on_from_its_last_checkpoint() {
     let dir = workplace();
     for flip in [true, false] {
-        let jitter = (!flip).then_some([0.8, 1.2]);
-        let config = RunConfig { flip: Some(flip), scale_jitter: jitter, ..config(&dir, Method::VptDeep) };
+        let jitter = if flip { [1.; 2] } else { [0.8, 1.2] };
+        let config = RunConfig { flip: Some(flip), scale_jitter: Some(jitter), ..config(&dir, Method::VptDeep) };
         let (whole, _) = finish(&config, &dir);
         // The first process is stopped, which saves a checkpoint; the second is killed some batches after that, in the
         // same stage, in the next, or while it looks at test.
@@ -374,7 +382,7 @@ fn what_makes_no_sense_for_boxes_is_refused_before_a_folder_is_made() {
     let cases = [
         (RunConfig { head_epochs: Some(4), ..deep.clone() }, "--head-epochs: 4 of 4"),
         (RunConfig { head_epochs: Some(usize::MAX), ..deep.clone() }, "--head-epochs: "),
-        (RunConfig { head_epochs: Some(2), ..linear.clone() }, "--head-epochs: 2 of 4"),
+        (RunConfig { head_epochs: Some(2), ..linear }, "--head-epochs: 2 of 4"),
         (RunConfig { shots: Some(4), ..deep.clone() }, "--shots: "),
         (RunConfig { patience: Some(4), ..deep.clone() }, "--patience: "),
         (RunConfig { lr: Some(LearningRate::Auto), ..deep.clone() }, "--lr: "),
@@ -383,7 +391,6 @@ fn what_makes_no_sense_for_boxes_is_refused_before_a_folder_is_made() {
         (RunConfig { ema: Some(1.), ..deep.clone() }, "--ema: 1"),
         (RunConfig { mosaic: Some(1.5), ..deep.clone() }, "--mosaic"),
         (RunConfig { scale_jitter: Some([1.5, 0.5]), ..deep.clone() }, "--scale-jitter"),
-        (RunConfig { mosaic: Some(0.5), ..linear }, "--method: "),
         (RunConfig { backbone: vit, open_vocabulary: true, ..deep.clone() }, "text"),
         (RunConfig { prompt_layers: Some(PromptLayers::Last(4)), ..deep.clone() }, "--prompt-layers"),
     ];
