@@ -36,7 +36,11 @@ macro_rules! choice {
             fn from_str(s: &str) -> $crate::Result<Self> {
                 match s {
                     $($name => Ok(Self::$variant),)+
-                    _ => Err($crate::Error::flag($flag, format!("`{s}` is not one of {}", Self::NAMES.join(", ")))),
+                    _ => {
+                        let hint = $crate::suggest::hint(s, Self::NAMES.iter().copied());
+                        let message = format!("`{}` is not one of {}{hint}", s.escape_debug(), Self::NAMES.join(", "));
+                        Err($crate::Error::flag($flag, message))
+                    }
                 }
             }
         }

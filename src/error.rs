@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::suggest;
+
 /// A `Result` whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -58,6 +60,18 @@ impl Error {
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| Self::Io { path, source }
+    }
+
+    /// [`Error::io`] for a `path` that a user typed: where it does not exist, names beside it that may have been meant.
+    pub fn typed(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| match source.kind() {
+            std::io::ErrorKind::NotFound => {
+                let message = format!("no such file or folder{}", suggest::path_hint(&path));
+                Self::File { path, message }
+            }
+            _ => Self::Io { path, source },
+        }
     }
 
     /// [`Error::File`] for `path`.

@@ -16,7 +16,7 @@ use super::bundled;
 use super::spec::{Family, Spec};
 use super::tokenizer::{TOKENIZER, Tokenizer};
 use super::weights::{INDEX, SINGLE, Weights};
-use crate::{Error, Result};
+use crate::{Error, Result, suggest};
 
 /// The file that says what a model is.
 pub const CONFIG: &str = "config.json";
@@ -214,29 +214,11 @@ fn not_found(name: &str, repo: &str, weights_dir: Option<&Path>, incomplete: Opt
 }
 
 fn unknown(name: &str) -> Error {
-    let shown = name.escape_debug();
-    let near = KNOWN.iter().map(|k| (distance(&name.to_lowercase(), k.name), k.name)).min();
-    let hint = match near {
-        Some((d, known)) if d <= 1 + known.len() / 4 => format!("did you mean {known}?"),
-        _ => format!("known are {}", KNOWN.iter().map(|k| k.name).collect::<Vec<_>>().join(", ")),
+    let hint = match suggest::nearest(name, KNOWN.iter().map(|k| k.name)) {
+        Some(known) => format!("did you mean {known}?"),
+        None => format!("known are {}", KNOWN.iter().map(|k| k.name).collect::<Vec<_>>().join(", ")),
     };
-    Error::flag("--backbone", format!("`{shown}` is neither a folder nor a known name; {hint}"))
-}
-
-/// Levenshtein's edit distance, in characters.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    // Longer than any name: only the length matters.
-    for (i, x) in a.chars().take(64).enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, &y) in b.iter().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()] + a.chars().count().saturating_sub(64)
+    Error::flag("--backbone", format!("`{}` is neither a folder nor a known name; {hint}", name.escape_debug()))
 }
 
 /// A row of `vpt backbones list`.
@@ -416,7 +398,6 @@ mod tests {
         assert!(refused("", None, None).contains("`` is neither a folder nor a known name"));
         assert!(refused("../x/y", None, None).contains("neither a folder nor a known name"));
         assert!(refused(&"x".repeat(5000), None, None).contains("known are"));
-        assert_eq!((distance("kitten", "sitting"), distance("", "abc"), distance("abc", "")), (3, 3, 3));
     }
 
     #[test]

@@ -106,7 +106,8 @@ where
 
 /// A part of a data set.
 fn split(name: &str) -> Result<Split, String> {
-    Split::from_name(name).ok_or_else(|| "expected train, val or test".to_owned())
+    let hint = || vpt::suggest::hint(name, Split::ALL.iter().map(|split| split.name()));
+    Split::from_name(name).ok_or_else(|| format!("expected train, val or test{}", hint()))
 }
 
 /// Rows of a result for people.

@@ -7,7 +7,7 @@ use super::boxes::BoxDataset;
 use super::dataset::{Dataset, Layout, Sample};
 use super::shapes::{self, ShapesConfig};
 use super::{folder, idx, split, table, zhou};
-use crate::{Error, Result};
+use crate::{Error, Result, suggest};
 
 /// A data set as it was found, before parts that are missing are made.
 pub(super) struct Found {
@@ -38,13 +38,18 @@ impl Dataset {
         if path == Path::new("shapes") && !path.exists() {
             return shapes::dataset(&ShapesConfig::default());
         }
+        if !path.exists()
+            && let Some(name) = suggest::nearest(&path.to_string_lossy(), ["shapes"])
+        {
+            return Err(Error::file(path, format!("no such file or folder; did you mean {name}?")));
+        }
         let found = find(path)?;
         split::complete(name_of(path), found, seed)
     }
 }
 
 fn find(path: &Path) -> Result<Found> {
-    let meta = fs::metadata(path).map_err(Error::io(path))?;
+    let meta = fs::metadata(path).map_err(Error::typed(path))?;
     if !meta.is_dir() {
         refuse_boxes(path)?;
         if table::has_extension(path) {

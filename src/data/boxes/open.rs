@@ -57,7 +57,7 @@ impl BoxDataset {
     /// or a part has no images; the error names the file, and line and column where there are any.
     pub fn open(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
         let path = spec.as_ref();
-        fs::metadata(path).map_err(Error::io(path))?;
+        fs::metadata(path).map_err(Error::typed(path))?;
         let (layout, found) = match recognise(path) {
             Some(Recognised::Coco(files)) => (BoxLayout::Coco, coco::open(&files)?),
             Some(Recognised::Yolo(file)) => (BoxLayout::Yolo, yolo::open(&file)?),
