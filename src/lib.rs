@@ -18,6 +18,7 @@ pub mod params;
 pub mod prompt;
 pub mod random;
 pub mod report;
+pub mod runs;
 pub mod suggest;
 mod tensor_file;
 pub mod train;

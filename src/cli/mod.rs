@@ -11,6 +11,7 @@ mod model;
 mod output;
 mod predict;
 mod progress;
+mod runs;
 mod train;
 mod zero_shot;
 
@@ -52,6 +53,7 @@ enum Command {
     Bench(bench::Bench),
     Data(data::Data),
     Backbones(backbones::Backbones),
+    Runs(runs::Runs),
 }
 
 /// Flags that every command takes.
@@ -189,6 +191,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args, global, out),
         Command::Data(args) => data::run(args, global, out),
         Command::Backbones(args) => backbones::run(args, out),
+        Command::Runs(args) => runs::run(&args, global, out),
     }
 }
 

@@ -17,6 +17,11 @@ impl Output {
         Self { json }
     }
 
+    /// Whether results are printed as JSON.
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Prints a result: `value` as a JSON object with `--json`, else what `text` says of it.
     pub(crate) fn result<T: Serialize>(self, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
         let mut result = if self.json { serde_json::to_string_pretty(value)? } else { text() };

@@ -18,10 +18,8 @@ use vpt::train::{self, Outcome, Results};
 
 use super::output::Output;
 use super::progress::Progress;
+use super::runs::RUNS;
 use super::{Global, Interrupted, Usage, one_of};
-
-/// Where run folders go unless `--out` says otherwise.
-const RUNS: &str = "runs";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -222,7 +220,7 @@ pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<(
 }
 
 /// The scores of a run's parts as a table, by the metrics of its task.
-fn scores(results: &Results) -> String {
+pub(crate) fn scores(results: &Results) -> String {
     let mut rows = vec![("val".to_owned(), &results.val), ("test".to_owned(), &results.test)];
     if let Some(head) = &results.head_only {
         rows.push(("val, head alone".to_owned(), &head.val));

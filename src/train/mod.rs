@@ -21,10 +21,12 @@ mod source;
 mod tests;
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     time::Instant,
 };
 
+pub(crate) use self::detect::working_size;
 pub use self::{
     checkpoint::EpochRecord,
     detect::{DetectRecord, Stage},
@@ -35,7 +37,7 @@ use self::{run_folder::RunFolder, session::Session, setup::Setup};
 use crate::{
     Error, Result,
     config::{Plan, RunConfig, Task},
-    data::{SplitFile, boxes::BoxDataset},
+    data::{SplitFile, boxes::BoxDataset, write_atomic},
     report,
 };
 
@@ -89,10 +91,12 @@ impl Prepared {
     }
 
     fn go(self, folder: RunFolder, started: Instant, observer: &mut dyn Observer) -> Result<Outcome> {
-        match self {
+        let run = folder.path().to_path_buf();
+        let outcome = match self {
             Self::Classify(setup) => Session::new(*setup, folder, started).go(observer),
             Self::Detect(setup) => detect::Session::new(*setup, folder, started).go(observer),
-        }
+        };
+        keep_error(&run, outcome)
     }
 }
 
@@ -141,6 +145,19 @@ pub fn run(config: &RunConfig, runs: &Path, observer: &mut dyn Observer) -> Resu
     // Last: from here on the folder is a run that can be resumed.
     folder.write(run_folder::CONFIG, plan.config.to_toml()?)?;
     prepared.go(folder, started, observer)
+}
+
+/// Writes down the error that ended the run in the folder `run`, for those who look at it later; takes away that of an
+/// earlier attempt.
+fn keep_error(run: &Path, outcome: Result<Outcome>) -> Result<Outcome> {
+    let file = run.join(run_folder::ERROR);
+    // That this cannot be written is no reason to hide the error itself.
+    let _ = match &outcome {
+        Ok(_) if !file.exists() => Ok(()),
+        Ok(_) => fs::remove_file(&file).map_err(Error::io(&file)),
+        Err(error) => write_atomic(&file, format!("{error}\n").as_bytes()),
+    };
+    outcome
 }
 
 /// Goes on with the run in the folder `run`: from its checkpoint, from the beginning if there is none yet. The result of a

@@ -4,6 +4,8 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -44,8 +46,12 @@ pub const F1_CURVE: &str = "f1_curve.svg";
 pub const VAL_DETECTIONS: &str = "val_detections.json";
 /// Detection: what was found in the test images.
 pub const TEST_DETECTIONS: &str = "test_detections.json";
+/// Why the run ended before it was finished, if that was an error.
+pub const ERROR: &str = "error.txt";
 /// Held while a process works on the run.
-const LOCK: &str = ".lock";
+pub const LOCK: &str = ".lock";
+/// A look at a lock holds it for less than this; a process that works on the run holds it on.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A run's folder, locked against other processes for as long as this value lives. The lock dies with the process.
 #[derive(Debug)]
@@ -94,6 +100,7 @@ impl RunFolder {
     /// # Errors
     /// It is no run folder, or another process works in it.
     pub fn open(path: &Path) -> Result<Self> {
+        fs::metadata(path).map_err(Error::typed(path))?;
         if !path.join(CONFIG).is_file() {
             return Err(Error::file(path, format!("is not a run folder: it has no {CONFIG}")));
         }
@@ -108,10 +115,22 @@ impl RunFolder {
         Ok(folder)
     }
 
-    fn lock(path: &Path) -> Result<Self> {
+    /// Locks the folder `path`, whatever is in it.
+    ///
+    /// # Errors
+    /// Another process works in it, or it cannot be written.
+    pub(crate) fn lock(path: &Path) -> Result<Self> {
         let file = path.join(LOCK);
+        if file.exists() && !file.is_file() {
+            return Err(Error::file(&file, "not a regular file"));
+        }
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&file).map_err(Error::io(&file))?;
-        match lock.try_lock() {
+        let mut taken = lock.try_lock();
+        if matches!(taken, Err(TryLockError::WouldBlock)) {
+            thread::sleep(LOOK);
+            taken = lock.try_lock();
+        }
+        match taken {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::file(path, "another process is working on this run")),
             // A file system without locks is no reason not to train.
@@ -170,6 +189,16 @@ impl RunFolder {
     }
 }
 
+/// Whether a process works on the run in the folder `path`. Nothing is written.
+pub fn in_use(path: &Path) -> bool {
+    let file = path.join(LOCK);
+    // Opening a pipe could block.
+    if !file.is_file() {
+        return false;
+    }
+    File::open(&file).is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
 /// `name` with everything but letters, digits, `.`, `_` and `-` replaced, fit to be part of a file name anywhere.
 fn file_name(name: &str) -> String {
     let clean: String =
@@ -205,9 +234,11 @@ mod tests {
         let out = dir.path().join("run");
         let folder = RunFolder::create(&out).unwrap();
         assert!(RunFolder::create(&out).unwrap_err().to_string().ends_with("another process is working on this run"));
+        assert!(in_use(&out));
         folder.write(CONFIG, "").unwrap();
         assert!(RunFolder::open(&out).is_err());
         drop(folder);
+        assert!(!in_use(&out) && !in_use(dir.path()));
         assert!(RunFolder::create(&out).unwrap_err().to_string().contains("is not empty"));
         fs::write(out.join(".vpt-abc.tmp"), "half").unwrap();
         RunFolder::open(&out).unwrap();
@@ -217,6 +248,8 @@ mod tests {
     #[test]
     fn only_run_folders_are_resumed() {
         let dir = tempfile::tempdir().unwrap();
+        let misspelt = RunFolder::open(&dir.path().with_extension("x")).unwrap_err().to_string();
+        assert!(misspelt.ends_with(&format!("did you mean {}?", dir.path().display())), "{misspelt}");
         let message = RunFolder::open(dir.path()).unwrap_err().to_string();
         assert!(message.ends_with("is not a run folder: it has no config.toml"), "{message}");
         assert!(!dir.path().join(LOCK).exists());

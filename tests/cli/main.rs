@@ -17,6 +17,7 @@ mod interrupt;
 mod misuse;
 mod multilabel;
 mod resume;
+mod runs;
 mod streams;
 mod train;
 mod util;

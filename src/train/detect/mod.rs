@@ -16,3 +16,4 @@ mod tests;
 pub use progress::{DetectRecord, Stage};
 pub(super) use session::Session;
 pub(super) use setup::Setup;
+pub(crate) use setup::working_size;

@@ -42,7 +42,7 @@ pub(crate) struct Setup {
 
 /// Side of the images that `backbone` sees in detection unless told otherwise, in pixels: more than in classification, since
 /// small objects have to be told apart.
-fn working_size(backbone: &str, weights_dir: Option<&std::path::Path>) -> Result<usize> {
+pub(crate) fn working_size(backbone: &str, weights_dir: Option<&std::path::Path>) -> Result<usize> {
     let patch = locate(backbone, weights_dir)?.spec()?.patch_size;
     Ok(patch * if patch >= COARSE_PATCH { COARSE_GRID } else { GRID })
 }
