@@ -46,12 +46,18 @@ pub(crate) fn to_bytes(tensors: Vec<Tensor>, key: &str, meta: Value) -> Result<V
     safetensors::serialize(named, Some(meta)).map_err(|error| Error::invalid("tensors", error.to_string()))
 }
 
-/// Tensors by name, and the JSON under the metadata key `key`, of the file `path`, which `kind` says in words.
+/// Tensors by name, and the JSON under the metadata key `key`, of the file `path`, which `kind` says in words. `accept` sees
+/// the JSON before the tensors are looked at, which another version of the format may hold in another form.
 ///
 /// # Errors
-/// The file cannot be read, is too large, is no safetensors file, has no such key or holds something other than finite
-/// f32 tensors.
-pub(crate) fn read(path: &Path, key: &str, kind: &str) -> Result<(HashMap<String, Tensor<'static>>, Value)> {
+/// The file cannot be read, is too large, is no safetensors file, has no such key, is not accepted or holds something other
+/// than finite f32 tensors.
+pub(crate) fn read(
+    path: &Path,
+    key: &str,
+    kind: &str,
+    accept: impl FnOnce(&Value) -> Result<()>,
+) -> Result<(HashMap<String, Tensor<'static>>, Value)> {
     let bytes = files::read_limited(path, MAX_BYTES)?;
     let bad = |what: &str| Error::file(path, format!("not a {kind}, or a damaged one: {what}"));
     let (_, header) = contain(|| SafeTensors::read_metadata(&bytes))
@@ -63,6 +69,7 @@ pub(crate) fn read(path: &Path, key: &str, kind: &str) -> Result<(HashMap<String
     let text = header.metadata().as_ref().and_then(|meta| meta.get(key));
     let text = text.ok_or_else(|| bad(&format!("its metadata has no key `{key}`")))?;
     let meta = serde_json::from_str(text).map_err(|error| bad(&error.to_string()))?;
+    accept(&meta)?;
     let mut tensors = HashMap::new();
     for (name, view) in file.iter() {
         if view.dtype() != Dtype::F32 {
@@ -129,7 +136,7 @@ mod tests {
         let again = to_bytes(reversed, "k", json!({"a": {"b": [1, {"c": 2, "d": 1}], "y": 0.1}, "z": 1})).unwrap();
         assert_eq!(bytes, again);
         std::fs::write(&path, &bytes).unwrap();
-        let (mut found, meta) = read(&path, "k", "thing").unwrap();
+        let (mut found, meta) = read(&path, "k", "thing", |_| Ok(())).unwrap();
         assert_eq!(meta["a"]["y"], 0.1);
         assert_eq!(take(&mut found, "b", &[2], &path).unwrap(), [1., -0.5]);
         assert!(take(&mut found, "b", &[2], &path).unwrap_err().to_string().contains("no tensor `b`"));
@@ -142,7 +149,7 @@ mod tests {
         let path = dir.path().join("t.safetensors");
         let refused = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
-            let message = read(&path, "k", "thing").unwrap_err().to_string();
+            let message = read(&path, "k", "thing", |_| Ok(())).unwrap_err().to_string();
             assert!(message.starts_with(&format!("{}: not a thing, or a damaged one: ", path.display())), "{message}");
             message
         };

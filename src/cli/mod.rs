@@ -12,6 +12,7 @@ mod output;
 mod predict;
 mod progress;
 mod runs;
+mod task;
 mod train;
 mod zero_shot;
 
@@ -54,6 +55,7 @@ enum Command {
     Data(data::Data),
     Backbones(backbones::Backbones),
     Runs(runs::Runs),
+    Task(task::Task),
 }
 
 /// Flags that every command takes.
@@ -192,6 +194,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<()> {
         Command::Data(args) => data::run(args, global, out),
         Command::Backbones(args) => backbones::run(args, out),
         Command::Runs(args) => runs::run(&args, global, out),
+        Command::Task(args) => task::run(&args, out),
     }
 }
 

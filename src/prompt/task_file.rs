@@ -3,7 +3,10 @@
 //! A safetensors file; its metadata is one JSON text under the key `vpt`. It holds no date and no path, so equal runs give
 //! equal bytes, and no weight of the backbone, which is named together with the BLAKE3 hash of its weight files.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -122,6 +125,11 @@ impl TaskMeta {
         Self { format, method, prompt, head, backbone, classes, image_size, preprocess, metrics, detect, multilabel }
     }
 
+    /// The version of the file's format.
+    pub fn format(&self) -> u64 {
+        self.format
+    }
+
     /// The same as the task of a detector.
     #[must_use]
     pub fn with_detector(self, detect: DetectMeta) -> Self {
@@ -152,13 +160,18 @@ impl TaskFile {
         write_atomic(path, &self.to_bytes()?)
     }
 
+    /// The task file that `path` stands for: itself, or the `best.safetensors` of a run folder.
+    pub fn path_in(path: &Path) -> PathBuf {
+        if path.is_dir() { path.join(crate::train::run_folder::BEST) } else { path.to_path_buf() }
+    }
+
     /// Reads a task file; `path` may also be a run folder, whose `best.safetensors` is meant then.
     ///
     /// Everything that does not depend on the backbone is checked: format, names, types, shapes, finite values.
     pub fn open(path: &Path) -> Result<Self> {
-        let inside = path.join(crate::train::run_folder::BEST);
-        let path = if path.is_dir() { inside.as_path() } else { path };
-        let (mut tensors, meta) = tensor_file::read(path, KEY, "task file")?;
+        std::fs::metadata(path).map_err(Error::typed(path))?;
+        let path = &*Self::path_in(path);
+        let (mut tensors, meta) = tensor_file::read(path, KEY, "task file", |meta| check_format(meta, path))?;
         let meta = parse_meta(meta, path)?;
         let mut params = Vec::new();
         if let Some(name) = prompt_name(meta.prompt) {
@@ -224,15 +237,18 @@ fn prompt_name(prompt: PromptShape) -> Option<&'static str> {
     }
 }
 
-fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
-    match meta.get("format").and_then(Value::as_u64) {
-        Some(FORMAT) => {}
-        Some(other) => {
-            let message = format!("is a task file of format {other}; this program reads format {FORMAT}");
-            return Err(Error::file(path, message));
-        }
+fn check_format(meta: &Value, path: &Path) -> Result<()> {
+    let other = match meta.get("format").and_then(Value::as_u64) {
+        Some(FORMAT) => return Ok(()),
+        Some(other) => other,
         None => return Err(Error::file(path, "not a task file: its metadata has no format number")),
-    }
+    };
+    let mend = if other > FORMAT { "a newer version of vpt is needed" } else { "an older version of vpt is needed" };
+    let message = format!("is a task file of format {other}; this program reads format {FORMAT}: {mend}");
+    Err(Error::file(path, message))
+}
+
+fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
     let meta: TaskMeta =
         serde_json::from_value(meta).map_err(|error| Error::file(path, format!("task metadata: {error}")))?;
     if meta.classes.is_empty() || meta.classes.len() > MAX_CLASSES {
@@ -349,6 +365,39 @@ mod tests {
         assert!(with(|t| t.params.truncate(1)).contains("`head.weight` is missing"));
         assert!(with(|t| t.params[0].shape = vec![3, 2, 8]).contains("not what its metadata says"));
         assert!(with(|t| t.params[1].values[3] = f32::INFINITY).contains("not finite"));
+    }
+
+    // A later program may know more formats, methods and fields, and keep tensors in another form.
+    #[test]
+    fn what_a_newer_program_wrote_is_refused_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("task.safetensors");
+        let refused = |change: fn(&mut Value)| {
+            let mut meta = serde_json::to_value(task().meta).unwrap();
+            change(&mut meta);
+            let tensor = safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, vec![1], &[0, 0]).unwrap();
+            let meta = HashMap::from([(KEY.to_owned(), meta.to_string())]);
+            std::fs::write(&path, safetensors::serialize([("prompt.tokens", tensor)], Some(meta)).unwrap()).unwrap();
+            let of_meta = tensor_file::read(&path, KEY, "task file", |meta| {
+                check_format(meta, &path)?;
+                parse_meta(meta.clone(), &path).map(drop)
+            });
+            of_meta.unwrap_err().to_string()
+        };
+        assert!(
+            refused(|meta| meta["format"] = 2.into()).ends_with("reads format 1: a newer version of vpt is needed")
+        );
+        assert!(
+            refused(|meta| meta["format"] = 0.into()).ends_with("reads format 1: an older version of vpt is needed")
+        );
+        assert!(refused(|meta| meta["format"] = "1".into()).ends_with("has no format number"));
+        assert!(refused(|meta| meta["method"] = "coop".into()).contains("`coop` is not one of linear, vpt-shallow"));
+        assert!(refused(|meta| meta["method"] = "vpt-deap".into()).ends_with("did you mean vpt-deep?"));
+        assert!(refused(|meta| meta["text_context"] = 4.into()).contains("unknown field `text_context`"));
+        // The whole file, whose tensor is not of this format either.
+        assert!(TaskFile::open(&path).unwrap_err().to_string().contains("BF16, not F32"));
+        refused(|meta| meta["format"] = 3.into());
+        assert!(TaskFile::open(&path).unwrap_err().to_string().contains("is a task file of format 3"));
     }
 
     #[test]

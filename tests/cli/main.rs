@@ -19,5 +19,6 @@ mod multilabel;
 mod resume;
 mod runs;
 mod streams;
+mod task;
 mod train;
 mod util;

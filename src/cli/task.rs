@@ -1,0 +1,155 @@
+//! `vpt task`: what a task file says.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use serde_json::json;
+use vpt::data::preprocess::{Preprocess, Size};
+use vpt::eval::Scores;
+use vpt::params;
+use vpt::prompt::PromptShape;
+use vpt::prompt::pixels::PixelShape;
+use vpt::prompt::task_file::{DetectMeta, TaskFile};
+use vpt::report::table;
+use vpt::runs;
+
+use super::output::Output;
+use super::printable;
+use super::runs::RUNS;
+
+/// Classes that are named; --json has all.
+const NAMED: usize = 20;
+
+/// Look into a task file
+#[derive(Debug, Args)]
+pub(crate) struct Task {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// What a task file was learned on and how, its classes, scores and tensors
+    ///
+    /// The whole file is checked but for what needs its backbone, which is not looked for.
+    #[command(after_help = "Examples:\n  vpt task info best.safetensors\n  vpt task info photos-vpt-deep-1 --json")]
+    Info {
+        /// Task file, or folder or name of the run that holds it as best.safetensors
+        #[arg(value_name = "FILE|RUN")]
+        task: String,
+    },
+}
+
+pub(crate) fn run(args: &Task, out: Output) -> anyhow::Result<()> {
+    let Command::Info { task } = &args.command;
+    let path = if Path::new(task).exists() { PathBuf::from(task) } else { runs::find(Path::new(RUNS), task)?.path };
+    let path = TaskFile::path_in(&path);
+    let file = TaskFile::open(&path)?;
+    let bytes = std::fs::metadata(&path).with_context(|| path.display().to_string())?.len();
+    let meta = &file.meta;
+    let tensors = file.params.iter();
+    let tensors = tensors.map(|p| json!({ "name": p.name, "shape": p.shape, "values": p.values.len() }));
+    let result = json!({
+        "file": path.display().to_string(),
+        "bytes": bytes,
+        "format": meta.format(),
+        "task": kind(&file),
+        "method": meta.method,
+        "prompt": meta.prompt,
+        "head": meta.head,
+        "backbone": meta.backbone,
+        "classes": meta.classes,
+        "image_size": meta.image_size,
+        "preprocess": meta.preprocess,
+        "metrics": meta.metrics,
+        "detect": meta.detect,
+        "trainable_params": params::count(&file.params),
+        "tensors": tensors.collect::<Vec<_>>(),
+    });
+    out.result(&result, || describe(&file, &path, bytes))
+}
+
+fn kind(file: &TaskFile) -> vpt::config::Task {
+    match (&file.meta.detect, file.meta.multilabel) {
+        (Some(_), _) => vpt::config::Task::Detect,
+        (None, true) => vpt::config::Task::Multilabel,
+        (None, false) => vpt::config::Task::Classify,
+    }
+}
+
+fn describe(file: &TaskFile, path: &Path, bytes: u64) -> String {
+    let meta = &file.meta;
+    let names: Vec<String> = meta.classes.iter().take(NAMED).map(|name| printable(name)).collect();
+    let more = meta.classes.len() - names.len();
+    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    let mut rows = vec![
+        ("file", format!("{}, {}", printable(&path.display().to_string()), table::bytes(bytes))),
+        ("format", meta.format().to_string()),
+        ("task", kind(file).to_string()),
+        ("method", meta.method.to_string()),
+        ("prompt", prompt(meta.prompt)),
+        ("head", meta.detect.as_ref().map_or_else(|| meta.head.to_string(), dense)),
+        ("backbone", printable(&meta.backbone.name)),
+        ("BLAKE3", printable(&meta.backbone.hash)),
+        ("classes", format!("{}: {}{more}", meta.classes.len(), names.join(", "))),
+        ("images", format!("{0}x{0} pixels", meta.image_size)),
+        ("preprocessing", preprocessing(&meta.preprocess)),
+        ("epoch", meta.metrics.epoch.to_string()),
+    ];
+    rows.extend(meta.metrics.val.as_ref().map(|scores| ("val", metrics(scores))));
+    rows.extend(meta.metrics.test.as_ref().map(|scores| ("test", metrics(scores))));
+    rows.push(("learned", format!("{} values", table::count(params::count(&file.params) as u64))));
+    let tensor = |p: &params::Param| {
+        let shape: Vec<String> = p.shape.iter().map(usize::to_string).collect();
+        ("tensor", format!("{} [{}]", p.name, shape.join(", ")))
+    };
+    rows.extend(file.params.iter().map(tensor));
+    table::pairs(&rows)
+}
+
+fn prompt(shape: PromptShape) -> String {
+    match shape {
+        PromptShape::None => "none".to_owned(),
+        PromptShape::Tokens(layout) if layout.layers == 1 => {
+            format!("{} tokens at block {}", layout.tokens, layout.start.saturating_add(1))
+        }
+        PromptShape::Tokens(layout) => {
+            let (first, last) = (layout.start.saturating_add(1), layout.start.saturating_add(layout.layers));
+            format!("{} tokens at each of the {} blocks {first} to {last}", layout.tokens, layout.layers)
+        }
+        PromptShape::Pixels(PixelShape::Pad { width }) => format!("a border of {width} pixels"),
+        PromptShape::Pixels(PixelShape::Patch { side, place }) => format!("a {place} square of {side} pixels"),
+        PromptShape::Pixels(PixelShape::Full) => "every pixel".to_owned(),
+        PromptShape::Pixels(PixelShape::Frame { inner }) => format!("pixels around the image of {inner} pixels"),
+    }
+}
+
+fn dense(detect: &DetectMeta) -> String {
+    let blocks: Vec<String> = detect.blocks.iter().map(usize::to_string).collect();
+    let confidence =
+        detect.confidence.map_or_else(String::new, |score| format!(", F1 is best at a score of {score:.2}"));
+    let fit = format!("{} to {1}x{1} tokens", detect.fit, detect.head.side());
+    format!("dense, on blocks {}; images {fit}{confidence}", blocks.join(", "))
+}
+
+fn preprocessing(preprocess: &Preprocess) -> String {
+    let filter = format!("{:?}", preprocess.filter).to_lowercase();
+    let resize = match preprocess.resize {
+        None => "no resizing".to_owned(),
+        Some(Size::ShortestEdge(side)) => format!("shorter side to {side}, {filter}"),
+        Some(Size::Exact { width, height }) => format!("to {width}x{height}, {filter}"),
+    };
+    let crop = preprocess.crop.map_or_else(String::new, |(width, height)| format!("; middle {width}x{height}"));
+    let numbers = |values: [f32; 3]| values.map(|value| format!("{value:.3}")).join(" ");
+    format!("{resize}{crop}; mean {}; std {}", numbers(preprocess.mean), numbers(preprocess.std))
+}
+
+/// Every metric in one line.
+fn metrics(scores: &Scores) -> String {
+    let shown = |(name, value): (String, f64)| match name.as_str() {
+        "loss" => format!("loss {value:.4}"),
+        _ => format!("{name} {}", table::percent(value)),
+    };
+    runs::scores(scores).into_iter().map(shown).collect::<Vec<_>>().join(", ")
+}
