@@ -4,6 +4,7 @@
 mod backbones;
 mod bench;
 mod data;
+mod docs;
 mod embed;
 mod eval;
 mod interrupt;
@@ -56,6 +57,8 @@ enum Command {
     Backbones(backbones::Backbones),
     Runs(runs::Runs),
     Task(task::Task),
+    Completions(docs::Completions),
+    Man(docs::Man),
 }
 
 /// Flags that every command takes.
@@ -195,6 +198,8 @@ fn run(command: Command, global: &Global) -> anyhow::Result<()> {
         Command::Backbones(args) => backbones::run(args, out),
         Command::Runs(args) => runs::run(&args, global, out),
         Command::Task(args) => task::run(&args, out),
+        Command::Completions(args) => docs::completions(&args, out),
+        Command::Man(args) => docs::man(&args, out),
     }
 }
 

@@ -12,6 +12,7 @@ mod bad_files;
 mod boxes;
 mod commands;
 mod detect;
+mod docs;
 #[cfg(unix)]
 mod interrupt;
 mod misuse;
