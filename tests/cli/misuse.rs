@@ -10,8 +10,13 @@ fn what_makes_no_sense_is_refused() {
     let train = |flag: &'static str, value: &'static str| -> Vec<&'static str> { vec!["train", flag, value] };
     let cases: Vec<(Vec<&str>, &[&str])> = vec![
         (vec!["trian"], &["trian", "train"]),
+        (vec!["runs", "lits"], &["similar", "list"]),
         (vec!["train", "--epoch", "3"], &["--epoch", "--epochs"]),
+        (vec!["train", "--prompt-token", "3"], &["similar", "'--prompt-tokens'"]),
+        (vec!["predict", "--modle", "run", "a.png"], &["similar", "'--model'"]),
         (vec!["train", "colours"], &["colours"]),
+        (train("--method", "vpt-depe"), &["similar", "'vpt-deep'"]),
+        (train("--task", "detetc"), &["similar", "'detect'"]),
         (train("--method", "vpt-deap"), &["vpt-deap", "vpt-deep", "linear", "vp-frame"]),
         (train("--head", "quadratic"), &["quadratic", "linear", "cosine"]),
         (train("--optimizer", "adam"), &["adam", "adamw", "sgd"]),
@@ -72,12 +77,27 @@ fn what_makes_no_sense_is_refused() {
         (vec!["data", "convert", "colours", "--out", "new"], &["--to"]),
         (vec!["data", "convert", "colours", "--to", "kitti", "--out", "new"], &["kitti", "coco", "yolo", "voc"]),
         (vec!["backbones", "info"], &["NAME"]),
+        (vec!["data", "convert", "colours", "--to", "yollo", "--out", "new"], &["similar", "'yolo'"]),
+        (vec!["eval", "--model", "run", "--data", "colours", "--split", "tset"], &["did you mean test?"]),
         (vec!["backbones", "info", "dinov2-smal"], &["did you mean dinov2-small?"]),
+        (vec!["runs", "list", "--sort", "tme"], &["similar", "'time'"]),
     ];
     for (args, parts) in cases {
         sandbox.vpt(&args).refuses(parts);
     }
     assert!(!sandbox.path("runs").exists(), "nothing was begun");
+}
+
+#[test]
+fn misspelt_names_of_files_and_in_files_get_a_suggestion() {
+    let sandbox = Sandbox::new();
+    sandbox.colours("colours", 8);
+    sandbox.write("run/config.toml", "method = \"vpt-deap\"\n");
+    sandbox.vpt(&["train", "--data", "colors"]).fails(&["colors: no such file or folder; did you mean colours?"]);
+    sandbox.vpt(&["data", "info", "colours/gren"]).fails(&["did you mean colours/green?"]);
+    sandbox.vpt(&["train", "--data", "shpaes"]).fails(&["did you mean shapes?"]);
+    sandbox.vpt(&["train", "--resume", "rnu"]).fails(&["rnu: no such file or folder; did you mean run?"]);
+    sandbox.vpt(&["train", "--config", "run/config.toml"]).fails(&["config.toml", "did you mean vpt-deep?"]);
 }
 
 #[test]
