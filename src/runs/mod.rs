@@ -99,6 +99,7 @@ pub struct Run {
     /// Its path below the folder of runs, or as it was asked for.
     pub name: String,
     /// Its folder.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// What has become of it.
     pub state: State,
@@ -306,6 +307,11 @@ fn bytes(folder: &Path, depth: usize) -> u64 {
         Err(_) => 0,
     };
     entries.map(size).fold(0, u64::saturating_add)
+}
+
+/// A path that may be no UTF-8.
+fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 fn rfc3339<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> std::result::Result<S::Ok, S::Error> {

@@ -126,6 +126,16 @@ fn damage_is_told_and_breaks_nothing() {
 }
 
 #[test]
+#[cfg(unix)]
+fn names_that_are_no_text_are_shown_as_well_as_can_be() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    finished(&dir.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9")), &with_seed(1), &[0.5, 0.6], 0.5);
+    let runs = list(dir.path()).unwrap();
+    assert_eq!(serde_json::to_value(&runs).unwrap()[0]["name"], "caf\u{fffd}");
+}
+
+#[test]
 fn sorting_puts_the_latest_and_the_best_first() {
     let dir = tempfile::tempdir().unwrap();
     for (name, test, age) in [("a", 0.5, 10), ("b", 0.9, 30), ("c", 0.7, 20)] {

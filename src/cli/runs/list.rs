@@ -10,6 +10,9 @@ use super::{List, RUNS, cell, state};
 use crate::cli::output::Output;
 use crate::cli::printable;
 
+/// Characters of a problem; `vpt runs show` says it in full.
+const MOST: usize = 400;
+
 pub(super) fn run(args: &List, out: Output) -> anyhow::Result<()> {
     // Before the first run there is no such folder.
     let nothing_yet = args.dir == Path::new(RUNS) && !args.dir.exists();
@@ -39,7 +42,8 @@ fn describe(runs: &[Run]) -> String {
     for run in runs {
         let why = run.error.iter().filter(|_| run.state == State::Failed);
         for line in run.problems.iter().chain(why) {
-            text += &format!("{}: {}\n", printable(&run.name), printable(line));
+            let line: String = printable(line).chars().take(MOST).collect();
+            text += &format!("{}: {line}\n", printable(&run.name));
         }
     }
     text
