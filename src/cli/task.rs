@@ -63,6 +63,7 @@ pub(crate) fn run(args: &Task, out: Output) -> anyhow::Result<()> {
         "image_size": meta.image_size,
         "preprocess": meta.preprocess,
         "metrics": meta.metrics,
+        "temperature": meta.temperature,
         "detect": meta.detect,
         "trainable_params": params::count(&file.params),
         "tensors": tensors.collect::<Vec<_>>(),
@@ -99,6 +100,7 @@ fn describe(file: &TaskFile, path: &Path, bytes: u64) -> String {
     ];
     rows.extend(meta.metrics.val.as_ref().map(|scores| ("val", metrics(scores))));
     rows.extend(meta.metrics.test.as_ref().map(|scores| ("test", metrics(scores))));
+    rows.extend(meta.temperature.map(|temperature| ("temperature", format!("{temperature:.4}"))));
     rows.push(("learned", format!("{} values", table::count(params::count(&file.params) as u64))));
     let tensor = |p: &params::Param| {
         let shape: Vec<String> = p.shape.iter().map(usize::to_string).collect();

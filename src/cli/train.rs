@@ -256,7 +256,7 @@ pub(crate) fn scores(results: &Results) -> String {
 fn summary(folder: &Path, results: &Results) -> String {
     let mut text = scores(results);
     text.push('\n');
-    text + &table::pairs(&[
+    let mut rows = vec![
         ("method", format!("{} on {}", results.method, results.backbone)),
         ("data", format!("{}, {} classes, {} training images", results.data, results.classes, results.train_images)),
         (
@@ -271,7 +271,16 @@ fn summary(folder: &Path, results: &Results) -> String {
         ("time", format!("{}, {:.0} images/s", table::seconds(results.wall_s), results.img_per_s)),
         ("memory", results.peak_rss_bytes.map_or_else(|| "-".to_owned(), table::bytes)),
         ("task file", folder.join(BEST).display().to_string()),
-    ])
+    ];
+    rows.splice(4..4, calibration(results).map(|text| ("calibration", text)));
+    text + &table::pairs(&rows)
+}
+
+/// How far the probabilities of a classifier can be believed.
+pub(crate) fn calibration(results: &Results) -> Option<String> {
+    let (temperature, test) = (results.temperature?, results.ece?.test);
+    let (before, after) = (table::percent(test.before), table::percent(test.after));
+    Some(format!("temperature {temperature:.2}: ECE on test {after}, {before} without it"))
 }
 
 impl Flags {

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::calibration::probability;
 use crate::{Error, Result};
 
 /// What one split scored. All but `loss` are fractions of one.
@@ -152,14 +153,14 @@ pub fn argmax(logits: &[f32]) -> usize {
     best
 }
 
-/// The `k` most likely classes of one row of logits with their softmax probabilities, most likely first.
-pub fn top_k(logits: &[f32], k: usize) -> Vec<(usize, f64)> {
-    let log_sum = log_sum_exp(logits);
+/// The `k` most likely classes of one row of logits, most likely first, with their softmax probabilities when the logits are
+/// divided by `temperature`.
+pub fn top_k(logits: &[f32], k: usize, temperature: f64) -> Vec<(usize, f64)> {
     let mut order: Vec<usize> = (0..logits.len()).collect();
     // A stable sort: equal logits stay in class order, as in `argmax`.
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
     order.truncate(k);
-    order.into_iter().map(|class| (class, (f64::from(logits[class]) - log_sum).exp())).collect()
+    order.into_iter().map(|class| (class, probability(logits, class, temperature))).collect()
 }
 
 /// How many classes rank before `label`.
@@ -169,13 +170,13 @@ fn rank(logits: &[f32], label: usize) -> usize {
 }
 
 fn cross_entropy(logits: &[f32], label: usize) -> f64 {
-    log_sum_exp(logits) - f64::from(logits[label])
+    log_sum_exp(logits, 1.) - f64::from(logits[label])
 }
 
-/// `ln Σ exp(logit)`, shifted by the maximum so that it cannot overflow.
-fn log_sum_exp(logits: &[f32]) -> f64 {
+/// `ln Σ exp(logit / temperature)`, shifted by the maximum so that it cannot overflow.
+pub(super) fn log_sum_exp(logits: &[f32], temperature: f64) -> f64 {
     let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    max + logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum::<f64>().ln()
+    max / temperature + logits.iter().map(|&logit| ((f64::from(logit) - max) / temperature).exp()).sum::<f64>().ln()
 }
 
 #[cfg(test)]
@@ -215,7 +216,7 @@ mod tests {
     fn equal_logits_rank_by_class_id_everywhere() {
         let row = [1f32; 7];
         assert_eq!(argmax(&row), 0);
-        assert_eq!(top_k(&row, 3).iter().map(|(class, _)| *class).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(top_k(&row, 3, 1.).iter().map(|(class, _)| *class).collect::<Vec<_>>(), [0, 1, 2]);
         let metrics = tally(7, &[(&row, 0), (&row, 4), (&row, 5)]).metrics();
         assert_eq!(metrics.acc1, 1. / 3.);
         assert_eq!(metrics.acc5, Some(2. / 3.));
@@ -239,7 +240,7 @@ mod tests {
     fn large_logits_do_not_overflow() {
         let metrics = tally(2, &[(&[1e30, -1e30], 0)]).metrics();
         assert_eq!(metrics.loss, 0.);
-        assert_eq!(top_k(&[1000., 0.], 1), [(0, 1.)]);
+        assert_eq!(top_k(&[1000., 0.], 1, 1.), [(0, 1.)]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! How good a model is: accuracy on classes, metrics of several classes an image, the COCO box metric, and CLIP's zero-shot
+//! How good a model is: accuracy on classes and how far its confidence can be believed, metrics of several classes an image, the COCO box metric, and CLIP's zero-shot
 //! classifier. Metrics are named as `CLIP_benchmark` and pycocotools name them, computed over the whole split at once (never
 //! as a mean of batch means), and are fractions of one.
 
+pub mod calibration;
 pub mod classify;
 pub mod coco;
 mod detect_task;
@@ -9,6 +10,7 @@ pub mod multilabel;
 mod task;
 pub mod zero_shot;
 
+pub use calibration::{Calibration, Ece};
 pub use classify::{Confusion, Metrics, Tally};
 pub use detect_task::{Detected, evaluate_boxes};
 pub use multilabel::{MultilabelMetrics, MultilabelTally};

@@ -33,7 +33,7 @@ pub fn predict_multilabel(
     for batch in batches(samples(images), task.preprocess(), task.model().threads())? {
         let logits = task.logits(&batch?.pixels)?;
         for row in logits.chunks_exact(classes.len()) {
-            let there = top_k(row, classes.len()).into_iter().filter(|&(class, _)| row[class] >= 0.);
+            let there = top_k(row, classes.len(), 1.).into_iter().filter(|&(class, _)| row[class] >= 0.);
             let guess = |(class, _): (usize, f64)| Guess {
                 label: classes[class].clone(),
                 probability: f64::from(sigmoid(row[class])),

@@ -30,7 +30,7 @@ pub struct Prediction {
 pub struct Guess {
     /// The class.
     pub label: String,
-    /// Its probability: softmax over all classes of the task, or of the class by itself where an image has any number.
+    /// Its probability: softmax, at the task's temperature, over all its classes, or of the class by itself where an image has any number.
     pub probability: f64,
 }
 
@@ -45,7 +45,7 @@ pub fn predict(task: &TaskModel, images: &[PathBuf], progress: Progress) -> Resu
         let logits = task.logits(&batch?.pixels)?;
         for row in logits.chunks_exact(classes.len()) {
             let guess = |(class, probability): (usize, f64)| Guess { label: classes[class].clone(), probability };
-            let top5: Vec<Guess> = top_k(row, TOP).into_iter().map(guess).collect();
+            let top5: Vec<Guess> = top_k(row, TOP, task.meta().temperature()).into_iter().map(guess).collect();
             predictions.push(Prediction {
                 image: name(&images[predictions.len()]),
                 label: top5[0].label.clone(),

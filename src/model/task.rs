@@ -147,7 +147,7 @@ impl TaskModel {
         self.model.logits(&self.params, images)
     }
 
-    /// Probabilities `[B, C]` of the classes: the softmax of [`Self::logits`], or the logistic function of each where an
+    /// Probabilities `[B, C]` of the classes: the softmax of [`Self::logits`] at the task's temperature, or the logistic function of each where an
     /// image has any number of classes.
     pub fn predict(&self, images: &[f32]) -> Result<Vec<f32>> {
         let mut logits = self.logits(images)?;
@@ -157,10 +157,11 @@ impl TaskModel {
             }
             return Ok(logits);
         }
+        let temperature = self.meta.temperature() as f32;
         for row in logits.chunks_exact_mut(self.meta.classes.len()) {
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             for v in row.iter_mut() {
-                *v = (*v - max).exp();
+                *v = ((*v - max) / temperature).exp();
             }
             let sum: f32 = row.iter().sum();
             for v in row {

@@ -29,6 +29,9 @@ const FORMAT: u64 = 1;
 /// More classes than any data set of the field has; bounds what a crafted file can make us allocate.
 const MAX_CLASSES: usize = 1_000_000;
 
+/// No temperature that is fitted is higher, or lower than one over it.
+const MAX_TEMPERATURE: f64 = 1000.;
+
 /// Larger than any backbone is used at; bounds the position embeddings that a crafted file can make us interpolate.
 const MAX_IMAGE_SIZE: usize = 4096;
 
@@ -97,6 +100,9 @@ pub struct TaskMeta {
     /// Whether an image has any number of classes: each logit then stands for itself, and 0 is the border.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub multilabel: bool,
+    /// What logits of classes are divided by before they become probabilities, where that was fitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
 }
 
 /// A learned task.
@@ -121,13 +127,30 @@ impl TaskMeta {
         preprocess: Preprocess,
         metrics: TaskMetrics,
     ) -> Self {
-        let (format, detect, multilabel) = (FORMAT, None, false);
-        Self { format, method, prompt, head, backbone, classes, image_size, preprocess, metrics, detect, multilabel }
+        Self {
+            format: FORMAT,
+            method,
+            prompt,
+            head,
+            backbone,
+            classes,
+            image_size,
+            preprocess,
+            metrics,
+            detect: None,
+            multilabel: false,
+            temperature: None,
+        }
     }
 
     /// The version of the file's format.
     pub fn format(&self) -> u64 {
         self.format
+    }
+
+    /// What logits of classes are divided by before they become probabilities; 1 where the file does not say.
+    pub fn temperature(&self) -> f64 {
+        self.temperature.unwrap_or(1.)
     }
 
     /// The same as the task of a detector.
@@ -258,6 +281,11 @@ fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
         let message = format!("task metadata: image size {} is not between 1 and {MAX_IMAGE_SIZE}", meta.image_size);
         return Err(Error::file(path, message));
     }
+    if let Some(temperature) = meta.temperature
+        && !(1. / MAX_TEMPERATURE..=MAX_TEMPERATURE).contains(&temperature)
+    {
+        return Err(Error::file(path, format!("task metadata: a temperature of {temperature}")));
+    }
     if meta.detect.is_some() && meta.multilabel {
         return Err(Error::file(path, "task metadata: both a detector and a classifier"));
     }
@@ -358,6 +386,12 @@ mod tests {
         let mut many = task();
         many.meta = many.meta.with_many_labels();
         assert!(bytes(&many).contains("multilabel") && !bytes(&task()).contains("multilabel"));
+        for temperature in [0., -1., 1e-9, f64::MAX] {
+            let mut task = task();
+            task.meta.temperature = Some(temperature);
+            assert!(refused(&task).contains("temperature of"), "{temperature}");
+        }
+        assert!(!bytes(&task()).contains("temperature") && (task().meta.temperature() - 1.).abs() < f64::EPSILON);
         assert!(with(|t| t.meta.classes.clear()).contains("0 classes"));
         assert!(with(|t| t.meta.head = HeadKind::Cosine).contains("no tensor `head.log_scale`"));
         assert!(with(|t| t.meta.prompt = PromptShape::None).contains("`prompt.tokens` has no place"));

@@ -18,7 +18,7 @@ use crate::{
     Error, Result,
     config::{Plan, Select},
     data::{LabelSets, Split, epoch_order},
-    eval::AnyTally,
+    eval::{AnyTally, calibration::Logits},
     model::{Model, StepInput, StepOutput},
     params::Param,
     prompt::{PromptShape, pixels::Places, tokens::DropoutMask},
@@ -106,7 +106,7 @@ impl Fit<'_> {
             }
             keeper.step(state, false)?;
         }
-        let Some(tally) = evaluate(self.model, &state.params, self.val, self.sets, Split::Val, observer)? else {
+        let Some(tally) = evaluate(self.model, &state.params, self.val, self.sets, Split::Val, None, observer)? else {
             return Ok(Ended::Interrupted);
         };
         let last_step = epoch as u64 * per_epoch;
@@ -205,13 +205,14 @@ impl State {
     }
 }
 
-/// Counts right and wrong over `source`; `None` when the observer asked to stop.
+/// Counts right and wrong over `source`, and keeps the logits in `kept` if asked to; `None` when the observer asked to stop.
 pub(crate) fn evaluate(
     model: &Model,
     params: &[Param],
     source: &Source,
     sets: Option<&Arc<LabelSets>>,
     split: Split,
+    mut kept: Option<&mut Logits>,
     observer: &mut dyn Observer,
 ) -> Result<Option<AnyTally>> {
     let mut tally = AnyTally::new(model.head().classes, sets);
@@ -225,6 +226,9 @@ pub(crate) fn evaluate(
             head.logits(&model.features(params, &batch.values)?)?
         };
         tally.add(&logits, &batch.labels)?;
+        if let Some(kept) = &mut kept {
+            kept.add(&logits, &batch.labels)?;
+        }
         observer.event(&Event::Evaluating { split, done: tally.images(), total: source.len() });
         if observer.stop() {
             return Ok(None);

@@ -28,6 +28,8 @@ pub(super) struct Pictures<'a> {
     pub(super) selected: usize,
     /// What was learned by then.
     pub(super) values: &'a [Param],
+    /// What logits are divided by before they become probabilities.
+    pub(super) temperature: f64,
     /// On the test images, where an image has one class.
     pub(super) confusion: Option<&'a Confusion>,
 }
@@ -82,7 +84,7 @@ impl Pictures<'_> {
                 let there = row.iter().zip(names).filter(|(logit, _)| **logit >= 0.).map(|(_, name)| name.as_str());
                 (sets.names(label, names)?, join(there), None)
             } else {
-                let Some(&(class, probability)) = top_k(row, 1).first() else { continue };
+                let Some(&(class, probability)) = top_k(row, 1, self.temperature).first() else { continue };
                 (names[label as usize].clone(), names[class].clone(), Some(probability))
             };
             tiles.push(Tile { image, truth, predicted, probability });

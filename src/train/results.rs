@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     config::{Method, Task},
     data::files,
-    eval::Scores,
+    eval::{Calibration, Scores},
 };
 
 /// The result of a run. Rates are fractions of one.
@@ -38,6 +38,12 @@ pub struct Results {
     pub val: Scores,
     /// On the test images, looked at once.
     pub test: Scores,
+    /// Classification: what logits are divided by before they become probabilities, fitted on the validation images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
+    /// Classification: the expected calibration error before and after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ece: Option<Calibration>,
     /// Detection with prompts: what the head alone reached, before there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_only: Option<HeadOnly>,

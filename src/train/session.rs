@@ -20,7 +20,7 @@ use crate::{
     Error, Result,
     config::{Method, Select},
     data::{Split, files},
-    eval::Scores,
+    eval::{Calibration, Scores, calibration::Logits},
     params::{self, Param},
     prompt::task_file::{TaskFile, TaskMetrics},
 };
@@ -81,7 +81,7 @@ impl Session {
         // Lines of epochs after the checkpoint belong to the process that was cut off.
         self.folder.write_lines(run_folder::METRICS, &state.progress.history)?;
         let write_best = |state: &State, _| match (self.setup.plan.select, state.selected(Select::Best)) {
-            (Select::Best, Some((values, record))) => self.write_task(run_folder::BEST, values, record, None),
+            (Select::Best, Some((values, record))) => self.write_task(run_folder::BEST, values, record, None, None),
             _ => Ok(()),
         };
         let fingerprint = &self.setup.fingerprint;
@@ -196,20 +196,29 @@ impl Session {
 
     /// Looks at test, once, and writes what a finished run leaves.
     fn finish(&self, state: &State, wall_s: &dyn Fn() -> f64, observer: &mut dyn Observer) -> Result<Outcome> {
-        let Setup { plan, model, dataset, test, sets, .. } = &self.setup;
+        let Setup { plan, model, dataset, val, test, sets, .. } = &self.setup;
         let (values, record) =
             state.selected(plan.select).ok_or_else(|| Error::invalid("run", "no epoch was finished"))?;
-        let Some(tally) = evaluate(model, values, test, sets.as_ref(), Split::Test, observer)? else {
+        // Of several classes an image each stands for itself; one temperature is for those that exclude each other.
+        let (mut of_val, mut of_test) = (self.logits(), self.logits());
+        if of_val.is_some() && evaluate(model, values, val, None, Split::Val, of_val.as_mut(), observer)?.is_none() {
+            return Ok(self.interrupted());
+        }
+        let Some(tally) = evaluate(model, values, test, sets.as_ref(), Split::Test, of_test.as_mut(), observer)? else {
             return Ok(self.interrupted());
         };
+        let temperature = of_val.as_ref().map(Logits::temperature);
+        let ece = of_val.zip(of_test).zip(temperature);
+        let ece = ece.map(|((val, test), t)| Calibration { val: val.eces(t), test: test.eces(t) });
         let last = state.progress.history.last().unwrap_or(record);
-        self.write_task(run_folder::LAST, &state.params, last, None)?;
-        self.write_task(run_folder::BEST, values, record, Some(tally.scores()))?;
+        self.write_task(run_folder::LAST, &state.params, last, None, None)?;
+        self.write_task(run_folder::BEST, values, record, Some(tally.scores()), temperature)?;
         let pictures = Pictures {
             setup: &self.setup,
             history: &state.progress.history,
             selected: record.epoch,
             values,
+            temperature: temperature.unwrap_or(1.),
             confusion: tally.confusion(),
         };
         pictures.write(&self.folder)?;
@@ -228,6 +237,8 @@ impl Session {
             best_epoch: record.epoch,
             val: record.val.clone(),
             test: tally.scores(),
+            temperature,
+            ece,
             head_only: None,
             wall_s: wall_s(),
             img_per_s: images / seconds.max(1e-9),
@@ -239,9 +250,22 @@ impl Session {
         Ok(Outcome::Finished { folder: self.folder.path().to_path_buf(), results: Box::new(results) })
     }
 
-    fn write_task(&self, name: &str, values: &[Param], record: &EpochRecord, test: Option<Scores>) -> Result<()> {
+    /// A place for logits, where an image has one class.
+    fn logits(&self) -> Option<Logits> {
+        self.setup.sets.is_none().then(|| Logits::new(self.setup.dataset.classes.len()))
+    }
+
+    fn write_task(
+        &self,
+        name: &str,
+        values: &[Param],
+        record: &EpochRecord,
+        test: Option<Scores>,
+        temperature: Option<f64>,
+    ) -> Result<()> {
         let metrics = TaskMetrics { epoch: record.epoch, val: Some(record.val.clone()), test };
-        let file = TaskFile { meta: self.setup.task_meta(metrics)?, params: values.to_vec() };
-        self.folder.write(name, file.to_bytes()?)
+        let mut meta = self.setup.task_meta(metrics)?;
+        meta.temperature = temperature;
+        self.folder.write(name, TaskFile { meta, params: values.to_vec() }.to_bytes()?)
     }
 }

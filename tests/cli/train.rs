@@ -2,7 +2,10 @@
 
 use std::fs;
 
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
+use vpt::prompt::task_file::TaskFile;
 
 use crate::util::{Sandbox, files, fixture, json_file, keys, number};
 
@@ -47,6 +50,8 @@ fn a_run_leaves_what_is_promised() {
             "best_epoch",
             "val",
             "test",
+            "temperature",
+            "ece",
             "wall_s",
             "img_per_s",
             "peak_rss_bytes",
@@ -209,4 +214,39 @@ fn a_class_that_a_task_does_not_know_is_the_fault_of_the_data() {
     sandbox
         .vpt(&["eval", "--model", "run", "--data", "others.csv"])
         .fails(&["data set others: class 'teal' is none of the task's (blue, dark_red, green)"]);
+}
+
+#[test]
+fn predictions_are_made_at_the_temperature_of_the_run() {
+    let sandbox = Sandbox::new();
+    // Noise that has nothing to do with the class keeps validation from being all right, so that there is a temperature.
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    for i in 0..120u32 {
+        let image = image::RgbImage::from_fn(24, 20, |_, _| image::Rgb(rng.random::<[u8; 3]>().map(|v| v / 2 + 60)));
+        fs::create_dir_all(sandbox.path(&format!("noise/c{}", i % 3))).unwrap();
+        image.save(sandbox.path(&format!("noise/c{}/{i}.png", i % 3))).unwrap();
+    }
+    let vit = fixture("vit");
+    let train = ["train", "--backbone", &vit, "--data", "noise", "--method", "linear", "--lr", "0.05", "--out", "run"];
+    let results = sandbox.vpt(&[&train[..], &["--epochs", "60", "--select", "last", "--json"]].concat()).ok().json();
+    let temperature = number(&results, "/temperature");
+    assert!(temperature > 1.2, "sure of noise: {results:#}");
+    assert!(number(&results, "/ece/val/after") < number(&results, "/ece/val/before"), "{results:#}");
+    assert_eq!(keys(&results["ece"]["test"]), ["before", "after"]);
+    let info = sandbox.vpt(&["task", "info", "run", "--json"]).ok().json();
+    assert_eq!(number(&info, "/temperature"), temperature);
+
+    // A file of before there were temperatures is read as one of temperature 1.
+    let mut old = TaskFile::open(&sandbox.path("run")).unwrap();
+    old.meta.temperature = None;
+    old.save(&sandbox.path("old.safetensors")).unwrap();
+    let top = |model: &str| {
+        let args = ["predict", "--model", model, "--backbone", &vit, "noise/c0/0.png", "--json"];
+        let top = sandbox.vpt(&args).ok().json()["predictions"][0]["top5"].clone();
+        let ratio = (number(&top, "/0/probability") / number(&top, "/1/probability")).ln();
+        (top[0]["label"].clone(), top[1]["label"].clone(), ratio)
+    };
+    let (old, new) = (top("old.safetensors"), top("run"));
+    assert_eq!((&old.0, &old.1), (&new.0, &new.1));
+    assert!((old.2 / new.2 - temperature).abs() < 1e-6, "{old:?} {new:?} {temperature}");
 }

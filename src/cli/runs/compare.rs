@@ -59,6 +59,10 @@ fn describe(runs: &[Run], comparison: &Comparison) -> String {
             rows.push(row(&format!("{name} {metric}"), values.collect()));
         }
     }
+    let ece = |run: &Run| table::percent(run.results.as_ref().and_then(|r| r.ece).map(|ece| ece.test.after));
+    if runs.iter().any(|run| run.results.as_ref().is_some_and(|r| r.ece.is_some())) {
+        rows.push(row("test ECE", runs.iter().map(ece).collect()));
+    }
     let time = |run: &Run| run.results.as_ref().map_or_else(|| "-".to_owned(), |r| table::seconds(r.wall_s));
     rows.push(row("time", runs.iter().map(time).collect()));
     let mut text = table::columns(&header, &rows);
@@ -85,7 +89,7 @@ fn means(group: &Group) -> String {
 
 /// Whether a metric is no share.
 fn is_plain(metric: &str) -> bool {
-    ["loss", "temperature"].contains(&metric)
+    metric == "loss"
 }
 
 fn shown(metric: &str, value: f64) -> String {

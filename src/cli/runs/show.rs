@@ -7,7 +7,7 @@ use vpt::runs::{Epoch, Run, Setting, State};
 use super::{cell, state, with_fields};
 use crate::cli::output::Output;
 use crate::cli::printable;
-use crate::cli::train::scores;
+use crate::cli::train::{calibration, scores};
 
 /// Characters of a curve.
 const WIDTH: usize = 48;
@@ -44,6 +44,7 @@ fn describe(run: &Run, changed: &[Setting], files: &[(String, u64)]) -> String {
         let frozen = table::count(results.backbone_params);
         rows.push(("learned", format!("{learned} values beside {frozen} frozen ones")));
         rows.push(("images", format!("{} to learn from, {} classes", results.train_images, results.classes)));
+        rows.extend(calibration(results).map(|text| ("calibration", text)));
         rows.push(("time", format!("{}, {:.0} images/s", table::seconds(results.wall_s), results.img_per_s)));
         rows.extend(results.peak_rss_bytes.map(|bytes| ("memory", table::bytes(bytes))));
     }

@@ -166,6 +166,8 @@ impl Session {
             best_epoch: record.epoch,
             val: Scores::Detect(record.val),
             test: Scores::Detect(test.eval.metrics),
+            temperature: None,
+            ece: None,
             head_only,
             wall_s: wall_s(),
             img_per_s: (dataset.train.len() * history.len()) as f64 / seconds.max(1e-9),
