@@ -169,7 +169,9 @@ mod tests {
     fn where_there_is_nothing_to_learn_it_from_the_temperature_is_one() {
         let with = |rows: &[(&[f32], u32)]| {
             let mut logits = Logits::new(2);
-            rows.iter().for_each(|(row, label)| logits.add(row, &[*label]).unwrap());
+            for (row, label) in rows {
+                logits.add(row, &[*label]).unwrap();
+            }
             logits
         };
         let right = with(&[(&[3., 0.], 0), (&[0., 1.], 1)]);

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Run, Setting};
-use crate::{Result, eval::Scores};
+use crate::{Result, config::RunConfig, eval::Scores};
 
 /// A field that is not the same in all runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -50,7 +50,7 @@ pub struct Comparison {
 
 /// Compares `runs`.
 pub fn compare(runs: &[Run]) -> Result<Comparison> {
-    let settings = runs.iter().map(|run| run.config.as_ref().map(|config| config.settings()).transpose());
+    let settings = runs.iter().map(|run| run.config.as_ref().map(RunConfig::settings).transpose());
     let settings: Vec<Option<Vec<Setting>>> = settings.collect::<Result<_>>()?;
     let mut names: Vec<&str> = Vec::new();
     for setting in settings.iter().flatten().flatten().filter(|setting| setting.name != "out") {

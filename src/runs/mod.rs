@@ -314,6 +314,7 @@ fn lossy<S: serde::Serializer>(path: &Path, serializer: S) -> std::result::Resul
     serializer.serialize_str(&path.to_string_lossy())
 }
 
+#[allow(clippy::ref_option, reason = "as serde calls it")]
 fn rfc3339<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> std::result::Result<S::Ok, S::Error> {
     time.map(|time| format!("{}Z", table::utc(time).replace(' ', "T"))).serialize(serializer)
 }

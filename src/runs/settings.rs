@@ -73,13 +73,11 @@ impl Run {
     /// What its defaults depended on.
     fn facts(&self) -> Option<Facts> {
         let config = self.config.as_ref().filter(|config| config.task != Task::Auto)?;
-        let train_images = match &self.results {
-            Some(results) => results.train_images,
-            None => {
-                let bytes = read_limited(&self.path.join(run_folder::SPLIT), MAX_SPLIT).ok()?;
-                serde_json::from_slice::<SplitFile>(&bytes).ok()?.train.len()
-            }
+        let drawn = || {
+            let bytes = read_limited(&self.path.join(run_folder::SPLIT), MAX_SPLIT).ok()?;
+            Some(serde_json::from_slice::<SplitFile>(&bytes).ok()?.train.len())
         };
+        let train_images = self.results.as_ref().map(|results| results.train_images).or_else(drawn)?;
         let spec = locate(&config.backbone, config.weights_dir.as_deref()).and_then(|found| found.spec());
         let depth = spec.map_or(ANY_DEPTH, |spec| spec.vision.depth);
         Some(Facts { task: config.task, depth, image_size: config.image_size?, train_images })

@@ -42,7 +42,7 @@ fn runs_are_listed_shown_compared_and_removed() {
     let compared = sandbox.vpt(&[&all[..], &["--json"]].concat()).ok().json();
     assert_eq!(keys(&compared), ["runs", "scores", "differences", "groups"]);
     assert_eq!(compared["groups"][0]["runs"], serde_json::json!(["classify/a-1", "classify/a-2"]));
-    let mean = (number(&rows[0], "/test") + number(&rows[1], "/test")) / 2.;
+    let mean = f64::midpoint(number(&rows[0], "/test"), number(&rows[1], "/test"));
     assert!((number(&compared, "/groups/0/test/0/mean") - mean).abs() < 1e-12, "{compared:#}");
     let text = sandbox.vpt(&all).ok().stdout;
     assert!(text.contains("mean ± sd over seeds 1, 2: classify/a-1, classify/a-2"), "{text}");

@@ -67,7 +67,7 @@ fn describe(runs: &[Run], comparison: &Comparison) -> String {
     rows.push(row("time", runs.iter().map(time).collect()));
     let mut text = table::columns(&header, &rows);
     for group in &comparison.groups {
-        text += &format!("\n{}", means(group));
+        text = text + "\n" + &means(group);
     }
     text
 }

@@ -43,7 +43,7 @@ fn describe(runs: &[Run]) -> String {
         let why = run.error.iter().filter(|_| run.state == State::Failed);
         for line in run.problems.iter().chain(why) {
             let line: String = printable(line).chars().take(MOST).collect();
-            text += &format!("{}: {line}\n", printable(&run.name));
+            text = text + &printable(&run.name) + ": " + &line + "\n";
         }
     }
     text

@@ -58,7 +58,7 @@ fn describe(run: &Run, changed: &[Setting], files: &[(String, u64)]) -> String {
     }
     let mut text = table::pairs(&rows);
     if let Some(results) = &run.results {
-        text += &format!("\n{}", scores(results));
+        text = text + "\n" + &scores(results);
     }
     text += &history(&run.history);
     if run.config.is_some() {
