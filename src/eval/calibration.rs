@@ -60,15 +60,18 @@ impl Logits {
         Ok(())
     }
 
-    /// The temperature at which the mean cross-entropy is least.
+    /// The temperature, of at most 20, at which the mean cross-entropy is least.
     ///
     /// In one over the temperature it is convex, so its slope has one zero at most, which is found by halving. There is none
     /// when every image is right (the colder, the better), when the logits say nothing, or without images; the temperature
-    /// is then 1, for there is nothing to learn it from.
+    /// is then 1, for there is nothing to learn it from. It is 20 where guessing would be better than the logits are.
     pub fn temperature(&self) -> f64 {
         let (mut low, mut high) = (-MOST.ln(), MOST.ln());
-        if self.slope(low.exp()) >= 0. || self.slope(high.exp()) <= 0. {
+        if self.slope(high.exp()) <= 0. {
             return 1.;
+        }
+        if self.slope(low.exp()) >= 0. {
+            return MOST;
         }
         for _ in 0..HALVINGS {
             let middle = f64::midpoint(low, high);
@@ -176,9 +179,10 @@ mod tests {
         };
         let right = with(&[(&[3., 0.], 0), (&[0., 1.], 1)]);
         let wrong = with(&[(&[3., 0.], 1), (&[0., 1.], 0)]);
-        for logits in [with(&[]), with(&[(&[2., 2.], 0)]), right, wrong, with(&[(&[1e30, -1e30], 0)])] {
+        for logits in [with(&[]), with(&[(&[2., 2.], 0)]), right, with(&[(&[1e30, -1e30], 0)])] {
             assert!((logits.temperature() - 1.).abs() < f64::EPSILON, "{logits:?}");
         }
+        assert!((wrong.temperature() - MOST).abs() < f64::EPSILON, "the less it is sure, the better");
         let huge = with(&[(&[1e30, -1e30], 0), (&[1e30, -1e30], 1)]);
         assert!(huge.temperature().is_finite() && huge.ece(1.).is_finite());
         assert!((huge.ece(1.) - 0.5).abs() < 1e-12, "sure of all, right in half");
