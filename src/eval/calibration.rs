@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// Bins of confidence, all equally wide.
 const BINS: usize = 15;
 /// The temperatures that are looked for lie between one over this and this.
-const MOST: f64 = 20.;
+const MOST: f64 = 100.;
 /// Halvings of that range, which leave nothing of an f64's precision.
 const HALVINGS: usize = 60;
 
@@ -60,11 +60,11 @@ impl Logits {
         Ok(())
     }
 
-    /// The temperature, of at most 20, at which the mean cross-entropy is least.
+    /// The temperature, of at most 100, at which the mean cross-entropy is least.
     ///
     /// In one over the temperature it is convex, so its slope has one zero at most, which is found by halving. There is none
     /// when every image is right (the colder, the better), when the logits say nothing, or without images; the temperature
-    /// is then 1, for there is nothing to learn it from. It is 20 where guessing would be better than the logits are.
+    /// is then 1, for there is nothing to learn it from. It is 100 where guessing would be better than the logits are.
     pub fn temperature(&self) -> f64 {
         let (mut low, mut high) = (-MOST.ln(), MOST.ln());
         if self.slope(high.exp()) <= 0. {
