@@ -230,7 +230,7 @@ fn start_tracing(global: &Global) {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(level))
         .with_writer(std::io::stderr)
-        .with_ansi(output::stderr_is_terminal())
+        .with_ansi(false)
         .log_internal_errors(false)
         .with_target(global.verbose > 1)
         .without_time()
