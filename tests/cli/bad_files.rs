@@ -108,7 +108,7 @@ fn damaged_task_files_and_runs_are_named() {
     let mut future = whole.clone();
     future[at + 11] = b'9';
     sandbox.write("future.safetensors", future);
-    for (file, why) in [("cut", ""), ("empty", ""), ("text", ""), ("future", "format 9"), ("missing", "No such file")] {
+    for (file, why) in [("cut", ""), ("empty", ""), ("text", ""), ("future", "format 9"), ("missing", "no such file")] {
         let name = format!("{file}.safetensors");
         sandbox.vpt(&["predict", "--model", &name, &image]).fails(&[&name, why]);
     }
