@@ -1,5 +1,6 @@
 //! Image folders: a sub-folder for each class, directly or under `train`, `val` and `test`.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use super::open::{Found, Parts, entries};
 use crate::{Error, Result};
 
 /// Folders inside folders that are followed at most.
-const MAX_DEPTH: usize = 32;
+pub(super) const MAX_DEPTH: usize = 32;
 
 /// Whether `root` has class folders under a `train` folder. A class may itself be called `train`, so a folder of that name
 /// without folders in it is none.
@@ -25,7 +26,7 @@ pub(super) fn has_split_classes(root: &Path) -> Result<bool> {
 /// Whether any folder in `root` holds an image.
 pub(super) fn has_classes(root: &Path) -> Result<bool> {
     for (_, path) in sub_folders(root)? {
-        if walk(&path, "", &mut Vec::new(), &mut |_, path| has_image_extension(&path))? {
+        if walk(&path, "", 0, &mut HashSet::new(), &mut |_, path| has_image_extension(&path))? {
             return Ok(true);
         }
     }
@@ -118,7 +119,7 @@ pub(super) fn images(folder: &Path, prefix: &str) -> Result<Vec<(String, PathBuf
 /// The files under `folder` that are `wanted`, by name; names start with `prefix`.
 pub(super) fn files(folder: &Path, prefix: &str, wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<(String, PathBuf)>> {
     let mut out = Vec::new();
-    walk(folder, prefix, &mut Vec::new(), &mut |name, path| {
+    walk(folder, prefix, 0, &mut HashSet::new(), &mut |name, path| {
         if wanted(&path) {
             out.push((name, path));
         }
@@ -128,27 +129,27 @@ pub(super) fn files(folder: &Path, prefix: &str, wanted: &dyn Fn(&Path) -> bool)
     Ok(out)
 }
 
-/// Calls `visit` with the files under `folder` until it returns true, and says whether it did. `above` are the folders that
-/// lead here: one that leads back to one of them through a link is not entered again.
+/// Calls `visit` with the files under `folder`, which is `depth` folders below the first, until it returns true, and says
+/// whether it did. `seen` are the folders that were entered: one that a link leads to again is not.
 fn walk(
     folder: &Path,
     prefix: &str,
-    above: &mut Vec<PathBuf>,
+    depth: usize,
+    seen: &mut HashSet<PathBuf>,
     visit: &mut dyn FnMut(String, PathBuf) -> bool,
 ) -> Result<bool> {
     let real = fs::canonicalize(folder).map_err(Error::io(folder))?;
-    if above.contains(&real) || above.len() >= MAX_DEPTH {
+    if depth >= MAX_DEPTH || !seen.insert(real) {
         return Ok(false);
     }
-    above.push(real);
     for (name, path) in entries(folder)? {
         let name = format!("{prefix}{name}");
-        let stop = if path.is_dir() { walk(&path, &format!("{name}/"), above, visit)? } else { visit(name, path) };
+        let stop =
+            if path.is_dir() { walk(&path, &format!("{name}/"), depth + 1, seen, visit)? } else { visit(name, path) };
         if stop {
             return Ok(true);
         }
     }
-    above.pop();
     Ok(false)
 }
 
