@@ -21,8 +21,8 @@ const MAX_BYTES: u64 = 1 << 33;
 /// Bytes of content that deflate can make of one byte, at most.
 const MAX_RATIO: u64 = 1032;
 /// Two zero bytes, the type (unsigned byte), the number of dimensions.
-const IMAGES_MAGIC: u32 = 0x0000_0803;
-const LABELS_MAGIC: u32 = 0x0000_0801;
+pub(super) const IMAGES_MAGIC: u32 = 0x0000_0803;
+pub(super) const LABELS_MAGIC: u32 = 0x0000_0801;
 
 /// The files of one part.
 pub(super) struct PartFiles {
@@ -31,17 +31,47 @@ pub(super) struct PartFiles {
     labels: PathBuf,
 }
 
+/// What files of a part are called.
+const PARTS: [(Split, &[&str]); 3] =
+    [(Split::Train, &["train"]), (Split::Val, &["val", "valid", "validation"]), (Split::Test, &["t10k", "test"])];
+
+/// Whether a file called `name` holds `kind` of `part`: `train-images-idx3-ubyte`, also with `.` for the second `-`, with
+/// `.gz`, or after a prefix such as `emnist-letters-`.
+fn is_called(name: &str, part: &str, kind: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let stem = name.strip_suffix(".gz").unwrap_or(&name).replace('.', "-");
+    let whole = format!("{part}-{kind}-ubyte");
+    stem == whole || stem.ends_with(&format!("-{whole}"))
+}
+
+/// A file that is called like one of this kind.
+pub(super) struct Named {
+    pub(super) split: Split,
+    /// The part's name in the file's.
+    pub(super) part: &'static str,
+    pub(super) is_images: bool,
+    pub(super) path: PathBuf,
+}
+
+/// All files in `folder` that are called like one of this kind.
+pub(super) fn named(folder: &Path) -> Result<Vec<Named>> {
+    let mut out = Vec::new();
+    for (name, path) in entries(folder)?.into_iter().filter(|(_, path)| path.is_file()) {
+        for (split, parts) in PARTS {
+            for (kind, is_images) in [("images-idx3", true), ("labels-idx1", false)] {
+                let part = parts.iter().find(|part| is_called(&name, part, kind));
+                out.extend(part.map(|part| Named { split, part, is_images, path: path.clone() }));
+            }
+        }
+    }
+    Ok(out)
+}
+
 /// The IDX files in `folder`, if there are any for training.
 pub(super) fn recognise(folder: &Path) -> Result<Option<Vec<PartFiles>>> {
     let entries = entries(folder)?;
-    // `train-images-idx3-ubyte`, also with `.` for the second `-`, with `.gz`, or after a prefix such as `emnist-letters-`.
     let find = |part: &str, kind: &str| {
-        let mut hits = entries.iter().filter(|(name, path)| {
-            let name = name.to_ascii_lowercase();
-            let stem = name.strip_suffix(".gz").unwrap_or(&name).replace('.', "-");
-            let whole = format!("{part}-{kind}-ubyte");
-            (stem == whole || stem.ends_with(&format!("-{whole}"))) && path.is_file()
-        });
+        let mut hits = entries.iter().filter(|(name, path)| is_called(name, part, kind) && path.is_file());
         let first = hits.next();
         match (first, hits.next()) {
             (Some((_, a)), Some((_, b))) => Err(Error::file(b, format!("{} is here too; keep one", a.display()))),
@@ -49,11 +79,7 @@ pub(super) fn recognise(folder: &Path) -> Result<Option<Vec<PartFiles>>> {
         }
     };
     let mut parts: Vec<PartFiles> = Vec::new();
-    for (split, names) in [
-        (Split::Train, &["train"][..]),
-        (Split::Val, &["val", "valid", "validation"]),
-        (Split::Test, &["t10k", "test"]),
-    ] {
+    for (split, names) in PARTS {
         for name in names {
             let Some(images) = find(name, "images-idx3")? else { continue };
             let labels = find(name, "labels-idx1")?;
@@ -103,9 +129,53 @@ pub(super) fn open(files: &[PartFiles]) -> Result<Found> {
     Ok(Found { layout: Layout::Idx, classes: names.iter().map(u8::to_string).collect(), samples })
 }
 
-/// The `N` numbers of a header, the first of which must be `magic`, and the bytes that follow: as many as the others
-/// multiplied, which is checked before memory is taken.
-fn read<const N: usize>(path: &Path, magic: u32) -> Result<([usize; N], Vec<u8>)> {
+/// What is wrong with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flaw {
+    /// It ends too early.
+    Truncated,
+    /// It holds more than its header says.
+    Count,
+    /// Anything else.
+    Other,
+}
+
+/// A file that cannot be used.
+#[derive(Debug)]
+pub(super) struct Bad {
+    pub(super) flaw: Flaw,
+    pub(super) error: Error,
+}
+
+impl Bad {
+    fn new(flaw: Flaw, path: &Path, message: impl Into<String>) -> Self {
+        Self { flaw, error: Error::file(path, message) }
+    }
+}
+
+impl From<Bad> for Error {
+    fn from(bad: Bad) -> Self {
+        bad.error
+    }
+}
+
+impl From<Error> for Bad {
+    fn from(error: Error) -> Self {
+        Self { flaw: Flaw::Other, error }
+    }
+}
+
+/// A file that is being read.
+struct Open<const N: usize> {
+    stream: Box<dyn Read>,
+    /// The numbers of the header.
+    header: [usize; N],
+    compressed: bool,
+    /// Bytes that the content has at most, by the file's size.
+    most: u64,
+}
+
+fn open_file<const N: usize>(path: &Path, magic: u32) -> Result<Open<N>, Bad> {
     let size = fs::metadata(path).map_err(Error::io(path))?.len();
     let file = File::open(path).map_err(Error::io(path))?;
     let compressed = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"));
@@ -120,35 +190,48 @@ fn read<const N: usize>(path: &Path, magic: u32) -> Result<([usize; N], Vec<u8>)
         stream.read_exact(&mut bytes).map_err(|e| broken(path, &e))?;
         let value = u32::from_be_bytes(bytes);
         if i == 0 && value != magic {
-            return Err(Error::file(
-                path,
-                format!("not an IDX file of bytes: begins with {value:#010x}, not {magic:#010x}"),
-            ));
+            let message = format!("not an IDX file of bytes: begins with {value:#010x}, not {magic:#010x}");
+            return Err(Bad::new(Flaw::Other, path, message));
         }
         *number = value as usize;
     }
+    Ok(Open { stream, header, compressed, most })
+}
+
+/// The `N` numbers of a header, the first of which must be `magic`.
+pub(super) fn header<const N: usize>(path: &Path, magic: u32) -> Result<[usize; N], Bad> {
+    open_file(path, magic).map(|open| open.header)
+}
+
+/// The `N` numbers of a header, the first of which must be `magic`, and the bytes that follow: as many as the others
+/// multiplied, which is checked before memory is taken.
+pub(super) fn read<const N: usize>(path: &Path, magic: u32) -> Result<([usize; N], Vec<u8>), Bad> {
+    let Open { mut stream, header, compressed, most } = open_file::<N>(path, magic)?;
     let length = header[1..].iter().try_fold(1_u64, |product, &n| product.checked_mul(n as u64));
     let Some(length) = length.filter(|&n| n <= most.saturating_sub(4 * N as u64) && n <= MAX_BYTES) else {
         let sizes = header[1..].iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
-        return Err(Error::file(path, format!("the header promises {sizes} bytes, more than the file holds")));
+        let message = format!("the header promises {sizes} bytes, more than the file holds");
+        return Err(Bad::new(Flaw::Truncated, path, message));
     };
     // A compressed file can still promise much more than it holds: begin small and let it prove itself.
     let mut content = Vec::with_capacity(length.min(if compressed { 1 << 26 } else { length }) as usize);
     (&mut stream).take(length).read_to_end(&mut content).map_err(|e| broken(path, &e))?;
     if (content.len() as u64) < length {
-        return Err(Error::file(path, format!("truncated: {} of {length} bytes after the header", content.len())));
+        let message = format!("truncated: {} of {length} bytes after the header", content.len());
+        return Err(Bad::new(Flaw::Truncated, path, message));
     }
     // Also makes the decompressor check its checksum, which stands at the end.
     if stream.read(&mut [0]).map_err(|e| broken(path, &e))? != 0 {
-        return Err(Error::file(path, format!("more than the {length} bytes that the header promises")));
+        let message = format!("more than the {length} bytes that the header promises");
+        return Err(Bad::new(Flaw::Count, path, message));
     }
     Ok((header, content))
 }
 
-fn broken(path: &Path, error: &std::io::Error) -> Error {
+fn broken(path: &Path, error: &std::io::Error) -> Bad {
     match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => Error::file(path, "truncated: the file ends too early"),
-        _ => Error::file(path, error.to_string()),
+        std::io::ErrorKind::UnexpectedEof => Bad::new(Flaw::Truncated, path, "truncated: the file ends too early"),
+        _ => Bad::new(Flaw::Other, path, error.to_string()),
     }
 }
 

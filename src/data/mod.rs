@@ -3,6 +3,7 @@
 mod ahead;
 pub mod augment;
 pub mod boxes;
+pub mod check;
 pub mod dataset;
 pub mod examine;
 pub mod few_shot;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::boxes::{BoxDataset, BoxImage};
+use super::boxes::{BoxDataset, BoxImage, Problem};
 use super::dataset::{Dataset, ImageSource, Layout, Sample, Split};
 use crate::{Error, Result};
 
@@ -85,6 +85,8 @@ pub struct MultilabelDataset {
     pub dataset: Dataset,
     /// The sets of classes.
     pub sets: LabelSets,
+    /// What was wrong with the data set of boxes and what was done about it.
+    pub problems: Vec<Problem>,
 }
 
 impl MultilabelDataset {
@@ -131,7 +133,8 @@ impl MultilabelDataset {
             test,
             split_note: boxes.split_note.clone(),
         };
-        let made = Self { sets: LabelSets::new(dataset.classes.len(), sets)?, dataset };
+        let sets = LabelSets::new(dataset.classes.len(), sets)?;
+        let made = Self { sets, dataset, problems: boxes.problems.clone() };
         if made.train_counts().iter().all(|&count| count == 0) {
             let message = "no training image has an object, so there is no class to learn";
             return Err(Error::invalid(format!("data set {}", made.dataset.name), message));
@@ -179,6 +182,7 @@ mod tests {
             val: vec![image(8, &[1, 1])],
             test: vec![image(9, &[])],
             split_note: String::new(),
+            given: Split::ALL.map(Some),
             problems: Vec::new(),
         }
     }

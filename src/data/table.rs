@@ -12,7 +12,7 @@ use super::open::{Found, Parts, entries, relative_id};
 use crate::{Error, Result};
 
 /// Longest table that is read, in bytes.
-const MAX_BYTES: u64 = 1 << 28;
+pub(super) const MAX_BYTES: u64 = 1 << 28;
 
 const PATH_NAMES: [&str; 9] =
     ["path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img"];
@@ -183,7 +183,7 @@ fn read(path: &Path) -> Result<Vec<Row>> {
 }
 
 /// The columns of path, label and part by the first line, and whether that is a header.
-fn find_columns(first: &csv::StringRecord) -> Result<([Option<usize>; 3], bool), String> {
+pub(super) fn find_columns(first: &csv::StringRecord) -> Result<([Option<usize>; 3], bool), String> {
     let [path, label, split] = [&PATH_NAMES[..], &LABEL_NAMES, &SPLIT_NAMES].map(|names| column(first, names));
     match (path, label) {
         (Some(_), Some(_)) => Ok(([path, label, split], true)),
@@ -203,14 +203,18 @@ fn find_columns(first: &csv::StringRecord) -> Result<([Option<usize>; 3], bool),
     }
 }
 
-fn column(header: &csv::StringRecord, names: &[&str]) -> Option<usize> {
+pub(super) fn column(header: &csv::StringRecord, names: &[&str]) -> Option<usize> {
     header.iter().position(|field| names.iter().any(|name| field.trim().eq_ignore_ascii_case(name)))
 }
 
 fn reader(path: &Path) -> Result<csv::Reader<std::io::Cursor<Vec<u8>>>> {
-    let bytes = read_limited(path, MAX_BYTES)?;
+    Ok(reader_of(path, read_limited(path, MAX_BYTES)?))
+}
+
+/// A reader of the table `path`, which holds `bytes`.
+pub(super) fn reader_of<B: AsRef<[u8]>>(path: &Path, bytes: B) -> csv::Reader<std::io::Cursor<B>> {
     let tsv = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tsv"));
-    let first = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
+    let first = bytes.as_ref().split(|&b| b == b'\n').next().unwrap_or_default();
     let delimiter = match first {
         _ if tsv => b'\t',
         // Spreadsheets in many countries write semicolons.
@@ -218,7 +222,7 @@ fn reader(path: &Path) -> Result<csv::Reader<std::io::Cursor<Vec<u8>>>> {
         _ => b',',
     };
     let mut builder = csv::ReaderBuilder::new();
-    Ok(builder.has_headers(false).flexible(true).delimiter(delimiter).from_reader(std::io::Cursor::new(bytes)))
+    builder.has_headers(false).flexible(true).delimiter(delimiter).from_reader(std::io::Cursor::new(bytes))
 }
 
 fn at(path: &Path, line: u64, message: impl std::fmt::Display) -> Error {

@@ -12,7 +12,7 @@ use super::open::{Found, Parts, entries, relative_id};
 use crate::{Error, Result};
 
 /// Longest file that is read, in bytes.
-const MAX_BYTES: u64 = 1 << 28;
+pub(super) const MAX_BYTES: u64 = 1 << 28;
 
 #[derive(Deserialize)]
 struct Lists {
@@ -22,7 +22,7 @@ struct Lists {
 }
 
 /// Path, label, class name.
-type Item = (String, u32, String);
+pub(super) type Item = (String, u32, String);
 
 /// The file of this kind in `folder`, if there is exactly one.
 pub(super) fn recognise(folder: &Path) -> Result<Option<PathBuf>> {
@@ -82,7 +82,7 @@ pub(super) fn open(file: &Path) -> Result<Found> {
 }
 
 /// `folder`, or the folder in it, that holds an image at the relative path `image`.
-fn image_folder(folder: &Path, image: &str) -> Result<Option<PathBuf>> {
+pub(super) fn image_folder(folder: &Path, image: &str) -> Result<Option<PathBuf>> {
     let inside = entries(folder)?.into_iter().map(|(_, path)| path).filter(|path| path.is_dir());
     Ok(std::iter::once(folder.to_path_buf()).chain(inside).find(|f| f.join(image).is_file()))
 }

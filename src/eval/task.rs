@@ -40,7 +40,7 @@ pub fn evaluate_multilabel(
     progress: Progress,
 ) -> Result<MultilabelTally> {
     let classes = &task.meta().classes;
-    let MultilabelDataset { dataset, sets } = data;
+    let MultilabelDataset { dataset, sets, .. } = data;
     let own = positions(classes);
     let find = |name: &String| own.get(name.as_str()).copied().ok_or_else(|| unknown(name, classes, dataset));
     let sets = sets.renumbered(&dataset.classes.iter().map(find).collect::<Result<Vec<u32>>>()?, classes.len())?;

@@ -28,19 +28,19 @@ const PROBES: usize = 32;
 
 /// The annotation files of a data set.
 pub(super) struct Files {
-    root: PathBuf,
-    files: Vec<Annotations>,
+    pub(super) root: PathBuf,
+    pub(super) files: Vec<Annotations>,
 }
 
 /// An annotation file.
-struct Annotations {
+pub(super) struct Annotations {
     /// What its name says of the part: `train2017`, `val`.
-    tag: String,
-    path: PathBuf,
+    pub(super) tag: String,
+    pub(super) path: PathBuf,
 }
 
 /// The part that `tag` means: a year or number at its end does not matter.
-fn part(tag: &str) -> Option<Split> {
+pub(super) fn part(tag: &str) -> Option<Split> {
     Split::from_name(tag.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_' || c == '-'))
 }
 

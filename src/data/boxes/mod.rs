@@ -8,6 +8,7 @@ mod check;
 mod coco;
 mod convert;
 mod examine;
+pub(super) mod inspect;
 mod loader;
 mod open;
 mod problem;
@@ -21,8 +22,10 @@ pub use augment::BoxAugment;
 pub use convert::{Converted, Lost, convert};
 pub use examine::{BoxSummary, CategorySummary, ProblemCount, Sizes};
 pub use loader::{BoxBatch, BoxLoader, BoxLoaderOptions};
+pub(super) use open::normal;
 pub use problem::{Mend, Place, Problem, ProblemKind};
 pub use view::{BoxInput, Fit, MIN_SEEN, Target, View, Viewed};
+pub(super) use yolo::label_file;
 
 use std::path::PathBuf;
 
@@ -157,6 +160,8 @@ pub struct BoxDataset {
     pub test: Vec<BoxImage>,
     /// Where the three parts come from, as a sentence for the user.
     pub split_note: String,
+    /// The part on disk that each of train, val and test was taken from; none where there are no parts.
+    pub given: [Option<Split>; 3],
     /// What was wrong with it and what was done about it.
     pub problems: Vec<Problem>,
 }

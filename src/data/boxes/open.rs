@@ -26,13 +26,13 @@ pub(super) struct Found {
 }
 
 /// A layout, and the files that it was recognised by.
-enum Recognised {
+pub(super) enum Recognised {
     Coco(coco::Files),
     Yolo(PathBuf),
     Voc(voc::Files),
 }
 
-fn recognise(path: &Path) -> Option<Recognised> {
+pub(super) fn recognise(path: &Path) -> Option<Recognised> {
     let coco = || coco::recognise(path).map(Recognised::Coco);
     let yolo = || yolo::recognise(path).map(Recognised::Yolo);
     coco().or_else(yolo).or_else(|| voc::recognise(path).map(Recognised::Voc))
@@ -122,6 +122,13 @@ fn complete(name: String, layout: BoxLayout, found: Found, seed: u64) -> Result<
     {
         return Err(Error::invalid(format!("data set {name}"), format!("no image is left: {problem}")));
     }
+    let given = match &parts {
+        Parts::Unsplit(_) => [None; 3],
+        Parts::Split { val: Some(_), test: Some(_), .. } => Split::ALL.map(Some),
+        Parts::Split { val: None, test: Some(_), .. } => [Split::Train, Split::Train, Split::Test].map(Some),
+        Parts::Split { val: Some(_), test: None, .. } => [Split::Train, Split::Train, Split::Val].map(Some),
+        Parts::Split { val: None, test: None, .. } => [Some(Split::Train); 3],
+    };
     let (mut parts, split_note) = complete_parts(&name, parts, &["images".to_owned()], seed)?;
     if !has_ids {
         for part in &mut parts {
@@ -129,7 +136,7 @@ fn complete(name: String, layout: BoxLayout, found: Found, seed: u64) -> Result<
         }
     }
     let [train, val, test] = parts;
-    Ok(BoxDataset { name, layout, categories, train, val, test, split_note, problems })
+    Ok(BoxDataset { name, layout, categories, train, val, test, split_note, given, problems })
 }
 
 /// A part that repeats another one whole, as the smallest examples for YOLO do, is no part.
@@ -184,7 +191,7 @@ fn number(part: &mut [BoxImage]) {
 }
 
 /// `path` without `.` parts, and without `..` parts that follow a name.
-pub(super) fn normal(path: &Path) -> PathBuf {
+pub(in crate::data) fn normal(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {

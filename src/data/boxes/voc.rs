@@ -48,6 +48,15 @@ pub(super) enum Files {
     Flat(PathBuf),
 }
 
+impl Files {
+    /// The data set's folder.
+    pub(super) fn root(&self) -> &Path {
+        match self {
+            Self::Devkit { root, .. } | Self::Folders { root, .. } | Self::Flat(root) => root,
+        }
+    }
+}
+
 /// The files in the folder `path`.
 pub(super) fn recognise(path: &Path) -> Option<Files> {
     if path.join("Annotations").is_dir() {
@@ -249,6 +258,16 @@ struct Described {
 
 fn read_all(pairs: Vec<Pair>) -> Result<Vec<DescribedImage>> {
     pairs.into_par_iter().map(read).collect()
+}
+
+/// What makes XML files under `root` unreadable, a file each.
+pub(super) fn inspect(root: &Path) -> Vec<Error> {
+    let all = match files(root, "", &is_xml) {
+        Ok(all) => all,
+        Err(error) => return vec![error],
+    };
+    let pair = |xml: PathBuf| Pair { image: None, folder: root.to_path_buf(), xml };
+    all.into_par_iter().filter_map(|(_, xml)| read(pair(normal(&xml))).err()).collect()
 }
 
 fn read(pair: Pair) -> Result<DescribedImage> {

@@ -128,10 +128,7 @@ pub(super) fn open(file: &Path) -> Result<Found> {
     let config = read_config(file)?;
     let categories = categories(file, &config)?;
     let folder = normal(file.parent().unwrap_or(Path::new("")));
-    let mut bases = vec![folder.clone()];
-    if let Some(path) = config.path.as_deref().filter(|path| !path.is_empty()) {
-        bases.insert(0, normal(&folder.join(path)));
-    }
+    let bases = bases(file, &config);
     let labels = Labels { classes: categories.len(), has_points: config.kpt_shape.is_some() };
     let mut given = [None, None, None];
     let mut problems = Vec::new();
@@ -162,6 +159,41 @@ pub(super) fn open(file: &Path) -> Result<Found> {
         given[split as usize] = Some(images);
     }
     Ok(Found { parts: parts(file, given)?, root, categories, has_ids: false, problems })
+}
+
+/// The folders that paths in `file` are relative to, first of all the one that it names.
+fn bases(file: &Path, config: &Config) -> Vec<PathBuf> {
+    let folder = normal(file.parent().unwrap_or(Path::new("")));
+    let named = config.path.as_deref().filter(|path| !path.is_empty()).map(|path| normal(&folder.join(path)));
+    named.into_iter().chain([folder]).collect()
+}
+
+/// The lists of images that `file` names.
+pub(super) fn lists(file: &Path) -> Vec<PathBuf> {
+    let Ok(config) = read_config(file) else { return Vec::new() };
+    let bases = bases(file, &config);
+    let sources = [&config.train, &config.val, &config.test].into_iter().flatten().flat_map(Sources::as_slice);
+    sources.filter_map(|source| resolve(&bases, source)).map(|(_, path)| path).filter(|path| path.is_file()).collect()
+}
+
+/// What is wrong with the labels of all parts that are there, where [`open`] stops at the first that is not.
+pub(super) fn inspect(file: &Path, problems: &mut Vec<Problem>, errors: &mut Vec<Error>) {
+    let Ok(config) = read_config(file) else { return };
+    let Ok(categories) = categories(file, &config) else { return };
+    let labels = Labels { classes: categories.len(), has_points: config.kpt_shape.is_some() };
+    let bases = bases(file, &config);
+    for sources in [&config.train, &config.val, &config.test].into_iter().flatten() {
+        let mut found = Vec::new();
+        for (_, path) in sources.as_slice().iter().filter_map(|source| resolve(&bases, source)) {
+            errors.extend(listed(&path, &bases, &mut found, problems).err());
+        }
+        for read in found.into_par_iter().map(|image| labels.of(image)).collect::<Vec<_>>() {
+            match read {
+                Ok((_, these)) => problems.extend(these),
+                Err(error) => errors.push(error),
+            }
+        }
+    }
 }
 
 fn read_config(file: &Path) -> Result<Config> {
@@ -246,6 +278,12 @@ pub(super) fn label_path(image: &Path) -> PathBuf {
     moved.with_extension("txt")
 }
 
+/// The file of labels that is read for `image`: beside it if there is none in `labels`.
+pub(in crate::data) fn label_file(image: &Path) -> PathBuf {
+    let beside = image.with_extension("txt");
+    Some(label_path(image)).filter(|file| file.is_file() || !beside.is_file()).unwrap_or(beside)
+}
+
 /// How lines of labels are to be read.
 struct Labels {
     classes: usize,
@@ -255,8 +293,7 @@ struct Labels {
 impl Labels {
     /// An image with its objects, and what is wrong with its labels.
     fn of(&self, (path, list, place): Listed) -> Result<(FoundImage, Vec<Problem>)> {
-        let beside = path.with_extension("txt");
-        let file = Some(label_path(&path)).filter(|file| file.is_file() || !beside.is_file()).unwrap_or(beside);
+        let file = label_file(&path);
         let mut problems = Vec::new();
         let bytes = match read_limited(&file, MAX_BYTES) {
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {

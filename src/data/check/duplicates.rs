@@ -1,0 +1,43 @@
+//! Images with the same content: wasted within a part, a leak across parts, a contradiction under two labels.
+
+use std::collections::HashMap;
+
+use super::finding::{FindingKind, Findings};
+use super::listed::Listed;
+
+/// Compares the hashes of `listed`. Of equal images the first one, train before val before test, is the one that others
+/// repeat. Labels are said unless they `are_boxes`.
+pub(super) fn check(listed: &[Listed], hashes: &[Option<blake3::Hash>], are_boxes: bool, out: &mut Findings) {
+    let mut order: Vec<usize> = (0..listed.len().min(hashes.len())).collect();
+    order.sort_by(|&a, &b| {
+        let key = |i: usize| (listed[i].split, &listed[i].path, listed[i].number);
+        key(a).cmp(&key(b))
+    });
+    let mut first: HashMap<blake3::Hash, usize> = HashMap::with_capacity(order.len());
+    for i in order {
+        let Some(hash) = hashes[i] else { continue };
+        let original = *first.entry(hash).or_insert(i);
+        if original == i {
+            continue;
+        }
+        let (image, original) = (&listed[i], &listed[original]);
+        let (prefix, name) = (image.prefix(), original.name());
+        if image.label != original.label {
+            let message = if are_boxes {
+                format!("the same as {name}, with other boxes")
+            } else {
+                format!("the same as {name}, but labelled '{}', not '{}'", image.label, original.label)
+            };
+            out.error(FindingKind::DuplicateOtherLabel, &image.path, None, prefix + &message);
+        } else if let (Some(here), Some(there)) = (image.split, original.split)
+            && here != there
+        {
+            let message = format!("{prefix}in {here}, the same as {name} in {there}");
+            out.error(FindingKind::DuplicateAcrossSplits, &image.path, None, message);
+        } else {
+            let drawn = if image.split.is_none() { "; the two may be drawn into train and test" } else { "" };
+            let message = format!("{prefix}the same as {name}{drawn}");
+            out.warning(FindingKind::DuplicateImage, &image.path, None, message);
+        }
+    }
+}
