@@ -10,6 +10,7 @@ use vpt::data::examine::{Counts, Summary};
 use vpt::data::shapes::{self, Categories, Pairs, ShapesConfig, Style, Task};
 use vpt::report::table;
 
+use super::data_check::{self, Check};
 use super::output::{Output, message};
 use super::{Global, Usage, one_of};
 
@@ -23,6 +24,7 @@ pub(crate) struct Data {
 #[derive(Debug, Subcommand)]
 enum Command {
     Info(Info),
+    Check(Check),
     Convert(Convert),
     /// Generate a data set
     #[command(subcommand)]
@@ -114,6 +116,7 @@ pub(crate) fn run(args: Data, global: &Global, out: Output) -> anyhow::Result<()
             anyhow::ensure!(bad == 0, "{}: {bad} unreadable images", args.data.display());
             Ok(())
         }
+        Command::Check(args) => data_check::run(&args, global, out),
         Command::Convert(args) => convert_boxes(&args, global, out),
         Command::Make(Make::Shapes(args)) => make_shapes(&args, global, out),
     }
@@ -134,7 +137,7 @@ fn convert_boxes(args: &Convert, global: &Global, out: Output) -> anyhow::Result
     let problems = data.problems.iter().filter(|problem| problem.kind != ProblemKind::Crowd).count();
     if problems > 0 && !global.quiet {
         let (s, data) = (if problems == 1 { "" } else { "s" }, args.data.display());
-        message(&format!("{problems} problem{s} in {data}; `vpt data info` lists them"));
+        message(&format!("{problems} problem{s} in {data}; `vpt data check` lists them"));
     }
     let Converted { images, objects, categories, lost } = converted;
     let result = json!({

@@ -4,6 +4,7 @@
 mod backbones;
 mod bench;
 mod data;
+mod data_check;
 mod docs;
 mod embed;
 mod eval;

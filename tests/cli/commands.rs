@@ -222,6 +222,7 @@ fn help_has_an_example_for_every_command() {
         "zero-shot",
         "bench step",
         "data info",
+        "data check",
         "data convert",
         "backbones list",
         "backbones info",
