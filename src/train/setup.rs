@@ -10,7 +10,7 @@ use crate::{
     Error, Result,
     backbone::{Backbone, OpenOptions},
     config::{Facts, Plan, RunConfig, Task},
-    data::{Augment, Dataset, FewShot, LabelSets, MultilabelDataset, Split, SplitFile},
+    data::{Augment, Dataset, FewShot, LabelSets, MultilabelDataset, Split, SplitFile, check},
     model::Model,
     prompt::task_file::{BackboneId, TaskMeta, TaskMetrics},
 };
@@ -88,10 +88,13 @@ impl Setup {
 /// The data set of a run, and what its labels stand for where they are not classes.
 fn open_data(config: &RunConfig, task: Task, observer: &mut dyn Observer) -> Result<(Dataset, Option<Arc<LabelSets>>)> {
     let path = Path::new(&config.data);
+    let mut tell = |notes: Vec<String>| notes.iter().for_each(|note| observer.event(&Event::Note(note)));
     if task != Task::Multilabel {
+        tell(check::notes(path));
         return Ok((Dataset::open(path, config.seed)?, None));
     }
     let data = MultilabelDataset::open(path, config.seed, config.skip_bad_images)?;
+    tell(check::notes_of_boxes(&data.problems, path));
     let counts = data.train_counts().into_iter().zip(&data.dataset.classes);
     let missing: Vec<&str> = counts.filter(|(count, _)| *count == 0).map(|(_, name)| name.as_str()).collect();
     if !missing.is_empty() {

@@ -10,6 +10,7 @@ use crate::{
     data::{
         Split,
         boxes::{BoxAugment, BoxDataset, BoxImage, BoxInput, BoxLoaderOptions, Fit},
+        check::notes_of_boxes,
     },
     eval::zero_shot::class_embeddings,
     head::detect::{ClassLayer, geometry::anchor_side},
@@ -25,8 +26,6 @@ use crate::{
 const GRID: usize = 16;
 const COARSE_GRID: usize = 12;
 const COARSE_PATCH: usize = 32;
-/// Problems of a data set that are told one by one.
-const NAMED: usize = 5;
 
 /// Everything a run needs that does not change.
 pub(crate) struct Setup {
@@ -56,11 +55,8 @@ impl Setup {
         if !left_out.is_empty() {
             observer.event(&Event::Note(&format!("{} unreadable images are left out", left_out.len())));
         }
-        for problem in dataset.problems.iter().take(NAMED) {
-            observer.event(&Event::Note(&problem.to_string()));
-        }
-        if let more @ 1.. = dataset.problems.len().saturating_sub(NAMED) {
-            observer.event(&Event::Note(&format!("{more} more problems: see `vpt data info {}`", config.data)));
+        for note in notes_of_boxes(&dataset.problems, config.data.as_ref()) {
+            observer.event(&Event::Note(&note));
         }
 
         let weights_dir = config.weights_dir.clone();
