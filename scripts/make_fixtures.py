@@ -208,6 +208,31 @@ def checkpoints(out, reference, images):
     for name in ("vocab.json", "merges.txt", "texts.json"): os.remove(f"{out}/clip-gelu/{name}")
 
 
+def small_families(out, images):
+    """Checkpoints of whose forms the others have all but one thing: a gated MLP; an encoder inside an auto-encoder, with fixed positions. Embeddings only;
+    the pixels are those of `dinov2` and `vit`."""
+    import transformers as T
+    kw = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=SIDE, patch_size=8)
+    swiglu = T.Dinov2WithRegistersModel(T.Dinov2WithRegistersConfig(**kw, use_swiglu_ffn=True, layerscale_value=.5))
+    mae = T.ViTMAEForPreTraining(T.ViTMAEConfig(**kw, intermediate_size=40, decoder_hidden_size=16, decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=16))
+    for name, net, plain, like in (("dinov2-swiglu", swiglu, swiglu, "dinov2"), ("mae", mae, mae.vit, "vit")):
+        dir = f"{out}/{name}"; shutil.rmtree(dir, ignore_errors=True); os.makedirs(dir)
+        with open(f"{out}/{like}/preprocessor_config.json") as f: c = json.load(f)
+        with torch.no_grad():
+            fixed = plain.embeddings.position_embeddings.half().float()
+            widen(net, torch.float16); net.eval()
+            result = {}
+            for key, side in (("", None), ("large.", LARGE)):
+                x = torch.stack([preprocess(p, c, side) for p in images]); options = {}
+                if name == "mae":
+                    plain.embeddings.position_embeddings.copy_(fixed); plain.config.mask_ratio = 0.
+                    options = dict(noise=torch.arange(x[0, 0].numel() // 64).expand(len(x), -1).float(), interpolate_pos_encoding=bool(side))
+                result[key + "image_embeds"] = plain(x, **options).last_hidden_state[:, 0].contiguous()
+        net.config.mask_ratio = .75
+        save_file(result, f"{dir}/expected.safetensors"); net.half().save_pretrained(dir)
+        shutil.copy(f"{out}/{like}/preprocessor_config.json", dir)
+
+
 if __name__ == "__main__":
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--reference", required=True, help="path of torch_reference.py")
@@ -216,6 +241,9 @@ if __name__ == "__main__":
     os.makedirs(a.out, exist_ok=True)
     torch.set_num_threads(1)
     position(a.out)
-    checkpoints(a.out, a.reference, pictures(a.out))
+    images = pictures(a.out)
+    checkpoints(a.out, a.reference, images)
+    torch.manual_seed(1)
+    small_families(a.out, images)
     for root, _, files in os.walk(a.out):
         for name in files: os.chmod(os.path.join(root, name), 0o644)  # safetensors writes 0600

@@ -207,6 +207,22 @@ fn image_embeddings_equal_transformers() {
     }
 }
 
+/// Checkpoints of which only embeddings are stored, and the families that have the pixels they were made from.
+const SMALL: [(&str, &str); 2] = [("dinov2-swiglu", "dinov2"), ("mae", "vit")];
+
+#[test]
+fn embeddings_of_gated_mlps_and_auto_encoders_equal_transformers() {
+    for (family, like) in SMALL {
+        let (expected, pixels) = (Expected::open(family), Expected::open(like));
+        for (size, prefix) in [(None, ""), (Some(LARGE), "large.")] {
+            let got = open(family, size).embed(&pixels.get(&format!("{prefix}pixels")), None, 2).unwrap();
+            let error = relative(&got, &expected.get(&format!("{prefix}image_embeds")));
+            println!("{family} {prefix}image embeddings: {error:.1e}");
+            assert!(error < 1e-5, "{family} {prefix}: {error:.1e}");
+        }
+    }
+}
+
 #[test]
 fn text_embeddings_equal_transformers() {
     let texts: Vec<String> = serde_json::from_slice(&std::fs::read(fixtures().join("prompted.json")).unwrap()).unwrap();

@@ -236,8 +236,6 @@ pub struct Row {
     pub found: bool,
     /// The folder it was found in, or `bundled`.
     pub path: Option<String>,
-    /// Why this version of the program cannot run it, where it cannot.
-    pub unsupported: Option<&'static str>,
 }
 
 /// Every known backbone, and where it was found.
@@ -251,9 +249,8 @@ pub fn list(weights_dir: Option<&Path>) -> Vec<Row> {
             family: known.family,
             repo: known.repo,
             revision: known.revision,
-            found: path.is_some() && known.unsupported.is_none(),
+            found: path.is_some(),
             path,
-            unsupported: known.unsupported,
         }
     };
     KNOWN.iter().map(row).collect()
@@ -415,13 +412,15 @@ mod tests {
         assert_eq!(with(&[]), None);
     }
 
-    const CASES: [(&str, Family, u64, &str, usize, &str); 6] = [
+    const CASES: [(&str, Family, u64, &str, usize, &str); 8] = [
         ("clip", Family::Clip, 106_337, "F16", 1, "vision_model.embeddings.class_embedding"),
         ("clip-gelu", Family::Clip, 93_633, "BF16", 1, "text_model.final_layer_norm.bias"),
         ("vit", Family::Vit, 44_994, "F32", 3, "embeddings.cls_token"),
         ("deit", Family::Vit, 45_124, "F16", 1, "embeddings.distillation_token"),
         ("dinov2", Family::Dinov2, 45_152, "BF16", 3, "encoder.layer.2.layer_scale1.lambda1"),
         ("dinov2-registers", Family::Dinov2WithRegisters, 45_410, "F16", 1, "embeddings.register_tokens"),
+        ("dinov2-swiglu", Family::Dinov2WithRegisters, 10_688, "F16", 1, "encoder.layer.1.mlp.weights_in.bias"),
+        ("mae", Family::Vit, 13_936, "F16", 1, "encoder.layer.1.output.dense.bias"),
     ];
 
     // Counts by PyTorch: the sum of the checkpoint's tensor sizes.

@@ -13,7 +13,8 @@ pub use crate::kernel::Activation;
 use crate::{Error, Result};
 
 /// The `model_type`s of `config.json` that can be read.
-pub const SUPPORTED: &[&str] = &["clip", "clip_vision_model", "vit", "deit", "dinov2", "dinov2_with_registers"];
+pub const SUPPORTED: &[&str] =
+    &["clip", "clip_vision_model", "vit", "deit", "vit_mae", "dinov2", "dinov2_with_registers"];
 
 /// `config.json` is a page of text; anything larger is something else.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -27,7 +28,8 @@ const MAX_GRID: usize = 1 << 10;
 pub enum Family {
     /// CLIP (Radford et al. 2021): a norm before the first block, a projection, and usually a text tower.
     Clip,
-    /// ViT and DeiT (Dosovitskiy et al. 2021, Touvron et al. 2021), and whatever else is published in that form, as DINO.
+    /// ViT and DeiT (Dosovitskiy et al. 2021, Touvron et al. 2021), and whatever else is published in that form, as DINO and
+    /// the encoder of MAE (He et al. 2022), whose fixed positions are stored like learned ones.
     Vit,
     /// DINOv2 (Oquab et al. 2023): layer scale, interpolated positions.
     Dinov2,
@@ -64,6 +66,10 @@ pub struct TowerSpec {
     pub heads: usize,
     /// Width of the MLP's hidden layer.
     pub mlp: usize,
+    /// Whether the MLP is gated (SwiGLU, Shazeer 2020): two layers lead to its hidden units, which are the product of the
+    /// one, after the non-linearity, with the other.
+    #[serde(default)]
+    pub gated: bool,
     /// The MLP's non-linearity.
     pub activation: Activation,
     /// Added to the variance in every layer norm.

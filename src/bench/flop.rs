@@ -10,8 +10,8 @@
 //! ```text
 //! forward    queries, keys, values    2 D² (r + 2n)              and once a batch 4 D² p for the prompts' keys and values
 //!            attention                4 D r (n + p)
-//!            output projection, MLP   2 r D² + 4 r D M
-//! backward   MLP, output projection   4 r D M + 2 r D²
+//!            output projection, MLP   2 r D² + 4 r D M           (6 r D M if the MLP is gated)
+//! backward   MLP, output projection   4 r D M + 2 r D²           (6 r D M)
 //!            attention                8 D r (n + p)              dV, dP, dQ, dK
 //!            queries, keys, values    2 D² (r + 2n)              and once a batch 4 D² p
 //! ```
@@ -101,7 +101,7 @@ impl Step<'_> {
 
         let qkv = 2. * d * d * (image_rows + 2. * n);
         let prompts_qkv = 2. * d * d * p * if travelling { 3. } else { 2. };
-        let rows = 2. * r * d * d + 4. * r * d * mlp;
+        let rows = 2. * r * d * d + if tower.gated { 6. } else { 4. } * r * d * mlp;
         let forward = batch * (qkv + 4. * d * r * (n + p) + rows) + prompts_qkv;
         let backward = if block < start {
             0.

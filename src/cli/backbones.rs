@@ -55,11 +55,7 @@ pub(crate) fn run(args: Backbones, out: Output) -> anyhow::Result<()> {
 
 fn list(rows: &[Row]) -> String {
     let row = |row: &Row| {
-        let place = match (row.unsupported, &row.path) {
-            (Some(reason), _) => format!("not supported: {reason}"),
-            (None, Some(path)) => path.clone(),
-            (None, None) => "not found".to_owned(),
-        };
+        let place = row.path.clone().unwrap_or_else(|| "not found".to_owned());
         vec![row.name.to_owned(), row.family.to_string(), row.repo.to_owned(), place]
     };
     table::columns(&["name", "family", "hub repository", "where"], &rows.iter().map(row).collect::<Vec<_>>())
@@ -67,7 +63,10 @@ fn list(rows: &[Row]) -> String {
 
 fn describe(info: &Info) -> String {
     let spec = &info.spec;
-    let tower = |t: &TowerSpec| format!("{} blocks, width {}, {} heads, MLP {}", t.depth, t.width, t.heads, t.mlp);
+    let tower = |t: &TowerSpec| {
+        let gated = if t.gated { ", gated" } else { "" };
+        format!("{} blocks, width {}, {} heads, MLP {}{gated}", t.depth, t.width, t.heads, t.mlp)
+    };
     let mut rows = vec![("name", info.name.clone())];
     rows.extend(info.repo.map(|repo| ("hub repository", repo.to_owned())));
     rows.extend([

@@ -13,6 +13,8 @@ pub enum Activation {
     QuickGelu,
     /// `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
     GeluTanh,
+    /// `x σ(x)`: the gate of SwiGLU.
+    Silu,
 }
 
 impl Activation {
@@ -27,6 +29,10 @@ impl Activation {
             Self::QuickGelu => {
                 let s = 1.0 / (1.0 + (-1.702 * x).exp());
                 (x * s, s + 1.702 * x * s * (1.0 - s))
+            }
+            Self::Silu => {
+                let s = 1.0 / (1.0 + (-x).exp());
+                (x * s, s + x * s * (1.0 - s))
             }
             Self::GeluTanh => {
                 let root = (8.0 / std::f64::consts::PI).sqrt();
@@ -81,6 +87,7 @@ pub(super) unsafe fn activate_row<S: Simd>(activation: Activation, x: *mut f32, 
                 let slope = S::splat(1.702);
                 swish::<S>(v, S::mul(v, slope), slope)
             }),
+            Activation::Silu => each!(|v| swish::<S>(v, v, S::splat(1.0))),
             Activation::GeluTanh => each!(|v| {
                 let (root, cubic) = (S::splat(1.595_769_2), S::splat(0.044_715));
                 let square = S::mul(v, v);
@@ -155,7 +162,7 @@ mod tests {
     #[test]
     fn activations_and_derivatives_are_exact_from_the_tail_to_the_top() {
         let x: Vec<f32> = (-1999..2000).map(|i| i as f32 * 0.01).chain([1e-6, -1e-6, 1e-3, -1e-3]).collect();
-        for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh] {
+        for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh, Activation::Silu] {
             let (mut y, mut d) = (x.clone(), vec![0.0; x.len()]);
             activate(activation, &mut y, &mut d);
             for i in 0..x.len() {
@@ -168,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_reference_derivative_is_the_derivative_of_the_reference() {
-        for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh] {
+        for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh, Activation::Silu] {
             for i in -60..=60 {
                 let (x, h) = (f64::from(i) * 0.1, 1e-5);
                 let slope = (activation.reference(x + h).0 - activation.reference(x - h).0) / (2.0 * h);
@@ -179,7 +186,7 @@ mod tests {
 
     #[test]
     fn not_a_number_stays_one() {
-        for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh] {
+        for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh, Activation::Silu] {
             let (mut y, mut d) = ([f32::NAN; 3], [0.0; 3]);
             activate(activation, &mut y, &mut d);
             assert!(y.iter().all(|x| x.is_nan()));

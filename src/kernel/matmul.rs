@@ -909,7 +909,7 @@ mod tests {
         let panels = Panels::pack(Mat::new(&b, k, n, n));
         let mut plain = vec![0.0; m * n];
         matmul(Mat::new(&a, m, k, k), &panels, MatMut::new(&mut plain, m, n, n), Init::Bias(&bias));
-        for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh] {
+        for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh, Activation::Silu] {
             let (mut c, mut d) = (vec![0.0; m * n], vec![0.0; m * n]);
             let view = MatMut::new(&mut c, m, n, n);
             let derivative = Some(MatMut::new(&mut d, m, n, n));

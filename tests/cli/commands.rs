@@ -201,7 +201,7 @@ fn backbones_are_listed_and_described() {
     let list = sandbox.vpt(&["backbones", "list", "--json"]).ok().json();
     let names: Vec<&str> = list["backbones"].as_array().unwrap().iter().map(|b| b["name"].as_str().unwrap()).collect();
     assert_eq!(&names[..2], ["clip-nano", "clip-vit-b32"]);
-    assert_eq!(keys(&list["backbones"][0]), ["name", "family", "repo", "revision", "found", "path", "unsupported"]);
+    assert_eq!(keys(&list["backbones"][0]), ["name", "family", "repo", "revision", "found", "path"]);
     let info = sandbox.vpt(&["backbones", "info", &fixture("dinov2-registers"), "--json"]).ok().json();
     assert_eq!(keys(&info), ["name", "repo", "path", "hash", "parameters", "dtypes", "files", "spec"]);
     assert_eq!(info["spec"]["family"], "dinov2_with_registers");

@@ -14,20 +14,11 @@ pub struct Known {
     pub revision: &'static str,
     /// What its `config.json` will say.
     pub family: Family,
-    /// Why this version cannot run it, where it cannot.
-    pub unsupported: Option<&'static str>,
 }
 
 const fn known(name: &'static str, repo: &'static str, family: Family) -> Known {
-    Known { name, repo, revision: "main", family, unsupported: None }
+    Known { name, repo, revision: "main", family }
 }
-
-const fn unsupported(name: &'static str, repo: &'static str, family: Family, why: &'static str) -> Known {
-    Known { name, repo, revision: "main", family, unsupported: Some(why) }
-}
-
-const SWIGLU: &str = "its feed-forward layers are SwiGLU";
-const MAE: &str = "its model type is vit_mae";
 
 /// Every known backbone, the bundled one first.
 pub const KNOWN: &[Known] = &[
@@ -40,14 +31,14 @@ pub const KNOWN: &[Known] = &[
     known("dinov2-small", "facebook/dinov2-small", Family::Dinov2),
     known("dinov2-base", "facebook/dinov2-base", Family::Dinov2),
     known("dinov2-large", "facebook/dinov2-large", Family::Dinov2),
-    unsupported("dinov2-giant", "facebook/dinov2-giant", Family::Dinov2, SWIGLU),
+    known("dinov2-giant", "facebook/dinov2-giant", Family::Dinov2),
     known("dinov2-small-reg", "facebook/dinov2-with-registers-small", Family::Dinov2WithRegisters),
     known("dinov2-base-reg", "facebook/dinov2-with-registers-base", Family::Dinov2WithRegisters),
     known("dinov2-large-reg", "facebook/dinov2-with-registers-large", Family::Dinov2WithRegisters),
-    unsupported("dinov2-giant-reg", "facebook/dinov2-with-registers-giant", Family::Dinov2WithRegisters, SWIGLU),
+    known("dinov2-giant-reg", "facebook/dinov2-with-registers-giant", Family::Dinov2WithRegisters),
     known("vit-b16-in21k", "google/vit-base-patch16-224-in21k", Family::Vit),
     known("vit-b16-in1k", "google/vit-base-patch16-224", Family::Vit),
     known("deit-s16", "facebook/deit-small-patch16-224", Family::Vit),
     known("dino-s16", "facebook/dino-vits16", Family::Vit),
-    unsupported("mae-b16", "facebook/vit-mae-base", Family::Vit, MAE),
+    known("mae-b16", "facebook/vit-mae-base", Family::Vit),
 ];

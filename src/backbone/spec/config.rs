@@ -28,13 +28,9 @@ pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Spec> {
     match model_type {
         "clip" => clip(&root),
         "clip_vision_model" => clip_vision(&root),
-        "vit" | "deit" => vit(&root, model_type == "deit"),
+        "vit" | "deit" | "vit_mae" => vit(&root, model_type == "deit"),
         "dinov2" => dinov2(&root, Family::Dinov2),
         "dinov2_with_registers" => dinov2(&root, Family::Dinov2WithRegisters),
-        "vit_mae" => Err(root.error(
-            "model_type",
-            "`vit_mae` is not supported: convert the checkpoint to a ViTModel (the encoder is the same) or use another backbone",
-        )),
         other => {
             let supported = SUPPORTED.join(", ");
             let message = format!("{} is not supported; supported are {supported}", brief(&other.into()));
@@ -110,17 +106,21 @@ fn vit(root: &Fields, distilled: bool) -> Result<Spec> {
 }
 
 fn dinov2(root: &Fields, family: Family) -> Result<Spec> {
+    let mut vision = root.tower((768, 12, 12), "gelu", 1e-6, &Mlp::Ratio(4.0))?;
     if root.flag("use_swiglu_ffn", false)? {
-        return Err(root.error(
-            "use_swiglu_ffn",
-            "a SwiGLU feed-forward layer (DINOv2 giant) is not supported; the small, base and large models are",
-        ));
+        // Two thirds of the width, so that three layers have the parameters of two, and a multiple of eight; `hidden_act` is
+        // not asked.
+        let mlp = (vision.mlp * 2 / 3).next_multiple_of(8);
+        if mlp == 0 {
+            return Err(root.error("mlp_ratio", "gives an MLP without hidden units"));
+        }
+        vision = TowerSpec { mlp, gated: true, activation: Activation::Silu, ..vision };
     }
     let registers = family == Family::Dinov2WithRegisters;
     let (image_size, patch_size) = root.image_and_patch(224, if registers { 16 } else { 14 })?;
     Ok(Spec {
         family,
-        vision: root.tower((768, 12, 12), "gelu", 1e-6, &Mlp::Ratio(4.0))?,
+        vision,
         image_size,
         patch_size,
         registers: if registers { root.count("num_register_tokens", 4, MAX_REGISTERS)? } else { 0 },
@@ -278,8 +278,9 @@ impl<'a> Fields<'a> {
             "gelu" | "gelu_python" => Activation::Gelu,
             "quick_gelu" => Activation::QuickGelu,
             "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+            "silu" | "swish" => Activation::Silu,
             other => {
-                let supported = "gelu, quick_gelu, gelu_new, gelu_pytorch_tanh";
+                let supported = "gelu, quick_gelu, gelu_new, gelu_pytorch_tanh, silu";
                 let message = format!("{} is not supported; supported are {supported}", brief(&other.into()));
                 return Err(self.error("hidden_act", &message));
             }
@@ -288,7 +289,8 @@ impl<'a> Fields<'a> {
         if !(eps > 0.0 && eps < 1.0) {
             return Err(self.error("layer_norm_eps", &format!("must lie between 0 and 1, not {eps}")));
         }
-        Ok(TowerSpec { width, depth, heads, mlp, activation, eps, qkv_bias: self.flag("qkv_bias", true)? })
+        let qkv_bias = self.flag("qkv_bias", true)?;
+        Ok(TowerSpec { width, depth, heads, mlp, gated: false, activation, eps, qkv_bias })
     }
 }
 
@@ -323,6 +325,7 @@ mod tests {
             depth: 12,
             heads,
             mlp,
+            gated: false,
             activation,
             eps,
             qkv_bias: true,
@@ -352,6 +355,7 @@ mod tests {
         let base =
             Spec { family: Family::Vit, vision: tower(768, 12, 3072, Activation::Gelu, 1e-12), patch_size: 16, ..base };
         assert_eq!(read(r#"{"model_type": "vit"}"#).unwrap(), base);
+        assert_eq!(read(r#"{"model_type": "vit_mae"}"#).unwrap(), base);
         assert_eq!(read(r#"{"model_type": "deit"}"#).unwrap(), Spec { registers: 1, distilled: true, ..base.clone() });
         let base = Spec {
             family: Family::Dinov2,
@@ -401,6 +405,18 @@ mod tests {
         assert_eq!(spec.unwrap().vision.mlp, 80);
     }
 
+    // The configuration of dinov2-giant, and widths of transformers' Dinov2SwiGLUFFN.
+    #[test]
+    fn a_gated_mlp_has_two_thirds_of_the_width() {
+        for (width, ratio, mlp) in [(1536, "4", 4096), (24, "2", 32), (30, "2.67", 56), (8, "0.25", 8)] {
+            let json = format!(
+                r#"{{"model_type": "dinov2", "use_swiglu_ffn": true, "hidden_size": {width}, "num_attention_heads": 2, "mlp_ratio": {ratio}}}"#
+            );
+            let tower = read(&json).unwrap().vision;
+            assert_eq!((tower.mlp, tower.gated, tower.activation), (mlp, true, Activation::Silu));
+        }
+    }
+
     #[test]
     fn values_that_cannot_be_are_named() {
         for (json, part) in [
@@ -412,8 +428,11 @@ mod tests {
                 r#"{"model_type": "swin"}"#,
                 "\"swin\" is not supported; supported are clip, clip_vision_model, vit, deit",
             ),
-            (r#"{"model_type": "vit_mae"}"#, "`vit_mae` is not supported"),
-            (r#"{"model_type": "dinov2", "use_swiglu_ffn": true}"#, "use_swiglu_ffn: a SwiGLU"),
+            (r#"{"model_type": "dinov2", "use_swiglu_ffn": 1}"#, "use_swiglu_ffn: must be true or false"),
+            (
+                r#"{"model_type": "dinov2", "use_swiglu_ffn": true, "hidden_size": 1, "num_attention_heads": 1, "mlp_ratio": 1}"#,
+                "mlp_ratio: gives an MLP without hidden units",
+            ),
             (
                 r#"{"model_type": "vit", "hidden_size": 0}"#,
                 "hidden_size: must be a whole number from 1 to 16384, not 0",

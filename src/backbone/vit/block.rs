@@ -20,7 +20,7 @@ pub(crate) struct BlockWeights {
     pub out: (Vec<f32>, Vec<f32>),
     /// Scale and shift `[D]` of the norm before the MLP.
     pub norm2: [Vec<f32>; 2],
-    /// First MLP layer `[mlp, D]`, `[mlp]`.
+    /// First MLP layer `[mlp, D]`, `[mlp]`; of a gated MLP twice as many rows, those behind the activation first.
     pub fc1: (Vec<f32>, Vec<f32>),
     /// Second MLP layer `[D, mlp]`, `[D]`.
     pub fc2: (Vec<f32>, Vec<f32>),
@@ -136,7 +136,8 @@ impl Block {
     pub(crate) fn new(spec: &TowerSpec, weights: BlockWeights) -> Self {
         let BlockWeights { norm1, qkv, mut out, norm2, fc1, mut fc2, layer_scale } = weights;
         let [mut q, k, v] = qkv.map(|(w, b)| folded(&w, &b, &norm1[0], &norm1[1]));
-        let fc1 = folded(&fc1.0, &fc1.1, &norm2[0], &norm2[1]);
+        let mut fc1 = folded(&fc1.0, &fc1.1, &norm2[0], &norm2[1]);
+        let up = spec.gated.then(|| (fc1.0.split_off(spec.mlp * spec.width), fc1.1.split_off(spec.mlp)));
         let scale = 1.0 / (spec.head_dim() as f32).sqrt();
         scale_rows(&mut q, |_| scale);
         if let Some([s1, s2]) = layer_scale {
@@ -151,7 +152,7 @@ impl Block {
             q: linear(q),
             kv: linear(kv),
             out: linear(out),
-            mlp: Mlp::new(linear(fc1), linear(fc2), spec.activation),
+            mlp: Mlp::new(linear(fc1), up.map(linear), linear(fc2), spec.activation),
         }
     }
 
@@ -235,8 +236,7 @@ impl Block {
         let inverse = tape.inverse2.grow(query_rows);
         let view = &mut MatMut::new(normalized, query_rows, d, stride);
         normalize(Mat::new(x, query_rows, d, stride), self.eps, view, inverse);
-        let derivative =
-            if keep { Some(tape.derivative.grow(query_rows * row_stride(self.mlp.hidden()))) } else { None };
+        let derivative = if keep { Some(tape.derivative.grow(query_rows * row_stride(self.mlp.kept()))) } else { None };
         self.mlp.forward(
             Mat::new(normalized, query_rows, d, stride),
             MatMut::new(x, query_rows, d, stride),

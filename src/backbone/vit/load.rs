@@ -38,6 +38,7 @@ const VIT: Names = Names {
     fc2: "output.dense",
 };
 const DINOV2: Names = Names { norm1: "norm1", norm2: "norm2", fc1: "mlp.fc1", fc2: "mlp.fc2", ..VIT };
+const GATED: Names = Names { fc1: "mlp.weights_in", fc2: "mlp.weights_out", ..DINOV2 };
 
 /// Weight `[out, in]` and bias `[out]` of the layer `name`.
 fn layer(weights: &Weights, name: &str, out: usize, inputs: usize, bias: bool) -> Result<(Vec<f32>, Vec<f32>)> {
@@ -65,7 +66,7 @@ fn block(weights: &Weights, prefix: &str, names: &Names, tower: &TowerSpec, laye
         ],
         out: square(names.out, true)?,
         norm2: norm(weights, &at(names.norm2), d)?,
-        fc1: layer(weights, &at(names.fc1), mlp, d, true)?,
+        fc1: layer(weights, &at(names.fc1), if tower.gated { 2 * mlp } else { mlp }, d, true)?,
         fc2: layer(weights, &at(names.fc2), d, mlp, true)?,
         layer_scale: if layer_scale { Some([scale(1)?, scale(2)?]) } else { None },
     };
@@ -119,7 +120,11 @@ impl Vit {
         }
         let positions = interpolate(&positions, d, spec.family, (grid, grid))?.split_off(d);
         let embedding = Embedding::new((image_size, p), patch, prefix, positions, pre_norm);
-        let names = if spec.family == Family::Vit { &VIT } else { &DINOV2 };
+        let names = match spec.family {
+            Family::Vit => &VIT,
+            _ if tower.gated => &GATED,
+            _ => &DINOV2,
+        };
         let blocks = (0..tower.depth)
             .map(|i| {
                 if clip {

@@ -57,6 +57,7 @@ impl<'a> Reference<'a> {
         Ok(match self.spec.vision.activation {
             Activation::Gelu => x.gelu_erf()?,
             Activation::QuickGelu => (x * sigmoid((x * 1.702)?)?)?,
+            Activation::Silu => (x * sigmoid(x.clone())?)?,
             Activation::GeluTanh => {
                 let inner = (x + (x.powf(3.0)? * 0.044_715)?)?;
                 (x * sigmoid((inner * (8.0 / std::f64::consts::PI).sqrt())?)?)?
@@ -86,6 +87,8 @@ impl<'a> Reference<'a> {
                 let out = "attention.output.dense";
                 if family == Family::Vit {
                     ["layernorm_before", "layernorm_after", q, k, v, out, "intermediate.dense", "output.dense"]
+                } else if spec.vision.gated {
+                    ["norm1", "norm2", q, k, v, out, "mlp.weights_in", "mlp.weights_out"]
                 } else {
                     ["norm1", "norm2", q, k, v, out, "mlp.fc1", "mlp.fc2"]
                 }
@@ -107,8 +110,14 @@ impl<'a> Reference<'a> {
         let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&heads(v)?)?;
         let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape((b, n, d))?;
         let x = (x + scaled(self.linear(&mixed, &at(out), [d, d], true)?, 1)?)?;
-        let y = self.linear(&self.norm(&x, &at(norm2))?, &at(fc1), [mlp, d], true)?;
-        let y = self.linear(&self.activation(&y)?, &at(fc2), [d, mlp], true)?;
+        let y = self.norm(&x, &at(norm2))?;
+        let hidden = if spec.vision.gated {
+            let y = self.linear(&y, &at(fc1), [2 * mlp, d], true)?;
+            (self.activation(&y.narrow(D::Minus1, 0, mlp)?)? * y.narrow(D::Minus1, mlp, mlp)?)?
+        } else {
+            self.activation(&self.linear(&y, &at(fc1), [mlp, d], true)?)?
+        };
+        let y = self.linear(&hidden, &at(fc2), [d, mlp], true)?;
         Ok((x + scaled(y, 2)?)?)
     }
 

@@ -18,10 +18,12 @@ const BATCH: usize = 5;
 
 fn spec(family: Family, activation: &str) -> Spec {
     let image = if family == Family::Clip || family == Family::Vit { 24 } else { 40 };
+    // A gated MLP that is done in several pieces.
+    let (gated, activation, ratio) = if activation == "swiglu" { (true, "gelu", 30) } else { (false, activation, 2) };
     let tower = format!(
         r#""hidden_size": {WIDTH}, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40,
-           "image_size": {image}, "patch_size": 8, "hidden_act": "{activation}", "mlp_ratio": 2,
-           "num_register_tokens": 2"#
+           "image_size": {image}, "patch_size": 8, "hidden_act": "{activation}",
+           "mlp_ratio": {ratio}, "num_register_tokens": 2, "use_swiglu_ffn": {gated}"#
     );
     let config = match family {
         Family::Clip => format!(r#"{{"model_type": "clip", "vision_config": {{{tower}}}}}"#),
@@ -69,13 +71,20 @@ fn weights(spec: &Spec) -> Weights {
                 [q, k, v, "attention.output.dense".into()],
                 ["intermediate.dense", "output.dense"],
             ),
-            _ => (["norm1", "norm2"], [q, k, v, "attention.output.dense".into()], ["mlp.fc1", "mlp.fc2"]),
+            _ => (
+                ["norm1", "norm2"],
+                [q, k, v, "attention.output.dense".into()],
+                if spec.vision.gated { ["mlp.weights_in", "mlp.weights_out"] } else { ["mlp.fc1", "mlp.fc2"] },
+            ),
         };
+        let fc1_rows = if spec.vision.gated { 2 * mlp } else { mlp };
         for name in norms {
             add(format!("{prefix}.{name}.weight"), &[d]);
             add(format!("{prefix}.{name}.bias"), &[d]);
         }
-        for (name, shape) in square.iter().map(|n| (n.as_str(), [d, d])).chain([(fc[0], [mlp, d]), (fc[1], [d, mlp])]) {
+        for (name, shape) in
+            square.iter().map(|n| (n.as_str(), [d, d])).chain([(fc[0], [fc1_rows, d]), (fc[1], [d, mlp])])
+        {
             add(format!("{prefix}.{name}.weight"), &shape);
             add(format!("{prefix}.{name}.bias"), &shape[..1]);
         }
@@ -107,6 +116,7 @@ fn families() -> Vec<(Spec, usize)> {
         (Family::Vit, "gelu", 24),
         (Family::Vit, "gelu_new", 32),
         (Family::Dinov2, "gelu", 24),
+        (Family::Dinov2, "swiglu", 24),
         (Family::Dinov2WithRegisters, "gelu", 24),
     ]
     .into_iter()
