@@ -2,6 +2,7 @@
 
 pub mod bundled;
 pub mod clip;
+pub mod hub;
 pub mod position;
 pub mod registry;
 pub mod spec;

@@ -1,7 +1,7 @@
 //! Where backbones are: names that are known, the folders they are looked for in, and what is found there.
 //!
 //! Nothing here touches the network. A name is looked for among the bundled files, in the folder of `--weights-dir`, and
-//! in the cache that Hugging Face's own tools fill.
+//! in the cache that Hugging Face's own tools and [`super::hub`] fill.
 
 mod known;
 
@@ -97,10 +97,52 @@ impl Location {
     }
 }
 
-/// Finds the backbone `name_or_dir`: a folder, a known name, or `owner/name` of a repository on the Hugging Face hub.
+/// A backbone's name taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Named {
+    /// The known name, else `owner/name`; with `@revision` where one was given.
+    pub(crate) name: String,
+    pub(crate) known: Option<&'static Known>,
+    /// The repository on the hub, `owner/name`; empty for the bundled backbone.
+    pub(crate) repo: String,
+    /// Branch, tag or commit.
+    pub(crate) revision: String,
+}
+
+impl Named {
+    /// A known name, or `owner/name` of a repository on the hub, either with `@revision`.
+    pub(crate) fn parse(name: &str) -> Result<Self> {
+        let (base, revision) = name.split_once('@').map_or((name, None), |(base, revision)| (base, Some(revision)));
+        let known = known_as(base);
+        let (base, repo, default) = match known {
+            Some(known) => (known.name, known.repo, known.revision),
+            None if is_repository(base) => (base, base, "main"),
+            None => return Err(unknown(base)),
+        };
+        if let Some(revision) = revision {
+            if repo.is_empty() {
+                return Err(Error::flag("--backbone", format!("{base} is part of this program and has no revisions")));
+            }
+            if !is_revision(revision) {
+                let message = format!("`{}` is no branch, tag or commit", revision.escape_debug());
+                return Err(Error::flag("--backbone", message));
+            }
+        }
+        let name = revision.map_or_else(|| base.to_owned(), |revision| format!("{base}@{revision}"));
+        Ok(Self { name, known, repo: repo.to_owned(), revision: revision.unwrap_or(default).to_owned() })
+    }
+}
+
+fn known_as(name: &str) -> Option<&'static Known> {
+    KNOWN.iter().find(|k| k.name == name || (k.repo == name && !name.is_empty()))
+}
+
+/// Finds the backbone `name_or_dir`: a folder, a known name, or `owner/name` of a repository on the Hugging Face hub;
+/// either name may have `@revision` behind it.
 ///
-/// Names are looked for in `weights_dir` (as `name`, `owner--name`, `owner/name` or the repository's name alone), then in
-/// the local Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`, else `~/.cache/huggingface`).
+/// Names are looked for in `weights_dir` (as `name`, `owner--name`, `owner/name` or the repository's name alone, each with
+/// `@revision` if there is one), then in the local Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`, else
+/// `~/.cache/huggingface`).
 ///
 /// # Errors
 /// It is nowhere; the message says which folder to fill with which files, or which name may have been meant.
@@ -110,34 +152,28 @@ pub fn locate(name_or_dir: &str, weights_dir: Option<&Path>) -> Result<Location>
 
 fn locate_in(name: &str, weights_dir: Option<&Path>, cache: Option<&Path>) -> Result<Location> {
     let folder = Path::new(name);
-    let known = KNOWN.iter().find(|k| k.name == name || (k.repo == name && !name.is_empty()));
-    let name = known.map_or(name, |k| k.name);
     // A folder that merely has the name of a known backbone is not taken for one.
-    if folder.is_dir() && (known.is_none() || folder.join(CONFIG).is_file()) {
+    if folder.is_dir() && (known_as(name).is_none() || folder.join(CONFIG).is_file()) {
         return match missing(folder) {
             None => Ok(Location { name: folder_name(folder), known: None, dir: Some(folder.to_path_buf()) }),
             Some(file) => Err(Error::file(folder, format!("holds no {file}: not a folder in the Hugging Face layout"))),
         };
     }
-    let found = |dir: Option<PathBuf>| Location { name: name.to_owned(), known, dir };
-    if name == bundled::NAME && bundled::file(SINGLE).is_some() {
+    let named = Named::parse(name)?;
+    let found = |dir: Option<PathBuf>| Location { name: named.name.clone(), known: named.known, dir };
+    if named.name == bundled::NAME && bundled::file(SINGLE).is_some() {
         return Ok(found(None));
     }
-    let (repo, revision) = match known {
-        Some(known) => (known.repo, known.revision),
-        None if is_repository(name) => (name, "main"),
-        None => return Err(unknown(name)),
-    };
     let mut incomplete = None;
-    let here = weights_dir.map(|dir| in_weights_dir(dir, name, repo)).unwrap_or_default();
-    for dir in here.into_iter().chain(cache.and_then(|cache| snapshot(cache, repo, revision))) {
+    let here = weights_dir.map(|dir| in_weights_dir(dir, &named)).unwrap_or_default();
+    for dir in here.into_iter().chain(cache.and_then(|cache| snapshot(cache, &named.repo, &named.revision))) {
         match missing(&dir) {
             None => return Ok(found(Some(dir))),
             Some(file) if incomplete.is_none() && dir.is_dir() => incomplete = Some((dir, file)),
             Some(_) => {}
         }
     }
-    Err(not_found(name, repo, weights_dir, incomplete))
+    Err(not_found(&named.name, &named.repo, weights_dir, incomplete))
 }
 
 /// The first file that `dir` would need to be a backbone's folder and lacks.
@@ -163,11 +199,22 @@ fn is_repository(name: &str) -> bool {
     name.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
 }
 
-fn in_weights_dir(dir: &Path, name: &str, repo: &str) -> Vec<PathBuf> {
+/// Whether `revision` may name a branch, tag or commit; it becomes part of paths and addresses.
+fn is_revision(revision: &str) -> bool {
+    let part = |s: &str| !s.is_empty() && !s.starts_with('.');
+    revision.len() <= 128
+        && revision.split('/').all(part)
+        && revision.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'))
+}
+
+fn in_weights_dir(dir: &Path, named: &Named) -> Vec<PathBuf> {
+    let Named { name, repo, .. } = named;
     let base = repo.rsplit('/').next().unwrap_or(repo);
+    let revision = name.split_once('@').map(|(_, revision)| format!("@{revision}")).unwrap_or_default();
+    let own = [repo.replace('/', "--"), repo.clone(), base.to_owned()].map(|folder| format!("{folder}{revision}"));
     let mut folders: Vec<PathBuf> = Vec::new();
-    for folder in [name, &repo.replace('/', "--"), repo, base] {
-        if !folder.is_empty() && !folders.contains(&dir.join(folder)) {
+    for folder in [name.clone()].iter().chain(&own).filter(|_| !repo.is_empty()) {
+        if !folders.contains(&dir.join(folder)) {
             folders.push(dir.join(folder));
         }
     }
@@ -175,7 +222,7 @@ fn in_weights_dir(dir: &Path, name: &str, repo: &str) -> Vec<PathBuf> {
 }
 
 /// Where Hugging Face's tools keep what they have downloaded, by the variables they read.
-fn hub_cache(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+pub(crate) fn hub_cache(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let path = |key: &str| var(key).filter(|v| !v.is_empty()).map(PathBuf::from);
     path("HF_HUB_CACHE")
         .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
@@ -185,7 +232,7 @@ fn hub_cache(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 }
 
 /// The folder of a repository's revision in a cache laid out as `models--owner--name/{refs,snapshots}`.
-fn snapshot(cache: &Path, repo: &str, revision: &str) -> Option<PathBuf> {
+pub(crate) fn snapshot(cache: &Path, repo: &str, revision: &str) -> Option<PathBuf> {
     let dir = cache.join(format!("models--{}", repo.replace('/', "--")));
     let is_commit = |s: &str| !s.is_empty() && s.len() <= 64 && s.bytes().all(|b| b.is_ascii_hexdigit());
     let named = std::fs::read_to_string(dir.join("refs").join(revision)).ok();
@@ -200,16 +247,23 @@ fn not_found(name: &str, repo: &str, weights_dir: Option<&Path>, incomplete: Opt
     if repo.is_empty() {
         return Error::flag("--backbone", format!("{name} is not part of this build and has no public repository"));
     }
-    let dir = weights_dir.map_or_else(|| PathBuf::from("weights"), Path::to_path_buf).join(name.replace('/', "--"));
-    let flag = if weights_dir.is_none() { " and give `--weights-dir weights`" } else { "" };
     Error::flag(
         "--backbone",
         format!(
-            "{name} is neither in --weights-dir nor in the Hugging Face cache; put {CONFIG}, {SINGLE} (or its shards and \
-             {INDEX}), {PREPROCESSOR} and, for CLIP, {TOKENIZER} of https://huggingface.co/{repo} into {}{flag}, or run \
-             `hf download {repo}` to fill the cache",
-            dir.display()
+            "{name} is neither in --weights-dir nor in the Hugging Face cache; run `vpt backbones fetch {name}`, or {}",
+            by_hand(name, repo, weights_dir)
         ),
+    )
+}
+
+/// How to bring a backbone to its place without this program.
+pub(crate) fn by_hand(name: &str, repo: &str, weights_dir: Option<&Path>) -> String {
+    let dir = weights_dir.map_or_else(|| PathBuf::from("weights"), Path::to_path_buf).join(name.replace('/', "--"));
+    let flag = if weights_dir.is_none() { " and give `--weights-dir weights`" } else { "" };
+    format!(
+        "put {CONFIG}, {SINGLE} (or its shards and {INDEX}), {PREPROCESSOR} and, for CLIP, {TOKENIZER} of \
+         https://huggingface.co/{repo} into {}{flag}",
+        dir.display()
     )
 }
 
@@ -355,6 +409,45 @@ mod tests {
     }
 
     #[test]
+    fn a_revision_is_another_backbone() {
+        let (weights, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (weights, cache) = (weights.path(), cache.path());
+        let at = |name: &str| locate_in(name, Some(weights), Some(cache)).map(|l| (l.name, l.dir.unwrap()));
+        let repo = cache.join("models--facebook--dinov2-small");
+        for (revision, commit) in [("main", "aaaa"), ("v1", "bbbb"), ("refs/pr/1", "cccc")] {
+            fill(&repo.join("snapshots").join(commit));
+            let name = repo.join("refs").join(revision);
+            std::fs::create_dir_all(name.parent().unwrap()).unwrap();
+            std::fs::write(name, commit).unwrap();
+        }
+        for (name, full, commit) in [
+            ("dinov2-small", "dinov2-small", "aaaa"),
+            ("dinov2-small@v1", "dinov2-small@v1", "bbbb"),
+            ("facebook/dinov2-small@v1", "dinov2-small@v1", "bbbb"),
+            ("dinov2-small@refs/pr/1", "dinov2-small@refs/pr/1", "cccc"),
+            ("dinov2-small@bbbb", "dinov2-small@bbbb", "bbbb"),
+        ] {
+            assert_eq!(at(name).unwrap(), (full.to_owned(), repo.join("snapshots").join(commit)), "{name}");
+        }
+        fill(&weights.join("dinov2-small"));
+        assert_eq!(at("dinov2-small@v1").unwrap().1, repo.join("snapshots/bbbb"), "the folder may be another revision");
+        fill(&weights.join("facebook--dinov2-small@v1"));
+        assert_eq!(at("dinov2-small@v1").unwrap().1, weights.join("facebook--dinov2-small@v1"));
+        for (name, part) in [
+            ("dinov2-small@v2", "run `vpt backbones fetch dinov2-small@v2`, or put"),
+            ("dinov2-small@", "`` is no branch, tag or commit"),
+            ("dinov2-small@../x", "`../x` is no branch"),
+            ("dinov2-small@a//b", "`a//b` is no branch"),
+            ("me/mine@a b", "`a b` is no branch"),
+            ("clip-nano@main", "has no revisions"),
+            ("dinov2-smal@v1", "did you mean dinov2-small?"),
+        ] {
+            let message = refused(name, None, Some(cache));
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
     fn a_folder_is_taken_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let model = dir.path().join("my-model");
@@ -375,7 +468,10 @@ mod tests {
     #[test]
     fn what_is_not_found_says_what_to_do() {
         let message = refused("dinov2-small", Some(Path::new("/w")), None);
-        for part in ["put config.json, model.safetensors", "facebook/dinov2-small into /w/dinov2-small, or"] {
+        for part in [
+            "run `vpt backbones fetch dinov2-small`, or put config.json, ",
+            "facebook/dinov2-small into /w/dinov2-small",
+        ] {
             assert!(message.contains(part), "{message}");
         }
         assert!(refused("me/mine", None, None).contains("into weights/me--mine and give `--weights-dir weights`"));

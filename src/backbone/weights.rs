@@ -80,25 +80,15 @@ impl Weights {
     }
 
     fn open_shards(dir: &Path, index: &Path) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
-        }
         let size = std::fs::metadata(index).map_err(Error::io(index))?.len();
         if size > MAX_INDEX_BYTES {
             return Err(Error::file(index, format!("{size} bytes is too large for an index")));
         }
-        let text = std::fs::read(index).map_err(Error::io(index))?;
-        let Index { weight_map } =
-            serde_json::from_slice(&text).map_err(|e| Error::file(index, format!("not a safetensors index: {e}")))?;
+        let weight_map = parse_index(&std::fs::read(index).map_err(Error::io(index))?, index)?;
         let names: BTreeSet<&String> = weight_map.values().collect();
         let mut files = Vec::new();
         let mut headers = BTreeMap::new();
         for name in names {
-            // A name with a folder in it could point anywhere.
-            if Path::new(name).file_name().is_none_or(|n| n != name.as_str()) {
-                return Err(Error::file(index, format!("names `{}`, which is not a file name", name.escape_debug())));
-            }
             let path = dir.join(name);
             if !path.is_file() {
                 return Err(Error::file(index, format!("names {name}, which is not in the folder")));
@@ -244,6 +234,29 @@ impl Weights {
             }
         }
         Ok(hasher.finalize().to_hex().to_string())
+    }
+}
+
+/// Which tensor is in which file, from the bytes of the index `path`. The files are in the index's folder.
+///
+/// # Errors
+/// It is no index, or names a file with a folder in it, which could be anywhere.
+pub(crate) fn parse_index(bytes: &[u8], path: &Path) -> Result<BTreeMap<String, String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let Index { weight_map } =
+        serde_json::from_slice(bytes).map_err(|e| Error::file(path, format!("not a safetensors index: {e}")))?;
+    let is_file_name = |name: &str| {
+        Path::new(name).file_name().is_some_and(|n| n == name) && !name.contains(['\\', ':', '\0']) && name.len() < 256
+    };
+    match weight_map.values().find(|name| !is_file_name(name)) {
+        None => Ok(weight_map),
+        Some(name) => {
+            let shown: String = name.chars().take(80).collect();
+            Err(Error::file(path, format!("names `{}`, which is not a file name", shown.escape_debug())))
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `vpt backbones`: what is known, where it was found, and what it is.
+//! `vpt backbones`: what is known, where it was found, what it is, and how it comes from the hub.
 
 use std::path::PathBuf;
 
@@ -9,8 +9,9 @@ use vpt::backbone::spec::TowerSpec;
 use vpt::report::table;
 
 use super::output::Output;
+use super::{Global, fetch};
 
-/// List the backbones that are known, or describe one
+/// List, describe, fetch and verify backbones
 #[derive(Debug, Args)]
 pub(crate) struct Backbones {
     #[command(subcommand)]
@@ -31,16 +32,41 @@ enum Command {
     /// The hash is what task files hold to know their backbone by: BLAKE3 over the weight files.
     #[command(after_help = "Example:\n  vpt backbones info clip-nano")]
     Info {
-        /// Known name, `owner/name` of a repository, or folder in the Hugging Face layout
+        /// Known name, `owner/name[@revision]` of a repository, or folder in the Hugging Face layout
         #[arg(value_name = "NAME|DIR")]
         backbone: String,
         /// Folder to look in, before the local Hugging Face cache
         #[arg(long, value_name = "DIR")]
         weights_dir: Option<PathBuf>,
     },
+    /// Fetch a backbone from the Hugging Face hub
+    ///
+    /// The files go into the Hugging Face cache (HF_HUB_CACHE, HF_HOME), where every command and other tools find them. A
+    /// fetch that was cut off goes on where it ended; lengths and hashes are checked. No other command opens a connection.
+    ///
+    /// HF_ENDPOINT names another hub, HF_TOKEN says who asks where a repository is private or gated, HTTPS_PROXY and NO_PROXY
+    /// lead through a proxy, SSL_CERT_FILE names certificates to trust, HF_HUB_OFFLINE=1 forbids it all.
+    #[command(
+        after_help = "Examples:\n  vpt backbones fetch dinov2-small\n  vpt backbones fetch google/vit-base-patch16-384@main"
+    )]
+    Fetch {
+        /// Known name or `owner/name` of a repository; `@revision` behind it is a branch, tag or commit
+        #[arg(value_name = "NAME")]
+        backbone: String,
+    },
+    /// Check that what was fetched is still whole
+    ///
+    /// Every file of the backbone in the Hugging Face cache is read and compared with the hash in its name. Exit code 1 if
+    /// something is damaged or missing.
+    #[command(after_help = "Example:\n  vpt backbones verify dinov2-small")]
+    Verify {
+        /// Known name or `owner/name[@revision]` of a repository
+        #[arg(value_name = "NAME")]
+        backbone: String,
+    },
 }
 
-pub(crate) fn run(args: Backbones, out: Output) -> anyhow::Result<()> {
+pub(crate) fn run(args: Backbones, global: &Global, out: Output) -> anyhow::Result<()> {
     match args.command {
         Command::List { weights_dir } => {
             let rows = registry::list(weights_dir.as_deref());
@@ -50,6 +76,8 @@ pub(crate) fn run(args: Backbones, out: Output) -> anyhow::Result<()> {
             let info = registry::info(&backbone, weights_dir.as_deref())?;
             out.result(&info, || describe(&info))
         }
+        Command::Fetch { backbone } => fetch::fetch(&backbone, global.quiet, out),
+        Command::Verify { backbone } => fetch::verify(&backbone, out),
     }
 }
 

@@ -8,6 +8,7 @@ mod data_check;
 mod docs;
 mod embed;
 mod eval;
+mod fetch;
 mod interrupt;
 mod model;
 mod output;
@@ -196,11 +197,11 @@ fn run(command: Command, global: &Global) -> anyhow::Result<()> {
         Command::ZeroShot(args) => zero_shot::run(&args, global, out),
         Command::Bench(args) => bench::run(args, global, out),
         Command::Data(args) => data::run(args, global, out),
-        Command::Backbones(args) => backbones::run(args, out),
         Command::Runs(args) => runs::run(&args, global, out),
         Command::Task(args) => task::run(&args, out),
         Command::Completions(args) => docs::completions(&args, out),
         Command::Man(args) => docs::man(&args, out),
+        Command::Backbones(args) => backbones::run(args, global, out),
     }
 }
 

@@ -226,6 +226,8 @@ fn help_has_an_example_for_every_command() {
         "data convert",
         "backbones list",
         "backbones info",
+        "backbones fetch",
+        "backbones verify",
     ] {
         assert!(top.contains(command.split(' ').next().unwrap()), "{command} is not in {top}");
         let args: Vec<&str> = command.split(' ').chain(["--help"]).collect();

@@ -58,8 +58,12 @@ impl Sandbox {
 
     /// Runs the program in this folder.
     pub(crate) fn vpt(&self, args: &[&str]) -> Run {
-        let output =
-            assert_cmd::Command::from_std(self.command(args)).timeout(Duration::from_secs(200)).output().unwrap();
+        self.finish(self.command(args), args)
+    }
+
+    /// Runs what [`Self::command`] has made of `args`.
+    pub(crate) fn finish(&self, command: process::Command, args: &[&str]) -> Run {
+        let output = assert_cmd::Command::from_std(command).timeout(Duration::from_secs(200)).output().unwrap();
         let run = Run {
             args: args.join(" "),
             code: output.status.code(),
