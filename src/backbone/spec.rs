@@ -66,7 +66,7 @@ pub struct TowerSpec {
     pub heads: usize,
     /// Width of the MLP's hidden layer.
     pub mlp: usize,
-    /// Whether the MLP is gated (SwiGLU, Shazeer 2020): two layers lead to its hidden units, which are the product of the
+    /// Whether the MLP is gated (`SwiGLU`, Shazeer 2020): two layers lead to its hidden units, which are the product of the
     /// one, after the non-linearity, with the other.
     #[serde(default)]
     pub gated: bool,

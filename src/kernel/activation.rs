@@ -13,7 +13,7 @@ pub enum Activation {
     QuickGelu,
     /// `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
     GeluTanh,
-    /// `x σ(x)`: the gate of SwiGLU.
+    /// `x σ(x)`: the gate of `SwiGLU`.
     Silu,
 }
 

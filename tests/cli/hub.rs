@@ -11,7 +11,7 @@ use std::{fs, thread};
 use serde_json::Value;
 
 use self::server::{COMMIT, Faults, Hub, proxy, sha256, trap};
-use crate::util::{Run, Sandbox, fixture};
+use crate::util::{Run, Sandbox, finish, fixture};
 
 const REPO: &str = "openai/clip-vit-base-patch32";
 const CLIP: [&str; 4] = ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"];
@@ -35,7 +35,7 @@ fn run_at(sandbox: &Sandbox, endpoint: &str, args: &[&str], set: &[(&str, &str)]
         command.env_remove(name);
     }
     command.env("HF_ENDPOINT", endpoint).env("HF_HUB_CACHE", sandbox.path("cache")).envs(set.iter().copied());
-    sandbox.finish(command, args)
+    finish(command, args)
 }
 
 fn run(sandbox: &Sandbox, hub: &Hub, args: &[&str]) -> Run {

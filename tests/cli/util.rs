@@ -58,20 +58,7 @@ impl Sandbox {
 
     /// Runs the program in this folder.
     pub(crate) fn vpt(&self, args: &[&str]) -> Run {
-        self.finish(self.command(args), args)
-    }
-
-    /// Runs what [`Self::command`] has made of `args`.
-    pub(crate) fn finish(&self, command: process::Command, args: &[&str]) -> Run {
-        let output = assert_cmd::Command::from_std(command).timeout(Duration::from_secs(200)).output().unwrap();
-        let run = Run {
-            args: args.join(" "),
-            code: output.status.code(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        };
-        run.check();
-        run
+        finish(self.command(args), args)
     }
 
     /// The program in this folder, without the user's caches.
@@ -93,6 +80,19 @@ impl Sandbox {
         let args = ["train", "--backbone", &vit, "--data", "colours", "--out", run];
         self.vpt(&[&args, more].concat()).ok()
     }
+}
+
+/// Runs what [`Sandbox::command`] has made of `args`.
+pub(crate) fn finish(command: process::Command, args: &[&str]) -> Run {
+    let output = assert_cmd::Command::from_std(command).timeout(Duration::from_secs(200)).output().unwrap();
+    let run = Run {
+        args: args.join(" "),
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    };
+    run.check();
+    run
 }
 
 /// What a run of the program said.

@@ -214,7 +214,7 @@ impl Client {
                 format!("the hub has had too many requests (429): try again {wait}{token}")
             }
             (416, _) => return Failure::Broken("the hub has no such part of the file".to_owned()),
-            (500.., _) | (408, _) => return Failure::Broken(format!("the hub answered {status}")),
+            (500.. | 408, _) => return Failure::Broken(format!("the hub answered {status}")),
             _ => format!("the hub answered {status}"),
         })
     }
@@ -341,9 +341,14 @@ fn plain(error: &ureq::Error) -> String {
     match error {
         ureq::Error::HostNotFound => "there is no such host".to_owned(),
         ureq::Error::Timeout(_) => "no answer in time".to_owned(),
-        ureq::Error::Io(error) => error.to_string(),
-        other => other.to_string(),
+        ureq::Error::Io(error) => trusted(error.to_string()),
+        other => trusted(other.to_string()),
     }
+}
+
+/// Behind a proxy that opens secured connections, certificates are another's.
+fn trusted(why: String) -> String {
+    if why.contains("certificate") { format!("{why}; SSL_CERT_FILE says whom to trust") } else { why }
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ impl Download<'_> {
             return Err(refused(format!("{bytes} bytes are too many for this file")));
         }
         let blob = self.cache.blob(&tag);
-        if self.is_whole(&blob, &tag)? {
+        if is_whole(&blob, &tag)? {
             return Ok(Some(Cached { tag, bytes, source: Source::Cache }));
         }
         // Whoever waits here for another process does not keep a connection open.
@@ -67,7 +67,7 @@ impl Download<'_> {
             answer = None;
             tell(Event::Waiting { file });
         })?;
-        if self.is_whole(&blob, &tag)? {
+        if is_whole(&blob, &tag)? {
             return Ok(Some(Cached { tag, bytes, source: Source::Cache }));
         }
         self.transfer(file, &tag, bytes, answer)?;
@@ -92,19 +92,11 @@ impl Download<'_> {
     pub(super) fn present(&mut self, file: &str) -> Result<Option<Cached>, Failed> {
         let path = self.cache.snapshot(&self.revision).join(file);
         let (Some(tag), Ok(meta)) = (linked(&path), fs::metadata(&path)) else { return Ok(None) };
-        if !self.is_whole(&path, &tag)? {
+        if !is_whole(&path, &tag)? {
             return Ok(None);
         }
         (self.tell)(Event::Finished { file, bytes: meta.len(), source: Source::Cache });
         Ok(Some(Cached { tag, bytes: meta.len(), source: Source::Cache }))
-    }
-
-    /// Whether `path` is there and what its name says.
-    fn is_whole(&self, path: &Path, tag: &str) -> Result<bool> {
-        if !path.is_file() {
-            return Ok(false);
-        }
-        Ok(digest::matches(path, tag).map_err(Error::io(path))? == Some(true))
     }
 
     /// Asks for `file` from byte `from` on, again and again while that may help.
@@ -210,6 +202,14 @@ impl From<Error> for Failed {
     fn from(error: Error) -> Self {
         Self::Local(error)
     }
+}
+
+/// Whether `path` is there and what its name says.
+fn is_whole(path: &Path, tag: &str) -> Result<bool> {
+    if !path.is_file() {
+        return Ok(false);
+    }
+    Ok(digest::matches(path, tag).map_err(Error::io(path))? == Some(true))
 }
 
 fn refused(why: String) -> Failed {

@@ -60,18 +60,14 @@ pub(super) fn offline(var: impl Fn(&str) -> Option<OsString>) -> bool {
 }
 
 fn token(text: &impl Fn(&str) -> Option<String>, beside_cache: Option<PathBuf>) -> Result<Option<String>> {
-    let (token, from) = match text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")) {
-        Some(token) => (token, "HF_TOKEN".to_owned()),
-        None => {
-            let home = text("HF_HOME").map(|home| PathBuf::from(home).join("token"));
-            let Some(path) = text("HF_TOKEN_PATH").map(PathBuf::from).or(home).or(beside_cache) else {
-                return Ok(None);
-            };
-            match crate::data::files::read_limited(&path, MAX_TOKEN_BYTES) {
-                Ok(bytes) => (String::from_utf8_lossy(&bytes).into_owned(), path.display().to_string()),
-                Err(_) => return Ok(None),
-            }
-        }
+    let (token, from) = if let Some(token) = text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")) {
+        (token, "HF_TOKEN".to_owned())
+    } else {
+        let home = text("HF_HOME").map(|home| PathBuf::from(home).join("token"));
+        let Some(path) = text("HF_TOKEN_PATH").map(PathBuf::from).or(home).or(beside_cache) else { return Ok(None) };
+        // No file is no token.
+        let Ok(bytes) = crate::data::files::read_limited(&path, MAX_TOKEN_BYTES) else { return Ok(None) };
+        (String::from_utf8_lossy(&bytes).into_owned(), path.display().to_string())
     };
     let token = token.trim();
     if !token.bytes().all(|b| b.is_ascii_graphic()) {

@@ -109,7 +109,7 @@ fn tensors(archive: &mut ZipArchive<BufReader<File>>, len: u64) -> Result<BTreeM
     for (key, value) in items {
         let Object::Unicode(name) = &key else { continue };
         let shown = format!("`{}`", name.chars().take(80).collect::<String>().escape_debug());
-        let info = value.into_tensor_info(key, dir).map_err(|error| format!("tensor {shown}: {error}"))?;
+        let info = value.into_tensor_info(key, dir).map_err(|error| format!("tensor {shown}: {}", brief(&error)))?;
         // What is no tensor (versions, settings) is of no use.
         let Some(info) = info else { continue };
         let tensor = check(archive, &info, len).map_err(|why| format!("tensor {shown}: {why}"))?;
@@ -233,9 +233,9 @@ fn unpickle(pickle: &[u8]) -> Result<Object, String> {
                 return Err("a string of the pickle is longer than the pickle".to_owned());
             }
         }
-        let done = stack.read(&mut rest).map_err(|error| error.to_string())?;
+        let done = stack.read(&mut rest).map_err(|error| brief(&error))?;
         if done {
-            return stack.finalize().map_err(|error| error.to_string());
+            return stack.finalize().map_err(|error| brief(&error));
         }
         // What is on top has grown, or been copied to or from the memory of what was seen before.
         let weighed =
@@ -245,6 +245,11 @@ fn unpickle(pickle: &[u8]) -> Result<Object, String> {
             weigh(top, MAX_DEPTH, &mut visits)?;
         }
     }
+}
+
+/// What candle says, without the backtrace that may follow.
+fn brief(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// Takes the number of objects in `object` from `visits`; fails if that is used up, or they are nested too deep.
@@ -396,7 +401,7 @@ mod tests {
             (b"\x80\x02X\xff".to_vec(), "longer than the pickle"),
             (b"\x80\x02\x8b".to_vec(), "unknown op-code"),
             // A tuple of a tuple of ... and the memo that doubles its content each time.
-            ([&b"\x80\x02)"[..], &[0x85; 100_000], b"."].concat(), "nested too deep"),
+            ([&b"\x80\x02)"[..], &vec![0x85; 100_000][..], b"."].concat(), "nested too deep"),
             ([&b"\x80\x02)"[..], &b"q\x01h\x01h\x01\x86".repeat(40)[..], b"."].concat(), "nested too deep"),
             (
                 [&b"\x80\x02]("[..], &b"K\x01".repeat(50_000)[..], b"e", &b"q\x01".repeat(50_000)[..], b"."].concat(),

@@ -70,7 +70,7 @@ impl Hub {
             thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
                     let this = this.clone();
-                    thread::spawn(move || this.serve(stream, at_store));
+                    thread::spawn(move || this.serve(&stream, at_store));
                 }
             });
         }
@@ -93,8 +93,8 @@ impl Hub {
     }
 
     // A client that went away in the middle is no fault of the hub.
-    fn serve(&self, stream: TcpStream, at_store: bool) {
-        let _ = self.answer(&stream, at_store);
+    fn serve(&self, stream: &TcpStream, at_store: bool) {
+        let _ = self.answer(stream, at_store);
         let _ = stream.shutdown(Shutdown::Both);
     }
 
@@ -162,7 +162,7 @@ impl Hub {
             stream,
             "HTTP/1.1 {status}\r\nX-Repo-Commit: {COMMIT}\r\nETag: W/\"{tag}\"\r\n{range}Connection: close\r\n"
         )?;
-        if let Some(surplus) = faults.surplus {
+        if let Some(surplus) = faults.surplus.filter(|_| at_store) {
             write!(stream, "Transfer-Encoding: chunked\r\n\r\n")?;
             for part in [body, &vec![7; surplus][..]].into_iter().filter(|part| !part.is_empty()) {
                 write!(stream, "{:x}\r\n", part.len())?;
@@ -246,7 +246,7 @@ fn is_large(path: &str) -> bool {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes.iter().flat_map(|b| [b >> 4, b & 15]).map(|d| char::from_digit(d.into(), 16).unwrap()).collect()
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
