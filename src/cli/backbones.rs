@@ -41,11 +41,11 @@ enum Command {
     },
     /// Fetch a backbone from the Hugging Face hub
     ///
-    /// The files go into the Hugging Face cache (HF_HUB_CACHE, HF_HOME), where every command and other tools find them. A
+    /// The files go into the Hugging Face cache (`HF_HUB_CACHE`, `HF_HOME`), where every command and other tools find them. A
     /// fetch that was cut off goes on where it ended; lengths and hashes are checked. No other command opens a connection.
     ///
-    /// HF_ENDPOINT names another hub, HF_TOKEN says who asks where a repository is private or gated, HTTPS_PROXY and NO_PROXY
-    /// lead through a proxy, SSL_CERT_FILE names certificates to trust, HF_HUB_OFFLINE=1 forbids it all.
+    /// `HF_ENDPOINT` names another hub, `HF_TOKEN` says who asks where a repository is private or gated, `HTTPS_PROXY` and
+    /// `NO_PROXY` lead through a proxy, `SSL_CERT_FILE` names certificates to trust, `HF_HUB_OFFLINE=1` forbids it all.
     #[command(
         after_help = "Examples:\n  vpt backbones fetch dinov2-small\n  vpt backbones fetch google/vit-base-patch16-384@main"
     )]
