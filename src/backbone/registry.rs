@@ -4,6 +4,7 @@
 //! in the cache that Hugging Face's own tools and [`super::hub`] fill.
 
 mod known;
+mod named;
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -12,11 +13,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use self::known::{KNOWN, Known};
+pub(crate) use self::named::Named;
+use self::named::known_as;
 use super::bundled;
 use super::spec::{Family, Spec};
 use super::tokenizer::{TOKENIZER, Tokenizer};
 use super::weights::{INDEX, SINGLE, Weights};
-use crate::{Error, Result, suggest};
+use crate::{Error, Result};
 
 /// The file that says what a model is.
 pub const CONFIG: &str = "config.json";
@@ -97,46 +100,6 @@ impl Location {
     }
 }
 
-/// A backbone's name taken apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Named {
-    /// The known name, else `owner/name`; with `@revision` where one was given.
-    pub(crate) name: String,
-    pub(crate) known: Option<&'static Known>,
-    /// The repository on the hub, `owner/name`; empty for the bundled backbone.
-    pub(crate) repo: String,
-    /// Branch, tag or commit.
-    pub(crate) revision: String,
-}
-
-impl Named {
-    /// A known name, or `owner/name` of a repository on the hub, either with `@revision`.
-    pub(crate) fn parse(name: &str) -> Result<Self> {
-        let (base, revision) = name.split_once('@').map_or((name, None), |(base, revision)| (base, Some(revision)));
-        let known = known_as(base);
-        let (base, repo, default) = match known {
-            Some(known) => (known.name, known.repo, known.revision),
-            None if is_repository(base) => (base, base, "main"),
-            None => return Err(unknown(base)),
-        };
-        if let Some(revision) = revision {
-            if repo.is_empty() {
-                return Err(Error::flag("--backbone", format!("{base} is part of this program and has no revisions")));
-            }
-            if !is_revision(revision) {
-                let message = format!("`{}` is no branch, tag or commit", revision.escape_debug());
-                return Err(Error::flag("--backbone", message));
-            }
-        }
-        let name = revision.map_or_else(|| base.to_owned(), |revision| format!("{base}@{revision}"));
-        Ok(Self { name, known, repo: repo.to_owned(), revision: revision.unwrap_or(default).to_owned() })
-    }
-}
-
-fn known_as(name: &str) -> Option<&'static Known> {
-    KNOWN.iter().find(|k| k.name == name || (k.repo == name && !name.is_empty()))
-}
-
 /// Finds the backbone `name_or_dir`: a folder, a known name, or `owner/name` of a repository on the Hugging Face hub;
 /// either name may have `@revision` behind it.
 ///
@@ -187,24 +150,6 @@ fn missing(dir: &Path) -> Option<&'static str> {
 fn folder_name(dir: &Path) -> String {
     let full = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
     full.file_name().map_or_else(|| full.display().to_string(), |name| name.to_string_lossy().into_owned())
-}
-
-/// Whether `name` reads `owner/name`.
-fn is_repository(name: &str) -> bool {
-    let part = |s: &str| {
-        !s.is_empty()
-            && !s.starts_with('.')
-            && s.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-    };
-    name.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
-}
-
-/// Whether `revision` may name a branch, tag or commit; it becomes part of paths and addresses.
-fn is_revision(revision: &str) -> bool {
-    let part = |s: &str| !s.is_empty() && !s.starts_with('.');
-    revision.len() <= 128
-        && revision.split('/').all(part)
-        && revision.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'))
 }
 
 fn in_weights_dir(dir: &Path, named: &Named) -> Vec<PathBuf> {
@@ -265,14 +210,6 @@ pub(crate) fn by_hand(name: &str, repo: &str, weights_dir: Option<&Path>) -> Str
          https://huggingface.co/{repo} into {}{flag}",
         dir.display()
     )
-}
-
-fn unknown(name: &str) -> Error {
-    let hint = match suggest::nearest(name, KNOWN.iter().map(|k| k.name)) {
-        Some(known) => format!("did you mean {known}?"),
-        None => format!("known are {}", KNOWN.iter().map(|k| k.name).collect::<Vec<_>>().join(", ")),
-    };
-    Error::flag("--backbone", format!("`{}` is neither a folder nor a known name; {hint}", name.escape_debug()))
 }
 
 /// A row of `vpt backbones list`.
@@ -365,6 +302,7 @@ pub fn info(name_or_dir: &str, weights_dir: Option<&Path>) -> Result<Info> {
 
 #[cfg(test)]
 mod tests {
+    use super::named::is_repository;
     use super::*;
 
     /// Makes an (empty) checkpoint folder.
