@@ -72,20 +72,15 @@ impl Cache {
         if linked(&path).as_deref() == Some(tag) {
             return Ok(());
         }
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&path)(error)),
-            _ => {}
-        }
+        // Made beside and renamed: another process that fetches the same never finds the name without a file.
+        let beside = dir.join(format!(".{file}.{}", std::process::id()));
+        let _ = fs::remove_file(&beside);
         #[cfg(unix)]
-        let made = std::os::unix::fs::symlink(Path::new("../../blobs").join(tag), &path);
+        let made = std::os::unix::fs::symlink(Path::new("../../blobs").join(tag), &beside);
         // Where links need a privilege, the file itself is put there, as Hugging Face's tools do.
         #[cfg(not(unix))]
-        let made = fs::copy(self.blob(tag), &path).map(drop);
-        match made {
-            // Another process has just made the same one.
-            Err(_) if linked(&path).as_deref() == Some(tag) => Ok(()),
-            made => made.map_err(Error::io(&path)),
-        }
+        let made = fs::copy(self.blob(tag), &beside).map(drop);
+        made.and_then(|()| fs::rename(&beside, &path)).map_err(Error::io(&path))
     }
 
     /// Notes which commit a revision stands for. A commit stands for itself.
