@@ -120,7 +120,7 @@ struct Flags {
     inner_size: Option<usize>,
 
     /// Passes over the training images [default: as many as make 1000 steps, 2000 for linear; at least 10, at most 100; in
-    /// detection 1600 for the head, at least 30, at most 120, and a third as many for the prompts]
+    /// detection 2150, at least 40, at most 160]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     epochs: Option<usize>,
     /// Images a step [default: 32; 8 in detection]

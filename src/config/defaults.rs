@@ -45,8 +45,8 @@ pub(super) const DETECTION_WARMUP_STEPS: f64 = 100.;
 pub(super) const SCALE_JITTER: [f32; 2] = [0.8, 1.25];
 /// Blocks with prompts in a detector, from the last one on: few, so that what comes before is computed once.
 const DETECTION_BLOCKS: usize = 4;
-/// Steps that a detector's head should learn alone for, whatever the size of the data.
-const HEAD_STEPS: usize = 1600;
+/// Steps a detector should learn for, both stages together, whatever the size of the data.
+const DETECTION_STEPS: usize = 2150;
 
 /// Blocks that are prompted unless the user says otherwise.
 pub(super) fn layers(task: Task, depth: usize) -> PromptLayers {
@@ -58,8 +58,7 @@ pub(super) fn layers(task: Task, depth: usize) -> PromptLayers {
 
 /// Epochs of a detector, of `per_epoch` steps each.
 pub(super) fn detection_epochs(per_epoch: usize) -> usize {
-    let head = HEAD_STEPS.div_ceil(per_epoch).clamp(30, 120);
-    head + head.div_ceil(3)
+    DETECTION_STEPS.div_ceil(per_epoch).clamp(40, 160)
 }
 
 /// How many of a detector's epochs train the head alone: half of them.
