@@ -256,7 +256,7 @@ fn one_line(error: &impl std::fmt::Display) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::data) mod tests {
     use super::*;
     use image::{ImageBuffer, Luma, LumaA, Rgb, Rgba};
 
@@ -352,7 +352,7 @@ mod tests {
     }
 
     /// A PNG whose header claims `width` x `height` and that has almost no data.
-    fn png_header(width: u32, height: u32) -> Vec<u8> {
+    pub(in crate::data) fn png_header(width: u32, height: u32) -> Vec<u8> {
         let mut bytes = encode(&ImageBuffer::from_pixel(1, 1, Luma([9u8])).into(), ImageFormat::Png);
         bytes[16..20].copy_from_slice(&width.to_be_bytes());
         bytes[20..24].copy_from_slice(&height.to_be_bytes());

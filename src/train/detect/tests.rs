@@ -295,6 +295,9 @@ fn the_control_is_what_method_linear_learns() {
     let (prompted, results) = finish(&config(&dir, Method::VptDeep), &dir);
     let (linear, alone) = finish(&RunConfig { epochs: Some(2), ..config(&dir, Method::Linear) }, &dir);
     assert_eq!(content(&prompted).2[..2], content(&linear).2);
+    // Zooms that the prompted run has while its prompts learn are for `linear` from the first epoch on.
+    let zoomed = RunConfig { epochs: Some(2), scale_jitter: Some([0.8, 1.25]), ..config(&dir, Method::Linear) };
+    assert_ne!(content(&finish(&zoomed, &dir).0).2, content(&linear).2);
     let control = results.head_only.unwrap();
     assert_eq!((control.best_epoch, control.val, control.test), (alone.best_epoch, alone.val, alone.test));
     assert_eq!(alone.head_only, None);

@@ -5,18 +5,8 @@ use std::fs;
 use image::ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
 
 use super::*;
+use crate::data::image::tests::png_header;
 use FindingKind as Kind;
-
-/// A PNG whose header claims `width` x `height` and that has almost no data.
-fn png_header(width: u32, height: u32) -> Vec<u8> {
-    let mut bytes = sized(1, 1, 0, Png);
-    bytes[16..20].copy_from_slice(&width.to_be_bytes());
-    bytes[20..24].copy_from_slice(&height.to_be_bytes());
-    let mut crc = flate2::Crc::new();
-    crc.update(&bytes[12..29]);
-    bytes[29..33].copy_from_slice(&crc.sum().to_be_bytes());
-    bytes
-}
 
 #[test]
 fn images_that_cannot_be_decoded_are_told_apart() {
