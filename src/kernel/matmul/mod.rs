@@ -1,0 +1,251 @@
+//! Matrix products `C = A B (+ bias) (+ C)` in f32 with a packed right-hand side.
+//!
+//! The right-hand side is what is used again and again: a frozen weight is packed once for the life of the program, keys
+//! and values once per image and head. The left-hand side may have any strides, so that `Aᵀ B` costs no extra copy; a block
+//! of it is packed on every call if enough panels read it. A register tile holds up to 9 x 48 or 14 x 32 sums (AVX-512). All rows of
+//! A pass by a panel of B while that is in a near cache, and the block of A stays in the second-level cache while all
+//! panels do (the scheme of Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008).
+
+mod left;
+mod panels;
+mod tile;
+mod view;
+
+use std::cell::RefCell;
+
+use super::activation::{Activation, activate_row};
+use super::simd::{Simd, load, store, vectors};
+use super::{Grow, dispatched};
+use left::{SEGMENT, Tiles};
+use tile::{Tile, TileLeft, multiply_tile};
+
+pub use left::{Left, PackedRows};
+pub use panels::{Panels, Part};
+pub use view::{Mat, MatMut};
+
+/// Rows of a block of B: larger ones write C less often, smaller ones keep more of a panel in the first-level cache. A
+/// multiple of every panel's width.
+pub const DEPTH: usize = 384;
+
+/// What the result starts from.
+#[derive(Clone, Copy)]
+pub enum Init<'a> {
+    /// Zero.
+    Zero,
+    /// The bias `[n]`, in every row.
+    Bias(&'a [f32]),
+    /// What is in C.
+    Add,
+    /// What is in C, plus the bias `[n]`.
+    AddBias(&'a [f32]),
+}
+
+/// `C = init + A B`: A `[m, k]`, B `[k, n]`, C `[m, n]`.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn matmul<'a, 'b>(a: impl Into<Left<'a>>, b: impl Into<Part<'b>>, c: MatMut, init: Init) {
+    product(a.into(), &b.into(), c, init, None);
+}
+
+/// `H = A B + bias`, then `C = f(H)` and, if wanted, `derivative = f'(H)` `[m, n]`, a tile at a time while it is in the
+/// cache.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn matmul_activate<'a, 'b>(
+    a: impl Into<Left<'a>>,
+    b: impl Into<Part<'b>>,
+    c: MatMut,
+    bias: &[f32],
+    activation: Activation,
+    derivative: Option<MatMut>,
+) {
+    let (derivative, stride) = match derivative {
+        Some(view) => {
+            assert_eq!((view.rows, view.cols), (c.rows, c.cols), "shape of the derivative");
+            (view.data.as_mut_ptr(), view.row_stride)
+        }
+        None => (std::ptr::null_mut(), 0),
+    };
+    product(a.into(), &b.into(), c, Init::Bias(bias), Some(Then::Activate(activation, derivative, stride)));
+}
+
+/// `C = (A B) * factor` `[m, n]`, element by element: the VJP through an activation whose derivative is `factor`, a tile at
+/// a time while it is in the cache.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn matmul_scale<'a, 'b>(a: impl Into<Left<'a>>, b: impl Into<Part<'b>>, c: MatMut, factor: Mat) {
+    assert_eq!((factor.rows, factor.cols), (c.rows, c.cols), "shape of the factor");
+    let (data, stride) = factor.contiguous_rows();
+    product(a.into(), &b.into(), c, Init::Zero, Some(Then::Scale(data.as_ptr(), stride)));
+}
+
+/// What happens to a finished tile.
+#[derive(Clone, Copy)]
+enum Then {
+    /// The activation, with its derivative written to rows of this stride unless the pointer is null.
+    Activate(Activation, *mut f32, usize),
+    /// Multiplication by rows of this stride.
+    Scale(*const f32, usize),
+}
+
+impl Then {
+    /// The other matrix's value at `(row, col)`; null if there is none.
+    fn other(self, row: usize, col: usize) -> *const f32 {
+        match self {
+            Self::Activate(_, derivative, _) if derivative.is_null() => std::ptr::null(),
+            Self::Activate(_, derivative, stride) => derivative.wrapping_add(row * stride + col),
+            Self::Scale(factor, stride) => factor.wrapping_add(row * stride + col),
+        }
+    }
+}
+
+fn product(a: Left, b: &Part, c: MatMut, init: Init, then: Option<Then>) {
+    let (k, n) = (b.rows.len(), b.columns.len());
+    let (m, a_cols) = a.shape();
+    assert_eq!((m, a_cols, n), (c.rows, k, c.cols), "matrix product shapes");
+    let (accumulate, bias) = match init {
+        Init::Zero => (false, None),
+        Init::Bias(bias) => (false, Some(bias)),
+        Init::Add => (true, None),
+        Init::AddBias(bias) => (true, Some(bias)),
+    };
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), n, "bias length");
+    }
+    if k == 0 || n == 0 || m == 0 {
+        assert!(k > 0 || accumulate, "a product over nothing");
+        return;
+    }
+    LEFT.with_borrow_mut(|left| {
+        blocks(a, b, c, accumulate, bias, then, left.grow(m * DEPTH.min(k).next_multiple_of(SEGMENT)));
+    });
+}
+
+dispatched! {
+    fn blocks(a: Left, b: &Part, c: MatMut, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, left: &mut [f32]) = blocks_body
+}
+
+thread_local! {
+    /// The packed block of the left-hand side, kept from call to call.
+    static LEFT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// # Safety
+/// The shapes have been checked by [`product`]; `S` is available.
+#[inline(always)]
+unsafe fn blocks_body<S: Simd>(
+    a: Left,
+    b: &Part,
+    c: MatMut,
+    accumulate: bool,
+    bias: Option<&[f32]>,
+    then: Option<Then>,
+    left: &mut [f32],
+) {
+    unsafe {
+        if S::TILE_ROWS_OF_3 > 0 && b.panels.width == 3 * S::LANES {
+            blocks_of::<S, 3>(a, b, c, accumulate, bias, then, left);
+        } else {
+            blocks_of::<S, 2>(a, b, c, accumulate, bias, then, left);
+        }
+    }
+}
+
+/// With tiles of `V` vectors.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn blocks_of<S: Simd, const V: usize>(
+    a: Left,
+    b: &Part,
+    c: MatMut,
+    accumulate: bool,
+    bias: Option<&[f32]>,
+    then: Option<Then>,
+    left: &mut [f32],
+) {
+    let width = V * S::LANES;
+    let Part { panels, rows: b_rows, columns: b_columns } = b;
+    assert_eq!(panels.width, width, "packed for another instruction set");
+    let tiles = Tiles::new::<S>(a.shape().0, width);
+    let count = tiles.count;
+    for block in b_rows.clone().step_by(DEPTH) {
+        let depth = DEPTH.min(b_rows.end - block);
+        let (first, last) = (block == b_rows.start, block + depth == b_rows.end);
+        let a_column = block - b_rows.start;
+        let packed = match a {
+            Left::Packed(a) => {
+                assert_eq!(a.width, width, "packed for other panels");
+                Some(&a.data[a_column * a.rows..])
+            }
+            // Copying A pays if enough panels read the copy.
+            Left::Plain(_) if b_columns.len().div_ceil(width) < 4 => None,
+            Left::Plain(a) => {
+                tiles.pack(a, a_column..a_column + depth, left);
+                Some(&*left)
+            }
+        };
+        for b_column in b_columns.clone().step_by(width) {
+            let col = b_column - b_columns.start;
+            let cols = width.min(b_columns.end - b_column);
+            // SAFETY: the first element of this panel lies inside the packed matrix.
+            let panel = unsafe { panels.floats().as_ptr().add(panels.position(block, b_column)) };
+            let panel_len = depth * width;
+            let start = if first { bias.map(|bias| &bias[col..col + cols]) } else { None };
+            for tile in 0..count {
+                let rows = tiles.rows(tile);
+                let left = match (packed, a) {
+                    (None, Left::Plain(a)) => {
+                        let at = rows.start * a.row_stride + a_column * a.col_stride;
+                        TileLeft::Strided(a.data[at..].as_ptr(), a.row_stride, a.col_stride)
+                    }
+                    (packed, _) => {
+                        let at = rows.start * depth.next_multiple_of(SEGMENT);
+                        TileLeft::Packed(packed.unwrap_or_default()[at..].as_ptr())
+                    }
+                };
+                // The next panel comes from memory: each tile asks for its share of it in advance.
+                for line in (tile * panel_len / count..(tile + 1) * panel_len / count).step_by(16) {
+                    S::prefetch(panel.wrapping_add(panel_len + line));
+                }
+                // SAFETY: these rows and `cols` columns from `col` on lie in C.
+                unsafe {
+                    let to = c.data.as_mut_ptr().add(rows.start * c.row_stride + col);
+                    // So does the place of the result, and that of what it will be combined with.
+                    for row in rows.clone() {
+                        let other = then.map_or(std::ptr::null(), |then| then.other(row, col));
+                        for half in (0..width).step_by(S::LANES) {
+                            S::prefetch(c.data.as_ptr().wrapping_add(row * c.row_stride + col + half));
+                            if !other.is_null() {
+                                S::prefetch(other.wrapping_add(half));
+                            }
+                        }
+                    }
+                    let result = Tile { to, stride: c.row_stride, cols, add: accumulate || !first };
+                    multiply_tile::<S, V>(rows.len(), depth, left, panel, start, result);
+                    if let (true, Some(then)) = (last, then) {
+                        for (r, row) in rows.enumerate() {
+                            let (x, other) = (to.add(r * c.row_stride), then.other(row, col));
+                            match then {
+                                Then::Scale(..) => scale_row::<S>(x, other, cols),
+                                Then::Activate(f, ..) => activate_row::<S>(f, x, other.cast_mut(), cols),
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn scale_row<S: Simd>(x: *mut f32, factor: *const f32, n: usize) {
+    unsafe {
+        vectors!(S, n, |i, n| store::<S>(x.add(i), S::mul(load::<S>(x.add(i), n), load::<S>(factor.add(i), n)), n));
+    }
+}
+
+#[cfg(test)]
+mod tests;

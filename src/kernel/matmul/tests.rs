@@ -1,0 +1,115 @@
+use super::*;
+use crate::kernel::row_stride;
+use crate::kernel::testing::{assert_close, random};
+
+fn check(m: usize, k: usize, n: usize, transpose_a: bool) {
+    let (a_stride, c_stride) = (row_stride(if transpose_a { m } else { k }), row_stride(n));
+    let a = random(1, a_stride * if transpose_a { k } else { m });
+    let b = random(2, k * n);
+    let bias = random(3, n);
+    let start = random(4, m * c_stride);
+    let at = |i: usize, j: usize| f64::from(a[if transpose_a { j * a_stride + i } else { i * a_stride + j }]);
+    let view = if transpose_a { Mat::new(&a, k, m, a_stride).t() } else { Mat::new(&a, m, k, a_stride) };
+    let panels = Panels::pack(Mat::new(&b, k, n, n));
+    assert_eq!(panels.unpack(), b);
+    for (init, with_c, with_bias) in
+        [(Init::Zero, 0.0, 0.0), (Init::Bias(&bias), 0.0, 1.0), (Init::Add, 1.0, 0.0), (Init::AddBias(&bias), 1.0, 1.0)]
+    {
+        let mut c = start.clone();
+        matmul(view, &panels, MatMut::new(&mut c, m, n, c_stride), init);
+        for i in 0..m {
+            for j in 0..n {
+                let mut want = with_c * f64::from(start[i * c_stride + j]) + with_bias * f64::from(bias[j]);
+                want += (0..k).map(|l| at(i, l) * f64::from(b[l * n + j])).sum::<f64>();
+                assert_close(c[i * c_stride + j], want, 2e-6 * (k as f64).sqrt());
+            }
+            assert_eq!(c[i * c_stride + n..(i + 1) * c_stride], start[i * c_stride + n..(i + 1) * c_stride]);
+        }
+    }
+}
+
+#[test]
+fn products_equal_plain_loops_for_every_tail() {
+    for (m, k, n) in [
+        (1, 1, 1),
+        (3, 5, 7),
+        (14, 32, 32),
+        (15, 64, 33),
+        (29, 257, 48),
+        (7, 900, 31),
+        (50, 17, 65),
+        (23, 400, 144),
+        (19, 50, 190),
+    ] {
+        check(m, k, n, false);
+        check(m, k, n, true);
+    }
+}
+
+#[test]
+fn products_with_parts_are_parts_of_the_product() {
+    let (m, k, n) = (11, DEPTH + 100, 5 * 96 + 7);
+    let (a, b) = (random(1, m * k), random(2, k * n));
+    let panels = Panels::pack(Mat::new(&b, k, n, n));
+    let a = Mat::new(&a, m, k, k);
+    let mut whole = vec![0.0; m * n];
+    matmul(a, &panels, MatMut::new(&mut whole, m, n, n), Init::Zero);
+    let mut parts = vec![0.0; m * n];
+    for columns in [0..96, 96..4 * 96, 4 * 96..n] {
+        let (from, len) = (columns.start, columns.len());
+        for (rows, init) in [(0..DEPTH, Init::Zero), (DEPTH..k, Init::Add)] {
+            let mut c = MatMut::new(&mut parts, m, n, n);
+            matmul(a.columns(rows.start, rows.len()), panels.part(rows, columns.clone()), c.columns(from, len), init);
+        }
+    }
+    assert_eq!(parts, whole);
+
+    let mut packed = PackedRows::default();
+    packed.pack(a, &panels);
+    let mut parts = vec![0.0; m * n];
+    for columns in [0..96, 96..n] {
+        let (from, len) = (columns.start, columns.len());
+        let mut c = MatMut::new(&mut parts, m, n, n);
+        matmul(&packed, panels.part(0..k, columns), c.columns(from, len), Init::Zero);
+    }
+    assert_eq!(parts, whole);
+}
+
+#[test]
+fn packing_a_transposed_view_equals_packing_its_copy() {
+    let b = random(5, 300 * 70);
+    let mut copy = vec![0.0; 300 * 70];
+    for i in 0..300 {
+        for j in 0..70 {
+            copy[j * 300 + i] = b[i * 70 + j];
+        }
+    }
+    let panels = Panels::pack(Mat::new(&b, 300, 70, 70).t());
+    assert_eq!(panels.unpack(), copy);
+}
+
+#[test]
+fn a_fused_activation_equals_the_activation_of_the_product() {
+    let (m, k, n) = (20, 40, 50);
+    let (a, b, bias) = (random(1, m * k), random(2, k * n), random(3, n));
+    let panels = Panels::pack(Mat::new(&b, k, n, n));
+    let mut plain = vec![0.0; m * n];
+    matmul(Mat::new(&a, m, k, k), &panels, MatMut::new(&mut plain, m, n, n), Init::Bias(&bias));
+    for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh, Activation::Silu] {
+        let (mut c, mut d) = (vec![0.0; m * n], vec![0.0; m * n]);
+        let view = MatMut::new(&mut c, m, n, n);
+        let derivative = Some(MatMut::new(&mut d, m, n, n));
+        matmul_activate(Mat::new(&a, m, k, k), &panels, view, &bias, activation, derivative);
+        for i in 0..m * n {
+            let (y, dy) = activation.reference(f64::from(plain[i]));
+            assert_close(c[i], y, 4e-6);
+            assert_close(d[i], dy, 4e-6);
+        }
+        let mut scaled = vec![0.0; m * n];
+        let factor = Mat::new(&d, m, n, n);
+        matmul_scale(Mat::new(&a, m, k, k), &panels, MatMut::new(&mut scaled, m, n, n), factor);
+        for i in 0..m * n {
+            assert_close(scaled[i], f64::from(plain[i] - bias[i % n]) * f64::from(d[i]), 4e-6);
+        }
+    }
+}
