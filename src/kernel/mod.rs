@@ -2,8 +2,8 @@
 //! their VJPs.
 //!
 //! This is the only module with `unsafe` code. Every kernel is written once, generic over `simd::Simd`, and compiled for
-//! each instruction set; the set is chosen at run time (AVX-512, AVX2 with FMA, portable) and can be forced with the
-//! environment variable `VPT_KERNEL=avx512|avx2|portable`. Safe entry points check every length; the loops behind them
+//! each instruction set; the set is chosen at run time (AVX-512 with bfloat16, AVX-512, AVX2 with FMA, portable) and can be
+//! forced with the environment variable `VPT_KERNEL=avx512|avx2|portable`. Safe entry points check every length; the loops behind them
 //! rely on those checks.
 //!
 //! All kernels run on the calling thread. Who wants parallelism gives each thread its own images
@@ -24,6 +24,7 @@ pub mod focal;
 pub mod group_norm;
 pub mod matmul;
 pub mod norm;
+mod precision;
 pub mod resample;
 mod simd;
 #[cfg(test)]
@@ -36,38 +37,52 @@ pub use focal::focal_background;
 pub use group_norm::{GroupNorm, Runs};
 pub use matmul::{DEPTH, Init, Left, Mat, MatMut, PackedRows, Panels, Part, matmul, matmul_activate, matmul_scale};
 pub use norm::{normalize, normalize_vjp};
+pub use precision::Precision;
 pub use simd::{Isa, isa};
 
 /// Defines a function that is compiled once per instruction set from one generic body and picks the right one at run time.
+/// `pairs fn`: the body has use for the instructions on pairs of bfloat16; others are compiled without.
 macro_rules! dispatched {
     ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+        $crate::kernel::dispatched!(@ [$(#[$meta])*] $name ($($arg: $ty),*) ($($arg),*) $body {
+            $crate::kernel::Isa::Avx512Bf16 | $crate::kernel::Isa::Avx512 => avx512, $crate::kernel::simd::Avx512<false>,
+                "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma";
+            $crate::kernel::Isa::Avx2 => avx2, $crate::kernel::simd::Avx2, "avx2,fma";
+        });
+    };
+    ($(#[$meta:meta])* pairs fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+        $crate::kernel::dispatched!(@ [$(#[$meta])*] $name ($($arg: $ty),*) ($($arg),*) $body {
+            $crate::kernel::Isa::Avx512Bf16 => avx512_bf16, $crate::kernel::simd::Avx512<true>,
+                "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma";
+            $crate::kernel::Isa::Avx512 => avx512, $crate::kernel::simd::Avx512<false>,
+                "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma";
+            $crate::kernel::Isa::Avx2 => avx2, $crate::kernel::simd::Avx2, "avx2,fma";
+        });
+    };
+    (@ [$(#[$meta:meta])*] $name:ident $parameters:tt $arguments:tt $body:ident {
+        $($isa:pat => $function:ident, $simd:ty, $features:literal;)*
+    }) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        fn $name($($arg: $ty),*) {
+        fn $name $parameters {
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-                #[allow(clippy::too_many_arguments)]
-                fn avx512($($arg: $ty),*) {
-                    // SAFETY: the instructions are enabled here, and `isa()` returned Avx512 only because the CPU has them.
-                    unsafe { $body::<$crate::kernel::simd::Avx512>($($arg),*) }
-                }
-                #[target_feature(enable = "avx2,fma")]
-                #[allow(clippy::too_many_arguments)]
-                fn avx2($($arg: $ty),*) {
-                    // SAFETY: as above, for AVX2 and FMA.
-                    unsafe { $body::<$crate::kernel::simd::Avx2>($($arg),*) }
-                }
+                $(
+                    #[target_feature(enable = $features)]
+                    #[allow(clippy::too_many_arguments)]
+                    fn $function $parameters {
+                        // SAFETY: the instructions are enabled here, and `isa()` names them only if the CPU has them.
+                        unsafe { $body::<$simd> $arguments }
+                    }
+                )*
                 match $crate::kernel::isa() {
                     // SAFETY: detected at run time.
-                    $crate::kernel::Isa::Avx512 => return unsafe { avx512($($arg),*) },
-                    // SAFETY: detected at run time.
-                    $crate::kernel::Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                    $($isa => return unsafe { $function $arguments },)*
                     $crate::kernel::Isa::Portable => {}
                 }
             }
             // SAFETY: the portable form uses no special instructions; the caller has checked the lengths.
-            unsafe { $body::<$crate::kernel::simd::Portable>($($arg),*) }
+            unsafe { $body::<$crate::kernel::simd::Portable> $arguments }
         }
     };
 }

@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 /// An instruction set the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
+    /// AVX-512 F, BW, DQ and VL, and its products of bfloat16.
+    Avx512Bf16,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
     /// AVX2 and FMA.
@@ -21,6 +23,7 @@ pub fn isa() -> Isa {
         match std::env::var("VPT_KERNEL").as_deref() {
             Ok("portable") => Isa::Portable,
             Ok("avx2") if best != Isa::Portable => Isa::Avx2,
+            Ok("avx512") if best == Isa::Avx512Bf16 => Isa::Avx512,
             _ => best,
         }
     })
@@ -35,7 +38,7 @@ fn detect() -> Isa {
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
         if avx512 && avx2 {
-            return Isa::Avx512;
+            return if is_x86_feature_detected!("avx512bf16") { Isa::Avx512Bf16 } else { Isa::Avx512 };
         }
         if avx2 {
             return Isa::Avx2;
@@ -86,6 +89,74 @@ pub(crate) trait Simd {
     fn prefetch(p: *const f32);
     unsafe fn sum(a: Self::V) -> f32;
     unsafe fn largest(a: Self::V) -> f32;
+    /// Of each word the bfloat16 in its lower half, as f32.
+    unsafe fn lower(a: Self::V) -> Self::V;
+    /// Of each word the bfloat16 in its upper half, as f32.
+    unsafe fn upper(a: Self::V) -> Self::V;
+
+    /// `a * b + c` for words of two bfloat16: c plus both products.
+    #[inline(always)]
+    unsafe fn dot(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        unsafe {
+            let upper = Self::fma(Self::upper(a), Self::upper(b), c);
+            Self::fma(Self::lower(a), Self::lower(b), upper)
+        }
+    }
+
+    /// Words of two bfloat16, rounded from neighbours: those of `a`, then those of `b`.
+    #[inline(always)]
+    unsafe fn narrow(a: Self::V, b: Self::V) -> Self::V {
+        let mut values = [0.0; 2 * LANES_MAX];
+        unsafe {
+            Self::store(values.as_mut_ptr(), a);
+            Self::store(values.as_mut_ptr().add(Self::LANES), b);
+            for i in 0..Self::LANES {
+                values[i] = word(values[2 * i], values[2 * i + 1]);
+            }
+            Self::load(values.as_ptr())
+        }
+    }
+
+    /// Words of two bfloat16, rounded from `lower` and `upper`.
+    #[inline(always)]
+    unsafe fn pair(lower: Self::V, upper: Self::V) -> Self::V {
+        let (mut a, mut b) = ([0.0; LANES_MAX], [0.0; LANES_MAX]);
+        unsafe {
+            Self::store(a.as_mut_ptr(), lower);
+            Self::store(b.as_mut_ptr(), upper);
+            for i in 0..Self::LANES {
+                a[i] = word(a[i], b[i]);
+            }
+            Self::load(a.as_ptr())
+        }
+    }
+
+    /// From words of two bfloat16 of row a and words of row b, the words that hold one of each: a's in the lower half,
+    /// b's in the upper, in the order of the row.
+    #[inline(always)]
+    unsafe fn mix(a: Self::V, b: Self::V) -> [Self::V; 2] {
+        let (mut x, mut y, mut mixed) = ([0.0; LANES_MAX], [0.0; LANES_MAX], [0.0; 2 * LANES_MAX]);
+        unsafe {
+            Self::store(x.as_mut_ptr(), a);
+            Self::store(y.as_mut_ptr(), b);
+            for i in 0..Self::LANES {
+                let (a, b) = (x[i].to_bits(), y[i].to_bits());
+                mixed[2 * i] = f32::from_bits(a & 0xFFFF | b << 16);
+                mixed[2 * i + 1] = f32::from_bits(a >> 16 | b & 0xFFFF_0000);
+            }
+            [Self::load(mixed.as_ptr()), Self::load(mixed.as_ptr().add(Self::LANES))]
+        }
+    }
+
+    /// Reads `shape.0` rows of `shape.1` words, neither more than [`Simd::LANES`], and writes them as columns.
+    #[inline(always)]
+    unsafe fn transpose(from: *const f32, from_stride: usize, shape: (usize, usize), to: *mut f32, to_stride: usize) {
+        for i in 0..shape.0 {
+            for j in 0..shape.1 {
+                unsafe { *to.add(j * to_stride + i) = *from.add(i * from_stride + j) }
+            }
+        }
+    }
 
     #[inline(always)]
     unsafe fn zero() -> Self::V {
@@ -108,6 +179,28 @@ pub(crate) trait Simd {
                 p = Self::fma(p, r, Self::splat(c));
             }
             Self::mul(p, Self::exp2_integral(n))
+        }
+    }
+}
+
+/// The most lanes a vector has.
+pub(crate) const LANES_MAX: usize = 16;
+
+/// Two values rounded to bfloat16 in one word.
+#[inline(always)]
+fn word(lower: f32, upper: f32) -> f32 {
+    let bits = |x| u32::from(half::bf16::from_f32(x).to_bits());
+    f32::from_bits(bits(lower) | bits(upper) << 16)
+}
+
+/// The first `min(n, LANES)` floats at `p`, zeros behind.
+#[inline(always)]
+pub(crate) unsafe fn load_at_most<S: Simd>(p: *const f32, n: usize) -> S::V {
+    unsafe {
+        match n {
+            0 => S::zero(),
+            n if n >= S::LANES => S::load(p),
+            n => S::load_first(p, n),
         }
     }
 }
@@ -149,12 +242,12 @@ mod x86 {
     #[allow(clippy::wildcard_imports, reason = "three dozen intrinsics, each named where it is used")]
     use std::arch::x86_64::*;
 
-    /// 16 lanes.
-    pub(crate) struct Avx512;
+    /// 16 lanes; with the instructions for bfloat16 or without.
+    pub(crate) struct Avx512<const BF16: bool>;
     /// 8 lanes.
     pub(crate) struct Avx2;
 
-    impl Simd for Avx512 {
+    impl<const BF16: bool> Simd for Avx512<BF16> {
         type V = __m512;
         const LANES: usize = 16;
         const TILE_ROWS: usize = 14;
@@ -244,6 +337,130 @@ mod x86 {
         #[inline(always)]
         unsafe fn largest(a: __m512) -> f32 {
             unsafe { _mm512_reduce_max_ps(a) }
+        }
+        #[inline(always)]
+        unsafe fn lower(a: __m512) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(a))) }
+        }
+        #[inline(always)]
+        unsafe fn upper(a: __m512) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_srli_epi32::<16>(_mm512_castps_si512(a)))) }
+        }
+        #[inline(always)]
+        unsafe fn dot(a: __m512, b: __m512, c: __m512) -> __m512 {
+            unsafe {
+                if BF16 {
+                    return _mm512_dpbf16_ps(c, bfloat16(a), bfloat16(b));
+                }
+                let upper = Self::fma(Self::upper(a), Self::upper(b), c);
+                Self::fma(Self::lower(a), Self::lower(b), upper)
+            }
+        }
+        #[inline(always)]
+        unsafe fn narrow(a: __m512, b: __m512) -> __m512 {
+            unsafe {
+                if BF16 {
+                    return words(_mm512_cvtne2ps_pbh(b, a));
+                }
+                let (a, b) = (_mm512_cvtepi32_epi16(rounded(a)), _mm512_cvtepi32_epi16(rounded(b)));
+                _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b))
+            }
+        }
+        #[inline(always)]
+        unsafe fn pair(lower: __m512, upper: __m512) -> __m512 {
+            unsafe {
+                let (lower, upper) = (rounded(lower), _mm512_slli_epi32::<16>(rounded(upper)));
+                _mm512_castsi512_ps(_mm512_or_si512(lower, upper))
+            }
+        }
+        #[inline(always)]
+        unsafe fn mix(a: __m512, b: __m512) -> [__m512; 2] {
+            unsafe {
+                let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+                let (even, odd) = (_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
+                let first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+                let second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+                [first, second].map(|order| _mm512_castsi512_ps(_mm512_permutex2var_epi64(even, order, odd)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn transpose(
+            from: *const f32,
+            from_stride: usize,
+            shape: (usize, usize),
+            to: *mut f32,
+            to_stride: usize,
+        ) {
+            unsafe {
+                let mut r = [_mm512_setzero_ps(); 16];
+                for i in 0..16 {
+                    if i < shape.0 {
+                        r[i] = super::load::<Self>(from.add(i * from_stride), shape.1);
+                    }
+                }
+                // Words, then pairs of words, then quarters of registers change places.
+                let mut s = r;
+                for i in 0..8 {
+                    s[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                    s[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+                }
+                for i in 0..4 {
+                    let wide = |k: usize| _mm512_castps_pd(s[4 * i + k]);
+                    r[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(wide(0), wide(2)));
+                    r[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(wide(0), wide(2)));
+                    r[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(wide(1), wide(3)));
+                    r[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(wide(1), wide(3)));
+                }
+                // r[4 g + c] holds in quarter q column 4 q + c of rows 4 g .. 4 g + 4.
+                for c in 0..4 {
+                    let (low, high) = (
+                        [
+                            _mm512_shuffle_f32x4::<0x88>(r[c], r[4 + c]),
+                            _mm512_shuffle_f32x4::<0x88>(r[8 + c], r[12 + c]),
+                        ],
+                        [
+                            _mm512_shuffle_f32x4::<0xDD>(r[c], r[4 + c]),
+                            _mm512_shuffle_f32x4::<0xDD>(r[8 + c], r[12 + c]),
+                        ],
+                    );
+                    s[c] = _mm512_shuffle_f32x4::<0x88>(low[0], low[1]);
+                    s[8 + c] = _mm512_shuffle_f32x4::<0xDD>(low[0], low[1]);
+                    s[4 + c] = _mm512_shuffle_f32x4::<0x88>(high[0], high[1]);
+                    s[12 + c] = _mm512_shuffle_f32x4::<0xDD>(high[0], high[1]);
+                }
+                for j in 0..16 {
+                    if j < shape.1 {
+                        super::store::<Self>(to.add(j * to_stride), s[j], shape.0);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same bits as 32 bfloat16.
+    #[inline(always)]
+    unsafe fn bfloat16(a: __m512) -> __m512bh {
+        // SAFETY: both are 512 bits without invalid values.
+        unsafe { std::mem::transmute(a) }
+    }
+
+    /// The same bits as 16 words.
+    #[inline(always)]
+    unsafe fn words(a: __m512bh) -> __m512 {
+        // SAFETY: as above.
+        unsafe { std::mem::transmute(a) }
+    }
+
+    /// Each lane rounded to bfloat16, half way to even, in the lower half of its word; NaN stays NaN.
+    #[inline(always)]
+    unsafe fn rounded(a: __m512) -> __m512i {
+        unsafe {
+            let bits = _mm512_castps_si512(a);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+            _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(nan, up, quiet))
         }
     }
 
@@ -350,6 +567,14 @@ mod x86 {
                 _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps::<1>(s, s)))
             }
         }
+        #[inline(always)]
+        unsafe fn lower(a: __m256) -> __m256 {
+            unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(a))) }
+        }
+        #[inline(always)]
+        unsafe fn upper(a: __m256) -> __m256 {
+            unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_srli_epi32::<16>(_mm256_castps_si256(a)))) }
+        }
     }
 }
 #[cfg(target_arch = "x86_64")]
@@ -447,5 +672,13 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn largest(a: [f32; 8]) -> f32 {
         a.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    unsafe fn lower(a: [f32; 8]) -> [f32; 8] {
+        a.map(|x| f32::from_bits(x.to_bits() << 16))
+    }
+    #[inline(always)]
+    unsafe fn upper(a: [f32; 8]) -> [f32; 8] {
+        a.map(|x| f32::from_bits(x.to_bits() & 0xFFFF_0000))
     }
 }

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use super::DEPTH;
-use super::panels::Panels;
+use super::panels::Part;
 use super::view::Mat;
-use crate::kernel::simd::Simd;
-use crate::kernel::{Grow, dispatched};
+use crate::kernel::simd::{LANES_MAX, Simd, load, load_at_most};
+use crate::kernel::{Grow, Precision, dispatched};
 
 /// The left-hand side of a product.
 #[derive(Clone, Copy)]
@@ -43,8 +43,8 @@ impl Left<'_> {
 pub struct PackedRows {
     pub(super) rows: usize,
     k: usize,
-    /// Width of the panels it was packed for.
-    pub(super) width: usize,
+    /// Width of the panels it was packed for, and their number format.
+    pub(super) packed_for: (usize, Precision),
     /// Blocks of `DEPTH` columns; in each the tiles, as [`pack_left`] writes them.
     pub(super) data: Vec<f32>,
 }
@@ -54,25 +54,33 @@ impl PackedRows {
     ///
     /// # Panics
     /// If the shapes do not fit.
-    pub fn pack(&mut self, a: Mat, b: &Panels) {
+    pub fn pack<'a>(&mut self, a: Mat, b: impl Into<Part<'a>>) {
+        let b = b.into();
         assert_eq!(a.cols, b.k(), "matrix product shapes");
-        (self.rows, self.k, self.width) = (a.rows, a.cols, b.width);
-        pack_rows(a, b.width, self.data.grow(a.rows * a.cols.next_multiple_of(SEGMENT)));
+        (self.rows, self.k, self.packed_for) = (a.rows, a.cols, (b.width, b.precision()));
+        let words = packed_words(a.cols, b.precision());
+        pack_rows(a, b.width, b.precision() == Precision::Bf16, self.data.grow(a.rows * words));
     }
 }
 
+/// Words that a row of `columns` values takes when it is packed.
+pub(super) fn packed_words(columns: usize, precision: Precision) -> usize {
+    columns.div_ceil(precision.per_word()).next_multiple_of(SEGMENT)
+}
+
 dispatched! {
-    fn pack_rows(a: Mat, width: usize, to: &mut [f32]) = pack_rows_body
+    pairs fn pack_rows(a: Mat, width: usize, pairs: bool, to: &mut [f32]) = pack_rows_body
 }
 
 /// # Safety
 /// `S` is available.
 #[inline(always)]
-unsafe fn pack_rows_body<S: Simd>(a: Mat, width: usize, to: &mut [f32]) {
+unsafe fn pack_rows_body<S: Simd>(a: Mat, width: usize, pairs: bool, to: &mut [f32]) {
     let tiles = Tiles::new::<S>(a.rows, width);
     for block in (0..a.cols).step_by(DEPTH) {
         let depth = DEPTH.min(a.cols - block);
-        tiles.pack(a, block..block + depth, &mut to[block * a.rows..]);
+        let at = if pairs { block / 2 } else { block };
+        tiles.pack::<S>(a, block..block + depth, pairs, &mut to[at * a.rows..]);
     }
 }
 
@@ -98,24 +106,30 @@ impl Tiles {
 
     /// Packs these columns of `a`, tile by tile.
     #[inline(always)]
-    pub(super) fn pack(self, a: Mat, columns: Range<usize>, to: &mut [f32]) {
-        let depth = columns.len().next_multiple_of(SEGMENT);
+    pub(super) fn pack<S: Simd>(self, a: Mat, columns: Range<usize>, pairs: bool, to: &mut [f32]) {
+        let precision = if pairs { Precision::Bf16 } else { Precision::F32 };
+        let words = packed_words(columns.len(), precision);
         for tile in 0..self.count {
             let rows = self.rows(tile);
-            pack_left(a, rows.clone(), columns.clone(), &mut to[rows.start * depth..rows.end * depth]);
+            let part = a.row_range(rows.start, rows.len()).columns(columns.start, columns.len());
+            let to = &mut to[rows.start * words..rows.end * words];
+            match precision {
+                Precision::F32 => pack_left(part, to),
+                // SAFETY: `to` has room for the rows; a tile has no more rows than a vector has lanes.
+                Precision::Bf16 => unsafe { pack_pairs::<S>(part, to) },
+            }
         }
     }
 }
 
-/// Copies a block of A for one tile: [`SEGMENT`] columns of its first row, the same of its second, and so on, then the next
+/// Copies `a` for one tile: [`SEGMENT`] columns of its first row, the same of its second, and so on, then the next
 /// columns. The tile finds all it reads at fixed distances from one place, and nothing has to be transposed.
 #[inline(always)]
-fn pack_left(a: Mat, rows: Range<usize>, columns: Range<usize>, to: &mut [f32]) {
-    let from = &a.data[rows.start * a.row_stride + columns.start * a.col_stride..];
-    for (segments, column) in to.chunks_exact_mut(rows.len() * SEGMENT).zip((0..columns.len()).step_by(SEGMENT)) {
-        let n = SEGMENT.min(columns.len() - column);
+fn pack_left(a: Mat, to: &mut [f32]) {
+    for (segments, column) in to.chunks_exact_mut(a.rows * SEGMENT).zip((0..a.cols).step_by(SEGMENT)) {
+        let n = SEGMENT.min(a.cols - column);
         for (row, segment) in segments.chunks_exact_mut(SEGMENT).enumerate() {
-            let from = &from[row * a.row_stride + column * a.col_stride..];
+            let from = &a.data[row * a.row_stride + column * a.col_stride..];
             if a.col_stride == 1 {
                 if let (SEGMENT, Some(from)) = (n, from.first_chunk::<SEGMENT>()) {
                     segment.copy_from_slice(from);
@@ -129,5 +143,53 @@ fn pack_left(a: Mat, rows: Range<usize>, columns: Range<usize>, to: &mut [f32]) 
     }
 }
 
-/// Columns of a row that lie side by side in a packed left-hand side: a cache line.
+/// [`pack_left`] in bfloat16, two columns to a word.
+///
+/// # Safety
+/// `to` has room for whole segments of all rows, of which there are at most `S::LANES`; `S` is available.
+#[inline(always)]
+unsafe fn pack_pairs<S: Simd>(a: Mat, to: &mut [f32]) {
+    let l = S::LANES;
+    let mut words = [0.0; LANES_MAX * LANES_MAX];
+    for (segments, column) in to.chunks_exact_mut(a.rows * SEGMENT).zip((0..a.cols).step_by(2 * SEGMENT)) {
+        for part in 0..SEGMENT / l {
+            // The columns of this vector of words, and how many of them there are.
+            let first = column + part * 2 * l;
+            let left = a.cols.saturating_sub(first);
+            let segments = segments.as_mut_ptr().wrapping_add(part * l);
+            let from = |row: usize, column: usize| {
+                a.data.as_ptr().wrapping_add(row * a.row_stride + (first + column) * a.col_stride)
+            };
+            // SAFETY: every place that is read holds a value of `a`, every word that is written is one of the segments'.
+            unsafe {
+                if a.col_stride == 1 {
+                    for row in 0..a.rows {
+                        let lower = load_at_most::<S>(from(row, 0), left);
+                        let upper = load_at_most::<S>(from(row, l), left.saturating_sub(l));
+                        S::store(segments.add(row * SEGMENT), S::narrow(lower, upper));
+                    }
+                } else if a.row_stride == 1 && a.rows <= l {
+                    for word in 0..l {
+                        let column =
+                            |column| if column < left { load::<S>(from(0, column), a.rows) } else { S::zero() };
+                        let pair = S::pair(column(2 * word), column(2 * word + 1));
+                        S::store(words.as_mut_ptr().add(word * l), pair);
+                    }
+                    S::transpose(words.as_ptr(), l, (l, a.rows), segments, SEGMENT);
+                } else {
+                    for row in 0..a.rows {
+                        let mut values = [0.0; 2 * LANES_MAX];
+                        for (column, value) in values.iter_mut().enumerate().take(left.min(2 * l)) {
+                            *value = *from(row, column);
+                        }
+                        let at = values.as_ptr();
+                        S::store(segments.add(row * SEGMENT), S::narrow(S::load(at), S::load(at.add(l))));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Words of a row that lie side by side in a packed left-hand side: a cache line.
 pub(super) const SEGMENT: usize = 16;

@@ -1,4 +1,4 @@
-//! Matrix products `C = A B (+ bias) (+ C)` in f32 with a packed right-hand side.
+//! Matrix products `C = A B (+ bias) (+ C)` in f32 or bfloat16 with a packed right-hand side; sums are f32.
 //!
 //! The right-hand side is what is used again and again: a frozen weight is packed once for the life of the program, keys
 //! and values once per image and head. The left-hand side may have any strides, so that `Aᵀ B` costs no extra copy; a block
@@ -15,8 +15,9 @@ use std::cell::RefCell;
 
 use super::activation::{Activation, activate_row};
 use super::simd::{Simd, load, store, vectors};
-use super::{Grow, dispatched};
-use left::{SEGMENT, Tiles};
+use super::{Grow, Precision, dispatched};
+use left::{SEGMENT, Tiles, packed_words};
+use panels::Line;
 use tile::{Tile, TileLeft, multiply_tile};
 
 pub use left::{Left, PackedRows};
@@ -103,7 +104,7 @@ impl Then {
 }
 
 fn product(a: Left, b: &Part, c: MatMut, init: Init, then: Option<Then>) {
-    let (k, n) = (b.rows.len(), b.columns.len());
+    let (k, n) = (b.k(), b.n());
     let (m, a_cols) = a.shape();
     assert_eq!((m, a_cols, n), (c.rows, k, c.cols), "matrix product shapes");
     let (accumulate, bias) = match init {
@@ -119,18 +120,31 @@ fn product(a: Left, b: &Part, c: MatMut, init: Init, then: Option<Then>) {
         assert!(k > 0 || accumulate, "a product over nothing");
         return;
     }
-    LEFT.with_borrow_mut(|left| {
-        blocks(a, b, c, accumulate, bias, then, left.grow(m * DEPTH.min(k).next_multiple_of(SEGMENT)));
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.left.grow(m * packed_words(DEPTH.min(k), b.precision()));
+        if b.transposed {
+            let lines = DEPTH.min(k).div_ceil(b.precision().per_word()) * b.width / 16;
+            scratch.panel.resize(lines.max(scratch.panel.len()), Line::default());
+        }
+        blocks(a, b, c, accumulate, bias, then, scratch);
     });
 }
 
 dispatched! {
-    fn blocks(a: Left, b: &Part, c: MatMut, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, left: &mut [f32]) = blocks_body
+    pairs fn blocks(a: Left, b: &Part, c: MatMut, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, scratch: &mut Scratch) = blocks_body
+}
+
+/// Buffers of one thread, kept from call to call.
+#[derive(Default)]
+struct Scratch {
+    /// The packed block of the left-hand side.
+    left: Vec<f32>,
+    /// A panel of a transposed right-hand side.
+    panel: Vec<Line>,
 }
 
 thread_local! {
-    /// The packed block of the left-hand side, kept from call to call.
-    static LEFT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// # Safety
@@ -143,56 +157,59 @@ unsafe fn blocks_body<S: Simd>(
     accumulate: bool,
     bias: Option<&[f32]>,
     then: Option<Then>,
-    left: &mut [f32],
+    scratch: &mut Scratch,
 ) {
     unsafe {
-        if S::TILE_ROWS_OF_3 > 0 && b.panels.width == 3 * S::LANES {
-            blocks_of::<S, 3>(a, b, c, accumulate, bias, then, left);
-        } else {
-            blocks_of::<S, 2>(a, b, c, accumulate, bias, then, left);
+        match (S::TILE_ROWS_OF_3 > 0 && b.width == 3 * S::LANES, b.precision()) {
+            (true, Precision::F32) => blocks_of::<S, 3, false>(a, b, c, accumulate, bias, then, scratch),
+            (false, Precision::F32) => blocks_of::<S, 2, false>(a, b, c, accumulate, bias, then, scratch),
+            (true, Precision::Bf16) => blocks_of::<S, 3, true>(a, b, c, accumulate, bias, then, scratch),
+            (false, Precision::Bf16) => blocks_of::<S, 2, true>(a, b, c, accumulate, bias, then, scratch),
         }
     }
 }
 
-/// With tiles of `V` vectors.
+/// With tiles of `V` vectors; `PAIRS`: in bfloat16.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn blocks_of<S: Simd, const V: usize>(
+unsafe fn blocks_of<S: Simd, const V: usize, const PAIRS: bool>(
     a: Left,
     b: &Part,
     c: MatMut,
     accumulate: bool,
     bias: Option<&[f32]>,
     then: Option<Then>,
-    left: &mut [f32],
+    scratch: &mut Scratch,
 ) {
-    let width = V * S::LANES;
-    let Part { panels, rows: b_rows, columns: b_columns } = b;
-    assert_eq!(panels.width, width, "packed for another instruction set");
+    let (width, per_word) = (V * S::LANES, if PAIRS { 2 } else { 1 });
+    let (b_rows, b_columns) = (&b.rows, &b.columns);
+    assert_eq!(b.width, width, "packed for another instruction set");
     let tiles = Tiles::new::<S>(a.shape().0, width);
     let count = tiles.count;
+    let Scratch { left, panel: transposed } = scratch;
     for block in b_rows.clone().step_by(DEPTH) {
         let depth = DEPTH.min(b_rows.end - block);
+        let words = depth.div_ceil(per_word);
         let (first, last) = (block == b_rows.start, block + depth == b_rows.end);
         let a_column = block - b_rows.start;
         let packed = match a {
             Left::Packed(a) => {
-                assert_eq!(a.width, width, "packed for other panels");
-                Some(&a.data[a_column * a.rows..])
+                assert_eq!(a.packed_for, (width, b.precision()), "packed for other panels");
+                Some(&a.data[a_column / per_word * a.rows..])
             }
             // Copying A pays if enough panels read the copy.
-            Left::Plain(_) if b_columns.len().div_ceil(width) < 4 => None,
+            Left::Plain(_) if !PAIRS && b_columns.len().div_ceil(width) < 4 => None,
             Left::Plain(a) => {
-                tiles.pack(a, a_column..a_column + depth, left);
-                Some(&*left)
+                tiles.pack::<S>(a, a_column..a_column + depth, PAIRS, left);
+                Some(&**left)
             }
         };
         for b_column in b_columns.clone().step_by(width) {
             let col = b_column - b_columns.start;
             let cols = width.min(b_columns.end - b_column);
-            // SAFETY: the first element of this panel lies inside the packed matrix.
-            let panel = unsafe { panels.floats().as_ptr().add(panels.position(block, b_column)) };
-            let panel_len = depth * width;
+            // SAFETY: rows and columns of this panel lie inside the packed matrix.
+            let panel = unsafe { b.panel::<S>(block..block + depth, b_column, transposed) };
+            let panel_len = words * width;
             let start = if first { bias.map(|bias| &bias[col..col + cols]) } else { None };
             for tile in 0..count {
                 let rows = tiles.rows(tile);
@@ -202,13 +219,15 @@ unsafe fn blocks_of<S: Simd, const V: usize>(
                         TileLeft::Strided(a.data[at..].as_ptr(), a.row_stride, a.col_stride)
                     }
                     (packed, _) => {
-                        let at = rows.start * depth.next_multiple_of(SEGMENT);
+                        let at = rows.start * words.next_multiple_of(SEGMENT);
                         TileLeft::Packed(packed.unwrap_or_default()[at..].as_ptr())
                     }
                 };
-                // The next panel comes from memory: each tile asks for its share of it in advance.
-                for line in (tile * panel_len / count..(tile + 1) * panel_len / count).step_by(16) {
-                    S::prefetch(panel.wrapping_add(panel_len + line));
+                if !b.transposed {
+                    // The next panel comes from memory: each tile asks for its share of it in advance.
+                    for line in (tile * panel_len / count..(tile + 1) * panel_len / count).step_by(16) {
+                        S::prefetch(panel.wrapping_add(panel_len + line));
+                    }
                 }
                 // SAFETY: these rows and `cols` columns from `col` on lie in C.
                 unsafe {
@@ -224,7 +243,7 @@ unsafe fn blocks_of<S: Simd, const V: usize>(
                         }
                     }
                     let result = Tile { to, stride: c.row_stride, cols, add: accumulate || !first };
-                    multiply_tile::<S, V>(rows.len(), depth, left, panel, start, result);
+                    multiply_tile::<S, V, PAIRS>(rows.len(), words, left, panel, start, result);
                     if let (true, Some(then)) = (last, then) {
                         for (r, row) in rows.enumerate() {
                             let (x, other) = (to.add(r * c.row_stride), then.other(row, col));

@@ -1,26 +1,38 @@
 use super::*;
+use crate::kernel::Precision;
 use crate::kernel::row_stride;
 use crate::kernel::testing::{assert_close, random};
 
-fn check(m: usize, k: usize, n: usize, transpose_a: bool) {
+/// A value as `precision` holds it.
+fn rounded(x: f32, precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => f64::from(x),
+        Precision::Bf16 => half::bf16::from_f32(x).to_f64(),
+    }
+}
+
+/// `transpose`: of the left-hand side as it lies in memory, of the right-hand side as it is packed.
+fn check(m: usize, k: usize, n: usize, transpose: [bool; 2], precision: Precision) {
+    let [transpose_a, transpose_b] = transpose;
     let (a_stride, c_stride) = (row_stride(if transpose_a { m } else { k }), row_stride(n));
     let a = random(1, a_stride * if transpose_a { k } else { m });
     let b = random(2, k * n);
     let bias = random(3, n);
     let start = random(4, m * c_stride);
-    let at = |i: usize, j: usize| f64::from(a[if transpose_a { j * a_stride + i } else { i * a_stride + j }]);
+    let at = |i: usize, j: usize| rounded(a[if transpose_a { j * a_stride + i } else { i * a_stride + j }], precision);
     let view = if transpose_a { Mat::new(&a, k, m, a_stride).t() } else { Mat::new(&a, m, k, a_stride) };
-    let panels = Panels::pack(Mat::new(&b, k, n, n));
-    assert_eq!(panels.unpack(), b);
+    let b_view = Mat::new(&b, k, n, n);
+    let panels = Panels::pack_as(if transpose_b { b_view.t() } else { b_view }, precision);
+    let part = || if transpose_b { panels.t() } else { Part::from(&panels) };
     for (init, with_c, with_bias) in
         [(Init::Zero, 0.0, 0.0), (Init::Bias(&bias), 0.0, 1.0), (Init::Add, 1.0, 0.0), (Init::AddBias(&bias), 1.0, 1.0)]
     {
         let mut c = start.clone();
-        matmul(view, &panels, MatMut::new(&mut c, m, n, c_stride), init);
+        matmul(view, part(), MatMut::new(&mut c, m, n, c_stride), init);
         for i in 0..m {
             for j in 0..n {
                 let mut want = with_c * f64::from(start[i * c_stride + j]) + with_bias * f64::from(bias[j]);
-                want += (0..k).map(|l| at(i, l) * f64::from(b[l * n + j])).sum::<f64>();
+                want += (0..k).map(|l| at(i, l) * rounded(b[l * n + j], precision)).sum::<f64>();
                 assert_close(c[i * c_stride + j], want, 2e-6 * (k as f64).sqrt());
             }
             assert_eq!(c[i * c_stride + n..(i + 1) * c_stride], start[i * c_stride + n..(i + 1) * c_stride]);
@@ -40,9 +52,43 @@ fn products_equal_plain_loops_for_every_tail() {
         (50, 17, 65),
         (23, 400, 144),
         (19, 50, 190),
+        (9, 431, 451),
     ] {
-        check(m, k, n, false);
-        check(m, k, n, true);
+        for precision in [Precision::F32, Precision::Bf16] {
+            for transpose in [[false, false], [true, false], [false, true], [true, true]] {
+                check(m, k, n, transpose, precision);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_matrix_packed_piece_by_piece_is_the_matrix() {
+    let (k, n) = (2 * DEPTH + 37, 101);
+    let b: Vec<f32> = random(2, k * n).iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+    let view = Mat::new(&b, k, n, n);
+    for precision in [Precision::F32, Precision::Bf16] {
+        // Memory that has held something else.
+        let mut panels = Panels::pack_as(Mat::new(&vec![f32::NAN; k * 200], k, 200, 200), Precision::F32);
+        panels.reset_as(k, n, precision);
+        for (rows, columns) in [(0..131, 0..n), (131..400, 0..33), (131..400, 33..n), (400..k, 0..n)] {
+            panels.fill(
+                rows.start,
+                columns.start,
+                view.row_range(rows.start, rows.len()).columns(columns.start, columns.len()),
+            );
+        }
+        assert_eq!(panels.unpack(), b);
+        let mut copy = vec![0.0; k * n];
+        for (i, x) in b.iter().enumerate() {
+            copy[i % n * k + i / n] = *x;
+        }
+        panels.reset_as(k, n, precision);
+        let view = Mat::new(&copy, n, k, k).t();
+        for columns in [0..5, 5..70, 70..n] {
+            panels.fill(0, columns.start, view.columns(columns.start, columns.len()));
+        }
+        assert_eq!(panels.unpack(), b);
     }
 }
 

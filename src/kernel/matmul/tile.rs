@@ -22,7 +22,7 @@ pub(super) struct Tile {
 }
 
 #[inline(always)]
-pub(super) unsafe fn multiply_tile<S: Simd, const V: usize>(
+pub(super) unsafe fn multiply_tile<S: Simd, const V: usize, const PAIRS: bool>(
     rows: usize,
     depth: usize,
     left: TileLeft,
@@ -35,9 +35,9 @@ pub(super) unsafe fn multiply_tile<S: Simd, const V: usize>(
             match rows {
                 $($n if $n <= (if V == 3 { S::TILE_ROWS_OF_3 } else { S::TILE_ROWS }) => unsafe {
                     let sums = match left {
-                        TileLeft::Packed(at) => tile::<S, $n, V>(depth, at, SEGMENT, 1, $n * SEGMENT, panel),
+                        TileLeft::Packed(at) => tile::<S, $n, V, PAIRS>(depth, at, SEGMENT, 1, $n * SEGMENT, panel),
                         TileLeft::Strided(at, rows, columns) => {
-                            tile::<S, $n, V>(depth, at, rows, columns, SEGMENT * columns, panel)
+                            tile::<S, $n, V, PAIRS>(depth, at, rows, columns, SEGMENT * columns, panel)
                         }
                     };
                     finish::<S, V>(&sums, bias, result);
@@ -52,7 +52,7 @@ pub(super) unsafe fn multiply_tile<S: Simd, const V: usize>(
 /// `R` rows and `V` vectors of columns: all sums in registers. `segment_stride` is the distance between places whose columns
 /// are [`SEGMENT`] apart.
 #[inline(always)]
-unsafe fn tile<S: Simd, const R: usize, const V: usize>(
+unsafe fn tile<S: Simd, const R: usize, const V: usize, const PAIRS: bool>(
     depth: usize,
     left: *const f32,
     row_stride: usize,
@@ -73,7 +73,7 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize>(
                 for r in 0..R {
                     let x = S::splat(*a.add($k * col_stride + r * row_stride));
                     for v in 0..V {
-                        sums[r][v] = S::fma(x, row[v], sums[r][v]);
+                        sums[r][v] = if PAIRS { S::dot(x, row[v], sums[r][v]) } else { S::fma(x, row[v], sums[r][v]) };
                     }
                 }
             };
