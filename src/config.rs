@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use self::rate::LearningRate;
 use crate::{
     Error, Result,
+    backbone::Precision,
     choice::choice,
     data::{
         boxes::{BoxAugment, Fit},
@@ -197,6 +198,8 @@ pub struct RunConfig {
     pub open_vocabulary: bool,
     /// Leave unreadable images out instead of stopping.
     pub skip_bad_images: bool,
+    /// Number format of frozen weights and of what is multiplied with them.
+    pub precision: Precision,
     /// Threads; as many as the machine has if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
@@ -246,6 +249,7 @@ impl Default for RunConfig {
             mosaic: None,
             open_vocabulary: false,
             skip_bad_images: false,
+            precision: Precision::default(),
             threads: None,
             out: None,
         }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use vpt::backbone::vit::{Pass, PromptLayers, TokenPrompts, Vit, Want};
-use vpt::backbone::{Backbone, OpenOptions};
+use vpt::backbone::{Backbone, OpenOptions, Precision};
 use vpt::data::image::decode;
 
 /// The last one, a distilled DeiT, has no gradients in the fixture.
@@ -182,6 +182,21 @@ fn losses_and_gradients_equal_pytorch() {
                 println!("{family} {case} {threads} {micro_batch:?}: {error:.1e}");
                 assert!(error < 1e-5, "{family} {case}, {threads} threads, micro-batch {micro_batch:?}: {error:.1e}");
             }
+        }
+    }
+}
+
+#[test]
+fn bfloat16_is_near_pytorch_in_f32() {
+    for &family in &FAMILIES[..5] {
+        let options = OpenOptions { precision: Precision::Bf16, ..OpenOptions::default() };
+        let vit = Backbone::open(fixtures().join(family).to_str().unwrap(), &options).unwrap().vit;
+        let expected = Expected::open(family);
+        for case in ["linear", "vpt-shallow", "vpt-deep", "vpt-deep.last-2", "pad"] {
+            let error = error(&vit, &expected, case, 2, None);
+            println!("{family} {case}: {error:.1e}");
+            // Not f32 in disguise, and within what the format's 8 bits allow.
+            assert!((1e-5..3e-2).contains(&error), "{family} {case}: {error:.1e}");
         }
     }
 }

@@ -10,7 +10,7 @@ use super::tokenizer::Tokenizer;
 use super::vit::{TokenPrompts, Vit};
 use super::weights::Weights;
 use crate::data::preprocess::Preprocess;
-use crate::kernel::{Init, Mat, MatMut, Panels, matmul};
+use crate::kernel::{Init, Mat, MatMut, Panels, Precision, matmul};
 use crate::{Error, Result};
 
 /// How to open a backbone.
@@ -20,6 +20,8 @@ pub struct OpenOptions {
     pub weights_dir: Option<PathBuf>,
     /// Side of the images in pixels; by default what the backbone's preprocessing makes.
     pub image_size: Option<usize>,
+    /// Number format of frozen weights and of what is multiplied with them.
+    pub precision: Precision,
 }
 
 /// A frozen backbone, ready to run.
@@ -83,8 +85,8 @@ impl Backbone {
             }
             None => return Err(Error::file(path, "makes images of no fixed size: neither a crop nor an exact size")),
         };
-        let vit = Vit::load(&spec, &weights, image_size)?;
-        let clip = spec.projection.map(|width| Clip::load(&spec, width, &weights)).transpose()?;
+        let vit = Vit::load(&spec, &weights, image_size, options.precision)?;
+        let clip = spec.projection.map(|width| Clip::load(&spec, width, &weights, options.precision)).transpose()?;
         Ok(Self { name: location.name.clone(), spec, vit, clip, preprocess, location, weights, hash: OnceLock::new() })
     }
 
@@ -156,14 +158,14 @@ impl Backbone {
 }
 
 impl Clip {
-    fn load(spec: &Spec, width: usize, weights: &Weights) -> Result<Self> {
+    fn load(spec: &Spec, width: usize, weights: &Weights, precision: Precision) -> Result<Self> {
         let d = spec.vision.width;
         let projection = weights.get("visual_projection.weight", &[width, d])?;
         let logit_scale = if weights.has("logit_scale") { weights.get("logit_scale", &[])?[0] } else { 0.0 };
         Ok(Self {
             projection: Panels::pack(Mat::new(&projection, width, d, d).t()),
             logit_scale,
-            text: spec.text.as_ref().map(|text| TextTower::load(text, weights)).transpose()?,
+            text: spec.text.as_ref().map(|text| TextTower::load(text, weights, precision)).transpose()?,
             tokenizer: OnceLock::new(),
         })
     }

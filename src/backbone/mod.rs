@@ -11,4 +11,5 @@ pub mod tokenizer;
 pub mod vit;
 pub mod weights;
 
+pub use crate::kernel::Precision;
 pub use clip::{Backbone, OpenOptions};

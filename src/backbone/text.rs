@@ -5,7 +5,7 @@ use std::path::Path;
 use super::spec::TextSpec;
 use super::vit::{Block, BlockScratch, Queries, Sequences, clip_block, norm};
 use super::weights::Weights;
-use crate::kernel::{Init, Mat, MatMut, Panels, matmul, normalize, row_stride};
+use crate::kernel::{Init, Mat, MatMut, Panels, Precision, matmul, normalize, row_stride};
 use crate::{Error, Result};
 
 /// Rows that a thread works on at a time, about.
@@ -26,11 +26,11 @@ pub struct TextTower {
 }
 
 impl TextTower {
-    /// Loads the tower `spec` describes.
+    /// Loads the tower `spec` describes; weights are kept, and products computed, in `precision`.
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
-    pub fn load(spec: &TextSpec, weights: &Weights) -> Result<Self> {
+    pub fn load(spec: &TextSpec, weights: &Weights, precision: Precision) -> Result<Self> {
         let d = spec.tower.width;
         let embedding =
             |name: &str, rows| weights.get(&format!("text_model.embeddings.{name}_embedding.weight"), &[rows, d]);
@@ -39,7 +39,7 @@ impl TextTower {
             tokens: embedding("token", spec.vocab)?,
             positions: embedding("position", spec.context)?,
             blocks: (0..spec.tower.depth)
-                .map(|i| clip_block(weights, "text_model", i, &spec.tower))
+                .map(|i| clip_block(weights, "text_model", i, &spec.tower, precision))
                 .collect::<Result<_>>()?,
             final_norm: norm(weights, "text_model.final_layer_norm", d)?,
             projection: Panels::pack(Mat::new(&projection, spec.projection, d, d).t()),

@@ -7,8 +7,8 @@ use rand::Rng;
 use serde::Serialize;
 
 use super::flop::{Learned, Step};
-use crate::backbone::Backbone;
 use crate::backbone::vit::TokenPrompts;
+use crate::backbone::{Backbone, Precision};
 use crate::config::{Facts, Method, RunConfig, Task};
 use crate::model::{Model, StepInput};
 use crate::params::Param;
@@ -37,7 +37,7 @@ pub struct StepReport {
     /// On which backbone.
     pub backbone: String,
     /// Number format of the computation.
-    pub precision: &'static str,
+    pub precision: Precision,
     /// Images in a step.
     pub batch_size: usize,
     /// Images a thread works on at a time.
@@ -126,7 +126,7 @@ pub fn step(
     Ok(StepReport {
         method: config.method,
         backbone: backbone.name.clone(),
-        precision: "f32",
+        precision: backbone.vit.precision(),
         batch_size: batch,
         micro_batch: config.micro_batch.unwrap_or_else(|| micro_batch(&model, &params, batch)).min(batch),
         prompt_tokens: plan.config.prompt_tokens.unwrap_or(0),

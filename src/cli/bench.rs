@@ -110,7 +110,8 @@ pub(crate) fn run(args: Bench, global: &Global, out: Output) -> anyhow::Result<(
 }
 
 fn run_detect(args: Detect, global: &Global, out: Output) -> anyhow::Result<()> {
-    let options = OpenOptions { weights_dir: args.weights_dir, image_size: args.image_size };
+    let options =
+        OpenOptions { weights_dir: args.weights_dir, image_size: args.image_size, precision: global.precision() };
     let config = RunConfig {
         batch_size: Some(args.batch_size),
         micro_batch: args.micro_batch,
@@ -146,7 +147,8 @@ fn describe_detect(report: &DetectReport) -> String {
 }
 
 fn run_step(args: Step, global: &Global, out: Output) -> anyhow::Result<()> {
-    let options = OpenOptions { weights_dir: args.weights_dir, image_size: args.image_size };
+    let options =
+        OpenOptions { weights_dir: args.weights_dir, image_size: args.image_size, precision: global.precision() };
     let config = RunConfig {
         method: args.method,
         batch_size: Some(args.batch_size),

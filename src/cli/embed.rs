@@ -58,7 +58,11 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
         let task = TaskModel::open(path, &model::options(args.backbone.as_deref(), weights_dir, global))?;
         (task.meta().backbone.name.clone(), embed(&Source::Task(&task), args, global)?)
     } else {
-        let options = OpenOptions { weights_dir: args.weights_dir.clone(), image_size: args.image_size };
+        let options = OpenOptions {
+            weights_dir: args.weights_dir.clone(),
+            image_size: args.image_size,
+            precision: global.precision(),
+        };
         let backbone = Backbone::open(args.backbone.as_deref().unwrap_or("clip-nano"), &options)?;
         (backbone.name.clone(), embed(&Source::Backbone(&backbone), args, global)?)
     };

@@ -201,7 +201,11 @@ struct Flags {
 pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<()> {
     let mut progress = Progress::interruptible(global.quiet).context("signals")?;
     let outcome = if let Some(folder) = &args.resume {
-        if args.flags != Flags::default() || global.seed.is_some() || global.threads.is_some() {
+        if args.flags != Flags::default()
+            || global.seed.is_some()
+            || global.threads.is_some()
+            || global.precision.is_some()
+        {
             let message = "--resume: the run goes on as it was begun, so nothing else can be set with it";
             return Err(Usage(message.to_owned()).into());
         }
@@ -315,6 +319,7 @@ impl Flags {
         config.open_vocabulary |= self.open_vocabulary;
         config.skip_bad_images |= self.skip_bad_images;
         config.seed = global.seed.unwrap_or(config.seed);
+        config.precision = global.precision.unwrap_or(config.precision);
         config.threads = global.threads.map(usize::from).or(config.threads);
         config
     }

@@ -55,7 +55,11 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
     if let Some(path) = &args.classnames {
         prompts.classnames = Prompts::read_classnames(path, &dataset.classes)?;
     }
-    let options = OpenOptions { weights_dir: args.weights_dir.clone(), image_size: args.image_size };
+    let options = OpenOptions {
+        weights_dir: args.weights_dir.clone(),
+        image_size: args.image_size,
+        precision: global.precision(),
+    };
     let backbone = Backbone::open(&args.backbone, &options)?;
     let tally = zero_shot(&backbone, &dataset, args.split, &prompts, global.threads(), &mut |done, total| {
         progress.at("classifying", done, total, String::new);

@@ -131,6 +131,16 @@ pub(crate) trait Simd {
         }
     }
 
+    /// The values of [`Simd::LANES`] bfloat16 numbers at `p`.
+    #[inline(always)]
+    unsafe fn widen(p: *const u16) -> Self::V {
+        let mut values = [0.0; LANES_MAX];
+        for i in 0..Self::LANES {
+            values[i] = unsafe { f32::from_bits(u32::from(*p.add(i)) << 16) };
+        }
+        unsafe { Self::load(values.as_ptr()) }
+    }
+
     /// From words of two bfloat16 of row a and words of row b, the words that hold one of each: a's in the lower half,
     /// b's in the upper, in the order of the row.
     #[inline(always)]
@@ -372,6 +382,10 @@ mod x86 {
                 let (lower, upper) = (rounded(lower), _mm512_slli_epi32::<16>(rounded(upper)));
                 _mm512_castsi512_ps(_mm512_or_si512(lower, upper))
             }
+        }
+        #[inline(always)]
+        unsafe fn widen(p: *const u16) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))) }
         }
         #[inline(always)]
         unsafe fn mix(a: __m512, b: __m512) -> [__m512; 2] {

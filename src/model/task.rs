@@ -8,7 +8,7 @@ use std::{
 use super::{DetectTask, Model};
 use crate::{
     Error, Result,
-    backbone::{Backbone, OpenOptions, registry::locate},
+    backbone::{Backbone, OpenOptions, Precision, registry::locate},
     config::RunConfig,
     data::Preprocess,
     params::Param,
@@ -24,6 +24,8 @@ pub struct TaskOptions {
     pub backbone: Option<String>,
     /// Where to look for known backbones first.
     pub weights_dir: Option<PathBuf>,
+    /// Number format to compute in: that of the run the task is from, if it lies in its folder, or f32 if `None`.
+    pub precision: Option<Precision>,
     /// Threads; 1 if 0.
     pub threads: usize,
 }
@@ -46,7 +48,9 @@ pub(super) fn open_parts(path: &Path, options: &TaskOptions) -> Result<(TaskFile
         (None, None) => (&file.meta.backbone.name, None),
     };
     let weights_dir = options.weights_dir.clone().or(weights_dir);
-    let backbone = Backbone::open(name, &OpenOptions { weights_dir, image_size: Some(file.meta.image_size) })?;
+    let precision = options.precision.or(run.as_ref().map(|run| run.precision)).unwrap_or_default();
+    let open = OpenOptions { weights_dir, image_size: Some(file.meta.image_size), precision };
+    let backbone = Backbone::open(name, &open)?;
     Ok((file, Arc::new(backbone)))
 }
 

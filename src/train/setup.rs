@@ -49,7 +49,11 @@ impl Setup {
         for (class, images) in few_shot.iter().flat_map(FewShot::short_classes) {
             observer.event(&Event::Note(&format!("class {class} has only {images} images to draw from")));
         }
-        let open = OpenOptions { weights_dir: config.weights_dir.clone(), image_size: config.image_size };
+        let open = OpenOptions {
+            weights_dir: config.weights_dir.clone(),
+            image_size: config.image_size,
+            precision: config.precision,
+        };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
         let facts = |dataset: &Dataset| Facts {
             task,

@@ -8,7 +8,9 @@ use super::linear::Linear;
 use super::mlp::{Mlp, Scratch as MlpScratch};
 use crate::backbone::spec::TowerSpec;
 use crate::kernel::attention::Scratch as AttentionScratch;
-use crate::kernel::{Attention, AttentionVjp, Grow, Init, Mat, MatMut, normalize, normalize_vjp, row_stride};
+use crate::kernel::{
+    Attention, AttentionVjp, Grow, Init, Kept, Mat, MatMut, Precision, normalize, normalize_vjp, row_stride,
+};
 
 /// The weights of one block as the checkpoint has them, all `[out, in]` row-major.
 pub(crate) struct BlockWeights {
@@ -32,6 +34,7 @@ pub(crate) struct BlockWeights {
 pub(crate) struct Block {
     heads: usize,
     eps: f32,
+    precision: Precision,
     q: Linear,
     kv: Linear,
     out: Linear,
@@ -71,14 +74,30 @@ pub(crate) enum Queries {
 /// What a block's VJP needs of its forward pass.
 #[derive(Default)]
 pub(crate) struct BlockTape {
-    normalized1: Vec<f32>,
+    normalized1: Kept,
     inverse1: Vec<f32>,
-    q: Vec<f32>,
-    kv: Vec<f32>,
-    probabilities: Vec<f32>,
-    normalized2: Vec<f32>,
+    q: Kept,
+    kv: Kept,
+    probabilities: Kept,
+    normalized2: Kept,
     inverse2: Vec<f32>,
-    derivative: Vec<f32>,
+    derivative: Kept,
+}
+
+impl BlockTape {
+    /// An empty tape that keeps values in `precision`.
+    pub(crate) fn new(precision: Precision) -> Self {
+        let kept = || Kept::new(precision);
+        Self {
+            normalized1: kept(),
+            q: kept(),
+            kv: kept(),
+            probabilities: kept(),
+            normalized2: kept(),
+            derivative: kept(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Buffers of one thread.
@@ -87,6 +106,9 @@ pub(crate) struct Scratch {
     pub(crate) attention: AttentionScratch,
     /// The tape of a block whose VJP is not wanted.
     unkept: BlockTape,
+    normalized: Vec<f32>,
+    q: Vec<f32>,
+    kv: Vec<f32>,
     mixed: Vec<f32>,
     mlp: MlpScratch,
     gradient: Vec<f32>,
@@ -133,7 +155,7 @@ fn scale_rows(layer: &mut (Vec<f32>, Vec<f32>), scale: impl Fn(usize) -> f32) {
 }
 
 impl Block {
-    pub(crate) fn new(spec: &TowerSpec, weights: BlockWeights) -> Self {
+    pub(crate) fn new(spec: &TowerSpec, weights: BlockWeights, precision: Precision) -> Self {
         let BlockWeights { norm1, qkv, mut out, norm2, fc1, mut fc2, layer_scale } = weights;
         let [mut q, k, v] = qkv.map(|(w, b)| folded(&w, &b, &norm1[0], &norm1[1]));
         let mut fc1 = folded(&fc1.0, &fc1.1, &norm2[0], &norm2[1]);
@@ -145,10 +167,11 @@ impl Block {
             scale_rows(&mut fc2, |i| s2[i]);
         }
         let kv = ([k.0, v.0].concat(), [k.1, v.1].concat());
-        let linear = |(w, b): (Vec<f32>, Vec<f32>)| Linear::new(&w, b);
+        let linear = |(w, b): (Vec<f32>, Vec<f32>)| Linear::new(&w, b, precision);
         Self {
             heads: spec.heads,
             eps: spec.eps,
+            precision,
             q: linear(q),
             kv: linear(kv),
             out: linear(out),
@@ -185,13 +208,13 @@ impl Block {
         let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
         let rows = sequences.rows();
         let keep = tape.is_some();
-        let Scratch { attention, unkept, mixed, mlp, .. } = scratch;
+        let Scratch { attention, unkept, normalized: buffer, q: q_buffer, kv: kv_buffer, mixed, mlp, .. } = scratch;
         let tape = tape.unwrap_or(unkept);
 
-        let normalized = tape.normalized1.grow(rows * stride);
+        let normalized = tape.normalized1.room(0..rows * stride, buffer);
         let inverse = tape.inverse1.grow(rows);
         normalize(Mat::new(x, rows, d, stride), self.eps, &mut MatMut::new(normalized, rows, d, stride), inverse);
-        let kv = tape.kv.grow(rows * kv_stride);
+        let kv = tape.kv.room(0..rows * kv_stride, kv_buffer);
         self.kv.apply(Mat::new(normalized, rows, d, stride), MatMut::new(kv, rows, 2 * d, kv_stride));
 
         // With `First`, rows are gathered by their stride, which is why those sequences must have one length.
@@ -199,8 +222,9 @@ impl Block {
             Queries::All => (rows, stride),
             Queries::First => (sequences.count(), rows / sequences.count() * stride),
         };
-        let q = tape.q.grow(query_rows * stride);
+        let q = tape.q.room(0..query_rows * stride, q_buffer);
         self.q.apply(Mat::new(normalized, query_rows, d, query_stride), MatMut::new(q, query_rows, d, stride));
+        tape.normalized1.keep(0..rows * stride, buffer);
 
         let mixed = mixed.grow(query_rows * stride);
         let mut kept = 0;
@@ -213,17 +237,14 @@ impl Block {
                 keys_values: Mat::new(&kv[start * kv_stride..], len, 2 * d, kv_stride),
                 prompts,
                 causal: sequences.causal,
-            };
-            let probabilities = if keep {
-                let n = call.probability_len();
-                kept += n;
-                Some(&mut tape.probabilities.grow(kept)[kept - n..])
-            } else {
-                None
+                precision: self.precision,
             };
             let out = &mut MatMut::new(&mut mixed[query * stride..], query_len, d, stride);
-            call.forward(out, probabilities, attention);
+            call.forward(out, keep.then_some((&mut tape.probabilities, kept)), attention);
+            kept += call.probability_len();
         }
+        tape.q.keep(0..query_rows * stride, q_buffer);
+        tape.kv.keep(0..rows * kv_stride, kv_buffer);
 
         if queries == Queries::First {
             for i in 1..query_rows {
@@ -232,17 +253,17 @@ impl Block {
         }
         self.out.add(Mat::new(mixed, query_rows, d, stride), MatMut::new(x, query_rows, d, stride));
 
-        let normalized = tape.normalized2.grow(query_rows * stride);
+        let normalized = tape.normalized2.room(0..query_rows * stride, buffer);
         let inverse = tape.inverse2.grow(query_rows);
         let view = &mut MatMut::new(normalized, query_rows, d, stride);
         normalize(Mat::new(x, query_rows, d, stride), self.eps, view, inverse);
-        let derivative = if keep { Some(tape.derivative.grow(query_rows * row_stride(self.mlp.kept()))) } else { None };
         self.mlp.forward(
             Mat::new(normalized, query_rows, d, stride),
             MatMut::new(x, query_rows, d, stride),
-            derivative,
+            keep.then_some(&mut tape.derivative),
             mlp,
         );
+        tape.normalized2.keep(0..query_rows * stride, buffer);
     }
 
     /// Turns `dx`, the gradient of the block's output, into that of its input, in place, as far down as `depth` says.
@@ -268,14 +289,16 @@ impl Block {
             Queries::All => (rows, stride),
             Queries::First => (sequences.count(), rows / sequences.count() * stride),
         };
-        let Scratch { attention, mixed, mlp, gradient, dq, dkv, .. } = scratch;
+        let Scratch {
+            attention, normalized: buffer, q: q_buffer, kv: kv_buffer, mixed, mlp, gradient, dq, dkv, ..
+        } = scratch;
 
         // MLP
         let gradient = gradient.grow(rows * stride);
         let view = MatMut::new(gradient, query_rows, d, stride);
         self.mlp.vjp(Mat::new(dx, query_rows, d, stride), view, &tape.derivative, mlp);
         normalize_vjp(
-            Mat::new(&tape.normalized2, query_rows, d, stride),
+            Mat::new(tape.normalized2.read(0..query_rows * stride, buffer), query_rows, d, stride),
             &tape.inverse2[..query_rows],
             Mat::new(gradient, query_rows, d, stride),
             &mut MatMut::new(dx, query_rows, d, stride),
@@ -287,6 +310,8 @@ impl Block {
         let dq = dq.grow(query_rows * stride);
         let dkv = dkv.grow(rows * kv_stride);
         let prompt_rows = prompts.map_or(0, |p| p.rows());
+        let q = tape.q.read(0..query_rows * stride, q_buffer);
+        let kv = tape.kv.read(0..rows * kv_stride, kv_buffer);
         let tokens = !matches!(depth, Depth::Prompts);
         let mut kept = 0;
         for i in 0..sequences.count() {
@@ -294,12 +319,13 @@ impl Block {
             let (query, query_len) = if queries == Queries::All { (start, len) } else { (i, 1) };
             let call = Attention {
                 heads: self.heads,
-                queries: Mat::new(&tape.q[query * stride..], query_len, d, stride),
-                keys_values: Mat::new(&tape.kv[start * kv_stride..], len, 2 * d, kv_stride),
+                queries: Mat::new(&q[query * stride..], query_len, d, stride),
+                keys_values: Mat::new(&kv[start * kv_stride..], len, 2 * d, kv_stride),
                 prompts,
                 causal: sequences.causal,
+                precision: self.precision,
             };
-            let probabilities = &tape.probabilities[kept..kept + call.probability_len()];
+            let probabilities = (&tape.probabilities, kept);
             kept += call.probability_len();
             let mut dq = MatMut::new(&mut dq[query * stride..], query_len, d, stride);
             let mut dkv = MatMut::new(&mut dkv[start * kv_stride..], len, 2 * d, kv_stride);
@@ -309,6 +335,10 @@ impl Block {
         }
 
         // Queries, keys and values
+        let normalized1 = match depth {
+            Depth::Prompts => &[],
+            _ => tape.normalized1.read(0..rows * stride, buffer),
+        };
         match depth {
             Depth::Prompts => {}
             Depth::LastRows(n) => {
@@ -316,7 +346,7 @@ impl Block {
                     let (start, len) = sequences.range(i);
                     let from = start + len - n;
                     let rows = from * stride..(from + n) * stride;
-                    let normalized = Mat::new(&tape.normalized1[rows.clone()], n, d, stride);
+                    let normalized = Mat::new(&normalized1[rows.clone()], n, d, stride);
                     let gradient = &mut gradient[rows.clone()];
                     let dq = Mat::new(&dq[rows.clone()], n, d, stride);
                     let dkv = Mat::new(&dkv[from * kv_stride..], n, 2 * d, kv_stride);
@@ -336,7 +366,7 @@ impl Block {
                     spread(dx, query_rows, query_stride, stride, rows * stride);
                 }
                 normalize_vjp(
-                    Mat::new(&tape.normalized1, rows, d, stride),
+                    Mat::new(normalized1, rows, d, stride),
                     &tape.inverse1[..rows],
                     Mat::new(gradient, rows, d, stride),
                     &mut MatMut::new(dx, rows, d, stride),

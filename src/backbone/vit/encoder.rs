@@ -78,7 +78,7 @@ impl Vit {
         let Workspace { x, widened, starts, embedding, blocks, normalized, inverse, scratch, embed_scratch } =
             workspace;
         if first < last {
-            blocks.resize_with(self.depth(), BlockTape::default);
+            blocks.resize_with(self.depth(), || BlockTape::new(self.precision));
         }
         let mut features = Vec::new();
         if let Readout::Tokens(_) = readout {

@@ -1,42 +1,39 @@
-//! A frozen linear layer, packed once for the forward product and, if it is ever trained through, once for the VJP.
+//! A frozen linear layer, packed once. The VJP reads the same copy the other way round.
 
-use std::sync::OnceLock;
-
-use crate::kernel::{Init, Mat, MatMut, Panels, matmul};
+use crate::kernel::{Init, Mat, MatMut, Panels, Part, Precision, matmul};
 
 /// `y = x Wᵀ + b` with W `[out, in]`, b `[out]`. There is no weight gradient: the weights never change.
 pub(crate) struct Linear {
-    forward: Panels,
+    /// Wᵀ `[in, out]`.
+    weight: Panels,
     bias: Vec<f32>,
-    /// W as right-hand side of the VJP; made from `forward` when first needed.
-    backward: OnceLock<Panels>,
 }
 
 impl Linear {
     /// Packs `weight` `[out, in]`, row-major; `bias` has `out` values.
-    pub(crate) fn new(weight: &[f32], bias: Vec<f32>) -> Self {
+    pub(crate) fn new(weight: &[f32], bias: Vec<f32>, precision: Precision) -> Self {
         let (out, inputs) = (bias.len(), weight.len() / bias.len().max(1));
-        Self { forward: Panels::pack(Mat::new(weight, out, inputs, inputs).t()), bias, backward: OnceLock::new() }
+        Self { weight: Panels::pack_as(Mat::new(weight, out, inputs, inputs).t(), precision), bias }
     }
 
     /// Width of the input.
     pub(crate) fn inputs(&self) -> usize {
-        self.forward.k()
+        self.weight.k()
     }
 
     /// Width of the output.
     pub(crate) fn outputs(&self) -> usize {
-        self.forward.n()
+        self.weight.n()
     }
 
     /// `y = x Wᵀ + b`: x `[rows, in]`, y `[rows, out]`.
     pub(crate) fn apply(&self, x: Mat, y: MatMut) {
-        matmul(x, &self.forward, y, Init::Bias(&self.bias));
+        matmul(x, &self.weight, y, Init::Bias(&self.bias));
     }
 
     /// `y += x Wᵀ + b`.
     pub(crate) fn add(&self, x: Mat, y: MatMut) {
-        matmul(x, &self.forward, y, Init::AddBias(&self.bias));
+        matmul(x, &self.weight, y, Init::AddBias(&self.bias));
     }
 
     /// `dx = dy W` (with [`Init::Add`]: `dx += dy W`): dy `[rows, out]`, dx `[rows, in]`.
@@ -51,16 +48,11 @@ impl Linear {
 
     /// Wᵀ `[in, out]`, packed.
     pub(crate) fn forward(&self) -> &Panels {
-        &self.forward
+        &self.weight
     }
 
     /// W `[out, in]`, packed.
-    pub(crate) fn backward(&self) -> &Panels {
-        self.backward.get_or_init(|| {
-            // `unpack` gives Wᵀ [in, out]; its transposed view is W.
-            let weight = self.forward.unpack();
-            let (inputs, outputs) = (self.inputs(), self.outputs());
-            Panels::pack(Mat::new(&weight, inputs, outputs, outputs).t())
-        })
+    pub(crate) fn backward(&self) -> Part<'_> {
+        self.weight.t()
     }
 }

@@ -10,6 +10,7 @@ use crate::Result;
 use crate::backbone::position::interpolate;
 use crate::backbone::spec::{Family, Spec, TowerSpec};
 use crate::backbone::weights::Weights;
+use crate::kernel::Precision;
 
 /// What the layers of a block are called.
 struct Names {
@@ -52,7 +53,14 @@ pub(crate) fn norm(weights: &Weights, name: &str, d: usize) -> Result<[Vec<f32>;
     Ok([weights.get(&format!("{name}.weight"), &[d])?, weights.get(&format!("{name}.bias"), &[d])?])
 }
 
-fn block(weights: &Weights, prefix: &str, names: &Names, tower: &TowerSpec, layer_scale: bool) -> Result<Block> {
+fn block(
+    weights: &Weights,
+    prefix: &str,
+    names: &Names,
+    tower: &TowerSpec,
+    layer_scale: bool,
+    precision: Precision,
+) -> Result<Block> {
     let (d, mlp) = (tower.width, tower.mlp);
     let at = |name: &str| format!("{prefix}.{name}");
     let square = |name: &str, bias| layer(weights, &at(name), d, d, bias);
@@ -70,21 +78,27 @@ fn block(weights: &Weights, prefix: &str, names: &Names, tower: &TowerSpec, laye
         fc2: layer(weights, &at(names.fc2), d, mlp, true)?,
         layer_scale: if layer_scale { Some([scale(1)?, scale(2)?]) } else { None },
     };
-    Ok(Block::new(tower, weights))
+    Ok(Block::new(tower, weights, precision))
 }
 
 /// Block `index` of CLIP's tower `tower_name` (`vision_model`, `text_model`).
-pub(crate) fn clip_block(weights: &Weights, tower_name: &str, index: usize, tower: &TowerSpec) -> Result<Block> {
-    block(weights, &format!("{tower_name}.encoder.layers.{index}"), &CLIP, tower, false)
+pub(crate) fn clip_block(
+    weights: &Weights,
+    tower_name: &str,
+    index: usize,
+    tower: &TowerSpec,
+    precision: Precision,
+) -> Result<Block> {
+    block(weights, &format!("{tower_name}.encoder.layers.{index}"), &CLIP, tower, false, precision)
 }
 
 impl Vit {
     /// Loads the image tower `spec` describes for square images of `image_size` pixels; position embeddings are
-    /// interpolated as the family's reference does.
+    /// interpolated as the family's reference does. Weights are kept, and products computed, in `precision`.
     ///
     /// # Errors
     /// `image_size` is no multiple of the patch size, or a tensor is missing or has another shape.
-    pub fn load(spec: &Spec, weights: &Weights, image_size: usize) -> Result<Self> {
+    pub fn load(spec: &Spec, weights: &Weights, image_size: usize, precision: Precision) -> Result<Self> {
         spec.check_image_size(image_size)?;
         let tower = &spec.vision;
         let (d, p) = (tower.width, spec.patch_size);
@@ -98,7 +112,7 @@ impl Vit {
             let patch = weights.get(&at("patch_embedding.weight"), &[d, 3, p, p])?;
             let [scale, shift] = norm(weights, "vision_model.pre_layrnorm", d)?;
             let pre_norm = PreNorm { scale, shift, eps: tower.eps };
-            (class, positions, Linear::new(&patch, vec![0.0; d]), Some(pre_norm))
+            (class, positions, Linear::new(&patch, vec![0.0; d], precision), Some(pre_norm))
         } else {
             let at = |name: &str| format!("embeddings.{name}");
             let class = weights.get(&at("cls_token"), &[1, 1, d])?;
@@ -106,7 +120,7 @@ impl Vit {
             let positions = weights.get(&at("position_embeddings"), &[1, rows, d])?;
             let patch = weights.get(&at("patch_embeddings.projection.weight"), &[d, 3, p, p])?;
             let bias = weights.get(&at("patch_embeddings.projection.bias"), &[d])?;
-            (class, positions, Linear::new(&patch, bias), None)
+            (class, positions, Linear::new(&patch, bias, precision), None)
         };
         let add = |token: &[f32], position: &[f32]| token.iter().zip(position).map(|(a, b)| a + b).collect::<Vec<_>>();
         let mut prefix = add(&class, &positions[..d]);
@@ -128,14 +142,14 @@ impl Vit {
         let blocks = (0..tower.depth)
             .map(|i| {
                 if clip {
-                    clip_block(weights, "vision_model", i, tower)
+                    clip_block(weights, "vision_model", i, tower, precision)
                 } else {
-                    block(weights, &format!("encoder.layer.{i}"), names, tower, spec.layer_scale)
+                    block(weights, &format!("encoder.layer.{i}"), names, tower, spec.layer_scale, precision)
                 }
             })
             .collect::<Result<_>>()?;
         let post = if clip { "vision_model.post_layernorm" } else { "layernorm" };
         let post_norm = norm(weights, post, d)?;
-        Ok(Self { embedding, blocks, post_norm, eps: tower.eps, workspaces: Mutex::default() })
+        Ok(Self { embedding, blocks, post_norm, eps: tower.eps, precision, workspaces: Mutex::default() })
     }
 }

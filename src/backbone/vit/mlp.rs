@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::linear::Linear;
 use crate::kernel::{
-    Activation, DEPTH, Grow, Init, Mat, MatMut, PackedRows, matmul, matmul_activate, matmul_scale, row_stride,
+    Activation, DEPTH, Grow, Init, Kept, Mat, MatMut, PackedRows, matmul, matmul_activate, matmul_scale, row_stride,
 };
 
 /// Hidden units at a time.
@@ -22,6 +22,8 @@ pub(super) struct Scratch {
     up: Vec<f32>,
     /// What the first product of each chunk reads.
     rows: PackedRows,
+    /// A chunk's derivatives.
+    derivative: Vec<f32>,
 }
 
 /// Two frozen layers with an activation between them; of a gated MLP, a third beside the first.
@@ -30,6 +32,13 @@ pub(super) struct Mlp {
     up: Option<Linear>,
     fc2: Linear,
     activation: Activation,
+}
+
+/// A chunk of hidden units, and where its derivatives are kept.
+struct Chunk {
+    units: Range<usize>,
+    /// Of the units behind `fc1`, `[rows, units]`, and behind them those of `up`.
+    kept: Range<usize>,
 }
 
 impl Mlp {
@@ -42,30 +51,27 @@ impl Mlp {
         self.fc1.outputs()
     }
 
-    /// Values of a row that the VJP needs: the derivative of each hidden unit by its part of `fc1(x)`, and behind them, if
-    /// the MLP is gated, by its part of `up(x)`.
-    pub(super) fn kept(&self) -> usize {
-        if self.up.is_some() { 2 * self.hidden() } else { self.hidden() }
-    }
-
-    fn chunks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+    fn chunks(&self, rows: usize) -> impl Iterator<Item = Chunk> + use<> {
         let n = self.hidden();
-        (0..n).step_by(CHUNK).map(move |from| from..(from + CHUNK).min(n))
+        let each = rows * row_stride(CHUNK.min(n)) * if self.up.is_some() { 2 } else { 1 };
+        let units = (0..n).step_by(CHUNK).map(move |from| from..(from + CHUNK).min(n));
+        units.enumerate().map(move |(i, units)| Chunk { units, kept: i * each..(i + 1) * each })
     }
 
-    /// `y += fc2(f(fc1(x)))`: x and y `[rows, D]`. `derivative` `[rows, kept]` (stride `row_stride(kept)`) is filled if
-    /// given; `scratch` is a buffer.
-    pub(super) fn forward(&self, x: Mat, mut y: MatMut, mut derivative: Option<&mut [f32]>, scratch: &mut Scratch) {
-        let (rows, d, n) = (x.rows(), y.cols(), self.hidden());
-        let stride = row_stride(CHUNK.min(n));
-        let (kept, kept_stride) = (self.kept(), row_stride(self.kept()));
-        let Scratch { hidden, up: ups, rows: packed } = scratch;
+    /// `y += fc2(f(fc1(x)))`: x and y `[rows, D]`. The derivatives are kept if wanted: of each hidden unit
+    /// by its part of `fc1(x)` and, if the MLP is gated, by its part of `up(x)`; `scratch` is
+    /// a buffer.
+    pub(super) fn forward(&self, x: Mat, mut y: MatMut, mut keep: Option<&mut Kept>, scratch: &mut Scratch) {
+        let (rows, d) = (x.rows(), y.cols());
+        let stride = row_stride(CHUNK.min(self.hidden()));
+        let Scratch { hidden, up: ups, rows: packed, derivative: buffer } = scratch;
         let hidden = hidden.grow(rows * stride);
         packed.pack(x, self.fc1.forward());
-        for units in self.chunks() {
+        for Chunk { units, kept } in self.chunks(rows) {
             let (from, len) = (units.start, units.len());
-            let mut view = derivative.as_deref_mut().map(|d| MatMut::new(d, rows, kept, kept_stride));
-            let view = view.as_mut().map(|d| d.columns(from, len));
+            let mut derivatives =
+                keep.as_deref_mut().map(|keep| keep.room(kept.clone(), buffer).split_at_mut(rows * stride));
+            let view = derivatives.as_mut().map(|(by_fc1, _)| MatMut::new(by_fc1, rows, len, stride));
             let layer = self.fc1.forward().part(0..self.fc1.inputs(), units.clone());
             let to = MatMut::new(hidden, rows, len, stride);
             matmul_activate(&*packed, layer, to, &self.fc1.bias()[units.clone()], self.activation, view);
@@ -73,35 +79,34 @@ impl Mlp {
                 let layer = up.forward().part(0..up.inputs(), units.clone());
                 let ups = ups.grow(rows * stride);
                 matmul(&*packed, layer, MatMut::new(ups, rows, len, stride), Init::Bias(&up.bias()[units.clone()]));
-                for (row, (h, u)) in hidden.chunks_mut(stride).zip(ups.chunks(stride)).enumerate().take(rows) {
-                    let (h, u) = (&mut h[..len], &u[..len]);
-                    if let Some(derivative) = derivative.as_deref_mut() {
-                        let (by_fc1, by_up) = derivative[row * kept_stride..][..kept].split_at_mut(n);
-                        by_up[units.clone()].copy_from_slice(h);
-                        by_fc1[units.clone()].iter_mut().zip(u).for_each(|(d, u)| *d *= u);
-                    }
-                    h.iter_mut().zip(u).for_each(|(h, u)| *h *= u);
+                if let Some((by_fc1, by_up)) = &mut derivatives {
+                    by_up.copy_from_slice(hidden);
+                    by_fc1.iter_mut().zip(&*ups).for_each(|(d, u)| *d *= u);
                 }
+                hidden.iter_mut().zip(&*ups).for_each(|(h, u)| *h *= u);
+            }
+            if let Some(keep) = &mut keep {
+                keep.keep(kept, buffer);
             }
             let init = if from == 0 { Init::AddBias(self.fc2.bias()) } else { Init::Add };
             matmul(Mat::new(hidden, rows, len, stride), self.fc2.forward().part(units, 0..d), y.columns(0, d), init);
         }
     }
 
-    /// The gradient of x from that of y, both `[rows, D]`, and the derivative that [`Self::forward`] filled.
-    pub(super) fn vjp(&self, dy: Mat, mut dx: MatMut, derivative: &[f32], scratch: &mut Scratch) {
-        let (rows, d, n) = (dy.rows(), dx.cols(), self.hidden());
-        let stride = row_stride(CHUNK.min(n));
-        let (kept, kept_stride) = (self.kept(), row_stride(self.kept()));
-        let Scratch { hidden, up: ups, rows: packed } = scratch;
+    /// The gradient of x from that of y, both `[rows, D]`, and the derivatives that [`Self::forward`] kept.
+    pub(super) fn vjp(&self, dy: Mat, mut dx: MatMut, keep: &Kept, scratch: &mut Scratch) {
+        let (rows, d) = (dy.rows(), dx.cols());
+        let stride = row_stride(CHUNK.min(self.hidden()));
+        let Scratch { hidden, up: ups, rows: packed, derivative: buffer } = scratch;
         let hidden = hidden.grow(rows * stride);
         packed.pack(dy, self.fc2.backward());
-        for units in self.chunks() {
+        for Chunk { units, kept } in self.chunks(rows) {
             let (from, len) = (units.start, units.len());
+            let (by_fc1, by_up) = keep.read(kept, buffer).split_at(rows * stride);
             let layer = self.fc2.backward().part(0..self.fc2.outputs(), units.clone());
             let init = if from == 0 { Init::Zero } else { Init::Add };
             let Some(up) = &self.up else {
-                let derivative = Mat::new(derivative, rows, kept, kept_stride).columns(from, len);
+                let derivative = Mat::new(by_fc1, rows, len, stride);
                 matmul_scale(&*packed, layer, MatMut::new(hidden, rows, len, stride), derivative);
                 let layer = self.fc1.backward().part(units, 0..d);
                 matmul(Mat::new(hidden, rows, len, stride), layer, dx.columns(0, d), init);
@@ -110,13 +115,9 @@ impl Mlp {
             // The gradient of the hidden units serves both layers.
             matmul(&*packed, layer, MatMut::new(hidden, rows, len, stride), Init::Zero);
             let ups = ups.grow(rows * stride);
-            for (row, (h, u)) in hidden.chunks_mut(stride).zip(ups.chunks_mut(stride)).enumerate().take(rows) {
-                let (by_fc1, by_up) = derivative[row * kept_stride..][..kept].split_at(n);
-                let (h, u) = (&mut h[..len], &mut u[..len]);
-                for (((h, u), f), g) in h.iter_mut().zip(u).zip(&by_fc1[units.clone()]).zip(&by_up[units.clone()]) {
-                    *u = *h * g;
-                    *h *= f;
-                }
+            for (((h, u), f), g) in hidden.iter_mut().zip(&mut *ups).zip(by_fc1).zip(by_up) {
+                *u = *h * g;
+                *h *= f;
             }
             for (from, layer, init) in [(&*hidden, &self.fc1, init), (&*ups, up, Init::Add)] {
                 let layer = layer.backward().part(units.clone(), 0..d);

@@ -38,6 +38,7 @@ pub(crate) use load::{clip_block, norm};
 use prompts::{Prepared, PreparedGrads};
 pub use prompts::{PromptLayers, TokenPrompts};
 
+use crate::kernel::Precision;
 use crate::{Error, Result, parallel};
 
 /// Rows that a thread works on at a time, about: enough to keep the products efficient, few enough to stay in the cache.
@@ -50,6 +51,7 @@ pub struct Vit {
     /// Scale and shift `[D]` of the last norm.
     post_norm: [Vec<f32>; 2],
     eps: f32,
+    precision: Precision,
     /// Buffers, one set per thread, kept from step to step.
     workspaces: Mutex<Vec<Workspace>>,
 }
@@ -152,6 +154,11 @@ impl Vit {
     /// Number of blocks L.
     pub fn depth(&self) -> usize {
         self.blocks.len()
+    }
+
+    /// Number format of the weights and of what is kept for the VJP.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Side of the images S, in pixels.

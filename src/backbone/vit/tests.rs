@@ -11,6 +11,7 @@ use super::*;
 use crate::backbone::spec::Family;
 use crate::backbone::spec::Spec;
 use crate::backbone::weights::Weights;
+use crate::kernel::Precision;
 use crate::kernel::testing::random;
 
 const WIDTH: usize = 24;
@@ -157,7 +158,7 @@ fn relative_error(got: &[f32], want: &[f64]) -> f64 {
 fn features_and_gradients_equal_the_textbook_form() {
     for (spec, size) in families() {
         let weights = weights(&spec);
-        let vit = Vit::load(&spec, &weights, size).unwrap();
+        let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
         let reference = Reference::new(&spec, &weights, size, DType::F64, &Device::Cpu).unwrap();
         let images = random(100, BATCH * 3 * size * size);
         let slopes = random(101, BATCH * WIDTH);
@@ -213,7 +214,7 @@ const READS: [&[Read]; 4] = [
 fn tokens_of_several_blocks_and_their_gradients_equal_the_textbook_form() {
     for (spec, size) in families() {
         let weights = weights(&spec);
-        let vit = Vit::load(&spec, &weights, size).unwrap();
+        let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
         let reference = Reference::new(&spec, &weights, size, DType::F64, &Device::Cpu).unwrap();
         let images = random(100, BATCH * 3 * size * size);
         let data = random(102, 3 * TOKENS * WIDTH);
@@ -267,7 +268,7 @@ fn tokens_of_several_blocks_and_their_gradients_equal_the_textbook_form() {
 fn a_pass_goes_on_from_tokens_as_if_it_had_come_from_images() {
     for (spec, size) in families() {
         let weights = weights(&spec);
-        let vit = Vit::load(&spec, &weights, size).unwrap();
+        let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
         let images = random(100, BATCH * 3 * size * size);
         let data = random(102, 3 * TOKENS * WIDTH);
         for blocks in 0..3 {
@@ -294,7 +295,7 @@ fn a_pass_goes_on_from_tokens_as_if_it_had_come_from_images() {
 fn gradients_equal_central_differences() {
     for (spec, size) in families() {
         let weights = weights(&spec);
-        let vit = Vit::load(&spec, &weights, size).unwrap();
+        let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
         let reference = Reference::new(&spec, &weights, size, DType::F64, &Device::Cpu).unwrap();
         let images = random(100, 2 * 3 * size * size);
         let slopes = random(101, 2 * WIDTH);
@@ -340,7 +341,7 @@ fn gradients_equal_central_differences() {
 fn threads_and_micro_batches_change_nothing_but_the_order_of_sums() {
     let (spec, size) = families().remove(0);
     let weights = weights(&spec);
-    let vit = Vit::load(&spec, &weights, size).unwrap();
+    let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
     let images = random(100, BATCH * 3 * size * size);
     let data = random(102, 3 * TOKENS * WIDTH);
     let loss = |range: Range<usize>, features: &[f32]| Ok((features.to_vec(), range));
@@ -368,8 +369,8 @@ fn threads_and_micro_batches_change_nothing_but_the_order_of_sums() {
 fn shapes_that_do_not_fit_are_errors() {
     let (spec, size) = families().remove(0);
     let weights = weights(&spec);
-    assert!(Vit::load(&spec, &weights, size + 1).is_err());
-    let vit = Vit::load(&spec, &weights, size).unwrap();
+    assert!(Vit::load(&spec, &weights, size + 1, Precision::F32).is_err());
+    let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
     let images = random(1, 3 * size * size);
     let message = |r: Result<Vec<f32>>| r.unwrap_err().to_string();
     assert!(message(vit.features(&images[1..], None, 1)).starts_with("images: "));

@@ -209,7 +209,8 @@ unsafe fn blocks_of<S: Simd, const V: usize, const PAIRS: bool>(
             let cols = width.min(b_columns.end - b_column);
             // SAFETY: rows and columns of this panel lie inside the packed matrix.
             let panel = unsafe { b.panel::<S>(block..block + depth, b_column, transposed) };
-            let panel_len = words * width;
+            // The next panel comes from memory: each tile asks for its share of it in advance.
+            let ahead = b.ahead(block..block + depth, b_column + width);
             let start = if first { bias.map(|bias| &bias[col..col + cols]) } else { None };
             for tile in 0..count {
                 let rows = tiles.rows(tile);
@@ -223,12 +224,7 @@ unsafe fn blocks_of<S: Simd, const V: usize, const PAIRS: bool>(
                         TileLeft::Packed(packed.unwrap_or_default()[at..].as_ptr())
                     }
                 };
-                if !b.transposed {
-                    // The next panel comes from memory: each tile asks for its share of it in advance.
-                    for line in (tile * panel_len / count..(tile + 1) * panel_len / count).step_by(16) {
-                        S::prefetch(panel.wrapping_add(panel_len + line));
-                    }
-                }
+                ahead.prefetch::<S>(tile, count);
                 // SAFETY: these rows and `cols` columns from `col` on lie in C.
                 unsafe {
                     let to = c.data.as_mut_ptr().add(rows.start * c.row_stride + col);

@@ -296,6 +296,56 @@ impl Part<'_> {
     }
 }
 
+/// Where the panel that comes after another will be read from: some runs of words, equally long.
+pub(super) struct Ahead {
+    runs: [*const f32; DEPTH / LANES_MAX],
+    count: usize,
+    /// Cache lines of a run.
+    lines: usize,
+}
+
+impl Ahead {
+    /// Asks for one of `shares` shares of it.
+    #[inline(always)]
+    pub(super) fn prefetch<S: Simd>(&self, share: usize, shares: usize) {
+        let all = self.count * self.lines;
+        let (mut line, end) = (share * all / shares, (share + 1) * all / shares);
+        while line < end {
+            let (run, first) = (self.runs[line / self.lines], line % self.lines);
+            let lines = (self.lines - first).min(end - line);
+            for at in first..first + lines {
+                S::prefetch(run.wrapping_add(16 * at));
+            }
+            line += lines;
+        }
+    }
+}
+
+impl Part<'_> {
+    /// Where the panel of these rows is read from that begins at `column`, which may lie behind the last one.
+    #[inline(always)]
+    pub(super) fn ahead(&self, rows: Range<usize>, column: usize) -> Ahead {
+        let Self { panels, width, .. } = self;
+        let per_word = panels.precision.per_word();
+        let mut ahead = Ahead { runs: [std::ptr::null(); DEPTH / LANES_MAX], count: 0, lines: 0 };
+        if column >= self.columns.end {
+            return ahead;
+        }
+        let words = panels.floats().as_ptr();
+        if self.transposed {
+            ahead.lines = (*width).min(panels.k - column).div_ceil(per_word) * panels.width / 16;
+            for (run, row) in ahead.runs.iter_mut().zip(rows.step_by(panels.width)) {
+                *run = words.wrapping_add(panels.position(column / per_word, row));
+                ahead.count += 1;
+            }
+        } else {
+            ahead.runs[0] = words.wrapping_add(panels.position(rows.start / per_word, column));
+            (ahead.count, ahead.lines) = (1, rows.len().div_ceil(per_word) * width / 16);
+        }
+        ahead
+    }
+}
+
 /// How panels are read the other way round. Blocks of one vector's length in both directions never straddle a panel or a
 /// block of rows, since all begin at multiples of it.
 impl Panels {
@@ -333,10 +383,12 @@ impl Panels {
             for i in columns.clone().step_by(2 * l) {
                 // Words that hold two columns of the transpose each.
                 let m = l.min((columns.end - i).div_ceil(2));
+                if m < l {
+                    words.fill(0.0);
+                }
                 let room = (columns.start + width - i) / l;
                 for o in rows.clone().step_by(l) {
                     let from = self.floats().as_ptr().add(self.position(i / 2, o));
-                    words.fill(0.0);
                     S::transpose(from, self.width, (m, l), words.as_mut_ptr(), l);
                     let to = to.add((o - rows.start) / 2 * width + i - columns.start);
                     for pair in 0..l.min(rows.end - o).div_ceil(2) {
