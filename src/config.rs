@@ -6,6 +6,7 @@
 
 mod defaults;
 mod rate;
+mod texts;
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,7 @@ use crate::{
         boxes::{BoxAugment, Fit},
         files,
     },
+    eval::zero_shot::TEMPLATE,
     head::HeadKind,
     prompt::{
         PromptShape,
@@ -108,6 +110,12 @@ pub struct RunConfig {
     pub method: Method,
     /// The head.
     pub head: HeadKind,
+    /// Texts with `{}` or `{c}` for the class name, whose embeddings a text head begins with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub templates: Option<Vec<String>>,
+    /// A name for each class, in class order, for the templates; the data's names, with spaces for `_`, if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub classnames: Option<Vec<String>>,
     /// Prompt tokens a block: 1 to 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<usize>,
@@ -217,6 +225,8 @@ impl Default for RunConfig {
             task: Task::default(),
             method: Method::default(),
             head: HeadKind::default(),
+            templates: None,
+            classnames: None,
             prompt_tokens: None,
             prompt_layers: None,
             prompt_dropout: None,
@@ -428,6 +438,7 @@ impl RunConfig {
         if i64::try_from(self.seed).is_err() {
             return Err(Error::flag("--seed", format!("{} is larger than {}", self.seed, i64::MAX)));
         }
+        self.check_texts()?;
         self.refuse_other_methods_fields()
     }
 
@@ -456,6 +467,10 @@ impl RunConfig {
     pub(crate) fn refuse_other_tasks_fields(&self, task: Task) -> Result<()> {
         let detects = task == Task::Detect;
         if task == Task::Multilabel {
+            if self.head == HeadKind::Text {
+                let message = "text is for one class an image: CLIP compares classes, it does not say which are there";
+                return Err(Error::flag("--head", message));
+            }
             for (flag, given) in [("--shots", self.shots.is_some()), ("--label-smoothing", self.label_smoothing > 0.)] {
                 if given {
                     return Err(Error::flag(flag, "not for multi-label classification"));
@@ -495,7 +510,8 @@ impl RunConfig {
             return Err(Error::flag("--method", message));
         }
         if detects && self.head != HeadKind::Linear {
-            let message = format!("{} is not for detection, which has a head of its own", self.head);
+            let mend = if self.head == HeadKind::Text { "; see --open-vocabulary" } else { "" };
+            let message = format!("{} is not for detection, which has a head of its own{mend}", self.head);
             return Err(Error::flag("--head", message));
         }
         Ok(())
@@ -508,7 +524,7 @@ impl RunConfig {
         if facts.train_images == 0 {
             return Err(Error::invalid("data", "there are no images to train on"));
         }
-        let defaults = defaults::of(facts.task, self.method);
+        let defaults = defaults::of(facts.task, self.method, self.head);
         let prompt = self.prompt_shape(facts)?;
         let deep = self.method == Method::VptDeep;
         let prompt_dropout = self.prompt_dropout.unwrap_or(defaults::prompt_dropout(facts.task, self.method));
@@ -547,6 +563,10 @@ impl RunConfig {
             ema: detect.map(|detect| detect.ema),
             fit: detect.map(|detect| detect.fit),
             scale_jitter: detect.and_then(|detect| detect.augment.scale.or(Some([1.; 2]).filter(|_| prompted))),
+            templates: match self.head {
+                HeadKind::Text => self.templates.clone().or_else(|| Some(vec![TEMPLATE.to_owned()])),
+                _ => None,
+            },
             flip: Some(detect.map_or(self.flip.unwrap_or(false), |detect| detect.augment.flip)),
             clip_norm: self.clip_norm.or(detects.then_some(defaults::DETECTION_CLIP)),
             task: facts.task,

@@ -84,7 +84,13 @@ impl Model {
         classes: usize,
         threads: usize,
     ) -> Result<Self> {
-        let head = Head { kind: head, width: backbone.vit.width(), classes };
+        if head == HeadKind::Text && backbone.clip.is_none() {
+            let message =
+                format!("text is for CLIP backbones, which {} ({}) is not", backbone.name, backbone.spec.family);
+            return Err(Error::flag("--head", message));
+        }
+        let width = if head == HeadKind::Text { backbone.embedding_width() } else { backbone.vit.width() };
+        let head = Head { kind: head, width, classes };
         let pixels = match prompt {
             PromptShape::Pixels(shape) => {
                 let Preprocess { mean, std, .. } = backbone.preprocess;
@@ -143,7 +149,7 @@ impl Model {
         let mut params = Vec::new();
         match (self.prompt, &self.pixels) {
             (PromptShape::Tokens(layout), _) => {
-                params.push(layout.init(self.head.width, self.backbone.spec.patch_size, rng)?);
+                params.push(layout.init(self.backbone.vit.width(), self.backbone.spec.patch_size, rng)?);
             }
             (_, Some(pixels)) => params.push(pixels.init(PIXEL_STD, rng)?),
             _ => {}
@@ -156,7 +162,7 @@ impl Model {
     pub fn tensors(&self) -> Vec<(&'static str, Vec<usize>)> {
         let prompt = match (self.prompt, &self.pixels) {
             (PromptShape::Tokens(layout), _) => {
-                Some(("prompt.tokens", vec![layout.layers, layout.tokens, self.head.width]))
+                Some(("prompt.tokens", vec![layout.layers, layout.tokens, self.backbone.vit.width()]))
             }
             (_, Some(pixels)) => Some(("prompt.pixels", vec![3, pixels.len() / 3])),
             _ => None,
@@ -169,8 +175,24 @@ impl Model {
         params::check(params, &self.tensors())
     }
 
-    /// Features `[B, D]` of images `[B, 3, s, s]`, prompts applied.
+    /// What the head reads of images `[B, 3, s, s]`, prompts applied: the class token after the last norm, `[B, D]`, for a
+    /// text head projected by CLIP.
     pub fn features(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
+        Ok(self.read(self.class_tokens(params, images)?))
+    }
+
+    /// Embeddings of images `[B, 3, s, s]`, prompts applied, as [`Backbone::embed`] makes them without.
+    pub fn embed(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
+        Ok(self.backbone.project(self.class_tokens(params, images)?))
+    }
+
+    /// What the head reads of class tokens `[B, D]`.
+    fn read(&self, class_tokens: Vec<f32>) -> Vec<f32> {
+        if self.head.kind == HeadKind::Text { self.backbone.project(class_tokens) } else { class_tokens }
+    }
+
+    /// The class tokens after the last norm, `[B, D]`.
+    fn class_tokens(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
         let vit = &self.backbone.vit;
         match (self.prompt, &self.pixels) {
             (PromptShape::Tokens(_), _) => {
@@ -209,13 +231,13 @@ impl Model {
                 Ok(output.with_prompt(pixels.vjp(values, &gradient, &input.places)?))
             }
             _ => {
-                let features = self.backbone.vit.features(input.images, None, self.threads)?;
+                let features = self.features(params, input.images)?;
                 self.head_step(params, &features, input.labels, input.loss)
             }
         }
     }
 
-    /// As [`Self::step`], for the head alone, on features `[B, D]` that are known already.
+    /// As [`Self::step`], for the head alone, on [`Self::features`] that are known already.
     pub fn head_step(&self, params: &[Param], features: &[f32], labels: &[u32], loss: &Loss) -> Result<StepOutput> {
         let parts = vec![loss.gradients(&self.head.bind(params)?, features, labels, labels.len())?];
         Ok(StepOutput::sum(parts))
@@ -233,8 +255,12 @@ impl Model {
         let batch = input.labels.len();
         let loss = |range: std::ops::Range<usize>, features: &[f32]| {
             let labels = input.labels.get(range).ok_or_else(|| Error::invalid("labels", "fewer than images"))?;
-            let mut part = input.loss.gradients(head, features, labels, batch)?;
-            Ok((std::mem::take(&mut part.features), part))
+            if self.head.kind != HeadKind::Text {
+                let mut part = input.loss.gradients(head, features, labels, batch)?;
+                return Ok((std::mem::take(&mut part.features), part));
+            }
+            let mut part = input.loss.gradients(head, &self.read(features.to_vec()), labels, batch)?;
+            Ok((self.backbone.project_vjp(std::mem::take(&mut part.features)), part))
         };
         let pass = Pass { prompts, want, micro_batch: input.micro_batch, ..Pass::forward(images, self.threads) };
         let (gradients, parts) = self.backbone.vit.step(&pass, &loss)?;

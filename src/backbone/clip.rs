@@ -46,6 +46,8 @@ pub struct Backbone {
 pub struct Clip {
     /// `[D, projection]`.
     projection: Panels,
+    /// The same transposed, `[projection, D]`, for gradients; made when it is first needed.
+    transposed: OnceLock<Panels>,
     /// Natural logarithm of the factor between cosine and logit.
     logit_scale: f32,
     text: Option<TextTower>,
@@ -129,6 +131,20 @@ impl Backbone {
         }
     }
 
+    /// The vector-Jacobian product of [`Self::project`]: from gradients `[B, projection]` of embeddings those of the features,
+    /// `[B, D]`.
+    pub fn project_vjp(&self, gradient: Vec<f32>) -> Vec<f32> {
+        match &self.clip {
+            Some(clip) => clip.project_vjp(&gradient),
+            None => gradient,
+        }
+    }
+
+    /// Whether [`Self::embed_texts`] has a text tower to embed with.
+    pub fn has_text_tower(&self) -> bool {
+        self.clip.as_ref().is_some_and(|clip| clip.text.is_some())
+    }
+
     /// Text embeddings `[T, projection]` of CLIP, not normalised.
     ///
     /// # Errors
@@ -164,6 +180,7 @@ impl Clip {
         let logit_scale = if weights.has("logit_scale") { weights.get("logit_scale", &[])?[0] } else { 0.0 };
         Ok(Self {
             projection: Panels::pack(Mat::new(&projection, width, d, d).t()),
+            transposed: OnceLock::new(),
             logit_scale,
             text: spec.text.as_ref().map(|text| TextTower::load(text, weights, precision)).transpose()?,
             tokenizer: OnceLock::new(),
@@ -172,12 +189,26 @@ impl Clip {
 
     /// `[n, projection]` of features `[n, D]`.
     fn project(&self, features: &[f32]) -> Vec<f32> {
-        let (d, width) = (self.projection.k(), self.projection.n());
-        let n = features.len() / d;
-        let mut out = vec![0.0; n * width];
-        matmul(Mat::new(features, n, d, d), &self.projection, MatMut::new(&mut out, n, width, width), Init::Zero);
-        out
+        product(features, &self.projection)
     }
+
+    /// `[n, D]` of gradients `[n, projection]`.
+    fn project_vjp(&self, gradient: &[f32]) -> Vec<f32> {
+        let transposed = self.transposed.get_or_init(|| {
+            let (d, width) = (self.projection.k(), self.projection.n());
+            Panels::pack(Mat::new(&self.projection.unpack(), d, width, width).t())
+        });
+        product(gradient, transposed)
+    }
+}
+
+/// Rows `[n, k]` times a matrix `[k, m]`: `[n, m]`.
+fn product(rows: &[f32], matrix: &Panels) -> Vec<f32> {
+    let (k, m) = (matrix.k(), matrix.n());
+    let n = rows.len() / k;
+    let mut out = vec![0.0; n * m];
+    matmul(Mat::new(rows, n, k, k), matrix, MatMut::new(&mut out, n, m, m), Init::Zero);
+    out
 }
 
 impl std::fmt::Debug for Clip {

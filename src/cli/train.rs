@@ -7,6 +7,7 @@ use clap::Args;
 use vpt::config::{LearningRate, Method, RunConfig, Select, Task};
 use vpt::data::boxes::Fit;
 use vpt::eval::Scores;
+use vpt::eval::zero_shot::Prompts;
 use vpt::head::HeadKind;
 use vpt::prompt::pixels::PatchPlace;
 use vpt::prompt::tokens::PromptLayers;
@@ -90,9 +91,16 @@ struct Flags {
     /// vp-full: every pixel. vp-frame: the image shrunk, learned pixels around it.
     #[arg(long, value_name = "METHOD", value_parser = one_of::<Method>(Method::NAMES), help_heading = "Method")]
     method: Option<Method>,
-    /// The head on the class token: a linear layer, or cosine similarity to a learned vector per class [default: linear]
+    /// The head on the class token: a linear layer, cosine similarity to a learned vector per class, or the same beginning
+    /// as CLIP's zero-shot classifier, from the class names [default: linear]
     #[arg(long, value_name = "HEAD", value_parser = one_of::<HeadKind>(HeadKind::NAMES), help_heading = "Method")]
     head: Option<HeadKind>,
+    /// Texts with {} or {c} for the class name, one a line or a JSON list (--head text) [default: "a photo of a {}."]
+    #[arg(long, value_name = "FILE", help_heading = "Method")]
+    templates: Option<PathBuf>,
+    /// A name for each class in class order, one a line or a JSON list (--head text) [default: the data's, with spaces for _]
+    #[arg(long, value_name = "FILE", help_heading = "Method")]
+    classnames: Option<PathBuf>,
     /// Prompt tokens a block, 1 to 1000 (vpt-shallow, vpt-deep) [default: 10]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Method")]
     prompt_tokens: Option<usize>,
@@ -130,7 +138,7 @@ struct Flags {
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     micro_batch: Option<usize>,
     /// Peak learning rate of the prompts (of the head for linear), or `auto` to try a few on validation
-    /// [default: 5e-3, pixel prompts 2e-2; in detection 1e-2, linear 1e-3]
+    /// [default: 5e-3, pixel prompts 2e-2, linear with --head text 5e-4; in detection 1e-2, linear 1e-3]
     #[arg(long, allow_negative_numbers = true, value_name = "RATE|auto", help_heading = "Training")]
     lr: Option<LearningRate>,
     /// Peak learning rate of the head beside prompts; in detection also while it learns alone [default: 1e-3]
@@ -212,7 +220,7 @@ pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<(
         train::resume(folder, &mut progress)?
     } else {
         let base = args.config.as_deref().map(RunConfig::load).transpose()?.unwrap_or_default();
-        let config = args.flags.apply(base, global);
+        let config = args.flags.apply(base, global)?;
         train::run(&config, Path::new(RUNS), &mut progress)?
     };
     progress.clear();
@@ -289,7 +297,7 @@ pub(crate) fn calibration(results: &Results) -> Option<String> {
 
 impl Flags {
     /// `config` with what the flags say.
-    fn apply(self, mut config: RunConfig, global: &Global) -> RunConfig {
+    fn apply(self, mut config: RunConfig, global: &Global) -> vpt::Result<RunConfig> {
         /// Each flag that was given takes the place of its field.
         macro_rules! set {
             ($($field:ident)+) => { $( if let Some(value) = self.$field { config.$field = value; } )+ };
@@ -299,6 +307,15 @@ impl Flags {
         }
         if let Some(method) = self.method {
             config = config.with_method(method);
+        }
+        if self.head.is_some_and(|head| head != HeadKind::Text) {
+            (config.templates, config.classnames) = (None, None);
+        }
+        if let Some(path) = &self.templates {
+            config.templates = Some(Prompts::read_templates(path)?);
+        }
+        if let Some(path) = &self.classnames {
+            config.classnames = Some(Prompts::read_names(path)?);
         }
         set!(backbone data task head optimizer label_smoothing);
         set_optional!(
@@ -321,6 +338,6 @@ impl Flags {
         config.seed = global.seed.unwrap_or(config.seed);
         config.precision = global.precision.unwrap_or(config.precision);
         config.threads = global.threads.map(usize::from).or(config.threads);
-        config
+        Ok(config)
     }
 }

@@ -111,6 +111,8 @@ fn flags_of_other_tasks_are_refused() {
     );
     let message = refusal(RunConfig { mosaic: Some(0.5), ..RunConfig::default() });
     assert_eq!(message, "--mosaic: only for detection, from data with boxes");
+    let message = refusal(RunConfig { head: HeadKind::Text, ..RunConfig::default() });
+    assert!(message.starts_with("--head: text is for one class an image"), "{message}");
     for &method in Method::ALL {
         let plan = config(method).resolve(&facts).unwrap();
         assert_eq!(plan.config.task, Task::Multilabel);

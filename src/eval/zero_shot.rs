@@ -8,8 +8,11 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::Tally;
 use crate::backbone::Backbone;
+use crate::config::RunConfig;
 use crate::data::files::read_limited;
 use crate::data::{Dataset, Split};
 use crate::infer::embed::normalise_rows;
@@ -27,7 +30,7 @@ const MAX_BYTES: u64 = 16 << 20;
 const BATCH: usize = 256;
 
 /// Class names and templates.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prompts {
     /// A name for each class, in class order.
     pub classnames: Vec<String>,
@@ -52,12 +55,20 @@ impl Prompts {
     /// # Errors
     /// The file cannot be read, a name is empty, or there is not one for each of `classes`.
     pub fn read_classnames(path: &Path, classes: &[String]) -> Result<Vec<String>> {
-        let names = read_list(path)?;
+        let names = Self::read_names(path)?;
         if names.len() != classes.len() {
             let message = format!("{} class names for {} classes of the data", names.len(), classes.len());
             return Err(Error::file(path, message));
         }
         Ok(names)
+    }
+
+    /// Reads class names, however many: one a line, or a JSON list.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a name is empty.
+    pub fn read_names(path: &Path) -> Result<Vec<String>> {
+        read_list(path)
     }
 
     /// Reads templates: one a line, or a JSON list.
@@ -66,13 +77,29 @@ impl Prompts {
     /// The file cannot be read, or a template has no place for the class name.
     pub fn read_templates(path: &Path) -> Result<Vec<String>> {
         let templates = read_list(path)?;
-        for (i, template) in templates.iter().enumerate() {
-            if !PLACES.iter().any(|place| template.contains(place)) {
-                let message = format!("template {} ('{template}') has no {{}} for the class name", i + 1);
-                return Err(Error::file(path, message));
-            }
+        match without_place(&templates) {
+            Some(message) => Err(Error::file(path, message)),
+            None => Ok(templates),
         }
-        Ok(templates)
+    }
+
+    /// The texts that `config` asks for: its own templates and class names, or those of [`Self::of_names`] for `classes`.
+    ///
+    /// # Errors
+    /// It does not name as many classes as there are.
+    pub(crate) fn of_config(config: &RunConfig, classes: &[String]) -> Result<Self> {
+        let mut prompts = Self::of_names(classes);
+        if let Some(templates) = &config.templates {
+            prompts.templates.clone_from(templates);
+        }
+        if let Some(names) = &config.classnames {
+            if names.len() != classes.len() {
+                let message = format!("{} class names for {} classes of the data", names.len(), classes.len());
+                return Err(Error::flag("--classnames", message));
+            }
+            prompts.classnames.clone_from(names);
+        }
+        Ok(prompts)
     }
 
     /// The texts of one class.
@@ -82,6 +109,13 @@ impl Prompts {
             .iter()
             .map(move |template| PLACES.iter().fold(template.clone(), |t, place| t.replace(place, name)))
     }
+}
+
+/// What is wrong with the first template that has no place for the class name.
+pub(crate) fn without_place(templates: &[String]) -> Option<String> {
+    let lacks = |template: &String| !PLACES.iter().any(|place| template.contains(place));
+    let i = templates.iter().position(lacks)?;
+    Some(format!("template {} ('{}') has no {{}} for the class name", i + 1, templates[i]))
 }
 
 /// Reads a list of texts: a JSON list, or the lines that are not blank.

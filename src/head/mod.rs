@@ -6,6 +6,7 @@
 mod cosine;
 pub mod detect;
 mod linear;
+mod text;
 
 use candle_core::{Device, Tensor, Var};
 use rand::Rng;
@@ -25,10 +26,13 @@ choice! {
         Linear = "linear",
         /// Cosine of the angle between features and class weights, times a learned scale.
         Cosine = "cosine",
+        /// The same in CLIP's joint space of images and texts, from the text embeddings of the class names on.
+        Text = "text",
     }
 }
 
-/// A head for features of `width` values and `classes` classes.
+/// A head for features of `width` values and `classes` classes. What [`HeadKind::Text`] reads are features that CLIP has
+/// projected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// Which head.
@@ -44,8 +48,17 @@ impl Head {
     pub fn init(&self, rng: &mut impl Rng) -> Result<Vec<Param>> {
         match self.kind {
             HeadKind::Linear => linear::init(self.width, self.classes, rng),
-            HeadKind::Cosine => cosine::init(self.width, self.classes, rng),
+            HeadKind::Cosine | HeadKind::Text => cosine::init(self.width, self.classes, rng),
         }
+    }
+
+    /// The weights of CLIP's zero-shot classifier: `embeddings` `[C, D]`, unit vectors that stand for the classes, and
+    /// the factor `scale` between cosine and logit.
+    ///
+    /// # Errors
+    /// The embeddings do not fit the head, or the scale is not above 0.
+    pub fn of_texts(&self, embeddings: Vec<f32>, scale: f32) -> Result<Vec<Param>> {
+        text::weights(self.width, self.classes, embeddings, scale)
     }
 
     /// Name and shape of every tensor of the head.
@@ -53,7 +66,7 @@ impl Head {
         let weight = ("head.weight", vec![self.classes, self.width]);
         match self.kind {
             HeadKind::Linear => vec![weight, ("head.bias", vec![self.classes])],
-            HeadKind::Cosine => vec![weight, ("head.log_scale", vec![1])],
+            HeadKind::Cosine | HeadKind::Text => vec![weight, ("head.log_scale", vec![1])],
         }
     }
 
@@ -86,7 +99,7 @@ impl BoundHead {
     pub fn forward(&self, features: &Tensor) -> Result<Tensor> {
         match self.head.kind {
             HeadKind::Linear => linear::forward(features, &self.vars[0], &self.vars[1]),
-            HeadKind::Cosine => cosine::forward(features, &self.vars[0], &self.vars[1]),
+            HeadKind::Cosine | HeadKind::Text => cosine::forward(features, &self.vars[0], &self.vars[1]),
         }
     }
 
@@ -123,7 +136,7 @@ mod tests {
 
     #[test]
     fn initial_tensors_are_the_ones_a_head_binds() {
-        for kind in [HeadKind::Linear, HeadKind::Cosine] {
+        for &kind in HeadKind::ALL {
             let head = Head { kind, width: 6, classes: 3 };
             let params = head.init(&mut stream(1, "head", 0, 0)).unwrap();
             let named: Vec<_> = params.iter().map(|p| (p.name.as_str(), p.shape.clone())).collect();

@@ -67,7 +67,7 @@ impl Source<'_> {
             let batch = batch?;
             image_embeds.extend(match self {
                 Self::Backbone(backbone) => backbone.embed(&batch.pixels, None, threads)?,
-                Self::Task(task) => backbone.project(task.model().features(task.params(), &batch.pixels)?),
+                Self::Task(task) => task.model().embed(task.params(), &batch.pixels)?,
             });
             done += batch.labels.len();
             progress(done, images.len());

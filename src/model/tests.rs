@@ -184,3 +184,32 @@ fn fresh_values_fit_and_others_are_refused() {
     let deeper = PromptShape::Tokens(TokenLayout { start: 2, layers: usize::MAX, tokens: 1 });
     assert!(Model::new(fixture.backbone.clone(), deeper, HeadKind::Linear, 2, 1).is_err());
 }
+
+/// The gradient of the prompt goes through CLIP's projection: against central differences along a direction.
+#[test]
+fn a_text_head_hands_the_gradient_back_through_the_projection() {
+    let fixture = Fixture::load("clip");
+    let classes = fixture.get("head.bias").0[0];
+    for prompt in [
+        PromptShape::Tokens(TokenLayout { start: 0, layers: 2, tokens: 3 }),
+        PromptShape::Pixels(PixelShape::Pad { width: PAD }),
+    ] {
+        let model = Model::new(fixture.backbone.clone(), prompt, HeadKind::Text, classes, 1).unwrap();
+        assert_eq!(model.head().width, fixture.backbone.embedding_width());
+        let params = model.init(1).unwrap();
+        let gradients = fixture.step(&model, &params, None).gradients;
+        let direction: Vec<f32> = {
+            let length = gradients[0].iter().map(|g| g * g).sum::<f32>().sqrt();
+            gradients[0].iter().enumerate().map(|(i, g)| g / length + if i % 3 == 0 { 0.01 } else { -0.01 }).collect()
+        };
+        let loss = |step: f32| {
+            let mut moved = params.clone();
+            moved[0].values.iter_mut().zip(&direction).for_each(|(v, d)| *v += step * d);
+            fixture.step(&model, &moved, None).loss / fixture.labels.len() as f64
+        };
+        let expected: f64 = gradients[0].iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+        let step = 4e-3;
+        let found = (loss(step) - loss(-step)) / f64::from(2. * step);
+        assert!((found - expected).abs() < 2e-2 * expected.abs(), "{prompt:?}: {found} where {expected} is expected");
+    }
+}

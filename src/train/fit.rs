@@ -152,7 +152,7 @@ impl Fit<'_> {
         }
         let mask = match self.plan.prompt {
             PromptShape::Tokens(layout) if self.plan.prompt_dropout > 0. => {
-                let len = layout.layers * layout.tokens * self.model.head().width;
+                let len = layout.layers * layout.tokens * self.model.backbone().vit.width();
                 let mut rng = stream(config.seed, "prompt dropout", 0, step);
                 Some(DropoutMask::draw(len, self.plan.prompt_dropout, &mut rng))
             }

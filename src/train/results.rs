@@ -8,7 +8,8 @@ use crate::{
     Error, Result,
     config::{Method, Task},
     data::files,
-    eval::{Calibration, Scores},
+    eval::{Calibration, Scores, zero_shot::Prompts},
+    head::HeadKind,
 };
 
 /// The result of a run. Rates are fractions of one.
@@ -20,6 +21,12 @@ pub struct Results {
     pub method: Method,
     /// On which backbone.
     pub backbone: String,
+    /// The head, but for detection, which has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadKind>,
+    /// The texts that a text head began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texts: Option<Prompts>,
     /// From which data set.
     pub data: String,
     /// With which seed.

@@ -59,7 +59,7 @@ impl Session {
 
     /// Trains to the end, or until `observer` asks to stop.
     pub(super) fn go(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
-        let initial = self.setup.model.init(self.setup.plan.config.seed)?;
+        let initial = self.setup.initial(!self.folder.has(run_folder::CHECKPOINT), observer)?;
         let resumed = self.checkpoint(&initial)?;
         self.announce(&initial, resumed.as_ref(), observer);
         if self.setup.plan.config.method == Method::Linear {
@@ -229,6 +229,8 @@ impl Session {
             method: plan.config.method,
             backbone: model.backbone().name.clone(),
             data: dataset.name.clone(),
+            head: Some(plan.config.head),
+            texts: self.setup.texts.clone(),
             seed: plan.config.seed,
             classes: dataset.classes.len(),
             train_images: dataset.train.len(),

@@ -11,7 +11,10 @@ use crate::{
     backbone::{Backbone, OpenOptions},
     config::{Facts, Plan, RunConfig, Task},
     data::{Augment, Dataset, FewShot, LabelSets, MultilabelDataset, Split, SplitFile, check},
+    eval::zero_shot::{self, Prompts},
+    head::HeadKind,
     model::Model,
+    params::Param,
     prompt::task_file::{BackboneId, TaskMeta, TaskMetrics},
 };
 
@@ -27,6 +30,8 @@ pub(crate) struct Setup {
     pub(crate) dataset: Dataset,
     /// What labels stand for where an image has any number of classes; else they are classes.
     pub(crate) sets: Option<Arc<LabelSets>>,
+    /// What a text head begins with.
+    pub(crate) texts: Option<Prompts>,
     /// What `--shots` drew.
     pub(crate) few_shot: Option<FewShot>,
     pub(crate) train: Source,
@@ -55,6 +60,7 @@ impl Setup {
             precision: config.precision,
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
+        let texts = class_texts(config, &backbone, &dataset)?;
         let facts = |dataset: &Dataset| Facts {
             task,
             depth: backbone.vit.depth(),
@@ -69,7 +75,27 @@ impl Setup {
         let mut next = || images.pop().ok_or_else(|| Error::invalid("data", "fewer than three parts"));
         let (test, val, train) = (Source::Images(next()?), Source::Images(next()?), Source::Images(next()?));
         let fingerprint = fingerprint(&plan, &dataset, sets.as_deref(), backbone.hash()?)?;
-        Ok(Some(Self { plan, model, dataset, sets, few_shot, train, val, test, fingerprint }))
+        Ok(Some(Self { plan, model, dataset, sets, texts, few_shot, train, val, test, fingerprint }))
+    }
+
+    /// The learned values before the first step. Those of a text head are embedded only if `wanted`: with a checkpoint
+    /// nothing but their shape is needed, and many texts take long.
+    pub(crate) fn initial(&self, wanted: bool, observer: &mut dyn Observer) -> Result<Vec<Param>> {
+        let Self { plan, model, .. } = self;
+        let mut params = model.init(plan.config.seed)?;
+        if let Some(texts) = self.texts.as_ref().filter(|_| wanted) {
+            let (classes, templates) = (texts.classnames.len(), texts.templates.len());
+            let note = format!("embedding {classes} class names in {templates} templates for the head");
+            observer.event(&Event::Note(&note));
+            let embeddings = zero_shot::classifier(model.backbone(), texts, plan.threads)?;
+            let scale = model.backbone().logit_scale().unwrap_or(1.);
+            for param in model.head().of_texts(embeddings, scale)? {
+                if let Some(fresh) = params.iter_mut().find(|fresh| fresh.name == param.name) {
+                    *fresh = param;
+                }
+            }
+        }
+        Ok(params)
     }
 
     /// What a task file of this run says.
@@ -87,6 +113,21 @@ impl Setup {
         );
         Ok(if self.sets.is_some() { meta.with_many_labels() } else { meta })
     }
+}
+
+/// The texts that the head of `config` begins with, if it is one of texts.
+fn class_texts(config: &RunConfig, backbone: &Backbone, dataset: &Dataset) -> Result<Option<Prompts>> {
+    if config.head != HeadKind::Text {
+        return Ok(None);
+    }
+    if !backbone.has_text_tower() {
+        let message = format!(
+            "text begins with the text embeddings of CLIP, and {} ({}) has no text tower; take linear or cosine",
+            backbone.name, backbone.spec.family
+        );
+        return Err(Error::flag("--head", message));
+    }
+    Prompts::of_config(config, &dataset.classes).map(Some)
 }
 
 /// The data set of a run, and what its labels stand for where they are not classes.
@@ -190,4 +231,70 @@ fn fingerprint(plan: &Plan, dataset: &Dataset, sets: Option<&LabelSets>, backbon
         }
     }
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Method,
+        eval::{AnyTally, zero_shot::zero_shot},
+        train::{fit::evaluate, observer::Silent},
+    };
+
+    fn text_head() -> RunConfig {
+        RunConfig { method: Method::Linear, head: HeadKind::Text, threads: Some(2), ..RunConfig::default() }
+    }
+
+    fn setup(config: &RunConfig) -> Result<Setup> {
+        Setup::new(config, Task::Classify, &mut Silent).map(Option::unwrap)
+    }
+
+    #[test]
+    fn before_the_first_step_a_text_head_is_zero_shot_classification() {
+        // Other names than the data's, of which none is right for the first class.
+        let names = setup(&text_head()).unwrap().dataset.classes;
+        let mut names: Vec<String> = names.iter().map(|name| format!("bright {name}")).collect();
+        names[0] = "cat".to_owned();
+        let templates = vec!["a photo of a {}.".to_owned(), "{c}".to_owned()];
+        let own = RunConfig { classnames: Some(names.clone()), templates: Some(templates.clone()), ..text_head() };
+        let mut seen = Vec::new();
+        for config in [text_head(), own] {
+            let setup = setup(&config).unwrap();
+            let params = setup.initial(true, &mut Silent).unwrap();
+            let tally =
+                evaluate(&setup.model, &params, &setup.test, None, Split::Test, None, &mut Silent).unwrap().unwrap();
+            let AnyTally::Classify(tally) = tally else { unreachable!() };
+            let prompts = setup.texts.clone().unwrap();
+            let backbone = setup.model.backbone();
+            let expected = zero_shot(backbone, &setup.dataset, Split::Test, &prompts, 2, &mut |_, _| {}).unwrap();
+            assert_eq!(tally.confusion(), expected.confusion());
+            let (found, expected) = (tally.metrics(), expected.metrics());
+            assert_eq!((found.acc1, found.acc5), (expected.acc1, expected.acc5));
+            assert!((found.loss - expected.loss).abs() < 1e-4 * expected.loss, "{} {}", found.loss, expected.loss);
+            seen.push((found.acc1, prompts));
+        }
+        assert!(seen[0].0 > 0.8 && seen[1].0 < seen[0].0, "the texts matter");
+        assert_eq!((&seen[1].1.classnames, &seen[1].1.templates), (&names, &templates));
+    }
+
+    #[test]
+    fn texts_that_cannot_be_are_refused_by_their_flags() {
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let refusal = |config: RunConfig| setup(&config).err().unwrap().to_string();
+        let vit = RunConfig { backbone: fixtures.join("vit").display().to_string(), ..text_head() };
+        let message = refusal(vit);
+        assert!(
+            message.starts_with("--head: text begins with") && message.contains("vit (vit) has no text tower"),
+            "{message}"
+        );
+        let few = RunConfig { classnames: Some(vec!["cat".into()]), ..text_head() };
+        assert_eq!(refusal(few), "--classnames: 1 class names for 64 classes of the data");
+        let linear = RunConfig { templates: Some(vec!["a {}".into()]), head: HeadKind::Linear, ..text_head() };
+        assert_eq!(refusal(linear), "--templates: only for --head text, not linear");
+        let placeless = RunConfig { templates: Some(vec!["a {}".into(), "a dog".into()]), ..text_head() };
+        assert!(refusal(placeless).starts_with("--templates: template 2 ('a dog') has no {}"));
+        let long = RunConfig { templates: Some(vec![format!("{{}}{}", "x".repeat(500_000))]), ..text_head() };
+        assert!(refusal(long).starts_with("--templates: more than 400 kB"));
+    }
 }

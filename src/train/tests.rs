@@ -194,6 +194,28 @@ fn a_task_file_classifies_as_the_run_did() {
 }
 
 #[test]
+fn a_text_head_learns_with_prompts_and_its_task_file_classifies_alike() {
+    let dir = workplace();
+    for method in [Method::Linear, Method::VptShallow, Method::VptDeep, Method::VpPad, Method::VpFrame] {
+        let (folder, results) =
+            finish(&RunConfig { head: HeadKind::Text, epochs: Some(4), ..config(&dir, method) }, &dir);
+        assert_eq!(results.head, Some(HeadKind::Text));
+        assert_eq!(results.texts.unwrap().classnames, ["blue", "red"]);
+        let saved = fs::read_to_string(folder.join(run_folder::CONFIG)).unwrap();
+        assert!(saved.contains("templates = [\"a photo of a {}.\"]") && !saved.contains("classnames"), "{saved}");
+        let file = TaskFile::open(&folder).unwrap();
+        let shapes: Vec<_> = file.params.iter().rev().take(2).map(|p| (p.name.as_str(), p.shape.len())).collect();
+        assert_eq!(shapes, [("head.log_scale", 1), ("head.weight", 2)]);
+        let model =
+            TaskModel::open(&folder, &TaskOptions { backbone: Some(backbone()), ..Default::default() }).unwrap();
+        let data = crate::data::Dataset::open(dir.path().join("data"), 1).unwrap();
+        let tally = crate::eval::evaluate(&model, &data, Split::Test, &mut |_, _| {}).unwrap();
+        assert_eq!(tally.metrics().acc1, results.test.classify().unwrap().acc1, "{method}");
+        assert_eq!(model.model().backbone().embedding_width(), model.model().head().width);
+    }
+}
+
+#[test]
 fn equal_configurations_give_equal_bytes_and_other_seeds_do_not() {
     let dir = workplace();
     let config = RunConfig { flip: Some(true), random_resized_crop: Some([0.4, 1.]), ..config(&dir, Method::VptDeep) };

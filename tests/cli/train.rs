@@ -41,6 +41,7 @@ fn a_run_leaves_what_is_promised() {
             "task",
             "method",
             "backbone",
+            "head",
             "data",
             "seed",
             "classes",

@@ -158,6 +158,8 @@ impl Session {
             method: plan.config.method,
             backbone: model.backbone().name.clone(),
             data: dataset.name.clone(),
+            head: None,
+            texts: None,
             seed: plan.config.seed,
             classes: dataset.categories.len(),
             train_images: dataset.train.len(),
