@@ -7,6 +7,7 @@ pub(crate) mod checkpoint;
 mod detect;
 mod fit;
 mod keeper;
+mod lr_search;
 pub mod loss;
 pub mod observer;
 pub mod optim;
@@ -31,6 +32,7 @@ pub use self::{
     checkpoint::EpochRecord,
     detect::{DetectRecord, Stage},
     observer::{Event, Observer, Silent, Start},
+    lr_search::LrTrial,
     results::Results,
 };
 use self::{run_folder::RunFolder, session::Session, setup::Setup};

@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
+use super::lr_search::LrTrial;
 use crate::{
     Error, Result,
     config::{Method, Task},
@@ -45,6 +46,12 @@ pub struct Results {
     pub val: Scores,
     /// On the test images, looked at once.
     pub test: Scores,
+    /// The peak learning rate of what the method learns; the chosen one with `--lr auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// What `--lr auto` tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr_search: Option<Vec<LrTrial>>,
     /// Classification: what logits are divided by before they become probabilities, fitted on the validation images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,

@@ -2,13 +2,12 @@
 
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     Outcome,
     checkpoint::{EpochRecord, Progress, State},
     fit::{Ended, Fit, evaluate},
     keeper::{FolderKeeper, Forget},
+    lr_search::{LrSearch, LrTrial},
     observer::{Event, Observer, Start},
     pictures::Pictures,
     results::{Results, peak_rss_bytes},
@@ -19,7 +18,7 @@ use super::{
 use crate::{
     Error, Result,
     config::{Method, Select},
-    data::{Split, files},
+    data::Split,
     eval::{Calibration, Scores, calibration::Logits},
     params::{self, Param},
     prompt::task_file::{TaskFile, TaskMetrics},
@@ -33,23 +32,6 @@ pub(super) struct Session {
     setup: Setup,
     folder: RunFolder,
     started: Instant,
-}
-
-/// A trial of a learning rate: a line of `lr_search.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Trial {
-    lr: f64,
-    epochs: usize,
-    /// `None` when the loss did not stay finite.
-    val: Option<Scores>,
-}
-
-/// `lr_search.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct LrSearch {
-    run: String,
-    chosen: f64,
-    trials: Vec<Trial>,
 }
 
 impl Session {
@@ -147,51 +129,37 @@ impl Session {
         if let [lr] = rates[..] {
             return Ok(Some(lr));
         }
-        if let Some(chosen) = self.earlier_search()? {
-            observer.event(&Event::Chosen { lr: chosen });
-            return Ok(Some(chosen));
-        }
+        let run = &self.setup.fingerprint;
         let epochs = self.setup.plan.epochs.div_ceil(TRIAL_SHARE);
-        let mut trials = Vec::new();
-        let mut best: Option<EpochRecord> = None;
-        let mut chosen = rates[0];
-        for (i, &lr) in rates.iter().enumerate() {
+        let earlier = LrSearch::load(&self.folder, run, rates, epochs)?;
+        let mut search = earlier.unwrap_or_else(|| LrSearch::new(run, rates));
+        for (i, &lr) in rates.iter().enumerate().skip(search.trials.len()) {
             observer.event(&Event::Trial { lr, number: i + 1, of: rates.len() });
             let mut state = State::new(initial.to_vec(), self.setup.plan.config.optimizer, Progress::new(lr));
-            match self.fit(epochs).run(&mut state, &mut Forget, observer) {
+            let val = match self.fit(epochs).run(&mut state, &mut Forget, observer) {
                 Ok(Ended::Interrupted) => return Ok(None),
-                Ok(Ended::Finished) => {}
+                Ok(Ended::Finished) => state.selected(self.setup.plan.select).map(|(_, record)| record.val.clone()),
                 // A rate too high for the loss to stay finite has lost; other errors are errors.
-                Err(Error::Diverged { .. }) => {
-                    trials.push(Trial { lr, epochs, val: None });
-                    continue;
-                }
+                Err(Error::Diverged { .. }) => None,
                 Err(error) => return Err(error),
-            }
-            let record = state.selected(self.setup.plan.select).map(|(_, record)| record.clone());
-            trials.push(Trial { lr, epochs, val: record.as_ref().map(|r| r.val.clone()) });
-            if let Some(record) = record
-                && best.as_ref().is_none_or(|best| record.val.rank() > best.val.rank())
-            {
-                (best, chosen) = (Some(record), lr);
-            }
+            };
+            search.add(LrTrial { lr, epochs, val }, rates);
+            self.folder.write_json(run_folder::LR_SEARCH, &search)?;
         }
-        let search = LrSearch { run: self.setup.fingerprint.clone(), chosen, trials };
-        self.folder.write_json(run_folder::LR_SEARCH, &search)?;
-        observer.event(&Event::Chosen { lr: chosen });
-        Ok(Some(chosen))
+        let lr = search.chosen();
+        observer.event(&Event::Chosen { lr });
+        Ok(Some(lr))
     }
 
-    /// The choice of a search that was finished before the run was cut off.
-    fn earlier_search(&self) -> Result<Option<f64>> {
-        if !self.folder.has(run_folder::LR_SEARCH) {
+    /// The trials of `--lr auto`, if there were any.
+    fn trials(&self) -> Result<Option<Vec<LrTrial>>> {
+        let plan = &self.setup.plan;
+        if plan.learning_rates.len() == 1 {
             return Ok(None);
         }
-        let path = self.folder.file(run_folder::LR_SEARCH);
-        let bytes = files::read_limited(&path, 1 << 20)?;
-        let search: LrSearch = serde_json::from_slice(&bytes).map_err(|error| Error::file(&path, error.to_string()))?;
-        let usable = search.run == self.setup.fingerprint && self.setup.plan.learning_rates.contains(&search.chosen);
-        Ok(usable.then_some(search.chosen))
+        let epochs = plan.epochs.div_ceil(TRIAL_SHARE);
+        let search = LrSearch::load(&self.folder, &self.setup.fingerprint, &plan.learning_rates, epochs)?;
+        Ok(search.map(|search| search.trials))
     }
 
     /// Looks at test, once, and writes what a finished run leaves.
@@ -208,8 +176,8 @@ impl Session {
             return Ok(self.interrupted());
         };
         let temperature = of_val.as_ref().map(Logits::temperature);
-        let ece = of_val.zip(of_test).zip(temperature);
-        let ece = ece.map(|((val, test), t)| Calibration { val: val.eces(t), test: test.eces(t) });
+        let logits = of_val.as_ref().zip(of_test.as_ref()).zip(temperature);
+        let ece = logits.map(|((val, test), t)| Calibration { val: val.eces(t), test: test.eces(t) });
         let last = state.progress.history.last().unwrap_or(record);
         self.write_task(run_folder::LAST, &state.params, last, None, None)?;
         self.write_task(run_folder::BEST, values, record, Some(tally.scores()), temperature)?;
@@ -239,6 +207,8 @@ impl Session {
             best_epoch: record.epoch,
             val: record.val.clone(),
             test: tally.scores(),
+            lr: Some(state.progress.lr),
+            lr_search: self.trials()?,
             temperature,
             ece,
             head_only: None,

@@ -53,6 +53,7 @@ fn a_run_on_boxes_leaves_what_is_promised() {
             "best_epoch",
             "val",
             "test",
+            "lr",
             "head_only",
             "wall_s",
             "img_per_s",

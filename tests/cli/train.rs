@@ -51,6 +51,7 @@ fn a_run_leaves_what_is_promised() {
             "best_epoch",
             "val",
             "test",
+            "lr",
             "temperature",
             "ece",
             "wall_s",

@@ -160,6 +160,8 @@ impl Session {
             data: dataset.name.clone(),
             head: None,
             texts: None,
+            lr: Some(plan.learning_rates[0]),
+            lr_search: None,
             seed: plan.config.seed,
             classes: dataset.categories.len(),
             train_images: dataset.train.len(),
