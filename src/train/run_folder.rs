@@ -38,6 +38,10 @@ pub const CURVES: &str = "curves.svg";
 pub const CONFUSION: &str = "confusion.svg";
 /// Some validation images with their predictions.
 pub const VAL_PREDICTIONS: &str = "val_predictions.jpg";
+/// The images a model is most sure of and wrong about.
+pub const MISTAKES: &str = "mistakes.html";
+/// Pixel prompts: what was learned, and images with it.
+pub const PROMPT: &str = "prompt.png";
 /// Detection: precision over recall on the test images.
 pub const PR_CURVE: &str = "pr_curve.svg";
 /// Detection: F1 over confidence on the test images.
@@ -63,14 +67,22 @@ pub struct RunFolder {
 impl RunFolder {
     /// The folder `out` for a new run: made if need be.
     ///
+    /// What a run leaves that was killed before it had begun, without its configuration, is cleared away.
+    ///
     /// # Errors
     /// It is not empty, cannot be made, or another process works in it.
     pub fn create(out: &Path) -> Result<Self> {
         fs::create_dir_all(out).map_err(Error::io(out))?;
         let folder = Self::lock(out)?;
-        let mut entries = fs::read_dir(out).map_err(Error::io(out))?;
-        let occupied = entries.any(|entry| entry.is_ok_and(|e| e.file_name() != LOCK));
-        if occupied {
+        let entries = fs::read_dir(out).map_err(Error::io(out))?.flatten();
+        let (unfinished, others): (Vec<_>, Vec<_>) = entries
+            .filter(|e| e.file_name() != LOCK)
+            .partition(|e| is_temporary(&e.path()) || is_before_config(&e.path()));
+        if others.is_empty() {
+            for entry in unfinished {
+                fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
+            }
+        } else {
             return Err(Error::file(out, "is not empty; give another --out, or go on with --resume"));
         }
         Ok(folder)
@@ -107,8 +119,7 @@ impl RunFolder {
         let folder = Self::lock(path)?;
         for entry in fs::read_dir(path).map_err(Error::io(path))?.flatten() {
             let path = entry.path();
-            let temporary = entry.file_name().to_str().is_some_and(|name| name.starts_with(".vpt-"));
-            if temporary && path.extension().is_some_and(|e| e == "tmp") {
+            if is_temporary(&path) {
                 fs::remove_file(&path).map_err(Error::io(&path))?;
             }
         }
@@ -189,6 +200,18 @@ impl RunFolder {
     }
 }
 
+/// Whether a file is one that was being written when its process was killed.
+fn is_temporary(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.starts_with(".vpt-") && name.ends_with(".tmp") && path.is_file()
+}
+
+/// Whether a file is one of those that are written before a run's configuration.
+fn is_before_config(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    [SPLIT, FEW_SHOT, ENVIRONMENT].contains(&name) && path.is_file()
+}
+
 /// Whether a process works on the run in the folder `path`. Nothing is written.
 pub fn in_use(path: &Path) -> bool {
     let file = path.join(LOCK);
@@ -243,6 +266,21 @@ mod tests {
         fs::write(out.join(".vpt-abc.tmp"), "half").unwrap();
         RunFolder::open(&out).unwrap();
         assert!(!out.join(".vpt-abc.tmp").exists());
+    }
+
+    #[test]
+    fn what_is_left_of_a_run_that_never_began_is_no_obstacle() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [SPLIT, ENVIRONMENT, ".vpt-abc.tmp"] {
+            fs::write(dir.path().join(name), "{}").unwrap();
+        }
+        drop(RunFolder::create(dir.path()).unwrap());
+        assert!(!dir.path().join(SPLIT).exists() && !dir.path().join(".vpt-abc.tmp").exists());
+        for name in [SPLIT, "notes.txt"] {
+            fs::write(dir.path().join(name), "{}").unwrap();
+        }
+        assert!(RunFolder::create(dir.path()).unwrap_err().to_string().contains("is not empty"));
+        assert!(dir.path().join(SPLIT).exists(), "nothing is taken from a folder that is refused");
     }
 
     #[test]
