@@ -119,7 +119,8 @@ impl Logits {
         Ece { before: self.ece(1.), after: self.ece(temperature) }
     }
 
-    fn rows(&self) -> impl Iterator<Item = (&[f32], &u32)> {
+    /// The logits of each image, and what it is.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&[f32], &u32)> {
         self.values.chunks_exact(self.classes.max(1)).zip(&self.labels)
     }
 }

@@ -6,8 +6,10 @@ mod confusion;
 mod contact_sheet;
 mod curves;
 mod environment;
+mod mistakes;
 mod pictures;
 mod pr_curve;
+mod prompt_sheet;
 pub mod table;
 mod text;
 
@@ -16,8 +18,10 @@ pub use confusion::confusion_svg;
 pub use contact_sheet::{Tile, contact_sheet_jpeg};
 pub use curves::{Curve, curves_svg};
 pub use environment::environment;
+pub use mistakes::{ConfusedPair, Mistake, MistakeLine, MistakePart, mistakes_html};
 pub use pictures::{picture_bytes, picture_paths};
 pub use pr_curve::{f1_curve_svg, pr_curve_svg};
+pub use prompt_sheet::prompt_sheet_png;
 
 use plotters::style::RGBColor;
 

@@ -7,11 +7,13 @@ pub(crate) mod checkpoint;
 mod detect;
 mod fit;
 mod keeper;
-mod lr_search;
 pub mod loss;
+mod lr_search;
+mod mistakes;
 pub mod observer;
 pub mod optim;
 mod pictures;
+mod prompt_picture;
 pub mod results;
 pub mod run_folder;
 pub mod schedule;
@@ -31,8 +33,8 @@ pub(crate) use self::detect::working_size;
 pub use self::{
     checkpoint::EpochRecord,
     detect::{DetectRecord, Stage},
-    observer::{Event, Observer, Silent, Start},
     lr_search::LrTrial,
+    observer::{Event, Observer, Silent, Start},
     results::Results,
 };
 use self::{run_folder::RunFolder, session::Session, setup::Setup};

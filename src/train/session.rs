@@ -8,8 +8,10 @@ use super::{
     fit::{Ended, Fit, evaluate},
     keeper::{FolderKeeper, Forget},
     lr_search::{LrSearch, LrTrial},
+    mistakes,
     observer::{Event, Observer, Start},
     pictures::Pictures,
+    prompt_picture,
     results::{Results, peak_rss_bytes},
     run_folder::{self, RunFolder},
     setup::Setup,
@@ -190,6 +192,10 @@ impl Session {
             confusion: tally.confusion(),
         };
         pictures.write(&self.folder)?;
+        prompt_picture::write(&self.folder, &self.setup, values)?;
+        if let Some(((val, test), t)) = logits {
+            mistakes::write(&self.folder, &self.setup, val, test, t)?;
+        }
         let images = (dataset.train.len() * state.progress.history.len()) as f64;
         let seconds: f64 = state.progress.history.iter().map(|r| r.train_seconds).sum();
         let results = Results {

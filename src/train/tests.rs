@@ -164,9 +164,11 @@ fn every_method_learns_colours_and_leaves_a_whole_run_folder() {
                 run_folder::CHECKPOINT,
                 run_folder::CURVES,
                 run_folder::CONFUSION,
+                run_folder::MISTAKES,
             ] {
                 assert!(folder.join(name).is_file(), "{method}: {name}");
             }
+            assert_eq!(folder.join(run_folder::PROMPT).is_file(), method.has_pixels(), "{method}");
             assert_eq!(Results::load(&folder.join(run_folder::RESULTS)).unwrap(), results);
         }
     }

@@ -28,6 +28,7 @@ fn a_run_on_boxes_leaves_what_is_promised() {
             "f1_curve.svg",
             "last.safetensors",
             "metrics.jsonl",
+            "mistakes.html",
             "pr_curve.svg",
             "results.json",
             "split.json",

@@ -28,6 +28,7 @@ fn a_run_leaves_what_is_promised() {
             "environment.json",
             "last.safetensors",
             "metrics.jsonl",
+            "mistakes.html",
             "results.json",
             "split.json",
             "val_predictions.jpg",

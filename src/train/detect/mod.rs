@@ -5,6 +5,7 @@
 //! a checkpoint knows of it, `session` a run in its folder.
 
 mod fit;
+mod mistakes;
 mod progress;
 mod session;
 mod setup;

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::{
     fit::{DetectState, Fit, detections, evaluate},
+    mistakes,
     progress::{AVERAGE, DetectProgress, DetectRecord, HEAD, Stage},
     setup::Setup,
     source::Source,
@@ -11,7 +12,7 @@ use super::{
 use crate::{
     Error, Result,
     config::{Select, Task},
-    data::{Split, decode},
+    data::Split,
     eval::{
         Scores,
         coco::{self, CocoEval, Detection},
@@ -19,7 +20,7 @@ use crate::{
     params::{self, Param},
     prompt::task_file::{TaskFile, TaskMetrics},
     random::stream,
-    report::{self, BoxTile, Curve, DrawnBox},
+    report::{self, Curve},
     train::{
         Outcome,
         checkpoint::{BEST, State},
@@ -205,7 +206,9 @@ impl Session {
         let on_test = format!("{on_test}, scores above {confidence:.2}, % of each true class");
         self.folder.write(run_folder::CONFUSION, report::confusion_svg(&on_test, &confusion, &rows)?)?;
         let confidence = val.eval.best_confidence().map_or(0.5, |(confidence, _)| confidence);
-        self.folder.write(run_folder::VAL_PREDICTIONS, self.sheet(&val.found, confidence, &names)?)
+        self.folder.write(run_folder::VAL_PREDICTIONS, self.sheet(&val.found, confidence, &names)?)?;
+        let page = mistakes::page(&self.setup, &title, &val.found, confidence, &names)?;
+        self.folder.write(run_folder::MISTAKES, page)
     }
 
     /// Some validation images, drawn by the seed, with the boxes of truth and prediction.
@@ -215,18 +218,7 @@ impl Session {
         let count = dataset.val.len();
         let mut chosen = rand::seq::index::sample(rng, count, SHOWN.min(count)).into_vec();
         chosen.sort_unstable();
-        let tiles = chosen.into_iter().map(|i| {
-            let image = &dataset.val[i];
-            let predicted = found.iter().filter(|f| f.image == image.id && f.score >= confidence).filter_map(|found| {
-                let category = dataset.categories.iter().position(|c| c.id == found.category)?;
-                Some(DrawnBox { rect: found.rect, category, score: Some(found.score), crowd: false })
-            });
-            Ok(BoxTile {
-                image: decode(&image.path)?,
-                truth: image.objects.iter().map(DrawnBox::from).collect(),
-                predicted: predicted.collect(),
-            })
-        });
+        let tiles = chosen.into_iter().map(|i| mistakes::tile(&self.setup, &dataset.val[i], found, confidence));
         report::box_sheet_jpeg(&tiles.collect::<Result<Vec<_>>>()?, names)
     }
 
