@@ -28,6 +28,7 @@ use crate::{
         pixels::{PatchPlace, PixelShape},
         tokens::{PromptLayers, TokenLayout},
     },
+    suggest,
     train::optim::{OptimizerKind, Rate, Rates},
 };
 
@@ -358,7 +359,7 @@ impl RunConfig {
         let config: Self = toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
             let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
-            Error::file(path, format!("line {line}: {message}"))
+            Error::file(path, format!("line {line}: {}", with_hint(message)))
         })?;
         config.validate().map_err(|error| error.in_file(path))?;
         Ok(config)
@@ -667,6 +668,17 @@ impl RunConfig {
                 PromptShape::Pixels(PixelShape::Frame { inner: self.inner_size.unwrap_or(defaults::inner(side)) })
             }
         })
+    }
+}
+
+/// The parser's `message`; of a misspelt field not the list of all fields, if one of them may have been meant.
+fn with_hint(message: String) -> String {
+    let Some((given, known)) = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) else {
+        return message;
+    };
+    match suggest::nearest(given, known.split('`').skip(1).step_by(2)) {
+        Some(meant) => format!("unknown field `{given}`; did you mean {meant}?"),
+        None => message,
     }
 }
 

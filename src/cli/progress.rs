@@ -1,5 +1,5 @@
 //! What a run tells while it is under way: a bar on a terminal, plain lines where stderr is a file or a pipe (a line an
-//! epoch, nothing for each batch).
+//! epoch, nothing for each batch; of long runs a line for the best epochs and for some of the others).
 
 use std::time::Duration;
 
@@ -10,9 +10,14 @@ use vpt::train::{DetectRecord, EpochRecord, Event, Observer, Stage, Start};
 use super::interrupt::Interrupt;
 use super::output;
 
+/// Epochs that get a line each; of more only some do.
+const MOST_LINES: usize = 20;
+
 /// Shows progress on stderr, or nothing.
 pub(crate) struct Progress {
     quiet: bool,
+    /// Whether every epoch gets a line.
+    verbose: bool,
     /// Only on a terminal.
     bar: Option<ProgressBar>,
     /// What the bar is showing.
@@ -29,12 +34,13 @@ impl Progress {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        Self { quiet, bar, title: String::new(), interrupt: Interrupt::default() }
+        Self { quiet, verbose: false, bar, title: String::new(), interrupt: Interrupt::default() }
     }
 
     /// The same for something that saves and stops when a signal asks for it.
-    pub(crate) fn interruptible(quiet: bool) -> std::io::Result<Self> {
+    pub(crate) fn interruptible(quiet: bool, verbose: bool) -> std::io::Result<Self> {
         let mut progress = Self::new(quiet);
+        progress.verbose = verbose;
         let bar = progress.bar.clone();
         let told = move || {
             if !quiet {
@@ -69,6 +75,12 @@ impl Progress {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
         bar.set_message(message());
+    }
+
+    /// Whether there is a line for this of so many epochs: a hundred of them would push what matters off the screen.
+    fn tells(&self, epoch: usize, of: usize, best: bool) -> bool {
+        let every = if of <= MOST_LINES { 1 } else { of.div_ceil(MOST_LINES) };
+        self.verbose || epoch == 1 || epoch == of || epoch.is_multiple_of(every) || (best && of <= MOST_LINES * 10)
     }
 
     /// Takes the bar away.
@@ -106,8 +118,12 @@ impl Observer for Progress {
             Event::Evaluating { split, done, total } => {
                 self.at(&format!("evaluating {split}"), *done, *total, String::new);
             }
-            Event::Epoch { record, of, best } => self.line(&epoch(record, *of, *best)),
-            Event::Detected { record, of, best } => self.line(&detected(record, *of, *best)),
+            Event::Epoch { record, of, best } if self.tells(record.epoch, *of, *best) => {
+                self.line(&epoch(record, *of, *best));
+            }
+            Event::Detected { record, of, best } if self.tells(record.epoch, *of, *best) => {
+                self.line(&detected(record, *of, *best));
+            }
             Event::Finished(_) => self.clear(),
             _ => {}
         }

@@ -12,7 +12,7 @@ use vpt::head::HeadKind;
 use vpt::prompt::pixels::PatchPlace;
 use vpt::prompt::tokens::PromptLayers;
 use vpt::train::optim::OptimizerKind;
-use vpt::train::run_folder::BEST;
+use vpt::train::run_folder::{BEST, MISTAKES};
 
 use vpt::report::table;
 use vpt::train::{self, Outcome, Results};
@@ -21,6 +21,9 @@ use super::output::Output;
 use super::progress::Progress;
 use super::runs::RUNS;
 use super::{Global, Interrupted, Usage, one_of};
+
+/// The backbone that is built in.
+const DEFAULT_BACKBONE: &str = "clip-nano";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -207,7 +210,7 @@ struct Flags {
 }
 
 pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<()> {
-    let mut progress = Progress::interruptible(global.quiet).context("signals")?;
+    let mut progress = Progress::interruptible(global.quiet, global.verbose > 0).context("signals")?;
     let outcome = if let Some(folder) = &args.resume {
         if args.flags != Flags::default()
             || global.seed.is_some()
@@ -284,8 +287,33 @@ fn summary(folder: &Path, results: &Results) -> String {
         ("memory", results.peak_rss_bytes.map_or_else(|| "-".to_owned(), table::bytes)),
         ("task file", folder.join(BEST).display().to_string()),
     ];
+    let mistakes = folder.join(MISTAKES);
+    if mistakes.is_file() {
+        rows.push(("mistakes", mistakes.display().to_string()));
+    }
     rows.splice(4..4, calibration(results).map(|text| ("calibration", text)));
-    text + &table::pairs(&rows)
+    text + &table::pairs(&rows) + &next(folder, results)
+}
+
+/// What one would type next.
+fn next(folder: &Path, results: &Results) -> String {
+    let run = quoted(&folder.display().to_string());
+    let mut text = format!(
+        "\nNext:\n  vpt predict --model {run} IMAGE…    # what is in other images\n  \
+           vpt runs show {run}    # its course, settings and files\n"
+    );
+    // The bundled backbone has seen nothing but drawn shapes, which a newcomer cannot know.
+    if results.backbone == DEFAULT_BACKBONE && results.data != "shapes" {
+        text += "\nclip-nano is a toy that has only seen drawn shapes. For photos fetch a backbone that has seen photos:\n  \
+                 vpt backbones fetch clip-vit-b32    # 600 MB, once; then train with --backbone clip-vit-b32\n";
+    }
+    text
+}
+
+/// `text` as a word for a shell.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:=@%".contains(c);
+    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// How far the probabilities of a classifier can be believed.

@@ -130,7 +130,8 @@ fn a_wrong_file_names_line_and_field() {
         assert!(!message.contains('\n'), "{message}");
         message.strip_prefix(&format!("{}: ", path.display())).unwrap().to_owned()
     };
-    assert!(load("seed = 3\nepoch = 4\n").starts_with("line 2: unknown field `epoch`"));
+    assert_eq!(load("seed = 3\nepoch = 4\n"), "line 2: unknown field `epoch`; did you mean epochs?");
+    assert!(load("resnet = 3\n").starts_with("line 1: unknown field `resnet`, expected one of `backbone`"));
     assert!(load("method = \"vpt-medium\"\n").contains("`vpt-medium` is not one of linear, vpt-shallow"));
     assert!(load("lr = \"fast\"\n").contains("expected a number or \"auto\""));
     assert!(load("prompt_layers = \"middle\"").contains("all, first:K, last:K"));

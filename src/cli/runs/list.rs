@@ -23,22 +23,40 @@ pub(super) fn run(args: &List, out: Output) -> anyhow::Result<()> {
     })
 }
 
+/// Columns, and in which order they are left out where there is no room; 0 stay.
+const COLUMNS: [(&str, u8); 12] = [
+    ("name", 0),
+    ("task", 2),
+    ("method", 4),
+    ("backbone", 5),
+    ("data", 3),
+    ("seed", 7),
+    ("state", 0),
+    ("epoch", 6),
+    ("val", 0),
+    ("test", 0),
+    ("changed (UTC)", 8),
+    ("size", 1),
+];
+/// Characters of a line.
+const WIDTH: usize = 100;
+
+/// The table of `runs`, without the columns that do not fit into [`WIDTH`].
+fn fitting(runs: &[Run]) -> String {
+    let rows: Vec<Vec<String>> = runs.iter().map(row).collect();
+    let last = COLUMNS.iter().map(|(_, order)| *order).max().unwrap_or(0);
+    let with = |left_out: u8| {
+        let kept: Vec<usize> = (0..COLUMNS.len()).filter(|&i| !(1..=left_out).contains(&COLUMNS[i].1)).collect();
+        let header: Vec<&str> = kept.iter().map(|&i| COLUMNS[i].0).collect();
+        let cells: Vec<Vec<String>> = rows.iter().map(|row| kept.iter().map(|&i| row[i].clone()).collect()).collect();
+        table::columns(&header, &cells)
+    };
+    let fits = |text: &String| text.lines().all(|line| line.chars().count() <= WIDTH);
+    (0..last).map(with).find(fits).unwrap_or_else(|| with(last))
+}
+
 fn describe(runs: &[Run]) -> String {
-    let header = [
-        "name",
-        "task",
-        "method",
-        "backbone",
-        "data",
-        "seed",
-        "state",
-        "epoch",
-        "val",
-        "test",
-        "changed (UTC)",
-        "size",
-    ];
-    let mut text = table::columns(&header, &runs.iter().map(row).collect::<Vec<_>>());
+    let mut text = fitting(runs);
     for run in runs {
         let why = run.error.iter().filter(|_| run.state == State::Failed);
         for line in run.problems.iter().chain(why) {

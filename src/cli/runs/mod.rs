@@ -39,6 +39,7 @@ enum Command {
 ///
 /// Running: a process works on it. Interrupted and failed runs go on with `vpt train --resume RUN`, except those that failed
 /// before they began. Of runs that are not finished, the epoch and the score are the best so far. Times are in UTC.
+/// Columns that do not fit into 100 characters are left out, those of the name first; --json has all.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  vpt runs list\n  vpt runs list --sort test\n  vpt runs list experiments/ --json")]
 struct List {
