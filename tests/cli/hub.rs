@@ -11,6 +11,7 @@ use std::{fs, thread};
 use serde_json::Value;
 
 use self::server::{COMMIT, Faults, Hub, proxy, sha256, trap};
+use crate::json::Schema;
 use crate::util::{Run, Sandbox, finish, fixture};
 
 const REPO: &str = "openai/clip-vit-base-patch32";
@@ -84,6 +85,7 @@ fn a_backbone_comes_into_the_cache_and_is_found_there() {
     let first = fetch(&sandbox, &hub).ok();
     assert!(first.stderr.contains("model.safetensors: fetching 2"), "{first:#?}");
     let first = first.json();
+    Schema::load().holds("backbones fetch", &first);
     assert_eq!((&first["repo"], &first["revision"], &first["commit"]), (&REPO.into(), &"main".into(), &COMMIT.into()));
     let names: Vec<_> = first["files"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
     assert_eq!((names, sources(&first)), (CLIP.to_vec(), vec!["hub"; 4]));
@@ -342,6 +344,7 @@ fn damage_in_the_cache_is_found_and_mended() {
     fetch(&sandbox, &hub).ok();
     hub.seen();
     let found = verify(&["--json"]).ok().json();
+    Schema::load().holds("backbones verify", &found);
     assert_eq!((&found["ok"], &found["commit"]), (&true.into(), &COMMIT.into()));
     assert!(found["files"].as_array().unwrap().iter().all(|f| f["state"] == "whole"));
 

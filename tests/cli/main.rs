@@ -17,6 +17,7 @@ mod docs;
 mod hub;
 #[cfg(unix)]
 mod interrupt;
+mod json;
 mod misuse;
 mod multilabel;
 mod resume;
