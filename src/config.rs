@@ -209,6 +209,9 @@ pub struct RunConfig {
     pub skip_bad_images: bool,
     /// Number format of frozen weights and of what is multiplied with them.
     pub precision: Precision,
+    /// Bytes that the process should take at most: images are taken fewer at a time, and blocks run again, to keep to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<u64>,
     /// Threads; as many as the machine has if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
@@ -261,6 +264,7 @@ impl Default for RunConfig {
             open_vocabulary: false,
             skip_bad_images: false,
             precision: Precision::default(),
+            max_memory: None,
             threads: None,
             out: None,
         }

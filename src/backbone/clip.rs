@@ -22,6 +22,8 @@ pub struct OpenOptions {
     pub image_size: Option<usize>,
     /// Number format of frozen weights and of what is multiplied with them.
     pub precision: Precision,
+    /// Bytes that the process should take at most (see [`Vit::limit_memory`]).
+    pub max_memory: Option<u64>,
 }
 
 /// A frozen backbone, ready to run.
@@ -87,7 +89,8 @@ impl Backbone {
             }
             None => return Err(Error::file(path, "makes images of no fixed size: neither a crop nor an exact size")),
         };
-        let vit = Vit::load(&spec, &weights, image_size, options.precision)?;
+        let mut vit = Vit::load(&spec, &weights, image_size, options.precision)?;
+        vit.limit_memory(options.max_memory);
         let clip = spec.projection.map(|width| Clip::load(&spec, width, &weights, options.precision)).transpose()?;
         Ok(Self { name: location.name.clone(), spec, vit, clip, preprocess, location, weights, hash: OnceLock::new() })
     }

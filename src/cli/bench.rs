@@ -110,8 +110,12 @@ pub(crate) fn run(args: Bench, global: &Global, out: Output) -> anyhow::Result<(
 }
 
 fn run_detect(args: Detect, global: &Global, out: Output) -> anyhow::Result<()> {
-    let options =
-        OpenOptions { weights_dir: args.weights_dir, image_size: args.image_size, precision: global.precision() };
+    let options = OpenOptions {
+        weights_dir: args.weights_dir,
+        image_size: args.image_size,
+        precision: global.precision(),
+        max_memory: global.max_memory(),
+    };
     let config = RunConfig {
         batch_size: Some(args.batch_size),
         micro_batch: args.micro_batch,
@@ -147,8 +151,12 @@ fn describe_detect(report: &DetectReport) -> String {
 }
 
 fn run_step(args: Step, global: &Global, out: Output) -> anyhow::Result<()> {
-    let options =
-        OpenOptions { weights_dir: args.weights_dir, image_size: args.image_size, precision: global.precision() };
+    let options = OpenOptions {
+        weights_dir: args.weights_dir,
+        image_size: args.image_size,
+        precision: global.precision(),
+        max_memory: global.max_memory(),
+    };
     let config = RunConfig {
         method: args.method,
         batch_size: Some(args.batch_size),

@@ -62,6 +62,7 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
             weights_dir: args.weights_dir.clone(),
             image_size: args.image_size,
             precision: global.precision(),
+            max_memory: global.max_memory(),
         };
         let backbone = Backbone::open(args.backbone.as_deref().unwrap_or("clip-nano"), &options)?;
         (backbone.name.clone(), embed(&Source::Backbone(&backbone), args, global)?)

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
+use bytesize::ByteSize;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use vpt::backbone::Precision;
@@ -93,6 +94,10 @@ struct Global {
     /// memory and, on CPUs with its instructions, of the time [default: f32, or that of the run a task is from]
     #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of::<Precision>(Precision::NAMES))]
     precision: Option<Precision>,
+    /// Memory that the program should take at most, such as 900MB or 2GiB: fewer images at a time, and where that is not
+    /// enough parts are computed twice; the result is the same [default: no limit]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
+    max_memory: Option<ByteSize>,
 }
 
 impl Global {
@@ -104,6 +109,11 @@ impl Global {
     /// Number format to compute in.
     fn precision(&self) -> Precision {
         self.precision.unwrap_or_default()
+    }
+
+    /// Bytes that the program should take at most.
+    fn max_memory(&self) -> Option<u64> {
+        self.max_memory.map(|size| size.as_u64())
     }
 
     /// Seed of what is drawn.
@@ -118,6 +128,11 @@ where
     T: FromStr<Err = vpt::Error> + Clone + Send + Sync + 'static,
 {
     PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
+}
+
+/// A number of bytes, with or without a unit.
+fn size(value: &str) -> Result<ByteSize, String> {
+    value.parse().map_err(|_| "expected a number of bytes, such as 900MB or 2GiB".to_owned())
 }
 
 /// A part of a data set.

@@ -216,6 +216,7 @@ pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<(
             || global.seed.is_some()
             || global.threads.is_some()
             || global.precision.is_some()
+            || global.max_memory.is_some()
         {
             let message = "--resume: the run goes on as it was begun, so nothing else can be set with it";
             return Err(Usage(message.to_owned()).into());
@@ -365,6 +366,7 @@ impl Flags {
         config.skip_bad_images |= self.skip_bad_images;
         config.seed = global.seed.unwrap_or(config.seed);
         config.precision = global.precision.unwrap_or(config.precision);
+        config.max_memory = global.max_memory().or(config.max_memory);
         config.threads = global.threads.map(usize::from).or(config.threads);
         Ok(config)
     }

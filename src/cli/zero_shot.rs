@@ -59,6 +59,7 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
         weights_dir: args.weights_dir.clone(),
         image_size: args.image_size,
         precision: global.precision(),
+        max_memory: global.max_memory(),
     };
     let backbone = Backbone::open(&args.backbone, &options)?;
     let tally = zero_shot(&backbone, &dataset, args.split, &prompts, global.threads(), &mut |done, total| {

@@ -16,6 +16,11 @@ choice! {
 }
 
 impl Precision {
+    /// Bytes of a value.
+    pub(crate) fn bytes(self) -> usize {
+        size_of::<f32>() / self.per_word()
+    }
+
     /// Values in a 32-bit word of a packed matrix.
     pub(super) fn per_word(self) -> usize {
         match self {

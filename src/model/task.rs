@@ -26,6 +26,8 @@ pub struct TaskOptions {
     pub weights_dir: Option<PathBuf>,
     /// Number format to compute in: that of the run the task is from, if it lies in its folder, or f32 if `None`.
     pub precision: Option<Precision>,
+    /// Bytes that the process should take at most.
+    pub max_memory: Option<u64>,
     /// Threads; 1 if 0.
     pub threads: usize,
 }
@@ -49,7 +51,8 @@ pub(super) fn open_parts(path: &Path, options: &TaskOptions) -> Result<(TaskFile
     };
     let weights_dir = options.weights_dir.clone().or(weights_dir);
     let precision = options.precision.or(run.as_ref().map(|run| run.precision)).unwrap_or_default();
-    let open = OpenOptions { weights_dir, image_size: Some(file.meta.image_size), precision };
+    let open =
+        OpenOptions { weights_dir, image_size: Some(file.meta.image_size), precision, max_memory: options.max_memory };
     let backbone = Backbone::open(name, &open)?;
     Ok((file, Arc::new(backbone)))
 }

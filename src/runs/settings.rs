@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Fields that say where and how fast a run is computed, not what comes out.
-const PLACE: [&str; 4] = ["threads", "weights_dir", "micro_batch", "out"];
+const PLACE: [&str; 5] = ["threads", "weights_dir", "micro_batch", "max_memory", "out"];
 /// Fields that name a run: they are told apart from the others.
 const IDENTITY: [&str; 5] = ["task", "method", "backbone", "data", "seed"];
 /// Larger than any list of images.

@@ -58,6 +58,7 @@ impl Setup {
             weights_dir: config.weights_dir.clone(),
             image_size: config.image_size,
             precision: config.precision,
+            max_memory: config.max_memory,
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
         let texts = class_texts(config, &backbone, &dataset)?;

@@ -9,7 +9,7 @@ use super::mlp::{Mlp, Scratch as MlpScratch};
 use crate::backbone::spec::TowerSpec;
 use crate::kernel::attention::Scratch as AttentionScratch;
 use crate::kernel::{
-    Attention, AttentionVjp, Grow, Init, Kept, Mat, MatMut, Precision, normalize, normalize_vjp, row_stride,
+    Attention, AttentionVjp, DEPTH, Grow, Init, Kept, Mat, MatMut, Precision, normalize, normalize_vjp, row_stride,
 };
 
 /// The weights of one block as the checkpoint has them, all `[out, in]` row-major.
@@ -181,6 +181,28 @@ impl Block {
 
     fn width(&self) -> usize {
         self.q.inputs()
+    }
+
+    /// Bytes of the weights.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        self.q.bytes() + self.kv.bytes() + self.out.bytes() + self.mlp.weight_bytes()
+    }
+
+    /// Bytes of the tape of `rows` rows that see `keys` keys each.
+    pub(crate) fn tape_bytes(&self, rows: usize, keys: usize) -> usize {
+        let d = self.width();
+        let probabilities = self.heads * rows * row_stride(keys);
+        let values = rows * (3 * row_stride(d) + row_stride(2 * d)) + probabilities + self.mlp.kept(rows);
+        values * self.precision.bytes() + 2 * rows * size_of::<f32>()
+    }
+
+    /// Bytes of one thread's buffers beside the tape; `longest` is the number of rows of a sequence.
+    pub(crate) fn scratch_bytes(&self, rows: usize, longest: usize, keys: usize) -> usize {
+        let (stride, kv_stride) = (row_stride(self.width()), row_stride(2 * self.width()));
+        // Normalised rows, queries, keys and values (or those of a block whose tape is not kept), what attention gives, and
+        // the gradients of all of these.
+        let values = rows * (6 * stride + 2 * kv_stride) + 2 * longest * row_stride(keys) + rows * DEPTH;
+        values * size_of::<f32>() + self.mlp.scratch_bytes(rows)
     }
 
     pub(crate) fn eps(&self) -> f32 {

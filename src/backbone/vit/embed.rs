@@ -48,6 +48,16 @@ impl Embedding {
         Self { image_size, patch_size, patch, prefix, positions, pre_norm }
     }
 
+    /// Bytes of the weights.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        self.patch.bytes() + (self.prefix.len() + self.positions.len()) * size_of::<f32>()
+    }
+
+    /// Bytes of the patches of one image.
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        self.patches() * row_stride(self.patch.inputs()) * size_of::<f32>()
+    }
+
     pub(crate) fn width(&self) -> usize {
         self.patch.outputs()
     }

@@ -15,7 +15,10 @@ pub(super) struct Workspace {
     widened: Vec<f32>,
     starts: Vec<usize>,
     embedding: EmbeddingTape,
+    /// One for each block, or one for all where blocks are run again.
     blocks: Vec<BlockTape>,
+    /// What went into each block that will be run again.
+    inputs: Vec<Vec<f32>>,
     normalized: Vec<f32>,
     inverse: Vec<f32>,
     scratch: Scratch,
@@ -75,10 +78,12 @@ impl Vit {
         let count = images.len();
         let first = self.first_trained(job);
         let (prepared, readout, last) = (job.prepared, job.readout, self.last_run(job.readout));
-        let Workspace { x, widened, starts, embedding, blocks, normalized, inverse, scratch, embed_scratch } =
+        let Workspace { x, widened, starts, embedding, blocks, inputs, normalized, inverse, scratch, embed_scratch } =
             workspace;
         if first < last {
-            blocks.resize_with(self.depth(), || BlockTape::new(self.precision));
+            let tapes = if job.course.recompute { 1 } else { self.depth() };
+            blocks.resize_with(tapes, || BlockTape::new(self.precision));
+            inputs.resize_with(if job.course.recompute { self.depth() } else { 0 }, Vec::new);
         }
         let mut features = Vec::new();
         if let Readout::Tokens(_) = readout {
@@ -124,7 +129,15 @@ impl Vit {
             set_starts(starts, count, self.tokens_in(i, prepared));
             let sequences = Sequences { starts, causal: false };
             let prompts = prepared.and_then(|p| p.keys_values(i, d));
-            let tape = if i >= first { Some(&mut blocks[i]) } else { None };
+            let tape = match job.course.recompute {
+                _ if i < first => None,
+                true => {
+                    let len = sequences.rows() * stride;
+                    inputs[i].grow(len).copy_from_slice(&x[..len]);
+                    None
+                }
+                false => Some(&mut blocks[i]),
+            };
             block.forward(x, sequences, prompts, self.queries(i, readout), tape, scratch);
         }
         if let Readout::Tokens(_) = readout {
@@ -174,8 +187,18 @@ impl Vit {
         let stride = row_stride(d);
         let (prepared, want, readout) = (job.prepared, job.want, job.readout);
         let (first, last) = (self.first_trained(job), self.last_run(readout));
-        let Workspace { x: dx, widened, starts, embedding, blocks, normalized, inverse, scratch, embed_scratch } =
-            workspace;
+        let Workspace {
+            x: dx,
+            widened,
+            starts,
+            embedding,
+            blocks,
+            inputs,
+            normalized,
+            inverse,
+            scratch,
+            embed_scratch,
+        } = workspace;
         if let Readout::ClassToken = readout {
             dx.zeroed(count * stride);
             let gradient = widened.grow(count * stride);
@@ -208,7 +231,14 @@ impl Vit {
             };
             let shared = prepared.and_then(|p| p.shared_index(i));
             let d_prompts = shared.zip(grads.as_deref_mut()).map(|(at, g)| g.shared[at].as_mut_slice());
-            block.vjp(dx, sequences, prompts, self.queries(i, readout), &blocks[i], depth, d_prompts, scratch);
+            let queries = self.queries(i, readout);
+            let tape = if job.course.recompute {
+                block.forward(&mut inputs[i], sequences, prompts, queries, Some(&mut blocks[0]), scratch);
+                &blocks[0]
+            } else {
+                &blocks[i]
+            };
+            block.vjp(dx, sequences, prompts, queries, tape, depth, d_prompts, scratch);
             if i == 0 && (inserted == Some(0) || want.pixels) {
                 self.add_reads(dx, readout, 0, (count, tokens), d_features);
                 self.embedding.vjp_pre_norm(dx, count * tokens, embedding, embed_scratch);

@@ -41,6 +41,11 @@ impl Linear {
         matmul(dy, self.backward(), dx, init);
     }
 
+    /// Bytes of the weight.
+    pub(crate) fn bytes(&self) -> usize {
+        self.weight.bytes()
+    }
+
     /// The bias `[out]`.
     pub(crate) fn bias(&self) -> &[f32] {
         &self.bias

@@ -150,6 +150,6 @@ impl Vit {
             .collect::<Result<_>>()?;
         let post = if clip { "vision_model.post_layernorm" } else { "layernorm" };
         let post_norm = norm(weights, post, d)?;
-        Ok(Self { embedding, blocks, post_norm, eps: tower.eps, precision, workspaces: Mutex::default() })
+        Ok(Self { embedding, blocks, post_norm, eps: tower.eps, precision, limit: None, workspaces: Mutex::default() })
     }
 }

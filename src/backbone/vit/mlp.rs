@@ -51,6 +51,23 @@ impl Mlp {
         self.fc1.outputs()
     }
 
+    /// Bytes of the weights.
+    pub(super) fn weight_bytes(&self) -> usize {
+        [Some(&self.fc1), self.up.as_ref(), Some(&self.fc2)].into_iter().flatten().map(Linear::bytes).sum()
+    }
+
+    /// Values that the VJP needs of `rows` rows.
+    pub(super) fn kept(&self, rows: usize) -> usize {
+        self.chunks(rows).map(|chunk| chunk.kept.len()).sum()
+    }
+
+    /// Bytes of one thread's buffers for `rows` rows.
+    pub(super) fn scratch_bytes(&self, rows: usize) -> usize {
+        let chunk = row_stride(CHUNK.min(self.hidden())) * if self.up.is_some() { 2 } else { 1 };
+        // Hidden units and, in bfloat16, their derivatives; the packed rows.
+        rows * (2 * chunk + row_stride(self.fc1.inputs())) * size_of::<f32>()
+    }
+
     fn chunks(&self, rows: usize) -> impl Iterator<Item = Chunk> + use<> {
         let n = self.hidden();
         let each = rows * row_stride(CHUNK.min(n)) * if self.up.is_some() { 2 } else { 1 };

@@ -15,6 +15,7 @@
 //! | `prompts` | which block sees which prompts, and how |
 //! | `encoder` | one micro-batch through all of it, on one thread |
 //! | `load` | tensors of each family |
+//! | `memory` | what a step takes, and how it keeps to a limit |
 //! | `reference` | the same network in plain tensor operations: what the kernels must equal |
 
 mod block;
@@ -22,6 +23,7 @@ mod embed;
 mod encoder;
 mod linear;
 mod load;
+mod memory;
 mod mlp;
 mod prompts;
 pub mod reference;
@@ -35,6 +37,7 @@ pub(crate) use block::{Block, Queries, Scratch as BlockScratch, Sequences};
 use embed::Embedding;
 use encoder::Workspace;
 pub(crate) use load::{clip_block, norm};
+use memory::Course;
 use prompts::{Prepared, PreparedGrads};
 pub use prompts::{PromptLayers, TokenPrompts};
 
@@ -52,6 +55,8 @@ pub struct Vit {
     post_norm: [Vec<f32>; 2],
     eps: f32,
     precision: Precision,
+    /// Bytes that the process may take.
+    limit: Option<usize>,
     /// Buffers, one set per thread, kept from step to step.
     workspaces: Mutex<Vec<Workspace>>,
 }
@@ -231,10 +236,7 @@ impl Vit {
         let batch = self.check(pass)?;
         let prepared = pass.prompts.map(|p| Prepared::new(&p, &self.embedding, &self.blocks, pass.threads));
         let want = Want { tokens: pass.want.tokens && prepared.is_some(), ..pass.want };
-        let micro_batch = pass
-            .micro_batch
-            .unwrap_or_else(|| self.micro_batch(pass.prompts.as_ref(), batch, pass.threads))
-            .clamp(1, batch.max(1));
+        let course = self.course(&Pass { want, ..*pass }, batch)?;
         let pixels = if want.pixels { self.embedding.pixels() } else { 0 };
         let mut pixel_grads = want.pixels.then(|| vec![0.0; batch * pixels]);
 
@@ -245,10 +247,10 @@ impl Vit {
             rest = others;
             shares.push((range, mine));
         }
-        let job = Job { input: pass.input, readout: pass.readout, prepared: prepared.as_ref(), want };
+        let job = Job { input: pass.input, readout: pass.readout, prepared: prepared.as_ref(), want, course };
         let work = |(range, pixel_grads): (Range<usize>, &mut [f32])| {
             let mut workspace = self.take_workspace();
-            let result = self.share(&job, micro_batch, range, pixel_grads, loss, &mut workspace);
+            let result = self.share(&job, range, pixel_grads, loss, &mut workspace);
             self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
             result
         };
@@ -306,7 +308,6 @@ impl Vit {
     fn share<T>(
         &self,
         job: &Job,
-        micro_batch: usize,
         range: Range<usize>,
         mut pixel_grads: &mut [f32],
         loss: &Loss<T>,
@@ -318,7 +319,7 @@ impl Vit {
         let mut values = Vec::new();
         let mut start = range.start;
         while start < range.end {
-            let images = start..(start + micro_batch).min(range.end);
+            let images = start..(start + job.course.micro_batch).min(range.end);
             let features = self.forward(job, images.clone(), workspace);
             let (d_features, value) = loss(images.clone(), &features)?;
             values.push(value);
@@ -347,6 +348,7 @@ struct Job<'a> {
     readout: Readout<'a>,
     prepared: Option<&'a Prepared>,
     want: Want,
+    course: Course,
 }
 
 impl std::fmt::Debug for Vit {

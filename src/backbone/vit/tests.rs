@@ -292,6 +292,43 @@ fn a_pass_goes_on_from_tokens_as_if_it_had_come_from_images() {
 }
 
 #[test]
+fn blocks_that_are_run_again_give_the_same_gradients() {
+    for (spec, size) in families() {
+        let weights = weights(&spec);
+        for precision in [Precision::F32, Precision::Bf16] {
+            let mut vit = Vit::load(&spec, &weights, size, precision).unwrap();
+            let images = random(100, BATCH * 3 * size * size);
+            let data = random(102, 3 * TOKENS * WIDTH);
+            for (layers, pixels) in [
+                (Some(PromptLayers::All), false),
+                (Some(PromptLayers::First(2)), true),
+                (Some(PromptLayers::Last(2)), false),
+                (None, true),
+            ] {
+                let want = Want { tokens: layers.is_some(), pixels };
+                let pass = Pass { prompts: prompts(layers, &data), want, ..Pass::forward(&images, 2) };
+                let loss = |_: Range<usize>, features: &[f32]| Ok((features.to_vec(), ()));
+                vit.limit_memory(None);
+                let one = Some(1);
+                let (kept, _) = vit.step(&Pass { micro_batch: one, ..pass }, &loss).unwrap();
+
+                let least = vit.bytes(&pass, BATCH, Course { micro_batch: 1, recompute: true });
+                vit.limit_memory(Some(least as u64));
+                assert_eq!(vit.course(&pass, BATCH).unwrap(), Course { micro_batch: 1, recompute: true });
+                let (again, _) = vit.step(&pass, &loss).unwrap();
+                assert_eq!((kept.tokens, kept.pixels), (again.tokens, again.pixels), "{layers:?}");
+
+                vit.limit_memory(Some(least as u64 - 1));
+                let error = vit.step(&pass, &loss).unwrap_err().to_string();
+                assert!(error.starts_with("--max-memory: "), "{error}");
+                vit.limit_memory(Some(u64::MAX));
+                assert!(!vit.course(&pass, BATCH).unwrap().recompute);
+            }
+        }
+    }
+}
+
+#[test]
 fn gradients_equal_central_differences() {
     for (spec, size) in families() {
         let weights = weights(&spec);

@@ -64,6 +64,11 @@ impl Panels {
         self.n
     }
 
+    /// Bytes of the packed copy.
+    pub fn bytes(&self) -> usize {
+        self.data.len() * size_of::<Line>()
+    }
+
     /// Number format.
     pub fn precision(&self) -> Precision {
         self.precision

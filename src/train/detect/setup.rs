@@ -64,7 +64,12 @@ impl Setup {
             Some(size) => size,
             None => working_size(&config.backbone, weights_dir.as_deref())?,
         };
-        let open = OpenOptions { weights_dir, image_size: Some(size), precision: config.precision };
+        let open = OpenOptions {
+            weights_dir,
+            image_size: Some(size),
+            precision: config.precision,
+            max_memory: config.max_memory,
+        };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
         let plan = config.resolve(&Facts {
             task: Task::Detect,

@@ -1,0 +1,92 @@
+//! How much memory a step takes, counted from shapes, and how it keeps to a limit.
+//!
+//! What grows with a step is the tape: what each block keeps for its VJP, of as many images as a thread takes at a time. Fewer
+//! images at a time take less. Where one image is too much still, only the input of each block is kept, and the backward
+//! pass runs the block once more. Both are decided from shapes alone, never from what the system says, so that a run that
+//! is resumed decides as before.
+
+use super::{Pass, Vit};
+use crate::kernel::row_stride;
+use crate::{Error, Result};
+
+/// What a process takes beside weights, images and the buffers of a step: the program, its libraries, small tensors.
+const PROGRAM: usize = 40 << 20;
+/// Batches of images in memory while one is worked on: the next ones are decoded meanwhile.
+const BATCHES: usize = 3;
+
+/// How a step goes through its images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Course {
+    /// Images that a thread takes at a time.
+    pub(super) micro_batch: usize,
+    /// Keep the blocks' inputs only, and run each block again in the backward pass.
+    pub(super) recompute: bool,
+}
+
+impl Vit {
+    /// Keeps the memory of the whole process below `bytes` where that is possible, as far as this tower can: see
+    /// [`super::memory`]. An explicit micro-batch is taken as it is.
+    pub fn limit_memory(&mut self, bytes: Option<u64>) {
+        self.limit = bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+
+    /// The course of a pass over `batch` images.
+    ///
+    /// # Errors
+    /// The limit is too low for a single image at a time.
+    pub(super) fn course(&self, pass: &Pass, batch: usize) -> Result<Course> {
+        let most = pass
+            .micro_batch
+            .unwrap_or_else(|| self.micro_batch(pass.prompts.as_ref(), batch, pass.threads))
+            .clamp(1, batch.max(1));
+        let quick = Course { micro_batch: most, recompute: false };
+        let (None, Some(limit)) = (pass.micro_batch, self.limit) else { return Ok(quick) };
+        let backward = pass.want.tokens || pass.want.pixels;
+        let courses = [false, true].into_iter().filter(|&recompute| backward || !recompute);
+        let mut courses =
+            courses.flat_map(|recompute| (1..=most).rev().map(move |n| Course { micro_batch: n, recompute }));
+        let needs = |course: Course| self.bytes(pass, batch, course);
+        courses.find(|&course| needs(course) <= limit).ok_or_else(|| {
+            let least = needs(Course { micro_batch: 1, recompute: backward });
+            let message = format!(
+                "{} MB are too few: with {} threads and batches of {batch}, at least {} are needed",
+                limit / 1_000_000,
+                pass.threads,
+                least.div_ceil(1_000_000)
+            );
+            Error::flag("--max-memory", message)
+        })
+    }
+
+    /// Bytes that the process takes in a pass over `batch` images.
+    pub(super) fn bytes(&self, pass: &Pass, batch: usize, course: Course) -> usize {
+        let threads = pass.threads.clamp(1, batch.max(1));
+        let images = batch * self.embedding.pixels() * size_of::<f32>();
+        PROGRAM + self.weight_bytes() + BATCHES * images + threads * self.workspace_bytes(pass, course)
+    }
+
+    fn weight_bytes(&self) -> usize {
+        self.embedding.weight_bytes() + self.blocks.iter().map(super::Block::weight_bytes).sum::<usize>()
+    }
+
+    /// Bytes of one thread's buffers: tape and scratch.
+    fn workspace_bytes(&self, pass: &Pass, course: Course) -> usize {
+        let travelling = pass.prompts.filter(|prompts| self.travels(prompts)).map_or(0, |prompts| prompts.tokens);
+        let prompts = pass.prompts.map_or(0, |prompts| prompts.tokens);
+        let rows = course.micro_batch * (self.tokens() + travelling);
+        let keys = self.tokens() + prompts;
+        let first = match pass.prompts {
+            _ if pass.want.pixels => 0,
+            Some(prompts) if pass.want.tokens => prompts.start,
+            _ => self.depth(),
+        };
+        let kept = self.depth().saturating_sub(first);
+        let Some(block) = self.blocks.first() else { return 0 };
+        // Rows of tokens, inputs and gradients, that go from block to block, and the embedding's own.
+        let row = row_stride(self.width()) * size_of::<f32>();
+        let flowing = rows * row * 4 + self.embedding.scratch_bytes();
+        let each = block.tape_bytes(rows, keys);
+        let tapes = if course.recompute { kept * rows * row + each } else { kept * each };
+        flowing + tapes + block.scratch_bytes(rows, rows / course.micro_batch, keys)
+    }
+}
