@@ -113,12 +113,9 @@ pub fn mistakes_html(title: &str, intro: &str, parts: &[MistakePart], wide: bool
         escape(intro)
     );
     for part in parts {
-        let heading = escape(&part.heading);
-        page += &if part.folded {
-            format!("<details>\n<summary>{heading}</summary>\n")
-        } else {
-            format!("<section>\n<h2>{heading}</h2>\n")
-        };
+        let (open, close) =
+            if part.folded { ("<details>\n<summary>", "</summary>") } else { ("<section>\n<h2>", "</h2>") };
+        let _ = writeln!(page, "{open}{}{close}", escape(&part.heading));
         let _ = writeln!(page, "<p>{}</p>", escape(&part.summary));
         pairs(&mut page, &part.pairs, if wide { "objects" } else { "images" });
         page += if wide { "<ol class=\"wide\">\n" } else { "<ol>\n" };

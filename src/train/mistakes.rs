@@ -1,6 +1,6 @@
 //! The page of a run's worst mistakes: which images go on it, and in which order.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt::Write};
 
 use super::{run_folder, run_folder::RunFolder, setup::Setup};
 use crate::{
@@ -58,7 +58,7 @@ fn part(setup: &Setup, split: Split, logits: &Logits, temperature: f64) -> Resul
     let share = table::percent((total > 0).then(|| mistakes as f64 / total as f64));
     let mut summary = format!("{mistakes} of {total} images are wrong ({share})");
     if shown < mistakes {
-        summary += &format!("; the {shown} surest are shown");
+        let _ = write!(summary, "; the {shown} surest are shown");
     }
     summary.push('.');
     let heading = match split {

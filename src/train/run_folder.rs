@@ -203,7 +203,7 @@ impl RunFolder {
 /// Whether a file is one that was being written when its process was killed.
 fn is_temporary(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.starts_with(".vpt-") && name.ends_with(".tmp") && path.is_file()
+    name.starts_with(".vpt-") && path.extension().is_some_and(|e| e == "tmp") && path.is_file()
 }
 
 /// Whether a file is one of those that are written before a run's configuration.

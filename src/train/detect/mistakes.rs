@@ -1,6 +1,8 @@
 //! The page of a detector's worst validation images: those with the most objects that were missed, taken for another, or
 //! seen where there is nothing.
 
+use std::fmt::Write;
+
 use super::setup::Setup;
 use crate::{
     Error, Result,
@@ -30,7 +32,7 @@ pub(super) fn page(
     rows.push(coco::BACKGROUND.to_owned());
     let mut wrong: Vec<(u64, usize, Confusion)> = Vec::new();
     for (i, image) in dataset.val.iter().enumerate() {
-        let own: Vec<Detection> = found.iter().filter(|found| found.image == image.id).cloned().collect();
+        let own: Vec<Detection> = found.iter().filter(|found| found.image == image.id).copied().collect();
         let confusion = coco::confusion(std::slice::from_ref(image), &dataset.categories, &own, confidence)?;
         let errors = errors(&confusion).map(|(_, _, count)| count).sum();
         if errors > 0 {
@@ -42,7 +44,7 @@ pub(super) fn page(
     let (count, total, shown) = (wrong.len(), dataset.val.len(), wrong.len().min(SHOWN));
     let mut summary = format!("{all} mistakes in {count} of {total} images");
     if shown < count {
-        summary += &format!("; the {shown} with the most are shown");
+        let _ = write!(summary, "; the {shown} with the most are shown");
     }
     summary.push('.');
     let mistakes = wrong.into_iter().take(SHOWN).map(|(_, i, confusion)| {
