@@ -1,15 +1,17 @@
 //! From image files to 8-bit RGB.
 //!
 //! Colours become what Pillow's `Image.open(path).convert("RGB")` makes of them: grey is repeated, alpha is dropped and not
-//! composited, CMYK is inverted, palettes are looked up. The one difference is deliberate: 16-bit grey keeps its high
-//! byte, as 16-bit colour does, where Pillow clips everything above 255 to white. As in Pillow and the reference
-//! processors, an EXIF orientation is not applied. Of an animation the first frame is taken.
+//! composited, as in all tools that CLIP came with, CMYK is multiplied out, palettes are looked up. The one difference is
+//! deliberate: 16-bit grey keeps its high byte, as 16-bit colour does, where Pillow clips everything above 255 to white. An
+//! EXIF orientation is applied, as `ImageOps.exif_transpose` and transformers' `load_image` do: cameras store photos as the
+//! sensor lay, and a backbone has learned which way is up. Of an animation the first frame is taken.
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::metadata::Orientation;
+use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::files::read_limited;
 use crate::contain::contain;
@@ -62,7 +64,7 @@ pub fn decode(path: &Path) -> Result<Rgb8> {
     decode_bytes(&read_limited(path, MAX_FILE_BYTES)?).map_err(|message| Error::file(path, message))
 }
 
-/// Width and height of the image in `path`, from its header.
+/// Width and height of the image in `path` the right way up, from its header.
 ///
 /// # Errors
 /// The file cannot be read, is of no known format, has no or more than [`MAX_PIXELS`] pixels, or its header is damaged.
@@ -95,10 +97,28 @@ fn header_size(reader: BufReader<File>) -> Result<[u32; 2], String> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_FILE_BYTES);
     reader.limits(limits);
-    reader.into_dimensions().map(|(width, height)| [width, height]).map_err(|e| one_line(&e))
+    let mut decoder = reader.into_decoder().map_err(|e| one_line(&e))?;
+    let (width, height) = decoder.dimensions();
+    Ok(upright([width, height], orientation(&mut decoder)))
 }
 
-/// The size in a JPEG file's frame header (ITU T.81, B.2.2). The general decoder reads the whole file before it tells.
+/// How the image is to be turned; not at all if nothing is said of it, or nothing that can be read.
+fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
+    decoder.orientation().unwrap_or(Orientation::NoTransforms)
+}
+
+/// The width and height of an image of `size` after it is turned.
+fn upright([width, height]: [u32; 2], orientation: Orientation) -> [u32; 2] {
+    match orientation {
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
+            [height, width]
+        }
+        _ => [width, height],
+    }
+}
+
+/// The size in a JPEG file's frame header (ITU T.81, B.2.2), turned as an EXIF segment before it says. The general decoder reads
+/// the whole file before it tells.
 fn jpeg_size(reader: &mut (impl Read + Seek)) -> std::io::Result<[u32; 2]> {
     let not_found = || std::io::Error::from(std::io::ErrorKind::InvalidData);
     let byte = |reader: &mut dyn Read| -> std::io::Result<u8> {
@@ -110,6 +130,7 @@ fn jpeg_size(reader: &mut (impl Read + Seek)) -> std::io::Result<[u32; 2]> {
     if start != [0xff, 0xd8] {
         return Err(not_found());
     }
+    let mut orientation = Orientation::NoTransforms;
     loop {
         if byte(reader)? != 0xff {
             return Err(not_found());
@@ -126,7 +147,16 @@ fn jpeg_size(reader: &mut (impl Read + Seek)) -> std::io::Result<[u32; 2]> {
                 let mut frame = [0; 5];
                 reader.read_exact(&mut frame)?;
                 let [_, high, low, wide, narrow] = frame;
-                return Ok([u16::from_be_bytes([wide, narrow]), u16::from_be_bytes([high, low])].map(u32::from));
+                let size = [u16::from_be_bytes([wide, narrow]), u16::from_be_bytes([high, low])].map(u32::from);
+                return Ok(upright(size, orientation));
+            }
+            // Application segment 1: EXIF, or something else.
+            0xe1 => {
+                let mut segment = vec![0; usize::from(u16::from_be_bytes(length).saturating_sub(2))];
+                reader.read_exact(&mut segment)?;
+                let exif = segment.strip_prefix(b"Exif\0\0");
+                orientation = exif.and_then(Orientation::from_exif_chunk).unwrap_or(orientation);
+                continue;
             }
             // Start of scan, end of image, restarts: there is no frame before them.
             0x00 | 0x01 | 0xd0..=0xda => return Err(not_found()),
@@ -151,7 +181,7 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
     // Decoders may hold the pixels twice, at up to 8 bytes each.
     limits.max_alloc = Some(MAX_PIXELS as u64 * 16);
     reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(|e| one_line(&e))?;
+    let mut decoder = reader.into_decoder().map_err(|e| one_line(&e))?;
     let (width, height) = decoder.dimensions();
     let count = u64::from(width) * u64::from(height);
     if count == 0 {
@@ -163,21 +193,71 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
     if is_cut_short(format, bytes, count) {
         return Err("truncated image: the file ends too early".into());
     }
-    if format == ImageFormat::Jpeg
-        && let Some(image) = jpeg(bytes, width as usize, height as usize)
-    {
-        return Ok(image);
-    }
-    to_rgb8(DynamicImage::from_decoder(decoder).map_err(|e| one_line(&e))?)
+    let orientation = orientation(&mut decoder);
+    let image = match format {
+        ImageFormat::Jpeg => jpeg(bytes, width as usize, height as usize),
+        ImageFormat::Tiff if decoder.original_color_type() == ExtendedColorType::Cmyk8 => {
+            Some(cmyk_tiff(bytes, width as usize, height as usize)?)
+        }
+        _ => None,
+    };
+    let image = match image {
+        Some(image) => image,
+        None => to_rgb8(DynamicImage::from_decoder(decoder).map_err(|e| one_line(&e))?)?,
+    };
+    Ok(turned(image, orientation))
 }
 
-/// A grey or colour JPEG, decoded as libjpeg-turbo does and so Pillow: the `image` crate's decoder rounds interpolated
+/// `image` the right way up.
+fn turned(image: Rgb8, orientation: Orientation) -> Rgb8 {
+    if orientation == Orientation::NoTransforms {
+        return image;
+    }
+    let Rgb8 { width, height, pixels } = image;
+    let mut image =
+        RgbImage::from_raw(width as u32, height as u32, pixels).map(DynamicImage::ImageRgb8).unwrap_or_default();
+    image.apply_orientation(orientation);
+    Rgb8 { width: image.width() as usize, height: image.height() as usize, pixels: image.into_rgb8().into_raw() }
+}
+
+/// Ink of four colours, 255 where there is most, as Pillow makes light of it.
+fn cmyk_to_rgb(&[cyan, magenta, yellow, black]: &[u8; 4]) -> [u8; 3] {
+    let light = u32::from(255 - black);
+    [cyan, magenta, yellow].map(|ink| {
+        // A product of shares of 255, rounded.
+        let product = u32::from(ink) * light + 128;
+        light.saturating_sub(((product >> 8) + product) >> 8) as u8
+    })
+}
+
+/// A TIFF of CMYK colours; the general decoder rounds them down.
+fn cmyk_tiff(bytes: &[u8], width: usize, height: usize) -> Result<Rgb8, String> {
+    let mut decoder = tiff::decoder::Decoder::new(Cursor::new(bytes)).map_err(|e| one_line(&e))?;
+    let tiff::decoder::DecodingResult::U8(inks) = decoder.read_image().map_err(|e| one_line(&e))? else {
+        return Err("CMYK of other than 8 bits".into());
+    };
+    let (inks, rest) = inks.as_chunks::<4>();
+    if inks.len() != width * height || !rest.is_empty() {
+        return Err("CMYK in an arrangement that is not supported".into());
+    }
+    Ok(Rgb8 { width, height, pixels: inks.iter().flat_map(cmyk_to_rgb).collect() })
+}
+
+/// A JPEG, decoded as libjpeg-turbo does and so Pillow: the `image` crate's decoder rounds interpolated
 /// chroma up, which shifts the colours of a whole photo by a fifth of a level and embeddings by half a per cent. `None` for
-/// what this decoder does not read (CMYK, damage), which is left to the other one.
+/// what this decoder does not read, damage above all, which is left to the other one.
 fn jpeg(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
     let info = libjpeg_turbo_rs::probe(bytes).ok()?;
-    if !matches!(info.components, 1 | 3) || (info.width, info.height) != (width, height) {
+    if !matches!(info.components, 1 | 3 | 4) || (info.width, info.height) != (width, height) {
         return None;
+    }
+    if info.components == 4 {
+        let image = libjpeg_turbo_rs::decompress_to(bytes, libjpeg_turbo_rs::PixelFormat::Cmyk).ok()?;
+        // Everyone stores them as Adobe does, and so Pillow takes them all: 0 where there is most ink.
+        let (pixels, _) = image.data.as_chunks::<4>();
+        let whole = (image.width, image.height, pixels.len()) == (width, height, width * height);
+        let rgb = || pixels.iter().flat_map(|pixel| cmyk_to_rgb(&pixel.map(|value| 255 - value))).collect();
+        return whole.then(|| Rgb8 { width, height, pixels: rgb() });
     }
     let image = libjpeg_turbo_rs::decompress_to(bytes, libjpeg_turbo_rs::PixelFormat::Rgb).ok()?;
     let whole = (image.width, image.height, image.data.len()) == (width, height, width * height * 3);
@@ -339,6 +419,33 @@ pub(in crate::data) mod tests {
             let ours = decode(&images.join(format!("{name}.jpg"))).unwrap();
             assert_eq!(ours, decode(&images.join(format!("{name}.png"))).unwrap(), "{name}");
         }
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Decoded {
+        width: usize,
+        height: usize,
+        crc: u32,
+    }
+
+    // Made by scripts/make_decode_fixtures.py.
+    #[test]
+    fn every_form_of_every_format_equals_pillow_bit_for_bit() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decode");
+        let expected = std::fs::read(folder.join("expected.json")).unwrap();
+        let expected: std::collections::BTreeMap<String, Decoded> = serde_json::from_slice(&expected).unwrap();
+        let mut different = Vec::new();
+        for (name, Decoded { width, height, crc }) in &expected {
+            let path = folder.join(name);
+            assert_eq!(size(&path).unwrap(), [*width, *height], "{name}");
+            let image = decode(&path).unwrap();
+            let mut found = flate2::Crc::new();
+            found.update(&image.pixels);
+            if (image.width, image.height, found.sum()) != (*width, *height, *crc) {
+                different.push(format!("{name}: {}x{} {:?}", image.width, image.height, &image.pixels[..9]));
+            }
+        }
+        assert!(expected.len() > 50 && different.is_empty(), "{}", different.join("\n"));
     }
 
     #[test]
