@@ -18,7 +18,7 @@ use super::progress::Progress;
 /// An error stops `vpt train`, makes it leave something out, or makes its numbers wrong: the same image in train and in test.
 /// A warning can be lived with. Exit code 1 if anything was found, warnings too; 0 if nothing was.
 ///
-/// --json: data, layout (folder, csv, `split_zhou`, idx, coco, yolo, voc or null), fast, images, errors, warnings, kinds (how
+/// --json: data, layout (folder, csv, `split_zhou`, fgvc, list, idx, coco, yolo, voc or null), fast, images, errors, warnings, kinds (how
 /// many of each), `wall_s`, `images_per_minute`, findings (a list of kind, severity, path, line or null, message).
 ///
 /// `vpt train` runs the part that --fast leaves before anything else, and tells the first warnings.

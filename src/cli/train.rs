@@ -65,7 +65,8 @@ struct Flags {
     /// Folder to look for known backbones in, before the local Hugging Face cache
     #[arg(long, value_name = "DIR", help_heading = "Model and data")]
     weights_dir: Option<PathBuf>,
-    /// Image folder, CSV/TSV file, folder of IDX files, boxes (COCO, YOLO, Pascal VOC), or `shapes` [default: shapes]
+    /// Image folder, CSV/TSV file, folder of IDX files or of lists of path and label, boxes (COCO, YOLO, Pascal VOC), or
+    /// `shapes` [default: shapes]
     #[arg(long, value_name = "PATH|shapes", help_heading = "Model and data")]
     data: Option<String>,
     /// What to learn from the data

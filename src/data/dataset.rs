@@ -64,6 +64,10 @@ pub enum Layout {
     /// CoOp's list of which image is in which part.
     #[serde(rename = "split_zhou")]
     SplitZhou,
+    /// JSON objects of path and label.
+    Fgvc,
+    /// Text files with a path and a label in each line.
+    List,
     /// Drawn by the program.
     Generated,
     /// Boxes, of which the classes alone are used.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::dataset::{ImageSource, Layout, Sample, Split};
 use super::image::has_image_extension;
-use super::open::{Found, Parts, entries};
+use super::open::{Found, Parts, entries, sort_classes};
 use crate::{Error, Result};
 
 /// Folders inside folders that are followed at most.
@@ -48,12 +48,13 @@ pub(super) fn open_split(root: &Path) -> Result<Found> {
         let found = class_folders(path)?;
         if split == Split::Train {
             classes = found.iter().map(|(name, _)| name.clone()).collect();
+            sort_classes(&mut classes);
         }
         let prefix = path.file_name().map_or_else(String::new, |n| format!("{}/", n.to_string_lossy()));
         let mut samples = Vec::new();
         for (name, folder) in found {
             let images = images(&folder, &format!("{prefix}{name}/"))?;
-            let Ok(label) = classes.binary_search(&name) else {
+            let Some(label) = classes.iter().position(|class| *class == name) else {
                 if images.is_empty() {
                     continue;
                 }
@@ -75,15 +76,16 @@ pub(super) fn open_split(root: &Path) -> Result<Found> {
 /// Opens `root`, which is a folder of class folders.
 pub(super) fn open_flat(root: &Path) -> Result<Found> {
     let folders = class_folders(root)?;
+    let mut classes: Vec<String> = folders.iter().map(|(name, _)| name.clone()).collect();
+    sort_classes(&mut classes);
     let mut samples = Vec::new();
-    for (label, (name, folder)) in folders.iter().enumerate() {
+    for (name, folder) in &folders {
         let images = images(folder, &format!("{name}/"))?;
         if images.is_empty() {
             return Err(empty(folder));
         }
-        samples.extend(labelled(images, label));
+        samples.extend(labelled(images, classes.iter().position(|class| class == name).unwrap_or_default()));
     }
-    let classes = folders.into_iter().map(|(name, _)| name).collect();
     Ok(Found { layout: Layout::Folder, classes, samples: Parts::Unsplit(samples) })
 }
 
@@ -211,6 +213,18 @@ mod tests {
         // Fewer are fine.
         let dir = tree(&["train/a/1.png", "train/b/1.png", "val/a/1.png", "test/a/1.png"]);
         assert_eq!(Dataset::open(dir.path(), 1).unwrap().classes.len(), 2);
+    }
+
+    #[test]
+    fn classes_that_are_numbers_are_in_the_order_of_numbers() {
+        for prefix in ["", "train/"] {
+            let files =
+                ["10/1.png", "10/2.png", "10/3.png", "9/1.png", "9/2.png", "9/3.png"].map(|f| format!("{prefix}{f}"));
+            let data = Dataset::open(tree(&files.each_ref().map(String::as_str)).path(), 1).unwrap();
+            assert_eq!(data.classes, ["9", "10"]);
+            let all = [&data.train, &data.val, &data.test].into_iter().flatten();
+            assert!(all.into_iter().all(|s| s.id.starts_with(&format!("{prefix}{}/", data.classes[s.label as usize]))));
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod files;
 mod folder;
 mod idx;
 pub mod image;
+mod lists;
 pub mod loader;
 pub mod multilabel;
 mod open;

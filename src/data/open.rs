@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use super::boxes::BoxDataset;
 use super::dataset::{Dataset, Layout, Sample};
 use super::shapes::{self, ShapesConfig};
-use super::{folder, idx, split, table, zhou};
+use super::{folder, idx, lists, split, table, zhou};
 use crate::{Error, Result, suggest};
 
 /// A data set as it was found, before parts that are missing are made.
@@ -26,9 +26,9 @@ pub(super) enum Parts<M> {
 
 impl Dataset {
     /// Opens the data set at `spec`: an image folder, a CSV or TSV table or a folder with such tables, a folder with a
-    /// `split_zhou_*.json`, or one with the IDX files of the MNIST family. Parts that it lacks are split off by `seed`; see
-    /// [`split_note`](Self::split_note). Images in files are not decoded yet. `shapes`, where nothing has that name, is the
-    /// default set of [`shapes`], the same for every seed.
+    /// `split_zhou_*.json`, lists of path and label (`train.json`, `train.txt`), or the IDX files of the MNIST family. Parts
+    /// that it lacks are split off by `seed`; see [`split_note`](Self::split_note). Images in files are not decoded yet.
+    /// `shapes`, where nothing has that name, is the default set of [`shapes`], the same for every seed.
     ///
     /// # Errors
     /// There is no such file or folder, its layout is not known, a class occurs in one part but not in `train`, or what was
@@ -58,7 +58,13 @@ fn find(path: &Path) -> Result<Found> {
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("split_zhou_")) {
             return zhou::open(path);
         }
-        return Err(Error::file(path, "not a data set: expected a folder or a .csv or .tsv file"));
+        if let Some(lists) = lists::recognise_file(path) {
+            return lists::open(&lists);
+        }
+        return Err(Error::file(
+            path,
+            "not a data set: expected a folder, a .csv or .tsv table, or a .json or .txt list of path and label",
+        ));
     }
     if let Some(files) = idx::recognise(path)? {
         return idx::open(&files);
@@ -72,6 +78,9 @@ fn find(path: &Path) -> Result<Found> {
     }
     if let Some(file) = zhou::recognise(path)? {
         return zhou::open(&file);
+    }
+    if let Some(lists) = lists::recognise(path)? {
+        return lists::open(&lists);
     }
     let single = table::single_table(path)?;
     // A folder of pictures with a table beside it: the table says what the labels are. Without a header it may be any table.
@@ -87,7 +96,8 @@ fn find(path: &Path) -> Result<Found> {
     Err(Error::file(
         path,
         "no data set found: expected a sub-folder of images for each class (with train, val and test above them or \
-         without), a .csv or .tsv table of path,label, a split_zhou_*.json, or the IDX files of the MNIST family",
+         without), a .csv or .tsv table of path,label, lists of path and label (train.json or train.txt), a \
+         split_zhou_*.json, or the IDX files of the MNIST family",
     ))
 }
 
@@ -100,6 +110,14 @@ fn refuse_boxes(path: &Path) -> Result<()> {
         layout.title()
     );
     Err(Error::file(path, message))
+}
+
+/// Puts the names of classes in the order of their labels: numbers, if all are, by value, so that 2 comes before 10.
+pub(super) fn sort_classes(classes: &mut [String]) {
+    classes.sort();
+    if classes.iter().all(|class| class.parse::<i64>().is_ok()) {
+        classes.sort_by_key(|class| class.parse::<i64>().unwrap_or_default());
+    }
 }
 
 /// What a data set is called: the last part of its path, without the ending of a file.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::dataset::{ImageSource, Layout, Sample, Split};
 use super::files::read_limited;
-use super::open::{Found, Parts, entries, relative_id};
+use super::open::{Found, Parts, entries, relative_id, sort_classes};
 use crate::{Error, Result};
 
 /// Longest table that is read, in bytes.
@@ -65,13 +65,13 @@ pub(super) fn open_file(path: &Path) -> Result<Found> {
         let mut parts = [Vec::new(), Vec::new(), Vec::new()];
         for row in rows {
             let split = row.split.unwrap_or(Split::Train);
-            parts[split as usize].push(builder.sample(path, row)?);
+            parts[split as usize].push(builder.sample(path, folder_of(path), row)?);
         }
         let [train, val, test] = parts;
         let some = |samples: Vec<Sample>| Some(samples).filter(|s| !s.is_empty());
         Parts::Split { train, val: some(val), test: some(test) }
     } else {
-        Parts::Unsplit(rows.into_iter().map(|row| builder.sample(path, row)).collect::<Result<_>>()?)
+        Parts::Unsplit(rows.into_iter().map(|row| builder.sample(path, folder_of(path), row)).collect::<Result<_>>()?)
     };
     Ok(Found { layout: Layout::Csv, classes: builder.classes, samples })
 }
@@ -87,7 +87,7 @@ pub(super) fn open_split(folder: &Path, tables: &[(Split, PathBuf)]) -> Result<F
         }
         let builder = builder.get_or_insert_with(|| Builder::new(&rows));
         parts[*split as usize] =
-            Some(rows.into_iter().map(|row| builder.sample(path, row)).collect::<Result<Vec<_>>>()?);
+            Some(rows.into_iter().map(|row| builder.sample(path, folder, row)).collect::<Result<Vec<_>>>()?);
     }
     let [train, val, test] = parts;
     let classes = builder.map_or_else(Vec::new, |b| b.classes);
@@ -95,17 +95,22 @@ pub(super) fn open_split(folder: &Path, tables: &[(Split, PathBuf)]) -> Result<F
     Ok(Found { layout: Layout::Csv, classes, samples: Parts::Split { train, val, test } })
 }
 
+/// The folder that `table` lies in.
+fn folder_of(table: &Path) -> &Path {
+    table.parent().unwrap_or(Path::new(""))
+}
+
 /// A line of a table.
-struct Row {
-    line: u64,
-    path: String,
-    label: String,
-    split: Option<Split>,
+pub(super) struct Row {
+    pub(super) line: u64,
+    pub(super) path: String,
+    pub(super) label: String,
+    pub(super) split: Option<Split>,
 }
 
 /// Makes samples of rows, with one set of classes and without repeating an image.
-struct Builder {
-    classes: Vec<String>,
+pub(super) struct Builder {
+    pub(super) classes: Vec<String>,
     labels: HashMap<String, u32>,
     /// Where each image was listed.
     seen: HashMap<String, (PathBuf, u64)>,
@@ -113,25 +118,23 @@ struct Builder {
 
 impl Builder {
     /// The classes are those of `rows` that belong to `train` or to no part.
-    fn new(rows: &[Row]) -> Self {
+    pub(super) fn new(rows: &[Row]) -> Self {
         let train = rows.iter().filter(|r| r.split.is_none_or(|s| s == Split::Train));
         let mut classes: Vec<String> = train.map(|r| r.label.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-        // Numbers in the order of numbers: 2 before 10.
-        if classes.iter().all(|c| c.parse::<i64>().is_ok()) {
-            classes.sort_by_key(|c| c.parse::<i64>().unwrap_or_default());
-        }
+        sort_classes(&mut classes);
         let labels = classes.iter().cloned().zip(0..).collect();
         Self { classes, labels, seen: HashMap::new() }
     }
 
-    fn sample(&mut self, table: &Path, row: Row) -> Result<Sample> {
+    /// The sample that `row` of `table` describes, whose path is relative to the folder `images`.
+    pub(super) fn sample(&mut self, table: &Path, images: &Path, row: Row) -> Result<Sample> {
         let Row { line, path, label, .. } = row;
         let Some(&label) = self.labels.get(&label) else {
             return Err(at(table, line, format!("label '{label}' does not occur in train")));
         };
-        let folder = table.parent().unwrap_or(Path::new(""));
-        let file = folder.join(&path);
-        let id = relative_id(folder, Path::new(&path));
+        let folder = folder_of(table);
+        let file = images.join(&path);
+        let id = relative_id(folder, &file);
         if let Some((other, first)) = self.seen.insert(id.clone(), (table.to_path_buf(), line)) {
             let other = if other == table { String::new() } else { format!(" of {}", other.display()) };
             return Err(at(table, line, format!("{path} is listed already, in line {first}{other}")));
@@ -225,7 +228,7 @@ pub(super) fn reader_of<B: AsRef<[u8]>>(path: &Path, bytes: B) -> csv::Reader<st
     builder.has_headers(false).flexible(true).delimiter(delimiter).from_reader(std::io::Cursor::new(bytes))
 }
 
-fn at(path: &Path, line: u64, message: impl std::fmt::Display) -> Error {
+pub(super) fn at(path: &Path, line: u64, message: impl std::fmt::Display) -> Error {
     Error::file(path, format!("line {line}: {message}"))
 }
 

@@ -14,6 +14,7 @@ mod idx;
 mod images;
 mod json;
 mod listed;
+mod lists;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use finding::{Finding, FindingKind, Severity};
 
 use super::boxes::{BoxDataset, BoxLayout, Problem};
 use super::dataset::{Dataset, Split};
+use super::lists::{self as image_lists, Form, Lists};
 use super::open::entries;
 use super::{folder, table};
 use crate::{Error, Result};
@@ -46,7 +48,8 @@ const NAMED: usize = 5;
 pub struct Report {
     /// The path that was checked.
     pub data: String,
-    /// How the data set lies on disk: `folder`, `csv`, `split_zhou`, `idx`, `coco`, `yolo` or `voc`; none if it is none.
+    /// How the data set lies on disk: `folder`, `csv`, `split_zhou`, `fgvc`, `list`, `idx`, `coco`, `yolo` or `voc`; none if it
+    /// is none.
     pub layout: Option<&'static str>,
     /// Whether headers and lists alone were read, and so neither damaged nor duplicate images could be found.
     pub fast: bool,
@@ -142,6 +145,7 @@ enum Layout {
     Folder { has_parts: bool },
     Tables(Vec<(Option<Split>, PathBuf)>),
     Zhou(Vec<PathBuf>),
+    Lists(Lists),
     Unknown,
 }
 
@@ -153,6 +157,8 @@ impl Layout {
             Self::Folder { .. } => "folder",
             Self::Tables(_) => "csv",
             Self::Zhou(_) => "split_zhou",
+            Self::Lists(Lists { form: Form::Json, .. }) => "fgvc",
+            Self::Lists(Lists { form: Form::Text, .. }) => "list",
             Self::Unknown => return None,
         })
     }
@@ -175,7 +181,7 @@ fn recognise(data: &Path) -> Result<Layout> {
         } else if is_zhou(&name) {
             Layout::Zhou(vec![data.into()])
         } else {
-            Layout::Unknown
+            image_lists::recognise_file(data).map_or(Layout::Unknown, Layout::Lists)
         });
     }
     if folder::has_split_classes(data).unwrap_or(false) {
@@ -193,6 +199,9 @@ fn recognise(data: &Path) -> Result<Layout> {
     let zhou: Vec<PathBuf> = zhou.map(|(_, path)| path.clone()).collect();
     if !zhou.is_empty() {
         return Ok(Layout::Zhou(zhou));
+    }
+    if let Some(lists) = image_lists::recognise(data)? {
+        return Ok(Layout::Lists(lists));
     }
     let single = tables().next().filter(|_| tables().count() == 1);
     if let Some(file) = single.filter(|file| table::has_header(file)) {
@@ -241,6 +250,16 @@ fn examine(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) -> R
             places.whole.clone_from(&files[0]);
             all.into_iter().next().unwrap_or_default()
         }
+        Layout::Lists(found) => {
+            for pair in found.files.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+                let message = format!("a second list for one part beside {}", pair[0].1.display());
+                out.error(FindingKind::AmbiguousSplit, &pair[1].1, None, message);
+            }
+            for (split, file) in found.files.iter().filter_map(|(split, file)| Some(((*split)?, file))) {
+                places.parts[split as usize].get_or_insert_with(|| file.clone());
+            }
+            lists::check(found, &mut out)
+        }
         Layout::Unknown => Vec::new(),
     };
     let has_boxes = matches!(layout, Layout::Boxes(_));
@@ -249,7 +268,7 @@ fn examine(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) -> R
         classes::gaps(&classes::numbers(&listed), &mut out);
     }
     let listed = match layout {
-        Layout::Tables(_) | Layout::Zhou(_) => tables::existing(listed, &mut out),
+        Layout::Tables(_) | Layout::Zhou(_) | Layout::Lists(_) => tables::existing(listed, &mut out),
         _ => listed,
     };
     let hashes = hashes.unwrap_or_else(|| images::check(&listed, fast, &mut out, progress));

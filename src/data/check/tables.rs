@@ -22,7 +22,9 @@ const NAME_NAMES: [&str; 2] = ["class_name", "classname"];
 /// Tables of one data set while they are read.
 #[derive(Default)]
 pub(super) struct Tables {
-    listed: Vec<Listed>,
+    /// The folder that paths are relative to, where it is not the table's.
+    images: Option<PathBuf>,
+    pub(super) listed: Vec<Listed>,
     /// Where each image was listed, and with which label.
     seen: HashMap<String, (Arc<Path>, u64, String)>,
     /// What goes with what: a number's name and a name's number.
@@ -67,6 +69,11 @@ pub(super) fn leads_out(path: &str) -> bool {
 }
 
 impl Tables {
+    /// None yet, of images in the folder `images`.
+    pub(super) fn of_images_in(images: PathBuf) -> Self {
+        Self { images: Some(images), ..Self::default() }
+    }
+
     fn read(&mut self, given: Option<Split>, path: &Path, out: &mut Findings) {
         let bytes = match read_limited(path, MAX_BYTES) {
             Ok(bytes) => bytes,
@@ -103,7 +110,8 @@ impl Tables {
         }
     }
 
-    fn add(&mut self, given: Option<Split>, source: &Arc<Path>, line: u64, row: &Row, out: &mut Findings) {
+    /// Takes in a row of the table `source`, which is for the part `given`.
+    pub(super) fn add(&mut self, given: Option<Split>, source: &Arc<Path>, line: u64, row: &Row, out: &mut Findings) {
         let Row { path, label, split, name } = row;
         if let (Some(given), Some(split)) = (given, split)
             && given != *split
@@ -119,7 +127,8 @@ impl Tables {
             self.compare(label, name, source, line, out);
         }
         let folder = source.parent().unwrap_or(Path::new(""));
-        let id = relative_id(folder, &normal(Path::new(path)));
+        let folder = self.images.clone().unwrap_or_else(|| folder.to_path_buf());
+        let id = relative_id(&folder, &normal(Path::new(path)));
         if let Some((other, first, with)) = self.seen.get(&id) {
             let other = if other == source { String::new() } else { format!(" of {}", other.display()) };
             let with = if with == label { String::new() } else { format!(", labelled '{with}' there") };
@@ -178,12 +187,13 @@ struct Columns {
     count: usize,
 }
 
-struct Row {
-    path: String,
-    label: String,
-    split: Option<Split>,
+/// What a line says of an image.
+pub(super) struct Row {
+    pub(super) path: String,
+    pub(super) label: String,
+    pub(super) split: Option<Split>,
     /// What a second column says of the class.
-    name: Option<String>,
+    pub(super) name: Option<String>,
 }
 
 impl Columns {

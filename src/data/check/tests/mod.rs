@@ -3,6 +3,7 @@
 mod box_files;
 mod folders;
 mod idx_files;
+mod lists;
 mod tables;
 
 use std::fs;
