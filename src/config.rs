@@ -29,7 +29,10 @@ use crate::{
         tokens::{PromptLayers, TokenLayout},
     },
     suggest,
-    train::optim::{OptimizerKind, Rate, Rates},
+    train::{
+        class_weights::ClassWeights,
+        optim::{OptimizerKind, Rate, Rates},
+    },
 };
 
 choice! {
@@ -171,6 +174,8 @@ pub struct RunConfig {
     pub clip_norm: Option<f64>,
     /// Share of the target spread over all classes, in [0, 1).
     pub label_smoothing: f32,
+    /// How much an image counts in the loss, by its class.
+    pub class_weights: ClassWeights,
     /// Epochs without a better validation result after which training ends; never if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<usize>,
@@ -250,6 +255,7 @@ impl Default for RunConfig {
             warmup: None,
             clip_norm: None,
             label_smoothing: 0.,
+            class_weights: ClassWeights::default(),
             patience: None,
             select: None,
             image_size: None,
@@ -493,6 +499,7 @@ impl RunConfig {
             ("--shots", self.shots.is_some(), false),
             ("--random-resized-crop", self.random_resized_crop.is_some(), false),
             ("--label-smoothing", self.label_smoothing > 0., false),
+            ("--class-weights", self.class_weights != ClassWeights::None, false),
             ("--patience", self.patience.is_some(), false),
             ("--lr", detects && self.lr == Some(LearningRate::Auto), false),
         ];

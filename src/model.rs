@@ -239,7 +239,7 @@ impl Model {
 
     /// As [`Self::step`], for the head alone, on [`Self::features`] that are known already.
     pub fn head_step(&self, params: &[Param], features: &[f32], labels: &[u32], loss: &Loss) -> Result<StepOutput> {
-        let parts = vec![loss.gradients(&self.head.bind(params)?, features, labels, labels.len())?];
+        let parts = vec![loss.gradients(&self.head.bind(params)?, features, labels, loss.weight(labels))?];
         Ok(StepOutput::sum(parts))
     }
 
@@ -252,14 +252,14 @@ impl Model {
         head: &BoundHead,
     ) -> Result<(Vec<f32>, StepOutput)> {
         let want = Want { tokens: prompts.is_some(), pixels: prompts.is_none() };
-        let batch = input.labels.len();
+        let total = input.loss.weight(input.labels);
         let loss = |range: std::ops::Range<usize>, features: &[f32]| {
             let labels = input.labels.get(range).ok_or_else(|| Error::invalid("labels", "fewer than images"))?;
             if self.head.kind != HeadKind::Text {
-                let mut part = input.loss.gradients(head, features, labels, batch)?;
+                let mut part = input.loss.gradients(head, features, labels, total)?;
                 return Ok((std::mem::take(&mut part.features), part));
             }
-            let mut part = input.loss.gradients(head, &self.read(features.to_vec()), labels, batch)?;
+            let mut part = input.loss.gradients(head, &self.read(features.to_vec()), labels, total)?;
             Ok((self.backbone.project_vjp(std::mem::take(&mut part.features)), part))
         };
         let pass = Pass { prompts, want, micro_batch: input.micro_batch, ..Pass::forward(images, self.threads) };

@@ -89,7 +89,7 @@ pub fn step(
     let labels: Vec<u32> = (0..batch).map(|_| rng.random_range(0..options.classes as u32)).collect();
     let indices: Vec<usize> = (0..batch).collect();
 
-    let loss = Loss::CrossEntropy(CrossEntropy { smoothing: config.label_smoothing });
+    let loss = Loss::CrossEntropy(CrossEntropy { smoothing: config.label_smoothing, weights: None });
     let mut seconds = Vec::with_capacity(options.repeats);
     for repeat in 0..=options.repeats {
         let places =

@@ -11,6 +11,7 @@ use vpt::eval::zero_shot::Prompts;
 use vpt::head::HeadKind;
 use vpt::prompt::pixels::PatchPlace;
 use vpt::prompt::tokens::PromptLayers;
+use vpt::train::class_weights::ClassWeights;
 use vpt::train::optim::OptimizerKind;
 use vpt::train::run_folder::{BEST, MISTAKES};
 
@@ -163,6 +164,13 @@ struct Flags {
     /// Share of the target spread over all classes, 0 to below 1 [default: 0]
     #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Training")]
     label_smoothing: Option<f32>,
+    /// How much an image counts in the loss, by its class, where classes have unequal numbers of images [default: none]
+    ///
+    /// none: every image the same. balanced: every class the same, n / (k `n_c`) for n images of k classes, `n_c` of this one.
+    /// inverse-sqrt: half way, by 1 / sqrt(`n_c`). With --task multilabel what having a class weighs beside not having it:
+    /// (n - `n_c`) / `n_c`, or its square root. Losses and accuracies of val and test are not weighted.
+    #[arg(long, value_name = "WEIGHTS", value_parser = one_of::<ClassWeights>(ClassWeights::NAMES), help_heading = "Training")]
+    class_weights: Option<ClassWeights>,
     /// Stop after this many epochs without a better validation result [default: never]
     #[arg(long, allow_negative_numbers = true, value_name = "EPOCHS", help_heading = "Training")]
     patience: Option<usize>,
@@ -347,7 +355,7 @@ impl Flags {
         if let Some(path) = &self.classnames {
             config.classnames = Some(Prompts::read_names(path)?);
         }
-        set!(backbone data task head optimizer label_smoothing);
+        set!(backbone data task head optimizer label_smoothing class_weights);
         set_optional!(
             weights_dir shots image_size prompt_tokens prompt_layers prompt_dropout pad patch_size patch_place inner_size
             epochs batch_size micro_batch lr head_lr weight_decay warmup clip_norm patience select head_epochs fit mosaic ema

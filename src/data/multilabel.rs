@@ -56,6 +56,14 @@ impl LabelSets {
         Ok(truth)
     }
 
+    /// How many of `samples` have each class.
+    pub(crate) fn counts(&self, samples: &[Sample]) -> Vec<usize> {
+        let mut counts = vec![0; self.classes];
+        let sets = samples.iter().filter_map(|sample| self.sets.get(sample.label as usize));
+        sets.flatten().for_each(|&class| counts[class as usize] += 1);
+        counts
+    }
+
     /// The names of the classes of an image with this label, with commas between them; `-` if it has none.
     pub(crate) fn names(&self, label: u32, classes: &[String]) -> Result<String> {
         Ok(join(self.set(label)?.iter().map(|&class| classes[class as usize].as_str())))
@@ -144,11 +152,7 @@ impl MultilabelDataset {
 
     /// Training images of each class.
     pub fn train_counts(&self) -> Vec<usize> {
-        let mut counts = vec![0; self.sets.classes];
-        for sample in &self.dataset.train {
-            self.sets.sets[sample.label as usize].iter().for_each(|&class| counts[class as usize] += 1);
-        }
-        counts
+        self.sets.counts(&self.dataset.train)
     }
 }
 

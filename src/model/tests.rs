@@ -70,7 +70,7 @@ impl Fixture {
             labels: &self.labels,
             places: Places::Same,
             mask: None,
-            loss: &Loss::CrossEntropy(CrossEntropy { smoothing: 0. }),
+            loss: &Loss::CrossEntropy(CrossEntropy::default()),
             micro_batch,
         };
         model.step(params, &input).unwrap()
@@ -156,7 +156,7 @@ fn a_head_alone_has_pytorchs_gradients_on_images_and_on_their_features() {
         let output = fixture.step(&model, &params, None);
         fixture.compare("linear", &model, &params, &output, None);
         let features = model.features(&params, &fixture.get("images").1).unwrap();
-        let loss = Loss::CrossEntropy(CrossEntropy { smoothing: 0. });
+        let loss = Loss::CrossEntropy(CrossEntropy::default());
         let again = model.head_step(&params, &features, &fixture.labels, &loss).unwrap();
         assert_eq!(again, output);
     }

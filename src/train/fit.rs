@@ -42,6 +42,8 @@ pub(crate) struct Fit<'a> {
     pub(crate) val: &'a Source,
     /// What labels stand for where they are not classes.
     pub(crate) sets: Option<&'a Arc<LabelSets>>,
+    /// What is minimised.
+    pub(crate) loss: &'a Loss,
     /// Passes over the training images; the schedule covers exactly these.
     pub(crate) epochs: usize,
 }
@@ -145,8 +147,7 @@ impl Fit<'_> {
     }
 
     fn gradients(&self, state: &State, batch: &Batch, epoch: usize, step: u64) -> Result<StepOutput> {
-        let config = &self.plan.config;
-        let loss = &Loss::new(self.sets, config.label_smoothing);
+        let (config, loss) = (&self.plan.config, self.loss);
         if self.train.holds_features() {
             return self.model.head_step(&state.params, &batch.values, &batch.labels, loss);
         }

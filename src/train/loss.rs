@@ -1,5 +1,5 @@
-//! The training losses, softmax cross-entropy with label smoothing and binary cross-entropy, and their gradients for features
-//! and head.
+//! The training losses, softmax cross-entropy with label smoothing and binary cross-entropy, both with weights of classes if
+//! need be, and their gradients for features and head.
 
 use std::sync::Arc;
 
@@ -17,32 +17,45 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// The loss of images whose labels are positions in `sets`, if there are any, or else classes.
-    pub(crate) fn new(sets: Option<&Arc<LabelSets>>, smoothing: f32) -> Self {
+    /// The loss of images whose labels are positions in `sets`, if there are any, or else classes. `weights` are as in
+    /// [`BinaryCrossEntropy`] or [`CrossEntropy`].
+    pub(crate) fn new(sets: Option<&Arc<LabelSets>>, smoothing: f32, weights: Option<Arc<[f32]>>) -> Self {
         match sets {
-            Some(sets) => Self::Binary(BinaryCrossEntropy { sets: sets.clone() }),
-            None => Self::CrossEntropy(CrossEntropy { smoothing }),
+            Some(sets) => Self::Binary(BinaryCrossEntropy { sets: sets.clone(), weights }),
+            None => Self::CrossEntropy(CrossEntropy { smoothing, weights }),
         }
     }
 
-    /// Loss and gradients for `features` `[m, D]` with `labels` `[m]`, part of a batch of `batch` images whose mean loss is
-    /// minimised.
+    /// What images with `labels` weigh together: the sum of their losses divided by it is their mean loss.
+    pub fn weight(&self, labels: &[u32]) -> f64 {
+        match self {
+            Self::CrossEntropy(CrossEntropy { weights: Some(weights), .. }) => {
+                labels.iter().filter_map(|&label| weights.get(label as usize)).map(|&weight| f64::from(weight)).sum()
+            }
+            _ => labels.len() as f64,
+        }
+    }
+
+    /// Loss and gradients for `features` `[m, D]` with `labels` `[m]`, part of a batch whose images weigh `total` together
+    /// (see [`Self::weight`]) and whose mean loss is minimised.
     ///
     /// Runs on the calling thread's data only, so parts of a batch can be computed side by side; the parts' gradients
     /// add up to the batch's.
-    pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], batch: usize) -> Result<LossGradients> {
+    pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], total: f64) -> Result<LossGradients> {
         match self {
-            Self::CrossEntropy(loss) => loss.gradients(head, features, labels, batch),
-            Self::Binary(loss) => loss.gradients(head, features, labels, batch),
+            Self::CrossEntropy(loss) => loss.gradients(head, features, labels, total),
+            Self::Binary(loss) => loss.gradients(head, features, labels, total),
         }
     }
 }
 
 /// Softmax cross-entropy.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct CrossEntropy {
     /// Share of the target that is spread evenly over all classes, in [0, 1).
     pub smoothing: f32,
+    /// How much each class counts; all the same if `None`. The mean is over weights, as in `PyTorch`'s `CrossEntropyLoss`.
+    pub weights: Option<Arc<[f32]>>,
 }
 
 /// Binary cross-entropy of each class by itself, mean over the classes.
@@ -50,12 +63,14 @@ pub struct CrossEntropy {
 pub struct BinaryCrossEntropy {
     /// What labels stand for.
     pub sets: Arc<LabelSets>,
+    /// How much having each class counts beside not having it; as much if `None`. `PyTorch`'s `pos_weight`.
+    pub weights: Option<Arc<[f32]>>,
 }
 
 /// What the loss of some images yields.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LossGradients {
-    /// Sum of the images' losses in nats, smoothing included, not yet divided by the batch size.
+    /// Sum of the images' losses in nats, smoothing and weights included, not yet divided by what they weigh.
     pub loss: f64,
     /// How many images are right: the label's logit is the largest; where an image has any number of classes, the logits of
     /// those are at least 0, and of no others.
@@ -69,9 +84,13 @@ pub struct LossGradients {
 impl CrossEntropy {
     /// Sum over images of the loss of logits `[m, C]` with labels `[m]` (`u32`).
     ///
-    /// `-(1-s) log p(label) - s/C sum_c log p(c)`: Szegedy et al., "Rethinking the Inception Architecture" (2016), §7.
+    /// `-(1-s) log p(label) - s/C sum_c log p(c)`: Szegedy et al., "Rethinking the Inception Architecture" (2016), §7. With
+    /// weights `w`, `-(1-s) w(label) log p(label) - s/C sum_c w(c) log p(c)`.
     pub fn sum(&self, logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
-        let log_p = candle_nn::ops::log_softmax(logits, D::Minus1)?;
+        let mut log_p = candle_nn::ops::log_softmax(logits, D::Minus1)?;
+        if let Some(weights) = &self.weights {
+            log_p = log_p.broadcast_mul(&Tensor::from_slice(weights, (1, weights.len()), logits.device())?)?;
+        }
         let label = log_p.gather(&labels.unsqueeze(1)?, 1)?.sum_all()?;
         let s = f64::from(self.smoothing);
         if s == 0. {
@@ -82,7 +101,7 @@ impl CrossEntropy {
     }
 
     /// As [`Loss::gradients`].
-    pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], batch: usize) -> Result<LossGradients> {
+    pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], total: f64) -> Result<LossGradients> {
         let classes = head.head().classes;
         if let Some(label) = labels.iter().find(|&&l| l as usize >= classes) {
             return Err(Error::invalid("labels", format!("class {label} where there are {classes}")));
@@ -90,24 +109,29 @@ impl CrossEntropy {
         let targets = Tensor::from_slice(labels, labels.len(), &Device::Cpu)?;
         let sum = |logits: &Tensor| self.sum(logits, &targets);
         let right = |(row, label): (&Vec<f32>, &u32)| argmax(row) == *label as usize;
-        differentiate(head, features, labels, batch, sum, right)
+        differentiate(head, features, labels, total, sum, right)
     }
 }
 
 impl BinaryCrossEntropy {
     /// Sum over images of the mean over classes of the loss of logits `[m, C]` with targets `[m, C]` of 0 and 1.
     ///
-    /// `max(x, 0) - x y + log(1 + exp(-|x|))`, which cannot overflow.
-    pub fn sum(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    /// `max(x, 0) - x y + log(1 + exp(-|x|))`, which cannot overflow. With weights `w`, `(w - 1) y` times `-log p`, which is
+    /// `max(x, 0) - x + log(1 + exp(-|x|))`, is added.
+    pub fn sum(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let positive = logits.relu()?;
         let minus_abs = (logits - positive.affine(2., 0.)?)?;
         let log = minus_abs.exp()?.affine(1., 1.)?.log()?;
-        let all = ((positive - (logits * targets)?)? + log)?.sum_all()?;
-        Ok(all.affine(1. / logits.dim(1)? as f64, 0.)?)
+        let mut all = ((&positive - (logits * targets)?)? + &log)?;
+        if let Some(weights) = &self.weights {
+            let more = Tensor::from_slice(weights, (1, weights.len()), logits.device())?.affine(1., -1.)?;
+            all = (all + (((positive - logits)? + log)? * targets.broadcast_mul(&more)?)?)?;
+        }
+        Ok(all.sum_all()?.affine(1. / logits.dim(1)? as f64, 0.)?)
     }
 
     /// As [`Loss::gradients`].
-    pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], batch: usize) -> Result<LossGradients> {
+    pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], total: f64) -> Result<LossGradients> {
         let classes = head.head().classes;
         if self.sets.classes() != classes {
             let message = format!("sets of {} classes where there are {classes}", self.sets.classes());
@@ -121,7 +145,7 @@ impl BinaryCrossEntropy {
             let truth = rows.next().unwrap_or_default();
             row.iter().zip(truth).all(|(&logit, &there)| (logit >= 0.) == there)
         };
-        differentiate(head, features, labels, batch, |logits| Self::sum(logits, &targets), right)
+        differentiate(head, features, labels, total, |logits| self.sum(logits, &targets), right)
     }
 }
 
@@ -130,7 +154,7 @@ fn differentiate(
     head: &BoundHead,
     features: &[f32],
     labels: &[u32],
-    batch: usize,
+    total: f64,
     sum: impl Fn(&Tensor) -> Result<Tensor>,
     mut right: impl FnMut((&Vec<f32>, &u32)) -> bool,
 ) -> Result<LossGradients> {
@@ -140,7 +164,7 @@ fn differentiate(
     let features = candle_core::Var::from_tensor(&head.features(features)?)?;
     let logits = head.forward(&features)?;
     let loss = sum(&logits)?;
-    let mean = loss.affine(1. / batch as f64, 0.)?;
+    let mean = loss.affine(1. / total, 0.)?;
     let gradients = mean.backward()?;
     let flat = |t: &Tensor| -> Result<Vec<f32>> {
         let gradient =
@@ -181,7 +205,14 @@ mod tests {
     /// Every loss that takes the labels of [`setup`].
     fn losses() -> Vec<Loss> {
         let sets = Arc::new(LabelSets::new(4, vec![vec![0, 2], vec![], vec![1], vec![0, 1, 2, 3]]).unwrap());
-        vec![Loss::new(None, 0.), Loss::new(None, 0.2), Loss::new(Some(&sets), 0.)]
+        let weights = || Some([0.5, 2., 1., 0.25].into());
+        vec![
+            Loss::new(None, 0., None),
+            Loss::new(None, 0.2, None),
+            Loss::new(None, 0.2, weights()),
+            Loss::new(Some(&sets), 0., weights()),
+            Loss::new(Some(&sets), 0., None),
+        ]
     }
 
     #[test]
@@ -191,9 +222,9 @@ mod tests {
                 let (head, params, features, labels) = setup(kind);
                 let mean = |params: &[Param], features: &[f32]| {
                     let bound = head.bind(params).unwrap();
-                    loss.gradients(&bound, features, &labels, 6).unwrap().loss / 6.
+                    loss.gradients(&bound, features, &labels, 6.).unwrap().loss / 6.
                 };
-                let found = loss.gradients(&head.bind(&params).unwrap(), &features, &labels, 6).unwrap();
+                let found = loss.gradients(&head.bind(&params).unwrap(), &features, &labels, 6.).unwrap();
                 let h = 1e-2f32;
                 let close = |slope: f64, gradient: f32, what: &str| {
                     let gap = (slope - f64::from(gradient)).abs();
@@ -226,9 +257,10 @@ mod tests {
         let (head, params, features, labels) = setup(HeadKind::Linear);
         let bound = head.bind(&params).unwrap();
         for loss in losses() {
-            let whole = loss.gradients(&bound, &features, &labels, 6).unwrap();
-            let first = loss.gradients(&bound, &features[..10], &labels[..2], 6).unwrap();
-            let rest = loss.gradients(&bound, &features[10..], &labels[2..], 6).unwrap();
+            let total = loss.weight(&labels);
+            let whole = loss.gradients(&bound, &features, &labels, total).unwrap();
+            let first = loss.gradients(&bound, &features[..10], &labels[..2], total).unwrap();
+            let rest = loss.gradients(&bound, &features[10..], &labels[2..], total).unwrap();
             assert!((whole.loss - first.loss - rest.loss).abs() < 1e-5);
             assert_eq!(whole.correct, first.correct + rest.correct);
             let features = [first.features, rest.features].concat();
@@ -245,7 +277,7 @@ mod tests {
         let (head, params, features, labels) = setup(HeadKind::Linear);
         let bound = head.bind(&params).unwrap();
         let Some(Loss::Binary(loss)) = losses().pop() else { panic!("the last one is binary") };
-        let found = loss.gradients(&bound, &features, &labels, 6).unwrap();
+        let found = loss.gradients(&bound, &features, &labels, 6.).unwrap();
         let mut tally = crate::eval::MultilabelTally::new(4);
         tally.add(&bound.logits(&features).unwrap(), &loss.sets.truth(&labels).unwrap()).unwrap();
         let metrics = tally.metrics();
@@ -255,7 +287,7 @@ mod tests {
         let sum = |logits: &[[f32; 2]; 1]| {
             let logits = Tensor::new(logits, &Device::Cpu).unwrap();
             let targets = Tensor::new(&[[1f32, 0.]], &Device::Cpu).unwrap();
-            BinaryCrossEntropy::sum(&logits, &targets).unwrap().to_scalar::<f32>().unwrap()
+            loss.sum(&logits, &targets).unwrap().to_scalar::<f32>().unwrap()
         };
         assert_eq!((sum(&[[1e30, -1e30]]), sum(&[[-400., 200.]])), (0., 300.));
     }
@@ -264,7 +296,9 @@ mod tests {
     fn smoothing_has_the_value_of_its_formula() {
         let logits = Tensor::new(&[[1f32, 2., 3.]], &Device::Cpu).unwrap();
         let labels = Tensor::new(&[2u32], &Device::Cpu).unwrap();
-        let at = |smoothing| CrossEntropy { smoothing }.sum(&logits, &labels).unwrap().to_scalar::<f32>().unwrap();
+        let at = |smoothing| {
+            CrossEntropy { smoothing, weights: None }.sum(&logits, &labels).unwrap().to_scalar::<f32>().unwrap()
+        };
         let log_sum = (1f32.exp() + 2f32.exp() + 3f32.exp()).ln();
         assert!((at(0.) - (log_sum - 3.)).abs() < 1e-6);
         assert!((at(0.3) - (0.7 * (log_sum - 3.) + 0.1 * (3. * log_sum - 6.))).abs() < 1e-6);
@@ -275,10 +309,61 @@ mod tests {
         let (head, params, features, mut labels) = setup(HeadKind::Linear);
         labels[1] = 4;
         let bound = head.bind(&params).unwrap();
-        let error = CrossEntropy { smoothing: 0. }.gradients(&bound, &features, &labels, 6).unwrap_err();
+        let error = CrossEntropy::default().gradients(&bound, &features, &labels, 6.).unwrap_err();
         assert_eq!(error.to_string(), "labels: class 4 where there are 4");
         let Some(binary) = losses().pop() else { panic!("no loss") };
-        let error = binary.gradients(&bound, &features, &labels, 6).unwrap_err();
+        let error = binary.gradients(&bound, &features, &labels, 6.).unwrap_err();
         assert_eq!(error.to_string(), "labels: set 4 where there are 4");
+    }
+
+    /// Logits, labels, and what PyTorch makes of them.
+    #[derive(serde::Deserialize)]
+    struct Case {
+        smoothing: f32,
+        weights: Option<Vec<f32>>,
+        /// Of the mean loss, by logit.
+        gradients: Vec<Vec<f32>>,
+        loss: f64,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Fixture {
+        logits: Vec<Vec<f32>>,
+        labels: Vec<u32>,
+        sets: Vec<Vec<u32>>,
+        cross_entropy: Vec<Case>,
+        binary: Vec<Case>,
+    }
+
+    // Made by scripts/make_loss_fixture.py.
+    #[test]
+    fn weighted_and_smoothed_losses_equal_pytorch() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/losses.json");
+        let fixture: Fixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let classes = fixture.logits[0].len();
+        let sets = Arc::new(LabelSets::new(classes, fixture.sets).unwrap());
+        // With this head, features are logits.
+        let head = Head { kind: HeadKind::Linear, width: classes, classes };
+        let mut params = head.init(&mut stream(1, "test", 0, 0)).unwrap();
+        params[0].values = (0..classes * classes).map(|i| f32::from(u8::from(i % (classes + 1) == 0))).collect();
+        params[1].values.fill(0.);
+        let bound = head.bind(&params).unwrap();
+        let logits = fixture.logits.concat();
+        let check = |case: &Case, loss: &Loss, labels: &[u32]| {
+            let total = loss.weight(labels);
+            let found = loss.gradients(&bound, &logits, labels, total).unwrap();
+            assert!((found.loss / total - case.loss).abs() < 1e-6, "{loss:?}: {} {}", found.loss / total, case.loss);
+            let expected = case.gradients.concat();
+            assert_eq!(found.features.len(), expected.len());
+            assert!(found.features.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{loss:?}");
+        };
+        for case in &fixture.cross_entropy {
+            check(case, &Loss::new(None, case.smoothing, case.weights.clone().map(Into::into)), &fixture.labels);
+        }
+        let positions: Vec<u32> = (0..fixture.labels.len() as u32).collect();
+        for case in &fixture.binary {
+            check(case, &Loss::new(Some(&sets), 0., case.weights.clone().map(Into::into)), &positions);
+        }
+        assert_eq!((fixture.cross_entropy.len(), fixture.binary.len()), (4, 2));
     }
 }

@@ -4,6 +4,7 @@
 //! bytes in `best.safetensors`: everything random is named by seed, epoch and index, and a checkpoint holds all the rest.
 
 pub(crate) mod checkpoint;
+pub mod class_weights;
 mod detect;
 mod fit;
 mod keeper;

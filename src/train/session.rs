@@ -87,8 +87,8 @@ impl Session {
     }
 
     fn fit(&self, epochs: usize) -> Fit<'_> {
-        let Setup { plan, model, train, val, sets, .. } = &self.setup;
-        Fit { model, plan, train, val, sets: sets.as_ref(), epochs }
+        let Setup { plan, model, train, val, sets, loss, .. } = &self.setup;
+        Fit { model, plan, train, val, sets: sets.as_ref(), loss, epochs }
     }
 
     fn source_mut(&mut self, split: Split) -> &mut Source {

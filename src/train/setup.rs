@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
+    loss::Loss,
     observer::{Event, Observer},
     source::{Images, Source},
 };
@@ -32,6 +33,8 @@ pub(crate) struct Setup {
     pub(crate) sets: Option<Arc<LabelSets>>,
     /// What a text head begins with.
     pub(crate) texts: Option<Prompts>,
+    /// What is minimised.
+    pub(crate) loss: Loss,
     /// What `--shots` drew.
     pub(crate) few_shot: Option<FewShot>,
     pub(crate) train: Source,
@@ -76,7 +79,8 @@ impl Setup {
         let mut next = || images.pop().ok_or_else(|| Error::invalid("data", "fewer than three parts"));
         let (test, val, train) = (Source::Images(next()?), Source::Images(next()?), Source::Images(next()?));
         let fingerprint = fingerprint(&plan, &dataset, sets.as_deref(), backbone.hash()?)?;
-        Ok(Some(Self { plan, model, dataset, sets, texts, few_shot, train, val, test, fingerprint }))
+        let loss = loss(&plan, &dataset, sets.as_ref());
+        Ok(Some(Self { plan, model, dataset, sets, texts, loss, few_shot, train, val, test, fingerprint }))
     }
 
     /// The learned values before the first step. Those of a text head are embedded only if `wanted`: with a checkpoint
@@ -217,6 +221,20 @@ fn read(
     dataset.split_note.push_str(&note);
     observer.event(&Event::Note(&format!("{} images cannot be read and are left out: {named}{more}", left_out.len())));
     Ok(Some(parts))
+}
+
+/// What is minimised, with weights by the numbers of training images.
+fn loss(plan: &Plan, dataset: &Dataset, sets: Option<&Arc<LabelSets>>) -> Loss {
+    let RunConfig { class_weights, label_smoothing, .. } = plan.config;
+    let weights = match sets {
+        Some(sets) => class_weights.of_positives(&sets.counts(&dataset.train), dataset.train.len()),
+        None => {
+            let mut counts = vec![0; dataset.classes.len()];
+            dataset.train.iter().for_each(|sample| counts[sample.label as usize] += 1);
+            class_weights.of_classes(&counts)
+        }
+    };
+    Loss::new(sets, label_smoothing, weights)
 }
 
 fn fingerprint(plan: &Plan, dataset: &Dataset, sets: Option<&LabelSets>, backbone: &str) -> Result<String> {
