@@ -18,6 +18,7 @@ use crate::{
     backbone::Precision,
     choice::choice,
     data::{
+        AugmentPolicy,
         boxes::{BoxAugment, Fit},
         files,
     },
@@ -191,6 +192,8 @@ pub struct RunConfig {
     /// Cut a random part of this share of the area, at least and at most, out of each training image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub random_resized_crop: Option<[f32; 2]>,
+    /// What else is done to training images.
+    pub augment: AugmentPolicy,
     /// Detection: epochs, of all, in which the head learns alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_epochs: Option<usize>,
@@ -261,6 +264,7 @@ impl Default for RunConfig {
             image_size: None,
             flip: None,
             random_resized_crop: None,
+            augment: AugmentPolicy::default(),
             head_epochs: None,
             ema: None,
             fit: None,
@@ -498,6 +502,7 @@ impl RunConfig {
             ("--open-vocabulary", self.open_vocabulary, true),
             ("--shots", self.shots.is_some(), false),
             ("--random-resized-crop", self.random_resized_crop.is_some(), false),
+            ("--augment", self.augment != AugmentPolicy::None, false),
             ("--label-smoothing", self.label_smoothing > 0., false),
             ("--class-weights", self.class_weights != ClassWeights::None, false),
             ("--patience", self.patience.is_some(), false),
@@ -509,13 +514,16 @@ impl RunConfig {
                 return Err(Error::flag(flag, message));
             }
         }
-        if !detects && self.method == Method::Linear && (self.flip == Some(true) || self.random_resized_crop.is_some())
-        {
-            let flag = if self.flip == Some(true) { "--flip" } else { "--random-resized-crop" };
-            return Err(Error::flag(
-                flag,
-                "method linear computes the features of an image once, without augmentation",
-            ));
+        if !detects && self.method == Method::Linear {
+            let random = [
+                ("--flip", self.flip == Some(true)),
+                ("--random-resized-crop", self.random_resized_crop.is_some()),
+                ("--augment", self.augment != AugmentPolicy::None),
+            ];
+            if let Some((flag, _)) = random.into_iter().find(|(_, given)| *given) {
+                let message = "method linear computes the features of an image once, without augmentation";
+                return Err(Error::flag(flag, message));
+            }
         }
         if detects && self.method.has_pixels() {
             let message = format!("{} is not for detection; take linear, vpt-shallow or vpt-deep", self.method);

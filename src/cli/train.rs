@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use vpt::config::{LearningRate, Method, RunConfig, Select, Task};
+use vpt::data::AugmentPolicy;
 use vpt::data::boxes::Fit;
 use vpt::eval::Scores;
 use vpt::eval::zero_shot::Prompts;
@@ -186,6 +187,14 @@ struct Flags {
     /// Cut a random part out of each training image, of at least and at most this share of its area: 0.5 1
     #[arg(long, num_args = 2, value_names = ["LEAST", "MOST"], help_heading = "Training")]
     random_resized_crop: Option<Vec<f32>>,
+    /// What else to do to training images: `trivial` is TrivialAugment, one of fourteen operations for each, drawn anew
+    /// each epoch [default: none]
+    ///
+    /// After crop and flip: shear, shift, turn, brightness, colour, contrast, sharpness, posterize, solarize, autocontrast,
+    /// equalize or nothing, at one of 31 strengths, as torchvision's TrivialAugmentWide. Not with linear, which computes the
+    /// features of an image once.
+    #[arg(long, value_name = "POLICY", value_parser = one_of::<AugmentPolicy>(AugmentPolicy::NAMES), help_heading = "Training")]
+    augment: Option<AugmentPolicy>,
 
     /// Epochs, of all, in which the head learns alone, on features computed once [default: half]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Detection")]
@@ -355,7 +364,7 @@ impl Flags {
         if let Some(path) = &self.classnames {
             config.classnames = Some(Prompts::read_names(path)?);
         }
-        set!(backbone data task head optimizer label_smoothing class_weights);
+        set!(backbone data task head optimizer label_smoothing class_weights augment);
         set_optional!(
             weights_dir shots image_size prompt_tokens prompt_layers prompt_dropout pad patch_size patch_place inner_size
             epochs batch_size micro_batch lr head_lr weight_decay warmup clip_norm patience select head_epochs fit mosaic ema

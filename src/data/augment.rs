@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::image::Rgb8;
 use super::preprocess::Preprocess;
 use super::resize::{crop, resize};
+use super::trivial::trivial_augment;
+use crate::choice::choice;
 use crate::{Error, Result};
 
 /// Width over height of a random crop, at least and at most; torchvision's.
@@ -23,6 +25,20 @@ pub struct Augment {
     pub random_resized_crop: Option<(f32, f32)>,
     /// Take the crop from a random place of the resized image instead of its middle.
     pub random_crop: bool,
+    /// What else is done to the crop, after the flip.
+    pub policy: AugmentPolicy,
+}
+
+choice! {
+    /// A set of operations of which some are drawn for each training image.
+    #[derive(Default)]
+    pub enum AugmentPolicy for "--augment" {
+        /// Nothing is drawn.
+        #[default]
+        None = "none",
+        /// `TrivialAugment` in its wide space: one of fourteen operations, at one of 31 strengths.
+        Trivial = "trivial",
+    }
 }
 
 impl Augment {
@@ -76,6 +92,14 @@ impl Augment {
             return Ok(preprocess.crop_at(image, (width, height), begin));
         }
         preprocess.pixels(image)
+    }
+
+    /// Changes `image`, which is cropped already, as the rest of the settings say: the flip, then the policy.
+    pub fn change(&self, image: &mut Rgb8, rng: &mut ChaCha8Rng) {
+        self.flip(image, rng);
+        if self.policy == AugmentPolicy::Trivial {
+            *image = trivial_augment(image, rng);
+        }
     }
 
     /// Mirrors `image` if it is this one's turn.

@@ -180,7 +180,7 @@ fn make(sample: &Sample, index: usize, size: (usize, usize), options: &LoaderOpt
         }
         image
     };
-    augment.flip(&mut image, &mut rng);
+    augment.change(&mut image, &mut rng);
     let mut out = vec![0.0; image.pixels.len()];
     preprocess.normalise_into(&image.pixels, &mut out);
     Ok(out)
@@ -188,6 +188,7 @@ fn make(sample: &Sample, index: usize, size: (usize, usize), options: &LoaderOpt
 
 #[cfg(test)]
 mod tests {
+    use super::super::augment::AugmentPolicy;
     use super::super::dataset::ImageSource;
     use super::*;
     use std::time::{Duration, Instant};
@@ -202,7 +203,7 @@ mod tests {
     }
 
     fn options(threads: usize) -> LoaderOptions {
-        let augment = Augment { flip: true, random_resized_crop: Some((0.2, 1.0)), random_crop: false };
+        let augment = Augment { flip: true, random_resized_crop: Some((0.2, 1.0)), ..Augment::default() };
         LoaderOptions { preprocess: Preprocess::clip(8), augment, seed: 5, epoch: 2, batch: 4, threads, cache: None }
     }
 
@@ -237,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_cache_changes_nothing_whether_it_holds_all_or_some() {
-        let augment = Augment { flip: true, ..Augment::default() };
+        let augment = Augment { flip: true, policy: AugmentPolicy::Trivial, ..Augment::default() };
         let plain = LoaderOptions { augment, ..options(3) };
         for images in [0, 4, 1000] {
             let cache = Arc::new(PixelCache::new(10, Preprocess::clip(8), images * 8 * 8 * 3));

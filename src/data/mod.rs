@@ -21,9 +21,10 @@ pub mod resize;
 pub mod shapes;
 pub mod split;
 mod table;
+mod trivial;
 mod zhou;
 
-pub use augment::Augment;
+pub use augment::{Augment, AugmentPolicy};
 pub use dataset::{Dataset, ImageSource, Layout, Sample, Split};
 pub use examine::{Summary, Unreadable};
 pub use few_shot::FewShot;

@@ -168,7 +168,7 @@ fn read(
     let config = &plan.config;
     let preprocess = model.preprocess()?;
     let crop = config.random_resized_crop.map(|[least, most]| (least, most));
-    let augment = Augment { flip: config.flip.unwrap_or(false), random_resized_crop: crop, random_crop: false };
+    let augment = Augment { flip: config.flip.unwrap_or(false), random_resized_crop: crop, random_crop: false, policy: config.augment };
     let mut room = CACHE_BYTES;
     let mut parts = Vec::new();
     let mut left_out = Vec::new();

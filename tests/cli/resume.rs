@@ -85,7 +85,7 @@ fn killed_runs_end_with_the_same_bytes() {
     let sandbox = Sandbox::new();
     sandbox.colours("colours", 20);
     let vit = fixture("vit");
-    let settings = ["--method", "vpt-deep", "--flip", "--batch-size", "8", "--threads", "2"];
+    let settings = ["--method", "vpt-deep", "--flip", "--augment", "trivial", "--batch-size", "8", "--threads", "2"];
     killed_and_resumed(&sandbox, &[&["train", "--backbone", &vit, "--data", "colours"], &settings[..]].concat());
 }
 
