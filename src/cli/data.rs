@@ -38,8 +38,12 @@ enum Make {
 
 /// Layout, classes, splits and sizes of a data set, and what is wrong with it; reads every image
 ///
-/// One label each: image folder (train/ val/ test/ or flat; a folder for each class), CSV or TSV of path and label, IDX (the
-/// MNIST family, gz or not). The content hash is the same for the same images, classes and splits in any lossless layout.
+/// One label each: image folder (train/ val/ test/ or flat; a folder for each class), CSV or TSV of path and label,
+/// `split_zhou_*.json`, lists of path and label (`train.json` as the VPT paper's sets have it, or `train.txt`; `classes.txt`
+/// may name numbers), IDX (the MNIST family, gz or not).
+///
+/// The content hash is over all that training sees: decoded pixels, classes in order, splits. It is the same in any lossless
+/// layout, whatever files are called, and the same hash gives the same result: `results.json` of a run holds it too.
 ///
 /// Boxes: COCO (annotations/instances_*.json, train.json, train/_annotations.coco.json), YOLO (data.yaml), Pascal VOC
 /// (`Annotations/` and `JPEGImages/`, or images with XML files beside them). Boxes past the border, repeated ids and the like

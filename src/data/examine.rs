@@ -4,6 +4,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::dataset::{Dataset, ImageSource, Layout, Sample, Split};
+use super::image::Rgb8;
 use crate::{Error, Result};
 
 /// Most unreadable images that an error lists.
@@ -68,7 +69,7 @@ pub struct ClassCounts {
 struct Examined {
     width: usize,
     height: usize,
-    hash: blake3::Hash,
+    digest: Digest,
 }
 
 impl Dataset {
@@ -114,44 +115,45 @@ impl Dataset {
         Ok(unreadable)
     }
 
-    /// BLAKE3 over the decoded images, their classes and their parts, as 64 hexadecimal digits. Names of files, their format
-    /// and their order do not enter, so a data set that is stored losslessly in another layout has the same hash.
+    /// The [`ContentHash`] of the data set, for which every image is decoded.
     ///
     /// # Errors
     /// An image cannot be decoded.
     pub fn content_hash(&self) -> Result<String> {
-        let mut hasher = Hasher::new();
+        let mut hash = ContentHash::new(&self.classes);
         for split in Split::ALL {
-            let examined = self.part(split).par_iter().map(|s| self.examine(s)).collect::<Result<Vec<_>>>()?;
-            hasher.part(split, examined.iter().map(|e| e.hash));
+            let samples = self.part(split);
+            let digests =
+                samples.par_iter().map(|s| s.load().map(|image| digest(&image))).collect::<Result<Vec<_>>>()?;
+            hash.part(split, samples.iter().zip(digests).map(|(s, digest)| (std::slice::from_ref(&s.label), digest)));
         }
-        Ok(hasher.finish())
+        Ok(hash.finish())
     }
 
     /// Decodes every image and sums the data set up.
     pub fn summary(&self) -> Summary {
         let mut unreadable = Vec::new();
         let (mut width, mut height): (Option<[usize; 2]>, Option<[usize; 2]>) = (None, None);
-        let mut hasher = Hasher::new();
+        let mut hash = ContentHash::new(&self.classes);
         for split in Split::ALL {
             let samples = self.part(split);
-            let results: Vec<_> = samples.par_iter().map(|s| self.examine(s)).collect();
-            let mut hashes = Vec::with_capacity(results.len());
+            let results: Vec<_> = samples.par_iter().map(examine).collect();
+            let mut readable = Vec::with_capacity(results.len());
             for (sample, result) in samples.iter().zip(results) {
                 match result {
                     Ok(e) => {
                         widen(&mut width, e.width);
                         widen(&mut height, e.height);
-                        hashes.push(e.hash);
+                        readable.push(([sample.label], e.digest));
                     }
                     Err(error) => {
                         unreadable.push(Unreadable { split, id: sample.id.clone(), error: error.to_string() });
                     }
                 }
             }
-            hasher.part(split, hashes.into_iter());
+            hash.part(split, readable.iter().map(|(label, digest)| (&label[..], *digest)));
         }
-        let content_hash = unreadable.is_empty().then(|| hasher.finish());
+        let content_hash = unreadable.is_empty().then(|| hash.finish());
         let mut counts = vec![Counts { train: 0, val: 0, test: 0 }; self.classes.len()];
         self.train.iter().for_each(|s| counts[s.label as usize].train += 1);
         self.val.iter().for_each(|s| counts[s.label as usize].val += 1);
@@ -173,39 +175,60 @@ impl Dataset {
             content_hash,
         }
     }
-
-    fn examine(&self, sample: &Sample) -> Result<Examined> {
-        let image = sample.load()?;
-        let class = self.classes.get(sample.label as usize).map_or("", String::as_str);
-        let mut hasher = blake3::Hasher::new();
-        for number in [image.width, image.height, class.len()] {
-            hasher.update(&(number as u64).to_le_bytes());
-        }
-        hasher.update(class.as_bytes());
-        hasher.update(&image.pixels);
-        Ok(Examined { width: image.width, height: image.height, hash: hasher.finalize() })
-    }
 }
 
-/// Adds up the hashes of parts without regard to the order inside a part.
-struct Hasher(blake3::Hasher);
+fn examine(sample: &Sample) -> Result<Examined> {
+    let image = sample.load()?;
+    Ok(Examined { width: image.width, height: image.height, digest: digest(&image) })
+}
 
-impl Hasher {
-    fn new() -> Self {
-        Self(blake3::Hasher::new())
+/// BLAKE3 of the pixels of `image`, and of its size.
+pub(crate) fn digest(image: &Rgb8) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for number in [image.width, image.height] {
+        hasher.update(&(number as u64).to_le_bytes());
+    }
+    hasher.update(&image.pixels);
+    hasher.finalize().into()
+}
+
+/// What stands for the pixels of an image.
+pub(crate) type Digest = [u8; 32];
+
+/// BLAKE3 over all that training sees of a data set: the names of the classes in the order of their labels, and for each part
+/// the decoded images with the labels of each.
+///
+/// Names of files, their format and their order do not enter, so a data set that is stored losslessly in another layout has the
+/// same hash; and two with the same hash give the same result.
+pub(crate) struct ContentHash(blake3::Hasher);
+
+impl ContentHash {
+    pub(crate) fn new(classes: &[String]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for class in classes {
+            hasher.update(&(class.len() as u64).to_le_bytes());
+            hasher.update(class.as_bytes());
+        }
+        Self(hasher)
     }
 
-    fn part(&mut self, split: Split, hashes: impl Iterator<Item = blake3::Hash>) {
-        let mut hashes: Vec<[u8; 32]> = hashes.map(blake3::Hash::into).collect();
-        hashes.sort_unstable();
+    /// Takes in the images of a part, each with the labels that it has.
+    pub(crate) fn part<'a>(&mut self, split: Split, images: impl Iterator<Item = (&'a [u32], Digest)>) {
+        let mut images: Vec<_> = images.collect();
+        images.sort_unstable();
         self.0.update(split.name().as_bytes());
-        self.0.update(&(hashes.len() as u64).to_le_bytes());
-        for hash in hashes {
-            self.0.update(&hash);
+        self.0.update(&(images.len() as u64).to_le_bytes());
+        for (labels, digest) in images {
+            self.0.update(&(labels.len() as u64).to_le_bytes());
+            labels.iter().for_each(|label| {
+                self.0.update(&label.to_le_bytes());
+            });
+            self.0.update(&digest);
         }
     }
 
-    fn finish(&self) -> String {
+    /// 64 hexadecimal digits.
+    pub(crate) fn finish(&self) -> String {
         self.0.finalize().to_hex().to_string()
     }
 }
@@ -284,7 +307,10 @@ mod tests {
         }
         assert_eq!(Dataset::open(&idx_folder, 1).unwrap().content_hash().unwrap(), hash);
 
-        // Another class or another part is another data set.
+        // Another class, another order of classes or another part is another data set.
+        let mut renamed = data.clone();
+        renamed.classes.swap(0, 1);
+        assert_ne!(renamed.content_hash().unwrap(), hash);
         let mut swapped = data.clone();
         swapped.train[0].label = 1;
         assert_ne!(swapped.content_hash().unwrap(), hash);

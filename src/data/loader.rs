@@ -11,6 +11,7 @@ use rand::seq::SliceRandom;
 use super::ahead::{Ahead, blaming};
 use super::augment::Augment;
 use super::dataset::Sample;
+use super::examine::digest;
 use super::image::Rgb8;
 use super::preprocess::Preprocess;
 use crate::{Error, Result, random};
@@ -53,6 +54,8 @@ pub struct LoaderOptions {
     pub threads: usize,
     /// Where resized pixels are kept from one epoch to the next.
     pub cache: Option<Arc<PixelCache>>,
+    /// Where digests of the decoded images are put, by position.
+    pub digests: Option<Arc<[OnceLock<[u8; 32]>]>>,
 }
 
 /// Pixels of a set of samples as `made` makes them, a [`Preprocess`] here, kept while there is room. What is kept is what
@@ -76,6 +79,13 @@ impl<M: PartialEq> PixelCache<M> {
             return Err(Error::invalid("cache", "made for other samples or another preprocessing"));
         }
         Ok(())
+    }
+
+    /// The same where what was at `order[i]` is at `i`.
+    pub(crate) fn reordered(mut self, order: &[usize]) -> Self {
+        self.slots =
+            order.iter().map(|&from| self.slots.get_mut(from).map(std::mem::take).unwrap_or_default()).collect();
+        self
     }
 
     pub(super) fn get(&self, index: usize) -> Option<&[u8]> {
@@ -168,13 +178,17 @@ pub(super) fn check_order(order: &[usize], samples: usize, batch: usize) -> Resu
 
 /// The image of `sample`, at `index`, of `size` (width, height): `[3, H, W]`.
 fn make(sample: &Sample, index: usize, size: (usize, usize), options: &LoaderOptions) -> Result<Vec<f32>> {
-    let LoaderOptions { preprocess, augment, seed, epoch, cache, .. } = options;
+    let LoaderOptions { preprocess, augment, seed, epoch, cache, digests, .. } = options;
     let mut rng = random::stream(*seed, "augment", *epoch, index as u64);
     let cache = cache.as_deref().filter(|_| augment.keeps_crop());
     let mut image = if let Some(kept) = cache.and_then(|c| c.get(index)) {
         Rgb8 { width: size.0, height: size.1, pixels: kept.to_vec() }
     } else {
-        let image = augment.pixels(&sample.load()?, preprocess, &mut rng)?;
+        let whole = sample.load()?;
+        if let Some(slot) = digests.as_deref().and_then(|digests| digests.get(index)) {
+            let _ = slot.set(digest(&whole));
+        }
+        let image = augment.pixels(&whole, preprocess, &mut rng)?;
         if let Some(cache) = cache {
             cache.keep(index, &image.pixels);
         }
@@ -204,7 +218,16 @@ mod tests {
 
     fn options(threads: usize) -> LoaderOptions {
         let augment = Augment { flip: true, random_resized_crop: Some((0.2, 1.0)), ..Augment::default() };
-        LoaderOptions { preprocess: Preprocess::clip(8), augment, seed: 5, epoch: 2, batch: 4, threads, cache: None }
+        LoaderOptions {
+            preprocess: Preprocess::clip(8),
+            augment,
+            seed: 5,
+            epoch: 2,
+            batch: 4,
+            threads,
+            cache: None,
+            digests: None,
+        }
     }
 
     fn all(n: usize, options: LoaderOptions) -> Vec<Batch> {
@@ -252,6 +275,15 @@ mod tests {
         }
         let other = LoaderOptions { cache: Some(Arc::new(PixelCache::new(10, Preprocess::clip(9), 0))), ..plain };
         assert!(Loader::new(samples(10), vec![0], other).is_err());
+    }
+
+    #[test]
+    fn what_is_kept_moves_with_its_image() {
+        let cache = PixelCache::new(3, (), 100);
+        cache.keep(0, &[1]);
+        cache.keep(2, &[3]);
+        let cache = cache.reordered(&[2, 0, 1]);
+        assert_eq!([0, 1, 2].map(|i| cache.get(i)), [Some(&[3][..]), Some(&[1][..]), None]);
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod zhou;
 
 pub use augment::{Augment, AugmentPolicy};
 pub use dataset::{Dataset, ImageSource, Layout, Sample, Split};
+pub(crate) use examine::{ContentHash, Digest, digest};
 pub use examine::{Summary, Unreadable};
 pub use few_shot::FewShot;
 pub use files::write_atomic;

@@ -6,6 +6,8 @@
 //!
 //! The choice is made class by class (images with boxes: all together), by the seed and the samples' ids alone.
 
+use std::cmp::Ordering;
+
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
@@ -124,7 +126,12 @@ pub(super) fn by_class<M: Member>(samples: &[M], classes: usize) -> Vec<Vec<usiz
 
 /// `members`, which are positions in `samples`, in an order that depends on the seed, the purpose and the ids only.
 pub(super) fn shuffled<M: Member>(samples: &[M], mut members: Vec<usize>, seed: u64, purpose: &str) -> Vec<usize> {
-    members.sort_by(|&a, &b| samples[a].id().cmp(samples[b].id()));
+    // Images in one file by their position: `train-images:9` comes before `train-images:10`.
+    let position = |id: &str| id.rsplit_once(':').and_then(|(_, number)| number.parse::<u64>().ok());
+    members.sort_by(|&a, &b| {
+        let (a, b) = (samples[a].id(), samples[b].id());
+        position(a).zip(position(b)).map_or(Ordering::Equal, |(a, b)| a.cmp(&b)).then_with(|| a.cmp(b))
+    });
     members.shuffle(&mut random::stream(seed, purpose, 0, 0));
     members
 }

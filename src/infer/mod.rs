@@ -34,6 +34,7 @@ pub(crate) fn batches(samples: Vec<Sample>, preprocess: &Preprocess, threads: us
         batch: BATCH,
         threads,
         cache: None,
+        digests: None,
     };
     Loader::new(samples.into(), order, options)
 }

@@ -30,6 +30,10 @@ pub struct Results {
     pub texts: Option<Prompts>,
     /// From which data set.
     pub data: String,
+    /// Classification: the hash of all that was seen of it, as `vpt data info` prints it for the same splits; of the images
+    /// that were used, if few were drawn or some left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_hash: Option<String>,
     /// With which seed.
     pub seed: u64,
     /// Number of classes.

@@ -205,6 +205,7 @@ impl Session {
             data: dataset.name.clone(),
             head: Some(plan.config.head),
             texts: self.setup.texts.clone(),
+            content_hash: Some(self.setup.content_hash.clone()),
             seed: plan.config.seed,
             classes: dataset.classes.len(),
             train_images: dataset.train.len(),

@@ -5,13 +5,13 @@ use std::{path::Path, sync::Arc};
 use super::{
     loss::Loss,
     observer::{Event, Observer},
-    source::{Images, Source},
+    source::{Images, Read, Source},
 };
 use crate::{
     Error, Result,
     backbone::{Backbone, OpenOptions},
     config::{Facts, Plan, RunConfig, Task},
-    data::{Augment, Dataset, FewShot, LabelSets, MultilabelDataset, Split, SplitFile, check},
+    data::{Augment, ContentHash, Dataset, FewShot, LabelSets, MultilabelDataset, Split, SplitFile, check},
     eval::zero_shot::{self, Prompts},
     head::HeadKind,
     model::Model,
@@ -40,6 +40,8 @@ pub(crate) struct Setup {
     pub(crate) train: Source,
     pub(crate) val: Source,
     pub(crate) test: Source,
+    /// Stands for what the three parts hold.
+    pub(crate) content_hash: String,
     /// Stands for configuration, data and backbone in checkpoints.
     pub(crate) fingerprint: String,
 }
@@ -73,14 +75,15 @@ impl Setup {
         };
         let plan = config.resolve(&facts(&dataset))?;
         let model = Model::new(backbone.clone(), plan.prompt, config.head, dataset.classes.len(), plan.threads)?;
-        let Some(mut images) = read(&mut dataset, sets.is_none(), &plan, &model, observer)? else { return Ok(None) };
+        let read = read(&mut dataset, sets.as_deref(), &plan, &model, observer)?;
+        let Some((mut images, content_hash)) = read else { return Ok(None) };
         // Images that were left out may change the number of steps.
         let plan = config.resolve(&facts(&dataset))?;
         let mut next = || images.pop().ok_or_else(|| Error::invalid("data", "fewer than three parts"));
         let (test, val, train) = (Source::Images(next()?), Source::Images(next()?), Source::Images(next()?));
-        let fingerprint = fingerprint(&plan, &dataset, sets.as_deref(), backbone.hash()?)?;
+        let fingerprint = fingerprint(&plan, &dataset, &content_hash, backbone.hash()?)?;
         let loss = loss(&plan, &dataset, sets.as_ref());
-        Ok(Some(Self { plan, model, dataset, sets, texts, loss, few_shot, train, val, test, fingerprint }))
+        Ok(Some(Self { plan, model, dataset, sets, texts, loss, few_shot, train, val, test, content_hash, fingerprint }))
     }
 
     /// The learned values before the first step. Those of a text head are embedded only if `wanted`: with a checkpoint
@@ -155,23 +158,29 @@ fn open_data(config: &RunConfig, task: Task, observer: &mut dyn Observer) -> Res
     Ok((data.dataset, Some(Arc::new(data.sets))))
 }
 
-/// The images of the three parts. Those of val and test are all read once, so that a file that cannot be read does not
-/// come up at the end of a long run; so are those of train where pixels are kept, or where bad ones are to be left out.
-/// `labels_are_classes` if each class must keep an image to learn from.
+/// The images of the three parts, and the hash of what they hold. All are read once, so that a file that cannot be read does
+/// not come up at the end of a long run, and put in an order that follows from their content alone: by class, then by the
+/// digest of their pixels. So the same images give the same result however they are stored.
 fn read(
     dataset: &mut Dataset,
-    labels_are_classes: bool,
+    sets: Option<&LabelSets>,
     plan: &Plan,
     model: &Model,
     observer: &mut dyn Observer,
-) -> Result<Option<Vec<Images>>> {
+) -> Result<Option<(Vec<Images>, String)>> {
     let config = &plan.config;
     let preprocess = model.preprocess()?;
     let crop = config.random_resized_crop.map(|[least, most]| (least, most));
-    let augment = Augment { flip: config.flip.unwrap_or(false), random_resized_crop: crop, random_crop: false, policy: config.augment };
+    let augment = Augment {
+        flip: config.flip.unwrap_or(false),
+        random_resized_crop: crop,
+        random_crop: false,
+        policy: config.augment,
+    };
     let mut room = CACHE_BYTES;
     let mut parts = Vec::new();
     let mut left_out = Vec::new();
+    let mut hash = ContentHash::new(&dataset.classes);
     for split in Split::ALL {
         let augment = if split == Split::Train { augment } else { Augment::default() };
         let make = |dataset: &Dataset, room: &mut usize| {
@@ -180,23 +189,30 @@ fn read(
         };
         let room_before = room;
         let mut images = make(dataset, &mut room);
-        if split != Split::Train || images.keeps_all() || config.skip_bad_images {
-            let Some(bad) = images.unreadable(split, observer)? else { return Ok(None) };
-            if !bad.is_empty() && config.skip_bad_images {
-                let mut position = 0;
-                dataset.part_mut(split).retain(|_| {
-                    position += 1;
-                    !bad.iter().any(|(i, _)| *i == position - 1)
-                });
-                room = room_before;
-                images = make(dataset, &mut room);
-            }
-            left_out.extend(bad.into_iter().map(|(_, error)| error.to_string()));
+        let Some(Read { digests, unreadable }) = images.read(split, observer)? else { return Ok(None) };
+        if !unreadable.is_empty() {
+            let mut position = 0;
+            dataset.part_mut(split).retain(|_| {
+                position += 1;
+                !unreadable.iter().any(|(i, _)| *i == position - 1)
+            });
+            room = room_before;
+            images = make(dataset, &mut room);
         }
-        parts.push(images);
+        left_out.extend(unreadable.into_iter().map(|(_, error)| error.to_string()));
+        let mut content = Vec::with_capacity(digests.len());
+        for (sample, digest) in dataset.part(split).iter().zip(digests) {
+            let labels = sets.map_or(Ok(vec![sample.label]), |sets| sets.set(sample.label).map(<[u32]>::to_vec))?;
+            content.push((labels, digest));
+        }
+        hash.part(split, content.iter().map(|(labels, digest)| (&labels[..], *digest)));
+        let mut order: Vec<usize> = (0..content.len()).collect();
+        order.sort_by(|&a, &b| content[a].cmp(&content[b]));
+        parts.push(images.reordered(&order));
     }
+    let read = (parts, hash.finish());
     if left_out.is_empty() {
-        return Ok(Some(parts));
+        return Ok(Some(read));
     }
     let unusable = |message: String| Error::invalid(format!("data set {}", dataset.name), message);
     let named = left_out.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
@@ -212,7 +228,7 @@ fn read(
         }
     }
     for (label, class) in dataset.classes.iter().enumerate() {
-        if labels_are_classes && !dataset.train.iter().any(|sample| sample.label as usize == label) {
+        if sets.is_none() && !dataset.train.iter().any(|sample| sample.label as usize == label) {
             let message = format!("no image of class `{class}` is left to learn from: {named}{more}");
             return Err(unusable(message));
         }
@@ -220,7 +236,7 @@ fn read(
     let note = format!("; {} unreadable images left out", left_out.len());
     dataset.split_note.push_str(&note);
     observer.event(&Event::Note(&format!("{} images cannot be read and are left out: {named}{more}", left_out.len())));
-    Ok(Some(parts))
+    Ok(Some(read))
 }
 
 /// What is minimised, with weights by the numbers of training images.
@@ -237,17 +253,12 @@ fn loss(plan: &Plan, dataset: &Dataset, sets: Option<&Arc<LabelSets>>) -> Loss {
     Loss::new(sets, label_smoothing, weights)
 }
 
-fn fingerprint(plan: &Plan, dataset: &Dataset, sets: Option<&LabelSets>, backbone: &str) -> Result<String> {
+fn fingerprint(plan: &Plan, dataset: &Dataset, content_hash: &str, backbone: &str) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let config = plan.config.to_toml()?;
-    for part in [config.as_bytes(), &SplitFile::new(dataset).to_json(), backbone.as_bytes()] {
+    for part in [config.as_bytes(), &SplitFile::new(dataset).to_json(), content_hash.as_bytes(), backbone.as_bytes()] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
-    }
-    if let Some(sets) = sets {
-        for sample in Split::ALL.iter().flat_map(|&split| dataset.part(split)) {
-            hasher.update(format!("{:?}", sets.set(sample.label)?).as_bytes());
-        }
     }
     Ok(hasher.finalize().to_hex().to_string())
 }

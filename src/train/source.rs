@@ -1,6 +1,8 @@
 //! Where a loop's batches come from: images decoded ahead of it, or features that were computed once.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use rayon::prelude::*;
 
 use super::{
     fit::EVAL_BATCH,
@@ -8,7 +10,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    data::{self, Augment, ImageSource, Loader, LoaderOptions, PixelCache, Preprocess, Sample, Split},
+    data::{self, Augment, Digest, ImageSource, Loader, LoaderOptions, PixelCache, Preprocess, Sample, Split, digest},
     model::Model,
 };
 
@@ -24,7 +26,14 @@ pub(crate) enum Source {
 pub(crate) struct Images {
     samples: Arc<[Sample]>,
     options: LoaderOptions,
-    keeps_all: bool,
+}
+
+/// What reading every image yields.
+pub(crate) struct Read {
+    /// What stands for the pixels of those that can be read, in order.
+    pub(crate) digests: Vec<Digest>,
+    /// Position and error of those that cannot.
+    pub(crate) unreadable: Vec<(usize, Error)>,
 }
 
 /// A batch of either.
@@ -55,23 +64,26 @@ impl Images {
         let kept = if augment.keeps_crop() { wanted.min(*room) } else { 0 };
         *room -= kept;
         let cache = (kept > 0).then(|| Arc::new(PixelCache::new(samples.len(), preprocess.clone(), kept)));
-        let options = LoaderOptions { preprocess, augment, seed, epoch: 0, batch: 1, threads, cache };
-        Self { samples: samples.into(), options, keeps_all: kept == wanted }
+        let options = LoaderOptions { preprocess, augment, seed, epoch: 0, batch: 1, threads, cache, digests: None };
+        Self { samples: samples.into(), options }
     }
 
-    /// Reads every image of `split` once and returns the positions and errors of those that cannot be read; `None` when
-    /// the observer asked to stop. What is read is kept where there is room.
-    pub(crate) fn unreadable(&self, split: Split, observer: &mut dyn Observer) -> Result<Option<Vec<(usize, Error)>>> {
+    /// Reads every image of `split` once; `None` when the observer asked to stop. What is read is kept where there is room.
+    pub(crate) fn read(&self, split: Split, observer: &mut dyn Observer) -> Result<Option<Read>> {
         let total = self.samples.len();
-        let (mut found, mut next) = (Vec::new(), 0);
         if self.samples.iter().all(|s| !matches!(s.image, ImageSource::File(_))) {
-            return Ok(Some(found));
+            let digests =
+                self.samples.par_iter().map(|s| s.load().map(|image| digest(&image))).collect::<Result<_>>()?;
+            return Ok(Some(Read { digests, unreadable: Vec::new() }));
         }
+        let digests: Arc<[OnceLock<Digest>]> = (0..total).map(|_| OnceLock::new()).collect();
+        let options = LoaderOptions { digests: Some(digests.clone()), ..self.options.clone() };
+        let (mut unreadable, mut next) = (Vec::new(), 0);
         // A pass ends at the first image it cannot read; another one begins behind it.
         while next < total {
-            for batch in Loader::new(self.samples.clone(), (next..total).collect(), self.options.clone())? {
+            for batch in Loader::new(self.samples.clone(), (next..total).collect(), options.clone())? {
                 if let Err(error) = batch {
-                    found.push((next, error));
+                    unreadable.push((next, error));
                 }
                 next += 1;
                 observer.event(&Event::Reading { split, done: next, total });
@@ -80,12 +92,19 @@ impl Images {
                 }
             }
         }
-        Ok(Some(found))
+        let is_bad = |i: usize| unreadable.iter().any(|(bad, _)| *bad == i);
+        let read = digests.iter().enumerate().filter(|(i, _)| !is_bad(*i));
+        let digests = read.map(|(_, digest)| digest.get().copied().unwrap_or_default()).collect();
+        Ok(Some(Read { digests, unreadable }))
     }
 
-    /// Whether there is room to keep the pixels of every image.
-    pub(crate) fn keeps_all(&self) -> bool {
-        self.keeps_all
+    /// The same images with the one at `order[i]` at `i`.
+    pub(crate) fn reordered(mut self, order: &[usize]) -> Self {
+        self.samples = order.iter().map(|&from| self.samples[from].clone()).collect();
+        // Passes that are over have let go of it.
+        let cache = self.options.cache.and_then(|cache| Arc::try_unwrap(cache).ok());
+        self.options.cache = cache.map(|cache| Arc::new(cache.reordered(order)));
+        self
     }
 
     fn batches(

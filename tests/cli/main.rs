@@ -14,6 +14,7 @@ mod commands;
 mod data_check;
 mod detect;
 mod docs;
+mod formats;
 mod hub;
 #[cfg(unix)]
 mod interrupt;

@@ -163,6 +163,7 @@ impl Session {
             texts: None,
             lr: Some(plan.learning_rates[0]),
             lr_search: None,
+            content_hash: None,
             seed: plan.config.seed,
             classes: dataset.categories.len(),
             train_images: dataset.train.len(),

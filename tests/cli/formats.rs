@@ -1,0 +1,121 @@
+//! One data set in every layout that holds images with one label each: one content hash, one result.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use image::GrayImage;
+use serde_json::{Value, json};
+
+use crate::util::{Sandbox, fixture, json_file};
+
+/// Classes, by number: 10 comes after 9 in every layout.
+const CLASSES: [&str; 3] = ["2", "9", "10"];
+const PARTS: [(&str, usize); 3] = [("train", 12), ("val", 6), ("test", 6)];
+
+/// Image `i` of the part `part`.
+fn picture(part: usize, i: usize) -> GrayImage {
+    let (class, seed) = (i % 3, (part * 100 + i) as u32);
+    GrayImage::from_fn(18, 18, |x, y| {
+        let noise = (x * 31 + y * 57 + seed * 101 + x * y * 7) % 61;
+        image::Luma([(class as u32 * 80 + noise) as u8])
+    })
+}
+
+/// Writes the set in every layout, with other names and in another order each, and returns where.
+fn write(sandbox: &Sandbox) -> Vec<&'static str> {
+    let mut table = "file,label,split\n".to_owned();
+    let mut zhou = json!({});
+    for (number, (part, images)) in PARTS.into_iter().enumerate() {
+        let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+        let (mut list, mut object, mut items) = (String::new(), json!({}), Vec::new());
+        for i in (0..images).rev() {
+            let (image, class) = (picture(number, i), CLASSES[i % 3]);
+            let name = format!("{part}/{class}/{i}.png");
+            let save = |path: &str| {
+                let path = sandbox.path(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                image.save(path).unwrap();
+            };
+            save(&format!("folder/{name}"));
+            let other = (i * 7 + 3) % images;
+            writeln!(table, "../folder/{name},{class},{part}").unwrap();
+            save(&format!("zhou/photos/{part}-{other}.png"));
+            items.push(json!([format!("{part}-{other}.png"), i % 3, class]));
+            save(&format!("fgvc/images/{part}/{other:04}.png"));
+            object[format!("{part}/{other:04}.png")] = class.parse::<u32>().unwrap().into();
+            save(&format!("list/{i:02} {part}.png"));
+            writeln!(list, "{i:02} {part}.png {}", i % 3).unwrap();
+            pixels.extend(image.as_raw());
+            labels.push(class.parse::<u8>().unwrap());
+        }
+        zhou[part] = items.into();
+        sandbox.write(&format!("fgvc/{part}.json"), object.to_string());
+        sandbox.write(&format!("list/{part}.txt"), list);
+        let numbers = |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
+        let name = if part == "test" { "t10k" } else { part };
+        let count = labels.len() as u32;
+        sandbox.write(&format!("idx/{name}-images-idx3-ubyte"), [numbers(&[0x803, count, 18, 18]), pixels].concat());
+        sandbox.write(&format!("idx/{name}-labels-idx1-ubyte"), [numbers(&[0x801, count]), labels].concat());
+    }
+    sandbox.write("csv/all.csv", table);
+    sandbox.write("zhou/split_zhou_Digits.json", zhou.to_string());
+    sandbox.write("list/classes.txt", CLASSES.join("\n"));
+    vec!["folder", "csv", "zhou", "fgvc", "list", "idx"]
+}
+
+#[test]
+fn one_set_has_one_hash_and_gives_one_result_in_every_layout() {
+    let sandbox = Sandbox::new();
+    let vit = fixture("vit");
+    let mut first: Option<(Value, Vec<u8>)> = None;
+    for layout in write(&sandbox) {
+        let info = sandbox.vpt(&["data", "info", layout, "--json"]).ok().json();
+        let settings = ["--epochs", "2", "--batch-size", "5", "--flip", "--augment", "trivial", "--threads", "2"];
+        let args = ["train", "--backbone", &vit, "--data", layout, "--out", &format!("run-{layout}"), "-q"];
+        sandbox.vpt(&[&args[..], &settings, &["--class-weights", "balanced"]].concat()).ok();
+        let run = sandbox.path(&format!("run-{layout}"));
+        let results = json_file(&run.join("results.json"));
+        let numbers = json!([results["content_hash"], results["val"], results["test"], results["best_epoch"]]);
+        assert_eq!(results["content_hash"], info["content_hash"], "{layout}");
+        let values = fs::read(run.join("best.safetensors")).unwrap();
+        match &first {
+            None => first = Some((numbers, values)),
+            Some((expected, bytes)) => {
+                assert_eq!(numbers, *expected, "{layout}");
+                assert!(values == *bytes, "{layout}: other values");
+            }
+        }
+    }
+}
+
+#[test]
+fn lists_are_described_and_checked_like_other_layouts() {
+    let sandbox = Sandbox::new();
+    write(&sandbox);
+    for (layout, name) in [("fgvc", "fgvc"), ("list", "list")] {
+        assert_eq!(sandbox.vpt(&["data", "info", layout, "--json"]).ok().json()["layout"], name);
+        assert_eq!(sandbox.vpt(&["data", "check", layout, "--json"]).ok().json()["layout"], name);
+    }
+    sandbox.write("list/val.txt", "00 val.png 0\n01 val.png 1\n02 val.png 7\n");
+    let check = sandbox.vpt(&["data", "check", "list"]);
+    assert_eq!(check.code, Some(1));
+    assert!(
+        check.stdout.contains("val.txt:3: class '7' occurs in val and not in train [class-not-in-train]"),
+        "{check:?}"
+    );
+    let train = sandbox.vpt(&["train", "--data", "list", "--out", "run"]);
+    train.fails(&["val.txt", "line 3", "label '7' does not occur in train"]);
+}
+
+#[test]
+fn weights_and_augmentation_are_refused_where_they_have_no_meaning() {
+    let sandbox = Sandbox::new();
+    let args = ["train", "--out", "run", "--method", "linear", "--augment", "trivial"];
+    sandbox.vpt(&args).refuses(&["--augment", "once, without augmentation"]);
+    sandbox.vpt(&["train", "--out", "run", "--augment", "trivia"]).refuses(&["--augment", "trivial"]);
+    sandbox.boxes("boxes", 8);
+    for flags in [["--augment", "trivial"], ["--class-weights", "balanced"]] {
+        let args = [&["train", "--data", "boxes", "--out", "run"], &flags[..]].concat();
+        sandbox.vpt(&args).refuses(&[flags[0], "not for detection"]);
+    }
+}
