@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::calibration::probability;
+use super::sum;
 use crate::{Error, Result};
 
 /// What one split scored. All but `loss` are fractions of one.
@@ -81,13 +82,14 @@ pub struct Tally {
     images: u64,
     hits1: u64,
     hits5: u64,
-    loss: f64,
+    /// Of each image.
+    losses: Vec<f64>,
 }
 
 impl Tally {
     /// Nothing counted yet, for `classes` classes.
     pub fn new(classes: usize) -> Self {
-        Self { confusion: Confusion::new(classes), images: 0, hits1: 0, hits5: 0, loss: 0. }
+        Self { confusion: Confusion::new(classes), images: 0, hits1: 0, hits5: 0, losses: Vec::new() }
     }
 
     /// Counts a batch: `logits` `[B, classes]` row by row, `labels` `[B]`. Of equal logits the lower class id ranks first.
@@ -113,7 +115,7 @@ impl Tally {
             self.images += 1;
             self.hits1 += u64::from(rank == 0);
             self.hits5 += u64::from(rank < 5);
-            self.loss += cross_entropy(row, label);
+            self.losses.push(cross_entropy(row, label));
             self.confusion.add(label, predicted);
         }
         Ok(())
@@ -137,7 +139,7 @@ impl Tally {
             acc1: self.hits1 as f64 / images,
             acc5: (self.confusion.classes >= 5).then_some(self.hits5 as f64 / images),
             mean_per_class_recall: recalls.iter().sum::<f64>() / recalls.len().max(1) as f64,
-            loss: self.loss / images,
+            loss: sum(&self.losses) / images,
         }
     }
 }

@@ -83,6 +83,13 @@ impl Scores {
     }
 }
 
+/// The sum of `values`, in an order of their own: neither the order of the images nor their batches show in it.
+fn sum(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.iter().sum()
+}
+
 /// Accumulates [`Scores`] over the batches of a split, for tasks that have logits of classes.
 #[derive(Debug, Clone)]
 pub(crate) enum AnyTally {

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::sum;
 use crate::{Error, Result};
 
 /// What one split scored. All but `loss` are fractions of one.
@@ -28,13 +29,14 @@ pub struct MultilabelTally {
     classes: Vec<Vec<(f32, bool)>>,
     images: usize,
     exact: usize,
-    loss: f64,
+    /// Of each image, summed over the classes.
+    losses: Vec<f64>,
 }
 
 impl MultilabelTally {
     /// Nothing counted yet, for `classes` classes.
     pub fn new(classes: usize) -> Self {
-        Self { classes: vec![Vec::new(); classes], images: 0, exact: 0, loss: 0. }
+        Self { classes: vec![Vec::new(); classes], images: 0, exact: 0, losses: Vec::new() }
     }
 
     /// Counts a batch: `logits` `[B, classes]` row by row, and `truth` of the same shape, whether the class is in the image.
@@ -54,7 +56,7 @@ impl MultilabelTally {
             let pairs = || logits.iter().copied().zip(truth.iter().copied());
             self.images += 1;
             self.exact += usize::from(pairs().all(|(logit, there)| predicted(logit) == there));
-            self.loss += pairs().map(|(logit, there)| cross_entropy(logit, there)).sum::<f64>();
+            self.losses.push(pairs().map(|(logit, there)| cross_entropy(logit, there)).sum());
             self.classes.iter_mut().zip(pairs()).for_each(|(class, pair)| class.push(pair));
         }
         Ok(())
@@ -85,7 +87,7 @@ impl MultilabelTally {
             micro_f1: all.f1(),
             macro_f1: counts.iter().map(Counts::f1).sum::<f64>() / classes,
             exact_match: self.exact as f64 / images,
-            loss: self.loss / (images * classes),
+            loss: sum(&self.losses) / (images * classes),
         }
     }
 }

@@ -44,6 +44,7 @@ fn a_run_leaves_what_is_promised() {
             "backbone",
             "head",
             "data",
+            "content_hash",
             "seed",
             "classes",
             "train_images",
