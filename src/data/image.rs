@@ -102,6 +102,16 @@ fn header_size(reader: BufReader<File>) -> Result<[u32; 2], String> {
     Ok(upright([width, height], orientation(&mut decoder)))
 }
 
+/// How the image in `path` is to be turned to be the right way up; not at all if that cannot be told.
+pub(crate) fn orientation_of(path: &Path) -> Orientation {
+    let read = || {
+        let bytes = read_limited(path, MAX_FILE_BYTES).ok()?;
+        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
+        Some(orientation(&mut reader.into_decoder().ok()?))
+    };
+    contain(read).ok().flatten().unwrap_or(Orientation::NoTransforms)
+}
+
 /// How the image is to be turned; not at all if nothing is said of it, or nothing that can be read.
 fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
     decoder.orientation().unwrap_or(Orientation::NoTransforms)

@@ -1,14 +1,16 @@
 //! From what a file says to what holds: every box is checked against the image that it is in.
 //!
 //! Boxes are rounded to a thousandth of a pixel, cut at the image's border and left out if nothing remains. An image is as
-//! large as its file says.
+//! large as its file says, the right way up; boxes that were drawn in it as it is stored are turned with it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use image::metadata::Orientation;
+
 use super::problem::{Mend, Place, Problem, ProblemKind};
 use super::{BoxImage, Object, Rect};
-use crate::data::image::size;
+use crate::data::image::{orientation_of, size};
 use crate::data::open::relative_id;
 
 /// How far past the border a box may reach, in pixels, before it is more than rounding: six decimals of a fraction of
@@ -67,7 +69,11 @@ pub(super) fn check(root: &Path, image: FoundImage) -> (Option<BoxImage>, Vec<Pr
             return (None, problems);
         }
     };
-    if let Some([w, h]) = declared.filter(|&d| d != [width, height]) {
+    // A size that is right but for the turn says that the boxes lie as the sensor did.
+    let may_lie = width != height && declared == Some([height, width]);
+    let orientation = if may_lie { orientation_of(&path) } else { Orientation::NoTransforms };
+    let lies = orientation != Orientation::NoTransforms;
+    if let Some([w, h]) = declared.filter(|&d| d != [width, height] && !lies) {
         let detail = format!("{w}x{h} pixels here, {width}x{height} in {}", path.display());
         problems.push(at_source(ProblemKind::SizeMismatch, Mend::FileHolds, place, detail));
     }
@@ -75,7 +81,7 @@ pub(super) fn check(root: &Path, image: FoundImage) -> (Option<BoxImage>, Vec<Pr
     for object in objects {
         let mut report = |kind, mend, detail| problems.push(at_source(kind, mend, object.place, detail));
         let stated = match object.extent {
-            Extent::Pixels(extent) => extent,
+            Extent::Pixels(extent) => turned(extent, [width, height], orientation),
             Extent::Fractions([x, y, w, h]) => {
                 [x * width as f64, y * height as f64, w * width as f64, h * height as f64]
             }
@@ -93,6 +99,19 @@ pub(super) fn check(root: &Path, image: FoundImage) -> (Option<BoxImage>, Vec<Pr
     }
     let name = relative_id(root, &path);
     (Some(BoxImage { id, name, path, width, height, objects: kept }), problems)
+}
+
+/// The box `[x, y, w, h]` of an image as it is stored in the image of `size` that it is the right way up. Only quarter turns show
+/// in a size.
+fn turned([x, y, w, h]: [f64; 4], size: [usize; 2], orientation: Orientation) -> [f64; 4] {
+    let [width, height] = size.map(|v| v as f64);
+    match orientation {
+        Orientation::Rotate90FlipH => [y, x, h, w],
+        Orientation::Rotate90 => [width - y - h, x, h, w],
+        Orientation::Rotate270FlipH => [width - y - h, height - x - w, h, w],
+        Orientation::Rotate270 => [y, height - x - w, h, w],
+        _ => [x, y, w, h],
+    }
 }
 
 fn is_product(area: f64, [_, _, w, h]: [f64; 4]) -> bool {
@@ -140,8 +159,49 @@ fn clipped(rect: Rect, size: [usize; 2], report: &mut impl FnMut(ProblemKind, Me
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp)] // these values are exact
 mod tests {
     use super::*;
+
+    #[test]
+    fn boxes_turn_as_pixels_do() {
+        let stored = [2_u32, 3, 5, 4];
+        for exif in 5..=8 {
+            let orientation = Orientation::from_exif(exif).unwrap();
+            let [x, y, w, h] = stored;
+            let inside = |px, py| (x..x + w).contains(&px) && (y..y + h).contains(&py);
+            let mut image: ::image::DynamicImage =
+                ::image::GrayImage::from_fn(19, 13, |px, py| ::image::Luma([u8::from(inside(px, py))])).into();
+            image.apply_orientation(orientation);
+            let image = image.into_luma8();
+            let marked = image.enumerate_pixels().filter(|(_, _, value)| value.0[0] > 0).map(|(x, y, _)| [x, y]);
+            let marked: Vec<[u32; 2]> = marked.collect();
+            let least = [0, 1].map(|axis| marked.iter().map(|at| at[axis]).min().unwrap());
+            let most = [0, 1].map(|axis| marked.iter().map(|at| at[axis]).max().unwrap());
+            let expected = [least[0], least[1], most[0] + 1 - least[0], most[1] + 1 - least[1]];
+            assert_eq!(turned(stored.map(f64::from), [13, 19], orientation), expected.map(f64::from), "{exif}");
+        }
+    }
+
+    #[test]
+    fn boxes_are_turned_where_the_size_says_that_they_lie() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decode/orientation-6.jpg");
+        let check = |declared| {
+            let extent = Extent::Pixels([2., 3., 5., 4.]);
+            let object = FoundObject { id: 1, place: None, category: 0, extent, area: None, crowd: false };
+            let source: Arc<Path> = Path::new("train.json").into();
+            let image = FoundImage { id: 1, path: path.clone(), declared, source, place: None, objects: vec![object] };
+            let (image, problems) = super::check(path.parent().unwrap(), image);
+            let image = image.unwrap();
+            assert_eq!([image.width, image.height], [13, 19]);
+            let Rect { x, y, width, height } = image.objects[0].rect;
+            ([x, y, width, height], problems.len())
+        };
+        assert_eq!(check(Some([19, 13])), ([6., 2., 4., 5.], 0));
+        assert_eq!(check(Some([13, 19])), ([2., 3., 5., 4.], 0));
+        assert_eq!(check(None), ([2., 3., 5., 4.], 0));
+        assert_eq!(check(Some([20, 13])), ([2., 3., 5., 4.], 1));
+    }
 
     fn checked(extent: Extent, area: Option<f64>) -> (Option<Object>, Vec<(ProblemKind, Mend)>) {
         let dir = tempfile::tempdir().unwrap();
