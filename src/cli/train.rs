@@ -191,7 +191,7 @@ struct Flags {
     /// each epoch [default: none]
     ///
     /// After crop and flip: shear, shift, turn, brightness, colour, contrast, sharpness, posterize, solarize, autocontrast,
-    /// equalize or nothing, at one of 31 strengths, as torchvision's TrivialAugmentWide. Not with linear, which computes the
+    /// equalize or nothing, at one of 31 strengths, as in torchvision. Not with linear, which computes the
     /// features of an image once.
     #[arg(long, value_name = "POLICY", value_parser = one_of::<AugmentPolicy>(AugmentPolicy::NAMES), help_heading = "Training")]
     augment: Option<AugmentPolicy>,

@@ -231,7 +231,7 @@ fn turned(image: Rgb8, orientation: Orientation) -> Rgb8 {
 }
 
 /// Ink of four colours, 255 where there is most, as Pillow makes light of it.
-fn cmyk_to_rgb(&[cyan, magenta, yellow, black]: &[u8; 4]) -> [u8; 3] {
+fn cmyk_to_rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     let light = u32::from(255 - black);
     [cyan, magenta, yellow].map(|ink| {
         // A product of shares of 255, rounded.
@@ -250,7 +250,7 @@ fn cmyk_tiff(bytes: &[u8], width: usize, height: usize) -> Result<Rgb8, String> 
     if inks.len() != width * height || !rest.is_empty() {
         return Err("CMYK in an arrangement that is not supported".into());
     }
-    Ok(Rgb8 { width, height, pixels: inks.iter().flat_map(cmyk_to_rgb).collect() })
+    Ok(Rgb8 { width, height, pixels: inks.iter().flat_map(|&inks| cmyk_to_rgb(inks)).collect() })
 }
 
 /// A JPEG, decoded as libjpeg-turbo does and so Pillow: the `image` crate's decoder rounds interpolated
@@ -266,7 +266,7 @@ fn jpeg(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
         // Everyone stores them as Adobe does, and so Pillow takes them all: 0 where there is most ink.
         let (pixels, _) = image.data.as_chunks::<4>();
         let whole = (image.width, image.height, pixels.len()) == (width, height, width * height);
-        let rgb = || pixels.iter().flat_map(|pixel| cmyk_to_rgb(&pixel.map(|value| 255 - value))).collect();
+        let rgb = || pixels.iter().flat_map(|pixel| cmyk_to_rgb(pixel.map(|value| 255 - value))).collect();
         return whole.then(|| Rgb8 { width, height, pixels: rgb() });
     }
     let image = libjpeg_turbo_rs::decompress_to(bytes, libjpeg_turbo_rs::PixelFormat::Rgb).ok()?;

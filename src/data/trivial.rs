@@ -140,6 +140,7 @@ fn affine(image: &Rgb8, matrix: [f64; 6]) -> Rgb8 {
 }
 
 /// Turns `image` counter-clockwise about its `middle`.
+#[allow(clippy::float_cmp, reason = "Pillow compares so, and some strengths are quarter turns exactly")]
 fn rotate(image: &Rgb8, degrees: f64, middle: (f64, f64)) -> Rgb8 {
     let degrees = degrees.rem_euclid(360.);
     let quarter = degrees == 90. || degrees == 270.;

@@ -45,10 +45,8 @@ impl ClassWeights {
             Self::Balanced => 1.,
             Self::InverseSqrt => 0.5,
         };
-        let weight = |&n: &usize| match images.saturating_sub(n) {
-            0 => 1.,
-            _ if n == 0 => 1.,
-            others => (others as f64 / n as f64).powf(power) as f32,
+        let weight = |&n: &usize| {
+            if n == 0 || n >= images { 1. } else { ((images - n) as f64 / n as f64).powf(power) as f32 }
         };
         Some(counts.iter().map(weight).collect())
     }
