@@ -2,4 +2,5 @@
 
 pub mod detect;
 pub mod flop;
+pub mod kernels;
 pub mod step;

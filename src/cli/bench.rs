@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use vpt::backbone::{Backbone, OpenOptions};
 use vpt::bench::detect::{DetectReport, detect};
+use vpt::bench::kernels::{self, KernelReport, KernelRow, kernels};
 use vpt::bench::step::{Options, StepReport, step};
 use vpt::config::{Method, RunConfig};
 use vpt::prompt::tokens::PromptLayers;
@@ -25,6 +26,7 @@ pub(crate) struct Bench {
 enum Command {
     Step(Step),
     Detect(Detect),
+    Kernels(Kernels),
 }
 
 /// Time and memory of one training step on random images
@@ -102,10 +104,31 @@ struct Detect {
     repeats: usize,
 }
 
+/// Speed of products and attention, beside what the machine can do at most
+///
+/// The most is what multiply-adds on registers alone reach. Every thread works on rows of its own, as in training.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  vpt bench kernels --rows 394 --width 768 --tokens 197")]
+struct Kernels {
+    /// Rows a thread works on at a time: tokens of its images
+    #[arg(long, value_name = "N", default_value_t = 394)]
+    rows: usize,
+    /// Width of a token
+    #[arg(long, value_name = "N", default_value_t = 768)]
+    width: usize,
+    /// Tokens of an image in attention
+    #[arg(long, value_name = "N", default_value_t = 197)]
+    tokens: usize,
+    /// Rounds; the fastest counts
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    repeats: usize,
+}
+
 pub(crate) fn run(args: Bench, global: &Global, out: Output) -> anyhow::Result<()> {
     match args.command {
         Command::Step(args) => run_step(args, global, out),
         Command::Detect(args) => run_detect(args, global, out),
+        Command::Kernels(args) => run_kernels(&args, global, out),
     }
 }
 
@@ -190,4 +213,22 @@ fn describe(report: &StepReport) -> String {
         ("least work", format!("{:.1} GFLOP, {:.0} GFLOP/s", report.gflop, report.gflop_per_s)),
         ("peak memory", report.peak_rss_bytes.map_or_else(|| "-".to_owned(), table::bytes)),
     ])
+}
+
+fn run_kernels(args: &Kernels, global: &Global, out: Output) -> anyhow::Result<()> {
+    let &Kernels { rows, width, tokens, repeats } = args;
+    let progress = Progress::new(global.quiet);
+    let options = kernels::Options { rows, width, tokens, threads: global.threads(), repeats };
+    let report = kernels(&options, &mut |note| progress.line(note))?;
+    out.result(&report, || describe_kernels(&report))
+}
+
+fn describe_kernels(report: &KernelReport) -> String {
+    let cells = |row: &KernelRow| {
+        let speed = format!("{:.0}", row.gflop_per_s);
+        vec![row.kernel.clone(), row.precision.to_string(), speed, table::percent(row.share_of_peak)]
+    };
+    let rows: Vec<_> = report.kernels.iter().map(cells).collect();
+    let table = table::columns(&["kernel", "format", "GFLOP/s", "of the peak"], &rows);
+    format!("{}, {} threads\n{table}", report.isa, report.threads)
 }

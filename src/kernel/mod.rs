@@ -25,6 +25,7 @@ pub mod group_norm;
 mod kept;
 pub mod matmul;
 pub mod norm;
+mod peak;
 mod precision;
 pub mod resample;
 mod simd;
@@ -39,6 +40,7 @@ pub use group_norm::{GroupNorm, Runs};
 pub use kept::Kept;
 pub use matmul::{DEPTH, Init, Left, Mat, MatMut, PackedRows, Panels, Part, matmul, matmul_activate, matmul_scale};
 pub use norm::{normalize, normalize_vjp};
+pub use peak::multiply_adds;
 pub use precision::Precision;
 pub use simd::{Isa, isa};
 

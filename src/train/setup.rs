@@ -83,7 +83,20 @@ impl Setup {
         let (test, val, train) = (Source::Images(next()?), Source::Images(next()?), Source::Images(next()?));
         let fingerprint = fingerprint(&plan, &dataset, &content_hash, backbone.hash()?)?;
         let loss = loss(&plan, &dataset, sets.as_ref());
-        Ok(Some(Self { plan, model, dataset, sets, texts, loss, few_shot, train, val, test, content_hash, fingerprint }))
+        Ok(Some(Self {
+            plan,
+            model,
+            dataset,
+            sets,
+            texts,
+            loss,
+            few_shot,
+            train,
+            val,
+            test,
+            content_hash,
+            fingerprint,
+        }))
     }
 
     /// The learned values before the first step. Those of a text head are embedded only if `wanted`: with a checkpoint

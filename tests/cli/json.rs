@@ -170,6 +170,7 @@ fn json_is_what_the_schema_says() {
             &["embed", "--backbone", &clip, "--out", "e.safetensors", "photos/green/000.png", "--texts", "a cat"],
         ),
         ("bench step", &["bench", "step", "--backbone", &clip, "--batch-size", "2"]),
+        ("bench kernels", &["bench", "kernels", "--rows", "8", "--width", "64", "--tokens", "9", "--repeats", "1"]),
         ("bench detect", &["bench", "detect", "--backbone", &clip, "--image-size", "32", "--batch-size", "2"]),
         ("data info", &["data", "info", "photos"]),
         ("data info", &["data", "info", "boxes"]),
