@@ -19,6 +19,7 @@ use super::bundled;
 use super::spec::{Family, Spec};
 use super::tokenizer::{TOKENIZER, Tokenizer};
 use super::weights::{INDEX, SINGLE, Weights};
+use crate::data::files::read_limited;
 use crate::{Error, Result};
 
 /// The file that says what a model is.
@@ -55,14 +56,10 @@ impl Location {
         if self.dir.is_none() {
             return Ok(bundled::file(file).map(Cow::Borrowed));
         }
-        let size = match std::fs::metadata(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            found => found.map_err(Error::io(&path))?.len(),
-        };
-        if size > MAX_TEXT_BYTES {
-            return Err(Error::file(&path, format!("{size} bytes is too large for such a file")));
+        match read_limited(&path, MAX_TEXT_BYTES) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            read => Ok(Some(Cow::Owned(read?))),
         }
-        Ok(Some(Cow::Owned(std::fs::read(&path).map_err(Error::io(&path))?)))
     }
 
     /// What the backbone is, from its `config.json`.
@@ -180,7 +177,7 @@ pub(crate) fn hub_cache(var: impl Fn(&str) -> Option<OsString>) -> Option<PathBu
 pub(crate) fn snapshot(cache: &Path, repo: &str, revision: &str) -> Option<PathBuf> {
     let dir = cache.join(format!("models--{}", repo.replace('/', "--")));
     let is_commit = |s: &str| !s.is_empty() && s.len() <= 64 && s.bytes().all(|b| b.is_ascii_hexdigit());
-    let named = std::fs::read_to_string(dir.join("refs").join(revision)).ok();
+    let named = read_limited(&dir.join("refs").join(revision), 1 << 10).ok().and_then(|b| String::from_utf8(b).ok());
     let commit = named.as_deref().map_or(revision, str::trim);
     is_commit(commit).then(|| dir.join("snapshots").join(commit)).filter(|dir| dir.is_dir())
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::files::read_limited;
 pub use crate::kernel::Activation;
 use crate::{Error, Result};
 
@@ -144,11 +145,7 @@ impl Spec {
     /// A file that cannot be read, is not a JSON object, is of a family that is not supported, or holds a value that
     /// cannot be; the message names the file and the field.
     pub fn from_config(path: &Path) -> Result<Self> {
-        let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
-        if size > MAX_CONFIG_BYTES {
-            return Err(Error::file(path, format!("{size} bytes is too large for a model configuration")));
-        }
-        Self::from_json(&std::fs::read(path).map_err(Error::io(path))?, path)
+        Self::from_json(&read_limited(path, MAX_CONFIG_BYTES)?, path)
     }
 
     /// Reads a configuration from the bytes of a `config.json`; `path` names it in errors.

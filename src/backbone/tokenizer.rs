@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokenizers::{PostProcessor, TruncationDirection};
 
 use crate::contain::contain;
+use crate::data::files::read_limited;
 use crate::{Error, Result};
 
 /// The tokenizer in one file.
@@ -35,11 +36,16 @@ impl Tokenizer {
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(TOKENIZER);
         if path.is_file() {
-            return Self::from_bytes(&read(&path)?, &path);
+            return Self::from_bytes(&read_limited(&path, MAX_BYTES)?, &path);
         }
         let (vocab, merges) = (dir.join(VOCAB), dir.join(MERGES));
         if vocab.is_file() && merges.is_file() {
-            return Self::from_vocabulary(&read(&vocab)?, &read(&merges)?, &vocab, &merges);
+            return Self::from_vocabulary(
+                &read_limited(&vocab, MAX_BYTES)?,
+                &read_limited(&merges, MAX_BYTES)?,
+                &vocab,
+                &merges,
+            );
         }
         Err(Error::file(dir, format!("holds no {TOKENIZER}, nor {VOCAB} and {MERGES}: texts cannot be read")))
     }
@@ -126,14 +132,6 @@ impl Tokenizer {
         });
         ids.map_err(|panic| bad(&panic))?.map_err(|e| bad(&e.to_string()))
     }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
-    if size > MAX_BYTES {
-        return Err(Error::file(path, format!("{size} bytes is too large for a tokenizer")));
-    }
-    std::fs::read(path).map_err(Error::io(path))
 }
 
 fn one_line(message: &str) -> String {

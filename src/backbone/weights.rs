@@ -14,6 +14,7 @@ use half::{bf16, f16};
 use serde::Deserialize;
 
 use self::file::{Source, Tensor, WeightFile};
+use crate::data::files::read_limited;
 use crate::{Error, Result};
 
 /// The one file of a checkpoint that is not sharded.
@@ -80,11 +81,7 @@ impl Weights {
     }
 
     fn open_shards(dir: &Path, index: &Path) -> Result<Self> {
-        let size = std::fs::metadata(index).map_err(Error::io(index))?.len();
-        if size > MAX_INDEX_BYTES {
-            return Err(Error::file(index, format!("{size} bytes is too large for an index")));
-        }
-        let weight_map = parse_index(&std::fs::read(index).map_err(Error::io(index))?, index)?;
+        let weight_map = parse_index(&read_limited(index, MAX_INDEX_BYTES)?, index)?;
         let names: BTreeSet<&String> = weight_map.values().collect();
         let mut files = Vec::new();
         let mut headers = BTreeMap::new();
