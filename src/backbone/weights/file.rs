@@ -1,17 +1,20 @@
 //! One safetensors file: its header, checked, and reads from their place.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::CHUNK;
 use crate::{Error, Result};
 
 /// The safetensors library refuses longer headers, too.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// More dimensions than any tensor has.
+const MAX_DIMENSIONS: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct WeightFile {
@@ -35,6 +38,70 @@ pub(super) struct Tensor {
     /// From the start of the file.
     offset: u64,
     bytes: u64,
+}
+
+/// The entries of a header by their tensors' names. What else is in it is passed over as it is read: kept, a hundred megabytes
+/// of small values would take a gigabyte.
+struct Header(BTreeMap<String, Entry>);
+
+#[derive(serde::Deserialize)]
+struct Entry {
+    dtype: String,
+    #[serde(deserialize_with = "dimensions")]
+    shape: Vec<u64>,
+    data_offsets: [u64; 2],
+}
+
+fn dimensions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+    struct Dimensions;
+    impl<'de> Visitor<'de> for Dimensions {
+        type Value = Vec<u64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of whole numbers")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u64>, A::Error> {
+            let mut shape = Vec::new();
+            while let Some(dimension) = list.next_element()? {
+                if shape.len() == MAX_DIMENSIONS {
+                    return Err(de::Error::custom(format!("a shape of more than {MAX_DIMENSIONS} dimensions")));
+                }
+                shape.push(dimension);
+            }
+            Ok(shape)
+        }
+    }
+    deserializer.deserialize_seq(Dimensions)
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("tensors by their names")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    let entry = map
+                        .next_value()
+                        .map_err(|error| de::Error::custom(format!("tensor `{}`: {error}", name.escape_debug())))?;
+                    entries.insert(name, entry);
+                }
+                Ok(Header(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
 }
 
 impl WeightFile {
@@ -87,12 +154,6 @@ impl WeightFile {
     /// The format (<https://huggingface.co/docs/safetensors>): the header's length as a little-endian u64, the header in
     /// JSON, then the tensors' bytes without gap or overlap.
     pub(super) fn header(&self, number: usize) -> Result<BTreeMap<String, Tensor>> {
-        #[derive(Deserialize)]
-        struct Entry {
-            dtype: String,
-            shape: Vec<u64>,
-            data_offsets: [u64; 2],
-        }
         if self.len < 8 {
             return Err(self.error("not a safetensors file: shorter than 8 bytes"));
         }
@@ -105,16 +166,12 @@ impl WeightFile {
         }
         let mut text = vec![0; length as usize];
         self.read_exact_at(&mut text, 8)?;
-        let entries: BTreeMap<String, Value> =
+        let Header(entries) =
             serde_json::from_slice(&text).map_err(|e| self.error(format!("not a safetensors file: header: {e}")))?;
+        drop(text);
         let (data, data_len) = (8 + length, self.len - 8 - length);
         let mut tensors = BTreeMap::new();
-        for (name, value) in entries {
-            if name == "__metadata__" {
-                continue;
-            }
-            let entry: Entry = serde_json::from_value(value)
-                .map_err(|e| self.error(format!("tensor `{}`: header: {e}", name.escape_debug())))?;
+        for (name, entry) in entries {
             let shown = name.escape_debug();
             let [start, end] = entry.data_offsets;
             if start > end || end > data_len {
