@@ -3,7 +3,7 @@
 //! Equal content gives equal bytes: the crate orders tensors by name, and all metadata sits in one string with sorted
 //! keys, because several metadata entries would come out in random order.
 
-use std::{borrow::Cow, collections::HashMap, path::Path};
+use std::{borrow::Cow, collections::HashMap, fs::File, io::Read, path::Path};
 
 use safetensors::{Dtype, SafeTensors, View};
 use serde_json::Value;
@@ -58,8 +58,9 @@ pub(crate) fn read(
     kind: &str,
     accept: impl FnOnce(&Value) -> Result<()>,
 ) -> Result<(HashMap<String, Tensor<'static>>, Value)> {
-    let bytes = files::read_limited(path, MAX_BYTES)?;
     let bad = |what: &str| Error::file(path, format!("not a {kind}, or a damaged one: {what}"));
+    check_start(path)?.map_err(bad)?;
+    let bytes = files::read_limited(path, MAX_BYTES)?;
     let (_, header) = contain(|| SafeTensors::read_metadata(&bytes))
         .map_err(|panic| bad(&panic))?
         .map_err(|error| bad(&error.to_string()))?;
@@ -84,6 +85,22 @@ pub(crate) fn read(
         tensors.insert(name.to_owned(), tensor);
     }
     Ok((tensors, meta))
+}
+
+/// Whether `path` can be a safetensors file by its first bytes, so that a large file of anything else is not read as a whole.
+fn check_start(path: &Path) -> Result<std::result::Result<(), &'static str>> {
+    let meta = std::fs::metadata(path).map_err(Error::io(path))?;
+    if !meta.is_file() {
+        return Err(Error::file(path, "not a regular file"));
+    }
+    let mut start = Vec::new();
+    File::open(path).and_then(|file| file.take(9).read_to_end(&mut start)).map_err(Error::io(path))?;
+    let length = start.first_chunk().map(|length| u64::from_le_bytes(*length));
+    Ok(match length {
+        Some(length) if length > meta.len() - 8 => Err("its header is longer than the file"),
+        Some(_) if start.get(8) == Some(&b'{') => Ok(()),
+        _ => Err("it has no header"),
+    })
 }
 
 /// Takes the tensor `name` of this `shape` out of `tensors`.
