@@ -307,9 +307,21 @@ fn is_cut_short(format: ImageFormat, bytes: &[u8], count: u64) -> bool {
             let declared = bytes.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
             length < u64::from(declared) + 8
         }
-        _ => false,
+        // Rows of a whole number of four bytes, unless they are compressed by runs.
+        ImageFormat::Bmp => {
+            let number =
+                |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+            let bits = u64::from(number(28) & 0xffff);
+            let is_plain = number(14) >= 40 && matches!(number(30), 0 | 3 | 6);
+            (is_plain && length * 8 < count * bits) || length << MOST_OF_A_BYTE < count
+        }
+        _ => length << MOST_OF_A_BYTE < count,
     }
 }
+
+/// Logarithm of the pixels that a byte stands for at most, in the formats with the best compression: a bit of a TIFF file is
+/// a whole white row of a fax.
+const MOST_OF_A_BYTE: u32 = 17;
 
 /// Walks the markers of a JPEG file (ITU T.81, annex B) up to the end-of-image marker. A thumbnail's own markers lie
 /// inside a segment and are stepped over; what follows the end is ignored.
