@@ -65,13 +65,9 @@ pub fn detect(
     options: &Options,
     note: &mut dyn FnMut(&str),
 ) -> Result<DetectReport> {
-    for (flag, value) in [("--repeats", options.repeats), ("--classes", options.classes)] {
-        if value == 0 {
-            return Err(Error::flag(flag, "must be at least 1"));
-        }
-    }
     let batch = config.batch_size.unwrap_or(8);
     let (depth, image_size) = (backbone.vit.depth(), backbone.vit.image_size());
+    options.check(batch, image_size)?;
     let plan = config.resolve(&Facts { task: Task::Detect, depth, image_size, train_images: batch })?;
     let PromptShape::Tokens(layout) = plan.prompt else {
         return Err(Error::flag("--method", "a method with prompt tokens is measured here"));

@@ -29,6 +29,30 @@ pub struct Options {
     pub classes: usize,
 }
 
+/// Most steps to time, most classes, and most values of a batch of images, which take four bytes each: far beyond what is
+/// measured, and little enough to be computed with.
+const MAX_REPEATS: usize = 100_000;
+const MAX_CLASSES: usize = 1 << 16;
+const MAX_VALUES: usize = 1 << 32;
+
+impl Options {
+    /// Checks them, and a batch of `batch` images of `side` x `side` pixels, before memory is taken.
+    pub(super) fn check(&self, batch: usize, side: usize) -> Result<()> {
+        for (flag, value, most) in [("--repeats", self.repeats, MAX_REPEATS), ("--classes", self.classes, MAX_CLASSES)]
+        {
+            if !(1..=most).contains(&value) {
+                let message = if value == 0 { "must be at least 1".to_owned() } else { format!("more than {most}") };
+                return Err(Error::flag(flag, message));
+            }
+        }
+        if side.checked_pow(2).and_then(|n| n.checked_mul(3)?.checked_mul(batch)).is_none_or(|n| n > MAX_VALUES) {
+            let message = format!("{batch} images of {side} x {side} pixels are too many for one step");
+            return Err(Error::flag("--batch-size", message));
+        }
+        Ok(())
+    }
+}
+
 /// `vpt bench step --json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepReport {
@@ -72,13 +96,9 @@ pub fn step(
     options: &Options,
     note: &mut dyn FnMut(&str),
 ) -> Result<StepReport> {
-    for (flag, value) in [("--repeats", options.repeats), ("--classes", options.classes)] {
-        if value == 0 {
-            return Err(Error::flag(flag, "must be at least 1"));
-        }
-    }
     let batch = config.batch_size.unwrap_or(32);
     let (depth, image_size) = (backbone.vit.depth(), backbone.vit.image_size());
+    options.check(batch, image_size)?;
     let facts = Facts { task: Task::Classify, depth, image_size, train_images: batch };
     let plan = config.resolve(&facts)?;
     let model = Model::new(Arc::new(backbone), plan.prompt, config.head, options.classes, plan.threads)?;
