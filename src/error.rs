@@ -1,5 +1,6 @@
 //! The library's error: one line that names the file, flag or field at fault, and the mend where there is one.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use crate::suggest;
@@ -55,6 +56,18 @@ pub enum Error {
     Tensor(#[from] candle_core::Error),
 }
 
+/// `text` without its middle where it is very long. A bad file may hold names of megabytes, which nobody reads.
+pub fn shortened(text: &str) -> Cow<'_, str> {
+    const START: usize = 500;
+    const END: usize = 300;
+    let mut starts = text.char_indices().map(|(at, _)| at);
+    let Some(start) = starts.nth(START) else { return text.into() };
+    match text.char_indices().rev().nth(END) {
+        Some((end, _)) if end > start => format!("{} … {}", &text[..start], &text[end..]).into(),
+        _ => text.into(),
+    }
+}
+
 impl Error {
     /// [`Error::Io`] for `path`; made to be used with `map_err`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
@@ -66,6 +79,7 @@ impl Error {
     pub fn typed(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| match source.kind() {
+            _ if path.as_os_str().is_empty() => Self::invalid("path", "is empty"),
             std::io::ErrorKind::NotFound => {
                 let message = format!("no such file or folder{}", suggest::path_hint(&path));
                 Self::File { path, message }
@@ -96,5 +110,20 @@ impl Error {
             Self::Flag { .. } => Self::file(path, self.to_string()),
             other => other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_text_both_ends_are_left() {
+        for text in ["", "short", &"ä".repeat(800)] {
+            assert_eq!(shortened(text), text);
+        }
+        let long = format!("begin {} end", "ä".repeat(1 << 20));
+        let short = shortened(&long);
+        assert!(short.starts_with("begin ä") && short.ends_with("ä end") && short.chars().count() < 900, "{short}");
     }
 }

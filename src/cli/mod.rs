@@ -278,8 +278,13 @@ fn one_line(error: &anyhow::Error) -> String {
     printable(&line)
 }
 
-/// `text` on one line, without characters that could steer a terminal.
+/// `text` on one line of a length that is read, without characters that could steer a terminal.
 fn printable(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
-    words.join(" ").chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    let line: String = words
+        .join(" ")
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect();
+    vpt::error::shortened(&line).into_owned()
 }

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::choice::choice;
 use crate::data::boxes::ProblemKind;
+use crate::error::shortened;
 use crate::{Error, Result};
 
 choice! {
@@ -217,7 +218,7 @@ fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = self.line.map(|line| format!(":{line}")).unwrap_or_default();
-        let text = format!("{}{line}: {} [{}]", self.path.display(), self.message, self.kind);
+        let text = format!("{}{line}: {} [{}]", self.path.display(), shortened(&self.message), self.kind);
         text.chars()
             .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
     }
