@@ -1,6 +1,6 @@
 //! Texts to token ids, by the `tokenizer.json` of a CLIP checkpoint.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tokenizers::{PostProcessor, TruncationDirection};
@@ -26,6 +26,8 @@ const END: &str = "<|endoftext|>";
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Where it is from: some of what is wrong with a file only shows when it is used.
+    path: PathBuf,
 }
 
 impl Tokenizer {
@@ -62,7 +64,7 @@ impl Tokenizer {
         // `encode` does both its own way, whatever the file says.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(&e.to_string()))?;
-        Ok(Self { inner })
+        Ok(Self { inner, path: path.to_path_buf() })
     }
 
     /// CLIP's tokenizer over this vocabulary, as transformers builds it where there is no `tokenizer.json`.
@@ -130,7 +132,8 @@ impl Tokenizer {
             };
             tokenizers::Result::Ok(encoding.get_ids().to_vec())
         });
-        ids.map_err(|panic| bad(&panic))?.map_err(|e| bad(&e.to_string()))
+        let failed = |message: &str| Error::file(&self.path, format!("not a usable tokenizer: {}", bad(message)));
+        ids.map_err(|panic| failed(&panic))?.map_err(|e| failed(&e.to_string()))
     }
 }
 
