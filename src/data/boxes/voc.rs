@@ -75,12 +75,14 @@ pub(super) fn recognise(path: &Path) -> Option<Files> {
     holds_annotations(path).then(|| Files::Flat(path.into()))
 }
 
-/// Whether the first XML file in `folder` is of this format.
+/// Files that are looked at to know the format: the first may be the one that is damaged.
+const PROBES: usize = 8;
+
+/// Whether one of the first XML files in `folder` is of this format.
 fn holds_annotations(folder: &Path) -> bool {
     let all = if folder.is_dir() { entries(folder).unwrap_or_default() } else { Vec::new() };
-    let mut start = Vec::new();
-    let first = all.iter().find(|(_, path)| is_xml(path) && path.is_file());
-    first.is_some_and(|(_, path)| {
+    all.iter().filter(|(_, path)| is_xml(path) && path.is_file()).take(PROBES).any(|(_, path)| {
+        let mut start = Vec::new();
         let read = File::open(path).and_then(|file| file.take(4096).read_to_end(&mut start));
         read.is_ok() && String::from_utf8_lossy(&start).contains("<annotation")
     })

@@ -69,7 +69,7 @@ struct Config {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "train, val and test are a path or a list of paths")]
 enum Sources {
     One(String),
     Many(Vec<String>),
