@@ -422,6 +422,9 @@ impl RunConfig {
         at_least_one("--patience", self.patience)?;
         at_least_one("--image-size", self.image_size)?;
         at_least_one("--threads", self.threads)?;
+        if self.threads.is_some_and(|n| n > defaults::MAX_THREADS) {
+            return Err(Error::flag("--threads", format!("more than {}", defaults::MAX_THREADS)));
+        }
         if let Some(LearningRate::Value(lr)) = self.lr {
             positive("--lr", lr)?;
         }

@@ -4,6 +4,8 @@ use super::{HeadKind, Method, PromptLayers, Task};
 
 /// More prompt tokens than the published grids by far (they end at 200), few enough to bound memory.
 pub(super) const MAX_PROMPT_TOKENS: usize = 1000;
+/// Threads of the largest machines, and more; the command line takes no more either.
+pub(super) const MAX_THREADS: usize = 1024;
 /// Prompt tokens a block. The VPT paper chooses among 1 to 200 for each data set; 10 is its code's starting point.
 pub(super) const PROMPT_TOKENS: usize = 10;
 /// Dropout on deep prompts, as in the VPT paper.
