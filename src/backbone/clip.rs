@@ -89,7 +89,9 @@ impl Backbone {
             }
             None => return Err(Error::file(path, "makes images of no fixed size: neither a crop nor an exact size")),
         };
-        let mut vit = Vit::load(&spec, &weights, image_size, options.precision)?;
+        let vit = Vit::load(&spec, &weights, image_size, options.precision);
+        // Where nobody typed a size, it is the one in the file.
+        let mut vit = if options.image_size.is_none() { vit.map_err(|error| error.in_file(&path))? } else { vit? };
         vit.limit_memory(options.max_memory);
         let clip = spec.projection.map(|width| Clip::load(&spec, width, &weights, options.precision)).transpose()?;
         Ok(Self { name: location.name.clone(), spec, vit, clip, preprocess, location, weights, hash: OnceLock::new() })

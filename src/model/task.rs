@@ -53,7 +53,12 @@ pub(super) fn open_parts(path: &Path, options: &TaskOptions) -> Result<(TaskFile
     let precision = options.precision.or(run.as_ref().map(|run| run.precision)).unwrap_or_default();
     let open =
         OpenOptions { weights_dir, image_size: Some(file.meta.image_size), precision, max_memory: options.max_memory };
-    let backbone = Backbone::open(name, &open)?;
+    let backbone = Backbone::open(name, &open);
+    let backbone = backbone.map_err(|error| match &error {
+        // Nobody typed it.
+        Error::Flag { flag, .. } if flag == "--image-size" => error.in_file(path),
+        _ => error,
+    })?;
     Ok((file, Arc::new(backbone)))
 }
 
