@@ -46,25 +46,25 @@ struct Step {
     #[arg(long, value_name = "METHOD", default_value = "vpt-deep", value_parser = one_of::<Method>(Method::NAMES))]
     method: Method,
     /// Images a step
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 32)]
     batch_size: usize,
     /// Images a thread works on at a time [default: chosen for speed]
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
     micro_batch: Option<usize>,
     /// Prompt tokens a block (vpt-shallow, vpt-deep) [default: 10]
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
     prompt_tokens: Option<usize>,
     /// Prompted blocks: all, first:K or last:K (vpt-deep) [default: all]
     #[arg(long, value_name = "all|first:K|last:K")]
     prompt_layers: Option<PromptLayers>,
     /// Side of the images in pixels [default: the backbone's]
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]
     image_size: Option<usize>,
     /// Classes of the head
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 10)]
     classes: usize,
     /// Steps to time; the median is reported
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 3)]
     repeats: usize,
 }
 
@@ -82,25 +82,25 @@ struct Detect {
     #[arg(long, value_name = "DIR")]
     weights_dir: Option<PathBuf>,
     /// Images a step
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 8)]
     batch_size: usize,
     /// Images a thread works on at a time [default: chosen for speed]
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
     micro_batch: Option<usize>,
     /// Prompt tokens a block [default: 10]
-    #[arg(long, value_name = "N")]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
     prompt_tokens: Option<usize>,
     /// Prompted blocks: all, first:K or last:K [default: last:4]
     #[arg(long, value_name = "all|first:K|last:K")]
     prompt_layers: Option<PromptLayers>,
     /// Side of the images in pixels [default: the backbone's]
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]
     image_size: Option<usize>,
     /// Classes of the head
-    #[arg(long, value_name = "N", default_value_t = 80)]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 80)]
     classes: usize,
     /// Rounds to time; medians are reported
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 5)]
     repeats: usize,
 }
 

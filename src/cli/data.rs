@@ -94,10 +94,10 @@ struct Shapes {
     #[arg(long, value_name = "TASK", default_value = "classify", value_parser = one_of::<Task>(Task::NAMES))]
     task: Task,
     /// Images in all: about five eighths train, an eighth val, a quarter test
-    #[arg(long, value_name = "N", default_value_t = ShapesConfig::default().images)]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = ShapesConfig::default().images)]
     images: usize,
     /// Side of the images, in pixels
-    #[arg(long, value_name = "PIXELS", default_value_t = ShapesConfig::default().size)]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", default_value_t = ShapesConfig::default().size)]
     size: usize,
     /// As clip-nano saw them in pre-training, or shifted: turned, wobbly, pale, over hatching and noise
     #[arg(long, value_name = "STYLE", default_value = "plain", value_parser = one_of::<Style>(Style::NAMES))]

@@ -33,7 +33,7 @@ pub(crate) struct Embed {
     #[arg(long, value_name = "DIR")]
     weights_dir: Option<PathBuf>,
     /// Side of the images the backbone sees, in pixels; a multiple of its patch size [default: the backbone's]
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]
     image_size: Option<usize>,
     /// Texts to embed too (CLIP); takes all values up to the next flag
     #[arg(long, value_name = "TEXT", num_args = 1..)]

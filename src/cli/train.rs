@@ -123,14 +123,14 @@ struct Flags {
     #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", help_heading = "Method")]
     pad: Option<usize>,
     /// Side of the square in pixels (vp-patch) [default: 50 at 224 pixels, in proportion elsewhere]
-    #[arg(long, value_name = "PIXELS", help_heading = "Method")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", help_heading = "Method")]
     patch_size: Option<usize>,
     /// Where the square lies: `fixed` in the upper left corner, or at a `random` place for each image (vp-patch)
     /// [default: fixed]
     #[arg(long, value_name = "PLACE", value_parser = one_of::<PatchPlace>(PatchPlace::NAMES), help_heading = "Method")]
     patch_place: Option<PatchPlace>,
     /// Side of the shrunk image in pixels (vp-frame) [default: four fifths of the image size]
-    #[arg(long, value_name = "PIXELS", help_heading = "Method")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", help_heading = "Method")]
     inner_size: Option<usize>,
 
     /// Passes over the training images [default: as many as make 1000 steps, 2000 for linear; at least 10, at most 100; in

@@ -40,7 +40,7 @@ pub(crate) struct ZeroShot {
     #[arg(long, value_name = "FILE")]
     classnames: Option<PathBuf>,
     /// Side of the images the backbone sees, in pixels; a multiple of its patch size [default: the backbone's]
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]
     image_size: Option<usize>,
 }
 
