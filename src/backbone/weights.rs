@@ -5,7 +5,7 @@
 //! the way, when it is asked for. Resident memory is the tensors that were asked for and a buffer.
 
 mod file;
-pub(crate) mod pickle;
+pub mod pickle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -19,7 +19,7 @@ use crate::contain::contain;
 use crate::{Error, Result};
 
 /// The file that holds a checkpoint in PyTorch's form.
-pub(crate) const PICKLED: &str = "pytorch_model.bin";
+pub const PICKLED: &str = "pytorch_model.bin";
 
 /// A pickle of ten thousand tensors takes two megabytes and half of the visits.
 const MAX_PICKLE_BYTES: u64 = 8 << 20;
@@ -50,7 +50,7 @@ struct Tensor {
 /// # Errors
 /// `from` is no PyTorch checkpoint in a zip archive, is damaged or crafted, or holds tensors of a kind that has no place
 /// in safetensors; or a file cannot be read or written. The errors name `from` or `to`.
-pub(crate) fn convert(from: &Path, to: &Path) -> Result<()> {
+pub fn convert(from: &Path, to: &Path) -> Result<()> {
     let bad = |message: String| Error::file(from, format!("not a PyTorch checkpoint that can be read: {message}"));
     let len = std::fs::metadata(from).map_err(Error::io(from))?.len();
     let file = File::open(from).map_err(Error::io(from))?;

@@ -1,0 +1,24 @@
+//! `config.toml`, filled in for some backbone and data.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use libfuzzer_sys::fuzz_target;
+use vpt::config::{Facts, RunConfig, Task};
+use vpt_fuzz::Scratch;
+
+static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::new);
+
+fuzz_target!(|data: &[u8]| {
+    let path = SCRATCH.put("config.toml", data);
+    let Ok(config) = RunConfig::load(&path) else { return };
+    for task in [Task::Classify, Task::Multilabel, Task::Detect] {
+        let facts = Facts { task, depth: 12, image_size: 224, train_images: 1000 };
+        if let Ok(plan) = config.resolve(&facts) {
+            // What a run keeps can be read again.
+            let kept = SCRATCH.put("kept.toml", plan.config.to_toml().expect("a configuration").as_bytes());
+            assert_eq!(RunConfig::load(&kept).expect("the same configuration"), plan.config);
+            let _ = (plan.rates(0.1), plan.detection_rates(), plan.steps_per_epoch());
+        }
+    }
+});
