@@ -315,6 +315,8 @@ fn is_cut_short(format: ImageFormat, bytes: &[u8], count: u64) -> bool {
             let is_plain = number(14) >= 40 && matches!(number(30), 0 | 3 | 6);
             (is_plain && length * 8 < count * bits) || length << MOST_OF_A_BYTE < count
         }
+        // A code of twelve bits stands for 4096 pixels at most.
+        ImageFormat::Gif => length << 12 < count,
         _ => length << MOST_OF_A_BYTE < count,
     }
 }
