@@ -1,7 +1,7 @@
 //! `vpt backbones fetch` and `verify` against a hub on this machine: networks that break, hubs that lie, caches that are
 //! damaged; and that no other command ever opens a connection.
 
-mod server;
+pub(crate) mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,8 +26,13 @@ fn clip() -> Hub {
     Hub::new(REPO, &files("clip", &CLIP))
 }
 
-/// Runs the program with a hub; without the proxies of this machine.
+/// Runs the program with a hub.
 fn run_at(sandbox: &Sandbox, endpoint: &str, args: &[&str], set: &[(&str, &str)]) -> Run {
+    finish(command_at(sandbox, endpoint, args, set), args)
+}
+
+/// The program with a hub; without the proxies of this machine.
+pub(crate) fn command_at(sandbox: &Sandbox, endpoint: &str, args: &[&str], set: &[(&str, &str)]) -> Command {
     let mut command: Command = sandbox.command(args);
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
         command.env_remove(name).env_remove(name.to_lowercase());
@@ -36,7 +41,7 @@ fn run_at(sandbox: &Sandbox, endpoint: &str, args: &[&str], set: &[(&str, &str)]
         command.env_remove(name);
     }
     command.env("HF_ENDPOINT", endpoint).env("HF_HUB_CACHE", sandbox.path("cache")).envs(set.iter().copied());
-    finish(command, args)
+    command
 }
 
 fn run(sandbox: &Sandbox, hub: &Hub, args: &[&str]) -> Run {

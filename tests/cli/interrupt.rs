@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 
-use crate::util::{Sandbox, files, fixture};
+use crate::util::{Sandbox, files, finish, fixture};
 
 /// A run under way, whose messages are read as they come.
 struct Running {
@@ -84,6 +84,41 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
         }
         let told = |run: &str| fs::read_to_string(sandbox.path(run).join("metrics.jsonl")).unwrap().lines().count();
         assert_eq!(told(&whole), told(&stopped), "every epoch is told once: {settings:?}");
+    }
+}
+
+/// A disk that is full, as far as a process can be told so without being the superuser: no file may grow beyond eight
+/// kilobytes. `scripts/check_disk_full.sh` does it with a real one.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole() {
+    let sandbox = Sandbox::new();
+    sandbox.colours("colours", 20);
+    let vit = fixture("vit");
+    let settings = ["--epochs", "60", "--batch-size", "8", "--threads", "2"];
+    sandbox.trained("whole", &settings);
+    let first = [&["train", "--backbone", &vit, "--data", "colours", "--out", "run"], &settings[..]].concat();
+    let mut running = Running::begin(&sandbox, &first);
+    running.wait_for("epoch ");
+    running.signal("INT");
+    running.saved("run");
+
+    let checkpoint = fs::read(sandbox.path("run/checkpoint.safetensors")).unwrap();
+    assert!(checkpoint.len() > 8192);
+    for _ in 0..2 {
+        let resume = sandbox.command(&["train", "--resume", "run"]);
+        let mut shell = Command::new("sh");
+        // The signal would end the process before it could say anything.
+        shell.args(["-c", "trap '' XFSZ && ulimit -f 16 && exec \"$0\" \"$@\""]).arg(resume.get_program());
+        shell.args(resume.get_args()).current_dir(sandbox.path("")).stdin(Stdio::null());
+        finish(shell, &["train", "--resume", "run"]).fails(&["run/checkpoint.safetensors: File too large"]);
+        assert!(fs::read(sandbox.path("run/checkpoint.safetensors")).unwrap() == checkpoint, "the last one is whole");
+        assert!(files(&sandbox.path("run")).iter().all(|name| !name.starts_with(".vpt-")), "and nothing beside it");
+    }
+    sandbox.vpt(&["train", "--resume", "run"]).ok();
+    for file in ["best.safetensors", "last.safetensors"] {
+        let read = |run: &str| fs::read(sandbox.path(run).join(file)).unwrap();
+        assert!(read("whole") == read("run"), "{file} differs");
     }
 }
 

@@ -15,6 +15,7 @@ mod data_check;
 mod detect;
 mod docs;
 mod formats;
+mod hostile;
 mod hub;
 #[cfg(unix)]
 mod interrupt;

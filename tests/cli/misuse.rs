@@ -106,3 +106,153 @@ fn no_arguments_show_the_help() {
     assert_eq!(run.code, Some(2));
     assert!(run.stderr.contains("Usage: vpt"), "{run:#?}");
 }
+
+/// Values that no machine has room or time for, places that are none, flags that do not go together.
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_done() {
+    let sandbox = Sandbox::new();
+    sandbox.colours("colours", 20);
+    sandbox.boxes("boxes", 12);
+    sandbox.trained("run", &["--epochs", "1", "--method", "linear"]);
+    let (vit, clip, image) = (fixture("vit"), fixture("clip"), fixture("images/a.png"));
+    let most = "18446744073709551615";
+    let classify = |more: &[&'static str]| -> Vec<String> {
+        ["train", "--backbone", &vit, "--data", "colours", "--out", "new"]
+            .iter()
+            .chain(more)
+            .map(|s| (*s).to_owned())
+            .collect()
+    };
+    let detect = |more: &[&'static str]| -> Vec<String> {
+        ["train", "--backbone", &clip, "--data", "boxes", "--out", "new"]
+            .iter()
+            .chain(more)
+            .map(|s| (*s).to_owned())
+            .collect()
+    };
+    let plain = |args: &[&str]| -> Vec<String> { args.iter().map(|s| (*s).to_owned()).collect() };
+    let bench = |more: &[&str]| plain(&[&["bench", "step", "--backbone", &vit], more].concat());
+    let cases: Vec<(Vec<String>, &[&str])> = vec![
+        (classify(&["--epochs", "18446744073709551615"]), &["--epochs"]),
+        (classify(&["--epochs", "-1"]), &["--epochs"]),
+        (classify(&["--epochs", "1e3"]), &["--epochs"]),
+        (classify(&["--epochs", ""]), &["--epochs"]),
+        (classify(&["--patience", "-1"]), &["--patience"]),
+        (classify(&["--micro-batch", "0"]), &["--micro-batch"]),
+        (classify(&["--prompt-tokens", "1001"]), &["--prompt-tokens", "1000"]),
+        (classify(&["--prompt-layers", "first:0"]), &["--prompt-layers"]),
+        (classify(&["--prompt-layers", "last:4"]), &["--prompt-layers", "3 blocks"]),
+        (classify(&["--prompt-layers", "first:18446744073709551615"]), &["--prompt-layers"]),
+        (classify(&["--prompt-layers", "first:"]), &["--prompt-layers"]),
+        (classify(&["--prompt-dropout", "1"]), &["--prompt-dropout"]),
+        (classify(&["--prompt-dropout", "nan"]), &["--prompt-dropout"]),
+        (classify(&["--lr", "inf"]), &["--lr"]),
+        (classify(&["--lr", "-0.001"]), &["--lr"]),
+        (classify(&["--lr", "1e-3x"]), &["--lr"]),
+        (classify(&["--head-lr", "0"]), &["--head-lr"]),
+        (classify(&["--method", "linear", "--head-lr", "1"]), &["--head-lr", "linear"]),
+        (classify(&["--weight-decay", "-0.1"]), &["--weight-decay"]),
+        (classify(&["--weight-decay", "nan"]), &["--weight-decay"]),
+        (classify(&["--warmup", "1.01"]), &["--warmup"]),
+        (classify(&["--warmup", "-0.5"]), &["--warmup"]),
+        (classify(&["--clip-norm", "0"]), &["--clip-norm"]),
+        (classify(&["--clip-norm", "inf"]), &["--clip-norm"]),
+        (classify(&["--label-smoothing", "-0.1"]), &["--label-smoothing"]),
+        (classify(&["--random-resized-crop", "nan", "1"]), &["--random-resized-crop"]),
+        (classify(&["--random-resized-crop", "0", "1"]), &["--random-resized-crop"]),
+        (classify(&["--random-resized-crop", "0.5", "2"]), &["--random-resized-crop"]),
+        (classify(&["--method", "linear", "--flip"]), &["--flip", "linear"]),
+        (classify(&["--method", "linear", "--prompt-tokens", "4"]), &["--prompt-tokens", "linear"]),
+        (classify(&["--method", "vpt-shallow", "--prompt-layers", "all"]), &["--prompt-layers", "vpt-shallow"]),
+        (classify(&["--method", "vp-pad", "--pad", "0"]), &["--pad"]),
+        (classify(&["--method", "vp-pad", "--pad", "17"]), &["--pad"]),
+        (classify(&["--method", "vp-pad", "--pad", "18446744073709551615"]), &["--pad"]),
+        (classify(&["--method", "vp-patch", "--patch-size", "0"]), &["--patch-size"]),
+        (classify(&["--method", "vp-patch", "--patch-size", "33"]), &["--patch-size"]),
+        (classify(&["--method", "vp-patch", "--patch-place", "middle"]), &["--patch-place", "middle"]),
+        (classify(&["--method", "vp-frame", "--inner-size", "0"]), &["--inner-size"]),
+        (classify(&["--method", "vp-frame", "--inner-size", "32"]), &["--inner-size"]),
+        (classify(&["--image-size", "0"]), &["--image-size"]),
+        (classify(&["--image-size", "18446744073709551608"]), &["--image-size"]),
+        (classify(&["--seed", "9223372036854775808"]), &["--seed"]),
+        (classify(&["--seed", "one"]), &["--seed"]),
+        (classify(&["--threads", "-1"]), &["--threads"]),
+        (classify(&["--box-crop"]), &["--box-crop", "detection"]),
+        (classify(&["--open-vocabulary"]), &["--open-vocabulary", "detection"]),
+        (classify(&["--fit", "letterbox"]), &["--fit", "detection"]),
+        (classify(&["--task", "detect"]), &["--task", "colours"]),
+        (classify(&["--out", ""]), &["--out"]),
+        (classify(&["--backbone", ""]), &["--backbone"]),
+        (classify(&["--resume", "run"]), &["--resume"]),
+        (detect(&["--ema", "1"]), &["--ema"]),
+        (detect(&["--ema", "nan"]), &["--ema"]),
+        (detect(&["--mosaic", "1.5"]), &["--mosaic"]),
+        (detect(&["--mosaic", "nan"]), &["--mosaic"]),
+        (detect(&["--scale-jitter", "0", "1"]), &["--scale-jitter"]),
+        (detect(&["--scale-jitter", "nan", "nan"]), &["--scale-jitter"]),
+        (detect(&["--scale-jitter", "2", "1"]), &["--scale-jitter"]),
+        (detect(&["--scale-jitter", "1e-30", "1e30"]), &["--scale-jitter"]),
+        (detect(&["--head-epochs", "4", "--epochs", "4"]), &["--head-epochs"]),
+        (detect(&["--shots", "4"]), &["--shots", "detection"]),
+        (detect(&["--patience", "4"]), &["--patience", "detection"]),
+        (detect(&["--lr", "auto"]), &["--lr", "detection"]),
+        (detect(&["--method", "vp-pad"]), &["--method", "detection"]),
+        (detect(&["--head", "cosine"]), &["--head", "detection"]),
+        (detect(&["--task", "multilabel", "--shots", "3"]), &["--shots", "multi-label"]),
+        (
+            plain(&["train", "--backbone", &vit, "--data", "boxes", "--out", "new", "--open-vocabulary"]),
+            &["no text tower"],
+        ),
+        (bench(&["--batch-size", most]), &["--batch-size"]),
+        (bench(&["--batch-size", "1000000000"]), &["--batch-size", "too many"]),
+        (bench(&["--classes", "1000000000000"]), &["--classes"]),
+        (bench(&["--repeats", most]), &["--repeats"]),
+        (bench(&["--micro-batch", "0"]), &["--micro-batch"]),
+        (bench(&["--image-size", "16392"]), &["--image-size"]),
+        (bench(&["--image-size", "-32"]), &["--image-size"]),
+        (bench(&["--prompt-tokens", "1001"]), &["--prompt-tokens"]),
+        (plain(&["bench", "detect", "--backbone", &clip, "--classes", most]), &["--classes"]),
+        (plain(&["bench", "detect", "--backbone", &clip, "--batch-size", most]), &["--batch-size"]),
+        (plain(&["bench", "detect", "--backbone", &clip, "--repeats", "0"]), &["--repeats"]),
+        (plain(&["data", "make", "shapes", "--out", "new", "--images", "0"]), &["--images"]),
+        (plain(&["data", "make", "shapes", "--out", "new", "--images", most]), &["--images"]),
+        (plain(&["data", "make", "shapes", "--out", "new", "--size", "0"]), &["--size"]),
+        (plain(&["data", "make", "shapes", "--out", "new", "--size", "100000"]), &["--size"]),
+        (plain(&["data", "make", "shapes", "--out", "new", "--task", "detect", "--images", "2"]), &["--images"]),
+        (plain(&["data", "make", "circles", "--out", "new"]), &["circles"]),
+        (plain(&["predict", "--model", "run", "--min-score", "nan", &image]), &["--min-score"]),
+        (plain(&["predict", "--model", "run", "--min-score", "-1", &image]), &["--min-score"]),
+        (plain(&["predict", "--model", "run", "--min-score", "0.5", &image]), &["--min-score", "not boxes"]),
+        (plain(&["predict", "--model", "run", "--classes", "a,b", &image]), &["--classes"]),
+        (plain(&["predict", "--model", "run", "--backbone", &clip, "--threads", "1025", &image]), &["--threads"]),
+        (plain(&["eval", "--model", "run", "--data", "colours", "--detections", "d.json"]), &["--detections"]),
+        (plain(&["zero-shot", "--backbone", &vit, "--data", "colours"]), &["--backbone"]),
+        (plain(&["zero-shot", "--backbone", &clip, "--data", "colours", "--image-size", "7"]), &["--image-size"]),
+        (plain(&["embed", "--backbone", &vit, "--out", "e", "--texts", "a dog"]), &["no text tower"]),
+        (plain(&["embed", "--backbone", &vit, "--out", "e", "--image-size", "12", &image]), &["--image-size"]),
+        (plain(&["backbones", "fetch", "../../x"]), &["../../x"]),
+        (plain(&["backbones", "fetch", ""]), &["backbone"]),
+        (plain(&["backbones", "info", "a/b@../c"]), &["`../c` is no branch"]),
+        (plain(&["runs", "list", "--sort", "luck"]), &["luck"]),
+        (plain(&["runs", "compare", "run"]), &["RUN"]),
+        (plain(&["completions", "tcsh"]), &["tcsh"]),
+        (plain(&["--json"]), &["Usage"]),
+        (plain(&["train", "--json=yes"]), &["--json"]),
+        (plain(&["train", "--seed"]), &["--seed"]),
+        (plain(&["train", "--seed", "1", "--seed", "2"]), &["--seed"]),
+    ];
+    for (args, parts) in cases {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        sandbox.holds("", || {
+            sandbox.vpt_within_limits(&args).refuses(parts);
+            assert!(!sandbox.path("new/checkpoint.safetensors").exists(), "{args:?}");
+        });
+        let _ = std::fs::remove_dir_all(sandbox.path("new"));
+    }
+    for args in [["data", "info", ""], ["data", "check", ""]] {
+        sandbox.vpt_within_limits(&args).refuses(&["a value is required"]);
+    }
+    for args in [["runs", "show", ""], ["task", "info", ""]] {
+        sandbox.vpt_within_limits(&args).fails(&["run ``"]);
+    }
+}

@@ -1,9 +1,11 @@
 //! A folder to work in, images to work on, and a way to run the program that checks what must always hold.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::Duration;
-use std::{fs, process};
+use std::{fs, process, thread};
 
 use serde_json::Value;
 
@@ -15,12 +17,27 @@ pub(crate) fn fixture(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name).to_str().unwrap().to_owned()
 }
 
-/// A folder of its own for a test.
-pub(crate) struct Sandbox(tempfile::TempDir);
+/// A folder of its own for a test, and what failed in it so far.
+pub(crate) struct Sandbox(tempfile::TempDir, Mutex<Vec<String>>);
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let failed = self.1.get_mut().unwrap();
+        assert!(failed.is_empty() || thread::panicking(), "{} cases failed:\n{}", failed.len(), failed.join("\n\n"));
+    }
+}
 
 impl Sandbox {
     pub(crate) fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self(tempfile::tempdir().unwrap(), Mutex::default())
+    }
+
+    /// Goes on where `check` panics, and fails at the end of the test: a table's cases are all looked at.
+    pub(crate) fn holds(&self, case: &str, check: impl FnOnce()) {
+        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(check)) {
+            let text = payload.downcast_ref::<String>().cloned().unwrap_or_default();
+            self.1.lock().unwrap().push(format!("{case}: {text}"));
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -61,6 +78,12 @@ impl Sandbox {
         finish(self.command(args), args)
     }
 
+    /// [`Sandbox::vpt`] for what must be refused without effort: the system ends the program where it takes more than two
+    /// seconds of a CPU or 512 MiB of addresses.
+    pub(crate) fn vpt_within_limits(&self, args: &[&str]) -> Run {
+        finish(limited(self.command(args)), args)
+    }
+
     /// The program in this folder, without the user's caches.
     pub(crate) fn command(&self, args: &[&str]) -> process::Command {
         let mut command = process::Command::new(VPT);
@@ -80,6 +103,28 @@ impl Sandbox {
         let args = ["train", "--backbone", &vit, "--data", "colours", "--out", run];
         self.vpt(&[&args, more].concat()).ok()
     }
+}
+
+/// The same command under the limits of [`Sandbox::vpt_within_limits`], where the system has such limits.
+pub(crate) fn limited(command: process::Command) -> process::Command {
+    if !cfg!(target_os = "linux") {
+        return command;
+    }
+    let mut shell = process::Command::new("sh");
+    shell.args(["-c", "ulimit -v 524288 && ulimit -t 2 && exec \"$0\" \"$@\""]).arg(command.get_program());
+    shell.args(command.get_args()).stdin(Stdio::null());
+    // Every thread that takes memory would reserve addresses of its own.
+    shell.env("MALLOC_ARENA_MAX", "1");
+    if let Some(folder) = command.get_current_dir() {
+        shell.current_dir(folder);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
 }
 
 /// Runs what [`Sandbox::command`] has made of `args`.
@@ -138,6 +183,7 @@ impl Run {
         // Of our own errors there is one line; clap adds a hint and the usage.
         let most = if self.stderr.contains("For more information, try '--help'") { 12 } else { 1 };
         assert!((1..=most).contains(&errors.len()), "{self:#?}");
+        assert!(errors.iter().all(|line| line.chars().count() <= 1000), "nobody reads that: {self:#?}");
         for part in parts {
             assert!(self.stderr.contains(part), "no {part:?} in {self:#?}");
         }
