@@ -145,8 +145,14 @@ pub struct RunConfig {
     /// Training images a class, drawn by the seed; all of them if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shots: Option<usize>,
+    /// A written draw of images to learn from and to validate on, as `few_shot.json` is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draw: Option<PathBuf>,
     /// Seed of everything that is drawn.
     pub seed: u64,
+    /// Seed of the parts that the data lacks; `seed` if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split_seed: Option<u64>,
     /// Passes over the training images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<usize>,
@@ -180,7 +186,7 @@ pub struct RunConfig {
     /// Epochs without a better validation result after which training ends; never if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<usize>,
-    /// Which epoch counts; `last` with `shots`, else `best`, if `None`.
+    /// Which epoch counts; `last` with `shots` or `draw`, else `best`, if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub select: Option<Select>,
     /// Side of the images the backbone sees, in pixels; its own if `None`.
@@ -247,7 +253,9 @@ impl Default for RunConfig {
             patch_place: None,
             inner_size: None,
             shots: None,
+            draw: None,
             seed: 1,
+            split_seed: None,
             epochs: None,
             batch_size: None,
             micro_batch: None,
@@ -409,6 +417,11 @@ impl RunConfig {
         }
     }
 
+    /// Seed of the parts that the data lacks.
+    pub fn seed_of_parts(&self) -> u64 {
+        self.split_seed.unwrap_or(self.seed)
+    }
+
     /// Checks what can be checked without backbone and data, so that a wrong flag is told before anything is read.
     pub fn validate(&self) -> Result<()> {
         at_least_one("--prompt-tokens", self.prompt_tokens)?;
@@ -453,8 +466,13 @@ impl RunConfig {
             return Err(Error::flag("--random-resized-crop", message));
         }
         // TOML has no larger integers, and a run that cannot be saved cannot be repeated.
-        if i64::try_from(self.seed).is_err() {
-            return Err(Error::flag("--seed", format!("{} is larger than {}", self.seed, i64::MAX)));
+        for (flag, seed) in [("--seed", self.seed), ("--split-seed", self.split_seed.unwrap_or(0))] {
+            if i64::try_from(seed).is_err() {
+                return Err(Error::flag(flag, format!("{seed} is larger than {}", i64::MAX)));
+            }
+        }
+        if self.shots.is_some() && self.draw.is_some() {
+            return Err(Error::flag("--draw", "its file says which images are learned from; leave out --shots"));
         }
         self.check_texts()?;
         self.refuse_other_methods_fields()
@@ -489,7 +507,12 @@ impl RunConfig {
                 let message = "text is for one class an image: CLIP compares classes, it does not say which are there";
                 return Err(Error::flag("--head", message));
             }
-            for (flag, given) in [("--shots", self.shots.is_some()), ("--label-smoothing", self.label_smoothing > 0.)] {
+            let fields = [
+                ("--shots", self.shots.is_some()),
+                ("--draw", self.draw.is_some()),
+                ("--label-smoothing", self.label_smoothing > 0.),
+            ];
+            for (flag, given) in fields {
                 if given {
                     return Err(Error::flag(flag, "not for multi-label classification"));
                 }
@@ -504,6 +527,7 @@ impl RunConfig {
             ("--mosaic", self.mosaic.is_some(), true),
             ("--open-vocabulary", self.open_vocabulary, true),
             ("--shots", self.shots.is_some(), false),
+            ("--draw", self.draw.is_some(), false),
             ("--random-resized-crop", self.random_resized_crop.is_some(), false),
             ("--augment", self.augment != AugmentPolicy::None, false),
             ("--label-smoothing", self.label_smoothing > 0., false),
@@ -565,7 +589,8 @@ impl RunConfig {
             Some(threads) => threads,
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
-        let select = self.select.unwrap_or(if self.shots.is_some() { Select::Last } else { Select::Best });
+        let few_shot = self.shots.is_some() || self.draw.is_some();
+        let select = self.select.unwrap_or(if few_shot { Select::Last } else { Select::Best });
         let lr = self.lr.unwrap_or(LearningRate::Value(defaults.lr));
         let head_lr = self.head_lr.unwrap_or(defaults.head_lr);
         let weight_decay = self.weight_decay.unwrap_or(defaults.weight_decay);

@@ -80,6 +80,13 @@ struct Flags {
     /// Train on this many images a class, drawn by the seed; validate on at most 4 a class [default: all]
     #[arg(long, allow_negative_numbers = true, value_name = "K", help_heading = "Model and data")]
     shots: Option<usize>,
+    /// Train and validate on the images that this file names, as few_shot.json of another run or a file in the draws/ of
+    /// `vpt bench few-shot`; of classes that it does not name nothing is used, in test neither
+    #[arg(long, value_name = "FILE", conflicts_with = "shots", help_heading = "Model and data")]
+    draw: Option<PathBuf>,
+    /// Seed of the parts of data that lacks some, so that runs of other seeds share one test set [default: --seed]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Model and data")]
+    split_seed: Option<u64>,
     /// Side of the images the backbone sees, in pixels; a multiple of its patch size
     /// [default: the backbone's; in detection 16 patches, 12 of 32 pixels]
     ///
@@ -175,7 +182,7 @@ struct Flags {
     /// Stop after this many epochs without a better validation result [default: never]
     #[arg(long, allow_negative_numbers = true, value_name = "EPOCHS", help_heading = "Training")]
     patience: Option<usize>,
-    /// Which epoch counts: the best on validation, or the last [default: best; last with --shots]
+    /// Which epoch counts: the best on validation, or the last [default: best; last with --shots or --draw]
     #[arg(long, value_name = "EPOCH", value_parser = one_of::<Select>(Select::NAMES), help_heading = "Training")]
     select: Option<Select>,
     /// Mirror half of the training images, drawn anew each epoch [default: in detection]
@@ -366,7 +373,7 @@ impl Flags {
         }
         set!(backbone data task head optimizer label_smoothing class_weights augment);
         set_optional!(
-            weights_dir shots image_size prompt_tokens prompt_layers prompt_dropout pad patch_size patch_place inner_size
+            weights_dir shots draw split_seed image_size prompt_tokens prompt_layers prompt_dropout pad patch_size patch_place inner_size
             epochs batch_size micro_batch lr head_lr weight_decay warmup clip_norm patience select head_epochs fit mosaic ema
             out
         );

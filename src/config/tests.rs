@@ -60,7 +60,7 @@ fn a_detector_s_images_are_zoomed_while_prompts_learn_unless_told_otherwise() {
 #[test]
 fn a_wrong_value_names_its_flag() {
     type Change = fn(&mut RunConfig);
-    let cases: [(Change, &str); 20] = [
+    let cases: [(Change, &str); 22] = [
         (|c| c.prompt_tokens = Some(0), "--prompt-tokens: must be at least 1"),
         (|c| c.prompt_tokens = Some(1001), "--prompt-tokens: more than 1000"),
         (
@@ -80,6 +80,11 @@ fn a_wrong_value_names_its_flag() {
         (|c| c.batch_size = Some(0), "--batch-size: must be at least 1"),
         (|c| c.shots = Some(0), "--shots: must be at least 1"),
         (|c| c.seed = u64::MAX, "--seed: 18446744073709551615 is larger than 9223372036854775807"),
+        (|c| c.split_seed = Some(u64::MAX), "--split-seed: 18446744073709551615 is larger than 9223372036854775807"),
+        (
+            |c| (c.shots, c.draw) = (Some(2), Some("draw.json".into())),
+            "--draw: its file says which images are learned from; leave out --shots",
+        ),
         (
             |c| c.random_resized_crop = Some([0.9, 0.5]),
             "--random-resized-crop: 0.9 to 0.5 are not shares of the area with 0 < least <= most <= 1",

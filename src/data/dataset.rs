@@ -160,6 +160,26 @@ impl Dataset {
         }
     }
 
+    /// The same with the classes alone that `keep` wants, in their order, and their images.
+    #[must_use]
+    pub fn of_classes(&self, keep: impl Fn(&str) -> bool) -> Self {
+        let kept: Vec<usize> = (0..self.classes.len()).filter(|&class| keep(&self.classes[class])).collect();
+        let part = |samples: &[Sample]| {
+            let renumber = |sample: &Sample| {
+                let label = kept.binary_search(&(sample.label as usize)).ok()? as u32;
+                Some(Sample { label, ..sample.clone() })
+            };
+            samples.iter().filter_map(renumber).collect()
+        };
+        Self {
+            classes: kept.iter().map(|&class| self.classes[class].clone()).collect(),
+            train: part(&self.train),
+            val: part(&self.val),
+            test: part(&self.test),
+            ..self.clone()
+        }
+    }
+
     /// The samples of one part.
     pub fn part_mut(&mut self, split: Split) -> &mut Vec<Sample> {
         match split {

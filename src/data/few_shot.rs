@@ -70,17 +70,19 @@ impl FewShot {
         self.train.iter().filter(|(_, ids)| ids.len() < self.shots).map(|(class, ids)| (class.as_str(), ids.len()))
     }
 
-    /// `dataset` with only the drawn images in train and val, in the data set's own order.
+    /// `dataset` with only the drawn images in train and val, in the data set's own order. Where the draw names a part of the
+    /// classes, the others are left out of all three parts.
     ///
     /// # Errors
     /// An image or class of the draw is not in `dataset`, or an image has another class there.
     pub fn apply(&self, dataset: &Dataset) -> Result<Dataset> {
+        if let Some(class) = self.train.keys().chain(self.val.keys()).find(|&class| !dataset.classes.contains(class)) {
+            return Err(self.mismatch(dataset, &format!("no class '{class}'")));
+        }
+        let dataset = &dataset.of_classes(|class| self.train.contains_key(class));
         let pick = |split: Split, drawn: &BTreeMap<String, Vec<String>>| -> Result<Vec<Sample>> {
             let mut wanted = BTreeSet::new();
             for (class, ids) in drawn {
-                if !dataset.classes.contains(class) {
-                    return Err(self.mismatch(dataset, &format!("no class '{class}'")));
-                }
                 wanted.extend(ids.iter().map(|id| (class.as_str(), id.as_str())));
             }
             let name = |s: &Sample| dataset.classes.get(s.label as usize).map_or("", String::as_str);
@@ -199,6 +201,20 @@ mod tests {
         assert_eq!(draw.short_classes().collect::<Vec<_>>(), [("class 1", 3)]);
         assert!(draw.apply(&data).unwrap().split_note.contains("1 of 2 classes have fewer"));
         assert!(FewShot::draw(&data, 0, 1).unwrap_err().to_string().starts_with("--shots"));
+    }
+
+    #[test]
+    fn a_draw_of_some_classes_leaves_the_others_out() {
+        let data = dataset(&[(30, 9), (12, 3), (7, 5)]);
+        let mut draw = FewShot::draw(&data, 2, 1).unwrap();
+        (draw.train.remove("class 1"), draw.val.remove("class 1"));
+        let picked = draw.apply(&data).unwrap();
+        assert_eq!(picked.classes, ["class 0", "class 2"]);
+        assert_eq!((picked.train.len(), picked.val.len(), picked.test.len()), (4, 4, 14));
+        let second = picked.test.iter().filter(|s| s.label == 1);
+        assert!(second.clone().count() == 5 && second.clone().all(|s| s.id.contains("/2/")));
+        draw.val.insert("class 1".into(), vec!["val/1/0.png".into()]);
+        assert!(draw.apply(&data).unwrap_err().to_string().contains("no image val/1/0.png of class 'class 1'"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub const CONFIG: &str = "config.toml";
 pub const ENVIRONMENT: &str = "environment.json";
 /// Which image went into which part.
 pub const SPLIT: &str = "split.json";
-/// Which images `--shots` drew.
+/// Which images `--shots` drew or `--draw` named; as a file of `--draw` it repeats the draw.
 pub const FEW_SHOT: &str = "few_shot.json";
 /// A line for every epoch.
 pub const METRICS: &str = "metrics.jsonl";
@@ -223,7 +223,7 @@ pub fn in_use(path: &Path) -> bool {
 }
 
 /// `name` with everything but letters, digits, `.`, `_` and `-` replaced, fit to be part of a file name anywhere.
-fn file_name(name: &str) -> String {
+pub(crate) fn file_name(name: &str) -> String {
     let clean: String =
         name.chars().take(80).map(|c| if c.is_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
     match clean.trim_start_matches('.') {

@@ -35,7 +35,7 @@ pub(crate) struct Setup {
     pub(crate) texts: Option<Prompts>,
     /// What is minimised.
     pub(crate) loss: Loss,
-    /// What `--shots` drew.
+    /// What `--shots` drew, or `--draw` read.
     pub(crate) few_shot: Option<FewShot>,
     pub(crate) train: Source,
     pub(crate) val: Source,
@@ -51,7 +51,10 @@ impl Setup {
     pub(crate) fn new(config: &RunConfig, task: Task, observer: &mut dyn Observer) -> Result<Option<Self>> {
         config.validate()?;
         let (mut dataset, sets) = open_data(config, task, observer)?;
-        let few_shot = config.shots.map(|shots| FewShot::draw(&dataset, shots, config.seed)).transpose()?;
+        let few_shot = match (&config.draw, config.shots) {
+            (Some(path), _) => Some(FewShot::read(path)?),
+            (None, shots) => shots.map(|shots| FewShot::draw(&dataset, shots, config.seed)).transpose()?,
+        };
         if let Some(draw) = &few_shot {
             dataset = draw.apply(&dataset)?;
         }
@@ -157,9 +160,9 @@ fn open_data(config: &RunConfig, task: Task, observer: &mut dyn Observer) -> Res
     let mut tell = |notes: Vec<String>| notes.iter().for_each(|note| observer.event(&Event::Note(note)));
     if task != Task::Multilabel {
         tell(check::notes(path));
-        return Ok((Dataset::open(path, config.seed)?, None));
+        return Ok((Dataset::open(path, config.seed_of_parts())?, None));
     }
-    let data = MultilabelDataset::open(path, config.seed, config.skip_bad_images)?;
+    let data = MultilabelDataset::open(path, config.seed_of_parts(), config.skip_bad_images)?;
     tell(check::notes_of_boxes(&data.problems, path));
     let counts = data.train_counts().into_iter().zip(&data.dataset.classes);
     let missing: Vec<&str> = counts.filter(|(count, _)| *count == 0).map(|(_, name)| name.as_str()).collect();

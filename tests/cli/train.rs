@@ -254,3 +254,23 @@ fn predictions_are_made_at_the_temperature_of_the_run() {
     assert_eq!((&old.0, &old.1), (&new.0, &new.1));
     assert!((old.2 / new.2 - temperature).abs() < 1e-6, "{old:?} {new:?} {temperature}");
 }
+
+#[test]
+fn a_written_draw_is_learned_from_again_whatever_the_seed() {
+    let sandbox = Sandbox::new();
+    let quick = ["--epochs", "2", "--method", "linear"];
+    sandbox.trained("first", &[&quick[..], &["--shots", "2"]].concat());
+    let draw = "first/few_shot.json";
+    sandbox.trained("second", &[&quick[..], &["--draw", draw, "--split-seed", "1", "--seed", "9"]].concat());
+    let read = |run: &str, file: &str| fs::read(sandbox.path(run).join(file)).unwrap();
+    assert_eq!(read("first", "few_shot.json"), read("second", "few_shot.json"));
+    let split = |run: &str| json_file(&sandbox.path(run).join("split.json"));
+    for part in ["train", "val", "test"] {
+        assert_eq!(split("first")[part], split("second")[part], "{part}");
+    }
+    let config = fs::read_to_string(sandbox.path("second/config.toml")).unwrap();
+    assert!(config.contains("split_seed = 1") && config.contains("select = \"last\""), "{config}");
+    let args = ["train", "--data", "colours", "--out", "third", "--draw", draw];
+    sandbox.vpt(&[&args[..], &["--seed", "9"]].concat()).fails(&["few-shot draw of colours", "no image"]);
+    sandbox.vpt(&[&args[..], &["--shots", "2"]].concat()).refuses(&["--shots", "--draw"]);
+}

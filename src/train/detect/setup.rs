@@ -49,7 +49,7 @@ pub(crate) fn working_size(backbone: &str, weights_dir: Option<&std::path::Path>
 impl Setup {
     /// Opens data and backbone.
     pub(crate) fn new(config: &RunConfig, observer: &mut dyn Observer) -> Result<Self> {
-        let mut dataset = BoxDataset::open(&config.data, config.seed)?;
+        let mut dataset = BoxDataset::open(&config.data, config.seed_of_parts())?;
         observer.event(&Event::Note(&format!("{}: {}", dataset.name, dataset.split_note)));
         let left_out = dataset.leave_out_unreadable(config.skip_bad_images)?;
         if !left_out.is_empty() {
