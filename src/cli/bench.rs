@@ -1,4 +1,4 @@
-//! `vpt bench`: what a training step costs.
+//! `vpt bench`: how good methods are, what a training step costs.
 
 use std::path::PathBuf;
 
@@ -13,9 +13,9 @@ use vpt::report::table;
 
 use super::output::Output;
 use super::progress::Progress;
-use super::{Global, one_of};
+use super::{Global, few_shot, one_of};
 
-/// Measure time and memory of training steps
+/// Compare methods; measure time and memory of training steps
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     #[command(subcommand)]
@@ -24,9 +24,13 @@ pub(crate) struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    FewShot(Box<few_shot::FewShot>),
+    Merge(few_shot::Merge),
     Step(Step),
     Detect(Detect),
     Kernels(Kernels),
+    #[command(hide = true)]
+    FewShotJob(few_shot::FewShotJob),
 }
 
 /// Time and memory of one training step on random images
@@ -126,6 +130,9 @@ struct Kernels {
 
 pub(crate) fn run(args: Bench, global: &Global, out: Output) -> anyhow::Result<()> {
     match args.command {
+        Command::FewShot(args) => few_shot::run(*args, global, out),
+        Command::Merge(args) => few_shot::merge(&args, out),
+        Command::FewShotJob(_) => few_shot::job(out),
         Command::Step(args) => run_step(args, global, out),
         Command::Detect(args) => run_detect(args, global, out),
         Command::Kernels(args) => run_kernels(&args, global, out),

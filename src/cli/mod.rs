@@ -9,6 +9,7 @@ mod docs;
 mod embed;
 mod eval;
 mod fetch;
+mod few_shot;
 mod interrupt;
 mod model;
 mod output;
@@ -172,6 +173,9 @@ enum Interrupted {
     /// It has saved what it had: exit code 75.
     #[error("interrupted; go on with `vpt train --resume {}`", .0.display())]
     Saved(PathBuf),
+    /// A grid whose finished jobs are kept: exit code 75.
+    #[error("interrupted; the same command goes on with the grid")]
+    Grid,
     /// It had nothing to save yet: the exit code of the signal.
     #[error("interrupted before there was anything to save; begin again with the same command")]
     Early(u8),
@@ -180,7 +184,7 @@ enum Interrupted {
 impl Interrupted {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Saved(_) => 75,
+            Self::Saved(_) | Self::Grid => 75,
             Self::Early(code) => *code,
         }
     }

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::classify::{argmax, log_sum_exp};
+use super::classify::{Metrics, Tally, argmax, log_sum_exp};
 use crate::{Error, Result};
 
 /// Bins of confidence, all equally wide.
@@ -112,6 +112,21 @@ impl Logits {
         }
         let gaps = bins.iter().map(|&(_, right, sum)| (right as f64 - sum).abs());
         gaps.sum::<f64>() / self.labels.len().max(1) as f64
+    }
+
+    /// The metrics of classification.
+    ///
+    /// # Errors
+    /// A logit is not finite.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let mut tally = Tally::new(self.classes);
+        tally.add(&self.values, &self.labels)?;
+        Ok(tally.metrics())
+    }
+
+    /// Whether the class of the largest logit is the true one, image by image.
+    pub fn correct(&self) -> Vec<bool> {
+        self.rows().map(|(row, &label)| argmax(row) == label as usize).collect()
     }
 
     /// The error before and after.

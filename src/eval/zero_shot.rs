@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Tally;
+use super::{Tally, calibration::Logits};
 use crate::backbone::Backbone;
 use crate::config::RunConfig;
 use crate::data::files::read_limited;
@@ -31,6 +31,7 @@ const BATCH: usize = 256;
 
 /// Class names and templates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Prompts {
     /// A name for each class, in class order.
     pub classnames: Vec<String>,
@@ -197,6 +198,48 @@ pub fn zero_shot(
     threads: usize,
     progress: Progress,
 ) -> Result<Tally> {
+    let mut tally = Tally::new(prompts.classnames.len());
+    each_batch(backbone, dataset, split, prompts, threads, &mut |logits, labels, total| {
+        tally.add(logits, labels)?;
+        progress(tally.images() as usize, total);
+        Ok(true)
+    })?;
+    Ok(tally)
+}
+
+/// As [`zero_shot`], and keeps the logits. `go_on` is told how many images are done, of how many; once it says no, there is
+/// no result.
+///
+/// # Errors
+/// As [`zero_shot`].
+pub fn zero_shot_logits(
+    backbone: &Backbone,
+    dataset: &Dataset,
+    split: Split,
+    prompts: &Prompts,
+    threads: usize,
+    go_on: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<Option<Logits>> {
+    let mut kept = Logits::new(prompts.classnames.len());
+    let mut done = 0;
+    let whole = each_batch(backbone, dataset, split, prompts, threads, &mut |logits, labels, total| {
+        kept.add(logits, labels)?;
+        done += labels.len();
+        Ok(go_on(done, total))
+    })?;
+    Ok(whole.then_some(kept))
+}
+
+/// Tells `count` logits and labels of every batch, and how many images there are in all, until it says no. Whether it did
+/// not.
+fn each_batch(
+    backbone: &Backbone,
+    dataset: &Dataset,
+    split: Split,
+    prompts: &Prompts,
+    threads: usize,
+    count: &mut dyn FnMut(&[f32], &[u32], usize) -> Result<bool>,
+) -> Result<bool> {
     let weights = classifier(backbone, prompts, threads)?;
     let scale = backbone.logit_scale().unwrap_or(1.);
     let width = backbone.embedding_width();
@@ -205,7 +248,6 @@ pub fn zero_shot(
         return Err(Error::flag("--split", format!("{} has no {split} images", dataset.name)));
     }
     let total = samples.len();
-    let mut tally = Tally::new(prompts.classnames.len());
     for batch in batches(samples, &backbone.preprocess, threads)? {
         let batch = batch?;
         let mut embeds = backbone.embed(&batch.pixels, None, threads)?;
@@ -214,10 +256,11 @@ pub fn zero_shot(
             .chunks_exact(width)
             .flat_map(|image| weights.chunks_exact(width).map(move |class| scale * dot(image, class)))
             .collect();
-        tally.add(&logits, &batch.labels)?;
-        progress(tally.images() as usize, total);
+        if !count(&logits, &batch.labels, total)? {
+            return Ok(false);
+        }
     }
-    Ok(tally)
+    Ok(true)
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

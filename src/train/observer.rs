@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{checkpoint::EpochRecord, detect::DetectRecord, results::Results};
-use crate::{config::Plan, data::Split};
+use crate::{config::Plan, data::Split, eval::calibration::Logits};
 
 /// Something worth showing.
 #[derive(Debug)]
@@ -76,6 +76,8 @@ pub enum Event<'a> {
         /// Whether it is the best so far.
         best: bool,
     },
+    /// Classification: what the selected epoch makes of the test images, in their order.
+    Tested(&'a Logits),
     /// An epoch of detection is over.
     Detected {
         /// What it brought.

@@ -177,6 +177,9 @@ impl Session {
         let Some(tally) = evaluate(model, values, test, sets.as_ref(), Split::Test, of_test.as_mut(), observer)? else {
             return Ok(self.interrupted());
         };
+        if let Some(logits) = &of_test {
+            observer.event(&Event::Tested(logits));
+        }
         let temperature = of_val.as_ref().map(Logits::temperature);
         let logits = of_val.as_ref().zip(of_test.as_ref()).zip(temperature);
         let ece = logits.map(|((val, test), t)| Calibration { val: val.eces(t), test: test.eces(t) });

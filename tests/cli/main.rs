@@ -14,6 +14,7 @@ mod commands;
 mod data_check;
 mod detect;
 mod docs;
+mod few_shot;
 mod formats;
 mod hostile;
 mod hub;

@@ -1,0 +1,506 @@
+//! From what a user asks for to the list of jobs: data sets and backbone opened, draws read or made, every run resolved, so
+//! that what is wrong with any of them is said before the first one begins.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    GridMethod,
+    job::{Half, Identity, Job, Part, create_parent},
+};
+use crate::{
+    Error, Result,
+    backbone::{Backbone, OpenOptions},
+    choice::choice,
+    config::{Facts, Method, RunConfig, Task},
+    data::{Dataset, FewShot, Split, files, write_atomic},
+    eval::zero_shot::Prompts,
+    train::run_folder,
+};
+
+/// What says which grid a folder holds.
+const GRID: &str = "grid.json";
+/// The folder of draws, unless another one is given.
+const DRAWS: &str = "draws";
+/// How often an image goes through the backbone in a run of the quick schedule, at most.
+pub const QUICK_PASSES: usize = 2000;
+/// Fields of a configuration that say where and how fast a run is computed, or that others of the identity stand for.
+const ELSEWHERE: [&str; 8] = ["backbone", "weights_dir", "data", "draw", "split_seed", "threads", "micro_batch", "out"];
+
+choice! {
+    /// What a grid asks.
+    #[derive(Default)]
+    pub enum Mode for "mode" {
+        /// How well methods learn from few images a class.
+        #[default]
+        FewShot = "few-shot",
+        /// How well they tell classes that they have not learned.
+        BaseToNew = "base-to-new",
+        /// How well they do on other data sets.
+        Cross = "cross",
+    }
+}
+
+choice! {
+    /// How long methods learn.
+    #[derive(Default)]
+    pub enum Schedule for "--schedule" {
+        /// As long as their defaults say.
+        #[default]
+        Published = "published",
+        /// At most [`QUICK_PASSES`] image passes a job, but one epoch at least.
+        Quick = "quick",
+    }
+}
+
+/// A file of texts, for one data set or for all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextFile {
+    /// The data set's name; all of them if `None`.
+    pub data: Option<String>,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl FromStr for TextFile {
+    type Err = Error;
+
+    /// Reads `DATA=FILE` or `FILE`.
+    fn from_str(s: &str) -> Result<Self> {
+        Ok(match s.split_once('=') {
+            Some((data, path)) => Self { data: Some(data.to_owned()), path: path.into() },
+            None => Self { data: None, path: s.into() },
+        })
+    }
+}
+
+/// A grid as the user asks for it.
+#[derive(Debug, Clone)]
+pub struct GridConfig {
+    /// What all runs have in common: backbone, epochs, rates, threads. Data, method, shots, draw, seed and folder are the
+    /// grid's to set; its seed is that of the parts that data lacks.
+    pub base: RunConfig,
+    /// The data sets.
+    pub data: Vec<String>,
+    /// The methods.
+    pub methods: Vec<GridMethod>,
+    /// Images a class.
+    pub shots: Vec<usize>,
+    /// Seeds of draws and training.
+    pub seeds: Vec<u64>,
+    /// What the grid asks.
+    pub mode: Mode,
+    /// With [`Mode::Cross`]: the data sets that the others are tried on.
+    pub targets: Vec<String>,
+    /// How long methods learn.
+    pub schedule: Schedule,
+    /// Class names.
+    pub classnames: Vec<TextFile>,
+    /// Templates.
+    pub templates: Vec<TextFile>,
+    /// Where draws are read from, and written to where there is none yet; a folder in `out` if `None`.
+    pub draws: Option<PathBuf>,
+    /// The folder of the grid.
+    pub out: PathBuf,
+    /// Whether run folders are kept.
+    pub keep_runs: bool,
+}
+
+/// What all jobs of a folder have in common: `grid.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GridFile {
+    /// What the grid asks.
+    pub mode: Mode,
+    /// How long methods learn.
+    pub schedule: Schedule,
+    /// The backbone's name.
+    pub backbone: String,
+    /// BLAKE3 hash of its weights.
+    pub backbone_hash: String,
+    /// With [`Mode::Cross`]: the data sets that the others are tried on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
+}
+
+impl GridFile {
+    /// Reads the grid of the folder `out`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn load(out: &Path) -> Result<Self> {
+        let path = out.join(GRID);
+        if !path.is_file() {
+            let message = format!("holds no grid: there is no {GRID}; `vpt bench few-shot --out DIR` makes one");
+            return Err(Error::file(out, message));
+        }
+        let bytes = files::read_limited(&path, 1 << 20)?;
+        serde_json::from_slice(&bytes).map_err(|error| Error::file(&path, format!("not a grid: {error}")))
+    }
+
+    /// Makes `out` the folder of this grid.
+    ///
+    /// # Errors
+    /// It is another grid's.
+    pub(super) fn claim(&self, out: &Path) -> Result<()> {
+        let path = out.join(GRID);
+        if path.is_file() {
+            let there = Self::load(out)?;
+            if there == *self {
+                return Ok(());
+            }
+            let name = |grid: &Self| {
+                let hash = grid.backbone_hash.get(..8).unwrap_or_default();
+                let targets = grid.targets.iter().map(|target| format!(" {target}")).collect::<String>();
+                format!("{}{targets} on {} ({hash}), {} schedule", grid.mode, grid.backbone, grid.schedule)
+            };
+            let message = format!("holds another grid: {}, not {}; give another --out", name(&there), name(self));
+            return Err(Error::file(out, message));
+        }
+        create_parent(&path)?;
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| Error::file(&path, e.to_string()))?;
+        bytes.push(b'\n');
+        write_atomic(&path, &bytes)
+    }
+}
+
+/// A data set of the grid.
+struct Opened {
+    /// Its name as files use it.
+    name: String,
+    path: String,
+    dataset: Dataset,
+    /// Stands for ids and labels of all parts.
+    hash: String,
+    prompts: Prompts,
+}
+
+/// A backbone, and what runs need to know of it.
+struct Frozen {
+    name: String,
+    hash: String,
+    depth: usize,
+    image_size: usize,
+}
+
+impl GridConfig {
+    /// The jobs, in the order they are numbered, and what the folder is to say of them. Draws that do not exist yet are
+    /// written.
+    ///
+    /// # Errors
+    /// A flag makes no sense or no job; data, backbone, draws or texts cannot be read or do not fit.
+    pub fn jobs(&self) -> Result<(GridFile, Vec<Job>)> {
+        self.check()?;
+        let options = OpenOptions { weights_dir: self.base.weights_dir.clone(), image_size: self.base.image_size };
+        let backbone = Backbone::open(&self.base.backbone, &options)?;
+        if self.methods.contains(&GridMethod::ZeroShot) && backbone.logit_scale().is_none() {
+            let message = format!("zero-shot needs a CLIP backbone, which {} is not", backbone.name);
+            return Err(Error::flag("--methods", message));
+        }
+        let frozen = Frozen {
+            name: backbone.name.clone(),
+            hash: backbone.hash()?.to_owned(),
+            depth: backbone.vit.depth(),
+            image_size: backbone.vit.image_size(),
+        };
+        drop(backbone);
+        let sources = self.open_all(&self.data, "--data")?;
+        let targets = self.open_all(&self.targets, "--cross")?;
+        self.check_texts(sources.iter().chain(&targets))?;
+        let grid = GridFile {
+            mode: self.mode,
+            schedule: self.schedule,
+            backbone: frozen.name.clone(),
+            backbone_hash: frozen.hash.clone(),
+            targets: targets.iter().map(|target| target.name.clone()).collect(),
+        };
+        let mut jobs = Vec::new();
+        for source in &sources {
+            for &method in &self.methods {
+                let GridMethod::Learned(learned) = method else {
+                    jobs.push(self.zero_shot(&frozen, source, &targets));
+                    continue;
+                };
+                for &shots in &self.shots {
+                    for &seed in &self.seeds {
+                        jobs.push(self.learned(&frozen, source, &targets, learned, shots, seed)?);
+                    }
+                }
+            }
+        }
+        Ok((grid, jobs))
+    }
+
+    /// What can be said without opening anything.
+    fn check(&self) -> Result<()> {
+        self.base.validate()?;
+        let given = [
+            ("--data", self.data.is_empty()),
+            ("--methods", self.methods.is_empty()),
+            ("--shots", self.shots.is_empty()),
+            ("--seeds", self.seeds.is_empty()),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, empty)| *empty) {
+            return Err(Error::flag(*flag, "names nothing to compare"));
+        }
+        if self.shots.contains(&0) {
+            return Err(Error::flag("--shots", "0 images a class leave nothing to learn from; zero-shot is a method"));
+        }
+        repeated("--methods", &self.methods)?;
+        repeated("--shots", &self.shots)?;
+        repeated("--seeds", &self.seeds)?;
+        if let Some(seed) = self.seeds.iter().find(|&&seed| i64::try_from(seed).is_err()) {
+            return Err(Error::flag("--seeds", format!("{seed} is larger than {}", i64::MAX)));
+        }
+        let by_names = self.methods.iter().any(|method| method.names_unseen_classes());
+        for (flag, files) in [("--classnames", &self.classnames), ("--templates", &self.templates)] {
+            if !files.is_empty() && !by_names {
+                return Err(Error::flag(flag, "none of --methods tells classes by their names"));
+            }
+        }
+        if self.mode == Mode::FewShot {
+            return Ok(());
+        }
+        match self.methods.iter().find(|method| !method.names_unseen_classes()) {
+            Some(method) => {
+                let able: Vec<&str> =
+                    GridMethod::all().into_iter().filter(|m| m.names_unseen_classes()).map(GridMethod::name).collect();
+                let message =
+                    format!("method {method} knows the classes it has learned and no others; take {}", able.join(", "));
+                Err(Error::flag(format!("--{}", self.mode), message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn open_all(&self, paths: &[String], flag: &str) -> Result<Vec<Opened>> {
+        let mut opened: Vec<Opened> = Vec::new();
+        for path in paths {
+            let dataset = Dataset::open(path, self.base.seed_of_parts())?;
+            let name = run_folder::file_name(&dataset.name);
+            if let Some(other) = opened.iter().find(|other| other.name == name) {
+                let message = format!("{} and {path} are both called {name}; files are named by it", other.path);
+                return Err(Error::flag(flag, message));
+            }
+            if self.mode == Mode::BaseToNew && dataset.classes.len() < 2 {
+                return Err(Error::flag("--base-to-new", format!("{name} has less than two classes")));
+            }
+            let mut prompts = Prompts::of(&dataset);
+            if let Some(file) = text_file(&self.classnames, &name) {
+                prompts.classnames = Prompts::read_classnames(file, &dataset.classes)?;
+            }
+            if let Some(file) = text_file(&self.templates, &name) {
+                prompts.templates = Prompts::read_templates(file)?;
+            }
+            opened.push(Opened { hash: hash(&dataset), name, path: path.clone(), dataset, prompts });
+        }
+        Ok(opened)
+    }
+
+    /// Texts for a data set that is not there are a mistake.
+    fn check_texts<'a>(&self, opened: impl Iterator<Item = &'a Opened>) -> Result<()> {
+        let names: Vec<&str> = opened.map(|opened| opened.name.as_str()).collect();
+        for (flag, files) in [("--classnames", &self.classnames), ("--templates", &self.templates)] {
+            for name in files.iter().filter_map(|file| file.data.as_deref()) {
+                if !names.contains(&name) {
+                    let message = format!("no data set is called {name}; there is {}", names.join(", "));
+                    return Err(Error::flag(flag, message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn zero_shot(&self, frozen: &Frozen, source: &Opened, targets: &[Opened]) -> Job {
+        let config = RunConfig { data: source.path.clone(), image_size: Some(frozen.image_size), ..self.base.clone() };
+        let settings = json!({ "image_size": frozen.image_size });
+        let name = format!("{}-{}", source.name, GridMethod::ZeroShot);
+        self.job(
+            frozen,
+            source,
+            targets,
+            Setting { name, method: GridMethod::ZeroShot, shots: 0, seed: 0 },
+            config,
+            settings,
+            0,
+        )
+    }
+
+    fn learned(
+        &self,
+        frozen: &Frozen,
+        source: &Opened,
+        targets: &[Opened],
+        learned: Method,
+        shots: usize,
+        seed: u64,
+    ) -> Result<Job> {
+        let method = GridMethod::Learned(learned);
+        let (path, draw) = self.draw(source, shots, seed)?;
+        let train_images = draw.apply(&source.dataset).map_err(|e| Error::file(&path, e.to_string()))?.train.len();
+        let facts = Facts { task: Task::Classify, depth: frozen.depth, image_size: frozen.image_size, train_images };
+        let mut config = RunConfig {
+            data: source.path.clone(),
+            task: Task::Classify,
+            draw: Some(path),
+            seed,
+            split_seed: Some(self.base.seed_of_parts()),
+            ..self.base.clone().with_method(learned)
+        };
+        // What `with_method` opens again was said for every method here.
+        (config.epochs, config.batch_size) = (self.base.epochs, self.base.batch_size);
+        (config.lr, config.prompt_tokens) = (self.base.lr, self.base.prompt_tokens.filter(|_| learned.has_tokens()));
+        let mut plan = config.resolve(&facts)?;
+        let most = (QUICK_PASSES / train_images).max(1);
+        if self.schedule == Schedule::Quick && !method.reads_images_once() && plan.epochs > most {
+            config.epochs = Some(most);
+            plan = config.resolve(&facts)?;
+        }
+        let passes = if method.reads_images_once() { train_images } else { train_images * plan.epochs };
+        let mut settings = serde_json::to_value(&plan.config).map_err(|e| Error::invalid("config", e.to_string()))?;
+        if let Value::Object(fields) = &mut settings {
+            fields.retain(|name, _| !ELSEWHERE.contains(&name.as_str()));
+            let drawn = serde_json::to_string(&draw).map_err(|e| Error::invalid("draw", e.to_string()))?;
+            fields.insert("draw".to_owned(), blake3::hash(drawn.as_bytes()).to_hex().as_str().into());
+        }
+        let name = format!("{}-{method}-{shots}-{seed}", source.name);
+        let mut job =
+            self.job(frozen, source, targets, Setting { name, method, shots, seed }, plan.config, settings, passes);
+        job.train_images = train_images;
+        Ok(job)
+    }
+
+    /// A job of `config`, whose result depends on `settings` and on what is common to all of them.
+    #[allow(clippy::too_many_arguments, reason = "two callers, next to it")]
+    fn job(
+        &self,
+        frozen: &Frozen,
+        source: &Opened,
+        targets: &[Opened],
+        setting: Setting,
+        config: RunConfig,
+        settings: Value,
+        image_passes: usize,
+    ) -> Job {
+        let Setting { name, method, shots, seed } = setting;
+        let parts = self.parts(source, targets, method);
+        let hashes: BTreeMap<&str, &str> =
+            std::iter::once(source).chain(targets).map(|data| (data.name.as_str(), data.hash.as_str())).collect();
+        let mut identity: BTreeMap<String, Value> = match settings {
+            Value::Object(fields) => fields.into_iter().collect(),
+            _ => BTreeMap::new(),
+        };
+        identity.insert("backbone".to_owned(), frozen.hash.clone().into());
+        identity.insert("data".to_owned(), json!(hashes));
+        for part in &parts {
+            if let Some(prompts) = &part.prompts {
+                identity.insert(format!("texts of {}", part.name), json!(prompts));
+            }
+        }
+        Job {
+            name,
+            out: self.out.clone(),
+            dataset: source.name.clone(),
+            method,
+            shots,
+            seed,
+            mode: self.mode,
+            schedule: self.schedule,
+            identity: Identity(identity),
+            config,
+            parts,
+            train_images: 0,
+            image_passes,
+            keep_run: self.keep_runs,
+        }
+    }
+
+    /// What a job on `source` is measured on.
+    fn parts(&self, source: &Opened, targets: &[Opened], method: GridMethod) -> Vec<Part> {
+        let part = |name: &str, data: &Opened, half: Half| {
+            let labels = half.labels(data.dataset.classes.len());
+            let prompts = Prompts {
+                classnames: data.prompts.classnames[labels].to_vec(),
+                templates: data.prompts.templates.clone(),
+            };
+            let prompts = method.names_unseen_classes().then_some(prompts);
+            Part { name: name.to_owned(), data: data.path.clone(), half, prompts }
+        };
+        match self.mode {
+            Mode::FewShot => vec![part("test", source, Half::All)],
+            Mode::BaseToNew => vec![part("base", source, Half::Base), part("new", source, Half::New)],
+            Mode::Cross => {
+                let others = targets.iter().map(|target| part(&target.name, target, Half::All));
+                std::iter::once(part("test", source, Half::All)).chain(others).collect()
+            }
+        }
+    }
+
+    /// The draw that all methods share for these shots and this seed, and its file: read if it is there, else made.
+    fn draw(&self, source: &Opened, shots: usize, seed: u64) -> Result<(PathBuf, FewShot)> {
+        let folder = self.draws.clone().unwrap_or_else(|| self.out.join(DRAWS));
+        let half = if self.mode == Mode::BaseToNew { "-base" } else { "" };
+        let path = folder.join(format!("{}{half}-{shots}-{seed}.json", source.name));
+        if path.is_file() {
+            let draw = FewShot::read(&path)?;
+            if (draw.shots, draw.seed) != (shots, seed) {
+                let message = format!("a draw of {} shots by seed {}, not of {shots} by {seed}", draw.shots, draw.seed);
+                return Err(Error::file(path, message));
+            }
+            return Ok((path, draw));
+        }
+        let draw = match self.mode {
+            Mode::BaseToNew => FewShot::draw(&Half::Base.of(&source.dataset), shots, seed)?,
+            _ => FewShot::draw(&source.dataset, shots, seed)?,
+        };
+        create_parent(&path)?;
+        draw.write(&path)?;
+        Ok((path, draw))
+    }
+}
+
+/// What tells a job from the others of its data set.
+struct Setting {
+    name: String,
+    method: GridMethod,
+    shots: usize,
+    seed: u64,
+}
+
+/// Nothing may be named twice.
+fn repeated<T: PartialEq + ToString>(flag: &str, values: &[T]) -> Result<()> {
+    match values.iter().enumerate().find(|(i, value)| values[..*i].contains(value)) {
+        Some((_, value)) => Err(Error::flag(flag, format!("{} is named twice", value.to_string()))),
+        None => Ok(()),
+    }
+}
+
+/// The file for the data set `name`: its own, else the one for all.
+fn text_file<'a>(files: &'a [TextFile], name: &str) -> Option<&'a Path> {
+    let own = files.iter().find(|file| file.data.as_deref() == Some(name));
+    own.or_else(|| files.iter().find(|file| file.data.is_none())).map(|file| file.path.as_path())
+}
+
+/// Stands for classes, and for id and label of every image.
+fn hash(dataset: &Dataset) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    dataset.classes.iter().for_each(|class| add(class));
+    for split in Split::ALL {
+        add(split.name());
+        for sample in dataset.part(split) {
+            add(&sample.id);
+            add(&sample.label.to_string());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
+}

@@ -1,0 +1,31 @@
+//! Comparing methods by CoOp's few-shot protocol: a grid of data sets, methods, shots and seeds, in a folder that survives
+//! whatever happens to the processes that fill it.
+//!
+//! [`GridConfig::jobs`] turns what a user asks for into jobs (`grid`, `job`), [`run`](run::run) decides which of them are to
+//! be done (`run`), [`perform`] does one (`work`), and [`merge`] writes what all of them say (`summary`, `bootstrap`,
+//! `tables`, `curves`, `html`). The protocol is that of Zhou et al., "Learning to Prompt for Vision-Language Models" (2022),
+//! and, for base and new classes, of "Conditional Prompt Learning for Vision-Language Models" (2022).
+
+mod bootstrap;
+mod curves;
+mod grid;
+mod html;
+mod job;
+mod merge;
+mod method;
+mod run;
+mod summary;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod work;
+
+pub use bootstrap::Interval;
+pub use grid::{GridConfig, GridFile, Mode, QUICK_PASSES, Schedule, TextFile};
+pub use job::{Half, Identity, Job, JobResult, Part, PartResult};
+pub use merge::{merge, to_json};
+pub use method::GridMethod;
+pub use run::{GridEvent, GridOutcome, Shard, Worker, run};
+pub use summary::{Cell, Comparison, Failure, Spread, Summary};
+pub use tables::console;
+pub use work::{Performed, perform};

@@ -1,0 +1,273 @@
+//! Doing one job: claim it, train or classify by names, write the result.
+//!
+//! A job's folder is locked while a process works on it, and the lock dies with the process; so any number of processes, on
+//! any number of machines that share the folder, can work on one grid. The result is written beside and renamed, so it is
+//! there as a whole or not at all.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    GridMethod,
+    job::{Job, JobResult, Part, PartResult, create_parent, digits},
+};
+use crate::{
+    Error, Result,
+    backbone::{Backbone, OpenOptions},
+    data::{Dataset, FewShot, Split, SplitFile, files, write_atomic},
+    eval::{Ece, calibration::Logits, zero_shot::zero_shot_logits},
+    infer::batches,
+    model::{TaskModel, TaskOptions},
+    prompt::task_file::TaskFile,
+    train::{
+        self, Event, Observer, Outcome,
+        results::peak_rss_bytes,
+        run_folder::{self, RunFolder},
+    },
+};
+
+/// Longest list of images that is read, in bytes.
+const MAX_SPLIT: u64 = 256 << 20;
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Performed {
+    /// Its result is there.
+    Done,
+    /// Another process is working on it.
+    Busy,
+    /// The observer stopped it; the next call goes on.
+    Interrupted,
+}
+
+/// Does `job`, or what is left of it.
+///
+/// # Errors
+/// As [`train::run`]; the error is kept in the job's folder.
+pub fn perform(job: &Job, observer: &mut dyn Observer) -> Result<Performed> {
+    let folder = job.work_folder();
+    let Some(claim) = claim(&folder)? else { return Ok(Performed::Busy) };
+    // Another process may have finished it since this one looked.
+    if job.result()?.is_none() {
+        let result = match job.method {
+            GridMethod::ZeroShot => zero_shot(job, observer),
+            GridMethod::Learned(_) => learn(job, observer),
+        };
+        match result {
+            Ok(Some(result)) => result.save(&job.result_file())?,
+            Ok(None) => return Ok(Performed::Interrupted),
+            Err(error) => {
+                keep_error(job, &error.to_string());
+                return Err(error);
+            }
+        }
+    }
+    drop(claim);
+    // Whoever takes the job now finds its result; what cannot be removed is in nobody's way.
+    let _ = fs::remove_dir_all(&folder);
+    Ok(Performed::Done)
+}
+
+/// Keeps why `job` failed for those who look at it later. That this cannot be written is no reason to hide the error itself.
+pub(super) fn keep_error(job: &Job, error: &str) {
+    let file = job.error_file();
+    let _ = create_parent(&file).and_then(|()| write_atomic(&file, format!("{error}\n").as_bytes()));
+}
+
+/// The folder of a job, locked; `None` if another process has it.
+fn claim(folder: &Path) -> Result<Option<RunFolder>> {
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    match RunFolder::lock(folder) {
+        Ok(claim) => Ok(Some(claim)),
+        Err(_) if run_folder::in_use(folder) => Ok(None),
+        // Let go of in between.
+        Err(_) => RunFolder::lock(folder).map(Some),
+    }
+}
+
+/// The result of a method that learns nothing; `None` when the observer asked to stop.
+fn zero_shot(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
+    let started = Instant::now();
+    let config = &job.config;
+    let options = OpenOptions { weights_dir: config.weights_dir.clone(), image_size: config.image_size };
+    let backbone = Arc::new(Backbone::open(&config.backbone, &options)?);
+    let mut parts = Vec::new();
+    for part in &job.parts {
+        let Some(result) = by_names(job, part, &backbone, observer)? else { return Ok(None) };
+        parts.push(result);
+    }
+    Ok(Some(JobResult { wall_s: started.elapsed().as_secs_f64(), ..result(job, parts) }))
+}
+
+/// What `part` scores when its classes are told by their names.
+fn by_names(job: &Job, part: &Part, backbone: &Backbone, observer: &mut dyn Observer) -> Result<Option<PartResult>> {
+    let Some(prompts) = &part.prompts else {
+        return Err(Error::invalid(format!("part {}", part.name), "has no names for its classes"));
+    };
+    let dataset = part.half.of(&Dataset::open(&part.data, job.config.seed_of_parts())?);
+    let mut go_on = |done, total| {
+        observer.event(&Event::Evaluating { split: Split::Test, done, total });
+        !observer.stop()
+    };
+    let logits = zero_shot_logits(backbone, &dataset, Split::Test, prompts, threads(job), &mut go_on)?;
+    let ids = dataset.test.iter().map(|sample| sample.id.as_str());
+    logits.map(|logits| score(&part.name, &logits, 1., ids)).transpose()
+}
+
+/// The result of a method that learns: its run is begun, or gone on with; `None` when the observer asked to stop.
+fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
+    let [part] = &job.parts[..] else {
+        return Err(Error::invalid(job.method.name(), "knows the classes it has learned and no others"));
+    };
+    let run = job.run_folder();
+    let mut watch = Watch { inner: observer, tested: None };
+    let outcome = if run.join(run_folder::CONFIG).is_file() {
+        train::resume(&run, &mut watch)?
+    } else {
+        // What was begun before there was a configuration cannot be taken up.
+        if run.exists() {
+            fs::remove_dir_all(&run).map_err(Error::io(&run))?;
+        }
+        let config = crate::config::RunConfig { out: Some(run.clone()), ..job.config.clone() };
+        train::run(&config, &run, &mut watch)?
+    };
+    let Outcome::Finished { results, .. } = outcome else { return Ok(None) };
+    let logits = match watch.tested {
+        Some(logits) => logits,
+        None => test_again(job, &run)?,
+    };
+    let split = run.join(run_folder::SPLIT);
+    let split: SplitFile = serde_json::from_slice(&files::read_limited(&split, MAX_SPLIT)?)
+        .map_err(|error| Error::file(&split, error.to_string()))?;
+    let temperature = results.temperature.unwrap_or(1.);
+    let scored = score(&part.name, &logits, temperature, split.test.iter().map(String::as_str))?;
+    let task = TaskFile::open(&run.join(run_folder::BEST))?;
+    let mut hasher = blake3::Hasher::new();
+    for param in &task.params {
+        hasher.update(format!("{} {:?}\n", param.name, param.shape).as_bytes());
+        param.values.iter().for_each(|value| {
+            hasher.update(&value.to_le_bytes());
+        });
+    }
+    if job.keep_run {
+        keep(&run, &job.kept_run_folder())?;
+    }
+    Ok(Some(JobResult {
+        val: results.val.classify().cloned(),
+        best_epoch: Some(results.best_epoch),
+        temperature: results.temperature,
+        learned: Some(hasher.finalize().to_hex().to_string()),
+        trainable_params: results.trainable_params,
+        wall_s: results.wall_s,
+        peak_rss_bytes: results.peak_rss_bytes,
+        ..result(job, vec![scored])
+    }))
+}
+
+/// The logits on test of a run whose process ended before the job's result was written.
+fn test_again(job: &Job, run: &Path) -> Result<Logits> {
+    let config = &job.config;
+    let options = TaskOptions {
+        backbone: Some(config.backbone.clone()),
+        weights_dir: config.weights_dir.clone(),
+        threads: threads(job),
+    };
+    let task = TaskModel::open(run, &options)?;
+    let mut dataset = Dataset::open(&config.data, config.seed_of_parts())?;
+    if let Some(draw) = &config.draw {
+        dataset = FewShot::read(draw)?.apply(&dataset)?;
+    }
+    let mut logits = Logits::new(dataset.classes.len());
+    for batch in batches(dataset.test, task.preprocess(), threads(job))? {
+        let batch = batch?;
+        logits.add(&task.logits(&batch.pixels)?, &batch.labels)?;
+    }
+    Ok(logits)
+}
+
+/// Moves the run folder `run` to `kept`, where it is out of the grid's way.
+fn keep(run: &Path, kept: &PathBuf) -> Result<()> {
+    create_parent(kept)?;
+    if kept.exists() {
+        fs::remove_dir_all(kept).map_err(Error::io(kept))?;
+    }
+    fs::rename(run, kept).map_err(Error::io(kept))
+}
+
+/// What every result of `job` says; times and sizes are left to be filled in.
+fn result(job: &Job, parts: Vec<PartResult>) -> JobResult {
+    let prompts = job.parts.iter().filter_map(|part| Some((part.name.clone(), part.prompts.clone()?)));
+    JobResult {
+        dataset: job.dataset.clone(),
+        method: job.method,
+        shots: job.shots,
+        seed: job.seed,
+        parts,
+        val: None,
+        best_epoch: None,
+        temperature: None,
+        learned: None,
+        train_images: job.train_images,
+        image_passes: job.image_passes,
+        trainable_params: 0,
+        wall_s: 0.,
+        peak_rss_bytes: peak_rss_bytes(),
+        vpt: env!("CARGO_PKG_VERSION").to_owned(),
+        prompts: prompts.collect::<BTreeMap<_, _>>(),
+        identity: job.identity.clone(),
+    }
+}
+
+/// The scores of `logits`, which are of the images `ids`.
+fn score<'a>(name: &str, logits: &Logits, temperature: f64, ids: impl Iterator<Item = &'a str>) -> Result<PartResult> {
+    let correct = logits.correct();
+    let mut hasher = blake3::Hasher::new();
+    let mut count = 0;
+    for id in ids {
+        hasher.update(format!("{}\n{id}", id.len()).as_bytes());
+        count += 1;
+    }
+    if count != correct.len() {
+        let message = format!("{} predictions for {count} test images", correct.len());
+        return Err(Error::invalid(format!("part {name}"), message));
+    }
+    Ok(PartResult {
+        name: name.to_owned(),
+        images: count,
+        metrics: logits.metrics()?,
+        ece: Ece { before: logits.ece(1.), after: logits.ece(temperature) },
+        images_hash: hasher.finalize().to_hex()[..16].to_owned(),
+        correct: digits(&correct),
+    })
+}
+
+fn threads(job: &Job) -> usize {
+    job.config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// Passes everything on, and keeps what the run makes of the test images.
+struct Watch<'a> {
+    inner: &'a mut dyn Observer,
+    tested: Option<Logits>,
+}
+
+impl Observer for Watch<'_> {
+    fn event(&mut self, event: &Event<'_>) {
+        if let Event::Tested(logits) = event {
+            self.tested = Some((*logits).clone());
+        }
+        self.inner.event(event);
+    }
+
+    fn stop(&self) -> bool {
+        self.inner.stop()
+    }
+}

@@ -1,0 +1,373 @@
+//! `vpt bench few-shot` and `vpt bench merge`: flags to a grid, its progress, its table.
+//!
+//! Each job is a process of its own, this program again: its peak memory is the job's alone, and a job that panics or is
+//! killed for want of memory takes nothing with it. A job comes to its process on stdin; when stdin closes, because this
+//! process was told to stop or is no more, the job saves and ends. So nothing goes on working that nobody waits for.
+
+use std::io::{self, BufRead, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use vpt::bench::few_shot::{
+    GridConfig, GridEvent, GridMethod, GridOutcome, Job, Mode, Performed, Schedule, Shard, TextFile, Worker, console,
+    merge as merge_folder, perform, run as run_grid, to_json,
+};
+use vpt::config::{LearningRate, RunConfig};
+use vpt::report::table;
+use vpt::train::{Event, Observer};
+
+use super::interrupt::Interrupt;
+use super::output::Output;
+use super::progress::Progress;
+use super::{Global, Interrupted, one_of};
+
+/// How often a job's process is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+/// Most of what a job's process says that is kept, in bytes.
+const KEPT: u64 = 1 << 16;
+
+const EXAMPLES: &str = "\
+Examples:
+  vpt bench few-shot --data photos/ --methods linear,vpt-deep --schedule quick --out few-shot
+  vpt bench few-shot --backbone clip-vit-b16 --data pets/,dtd/,eurosat/ --methods all --out table
+  vpt bench few-shot --data photos/ --methods all --out shared/table --shard 1/2     on one machine, 2/2 on another
+  vpt bench few-shot --data photos/ --methods zero-shot --base-to-new --classnames names.txt --out new
+  vpt bench merge table                          write the tables anew";
+
+/// Compare methods by CoOp's few-shot protocol: tables, curves, intervals
+///
+/// Every method learns from the same k images a class for each of --shots and --seeds, validates on min(k, 4) a class, takes
+/// the last step, and is measured on the whole test set. Jobs that are done are skipped by the next call, so a grid that was
+/// stopped (Ctrl-C: exit code 75) or killed goes on by the same command, and processes that share --out, on several machines
+/// too, share the work; the file system must know locks. Settings that change a result are an error in the same folder. A
+/// job that fails is reported, the others go on, and the exit code is 1 at the end.
+///
+/// Writes to --out: report.html, table.md, table.tex, results.csv, results.json, curves.svg, the draws (draws/) and the jobs
+/// (jobs/, with a bit for each test image: right or wrong). Time and peak memory are those of each job's own process.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct FewShot {
+    /// Known backbone or folder in the Hugging Face layout
+    #[arg(long, value_name = "NAME|DIR", default_value = "clip-nano")]
+    backbone: String,
+    /// Folder to look for known backbones in, before the local Hugging Face cache
+    #[arg(long, value_name = "DIR")]
+    weights_dir: Option<PathBuf>,
+    /// Data sets: image folders, CSV/TSV files, folders of IDX files, or `shapes`; parts that one lacks are made by --seed
+    #[arg(long, value_name = "PATH[,PATH…]", value_delimiter = ',', required = true)]
+    data: Vec<String>,
+    /// Methods, or `all`: zero-shot and every --method of `vpt train`
+    #[arg(long, value_name = "METHOD[,METHOD…]|all", value_delimiter = ',', required = true)]
+    methods: Vec<String>,
+    /// Images a class to learn from
+    #[arg(
+        long,
+        value_name = "K[,K…]",
+        value_delimiter = ',',
+        default_value = "1,2,4,8,16",
+        allow_negative_numbers = true
+    )]
+    shots: Vec<usize>,
+    /// Seeds of draws and training
+    #[arg(long, value_name = "N[,N…]", value_delimiter = ',', default_value = "1,2,3", allow_negative_numbers = true)]
+    seeds: Vec<u64>,
+    /// The folder of the grid
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// How long methods learn: `published`, as their defaults say; `quick`, at most 2000 image passes a job
+    #[arg(long, value_name = "SCHEDULE", default_value = "published", value_parser = one_of::<Schedule>(Schedule::NAMES))]
+    schedule: Schedule,
+    /// Do every N-th job from the I-th on; the other flags must be the same for all
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+    /// Read draws from this folder, write those that are not there yet [default: OUT/draws]
+    ///
+    /// A draw is called DATA-SHOTS-SEED.json (DATA-base-SHOTS-SEED.json with --base-to-new) and lists images by class.
+    #[arg(long, value_name = "DIR")]
+    draws: Option<PathBuf>,
+    /// Learn from the first half of the labels (rounded up), measure on them and on the others, and their harmonic mean;
+    /// for methods that tell classes by their names (zero-shot)
+    #[arg(long, conflicts_with = "cross")]
+    base_to_new: bool,
+    /// Learn from --data, measure on these data sets too; for methods that tell classes by their names (zero-shot)
+    #[arg(long, value_name = "PATH[,PATH…]", value_delimiter = ',')]
+    cross: Vec<String>,
+    /// Class names for methods that tell classes by them: one a line or a JSON list, in class order; for one of the data
+    /// sets with its name before it [default: the data's, with spaces for _]
+    #[arg(long, value_name = "[DATA=]FILE")]
+    classnames: Vec<TextFile>,
+    /// Templates with {} or {c} for the class name, likewise [default: "a photo of a {}."]
+    #[arg(long, value_name = "[DATA=]FILE")]
+    templates: Vec<TextFile>,
+    /// Keep the run folder of every job, with its task file, in OUT/runs
+    #[arg(long)]
+    keep_runs: bool,
+
+    /// Passes over the training images [default: as `vpt train`]
+    #[arg(long, value_name = "N", help_heading = "Training, for all methods", allow_negative_numbers = true)]
+    epochs: Option<usize>,
+    /// Images a step [default: as `vpt train`]
+    #[arg(long, value_name = "N", help_heading = "Training, for all methods", allow_negative_numbers = true)]
+    batch_size: Option<usize>,
+    /// Peak learning rate, or `auto` to try a few on validation [default: as `vpt train`]
+    #[arg(long, value_name = "RATE|auto", help_heading = "Training, for all methods", allow_negative_numbers = true)]
+    lr: Option<LearningRate>,
+    /// Prompt tokens a block, for methods that have any [default: as `vpt train`]
+    #[arg(long, value_name = "N", help_heading = "Training, for all methods", allow_negative_numbers = true)]
+    prompt_tokens: Option<usize>,
+    /// Side of the images the backbone sees, in pixels [default: the backbone's]
+    #[arg(long, value_name = "PIXELS", help_heading = "Training, for all methods", allow_negative_numbers = true)]
+    image_size: Option<usize>,
+    /// Images whose activations are in memory at once
+    #[arg(long, value_name = "N", help_heading = "Training, for all methods", allow_negative_numbers = true)]
+    micro_batch: Option<usize>,
+}
+
+/// Write tables, curves and report of a grid's folder anew from the files of its jobs
+#[derive(Debug, Args)]
+pub(crate) struct Merge {
+    /// The --out of `vpt bench few-shot`
+    folder: PathBuf,
+}
+
+/// Do one job of a grid, which comes on stdin; used by `vpt bench few-shot` for each of its jobs
+#[derive(Debug, Args)]
+pub(crate) struct FewShotJob {}
+
+pub(crate) fn run(args: FewShot, global: &Global, out: Output) -> anyhow::Result<()> {
+    let shard = args.shard;
+    let config = args.grid(global)?;
+    let mut worker =
+        Processes { progress: Progress::interruptible(global.quiet).context("signals")?, number: 0, of: 0 };
+    let outcome = run_grid(&config, shard, &mut worker)?;
+    worker.progress.clear();
+    let GridOutcome::Finished { summary, failed } = outcome else { return Err(Interrupted::Grid.into()) };
+    out.result(&to_json(&summary), || {
+        format!("{}report: {}\n", console(&summary), config.out.join("report.html").display())
+    })?;
+    match failed {
+        0 => Ok(()),
+        _ => Err(anyhow!("failed jobs: {failed}; the same command tries them again")),
+    }
+}
+
+pub(crate) fn merge(args: &Merge, out: Output) -> anyhow::Result<()> {
+    let summary = merge_folder(&args.folder)?;
+    out.result(&to_json(&summary), || console(&summary))?;
+    match summary.failures.len() {
+        0 => Ok(()),
+        failed => Err(anyhow!("failed jobs: {failed}; `vpt bench few-shot` tries them again")),
+    }
+}
+
+impl FewShot {
+    fn grid(self, global: &Global) -> anyhow::Result<GridConfig> {
+        let methods = match &self.methods[..] {
+            [all] if all == "all" => GridMethod::all(),
+            names => names.iter().map(|name| name.parse()).collect::<vpt::Result<_>>()?,
+        };
+        let mode = match (self.base_to_new, self.cross.is_empty()) {
+            (true, _) => Mode::BaseToNew,
+            (false, false) => Mode::Cross,
+            (false, true) => Mode::FewShot,
+        };
+        let base = RunConfig {
+            backbone: self.backbone,
+            weights_dir: self.weights_dir,
+            seed: global.seed(),
+            threads: Some(global.threads()),
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            lr: self.lr,
+            prompt_tokens: self.prompt_tokens,
+            image_size: self.image_size,
+            micro_batch: self.micro_batch,
+            ..RunConfig::default()
+        };
+        // Of methods that were not named one by one, those that can do what is asked.
+        let named = self.methods.len() > 1 || self.methods[0] != "all";
+        let can = |method: &GridMethod| named || mode == Mode::FewShot || method.names_unseen_classes();
+        Ok(GridConfig {
+            base,
+            data: self.data,
+            methods: methods.into_iter().filter(can).collect(),
+            shots: self.shots,
+            seeds: self.seeds,
+            mode,
+            targets: self.cross,
+            schedule: self.schedule,
+            classnames: self.classnames,
+            templates: self.templates,
+            draws: self.draws,
+            out: self.out,
+            keep_runs: self.keep_runs,
+        })
+    }
+}
+
+/// Does each job in a process of its own.
+struct Processes {
+    progress: Progress,
+    number: usize,
+    of: usize,
+}
+
+impl Worker for Processes {
+    fn perform(&mut self, job: &Job) -> Result<Performed, String> {
+        let progress = &self.progress;
+        perform_in_process(job, &|| progress.stop()).map_err(|error| super::one_line(&error))
+    }
+
+    fn event(&mut self, event: &GridEvent<'_>) {
+        match event {
+            GridEvent::Planned { jobs, own, done } => {
+                self.of = own - done;
+                let share = if own < jobs { format!(", {own} of them here") } else { String::new() };
+                let done = if *done > 0 { format!(", {done} done already") } else { String::new() };
+                self.progress.line(&format!("{jobs} jobs{share}{done}"));
+            }
+            GridEvent::Begin { job, number, of } => {
+                let title = describe(job);
+                self.progress.at("job", *number, *of, || title);
+            }
+            GridEvent::Done { job, result, elsewhere } => {
+                let scores: Vec<String> = result
+                    .parts
+                    .iter()
+                    .map(|part| format!("{} acc1 {}", part.name, table::percent(part.metrics.acc1)))
+                    .collect();
+                let memory = result.peak_rss_bytes.map_or_else(String::new, |b| format!(", {}", table::bytes(b)));
+                let by = if *elsewhere { ", by another process" } else { "" };
+                let cost = format!("{}{memory}{by}", table::seconds(result.wall_s));
+                self.told(&format!("{}: {} ({cost})", describe(job), scores.join(", ")));
+            }
+            GridEvent::Failed { job, error } => self.told(&format!("{} failed: {error}", describe(job))),
+            GridEvent::Waiting { jobs } => {
+                self.progress.line(&format!("waiting for {jobs} jobs that other processes work on"));
+            }
+            _ => {}
+        }
+    }
+
+    fn stop(&self) -> bool {
+        self.progress.stop()
+    }
+}
+
+impl Processes {
+    /// A line about a job that is over.
+    fn told(&mut self, text: &str) {
+        self.number += 1;
+        self.progress.line(&format!("[{}/{}] {text}", self.number, self.of));
+    }
+}
+
+fn describe(job: &Job) -> String {
+    match job.shots {
+        0 => format!("{} {}", job.dataset, job.method),
+        1 => format!("{} {}, 1 shot, seed {}", job.dataset, job.method, job.seed),
+        shots => format!("{} {}, {shots} shots, seed {}", job.dataset, job.method, job.seed),
+    }
+}
+
+/// Does `job` in a process of its own, which is told to stop once `stop` says so.
+fn perform_in_process(job: &Job, stop: &dyn Fn() -> bool) -> anyhow::Result<Performed> {
+    let mut command = Command::new(this_program()?);
+    command.args(["bench", "few-shot-job", "--quiet"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    #[cfg(unix)]
+    {
+        // Ctrl-C in a terminal is for this process, which then closes the job's stdin; both would stop it at once.
+        use std::os::unix::process::CommandExt;
+        command.process_group(0);
+    }
+    let mut child = command.spawn().context("the job's process")?;
+    let mut stdin = child.stdin.take();
+    let said = child.stdout.take().map(read);
+    let complained = child.stderr.take().map(read);
+    let sent = stdin.as_mut().map_or(Ok(()), |stdin| send(job, stdin));
+    let status = wait(&mut child, &mut stdin, stop).context("the job's process")?;
+    let text = |reader: Option<JoinHandle<String>>| reader.and_then(|r| r.join().ok()).unwrap_or_default();
+    let (said, complained) = (text(said), text(complained));
+    if status.success() {
+        sent.context("the job's process")?;
+        return serde_json::from_str(said.trim()).context("what the job's process said");
+    }
+    let error = complained.lines().rev().find_map(|line| line.strip_prefix("error: "));
+    Err(match error {
+        Some(error) => anyhow!("{error}"),
+        None => anyhow!("its process ended with {status}; was there too little memory?"),
+    })
+}
+
+/// This program, even if its file is another one by now.
+fn this_program() -> io::Result<PathBuf> {
+    let own = PathBuf::from("/proc/self/exe");
+    if cfg!(target_os = "linux") && own.exists() { Ok(own) } else { std::env::current_exe() }
+}
+
+fn send(job: &Job, stdin: &mut ChildStdin) -> io::Result<()> {
+    let mut line = serde_json::to_vec(job)?;
+    line.push(b'\n');
+    stdin.write_all(&line)?;
+    stdin.flush()
+}
+
+/// Waits for the end of `child`; its stdin is closed once `stop` says so.
+fn wait(child: &mut Child, stdin: &mut Option<ChildStdin>, stop: &dyn Fn() -> bool) -> io::Result<ExitStatus> {
+    loop {
+        if stop() {
+            drop(stdin.take());
+        }
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// Reads everything, so that the writer never has to wait, and keeps the beginning.
+fn read(mut from: impl Read + Send + 'static) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        let _ = from.by_ref().take(KEPT).read_to_end(&mut kept);
+        let _ = io::copy(&mut from, &mut io::sink());
+        String::from_utf8_lossy(&kept).into_owned()
+    })
+}
+
+/// The process of one job.
+pub(crate) fn job(out: Output) -> anyhow::Result<()> {
+    let interrupt = Interrupt::listen(|| {}).context("signals")?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).context("stdin")?;
+    let job: Job = serde_json::from_str(&line).context("stdin holds no job; `vpt bench few-shot` sends one")?;
+    let closed = Arc::new(AtomicBool::new(false));
+    let told = closed.clone();
+    thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        told.store(true, Ordering::SeqCst);
+    });
+    let performed = perform(&job, &mut Quiet { interrupt, closed })?;
+    out.result(&performed, || serde_json::to_string(&performed).unwrap_or_default())
+}
+
+/// Shows nothing, and stops a job when a signal comes or stdin closes.
+struct Quiet {
+    interrupt: Interrupt,
+    closed: Arc<AtomicBool>,
+}
+
+impl Observer for Quiet {
+    fn event(&mut self, _: &Event<'_>) {}
+
+    fn stop(&self) -> bool {
+        self.interrupt.came() || self.closed.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,201 @@
+//! `vpt bench few-shot` and `vpt bench merge`: shards, kills, signals, failures.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::util::{Sandbox, files, fixture, json_file, keys};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A grid of nine jobs on `colours`, into the folder `out`.
+fn grid<'a>(clip: &'a str, out: &'a str, epochs: &'a str) -> Vec<&'a str> {
+    let what = ["--data", "colours", "--methods", "zero-shot,linear,vpt-shallow", "--shots", "1,2", "--seeds", "1,2"];
+    let how = ["bench", "few-shot", "--backbone", clip, "--out", out, "--epochs", epochs, "--threads", "1"];
+    [&how[..], &what].concat()
+}
+
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.colours("colours", 20);
+    sandbox
+}
+
+/// The results that do not depend on time.
+fn table(sandbox: &Sandbox, out: &str) -> (String, Vec<Value>) {
+    let markdown = fs::read_to_string(sandbox.path(out).join("table.md")).unwrap();
+    let mut jobs = json_file(&sandbox.path(out).join("results.json"))["jobs"].as_array().unwrap().clone();
+    for job in &mut jobs {
+        let job = job.as_object_mut().unwrap();
+        for field in ["wall_s", "peak_rss_bytes"] {
+            job.remove(field).unwrap();
+        }
+    }
+    (markdown, jobs)
+}
+
+fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !there() {
+        assert!(begin.elapsed() < LIMIT, "no {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn results(out: &Path) -> usize {
+    fs::read_dir(out.join("jobs"))
+        .map_or(0, |jobs| jobs.flatten().filter(|e| e.path().extension().is_some_and(|e| e == "json")).count())
+}
+
+fn begin(sandbox: &Sandbox, args: &[&str]) -> Child {
+    sandbox.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn shards_together_are_one_grid() {
+    let (sandbox, clip) = (sandbox(), fixture("clip"));
+    let whole = sandbox.vpt(&grid(&clip, "whole", "4")).ok();
+    assert!(whole.stdout.contains("zero-shot") && whole.stdout.contains("2 shots"), "{}", whole.stdout);
+    assert_eq!(whole.stderr.lines().count(), 10, "{}", whole.stderr);
+    let shards =
+        ["1/2", "2/2"].map(|shard| begin(&sandbox, &[&grid(&clip, "sharded", "4")[..], &["--shard", shard]].concat()));
+    let mut done = 0;
+    for shard in shards {
+        let output = shard.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        done += said.lines().filter(|line| line.starts_with('[')).count();
+    }
+    assert_eq!(done, 9, "no job is done twice");
+    assert_eq!(table(&sandbox, "sharded"), table(&sandbox, "whole"));
+    // Without shards, processes take from each other what is left.
+    let both = [(); 2].map(|()| begin(&sandbox, &grid(&clip, "both", "4")));
+    let mut done = 0;
+    for process in both {
+        let output = process.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        done += said.lines().filter(|line| line.starts_with('[') && !line.contains("by another process")).count();
+    }
+    assert_eq!(done, 9, "no job is done twice");
+    assert_eq!(table(&sandbox, "both"), table(&sandbox, "whole"));
+    let wanted =
+        [".merge.lock", "curves.svg", "draws", "grid.json", "jobs", "report.html", "results.csv", "results.json"];
+    let wanted: BTreeSet<&str> = wanted.into_iter().chain(["table.md", "table.tex", "work"]).collect();
+    assert_eq!(files(&sandbox.path("both")), wanted.into_iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_killed_grid_goes_on_to_the_same_table() {
+    let (sandbox, clip) = (sandbox(), fixture("clip"));
+    sandbox.vpt(&grid(&clip, "whole", "60")).ok();
+    let args = grid(&clip, "killed", "60");
+    for jobs in [1, 4, 7] {
+        let mut child = begin(&sandbox, &args);
+        let out = sandbox.path("killed");
+        wait_for("result", || results(&out) >= jobs || child.try_wait().unwrap().is_some());
+        thread::sleep(Duration::from_millis(120));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let last = sandbox.vpt(&args).ok();
+    assert!(last.stderr.contains("done already"), "{}", last.stderr);
+    assert_eq!(table(&sandbox, "killed"), table(&sandbox, "whole"));
+    assert_eq!(sandbox.vpt(&args).ok().stderr, "9 jobs, 9 done already\n");
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_grid_saves_and_goes_on() {
+    let (sandbox, clip) = (sandbox(), fixture("clip"));
+    let args = grid(&clip, "stopped", "400");
+    let mut child = begin(&sandbox, &args);
+    let out = sandbox.path("stopped");
+    wait_for("result", || results(&out) >= 1);
+    wait_for("run", || fs::read_dir(out.join("work")).is_ok_and(|mut work| work.next().is_some()));
+    let kill = format!("kill -INT {}", child.id());
+    assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    wait_for("end", || child.try_wait().unwrap().is_some());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(75), "{said}");
+    assert!(said.ends_with("error: interrupted; the same command goes on with the grid\n"), "{said}");
+    assert!(out.join("results.json").exists(), "what there is is written");
+    sandbox.vpt(&args).ok();
+    sandbox.vpt(&grid(&clip, "whole", "400")).ok();
+    assert_eq!(table(&sandbox, "stopped"), table(&sandbox, "whole"));
+}
+
+#[test]
+fn a_job_that_fails_is_reported_and_the_others_go_on() {
+    let (sandbox, clip) = (sandbox(), fixture("clip"));
+    sandbox.vpt(&grid(&clip, "first", "2")).ok();
+    // An image that one draw alone has.
+    let draw = |seed: u32| {
+        let file = json_file(&sandbox.path(&format!("first/draws/colours-1-{seed}.json")));
+        file["train"].as_object().unwrap().values().map(|ids| ids[0].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (first, second) = (draw(1), draw(2));
+    let bad = first.iter().find(|id| !second.contains(id)).unwrap();
+    sandbox.write(&format!("colours/{bad}"), "no image");
+    let args = ["--data", "colours", "--methods", "linear", "--shots", "1", "--seeds", "1,2", "--epochs", "2"];
+    let args = [&["bench", "few-shot", "--backbone", &clip, "--out", "second"], &args[..]].concat();
+    let run = sandbox.vpt(&args);
+    assert_eq!(run.code, Some(1), "{run:#?}");
+    assert!(run.stdout.contains("failed: colours-linear-1-1: ") && run.stdout.contains(bad), "{run:#?}");
+    assert!(run.stderr.ends_with("error: failed jobs: 1; the same command tries them again\n"), "{run:#?}");
+    let error = fs::read_to_string(sandbox.path("second/work/colours-linear-1-1/error.txt")).unwrap();
+    assert!(error.contains(bad), "{error}");
+    assert_eq!(files(&sandbox.path("second/jobs")), ["colours-linear-1-2.json"]);
+    let merged = sandbox.vpt(&["bench", "merge", "second"]);
+    assert_eq!(merged.code, Some(1), "{merged:#?}");
+}
+
+#[test]
+fn merge_writes_the_same_again_and_results_are_json() {
+    let (sandbox, clip) = (sandbox(), fixture("clip"));
+    let json = sandbox.vpt(&[&grid(&clip, "out", "2")[..], &["--json", "--quiet"]].concat()).ok();
+    assert_eq!(json.stderr, "");
+    assert_eq!(keys(&json.json()), ["grid", "protocol", "means", "differences", "failures", "jobs"]);
+    let names = ["results.json", "results.csv", "table.md", "table.tex", "curves.svg", "report.html"];
+    let read = || names.map(|name| fs::read(sandbox.path("out").join(name)).unwrap());
+    let before = read();
+    for name in names {
+        fs::remove_file(sandbox.path("out").join(name)).unwrap();
+    }
+    let merged = sandbox.vpt(&["bench", "merge", "out", "--json"]).ok();
+    assert_eq!(merged.json(), json.json());
+    assert!(read() == before);
+    #[cfg(target_os = "linux")]
+    for job in json.json()["jobs"].as_array().unwrap() {
+        assert!(job["peak_rss_bytes"].as_u64().unwrap() > 1 << 20, "{job:#}");
+    }
+}
+
+#[test]
+fn what_makes_no_grid_is_refused() {
+    let (sandbox, clip) = (sandbox(), fixture("clip"));
+    let vit = fixture("vit");
+    let base = ["bench", "few-shot", "--backbone", &clip, "--data", "colours", "--out", "out"];
+    let refuse = |args: &[&str], parts: &[&str]| {
+        sandbox.vpt(&[&base[..], args].concat()).refuses(parts);
+    };
+    refuse(&[], &["--methods"]);
+    refuse(&["--methods", "linaer"], &["--methods", "did you mean linear?"]);
+    refuse(&["--methods", "linear,linear"], &["--methods: linear is named twice"]);
+    refuse(&["--methods", "linear", "--shots", "0"], &["--shots"]);
+    refuse(&["--methods", "linear", "--shard", "3/2"], &["--shard"]);
+    refuse(&["--methods", "linear", "--base-to-new"], &["--base-to-new: method linear"]);
+    refuse(&["--methods", "linear", "--cross", "shapes"], &["--cross: method linear"]);
+    refuse(&["--methods", "linear", "--classnames", "names.txt"], &["--classnames", "tells classes by their names"]);
+    refuse(&["--methods", "linear", "--epochs", "0"], &["--epochs"]);
+    let vit = ["bench", "few-shot", "--backbone", &vit, "--data", "colours", "--out", "out", "--methods", "zero-shot"];
+    sandbox.vpt(&vit).refuses(&["--methods: zero-shot needs a CLIP backbone"]);
+    sandbox.vpt(&["bench", "merge", "colours"]).fails(&["colours", "holds no grid"]);
+    assert!(!sandbox.path("out/jobs").exists());
+}
