@@ -58,7 +58,7 @@ fn write_pages(command: &Command, name: &str, folder: &Path, files: &mut Vec<Str
     let file = folder.join(format!("{name}.1"));
     write_atomic(&file, page(command)?.as_bytes())?;
     files.push(file.display().to_string());
-    for inner in command.get_subcommands() {
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
         write_pages(inner, &format!("{name}-{}", inner.get_name()), folder, files)?;
     }
     Ok(())

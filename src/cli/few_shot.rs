@@ -306,10 +306,11 @@ fn perform_in_process(job: &Job, stop: &dyn Fn() -> bool) -> anyhow::Result<Perf
     })
 }
 
-/// This program, even if its file is another one by now.
+/// This program, even if its file was replaced by now.
 fn this_program() -> io::Result<PathBuf> {
-    let own = PathBuf::from("/proc/self/exe");
-    if cfg!(target_os = "linux") && own.exists() { Ok(own) } else { std::env::current_exe() }
+    let path = std::env::current_exe()?;
+    let running = PathBuf::from("/proc/self/exe");
+    Ok(if !path.exists() && running.exists() { running } else { path })
 }
 
 fn send(job: &Job, stdin: &mut ChildStdin) -> io::Result<()> {

@@ -80,7 +80,7 @@ struct Flags {
     /// Train on this many images a class, drawn by the seed; validate on at most 4 a class [default: all]
     #[arg(long, allow_negative_numbers = true, value_name = "K", help_heading = "Model and data")]
     shots: Option<usize>,
-    /// Train and validate on the images that this file names, as few_shot.json of another run or a file in the draws/ of
+    /// Train and validate on the images that this file names, as `few_shot.json` of another run or a file in the draws/ of
     /// `vpt bench few-shot`; of classes that it does not name nothing is used, in test neither
     #[arg(long, value_name = "FILE", conflicts_with = "shots", help_heading = "Model and data")]
     draw: Option<PathBuf>,

@@ -207,7 +207,8 @@ mod tests {
     fn a_draw_of_some_classes_leaves_the_others_out() {
         let data = dataset(&[(30, 9), (12, 3), (7, 5)]);
         let mut draw = FewShot::draw(&data, 2, 1).unwrap();
-        (draw.train.remove("class 1"), draw.val.remove("class 1"));
+        draw.train.remove("class 1");
+        draw.val.remove("class 1");
         let picked = draw.apply(&data).unwrap();
         assert_eq!(picked.classes, ["class 0", "class 2"]);
         assert_eq!((picked.train.len(), picked.val.len(), picked.test.len()), (4, 4, 14));

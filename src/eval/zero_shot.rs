@@ -230,6 +230,9 @@ pub fn zero_shot_logits(
     Ok(whole.then_some(kept))
 }
 
+/// Told logits and labels of a batch, and how many images there are in all; says whether to go on.
+type Count<'a> = &'a mut dyn FnMut(&[f32], &[u32], usize) -> Result<bool>;
+
 /// Tells `count` logits and labels of every batch, and how many images there are in all, until it says no. Whether it did
 /// not.
 fn each_batch(
@@ -238,7 +241,7 @@ fn each_batch(
     split: Split,
     prompts: &Prompts,
     threads: usize,
-    count: &mut dyn FnMut(&[f32], &[u32], usize) -> Result<bool>,
+    count: Count,
 ) -> Result<bool> {
     let weights = classifier(backbone, prompts, threads)?;
     let scale = backbone.logit_scale().unwrap_or(1.);

@@ -77,7 +77,7 @@ fn binomial(n: u64, p: f64, rng: &mut impl Rng) -> u64 {
     }
 }
 
-/// The value below which the share `share` of `sorted` lies, between two of them in proportion, as NumPy's default has it.
+/// The value below which the share `share` of `sorted` lies, between two of them in proportion, as `numpy.percentile` has it.
 fn percentile(sorted: &[f64], share: f64) -> f64 {
     let at = share * (sorted.len() - 1) as f64;
     let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);

@@ -81,9 +81,9 @@ pub(super) fn drawing(summary: &Summary, styles: &str) -> String {
     let (legend, above) = legend(&methods, width * columns as f64);
     let total = (width * columns as f64, above + height * panels.len().div_ceil(columns) as f64);
     let mut svg = format!(
-        "<svg class=\"curves\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" width=\"{}\" role=\"img\" \
+        "<svg class=\"curves\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" role=\"img\" \
          aria-label=\"accuracy over shots\">{styles}{legend}",
-        total.0, total.1, total.0
+        total.0, total.1
     );
     let shots = summary.shots();
     for (i, (name, cells)) in panels.iter().enumerate() {
@@ -179,9 +179,9 @@ fn panel(svg: &mut String, name: &str, cells: &[&Cell], methods: &[GridMethod], 
             .filter(|cell| cell.method == *method)
             .filter_map(|cell| Some((at_x(shots.iter().position(|s| *s == cell.shots)?), *cell)))
             .collect();
-        let (colour, dashes) = (colour(i), dashes(i));
+        let (colour, dashes, alone) = (colour(i), dashes(i), own.len() == 1);
         let point = |x: f64, share: f64| format!("{x:.1} {:.1}", at_y((share * 100.).clamp(low, high)));
-        if own.len() > 1 {
+        if !alone && !own.is_empty() {
             let upper = own.iter().map(|(x, cell)| point(*x, reach(cell)[1]));
             let lower = own.iter().rev().map(|(x, cell)| point(*x, reach(cell)[0]));
             let band: Vec<String> = upper.chain(lower).collect();
@@ -198,7 +198,8 @@ fn panel(svg: &mut String, name: &str, cells: &[&Cell], methods: &[GridMethod], 
                     "<path class=\"base s{colour}\" stroke-dasharray=\"5 5\" d=\"M{x:.1} {y:.1}H{x_end}\"/>"
                 );
             }
-            if let Some(sd) = cell.acc1.sd {
+            // A band of one point would not be seen.
+            if let Some(sd) = cell.acc1.sd.filter(|_| alone) {
                 let (high, low) = (point(x, cell.acc1.mean + sd), point(x, cell.acc1.mean - sd));
                 let _ = write!(svg, "<path class=\"base s{colour}\" opacity=\".5\" d=\"M{high}L{low}\"/>");
             }

@@ -157,8 +157,9 @@ impl GridFile {
             }
             let name = |grid: &Self| {
                 let hash = grid.backbone_hash.get(..8).unwrap_or_default();
-                let targets = grid.targets.iter().map(|target| format!(" {target}")).collect::<String>();
-                format!("{}{targets} on {} ({hash}), {} schedule", grid.mode, grid.backbone, grid.schedule)
+                let what: Vec<&str> =
+                    std::iter::once(grid.mode.name()).chain(grid.targets.iter().map(String::as_str)).collect();
+                format!("{} on {} ({hash}), {} schedule", what.join(" "), grid.backbone, grid.schedule)
             };
             let message = format!("holds another grid: {}, not {}; give another --out", name(&there), name(self));
             return Err(Error::file(out, message));
@@ -358,7 +359,9 @@ impl GridConfig {
         (config.lr, config.prompt_tokens) = (self.base.lr, self.base.prompt_tokens.filter(|_| learned.has_tokens()));
         let mut plan = config.resolve(&facts)?;
         let most = (QUICK_PASSES / train_images).max(1);
-        if self.schedule == Schedule::Quick && !method.reads_images_once() && plan.epochs > most {
+        let shorter = self.schedule == Schedule::Quick && !method.reads_images_once();
+        // A method that has no epochs has nothing to shorten.
+        if shorter && plan.config.epochs.is_some_and(|epochs| epochs > most) {
             config.epochs = Some(most);
             plan = config.resolve(&facts)?;
         }

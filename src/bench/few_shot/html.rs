@@ -17,7 +17,7 @@ body{max-width:1000px;margin:0 auto;padding:24px 20px 60px}h1{font-size:1.5em;ma
 h2{font-size:1.15em;margin:2em 0 .5em}p{margin:.4em 0;max-width:75ch}.soft,caption{color:var(--soft)}\
 .wide{overflow-x:auto;margin:0 0 1.2em}svg{max-width:100%;height:auto}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}caption{text-align:left;padding:0 0 .4em}\
-th,td{padding:4px 12px 4px 0;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}\
+th,td{padding:4px 9px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}\
 th.left,td.left{text-align:left}thead th{border-bottom:1px solid var(--soft)}\
 th button{all:unset;cursor:pointer;font-weight:600}th button:focus-visible{outline:2px solid currentColor;outline-offset:2px}\
 th[aria-sort=ascending] button::after{content:' \\2191'}th[aria-sort=descending] button::after{content:' \\2193'}\
@@ -90,7 +90,9 @@ pub(super) fn report(summary: &Summary) -> String {
         let _ = writeln!(page, "<h2>Curves</h2>\n<div class=\"wide\">{}</div>", drawing(summary, ""));
         page += "<p class=\"soft\">Dots are means over seeds, bands one standard deviation. A dashed line across is a \
                  method that learns nothing.</p>\n<h2>Accuracy</h2>\n";
-        tables(summary).iter().for_each(|table| add(&mut page, table, 1));
+        for table in tables(summary) {
+            add(&mut page, &table, 1);
+        }
     }
     if let Some(table) = differences(summary) {
         page += "<h2>Differences</h2>\n<p>Both methods learned from the same draws and answered for the same images; seeds \

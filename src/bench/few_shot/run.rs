@@ -149,9 +149,10 @@ pub fn run(config: &GridConfig, shard: Option<Shard>, worker: &mut dyn Worker) -
             worker.event(&GridEvent::Begin { job, number: number + 1, of });
             let performed = worker.perform(job);
             match performed.and_then(|p| Ok((p, job.result().map_err(|error| error.to_string())?))) {
-                Ok((Performed::Done, Some(result))) => {
+                Ok((performed @ (Performed::Done | Performed::Found), Some(result))) => {
                     number += 1;
-                    worker.event(&GridEvent::Done { job, result: &result, elsewhere: false });
+                    let elsewhere = performed == Performed::Found;
+                    worker.event(&GridEvent::Done { job, result: &result, elsewhere });
                 }
                 Ok((Performed::Busy, _)) => busy.push(job),
                 Ok((Performed::Interrupted, _)) => {

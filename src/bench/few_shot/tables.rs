@@ -1,5 +1,7 @@
 //! The results as tables: for the console, Markdown, LaTeX and programs that read CSV.
 
+use std::fmt::Write;
+
 use super::{
     GridMethod, Mode, Schedule,
     grid::{GridFile, QUICK_PASSES},
@@ -44,7 +46,7 @@ pub(super) fn protocol(grid: &GridFile) -> String {
         Schedule::Published => "each method learns as long as its defaults say".to_owned(),
         Schedule::Quick => format!(
             "quick schedule: at most {QUICK_PASSES} image passes a job (methods on features: one pass an image), so the \
-             numbers are lower than those of the published schedule"
+             numbers may be lower than those of the published schedule"
         ),
     };
     let mode = match grid.mode {
@@ -121,7 +123,7 @@ fn most_seeds(summary: &Summary) -> usize {
 fn entry(cell: &Cell, most_seeds: usize) -> Entry {
     let mut text = spread(&cell.acc1);
     if cell.shots > 0 && cell.seeds.len() < most_seeds {
-        text += &format!(" ({} of {most_seeds} seeds)", cell.seeds.len());
+        let _ = write!(text, " ({} of {most_seeds} seeds)", cell.seeds.len());
     }
     Entry::number(text, cell.acc1.mean)
 }
@@ -138,7 +140,9 @@ fn mark(mut rows: Vec<Vec<Entry>>) -> Vec<Vec<Entry>> {
         let values = rows.iter().filter_map(|row| row[column].value);
         let best = values.clone().fold(f64::NEG_INFINITY, f64::max);
         if values.count() > 1 {
-            rows.iter_mut().for_each(|row| row[column].best = row[column].value.is_some_and(|value| value >= best));
+            for row in &mut rows {
+                row[column].best = row[column].value.is_some_and(|value| value >= best);
+            }
         }
     }
     rows
@@ -200,14 +204,14 @@ pub(super) fn costs(summary: &Summary) -> Table {
 
 /// For the console.
 pub fn console(summary: &Summary) -> String {
-    let mut text = String::new();
+    let mut text = format!("{}\n\n", protocol(&summary.grid));
     for Table { title, header, rows } in tables(summary) {
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
         let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.into_iter().map(|e| e.text).collect()).collect();
-        text += &format!("{title}\n{}\n", table::columns(&header, &rows));
+        let _ = writeln!(text, "{title}\n{}", table::columns(&header, &rows));
     }
     for failure in &summary.failures {
-        text += &format!("failed: {}: {}\n", failure.job, failure.error);
+        let _ = writeln!(text, "failed: {}: {}", failure.job, failure.error);
     }
     text
 }
@@ -218,17 +222,17 @@ pub(super) fn markdown(summary: &Summary) -> String {
     let escape = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;");
     for Table { title, header, rows } in tables(summary) {
         let header: Vec<String> = header.iter().map(|name| escape(name)).collect();
-        text += &format!("\n{}\n\n| {} |\n|{}\n", escape(&title), header.join(" | "), "---|".repeat(header.len()));
+        let _ = writeln!(text, "\n{}\n\n| {} |\n|{}", escape(&title), header.join(" | "), "---|".repeat(header.len()));
         for row in rows {
             let cell = |e: &Entry| if e.best { format!("**{}**", escape(&e.text)) } else { escape(&e.text) };
-            text += &format!("| {} |\n", row.iter().map(cell).collect::<Vec<_>>().join(" | "));
+            let _ = writeln!(text, "| {} |", row.iter().map(cell).collect::<Vec<_>>().join(" | "));
         }
     }
     if !summary.failures.is_empty() {
         text += "\nFailed:\n\n";
     }
     for failure in &summary.failures {
-        text += &format!("* {}: {}\n", escape(&failure.job), escape(&failure.error));
+        let _ = writeln!(text, "* {}: {}", escape(&failure.job), escape(&failure.error));
     }
     text
 }
@@ -237,13 +241,14 @@ pub(super) fn markdown(summary: &Summary) -> String {
 pub(super) fn latex(summary: &Summary) -> String {
     let mut text = format!("% {}\n% Needs \\usepackage{{booktabs}}.\n", protocol(&summary.grid));
     for failure in &summary.failures {
-        text += &format!("% failed: {}: {}\n", failure.job, failure.error.replace('\n', " "));
+        let _ = writeln!(text, "% failed: {}: {}", failure.job, failure.error.replace('\n', " "));
     }
     for Table { title, header, rows } in tables(summary) {
         let header: Vec<String> = header.iter().map(|name| escape_latex(name)).collect();
         let columns = "l".to_owned() + &"r".repeat(header.len() - 1);
-        text += &format!(
-            "\n\\begin{{table}}\n\\caption{{{}}}\n\\centering\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{} \\\\\n\\midrule\n",
+        let _ = writeln!(
+            text,
+            "\n\\begin{{table}}\n\\caption{{{}}}\n\\centering\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{} \\\\\n\\midrule",
             escape_latex(&title),
             header.join(" & ")
         );
@@ -252,7 +257,7 @@ pub(super) fn latex(summary: &Summary) -> String {
                 (text, true) => format!("\\textbf{{{text}}}"),
                 (text, false) => text,
             };
-            text += &format!("{} \\\\\n", row.iter().map(cell).collect::<Vec<_>>().join(" & "));
+            let _ = writeln!(text, "{} \\\\", row.iter().map(cell).collect::<Vec<_>>().join(" & "));
         }
         text += "\\bottomrule\n\\end{tabular}\n\\end{table}\n";
     }

@@ -1,6 +1,7 @@
 //! The grid in this process: whole jobs on a small random backbone and small pictures.
 
 use std::{
+    fmt::Write,
     fs,
     path::{Path, PathBuf},
 };
@@ -34,7 +35,7 @@ fn pictures(dir: &Path, turn: usize) -> String {
                 let pixels: Vec<u8> = (0..36 * 32 * 3).map(|p| colour[p % 3] + rng.random_range(0..90u8)).collect();
                 let file = format!("{split}-{name}-{i}.png");
                 image::save_buffer(dir.join(&file), &pixels, 36, 32, image::ColorType::Rgb8).unwrap();
-                table += &format!("{file},{label}\n");
+                writeln!(table, "{file},{label}").unwrap();
             }
         }
         fs::write(dir.join(format!("{split}.csv")), table).unwrap();

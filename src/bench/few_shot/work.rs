@@ -40,8 +40,10 @@ const MAX_SPLIT: u64 = 256 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Performed {
-    /// Its result is there.
+    /// Its result is there now.
     Done,
+    /// Its result was there already: another process was faster.
+    Found,
     /// Another process is working on it.
     Busy,
     /// The observer stopped it; the next call goes on.
@@ -54,9 +56,16 @@ pub enum Performed {
 /// As [`train::run`]; the error is kept in the job's folder.
 pub fn perform(job: &Job, observer: &mut dyn Observer) -> Result<Performed> {
     let folder = job.work_folder();
-    let Some(claim) = claim(&folder)? else { return Ok(Performed::Busy) };
+    let claim = match claim(&folder) {
+        Ok(Some(claim)) => claim,
+        Ok(None) => return Ok(Performed::Busy),
+        // Cleared away, while this process reached for it, by the one that finished the job.
+        Err(_) if job.result()?.is_some() => return Ok(Performed::Found),
+        Err(error) => return Err(error),
+    };
     // Another process may have finished it since this one looked.
-    if job.result()?.is_none() {
+    let found = job.result()?.is_some();
+    if !found {
         let result = match job.method {
             GridMethod::ZeroShot => zero_shot(job, observer),
             GridMethod::Learned(_) => learn(job, observer),
@@ -73,7 +82,7 @@ pub fn perform(job: &Job, observer: &mut dyn Observer) -> Result<Performed> {
     drop(claim);
     // Whoever takes the job now finds its result; what cannot be removed is in nobody's way.
     let _ = fs::remove_dir_all(&folder);
-    Ok(Performed::Done)
+    Ok(if found { Performed::Found } else { Performed::Done })
 }
 
 /// Keeps why `job` failed for those who look at it later. That this cannot be written is no reason to hide the error itself.
