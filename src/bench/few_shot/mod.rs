@@ -1,8 +1,8 @@
 //! Comparing methods by CoOp's few-shot protocol: a grid of data sets, methods, shots and seeds, in a folder that survives
 //! whatever happens to the processes that fill it.
 //!
-//! [`GridConfig::jobs`] turns what a user asks for into jobs (`grid`, `job`), [`run`](run::run) decides which of them are to
-//! be done (`run`), [`perform`] does one (`work`), and [`merge`] writes what all of them say (`summary`, `bootstrap`,
+//! [`GridConfig::jobs`] turns what a user asks for into jobs (`grid`, `job`), [`run()`] decides which of them are to
+//! be done (`run`), [`perform`] does one (`work`), and [`merge()`] writes what all of them say (`summary`, `bootstrap`,
 //! `tables`, `curves`, `html`). The protocol is that of Zhou et al., "Learning to Prompt for Vision-Language Models" (2022),
 //! and, for base and new classes, of "Conditional Prompt Learning for Vision-Language Models" (2022).
 
