@@ -143,8 +143,11 @@ pub(crate) struct FewShotJob {}
 pub(crate) fn run(args: FewShot, global: &Global, out: Output) -> anyhow::Result<()> {
     let shard = args.shard;
     let config = args.grid(global)?;
-    let mut worker =
-        Processes { progress: Progress::interruptible(global.quiet).context("signals")?, number: 0, of: 0 };
+    let mut worker = Processes {
+        progress: Progress::interruptible(global.quiet, global.verbose > 0).context("signals")?,
+        number: 0,
+        of: 0,
+    };
     let outcome = run_grid(&config, shard, &mut worker)?;
     worker.progress.clear();
     let GridOutcome::Finished { summary, failed } = outcome else { return Err(Interrupted::Grid.into()) };
@@ -182,6 +185,8 @@ impl FewShot {
             weights_dir: self.weights_dir,
             seed: global.seed(),
             threads: Some(global.threads()),
+            precision: global.precision(),
+            max_memory: global.max_memory(),
             epochs: self.epochs,
             batch_size: self.batch_size,
             lr: self.lr,

@@ -198,7 +198,12 @@ impl GridConfig {
     /// A flag makes no sense or no job; data, backbone, draws or texts cannot be read or do not fit.
     pub fn jobs(&self) -> Result<(GridFile, Vec<Job>)> {
         self.check()?;
-        let options = OpenOptions { weights_dir: self.base.weights_dir.clone(), image_size: self.base.image_size };
+        let options = OpenOptions {
+            weights_dir: self.base.weights_dir.clone(),
+            image_size: self.base.image_size,
+            precision: self.base.precision,
+            max_memory: self.base.max_memory,
+        };
         let backbone = Backbone::open(&self.base.backbone, &options)?;
         if self.methods.contains(&GridMethod::ZeroShot) && backbone.logit_scale().is_none() {
             let message = format!("zero-shot needs a CLIP backbone, which {} is not", backbone.name);

@@ -106,7 +106,12 @@ fn claim(folder: &Path) -> Result<Option<RunFolder>> {
 fn zero_shot(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
     let started = Instant::now();
     let config = &job.config;
-    let options = OpenOptions { weights_dir: config.weights_dir.clone(), image_size: config.image_size };
+    let options = OpenOptions {
+        weights_dir: config.weights_dir.clone(),
+        image_size: config.image_size,
+        precision: config.precision,
+        max_memory: config.max_memory,
+    };
     let backbone = Arc::new(Backbone::open(&config.backbone, &options)?);
     let mut parts = Vec::new();
     for part in &job.parts {
@@ -188,6 +193,8 @@ fn test_again(job: &Job, run: &Path) -> Result<Logits> {
         backbone: Some(config.backbone.clone()),
         weights_dir: config.weights_dir.clone(),
         threads: threads(job),
+        precision: Some(config.precision),
+        max_memory: config.max_memory,
     };
     let task = TaskModel::open(run, &options)?;
     let mut dataset = Dataset::open(&config.data, config.seed_of_parts())?;
