@@ -63,7 +63,9 @@ fn attention(c: &mut Criterion) {
         let (mut out, mut d_kv, mut d_p) =
             (vec![0.; TOKENS * WIDTH], vec![0.; TOKENS * 2 * WIDTH], vec![0.; PROMPTS * 2 * WIDTH]);
         group.bench_function("forward", |b| {
-            b.iter(|| call.forward(&mut MatMut::new(&mut out, TOKENS, WIDTH, WIDTH), Some((&mut kept, 0)), &mut scratch));
+            b.iter(|| {
+                call.forward(&mut MatMut::new(&mut out, TOKENS, WIDTH, WIDTH), Some((&mut kept, 0)), &mut scratch)
+            });
         });
         let gradient = out.clone();
         group.bench_function("vjp", |b| {
