@@ -7,7 +7,7 @@ use rand::Rng;
 use serde::Serialize;
 
 use super::flop::{Learned, Step};
-use crate::backbone::vit::TokenPrompts;
+use crate::backbone::vit::{Course, Pass, TokenPrompts, Want};
 use crate::backbone::{Backbone, Precision};
 use crate::config::{Facts, Method, RunConfig, Task};
 use crate::model::{Model, StepInput};
@@ -66,6 +66,8 @@ pub struct StepReport {
     pub batch_size: usize,
     /// Images a thread works on at a time.
     pub micro_batch: usize,
+    /// Whether blocks are run again in the backward pass to save memory.
+    pub recompute: bool,
     /// Prompt tokens a block; 0 for methods without.
     pub prompt_tokens: usize,
     /// Side of the images in pixels.
@@ -143,12 +145,14 @@ pub fn step(
         classes: options.classes,
     };
     let gflop = work.flop() / 1e9;
+    let course = course(&model, &params, config.micro_batch, batch)?;
     Ok(StepReport {
         method: config.method,
         backbone: backbone.name.clone(),
         precision: backbone.vit.precision(),
         batch_size: batch,
-        micro_batch: config.micro_batch.unwrap_or_else(|| micro_batch(&model, &params, batch)).min(batch),
+        micro_batch: course.micro_batch,
+        recompute: course.recompute,
         prompt_tokens: plan.config.prompt_tokens.unwrap_or(0),
         image_size: facts.image_size,
         threads: plan.threads,
@@ -161,14 +165,18 @@ pub fn step(
     })
 }
 
-/// The micro-batch that a step takes unless told otherwise.
-fn micro_batch(model: &Model, params: &[Param], batch: usize) -> usize {
-    let vit = &model.backbone().vit;
-    let PromptShape::Tokens(TokenLayout { start, layers, tokens }) = model.prompt() else {
-        return vit.micro_batch(None, batch, model.threads());
-    };
+/// How a step goes through its images.
+fn course(model: &Model, params: &[Param], micro_batch: Option<usize>, batch: usize) -> Result<Course> {
     let data = params.first().map_or(&[][..], |prompts| &prompts.values);
-    vit.micro_batch(Some(&TokenPrompts { start, layers, tokens, data }), batch, model.threads())
+    let prompts = match model.prompt() {
+        PromptShape::Tokens(TokenLayout { start, layers, tokens }) => {
+            Some(TokenPrompts { start, layers, tokens, data })
+        }
+        _ => None,
+    };
+    let want = Want { tokens: prompts.is_some(), pixels: model.pixels().is_some() };
+    let pass = Pass { prompts, want, micro_batch, ..Pass::forward(&[], model.threads()) };
+    model.backbone().vit.course(&pass, batch)
 }
 
 /// What the count of work needs to know of a prompt.

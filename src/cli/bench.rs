@@ -212,7 +212,13 @@ fn describe(report: &StepReport) -> String {
         ("step", format!("{} on {}, {}{prompts}", report.method, report.backbone, report.precision)),
         (
             "batch",
-            format!("{} images of {} pixels, {} at a time", report.batch_size, report.image_size, report.micro_batch),
+            format!(
+                "{} images of {} pixels, {} at a time{}",
+                report.batch_size,
+                report.image_size,
+                report.micro_batch,
+                if report.recompute { ", blocks run twice" } else { "" }
+            ),
         ),
         ("threads", report.threads.to_string()),
         ("median", format!("{:.3} s of {}", report.median_s, report.repeats)),

@@ -16,11 +16,11 @@ const BATCHES: usize = 3;
 
 /// How a step goes through its images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Course {
+pub struct Course {
     /// Images that a thread takes at a time.
-    pub(super) micro_batch: usize,
+    pub micro_batch: usize,
     /// Keep the blocks' inputs only, and run each block again in the backward pass.
-    pub(super) recompute: bool,
+    pub recompute: bool,
 }
 
 impl Vit {
@@ -30,11 +30,11 @@ impl Vit {
         self.limit = bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
-    /// The course of a pass over `batch` images.
+    /// The course of a pass over `batch` images, whatever its input.
     ///
     /// # Errors
     /// The limit is too low for a single image at a time.
-    pub(super) fn course(&self, pass: &Pass, batch: usize) -> Result<Course> {
+    pub fn course(&self, pass: &Pass, batch: usize) -> Result<Course> {
         let most = pass
             .micro_batch
             .unwrap_or_else(|| self.micro_batch(pass.prompts.as_ref(), batch, pass.threads))

@@ -37,7 +37,7 @@ pub(crate) use block::{Block, Queries, Scratch as BlockScratch, Sequences};
 use embed::Embedding;
 use encoder::Workspace;
 pub(crate) use load::{clip_block, norm};
-use memory::Course;
+pub use memory::Course;
 use prompts::{Prepared, PreparedGrads};
 pub use prompts::{PromptLayers, TokenPrompts};
 
@@ -177,7 +177,7 @@ impl Vit {
     }
 
     /// Images that a thread takes at a time unless told otherwise, in a batch of `batch`.
-    pub fn micro_batch(&self, prompts: Option<&TokenPrompts>, batch: usize, threads: usize) -> usize {
+    fn micro_batch(&self, prompts: Option<&TokenPrompts>, batch: usize, threads: usize) -> usize {
         let tokens = self.tokens() + prompts.map_or(0, |p| if self.travels(p) { p.tokens } else { 0 });
         let most = (ROWS / tokens).max(1);
         // Equal portions: a share of 9 in portions of at most 8 is 5 and 4.
