@@ -394,9 +394,9 @@ mod tests {
             (format!(r#"{{"a": {}}}"#, entry("[3]", "[0, 8]")), "tensor `a`: F32 [3] in 8 bytes"),
             (format!(r#"{{"a": {}}}"#, entry("[4611686018427387904, 4]", "[0, 0]")), "tensor `a`: F32 [46116"),
             (format!(r#"{{"a": {}}}"#, entry("[1]", "[4, 8]")), "tensor `a` follows a gap"),
-            (format!(r#"{{"a": {}}}"#, entry("[-1]", "[0, 8]")), "tensor `a`: header: "),
+            (format!(r#"{{"a": {}}}"#, entry("[-1]", "[0, 8]")), "header: tensor `a`: "),
             (format!(r#"{{"a": {0}, "b": {0}}}"#, entry("[2]", "[0, 8]")), "tensor `b` overlaps"),
-            (r#"{"a": 3}"#.to_owned(), "tensor `a`: header: "),
+            (r#"{"a": 3}"#.to_owned(), "header: tensor `a`: "),
             ("[]".to_owned(), "not a safetensors file: header: "),
         ] {
             let message = refused(raw(&header, &[0; 8]));

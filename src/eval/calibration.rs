@@ -100,17 +100,20 @@ impl Logits {
     /// The expected calibration error of the logits divided by `temperature`: over 15 bins of confidence, which hold their
     /// upper edge, the distance between confidence and accuracy, weighted by the share of images. 0 without images.
     pub fn ece(&self, temperature: f64) -> f64 {
-        let mut bins = [(0u64, 0u64, 0f64); BINS];
+        let mut bins = [const { (0_u64, Vec::new()) }; BINS];
         for (row, &label) in self.rows() {
             let top = argmax(row);
             let confidence = probability(row, top, temperature);
             let bin = ((confidence * BINS as f64).ceil() as usize).clamp(1, BINS) - 1;
-            let (images, right, sum) = &mut bins[bin];
-            *images += 1;
+            let (right, confidences) = &mut bins[bin];
             *right += u64::from(top == label as usize);
-            *sum += confidence;
+            confidences.push(confidence);
         }
-        let gaps = bins.iter().map(|&(_, right, sum)| (right as f64 - sum).abs());
+        let gaps = bins.iter_mut().map(|(right, confidences)| {
+            // In an order that the images' does not change.
+            confidences.sort_by(f64::total_cmp);
+            (*right as f64 - confidences.iter().sum::<f64>()).abs()
+        });
         gaps.sum::<f64>() / self.labels.len().max(1) as f64
     }
 

@@ -111,6 +111,7 @@ fn bench_step_prints_every_field() {
             "precision",
             "batch_size",
             "micro_batch",
+            "recompute",
             "prompt_tokens",
             "image_size",
             "threads",
