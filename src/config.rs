@@ -32,7 +32,8 @@ use crate::{
     suggest,
     train::{
         class_weights::ClassWeights,
-        optim::{OptimizerKind, Rate, Rates},
+        optim::{self, OptimizerKind, Rate, Rates},
+        schedule::{Course, EpochSchedule, Schedule},
     },
 };
 
@@ -42,6 +43,18 @@ choice! {
     pub enum Method for "--method" {
         /// Nothing: a head on features that are computed once.
         Linear = "linear",
+        /// Nothing, and no head either: the texts that name the classes.
+        ZeroShot = "zero-shot",
+        /// A head of the classes' mean embeddings.
+        Ncm = "ncm",
+        /// A head that starts as the texts that name the classes.
+        ZsLp = "zs-lp",
+        /// The same, held near those texts class by class.
+        Clap = "clap",
+        /// Nothing: a cache of the training images beside the texts that name the classes.
+        TipAdapter = "tip-adapter",
+        /// The keys of that cache.
+        TipAdapterF = "tip-adapter-f",
         /// Prompt tokens at the input of the first block.
         VptShallow = "vpt-shallow",
         /// Prompt tokens of their own for every block.
@@ -67,6 +80,47 @@ impl Method {
     /// Whether prompt pixels are learned.
     pub fn has_pixels(self) -> bool {
         matches!(self, Self::VpPad | Self::VpPatch | Self::VpFull | Self::VpFrame)
+    }
+
+    /// Whether the features of the images never change, so that each is computed once.
+    pub fn on_features(self) -> bool {
+        !self.has_tokens() && !self.has_pixels()
+    }
+
+    /// Whether features are image embeddings (of CLIP the projected class token) instead of the class token after the last
+    /// norm, which is what is wanted where they are compared with texts or with one another.
+    pub fn on_embeddings(self) -> bool {
+        self.on_features() && self != Self::Linear
+    }
+
+    /// Whether the texts that name the classes have a part in the head.
+    pub fn reads_texts(self) -> bool {
+        self.on_embeddings() && self != Self::Ncm
+    }
+
+    /// Whether the head holds a cache of the training images.
+    pub fn has_cache(self) -> bool {
+        matches!(self, Self::TipAdapter | Self::TipAdapterF)
+    }
+
+    /// Whether training images are seen as augmented views, whose features are computed once.
+    pub fn has_views(self) -> bool {
+        matches!(self, Self::ZsLp | Self::Clap) || self.has_cache()
+    }
+
+    /// The head that belongs to the method, where it leaves no choice.
+    pub fn own_head(self) -> Option<HeadKind> {
+        self.on_embeddings().then_some(HeadKind::Cosine)
+    }
+}
+
+choice! {
+    /// How a linear probe is fitted.
+    pub enum Solver for "--solver" {
+        /// In steps, with `--optimizer`.
+        Sgd = "sgd",
+        /// To the minimum of the cross-entropy with an L2 penalty, by L-BFGS.
+        Lbfgs = "lbfgs",
     }
 }
 
@@ -113,14 +167,30 @@ pub struct RunConfig {
     pub task: Task,
     /// What to learn beside the head.
     pub method: Method,
-    /// The head.
-    pub head: HeadKind,
-    /// Texts with `{}` or `{c}` for the class name, whose embeddings a text head begins with.
+    /// The head; linear if `None`, where the method leaves a choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<HeadKind>,
+    /// Texts with `{}` or `{c}` for the class name, for a text head and for methods that read texts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub templates: Option<Vec<String>>,
     /// A name for each class, in class order, for the templates; the data's names, with spaces for `_`, if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classnames: Option<Vec<String>>,
+    /// How `linear` is fitted; in steps if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub solver: Option<Solver>,
+    /// Strength of the L2 penalty of `--solver lbfgs`, one over scikit-learn's `C`; chosen by validation if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub l2: Option<f64>,
+    /// Augmented views of a training image, for the methods that have them; 0 for the image as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub views: Option<usize>,
+    /// Weight of Tip-Adapter's cache beside the texts; chosen by validation if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+    /// Sharpness of Tip-Adapter's cache; chosen by validation if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
     /// Prompt tokens a block: 1 to 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<usize>,
@@ -168,8 +238,9 @@ pub struct RunConfig {
     /// Peak learning rate of the head beside prompts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_lr: Option<f64>,
-    /// The optimiser.
-    pub optimizer: OptimizerKind,
+    /// The optimiser; the method's own if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optimizer: Option<OptimizerKind>,
     /// Weight decay of prompts and head weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
@@ -226,6 +297,9 @@ pub struct RunConfig {
     /// Bytes that the process should take at most: images are taken fewer at a time, and blocks run again, to keep to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_memory: Option<u64>,
+    /// Folder in which features of images and texts are kept for other runs; nowhere if `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_dir: Option<PathBuf>,
     /// Threads; as many as the machine has if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
@@ -242,9 +316,14 @@ impl Default for RunConfig {
             data: "shapes".to_owned(),
             task: Task::default(),
             method: Method::default(),
-            head: HeadKind::default(),
+            head: None,
             templates: None,
             classnames: None,
+            solver: None,
+            l2: None,
+            views: None,
+            alpha: None,
+            beta: None,
             prompt_tokens: None,
             prompt_layers: None,
             prompt_dropout: None,
@@ -261,7 +340,7 @@ impl Default for RunConfig {
             micro_batch: None,
             lr: None,
             head_lr: None,
-            optimizer: OptimizerKind::default(),
+            optimizer: None,
             weight_decay: None,
             warmup: None,
             clip_norm: None,
@@ -283,6 +362,7 @@ impl Default for RunConfig {
             skip_bad_images: false,
             precision: Precision::default(),
             max_memory: None,
+            cache_dir: None,
             threads: None,
             out: None,
         }
@@ -309,6 +389,12 @@ pub struct Plan {
     pub config: RunConfig,
     /// The learned input.
     pub prompt: PromptShape,
+    /// The head.
+    pub head: HeadKind,
+    /// The optimiser.
+    pub optimizer: OptimizerKind,
+    /// Augmented views of a training image; 0 if it is seen as it is.
+    pub views: usize,
     /// Share of the values of prompt tokens that is zero in a step.
     pub prompt_dropout: f32,
     /// Passes over the training images.
@@ -327,6 +413,8 @@ pub struct Plan {
     pub learning_rates: Vec<f64>,
     /// What only detection needs.
     pub detect: Option<DetectPlan>,
+    /// Whether there is nothing to be learned in steps: the head is computed.
+    pub solved: bool,
     head_lr: f64,
     weight_decay: f64,
 }
@@ -354,14 +442,28 @@ impl Plan {
             _ => self.head_lr,
         };
         let rate = |lr| Rate { lr, decay: self.weight_decay };
-        Rates { prompt: rate(lr), head: rate(head) }
+        let epsilon = defaults::epsilon(self.config.method);
+        Rates { prompt: rate(lr), head: rate(head), epsilon }
     }
 
     /// Rates of detection, of either stage.
     pub fn detection_rates(&self) -> Rates {
         let lr = self.learning_rates[0];
         let head = if self.prompt == PromptShape::None { lr } else { self.head_lr };
-        Rates { prompt: Rate { lr, decay: 0. }, head: Rate { lr: head, decay: self.weight_decay } }
+        let head = Rate { lr: head, decay: self.weight_decay };
+        Rates { prompt: Rate { lr, decay: 0. }, head, epsilon: optim::EPSILON }
+    }
+
+    /// How the learning rate goes over `epochs` epochs of `per_epoch` steps: a trial of the rate may have fewer than the run.
+    pub fn course(&self, epochs: usize, per_epoch: usize) -> Course {
+        let total = (epochs * per_epoch) as u64;
+        if matches!(self.config.method, Method::ZsLp | Method::Clap) && self.config.warmup.is_none() {
+            let first = defaults::PROBE_FIRST_LR / self.learning_rates[0];
+            return Course::Epochs(EpochSchedule { epochs: epochs as u64, per_epoch: per_epoch as u64, first });
+        }
+        // A shorter loop (a trial) warms up in proportion.
+        let warmup = (self.warmup_steps as f64 * total as f64 / self.total_steps as f64).round() as u64;
+        Course::Steps(Schedule { total, warmup })
     }
 
     /// Steps in an epoch: the last batch may be smaller.
@@ -407,14 +509,31 @@ impl RunConfig {
             patch_size: None,
             patch_place: None,
             inner_size: None,
+            head: None,
+            solver: None,
+            l2: None,
+            views: None,
+            alpha: None,
+            beta: None,
             epochs: None,
             batch_size: None,
             lr: None,
             head_lr: None,
+            optimizer: None,
             weight_decay: None,
             warmup: None,
             ..self
         }
+    }
+
+    /// The head that the run has.
+    fn head_kind(&self) -> HeadKind {
+        self.head.or(self.method.own_head()).unwrap_or_default()
+    }
+
+    /// Whether the texts that name the classes have a part in the head.
+    pub fn reads_texts(&self) -> bool {
+        self.method.reads_texts() || self.head == Some(HeadKind::Text)
     }
 
     /// Seed of the parts that the data lacks.
@@ -441,8 +560,19 @@ impl RunConfig {
         if let Some(LearningRate::Value(lr)) = self.lr {
             positive("--lr", lr)?;
         }
-        if let Some(lr) = self.head_lr {
-            positive("--head-lr", lr)?;
+        for (flag, value) in
+            [("--head-lr", self.head_lr), ("--l2", self.l2), ("--alpha", self.alpha), ("--beta", self.beta)]
+        {
+            if let Some(value) = value {
+                positive(flag, value)?;
+            }
+        }
+        if self.views.is_some_and(|views| views > defaults::MAX_VIEWS) {
+            return Err(Error::flag("--views", format!("more than {}", defaults::MAX_VIEWS)));
+        }
+        if self.alpha.is_some() != self.beta.is_some() {
+            let flag = if self.alpha.is_some() { "--alpha" } else { "--beta" };
+            return Err(Error::flag(flag, "--alpha and --beta are given together or not at all"));
         }
         if let Some(norm) = self.clip_norm {
             positive("--clip-norm", norm)?;
@@ -489,21 +619,88 @@ impl RunConfig {
             ("--patch-size", self.patch_size.is_some(), method == Method::VpPatch, "patch"),
             ("--patch-place", self.patch_place.is_some(), method == Method::VpPatch, "patch"),
             ("--inner-size", self.inner_size.is_some(), method == Method::VpFrame, "shrunk image"),
-            ("--head-lr", self.head_lr.is_some(), method != Method::Linear, "prompt beside its head: use --lr"),
+            ("--head-lr", self.head_lr.is_some(), !method.on_features(), "prompt beside its head: use --lr"),
+            ("--solver", self.solver.is_some(), method == Method::Linear, "choice of solvers"),
+            ("--l2", self.l2.is_some(), self.solver == Some(Solver::Lbfgs), "such penalty without --solver lbfgs"),
+            ("--views", self.views.is_some(), method.has_views(), "augmented views"),
+            ("--alpha", self.alpha.is_some(), method.has_cache(), "cache"),
         ];
         for (flag, given, used, what) in fields {
             if given && !used {
                 return Err(Error::flag(flag, format!("method {method} has no {what}")));
             }
         }
-        Ok(())
+        if let (Some(own), Some(head)) = (method.own_head(), self.head)
+            && own != head
+        {
+            return Err(Error::flag(
+                "--head",
+                format!("{head} is not for method {method}, which has a head of its own"),
+            ));
+        }
+        if let Some(head) = self.head.filter(|&head| self.solver == Some(Solver::Lbfgs) && head != HeadKind::Linear) {
+            return Err(Error::flag("--head", format!("{head} is not for --solver lbfgs, which fits a linear head")));
+        }
+        if self.is_solved() { self.refuse_fields_of_steps() } else { Ok(()) }
+    }
+
+    /// Whether there is nothing to be learned in steps.
+    pub(crate) fn is_solved(&self) -> bool {
+        match self.method {
+            Method::ZeroShot | Method::Ncm | Method::TipAdapter => true,
+            Method::Linear => self.solver == Some(Solver::Lbfgs),
+            _ => false,
+        }
+    }
+
+    /// The same without what says how to take steps, for one that takes none.
+    #[must_use]
+    pub(crate) fn without_steps(self) -> Self {
+        Self {
+            epochs: None,
+            batch_size: None,
+            micro_batch: None,
+            lr: None,
+            optimizer: None,
+            weight_decay: None,
+            warmup: None,
+            clip_norm: None,
+            label_smoothing: 0.,
+            class_weights: ClassWeights::None,
+            patience: None,
+            select: None,
+            ..self
+        }
+    }
+
+    /// Nothing that says how to take steps makes sense where none are taken.
+    fn refuse_fields_of_steps(&self) -> Result<()> {
+        let fields = [
+            ("--epochs", self.epochs.is_some()),
+            ("--batch-size", self.batch_size.is_some()),
+            ("--micro-batch", self.micro_batch.is_some()),
+            ("--lr", self.lr.is_some()),
+            ("--optimizer", self.optimizer.is_some()),
+            ("--weight-decay", self.weight_decay.is_some()),
+            ("--warmup", self.warmup.is_some()),
+            ("--clip-norm", self.clip_norm.is_some()),
+            ("--label-smoothing", self.label_smoothing > 0.),
+            ("--class-weights", self.class_weights != ClassWeights::None),
+            ("--patience", self.patience.is_some()),
+            ("--select", self.select.is_some()),
+        ];
+        match fields.iter().find(|(_, given)| *given) {
+            Some((flag, _)) if self.method == Method::Linear => Err(Error::flag(*flag, "not with --solver lbfgs")),
+            Some((flag, _)) => Err(Error::flag(*flag, format!("method {} learns nothing in steps", self.method))),
+            None => Ok(()),
+        }
     }
 
     /// A field that is for another task is a mistake too; `task` is never [`Task::Auto`].
     pub(crate) fn refuse_other_tasks_fields(&self, task: Task) -> Result<()> {
         let detects = task == Task::Detect;
         if task == Task::Multilabel {
-            if self.head == HeadKind::Text {
+            if self.head == Some(HeadKind::Text) {
                 let message = "text is for one class an image: CLIP compares classes, it does not say which are there";
                 return Err(Error::flag("--head", message));
             }
@@ -541,24 +738,33 @@ impl RunConfig {
                 return Err(Error::flag(flag, message));
             }
         }
-        if !detects && self.method == Method::Linear {
+        if !detects && self.method.on_features() {
             let random = [
                 ("--flip", self.flip == Some(true)),
                 ("--random-resized-crop", self.random_resized_crop.is_some()),
                 ("--augment", self.augment != AugmentPolicy::None),
             ];
             if let Some((flag, _)) = random.into_iter().find(|(_, given)| *given) {
-                let message = "method linear computes the features of an image once, without augmentation";
+                let how = if self.method.has_views() { "from --views augmented views" } else { "without augmentation" };
+                let message = format!("method {} computes the features of an image once, {how}", self.method);
                 return Err(Error::flag(flag, message));
             }
+        }
+        if task != Task::Classify && (self.method.on_embeddings() || self.solver.is_some()) {
+            let (flag, what) = match self.solver {
+                Some(solver) => ("--solver", solver.to_string()),
+                None => ("--method", self.method.to_string()),
+            };
+            let is = if detects { "detection" } else { "multi-label classification" };
+            return Err(Error::flag(flag, format!("{what} is not for {is}")));
         }
         if detects && self.method.has_pixels() {
             let message = format!("{} is not for detection; take linear, vpt-shallow or vpt-deep", self.method);
             return Err(Error::flag("--method", message));
         }
-        if detects && self.head != HeadKind::Linear {
-            let mend = if self.head == HeadKind::Text { "; see --open-vocabulary" } else { "" };
-            let message = format!("{} is not for detection, which has a head of its own{mend}", self.head);
+        if let Some(head) = self.head.filter(|&head| detects && head != HeadKind::Linear) {
+            let mend = if head == HeadKind::Text { "; see --open-vocabulary" } else { "" };
+            let message = format!("{head} is not for detection, which has a head of its own{mend}");
             return Err(Error::flag("--head", message));
         }
         Ok(())
@@ -571,20 +777,33 @@ impl RunConfig {
         if facts.train_images == 0 {
             return Err(Error::invalid("data", "there are no images to train on"));
         }
-        let defaults = defaults::of(facts.task, self.method, self.head);
+        let head = self.head_kind();
+        let defaults = defaults::of(facts.task, self.method, head);
         let prompt = self.prompt_shape(facts)?;
         let deep = self.method == Method::VptDeep;
         let prompt_dropout = self.prompt_dropout.unwrap_or(defaults::prompt_dropout(facts.task, self.method));
-        let batch_size = self.batch_size.unwrap_or(defaults.batch_size).min(facts.train_images);
-        let per_epoch = facts.train_images.div_ceil(batch_size);
+        let views = if self.method.has_views() { self.views.unwrap_or(defaults::views(self.method)) } else { 0 };
+        // A linear probe learns from all views in every epoch.
+        let seen = if self.method.has_cache() { 1 } else { views.max(1) };
+        let train_images = facts.train_images.saturating_mul(seen);
+        let solved = self.is_solved();
+        let batch_size = self.batch_size.unwrap_or(defaults.batch_size).min(train_images);
+        let per_epoch = train_images.div_ceil(batch_size);
         let detects = facts.task == Task::Detect;
-        let epochs = self.epochs.unwrap_or_else(|| {
-            if detects { defaults::detection_epochs(per_epoch) } else { defaults.epochs(per_epoch) }
+        let epochs = self.epochs.unwrap_or_else(|| match self.method {
+            _ if solved => 1,
+            _ if detects => defaults::detection_epochs(per_epoch),
+            method => defaults.epochs(method, per_epoch),
         });
         let total_steps = (per_epoch as u64).checked_mul(epochs as u64).filter(|&steps| steps <= 1 << 40);
         let total_steps = total_steps.ok_or_else(|| Error::flag("--epochs", format!("{epochs} are too many")))?;
         let detect = detects.then(|| self.detect_plan(epochs, per_epoch)).transpose()?;
-        let warmup = self.warmup.unwrap_or(detect.map_or(defaults::WARMUP, |detect| detect.warmup));
+        let warmup = self.warmup.or_else(|| match self.method {
+            // Its first epoch stands for it.
+            Method::ZsLp | Method::Clap => None,
+            Method::TipAdapterF => Some(0.),
+            _ => Some(detect.map_or(defaults::WARMUP, |detect| detect.warmup)),
+        });
         let threads = match self.threads {
             Some(threads) => threads,
             None => std::thread::available_parallelism().map_or(1, usize::from),
@@ -594,26 +813,32 @@ impl RunConfig {
         let lr = self.lr.unwrap_or(LearningRate::Value(defaults.lr));
         let head_lr = self.head_lr.unwrap_or(defaults.head_lr);
         let weight_decay = self.weight_decay.unwrap_or(defaults.weight_decay);
-        let prompted = self.method != Method::Linear;
+        let prompted = !self.method.on_features();
+        let optimizer = self.optimizer.unwrap_or(defaults::optimizer(self.method));
         let mut config = Self {
+            head: Some(head),
+            solver: (self.method == Method::Linear && facts.task == Task::Classify)
+                .then_some(self.solver.unwrap_or(Solver::Sgd)),
+            views: self.method.has_views().then_some(views),
             prompt_tokens: None,
             prompt_layers: None,
             prompt_dropout: None,
-            epochs: Some(epochs),
-            batch_size: Some(batch_size),
-            lr: Some(lr),
-            head_lr: (self.method != Method::Linear).then_some(head_lr),
-            weight_decay: Some(weight_decay),
-            warmup: Some(warmup),
-            select: Some(select),
+            epochs: (!solved).then_some(epochs),
+            batch_size: (!solved).then_some(batch_size),
+            lr: (!solved).then_some(lr),
+            head_lr: prompted.then_some(head_lr),
+            optimizer: (!solved).then_some(optimizer),
+            weight_decay: (!solved).then_some(weight_decay),
+            warmup: warmup.filter(|_| !solved),
+            select: (!solved).then_some(select),
             image_size: Some(facts.image_size),
             head_epochs: detect.map(|detect| detect.head_epochs),
             ema: detect.map(|detect| detect.ema),
             fit: detect.map(|detect| detect.fit),
             scale_jitter: detect.and_then(|detect| detect.augment.scale.or(Some([1.; 2]).filter(|_| prompted))),
-            templates: match self.head {
-                HeadKind::Text => self.templates.clone().or_else(|| Some(vec![TEMPLATE.to_owned()])),
-                _ => None,
+            templates: match &self.templates {
+                None if self.reads_texts() => Some(vec![TEMPLATE.to_owned()]),
+                templates => templates.clone(),
             },
             flip: Some(detect.map_or(self.flip.unwrap_or(false), |detect| detect.augment.flip)),
             clip_norm: self.clip_norm.or(detects.then_some(defaults::DETECTION_CLIP)),
@@ -639,10 +864,13 @@ impl RunConfig {
         }
         Ok(Plan {
             prompt,
+            head,
+            optimizer,
+            views,
             prompt_dropout,
             epochs,
             batch_size,
-            warmup_steps: (warmup * total_steps as f64).round() as u64,
+            warmup_steps: (warmup.unwrap_or(0.) * total_steps as f64).round() as u64,
             total_steps,
             select,
             threads,
@@ -653,6 +881,7 @@ impl RunConfig {
             head_lr,
             weight_decay,
             detect,
+            solved,
             config,
         })
     }
@@ -698,7 +927,6 @@ impl RunConfig {
         let side = facts.image_size;
         let tokens = self.prompt_tokens.unwrap_or(defaults::PROMPT_TOKENS);
         Ok(match self.method {
-            Method::Linear => PromptShape::None,
             Method::VptShallow => PromptShape::Tokens(TokenLayout { start: 0, layers: 1, tokens }),
             Method::VptDeep => {
                 let (start, layers) =
@@ -714,6 +942,7 @@ impl RunConfig {
             Method::VpFrame => {
                 PromptShape::Pixels(PixelShape::Frame { inner: self.inner_size.unwrap_or(defaults::inner(side)) })
             }
+            _ => PromptShape::None,
         })
     }
 }

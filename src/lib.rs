@@ -9,6 +9,7 @@ pub mod contain;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod feature_cache;
 pub mod head;
 pub mod infer;
 pub mod kernel;

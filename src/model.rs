@@ -42,6 +42,8 @@ pub struct Model {
     pixels: Option<PixelPrompt>,
     head: Head,
     threads: usize,
+    /// Whether features are image embeddings, not the class token after the last norm.
+    on_embeddings: bool,
 }
 
 /// A batch to learn from.
@@ -89,8 +91,9 @@ impl Model {
                 format!("text is for CLIP backbones, which {} ({}) is not", backbone.name, backbone.spec.family);
             return Err(Error::flag("--head", message));
         }
-        let width = if head == HeadKind::Text { backbone.embedding_width() } else { backbone.vit.width() };
-        let head = Head { kind: head, width, classes };
+        let on_embeddings = head == HeadKind::Text;
+        let width = if on_embeddings { backbone.embedding_width() } else { backbone.vit.width() };
+        let head = Head { kind: head, width, classes, keys: 0 };
         let pixels = match prompt {
             PromptShape::Pixels(shape) => {
                 let Preprocess { mean, std, .. } = backbone.preprocess;
@@ -109,7 +112,14 @@ impl Model {
             }
             PromptShape::None => None,
         };
-        Ok(Self { backbone, prompt, pixels, head, threads })
+        Ok(Self { backbone, prompt, pixels, head, threads, on_embeddings })
+    }
+
+    /// The same with a head on image embeddings, as [`Backbone::embed`] makes them, and with `keys` keys of a cache in it.
+    #[must_use]
+    pub fn on_embeddings(self, keys: usize) -> Self {
+        let head = Head { width: self.backbone.embedding_width(), keys, ..self.head };
+        Self { head, on_embeddings: true, ..self }
     }
 
     /// The frozen part.
@@ -175,20 +185,20 @@ impl Model {
         params::check(params, &self.tensors())
     }
 
-    /// What the head reads of images `[B, 3, s, s]`, prompts applied: the class token after the last norm, `[B, D]`, for a
-    /// text head projected by CLIP.
+    /// What the head takes, of class tokens after the last norm `[B, width]`: themselves or their embeddings `[B, D]`.
+    pub fn readout(&self, tokens: Vec<f32>) -> Vec<f32> {
+        if self.on_embeddings { self.backbone.project(tokens) } else { tokens }
+    }
+
+    /// What the head takes of images `[B, 3, s, s]`, prompts applied: the class token after the last norm or its embedding,
+    /// `[B, D]`.
     pub fn features(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
-        Ok(self.read(self.class_tokens(params, images)?))
+        Ok(self.readout(self.class_tokens(params, images)?))
     }
 
     /// Embeddings of images `[B, 3, s, s]`, prompts applied, as [`Backbone::embed`] makes them without.
     pub fn embed(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
         Ok(self.backbone.project(self.class_tokens(params, images)?))
-    }
-
-    /// What the head reads of class tokens `[B, D]`.
-    fn read(&self, class_tokens: Vec<f32>) -> Vec<f32> {
-        if self.head.kind == HeadKind::Text { self.backbone.project(class_tokens) } else { class_tokens }
     }
 
     /// The class tokens after the last norm, `[B, D]`.
@@ -239,7 +249,7 @@ impl Model {
 
     /// As [`Self::step`], for the head alone, on [`Self::features`] that are known already.
     pub fn head_step(&self, params: &[Param], features: &[f32], labels: &[u32], loss: &Loss) -> Result<StepOutput> {
-        let parts = vec![loss.gradients(&self.head.bind(params)?, features, labels, loss.weight(labels))?];
+        let parts = vec![loss.head_gradients(&self.head.bind(params)?, features, labels)?];
         Ok(StepOutput::sum(parts))
     }
 
@@ -255,11 +265,11 @@ impl Model {
         let total = input.loss.weight(input.labels);
         let loss = |range: std::ops::Range<usize>, features: &[f32]| {
             let labels = input.labels.get(range).ok_or_else(|| Error::invalid("labels", "fewer than images"))?;
-            if self.head.kind != HeadKind::Text {
+            if !self.on_embeddings {
                 let mut part = input.loss.gradients(head, features, labels, total)?;
                 return Ok((std::mem::take(&mut part.features), part));
             }
-            let mut part = input.loss.gradients(head, &self.read(features.to_vec()), labels, total)?;
+            let mut part = input.loss.gradients(head, &self.readout(features.to_vec()), labels, total)?;
             Ok((self.backbone.project_vjp(std::mem::take(&mut part.features)), part))
         };
         let pass = Pass { prompts, want, micro_batch: input.micro_batch, ..Pass::forward(images, self.threads) };

@@ -14,6 +14,8 @@ pub enum Group {
     Head,
     /// Biases and scales of the head: the head's learning rate, never decayed.
     HeadBias,
+    /// Part of the head, but not learned: it has no gradient, never changes and is not counted.
+    Fixed,
 }
 
 /// One learned tensor.
@@ -46,7 +48,7 @@ pub fn element_count(shape: &[usize]) -> Option<usize> {
 
 /// Number of learned values in all.
 pub fn count(params: &[Param]) -> usize {
-    params.iter().map(|p| p.values.len()).sum()
+    params.iter().filter(|p| p.group != Group::Fixed).map(|p| p.values.len()).sum()
 }
 
 /// The tensor called `name`; fails when there is none, which only a damaged file can bring about.

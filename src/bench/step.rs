@@ -98,12 +98,16 @@ pub fn step(
     options: &Options,
     note: &mut dyn FnMut(&str),
 ) -> Result<StepReport> {
+    if config.method.on_embeddings() {
+        let message = format!("{} takes no step through the backbone", config.method);
+        return Err(Error::flag("--method", message));
+    }
     let batch = config.batch_size.unwrap_or(32);
     let (depth, image_size) = (backbone.vit.depth(), backbone.vit.image_size());
     options.check(batch, image_size)?;
     let facts = Facts { task: Task::Classify, depth, image_size, train_images: batch };
     let plan = config.resolve(&facts)?;
-    let model = Model::new(Arc::new(backbone), plan.prompt, config.head, options.classes, plan.threads)?;
+    let model = Model::new(Arc::new(backbone), plan.prompt, plan.head, options.classes, plan.threads)?;
     let params = model.init(config.seed)?;
     let side = model.preprocess()?.output_size().map_or(facts.image_size, |(width, _)| width);
     let mut rng = stream(config.seed, "bench step", 0, 0);

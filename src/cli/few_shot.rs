@@ -19,6 +19,7 @@ use vpt::bench::few_shot::{
     merge as merge_folder, perform, run as run_grid, to_json,
 };
 use vpt::config::{LearningRate, RunConfig};
+use vpt::feature_cache;
 use vpt::report::table;
 use vpt::train::{Event, Observer};
 
@@ -62,7 +63,7 @@ pub(crate) struct FewShot {
     /// Data sets: image folders, CSV/TSV files, folders of IDX files, or `shapes`; parts that one lacks are made by --seed
     #[arg(long, value_name = "PATH[,PATH…]", value_delimiter = ',', required = true)]
     data: Vec<String>,
-    /// Methods, or `all`: zero-shot and every --method of `vpt train`
+    /// Methods, or `all`: every --method of `vpt train`
     #[arg(long, value_name = "METHOD[,METHOD…]|all", value_delimiter = ',', required = true)]
     methods: Vec<String>,
     /// Images a class to learn from
@@ -108,6 +109,13 @@ pub(crate) struct FewShot {
     /// Keep the run folder of every job, with its task file, in OUT/runs
     #[arg(long)]
     keep_runs: bool,
+    /// Folder that keeps features of frozen backbones from job to job; see `vpt cache` [default: VPT_CACHE, else vpt in the
+    /// system's folder for caches]
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Neither look for features in the cache nor keep any
+    #[arg(long, conflicts_with = "cache_dir")]
+    no_cache: bool,
 
     /// Passes over the training images [default: as `vpt train`]
     #[arg(long, value_name = "N", help_heading = "Training, for all methods", allow_negative_numbers = true)]
@@ -193,6 +201,7 @@ impl FewShot {
             prompt_tokens: self.prompt_tokens,
             image_size: self.image_size,
             micro_batch: self.micro_batch,
+            cache_dir: if self.no_cache { None } else { self.cache_dir.or_else(feature_cache::default_folder) },
             ..RunConfig::default()
         };
         // Of methods that were not named one by one, those that can do what is asked.

@@ -3,6 +3,7 @@
 
 mod backbones;
 mod bench;
+mod cache;
 mod data;
 mod data_check;
 mod docs;
@@ -60,6 +61,7 @@ enum Command {
     Bench(bench::Bench),
     Data(data::Data),
     Backbones(backbones::Backbones),
+    Cache(cache::Cache),
     Runs(runs::Runs),
     Task(task::Task),
     Completions(docs::Completions),
@@ -215,6 +217,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<()> {
         Command::ZeroShot(args) => zero_shot::run(&args, global, out),
         Command::Bench(args) => bench::run(args, global, out),
         Command::Data(args) => data::run(args, global, out),
+        Command::Cache(args) => cache::run(&args, out),
         Command::Runs(args) => runs::run(&args, global, out),
         Command::Task(args) => task::run(&args, out),
         Command::Completions(args) => docs::completions(&args, out),

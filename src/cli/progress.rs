@@ -149,17 +149,20 @@ fn describe(start: &Start<'_>) -> String {
         0 => String::new(),
         done => format!("; going on after epoch {done}"),
     };
+    let course = if start.plan.solved {
+        "no steps to take".to_owned()
+    } else {
+        format!("{} epochs of {} steps", start.plan.epochs, start.plan.steps_per_epoch())
+    };
     format!(
         "{} on {}: {} classes, {train} train, {val} val, {test} test images; {} learned values on {} frozen ({}); \
-         {} epochs of {} steps; in {}{resumed}",
+         {course}; in {}{resumed}",
         config.method,
         start.data,
         start.classes.len(),
         table::count(start.trainable_params as u64),
         table::count(start.backbone_params),
         config.backbone,
-        start.plan.epochs,
-        start.plan.steps_per_epoch(),
         start.folder.display(),
     )
 }

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use vpt::config::{LearningRate, Method, RunConfig, Select, Task};
+use vpt::config::{LearningRate, Method, RunConfig, Select, Solver, Task};
 use vpt::data::AugmentPolicy;
 use vpt::data::boxes::Fit;
 use vpt::eval::Scores;
 use vpt::eval::zero_shot::Prompts;
+use vpt::feature_cache;
 use vpt::head::HeadKind;
 use vpt::prompt::pixels::PatchPlace;
 use vpt::prompt::tokens::PromptLayers;
@@ -99,21 +100,44 @@ struct Flags {
 
     /// What to learn beside the head [default: vpt-deep]
     ///
-    /// linear: nothing; a head on features computed once. vpt-shallow: prompt tokens at the first block. vpt-deep: prompt
+    /// linear: nothing; a head on features computed once. zero-shot: nothing at all; the texts that name the classes (CLIP). ncm:
+    /// the mean embedding of each class. zs-lp: a head that starts as the texts. clap: the same, held near the texts class by
+    /// class. tip-adapter: the texts and a cache of the training images, weighted by validation; tip-adapter-f: the cache's
+    /// keys are learned. vpt-shallow: prompt tokens at the first block. vpt-deep: prompt
     /// tokens of their own for every block. vp-pad: a border of pixels added over the image. vp-patch: a square of pixels.
     /// vp-full: every pixel. vp-frame: the image shrunk, learned pixels around it.
     #[arg(long, value_name = "METHOD", value_parser = one_of::<Method>(Method::NAMES), help_heading = "Method")]
     method: Option<Method>,
     /// The head on the class token: a linear layer, cosine similarity to a learned vector per class, or the same beginning
-    /// as CLIP's zero-shot classifier, from the class names [default: linear]
+    /// as CLIP's zero-shot classifier, from the class names [default: linear; zero-shot, ncm, zs-lp, clap and tip-adapter
+    /// have cosine heads of their own]
     #[arg(long, value_name = "HEAD", value_parser = one_of::<HeadKind>(HeadKind::NAMES), help_heading = "Method")]
     head: Option<HeadKind>,
-    /// Texts with {} or {c} for the class name, one a line or a JSON list (--head text) [default: "a photo of a {}."]
+    /// Texts with {} or {c} for the class name, one a line or a JSON list (--head text, zero-shot, zs-lp, clap, tip-adapter)
+    /// [default: "a photo of a {}."]
     #[arg(long, value_name = "FILE", help_heading = "Method")]
     templates: Option<PathBuf>,
-    /// A name for each class in class order, one a line or a JSON list (--head text) [default: the data's, with spaces for _]
+    /// A name for each class in class order, one a line or a JSON list, for those texts [default: the data's, with spaces for _]
     #[arg(long, value_name = "FILE", help_heading = "Method")]
     classnames: Option<PathBuf>,
+    /// How linear is fitted: in steps, or by L-BFGS to the minimum, as the CLIP paper does [default: sgd]
+    #[arg(long, value_name = "SOLVER", value_parser = one_of::<Solver>(Solver::NAMES), help_heading = "Method")]
+    solver: Option<Solver>,
+    /// Strength of the L2 penalty, 1/C in scikit-learn (linear with --solver lbfgs) [default: chosen by validation]
+    #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Method")]
+    l2: Option<f64>,
+    /// Augmented views of each training image, 0 for the image as it is; tip-adapter-f has one more an epoch
+    /// [default: 20 for zs-lp and clap, 10 for tip-adapter and tip-adapter-f]
+    ///
+    /// The features of a view are computed once and kept in the cache.
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Method")]
+    views: Option<usize>,
+    /// Weight of the cache beside the texts (tip-adapter, tip-adapter-f), with --beta [default: chosen by validation]
+    #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Method")]
+    alpha: Option<f64>,
+    /// Sharpness of the cache (tip-adapter, tip-adapter-f), with --alpha [default: chosen by validation]
+    #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Method")]
+    beta: Option<f64>,
     /// Prompt tokens a block, 1 to 1000 (vpt-shallow, vpt-deep) [default: 10]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Method")]
     prompt_tokens: Option<usize>,
@@ -141,29 +165,31 @@ struct Flags {
     inner_size: Option<usize>,
 
     /// Passes over the training images [default: as many as make 1000 steps, 2000 for linear; at least 10, at most 100; in
-    /// detection 2150, at least 40, at most 160]
+    /// detection 2150, at least 40, at most 160; 300 for zs-lp and clap, 20 for tip-adapter-f]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     epochs: Option<usize>,
-    /// Images a step [default: 32; 8 in detection]
+    /// Images a step [default: 32; 8 in detection; 256 for zs-lp, clap and tip-adapter-f]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     batch_size: Option<usize>,
     /// Images whose activations are in memory at once: less memory, the same result [default: chosen for speed]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     micro_batch: Option<usize>,
     /// Peak learning rate of the prompts (of the head for linear), or `auto` to try a few on validation
-    /// [default: 5e-3, pixel prompts 2e-2, linear with --head text 5e-4; in detection 1e-2, linear 1e-3]
+    /// [default: 5e-3, pixel prompts 2e-2, linear with --head text 5e-4, zs-lp and clap 0.1, tip-adapter-f 1e-3; in detection
+    /// 1e-2, linear 1e-3]
     #[arg(long, allow_negative_numbers = true, value_name = "RATE|auto", help_heading = "Training")]
     lr: Option<LearningRate>,
     /// Peak learning rate of the head beside prompts; in detection also while it learns alone [default: 1e-3]
     #[arg(long, allow_negative_numbers = true, value_name = "RATE", help_heading = "Training")]
     head_lr: Option<f64>,
-    /// The optimiser [default: adamw]
+    /// The optimiser [default: adamw; sgd for zs-lp and clap]
     #[arg(long, value_name = "NAME", value_parser = one_of::<OptimizerKind>(OptimizerKind::NAMES), help_heading = "Training")]
     optimizer: Option<OptimizerKind>,
-    /// Weight decay of prompts and head weights [default: 0.01, pixel prompts 0; in detection 1e-4 for the head, 0 for prompts]
+    /// Weight decay of prompts and head weights [default: 0.01, pixel prompts, zs-lp and clap 0; in detection 1e-4 for the head, 0 for prompts]
     #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Training")]
     weight_decay: Option<f64>,
-    /// Share of all steps in which the learning rate rises, before it falls along a cosine [default: 0.1]
+    /// Share of all steps in which the learning rate rises, before it falls along a cosine [default: 0.1; tip-adapter-f 0; zs-lp
+    /// and clap have a first epoch at 1e-5 instead, and a cosine that moves every epoch]
     #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Training")]
     warmup: Option<f64>,
     /// Scale gradients down to at most this length [default: no bound; 1 in detection]
@@ -232,6 +258,13 @@ struct Flags {
     /// each time]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
+    /// Folder that keeps features of frozen backbones for other runs; see `vpt cache` [default: VPT_CACHE, else vpt in
+    /// the system's folder for caches]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    cache_dir: Option<PathBuf>,
+    /// Neither look for features in the cache nor keep any
+    #[arg(long, help_heading = "Output", conflicts_with = "cache_dir")]
+    no_cache: bool,
 }
 
 pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<()> {
@@ -313,6 +346,11 @@ fn summary(folder: &Path, results: &Results) -> String {
         ("memory", results.peak_rss_bytes.map_or_else(|| "-".to_owned(), table::bytes)),
         ("task file", folder.join(BEST).display().to_string()),
     ];
+    if !results.chosen.is_empty() {
+        let chosen: Vec<String> =
+            results.chosen.iter().map(|(name, value)| format!("{name} {}", short(*value))).collect();
+        rows.insert(4, ("chosen by validation", chosen.join(", ")));
+    }
     let mistakes = folder.join(MISTAKES);
     if mistakes.is_file() {
         rows.push(("mistakes", mistakes.display().to_string()));
@@ -342,6 +380,11 @@ fn quoted(text: &str) -> String {
     if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
+/// A value of any size in few characters.
+fn short(value: f64) -> String {
+    if (1e-2..1e4).contains(&value) { format!("{value:.3}") } else { format!("{value:.1e}") }
+}
+
 /// How far the probabilities of a classifier can be believed.
 pub(crate) fn calibration(results: &Results) -> Option<String> {
     let (temperature, test) = (results.temperature?, results.ece?.test);
@@ -362,7 +405,9 @@ impl Flags {
         if let Some(method) = self.method {
             config = config.with_method(method);
         }
-        if self.head.is_some_and(|head| head != HeadKind::Text) {
+        // Texts that are in the configuration of another run stay only where they are read.
+        let method = self.method.unwrap_or(config.method);
+        if !method.reads_texts() && self.head.or(config.head) != Some(HeadKind::Text) {
             (config.templates, config.classnames) = (None, None);
         }
         if let Some(path) = &self.templates {
@@ -371,9 +416,10 @@ impl Flags {
         if let Some(path) = &self.classnames {
             config.classnames = Some(Prompts::read_names(path)?);
         }
-        set!(backbone data task head optimizer label_smoothing class_weights augment);
+        set!(backbone data task label_smoothing class_weights augment);
         set_optional!(
-            weights_dir shots draw split_seed image_size prompt_tokens prompt_layers prompt_dropout pad patch_size patch_place inner_size
+            head solver l2 views alpha beta optimizer weights_dir shots draw split_seed image_size prompt_tokens prompt_layers
+            prompt_dropout pad patch_size patch_place inner_size
             epochs batch_size micro_batch lr head_lr weight_decay warmup clip_norm patience select head_epochs fit mosaic ema
             out
         );
@@ -386,6 +432,11 @@ impl Flags {
         if self.flip || self.no_flip {
             config.flip = Some(self.flip);
         }
+        config.cache_dir = if self.no_cache {
+            None
+        } else {
+            self.cache_dir.or(config.cache_dir).or_else(feature_cache::default_folder)
+        };
         config.box_crop |= self.box_crop;
         config.open_vocabulary |= self.open_vocabulary;
         config.skip_bad_images |= self.skip_bad_images;

@@ -1,6 +1,7 @@
 //! The defaults of every method, and where they come from.
 
 use super::{HeadKind, Method, PromptLayers, Task};
+use crate::train::optim::{self, OptimizerKind};
 
 /// More prompt tokens than the published grids by far (they end at 200), few enough to bound memory.
 pub(super) const MAX_PROMPT_TOKENS: usize = 1000;
@@ -35,10 +36,45 @@ pub(super) struct Defaults {
 }
 
 impl Defaults {
-    /// Epochs of `per_epoch` steps: enough for the wanted number of steps, but at least 10 and at most 100.
-    pub(super) fn epochs(&self, per_epoch: usize) -> usize {
-        self.steps.div_ceil(per_epoch).clamp(10, 100)
+    /// Epochs of `per_epoch` steps: as published for `method`, or else enough for the wanted number of steps, but at least
+    /// 10 and at most 100.
+    pub(super) fn epochs(&self, method: Method, per_epoch: usize) -> usize {
+        match method {
+            Method::ZsLp | Method::Clap => PROBE_EPOCHS,
+            Method::TipAdapterF => CACHE_EPOCHS,
+            _ => self.steps.div_ceil(per_epoch).clamp(10, 100),
+        }
     }
+}
+
+/// More views of an image than anyone publishes, few enough to bound memory.
+pub(super) const MAX_VIEWS: usize = 1000;
+/// Epochs of a linear probe that starts from texts, as in CLAP's public code.
+const PROBE_EPOCHS: usize = 300;
+/// The learning rate of the first of them.
+pub(super) const PROBE_FIRST_LR: f64 = 1e-5;
+/// Epochs of Tip-Adapter-F, as in its public code.
+const CACHE_EPOCHS: usize = 20;
+
+/// Augmented views of a training image, as the public codes of CLAP and Tip-Adapter have them.
+pub(super) fn views(method: Method) -> usize {
+    match method {
+        Method::ZsLp | Method::Clap => 20,
+        _ => 10,
+    }
+}
+
+/// The optimiser of `method`.
+pub(super) fn optimizer(method: Method) -> OptimizerKind {
+    match method {
+        Method::ZsLp | Method::Clap => OptimizerKind::Sgd,
+        _ => OptimizerKind::Adamw,
+    }
+}
+
+/// What keeps `AdamW`'s division finite: Tip-Adapter-F has it larger.
+pub(super) fn epsilon(method: Method) -> f64 {
+    if method == Method::TipAdapterF { 1e-4 } else { optim::EPSILON }
 }
 
 /// Decay of the moving average of a detector's values: it spans some two hundred steps.
@@ -91,7 +127,11 @@ fn of_method(task: Task, method: Method) -> Defaults {
     match method {
         Method::Linear if task == Task::Detect => Defaults { lr: 1e-3, weight_decay: 1e-4, batch_size: 8, ..tokens },
         _ if task == Task::Detect => Defaults { lr: 1e-2, weight_decay: 1e-4, batch_size: 8, ..tokens },
-        Method::Linear => Defaults { lr: 5e-3, head_lr: 5e-3, steps: 2000, ..tokens },
+        Method::ZsLp | Method::Clap => Defaults { lr: 0.1, weight_decay: 0., batch_size: 256, ..tokens },
+        Method::TipAdapterF => Defaults { lr: 1e-3, batch_size: 256, ..tokens },
+        Method::Linear | Method::ZeroShot | Method::Ncm | Method::TipAdapter => {
+            Defaults { lr: 5e-3, head_lr: 5e-3, steps: 2000, ..tokens }
+        }
         Method::VptShallow | Method::VptDeep => tokens,
         Method::VpPad | Method::VpPatch | Method::VpFull | Method::VpFrame => {
             Defaults { lr: 2e-2, weight_decay: 0., ..tokens }

@@ -116,13 +116,67 @@ fn flags_of_other_tasks_are_refused() {
     );
     let message = refusal(RunConfig { mosaic: Some(0.5), ..RunConfig::default() });
     assert_eq!(message, "--mosaic: only for detection, from data with boxes");
-    let message = refusal(RunConfig { head: HeadKind::Text, ..RunConfig::default() });
+    let message = refusal(RunConfig { head: Some(HeadKind::Text), ..RunConfig::default() });
     assert!(message.starts_with("--head: text is for one class an image"), "{message}");
     for &method in Method::ALL {
+        if method.on_embeddings() {
+            assert_eq!(refusal(config(method)), format!("--method: {method} is {not}"));
+            continue;
+        }
         let plan = config(method).resolve(&facts).unwrap();
         assert_eq!(plan.config.task, Task::Multilabel);
         assert_eq!(plan.config.resolve(&facts).unwrap(), plan, "{method}");
     }
+}
+
+#[test]
+fn flags_of_other_methods_on_features_are_refused() {
+    type Change = fn(&mut RunConfig);
+    let cases: [(Method, Change, &str); 11] = [
+        (Method::Ncm, |c| c.lr = Some(LearningRate::Auto), "--lr: method ncm learns nothing in steps"),
+        (Method::ZeroShot, |c| c.epochs = Some(3), "--epochs: method zero-shot learns nothing in steps"),
+        (
+            Method::Linear,
+            |c| (c.solver, c.epochs) = (Some(Solver::Lbfgs), Some(3)),
+            "--epochs: not with --solver lbfgs",
+        ),
+        (Method::Linear, |c| c.l2 = Some(1.), "--l2: method linear has no such penalty without --solver lbfgs"),
+        (Method::ZsLp, |c| c.solver = Some(Solver::Sgd), "--solver: method zs-lp has no choice of solvers"),
+        (
+            Method::Clap,
+            |c| c.head = Some(HeadKind::Linear),
+            "--head: linear is not for method clap, which has a head of its own",
+        ),
+        (
+            Method::Ncm,
+            |c| c.templates = Some(vec!["{}".into()]),
+            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, not ncm",
+        ),
+        (
+            Method::Linear,
+            |c| (c.solver, c.head) = (Some(Solver::Lbfgs), Some(HeadKind::Text)),
+            "--head: text is not for --solver lbfgs, which fits a linear head",
+        ),
+        (Method::Linear, |c| c.views = Some(3), "--views: method linear has no augmented views"),
+        (Method::TipAdapter, |c| c.alpha = Some(1.), "--alpha: --alpha and --beta are given together or not at all"),
+        (Method::TipAdapter, |c| c.views = Some(1001), "--views: more than 1000"),
+    ];
+    for (method, change, expected) in cases {
+        let mut config = config(method);
+        change(&mut config);
+        assert_eq!(config.resolve(&FACTS).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn published_schedules_are_the_defaults() {
+    let plan = |method| config(method).resolve(&Facts { train_images: 160, ..FACTS }).unwrap();
+    let clap = plan(Method::Clap);
+    assert_eq!((clap.epochs, clap.batch_size, clap.views, clap.steps_per_epoch()), (300, 256, 20, 13));
+    assert_eq!((clap.optimizer, clap.learning_rates, clap.head), (OptimizerKind::Sgd, vec![0.1], HeadKind::Cosine));
+    let tip = plan(Method::TipAdapterF);
+    assert_eq!((tip.epochs, tip.batch_size, tip.views, tip.warmup_steps), (20, 160, 10, 0));
+    assert_eq!((tip.optimizer, tip.learning_rates), (OptimizerKind::Adamw, vec![1e-3]));
 }
 
 #[test]
@@ -137,7 +191,7 @@ fn a_wrong_file_names_line_and_field() {
     };
     assert_eq!(load("seed = 3\nepoch = 4\n"), "line 2: unknown field `epoch`; did you mean epochs?");
     assert!(load("resnet = 3\n").starts_with("line 1: unknown field `resnet`, expected one of `backbone`"));
-    assert!(load("method = \"vpt-medium\"\n").contains("`vpt-medium` is not one of linear, vpt-shallow"));
+    assert!(load("method = \"vpt-medium\"\n").contains("`vpt-medium` is not one of linear, zero-shot"));
     assert!(load("lr = \"fast\"\n").contains("expected a number or \"auto\""));
     assert!(load("prompt_layers = \"middle\"").contains("all, first:K, last:K"));
     assert!(load("seed = ").starts_with("line 1: "));

@@ -151,14 +151,34 @@ pub fn class_embeddings(backbone: &Backbone, names: &[String], threads: usize) -
 /// # Errors
 /// The backbone has no text tower.
 pub fn classifier(backbone: &Backbone, prompts: &Prompts, threads: usize) -> Result<Vec<f32>> {
+    Ok(class_texts(prompts, |texts| backbone.embed_texts(texts, threads))?.unit)
+}
+
+/// What the texts of the classes say.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ClassTexts {
+    /// Zero-shot weights `[C, D]`: the direction of the mean of a class's unit embeddings.
+    pub(crate) unit: Vec<f32>,
+    /// The mean of a class's embeddings as they are, `[C, D]`.
+    pub(crate) mean: Vec<f32>,
+}
+
+/// The texts of each class, through `embed`, which makes `[T, D]` of T texts.
+pub(crate) fn class_texts(
+    prompts: &Prompts,
+    mut embed: impl FnMut(&[String]) -> Result<Vec<f32>>,
+) -> Result<ClassTexts> {
     let per_class = prompts.templates.len();
-    let mut weights = Vec::new();
+    let mut classes = ClassTexts { unit: Vec::new(), mean: Vec::new() };
     let mut add = |texts: &[String]| -> Result<()> {
-        let mut embeds = backbone.embed_texts(texts, threads)?;
+        let mut embeds = embed(texts)?;
         let width = embeds.len() / texts.len();
+        for class in embeds.chunks_exact(per_class * width) {
+            classes.mean.extend(sum_rows(class, width).iter().map(|sum| sum / per_class as f32));
+        }
         normalise_rows(&mut embeds, width);
         for class in embeds.chunks_exact(per_class * width) {
-            weights.extend(mean_row(class, width));
+            classes.unit.extend(mean_row(class, width));
         }
         Ok(())
     };
@@ -173,15 +193,21 @@ pub fn classifier(backbone: &Backbone, prompts: &Prompts, threads: usize) -> Res
     if !texts.is_empty() {
         add(&texts)?;
     }
-    Ok(weights)
+    Ok(classes)
 }
 
-/// The mean of the rows of `[n, width]`, scaled to length 1.
-fn mean_row(rows: &[f32], width: usize) -> Vec<f32> {
+/// The sum of the rows of `[n, width]`.
+fn sum_rows(rows: &[f32], width: usize) -> Vec<f32> {
     let mut sum = vec![0.; width];
     for row in rows.chunks_exact(width) {
         sum.iter_mut().zip(row).for_each(|(s, v)| *s += v);
     }
+    sum
+}
+
+/// The mean of the rows of `[n, width]`, scaled to length 1.
+fn mean_row(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut sum = sum_rows(rows, width);
     normalise_rows(&mut sum, width);
     sum
 }

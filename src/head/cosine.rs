@@ -12,8 +12,17 @@ use crate::{
     random::normal,
 };
 
+/// A head whose class weights are given, `[C, D]`, with a fixed `scale`; the weights are learned if `group` says so.
+pub(crate) fn given(weight: Vec<f32>, classes: usize, scale: f32, group: Group) -> Result<Vec<Param>> {
+    let width = weight.len() / classes.max(1);
+    Ok(vec![
+        Param::new("head.weight", &[classes, width], weight, group)?,
+        Param::new("head.log_scale", &[1], vec![scale.ln()], Group::Fixed)?,
+    ])
+}
+
 /// The initial scale: logits between -16 and 16.
-const INIT_SCALE: f32 = 16.;
+pub(crate) const INIT_SCALE: f32 = 16.;
 
 /// Keeps the length of a zero vector, and its gradient, finite.
 const EPSILON: f64 = 1e-12;
@@ -34,7 +43,7 @@ pub(super) fn forward(features: &Tensor, weight: &Tensor, log_scale: &Tensor) ->
     Ok(cosine.broadcast_mul(&log_scale.exp()?)?)
 }
 
-fn unit_rows(x: &Tensor) -> Result<Tensor> {
+pub(super) fn unit_rows(x: &Tensor) -> Result<Tensor> {
     let length = (x.sqr()?.sum_keepdim(1)? + EPSILON)?.sqrt()?;
     Ok(x.broadcast_div(&length)?)
 }

@@ -3,7 +3,8 @@
 //! A [`Head`] says what is learned; [`Head::bind`] turns the learned values into candle variables once a step, and the
 //! [`BoundHead`] maps features to logits with candle's autograd. It can be shared between threads.
 
-mod cosine;
+pub(crate) mod cache;
+pub(crate) mod cosine;
 pub mod detect;
 mod linear;
 mod text;
@@ -14,7 +15,7 @@ use rand::Rng;
 use crate::{
     Error, Result,
     choice::choice,
-    params::{self, Param},
+    params::{self, Group, Param},
 };
 
 choice! {
@@ -41,10 +42,12 @@ pub struct Head {
     pub width: usize,
     /// Number of classes, C.
     pub classes: usize,
+    /// Keys of a cache of training images that adds to the logits, N; 0 for none.
+    pub keys: usize,
 }
 
 impl Head {
-    /// Fresh weights.
+    /// Fresh weights. A cache is not made from nothing: of a head with keys, these are the others.
     pub fn init(&self, rng: &mut impl Rng) -> Result<Vec<Param>> {
         match self.kind {
             HeadKind::Linear => linear::init(self.width, self.classes, rng),
@@ -64,15 +67,19 @@ impl Head {
     /// Name and shape of every tensor of the head.
     pub fn tensors(&self) -> Vec<(&'static str, Vec<usize>)> {
         let weight = ("head.weight", vec![self.classes, self.width]);
-        match self.kind {
+        let mut tensors = match self.kind {
             HeadKind::Linear => vec![weight, ("head.bias", vec![self.classes])],
             HeadKind::Cosine | HeadKind::Text => vec![weight, ("head.log_scale", vec![1])],
+        };
+        if self.keys > 0 {
+            tensors.extend(cache::tensors(self.keys, self.width));
         }
+        tensors
     }
 
-    /// Makes candle variables of this head's tensors among `params`.
+    /// Makes candle variables of this head's tensors among `params`; those that are fixed become constants.
     pub fn bind(&self, params: &[Param]) -> Result<BoundHead> {
-        let vars = self
+        let tensors = self
             .tensors()
             .into_iter()
             .map(|(name, shape)| {
@@ -80,10 +87,21 @@ impl Head {
                 if param.shape != shape {
                     return Err(Error::invalid(name, format!("shape {:?} where {shape:?} is expected", param.shape)));
                 }
-                Ok(Var::from_slice(&param.values, shape, &Device::Cpu)?)
+                let fixed = param.group == Group::Fixed;
+                Ok(if fixed {
+                    Tensor::from_slice(&param.values, shape, &Device::Cpu)?
+                } else {
+                    Var::from_slice(&param.values, shape, &Device::Cpu)?.into_inner()
+                })
             })
             .collect::<Result<_>>()?;
-        Ok(BoundHead { head: *self, vars })
+        let cache = if self.keys > 0 {
+            let labels = cache::labels(params, self.classes)?;
+            Some((Tensor::from_vec(labels, self.keys, &Device::Cpu)?, cache::alpha_beta(params)?))
+        } else {
+            None
+        };
+        Ok(BoundHead { head: *self, tensors, cache })
     }
 }
 
@@ -91,15 +109,21 @@ impl Head {
 #[derive(Debug, Clone)]
 pub struct BoundHead {
     head: Head,
-    vars: Vec<Var>,
+    tensors: Vec<Tensor>,
+    /// The classes of the cache's keys, its weight and its sharpness.
+    cache: Option<(Tensor, [f64; 2])>,
 }
 
 impl BoundHead {
     /// Logits `[m, C]` of features `[m, D]`, recorded for backpropagation.
     pub fn forward(&self, features: &Tensor) -> Result<Tensor> {
-        match self.head.kind {
-            HeadKind::Linear => linear::forward(features, &self.vars[0], &self.vars[1]),
-            HeadKind::Cosine | HeadKind::Text => cosine::forward(features, &self.vars[0], &self.vars[1]),
+        let logits = match self.head.kind {
+            HeadKind::Linear => linear::forward(features, &self.tensors[0], &self.tensors[1]),
+            HeadKind::Cosine | HeadKind::Text => cosine::forward(features, &self.tensors[0], &self.tensors[1]),
+        }?;
+        match &self.cache {
+            Some((labels, alpha_beta)) => cache::forward(&logits, features, &self.tensors[2], labels, *alpha_beta),
+            None => Ok(logits),
         }
     }
 
@@ -109,9 +133,9 @@ impl BoundHead {
         Ok(self.forward(&features)?.flatten_all()?.to_vec1()?)
     }
 
-    /// The head's variables, in the order of [`Head::tensors`].
-    pub fn vars(&self) -> &[Var] {
-        &self.vars
+    /// The head's tensors, in the order of [`Head::tensors`]: variables, and constants where nothing is learned.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
     }
 
     /// The head's shape.
@@ -137,7 +161,7 @@ mod tests {
     #[test]
     fn initial_tensors_are_the_ones_a_head_binds() {
         for &kind in HeadKind::ALL {
-            let head = Head { kind, width: 6, classes: 3 };
+            let head = Head { kind, width: 6, classes: 3, keys: 0 };
             let params = head.init(&mut stream(1, "head", 0, 0)).unwrap();
             let named: Vec<_> = params.iter().map(|p| (p.name.as_str(), p.shape.clone())).collect();
             assert_eq!(named, head.tensors());

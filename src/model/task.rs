@@ -11,6 +11,7 @@ use crate::{
     backbone::{Backbone, OpenOptions, Precision, registry::locate},
     config::RunConfig,
     data::Preprocess,
+    head::cache::KEYS,
     params::Param,
     prompt::task_file::{BackboneId, TaskFile, TaskMeta},
     train::run_folder,
@@ -124,7 +125,11 @@ impl TaskModel {
                 format!("the task was learned on images of {} pixels, the backbone is open at {side}", meta.image_size);
             return Err(Error::flag("--image-size", message));
         }
-        let model = Model::new(backbone, meta.prompt, meta.head, meta.classes.len(), threads)?;
+        let mut model = Model::new(backbone, meta.prompt, meta.head, meta.classes.len(), threads)?;
+        if meta.method.on_embeddings() {
+            let keys = params.iter().find(|param| param.name == KEYS).map_or(0, |param| param.shape[0]);
+            model = model.on_embeddings(keys);
+        }
         model.check(&params)?;
         let input = model.preprocess()?.output_size();
         if meta.preprocess.output_size() != input {

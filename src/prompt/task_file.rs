@@ -17,7 +17,11 @@ use crate::{
     config::Method,
     data::{boxes::Fit, preprocess::Preprocess, write_atomic},
     eval::Scores,
-    head::{Head, HeadKind, detect::DetectShape},
+    head::{
+        Head, HeadKind,
+        cache::{self, KEYS},
+        detect::DetectShape,
+    },
     params::{self, Group, Param},
     tensor_file::{self, Tensor},
 };
@@ -204,8 +208,11 @@ impl TaskFile {
             params.push(Param::new(name, &shape, values, Group::Prompt)?);
         }
         for (name, shape) in head_tensors(&meta, &tensors, path)? {
-            let group = if shape.len() > 1 { Group::Head } else { Group::HeadBias };
+            let group = head_group(meta.method, &name, &shape);
             params.push(Param::new(&name, &shape, tensor_file::take(&mut tensors, &name, &shape, path)?, group)?);
+        }
+        if meta.method.has_cache() {
+            cache::labels(&params, meta.classes.len()).map_err(|error| Error::file(path, error.to_string()))?;
         }
         if let Some(name) = tensors.keys().min() {
             return Err(Error::file(path, format!("tensor `{}` has no place in this task", name.escape_debug())));
@@ -216,7 +223,8 @@ impl TaskFile {
     /// The head with its width and classes.
     pub fn head(&self) -> Result<Head> {
         let weight = params::find(&self.params, "head.weight")?;
-        Ok(Head { kind: self.meta.head, width: weight.shape[1], classes: self.meta.classes.len() })
+        let keys = if self.meta.method.has_cache() { params::find(&self.params, KEYS)?.shape[0] } else { 0 };
+        Ok(Head { kind: self.meta.head, width: weight.shape[1], classes: self.meta.classes.len(), keys })
     }
 
     /// Fails unless `other` is the backbone the task was learned on; the error names both.
@@ -247,8 +255,31 @@ fn head_tensors(
     if width == 0 {
         return Err(Error::file(path, "`head.weight` is empty"));
     }
-    let head = Head { kind: meta.head, width, classes: meta.classes.len() };
+    let keys = if meta.method.has_cache() {
+        let shape = tensors.get(KEYS).map(|t| t.shape.clone()).unwrap_or_default();
+        match shape[..] {
+            [keys, _] if keys > 0 => keys,
+            _ => return Err(Error::file(path, format!("`{KEYS}` is missing or has shape {shape:?}"))),
+        }
+    } else {
+        0
+    };
+    let head = Head { kind: meta.head, width, classes: meta.classes.len(), keys };
     Ok(head.tensors().into_iter().map(|(name, shape)| (name.to_owned(), shape)).collect())
+}
+
+/// Whether and how a tensor of the head was learned.
+fn head_group(method: Method, name: &str, shape: &[usize]) -> Group {
+    let learned = match method {
+        Method::ZsLp | Method::Clap => name == "head.weight",
+        Method::TipAdapterF => name == KEYS,
+        _ => !method.on_embeddings(),
+    };
+    match shape.len() {
+        _ if !learned => Group::Fixed,
+        0 | 1 => Group::HeadBias,
+        _ => Group::Head,
+    }
 }
 
 /// The name of the learned tensor at the input, if there is one.
@@ -326,7 +357,7 @@ mod tests {
 
     fn task() -> TaskFile {
         let layout = TokenLayout { start: 0, layers: 2, tokens: 3 };
-        let head = Head { kind: HeadKind::Linear, width: 8, classes: 2 };
+        let head = Head { kind: HeadKind::Linear, width: 8, classes: 2, keys: 0 };
         let mut rng = stream(1, "test", 0, 0);
         let mut params = vec![layout.init(8, 4, &mut rng).unwrap()];
         params.extend(head.init(&mut rng).unwrap());
@@ -425,7 +456,7 @@ mod tests {
             refused(|meta| meta["format"] = 0.into()).ends_with("reads format 1: an older version of vpt is needed")
         );
         assert!(refused(|meta| meta["format"] = "1".into()).ends_with("has no format number"));
-        assert!(refused(|meta| meta["method"] = "coop".into()).contains("`coop` is not one of linear, vpt-shallow"));
+        assert!(refused(|meta| meta["method"] = "coop".into()).contains("`coop` is not one of linear, zero-shot"));
         assert!(refused(|meta| meta["method"] = "vpt-deap".into()).ends_with("did you mean vpt-deep?"));
         assert!(refused(|meta| meta["text_context"] = 4.into()).contains("unknown field `text_context`"));
         // The whole file, whose tensor is not of this format either.

@@ -66,7 +66,9 @@ impl Run {
             let filled = toml::from_str::<RunConfig>(&open).ok().and_then(|open| open.resolve(facts).ok());
             filled.and_then(|plan| plan.config.settings().ok()).is_some_and(|all| all.contains(setting))
         };
-        let changed = split(&text).into_iter().filter(|s| !s.is_identity() && s.name != "threads" && !is_default(s));
+        let changed = split(&text)
+            .into_iter()
+            .filter(|s| !s.is_identity() && !["threads", "cache_dir"].contains(&s.name.as_str()) && !is_default(s));
         Ok(changed.collect())
     }
 

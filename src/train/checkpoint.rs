@@ -250,7 +250,7 @@ mod tests {
     use crate::{
         eval::Metrics,
         params::Group,
-        train::optim::{Rate, Rates},
+        train::optim::{EPSILON, Rate, Rates},
     };
 
     fn initial() -> Vec<Param> {
@@ -279,7 +279,12 @@ mod tests {
         let mut state = State::new(initial(), kind, Progress::new(0.1));
         let rate = Rate { lr: 0.1, decay: 0.01 };
         let gradients = [vec![0.3, -0.1, 0.7, 0.], vec![1.]];
-        state.optimizer.update(&mut state.params, &gradients, &Rates { prompt: rate, head: rate }, 0.5);
+        state.optimizer.update(
+            &mut state.params,
+            &gradients,
+            &Rates { prompt: rate, head: rate, epsilon: EPSILON },
+            0.5,
+        );
         state.copies.insert(BEST, initial());
         state.progress.history = vec![record(1, 0.5, 1.), record(2, 0.5, 0.1)];
         state.progress.best_epoch = Some(2);

@@ -7,11 +7,12 @@ use std::{
 
 use super::{
     checkpoint::{BEST, EpochRecord, Progress, State},
+    features::clap::Penalty,
     keeper::Keeper,
     loss::Loss,
     observer::{Event, Observer},
     optim,
-    schedule::Schedule,
+    schedule::Course,
     source::{Batch, Source},
 };
 use crate::{
@@ -44,6 +45,8 @@ pub(crate) struct Fit<'a> {
     pub(crate) sets: Option<&'a Arc<LabelSets>>,
     /// What is minimised.
     pub(crate) loss: &'a Loss,
+    /// What holds the head's weights, where the method has it.
+    pub(crate) penalty: Option<&'a Penalty>,
     /// Passes over the training images; the schedule covers exactly these.
     pub(crate) epochs: usize,
 }
@@ -139,17 +142,18 @@ impl Fit<'_> {
         Ok(Ended::Finished)
     }
 
-    fn schedule(&self) -> Schedule {
-        let total = (self.train.len().div_ceil(self.plan.batch_size) * self.epochs) as u64;
-        // A shorter loop (a trial) warms up in proportion.
-        let warmup = (self.plan.warmup_steps as f64 * total as f64 / self.plan.total_steps as f64).round() as u64;
-        Schedule { total, warmup }
+    fn schedule(&self) -> Course {
+        self.plan.course(self.epochs, self.train.len().div_ceil(self.plan.batch_size))
     }
 
     fn gradients(&self, state: &State, batch: &Batch, epoch: usize, step: u64) -> Result<StepOutput> {
         let (config, loss) = (&self.plan.config, self.loss);
         if self.train.holds_features() {
-            return self.model.head_step(&state.params, &batch.values, &batch.labels, loss);
+            let mut output = self.model.head_step(&state.params, &batch.values, &batch.labels, loss)?;
+            if let Some(penalty) = self.penalty {
+                penalty.add_to(&mut output, &state.params, loss.weight(&batch.labels))?;
+            }
+            return Ok(output);
         }
         let mask = match self.plan.prompt {
             PromptShape::Tokens(layout) if self.plan.prompt_dropout > 0. => {

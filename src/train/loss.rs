@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, Device, Tensor, Var};
 
 use crate::{Error, Result, data::LabelSets, eval::classify::argmax, head::BoundHead};
 
@@ -42,9 +42,19 @@ impl Loss {
     /// Runs on the calling thread's data only, so parts of a batch can be computed side by side; the parts' gradients
     /// add up to the batch's.
     pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], total: f64) -> Result<LossGradients> {
+        let features = Var::from_tensor(&head.features(features)?)?;
+        self.differentiate(head, &features, labels, total)
+    }
+
+    /// As [`Self::gradients`] of a whole batch, for the head alone: features that never change need no gradient, which is empty.
+    pub fn head_gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32]) -> Result<LossGradients> {
+        self.differentiate(head, &head.features(features)?, labels, self.weight(labels))
+    }
+
+    fn differentiate(&self, head: &BoundHead, features: &Tensor, labels: &[u32], total: f64) -> Result<LossGradients> {
         match self {
-            Self::CrossEntropy(loss) => loss.gradients(head, features, labels, total),
-            Self::Binary(loss) => loss.gradients(head, features, labels, total),
+            Self::CrossEntropy(loss) => loss.differentiate(head, features, labels, total),
+            Self::Binary(loss) => loss.differentiate(head, features, labels, total),
         }
     }
 }
@@ -77,7 +87,8 @@ pub struct LossGradients {
     pub correct: usize,
     /// Gradient of the batch's mean loss for the features `[m, D]`.
     pub features: Vec<f32>,
-    /// Gradient of the batch's mean loss for each tensor of the head, in the order of [`crate::head::Head::tensors`].
+    /// Gradient of the batch's mean loss for each tensor of the head, in the order of [`crate::head::Head::tensors`]; empty
+    /// for what is fixed.
     pub head: Vec<Vec<f32>>,
 }
 
@@ -100,8 +111,7 @@ impl CrossEntropy {
         Ok((label.affine(1. - s, 0.)? + every)?.neg()?)
     }
 
-    /// As [`Loss::gradients`].
-    pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], total: f64) -> Result<LossGradients> {
+    fn differentiate(&self, head: &BoundHead, features: &Tensor, labels: &[u32], total: f64) -> Result<LossGradients> {
         let classes = head.head().classes;
         if let Some(label) = labels.iter().find(|&&l| l as usize >= classes) {
             return Err(Error::invalid("labels", format!("class {label} where there are {classes}")));
@@ -130,8 +140,7 @@ impl BinaryCrossEntropy {
         Ok(all.sum_all()?.affine(1. / logits.dim(1)? as f64, 0.)?)
     }
 
-    /// As [`Loss::gradients`].
-    pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], total: f64) -> Result<LossGradients> {
+    fn differentiate(&self, head: &BoundHead, features: &Tensor, labels: &[u32], total: f64) -> Result<LossGradients> {
         let classes = head.head().classes;
         if self.sets.classes() != classes {
             let message = format!("sets of {} classes where there are {classes}", self.sets.classes());
@@ -149,20 +158,20 @@ impl BinaryCrossEntropy {
     }
 }
 
-/// The loss `sum` of the logits of `features`, its gradients, and how many images are `right` by their logits.
+/// The loss `sum` of the logits of `features` `[m, D]`, its gradients (for the features if they are a variable), and how many
+/// images are `right` by their logits.
 fn differentiate(
     head: &BoundHead,
-    features: &[f32],
+    features: &Tensor,
     labels: &[u32],
     total: f64,
     sum: impl Fn(&Tensor) -> Result<Tensor>,
     mut right: impl FnMut((&Vec<f32>, &u32)) -> bool,
 ) -> Result<LossGradients> {
-    if features.len() != labels.len() * head.head().width {
-        return Err(Error::invalid("labels", format!("{} labels for {} feature values", labels.len(), features.len())));
+    if features.dim(0)? != labels.len() {
+        return Err(Error::invalid("labels", format!("{} labels for {} rows", labels.len(), features.dim(0)?)));
     }
-    let features = candle_core::Var::from_tensor(&head.features(features)?)?;
-    let logits = head.forward(&features)?;
+    let logits = head.forward(features)?;
     let loss = sum(&logits)?;
     let mean = loss.affine(1. / total, 0.)?;
     let gradients = mean.backward()?;
@@ -175,8 +184,12 @@ fn differentiate(
     Ok(LossGradients {
         loss: f64::from(loss.to_scalar::<f32>()?),
         correct: rows.iter().zip(labels).filter(|pair| right(*pair)).count(),
-        features: flat(&features)?,
-        head: head.vars().iter().map(|v| flat(v)).collect::<Result<_>>()?,
+        features: if features.is_variable() { flat(features)? } else { Vec::new() },
+        head: head
+            .tensors()
+            .iter()
+            .map(|t| if t.is_variable() { flat(t) } else { Ok(Vec::new()) })
+            .collect::<Result<_>>()?,
     })
 }
 
@@ -191,7 +204,7 @@ mod tests {
     };
 
     fn setup(kind: HeadKind) -> (Head, Vec<Param>, Vec<f32>, Vec<u32>) {
-        let head = Head { kind, width: 5, classes: 4 };
+        let head = Head { kind, width: 5, classes: 4, keys: 0 };
         let mut rng = stream(3, "test", 0, 0);
         let mut params = head.init(&mut rng).unwrap();
         // Away from the initial values, where some gradients vanish.
@@ -253,6 +266,19 @@ mod tests {
     }
 
     #[test]
+    fn the_head_s_gradients_are_the_same_without_those_of_the_features() {
+        for kind in [HeadKind::Linear, HeadKind::Cosine] {
+            for loss in losses() {
+                let (head, params, features, labels) = setup(kind);
+                let bound = head.bind(&params).unwrap();
+                let mut whole = loss.gradients(&bound, &features, &labels, loss.weight(&labels)).unwrap();
+                whole.features.clear();
+                assert_eq!(loss.head_gradients(&bound, &features, &labels).unwrap(), whole);
+            }
+        }
+    }
+
+    #[test]
     fn parts_of_a_batch_add_up_to_the_batch() {
         let (head, params, features, labels) = setup(HeadKind::Linear);
         let bound = head.bind(&params).unwrap();
@@ -277,7 +303,7 @@ mod tests {
         let (head, params, features, labels) = setup(HeadKind::Linear);
         let bound = head.bind(&params).unwrap();
         let Some(Loss::Binary(loss)) = losses().pop() else { panic!("the last one is binary") };
-        let found = loss.gradients(&bound, &features, &labels, 6.).unwrap();
+        let found = Loss::Binary(loss.clone()).gradients(&bound, &features, &labels, 6.).unwrap();
         let mut tally = crate::eval::MultilabelTally::new(4);
         tally.add(&bound.logits(&features).unwrap(), &loss.sets.truth(&labels).unwrap()).unwrap();
         let metrics = tally.metrics();
@@ -309,7 +335,7 @@ mod tests {
         let (head, params, features, mut labels) = setup(HeadKind::Linear);
         labels[1] = 4;
         let bound = head.bind(&params).unwrap();
-        let error = CrossEntropy::default().gradients(&bound, &features, &labels, 6.).unwrap_err();
+        let error = Loss::new(None, 0., None).gradients(&bound, &features, &labels, 6.).unwrap_err();
         assert_eq!(error.to_string(), "labels: class 4 where there are 4");
         let Some(binary) = losses().pop() else { panic!("no loss") };
         let error = binary.gradients(&bound, &features, &labels, 6.).unwrap_err();
@@ -343,7 +369,7 @@ mod tests {
         let classes = fixture.logits[0].len();
         let sets = Arc::new(LabelSets::new(classes, fixture.sets).unwrap());
         // With this head, features are logits.
-        let head = Head { kind: HeadKind::Linear, width: classes, classes };
+        let head = Head { kind: HeadKind::Linear, width: classes, classes, keys: 0 };
         let mut params = head.init(&mut stream(1, "test", 0, 0)).unwrap();
         params[0].values = (0..classes * classes).map(|i| f32::from(u8::from(i % (classes + 1) == 0))).collect();
         params[1].values.fill(0.);

@@ -6,6 +6,7 @@
 pub(crate) mod checkpoint;
 pub mod class_weights;
 mod detect;
+pub(crate) mod features;
 mod fit;
 mod keeper;
 pub mod loss;

@@ -9,7 +9,8 @@ use crate::{
 /// Decay of AdamW's first and second moments, and the term that keeps its division finite: PyTorch's defaults.
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
-const EPSILON: f64 = 1e-8;
+/// See [`Rates::epsilon`].
+pub const EPSILON: f64 = 1e-8;
 /// SGD's momentum, as in VPT and CoOp.
 const MOMENTUM: f32 = 0.9;
 
@@ -41,6 +42,8 @@ pub struct Rates {
     pub prompt: Rate,
     /// Weights of the head; biases and scales share the learning rate and have no decay.
     pub head: Rate,
+    /// What keeps AdamW's division finite: PyTorch's default is [`EPSILON`].
+    pub epsilon: f64,
 }
 
 impl Rates {
@@ -49,6 +52,7 @@ impl Rates {
             Group::Prompt => self.prompt,
             Group::Head => self.head,
             Group::HeadBias => Rate { lr: self.head.lr, decay: 0. },
+            Group::Fixed => Rate { lr: 0., decay: 0. },
         }
     }
 }
@@ -100,7 +104,9 @@ impl Optimizer {
             let lr = rate.lr * factor;
             match self.kind {
                 OptimizerKind::Sgd => sgd(&mut param.values, gradient, first, lr, rate.decay),
-                OptimizerKind::Adamw => adamw(&mut param.values, gradient, first, second, self.step, lr, rate.decay),
+                OptimizerKind::Adamw => {
+                    adamw(&mut param.values, gradient, first, second, self.step, lr, rate.decay, rates.epsilon);
+                }
             }
         }
     }
@@ -113,7 +119,17 @@ fn sgd(values: &mut [f32], gradient: &[f32], momentum: &mut [f32], lr: f64, deca
     }
 }
 
-fn adamw(values: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32], step: u64, lr: f64, decay: f64) {
+#[allow(clippy::too_many_arguments)] // a formula with as many symbols
+fn adamw(
+    values: &mut [f32],
+    gradient: &[f32],
+    first: &mut [f32],
+    second: &mut [f32],
+    step: u64,
+    lr: f64,
+    decay: f64,
+    epsilon: f64,
+) {
     let unbiased1 = 1. - BETA1.powf(step as f64);
     let unbiased2 = 1. - BETA2.powf(step as f64);
     for (((v, g), m), s) in values.iter_mut().zip(gradient).zip(first).zip(second) {
@@ -121,7 +137,7 @@ fn adamw(values: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [
         let m1 = BETA1 * f64::from(*m) + (1. - BETA1) * g;
         let m2 = BETA2 * f64::from(*s) + (1. - BETA2) * g * g;
         (*m, *s) = (m1 as f32, m2 as f32);
-        let move_by = m1 / unbiased1 / ((m2 / unbiased2).sqrt() + EPSILON);
+        let move_by = m1 / unbiased1 / ((m2 / unbiased2).sqrt() + epsilon);
         *v = (f64::from(*v) * (1. - lr * decay) - lr * move_by) as f32;
     }
 }
@@ -154,7 +170,7 @@ mod tests {
     }
 
     fn rates() -> Rates {
-        Rates { prompt: Rate { lr: 0.1, decay: 0. }, head: Rate { lr: 0.01, decay: 0.1 } }
+        Rates { prompt: Rate { lr: 0.1, decay: 0. }, head: Rate { lr: 0.01, decay: 0.1 }, epsilon: EPSILON }
     }
 
     fn gradients() -> Vec<Vec<f32>> {

@@ -6,6 +6,7 @@ use super::{
     checkpoint::EpochRecord,
     run_folder::{self, RunFolder},
     setup::Setup,
+    source::Source,
 };
 use crate::{
     Result,
@@ -71,10 +72,15 @@ impl Pictures<'_> {
         let mut pixels = Vec::new();
         for &i in &chosen {
             let image = samples[i].load()?;
-            pixels.extend(preprocess.apply(&image)?);
+            if !self.setup.val.holds_features() {
+                pixels.extend(preprocess.apply(&image)?);
+            }
             images.push(image);
         }
-        let logits = model.logits(self.values, &pixels)?;
+        let logits = match &self.setup.val {
+            Source::Features(features) => model.head().bind(self.values)?.logits(&features.rows(&chosen, 0))?,
+            Source::Images(_) => model.logits(self.values, &pixels)?,
+        };
         let rows = logits.chunks_exact(dataset.classes.len());
         let names = &dataset.classes;
         let mut tiles = Vec::with_capacity(chosen.len());

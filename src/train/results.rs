@@ -1,6 +1,6 @@
 //! `results.json`: what came out of a run.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,9 @@ pub struct Results {
     /// Classification: the expected calibration error before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ece: Option<Calibration>,
+    /// Hyperparameters that validation chose, by name, where there are any.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub chosen: BTreeMap<String, f64>,
     /// Detection with prompts: what the head alone reached, before there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_only: Option<HeadOnly>,

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use super::{
     Outcome,
-    checkpoint::{EpochRecord, Progress, State},
+    checkpoint::{BEST, EpochRecord, Progress, State},
+    features::{self, Beginning},
     fit::{Ended, Fit, evaluate},
     keeper::{FolderKeeper, Forget},
     lr_search::{LrSearch, LrTrial},
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    config::{Method, Select},
+    config::Select,
     data::Split,
     eval::{Calibration, Scores, calibration::Logits},
     params::{self, Param},
@@ -34,33 +35,36 @@ pub(super) struct Session {
     setup: Setup,
     folder: RunFolder,
     started: Instant,
+    /// What a method on frozen features begins with.
+    beginning: Beginning,
 }
 
 impl Session {
     pub(super) fn new(setup: Setup, folder: RunFolder, started: Instant) -> Self {
-        Self { setup, folder, started }
+        Self { setup, folder, started, beginning: Beginning::default() }
     }
 
     /// Trains to the end, or until `observer` asks to stop.
     pub(super) fn go(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
-        let initial = self.setup.initial(!self.folder.has(run_folder::CHECKPOINT), observer)?;
+        let initial = if self.setup.plan.config.method.on_features() {
+            if !self.begin(observer)? {
+                return Ok(self.interrupted());
+            }
+            self.beginning.params.clone()
+        } else {
+            self.setup.initial(!self.folder.has(run_folder::CHECKPOINT), observer)?
+        };
+        if self.setup.plan.solved {
+            self.announce(&initial, None, observer);
+            return self.solved(initial, observer);
+        }
         let resumed = self.checkpoint(&initial)?;
         self.announce(&initial, resumed.as_ref(), observer);
-        if self.setup.plan.config.method == Method::Linear {
-            for split in [Split::Train, Split::Val] {
-                let source = self.source_mut(split);
-                let source = std::mem::replace(source, Source::Features { values: Vec::new(), labels: Vec::new() });
-                let Some(features) = source.to_features(&self.setup.model, split, observer)? else {
-                    return Ok(self.interrupted());
-                };
-                *self.source_mut(split) = features;
-            }
-        }
         let mut state = if let Some(state) = resumed {
             state
         } else {
             let Some(lr) = self.learning_rate(&initial, observer)? else { return Ok(self.interrupted()) };
-            State::new(initial, self.setup.plan.config.optimizer, Progress::new(lr))
+            State::new(initial, self.setup.plan.optimizer, Progress::new(lr))
         };
         // Lines of epochs after the checkpoint belong to the process that was cut off.
         self.folder.write_lines(run_folder::METRICS, &state.progress.history)?;
@@ -88,15 +92,56 @@ impl Session {
 
     fn fit(&self, epochs: usize) -> Fit<'_> {
         let Setup { plan, model, train, val, sets, loss, .. } = &self.setup;
-        Fit { model, plan, train, val, sets: sets.as_ref(), loss, epochs }
+        Fit { model, plan, train, val, sets: sets.as_ref(), loss, penalty: self.beginning.penalty.as_ref(), epochs }
     }
 
-    fn source_mut(&mut self, split: Split) -> &mut Source {
-        match split {
-            Split::Train => &mut self.setup.train,
-            Split::Val => &mut self.setup.val,
-            Split::Test => &mut self.setup.test,
+    /// Puts features in the place of the images of train and val, and makes what the run begins with; `false` when the observer
+    /// asked to stop.
+    fn begin(&mut self, observer: &mut dyn Observer) -> Result<bool> {
+        let Some(train) = features::of_split(&self.setup, Split::Train, observer)? else { return Ok(false) };
+        let Some(val) = features::of_split(&self.setup, Split::Val, observer)? else { return Ok(false) };
+        let fresh = !self.folder.has(run_folder::CHECKPOINT);
+        let Some((beginning, train)) = features::begin(&self.setup, train, &val, fresh, observer)? else {
+            return Ok(false);
+        };
+        self.beginning = beginning;
+        (self.setup.train, self.setup.val) = (Source::Features(train), Source::Features(val));
+        Ok(true)
+    }
+
+    /// Ends a run whose values were computed, not learned in steps: an epoch that took none stands for it.
+    fn solved(&mut self, values: Vec<Param>, observer: &mut dyn Observer) -> Result<Outcome> {
+        let Setup { plan, model, train, val, .. } = &self.setup;
+        let begun = Instant::now();
+        let Some(of_train) = evaluate(model, &values, train, None, Split::Train, None, observer)? else {
+            return Ok(self.interrupted());
+        };
+        let Some(of_val) = evaluate(model, &values, val, None, Split::Val, None, observer)? else {
+            return Ok(self.interrupted());
+        };
+        let of_train = of_train.scores();
+        let record = EpochRecord {
+            epoch: 1,
+            step: 0,
+            lr: 0.,
+            train_loss: of_train.loss().unwrap_or(f64::NAN),
+            train_acc1: Some(of_train.main()),
+            train_exact_match: None,
+            val: of_val.scores(),
+            train_seconds: (begun - self.started).as_secs_f64(),
+            val_seconds: begun.elapsed().as_secs_f64(),
+        };
+        observer.event(&Event::Epoch { record: &record, of: 1, best: true });
+        self.folder.write_lines(run_folder::METRICS, std::slice::from_ref(&record))?;
+        if !self.beginning.trials.is_empty() {
+            self.folder.write_json(run_folder::L2_SEARCH, &self.beginning.trials)?;
         }
+        let mut state = State::new(values, plan.optimizer, Progress::new(0.));
+        state.copies.insert(BEST, state.params.clone());
+        state.progress.history.push(record);
+        state.progress.best_epoch = Some(1);
+        let started = self.started;
+        self.finish(&state, &|| started.elapsed().as_secs_f64(), observer)
     }
 
     fn interrupted(&self) -> Outcome {
@@ -108,7 +153,7 @@ impl Session {
             return Ok(None);
         }
         let path = self.folder.file(run_folder::CHECKPOINT);
-        State::load(&path, &self.setup.fingerprint, initial, self.setup.plan.config.optimizer).map(Some)
+        State::load(&path, &self.setup.fingerprint, initial, self.setup.plan.optimizer).map(Some)
     }
 
     fn announce(&self, initial: &[Param], resumed: Option<&State>, observer: &mut dyn Observer) {
@@ -137,7 +182,7 @@ impl Session {
         let mut search = earlier.unwrap_or_else(|| LrSearch::new(run, rates));
         for (i, &lr) in rates.iter().enumerate().skip(search.trials.len()) {
             observer.event(&Event::Trial { lr, number: i + 1, of: rates.len() });
-            let mut state = State::new(initial.to_vec(), self.setup.plan.config.optimizer, Progress::new(lr));
+            let mut state = State::new(initial.to_vec(), self.setup.plan.optimizer, Progress::new(lr));
             let val = match self.fit(epochs).run(&mut state, &mut Forget, observer) {
                 Ok(Ended::Interrupted) => return Ok(None),
                 Ok(Ended::Finished) => state.selected(self.setup.plan.select).map(|(_, record)| record.val.clone()),
@@ -166,22 +211,48 @@ impl Session {
 
     /// Looks at test, once, and writes what a finished run leaves.
     fn finish(&self, state: &State, wall_s: &dyn Fn() -> f64, observer: &mut dyn Observer) -> Result<Outcome> {
-        let Setup { plan, model, dataset, val, test, sets, .. } = &self.setup;
+        let Setup { plan, model, dataset, val, sets, .. } = &self.setup;
         let (values, record) =
             state.selected(plan.select).ok_or_else(|| Error::invalid("run", "no epoch was finished"))?;
+        let (mut values, mut record) = (values.to_vec(), record.clone());
+        let mut chosen = self.beginning.chosen.clone();
+        if let Source::Features(features) = val
+            && !plan.solved
+            && let Some((best, by_validation)) = features::choose(plan, model.head(), &values, features)?
+        {
+            let Some(tally) = evaluate(model, &best, val, None, Split::Val, None, observer)? else {
+                return Ok(self.interrupted());
+            };
+            record.val = tally.scores();
+            (values, chosen) = (best, by_validation);
+        }
+        let (values, record) = (&values[..], &record);
+        let of_test;
+        let test = if val.holds_features() {
+            let Some(features) = features::of_split(&self.setup, Split::Test, observer)? else {
+                return Ok(self.interrupted());
+            };
+            of_test = Source::Features(features);
+            &of_test
+        } else {
+            &self.setup.test
+        };
         // Of several classes an image each stands for itself; one temperature is for those that exclude each other.
-        let (mut of_val, mut of_test) = (self.logits(), self.logits());
-        if of_val.is_some() && evaluate(model, values, val, None, Split::Val, of_val.as_mut(), observer)?.is_none() {
+        let (mut val_logits, mut test_logits) = (self.logits(), self.logits());
+        if val_logits.is_some()
+            && evaluate(model, values, val, None, Split::Val, val_logits.as_mut(), observer)?.is_none()
+        {
             return Ok(self.interrupted());
         }
-        let Some(tally) = evaluate(model, values, test, sets.as_ref(), Split::Test, of_test.as_mut(), observer)? else {
+        let Some(tally) = evaluate(model, values, test, sets.as_ref(), Split::Test, test_logits.as_mut(), observer)?
+        else {
             return Ok(self.interrupted());
         };
-        if let Some(logits) = &of_test {
+        if let Some(logits) = &test_logits {
             observer.event(&Event::Tested(logits));
         }
-        let temperature = of_val.as_ref().map(Logits::temperature);
-        let logits = of_val.as_ref().zip(of_test.as_ref()).zip(temperature);
+        let temperature = val_logits.as_ref().map(Logits::temperature);
+        let logits = val_logits.as_ref().zip(test_logits.as_ref()).zip(temperature);
         let ece = logits.map(|((val, test), t)| Calibration { val: val.eces(t), test: test.eces(t) });
         let last = state.progress.history.last().unwrap_or(record);
         self.write_task(run_folder::LAST, &state.params, last, None, None)?;
@@ -199,14 +270,14 @@ impl Session {
         if let Some(((val, test), t)) = logits {
             mistakes::write(&self.folder, &self.setup, val, test, t)?;
         }
-        let images = (dataset.train.len() * state.progress.history.len()) as f64;
+        let images = (self.setup.train.len() * state.progress.history.len()) as f64;
         let seconds: f64 = state.progress.history.iter().map(|r| r.train_seconds).sum();
         let results = Results {
             task: plan.config.task,
             method: plan.config.method,
             backbone: model.backbone().name.clone(),
             data: dataset.name.clone(),
-            head: Some(plan.config.head),
+            head: Some(plan.head),
             texts: self.setup.texts.clone(),
             content_hash: Some(self.setup.content_hash.clone()),
             seed: plan.config.seed,
@@ -217,10 +288,11 @@ impl Session {
             best_epoch: record.epoch,
             val: record.val.clone(),
             test: tally.scores(),
-            lr: Some(state.progress.lr),
+            lr: (!plan.solved).then_some(state.progress.lr),
             lr_search: self.trials()?,
             temperature,
             ece,
+            chosen,
             head_only: None,
             wall_s: wall_s(),
             img_per_s: images / seconds.max(1e-9),

@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
+    features::extract::Extractor,
     loss::Loss,
     observer::{Event, Observer},
     source::{Images, Read, Source},
@@ -11,8 +12,9 @@ use crate::{
     Error, Result,
     backbone::{Backbone, OpenOptions},
     config::{Facts, Plan, RunConfig, Task},
-    data::{Augment, ContentHash, Dataset, FewShot, LabelSets, MultilabelDataset, Split, SplitFile, check},
-    eval::zero_shot::{self, Prompts},
+    data::{Augment, ContentHash, Dataset, Digest, FewShot, LabelSets, MultilabelDataset, Split, SplitFile, check},
+    eval::zero_shot::{self, ClassTexts, Prompts},
+    feature_cache::{self, FeatureCache},
     head::HeadKind,
     model::Model,
     params::Param,
@@ -31,7 +33,7 @@ pub(crate) struct Setup {
     pub(crate) dataset: Dataset,
     /// What labels stand for where an image has any number of classes; else they are classes.
     pub(crate) sets: Option<Arc<LabelSets>>,
-    /// What a text head begins with.
+    /// The texts that name the classes, where the head is made of them.
     pub(crate) texts: Option<Prompts>,
     /// What is minimised.
     pub(crate) loss: Loss,
@@ -40,6 +42,8 @@ pub(crate) struct Setup {
     pub(crate) train: Source,
     pub(crate) val: Source,
     pub(crate) test: Source,
+    /// What stands for the pixels of each image, by part.
+    digests: [Vec<Digest>; 3],
     /// Stands for what the three parts hold.
     pub(crate) content_hash: String,
     /// Stands for configuration, data and backbone in checkpoints.
@@ -69,7 +73,8 @@ impl Setup {
             max_memory: config.max_memory,
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
-        let texts = class_texts(config, &backbone, &dataset)?;
+        // First: a missing text tower should be told before a thousand images are read.
+        let texts = prompts(config, &backbone, &dataset)?;
         let facts = |dataset: &Dataset| Facts {
             task,
             depth: backbone.vit.depth(),
@@ -77,11 +82,19 @@ impl Setup {
             train_images: dataset.train.len(),
         };
         let plan = config.resolve(&facts(&dataset))?;
-        let model = Model::new(backbone.clone(), plan.prompt, config.head, dataset.classes.len(), plan.threads)?;
-        let read = read(&mut dataset, sets.as_deref(), &plan, &model, observer)?;
-        let Some((mut images, content_hash)) = read else { return Ok(None) };
-        // Images that were left out may change the number of steps.
+        let mut model = Model::new(backbone.clone(), plan.prompt, plan.head, dataset.classes.len(), plan.threads)?;
+        if config.method.on_embeddings() {
+            model = model.on_embeddings(if config.method.has_cache() { dataset.train.len() } else { 0 });
+        }
+        let extractor = extractor(&plan, &model)?;
+        let read = read(&mut dataset, sets.as_deref(), &plan, &extractor, observer)?;
+        drop(extractor);
+        let Some(Content { mut images, digests, hash: content_hash }) = read else { return Ok(None) };
+        // Images that were left out may change the number of steps, and of keys.
         let plan = config.resolve(&facts(&dataset))?;
+        if config.method.has_cache() {
+            model = model.on_embeddings(dataset.train.len());
+        }
         let mut next = || images.pop().ok_or_else(|| Error::invalid("data", "fewer than three parts"));
         let (test, val, train) = (Source::Images(next()?), Source::Images(next()?), Source::Images(next()?));
         let fingerprint = fingerprint(&plan, &dataset, &content_hash, backbone.hash()?)?;
@@ -97,6 +110,7 @@ impl Setup {
             train,
             val,
             test,
+            digests,
             content_hash,
             fingerprint,
         }))
@@ -107,13 +121,9 @@ impl Setup {
     pub(crate) fn initial(&self, wanted: bool, observer: &mut dyn Observer) -> Result<Vec<Param>> {
         let Self { plan, model, .. } = self;
         let mut params = model.init(plan.config.seed)?;
-        if let Some(texts) = self.texts.as_ref().filter(|_| wanted) {
-            let (classes, templates) = (texts.classnames.len(), texts.templates.len());
-            let note = format!("embedding {classes} class names in {templates} templates for the head");
-            observer.event(&Event::Note(&note));
-            let embeddings = zero_shot::classifier(model.backbone(), texts, plan.threads)?;
+        if wanted && let Some(texts) = self.class_texts(observer)? {
             let scale = model.backbone().logit_scale().unwrap_or(1.);
-            for param in model.head().of_texts(embeddings, scale)? {
+            for param in model.head().of_texts(texts.unit, scale)? {
                 if let Some(fresh) = params.iter_mut().find(|fresh| fresh.name == param.name) {
                     *fresh = param;
                 }
@@ -122,13 +132,33 @@ impl Setup {
         Ok(params)
     }
 
+    /// What the texts that name the classes say, where the head is made of them.
+    pub(crate) fn class_texts(&self, observer: &mut dyn Observer) -> Result<Option<ClassTexts>> {
+        let Some(texts) = &self.texts else { return Ok(None) };
+        let (classes, templates) = (texts.classnames.len(), texts.templates.len());
+        let note = format!("embedding {classes} class names in {templates} templates for the head");
+        observer.event(&Event::Note(&note));
+        let extractor = self.extractor()?;
+        zero_shot::class_texts(texts, |texts| extractor.texts(texts)).map(Some)
+    }
+
+    /// What makes features without prompts, and embeds texts.
+    pub(crate) fn extractor(&self) -> Result<Extractor<'_>> {
+        extractor(&self.plan, &self.model)
+    }
+
+    /// What stands for the pixels of each image of `split`.
+    pub(crate) fn digests(&self, split: Split) -> &[Digest] {
+        &self.digests[split as usize]
+    }
+
     /// What a task file of this run says.
     pub(crate) fn task_meta(&self, metrics: TaskMetrics) -> Result<TaskMeta> {
         let backbone = self.model.backbone();
         let meta = TaskMeta::new(
             self.plan.config.method,
             self.plan.prompt,
-            self.plan.config.head,
+            self.plan.head,
             BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() },
             self.dataset.classes.clone(),
             backbone.vit.image_size(),
@@ -139,17 +169,24 @@ impl Setup {
     }
 }
 
-/// The texts that the head of `config` begins with, if it is one of texts.
-fn class_texts(config: &RunConfig, backbone: &Backbone, dataset: &Dataset) -> Result<Option<Prompts>> {
-    if config.head != HeadKind::Text {
+/// The texts that name the classes, if the head of `config` is made of them.
+fn prompts(config: &RunConfig, backbone: &Backbone, dataset: &Dataset) -> Result<Option<Prompts>> {
+    if !config.reads_texts() {
         return Ok(None);
     }
-    if !backbone.has_text_tower() {
+    if !backbone.has_text_tower() && config.head == Some(HeadKind::Text) {
         let message = format!(
             "text begins with the text embeddings of CLIP, and {} ({}) has no text tower; take linear or cosine",
             backbone.name, backbone.spec.family
         );
         return Err(Error::flag("--head", message));
+    }
+    if !backbone.has_text_tower() {
+        let message = format!(
+            "{} begins with the text embeddings of CLIP, and {} ({}) has no text tower; take linear or ncm",
+            config.method, backbone.name, backbone.spec.family
+        );
+        return Err(Error::flag("--method", message));
     }
     Prompts::of_config(config, &dataset.classes).map(Some)
 }
@@ -174,18 +211,39 @@ fn open_data(config: &RunConfig, task: Task, observer: &mut dyn Observer) -> Res
     Ok((data.dataset, Some(Arc::new(data.sets))))
 }
 
-/// The images of the three parts, and the hash of what they hold. All are read once, so that a file that cannot be read does
-/// not come up at the end of a long run, and put in an order that follows from their content alone: by class, then by the
-/// digest of their pixels. So the same images give the same result however they are stored.
+/// What makes features without prompts, and embeds texts.
+fn extractor<'a>(plan: &Plan, model: &'a Model) -> Result<Extractor<'a>> {
+    let cache = plan.config.cache_dir.clone().map(|root| FeatureCache::new(root, feature_cache::limit()));
+    Ok(Extractor {
+        backbone: model.backbone(),
+        preprocess: model.preprocess()?,
+        precision: plan.config.precision,
+        cache,
+        threads: plan.threads,
+    })
+}
+
+/// What the three parts hold.
+struct Content {
+    images: Vec<Images>,
+    /// What stands for the pixels of each image, by part.
+    digests: [Vec<Digest>; 3],
+    /// What stands for all of it.
+    hash: String,
+}
+
+/// The content of the three parts. All images are read once, so that a file that cannot be read does not come up at the end of
+/// a long run, and `dataset` is put in an order that follows from their content alone: by class, then by the digest of their
+/// pixels. So the same images give the same result however they are stored.
 fn read(
     dataset: &mut Dataset,
     sets: Option<&LabelSets>,
     plan: &Plan,
-    model: &Model,
+    extractor: &Extractor,
     observer: &mut dyn Observer,
-) -> Result<Option<(Vec<Images>, String)>> {
+) -> Result<Option<Content>> {
     let config = &plan.config;
-    let preprocess = model.preprocess()?;
+    let preprocess = extractor.preprocess.clone();
     let crop = config.random_resized_crop.map(|[least, most]| (least, most));
     let augment = Augment {
         flip: config.flip.unwrap_or(false),
@@ -195,6 +253,7 @@ fn read(
     };
     let mut room = CACHE_BYTES;
     let mut parts = Vec::new();
+    let mut all_digests: [Vec<Digest>; 3] = Default::default();
     let mut left_out = Vec::new();
     let mut hash = ContentHash::new(&dataset.classes);
     for split in Split::ALL {
@@ -205,7 +264,12 @@ fn read(
         };
         let room_before = room;
         let mut images = make(dataset, &mut room);
-        let Some(Read { digests, unreadable }) = images.read(split, observer)? else { return Ok(None) };
+        // Features come from elsewhere, and the cache knows many a digest.
+        let read = match config.method.on_features() {
+            true => extractor.read(dataset.part(split), split, observer)?,
+            false => images.read(split, observer)?,
+        };
+        let Some(Read { digests, unreadable }) = read else { return Ok(None) };
         if !unreadable.is_empty() {
             let mut position = 0;
             dataset.part_mut(split).retain(|_| {
@@ -225,8 +289,12 @@ fn read(
         let mut order: Vec<usize> = (0..content.len()).collect();
         order.sort_by(|&a, &b| content[a].cmp(&content[b]));
         parts.push(images.reordered(&order));
+        // Whoever looks for the image of a prediction finds it in the same place.
+        let part = dataset.part_mut(split);
+        *part = order.iter().map(|&from| part[from].clone()).collect();
+        all_digests[split as usize] = order.iter().map(|&from| content[from].1).collect();
     }
-    let read = (parts, hash.finish());
+    let read = Content { images: parts, digests: all_digests, hash: hash.finish() };
     if left_out.is_empty() {
         return Ok(Some(read));
     }
@@ -289,7 +357,7 @@ mod tests {
     };
 
     fn text_head() -> RunConfig {
-        RunConfig { method: Method::Linear, head: HeadKind::Text, threads: Some(2), ..RunConfig::default() }
+        RunConfig { method: Method::Linear, head: Some(HeadKind::Text), threads: Some(2), ..RunConfig::default() }
     }
 
     fn setup(config: &RunConfig) -> Result<Setup> {
@@ -336,8 +404,11 @@ mod tests {
         );
         let few = RunConfig { classnames: Some(vec!["cat".into()]), ..text_head() };
         assert_eq!(refusal(few), "--classnames: 1 class names for 64 classes of the data");
-        let linear = RunConfig { templates: Some(vec!["a {}".into()]), head: HeadKind::Linear, ..text_head() };
-        assert_eq!(refusal(linear), "--templates: only for --head text, not linear");
+        let linear = RunConfig { templates: Some(vec!["a {}".into()]), head: Some(HeadKind::Linear), ..text_head() };
+        assert_eq!(
+            refusal(linear),
+            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, not linear"
+        );
         let placeless = RunConfig { templates: Some(vec!["a {}".into(), "a dog".into()]), ..text_head() };
         assert!(refusal(placeless).starts_with("--templates: template 2 ('a dog') has no {}"));
         let long = RunConfig { templates: Some(vec![format!("{{}}{}", "x".repeat(500_000))]), ..text_head() };

@@ -5,21 +5,58 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 
 use super::{
-    fit::EVAL_BATCH,
+    features::logistic::Labelled,
     observer::{Event, Observer},
 };
 use crate::{
     Error, Result,
     data::{self, Augment, Digest, ImageSource, Loader, LoaderOptions, PixelCache, Preprocess, Sample, Split, digest},
-    model::Model,
 };
 
 /// Images of one part of a data set, or their features.
 pub(crate) enum Source {
     /// Images.
     Images(Images),
-    /// Features `[n, D]`, row-major, and the class of each row.
-    Features { values: Vec<f32>, labels: Vec<u32> },
+    /// Their features.
+    Features(Features),
+}
+
+/// Features of images.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Features {
+    /// `[views, n, D]`: epoch e, counted from 1, sees view e - 1, and begins again with the first when there are no more.
+    pub(crate) values: Vec<f32>,
+    /// The class of each image `[n]`.
+    pub(crate) labels: Vec<u32>,
+    /// At least 1.
+    pub(crate) views: usize,
+}
+
+impl Features {
+    /// The first view of each image.
+    pub(crate) fn labelled(&self) -> Labelled<'_> {
+        Labelled { features: &self.values[..self.labels.len() * self.width()], labels: &self.labels }
+    }
+
+    /// The same as so many more images of one view each.
+    pub(crate) fn flattened(self) -> Self {
+        Self { labels: self.labels.repeat(self.views), values: self.values, views: 1 }
+    }
+
+    /// The rows of `indices` in the view of `epoch`.
+    pub(crate) fn rows(&self, indices: &[usize], epoch: usize) -> Vec<f32> {
+        let width = self.width();
+        let first = epoch.saturating_sub(1) % self.views.max(1) * self.labels.len();
+        let mut rows = Vec::with_capacity(indices.len() * width);
+        for i in indices {
+            rows.extend_from_slice(&self.values[(first + i) * width..(first + i + 1) * width]);
+        }
+        rows
+    }
+
+    fn width(&self) -> usize {
+        self.values.len() / (self.labels.len() * self.views).max(1)
+    }
 }
 
 /// Images and how they are made ready.
@@ -127,45 +164,26 @@ impl Source {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Images(images) => images.samples.len(),
-            Self::Features { labels, .. } => labels.len(),
+            Self::Features(features) => features.labels.len(),
         }
     }
 
     /// Whether batches are features, not images.
     pub(crate) fn holds_features(&self) -> bool {
-        matches!(self, Self::Features { .. })
+        matches!(self, Self::Features(_))
     }
 
     /// The images at `order` in batches of `batch`; the last may be smaller. `epoch` seeds the augmentation.
     pub(crate) fn batches<'a>(&'a self, order: &'a [usize], epoch: usize, batch: usize) -> Result<Batches<'a>> {
         Ok(match self {
             Self::Images(images) => Box::new(images.batches(order, epoch, batch)?),
-            Self::Features { values, labels } => {
-                let width = values.len() / labels.len().max(1);
-                Box::new(order.chunks(batch).map(move |indices| {
-                    Ok(Batch {
-                        indices: indices.to_vec(),
-                        labels: indices.iter().map(|&i| labels[i]).collect(),
-                        values: indices.iter().flat_map(|&i| &values[i * width..(i + 1) * width]).copied().collect(),
-                    })
-                }))
-            }
+            Self::Features(features) => Box::new(order.chunks(batch).map(move |indices| {
+                Ok(Batch {
+                    indices: indices.to_vec(),
+                    labels: indices.iter().map(|&i| features.labels[i]).collect(),
+                    values: features.rows(indices, epoch),
+                })
+            })),
         })
-    }
-
-    /// The features of the images, each computed once without prompts; `None` when the observer asked to stop.
-    pub(crate) fn to_features(&self, model: &Model, split: Split, observer: &mut dyn Observer) -> Result<Option<Self>> {
-        let order: Vec<usize> = (0..self.len()).collect();
-        let (mut values, mut labels) = (Vec::new(), Vec::new());
-        for batch in self.batches(&order, 0, EVAL_BATCH)? {
-            let batch = batch?;
-            values.extend(model.features(&[], &batch.values)?);
-            labels.extend(batch.labels);
-            observer.event(&Event::Features { split, done: labels.len(), total: self.len() });
-            if observer.stop() {
-                return Ok(None);
-            }
-        }
-        Ok(Some(Self::Features { values, labels }))
     }
 }

@@ -149,6 +149,21 @@ fn runs(sandbox: &Sandbox, schema: &mut Schema) {
     }
     schema.holds("lr_search.json", &json_file(&sandbox.path("runs/classify/a/lr_search.json")));
     schema.holds("detections.json", &json_file(&sandbox.path("runs/detect/a/val_detections.json")));
+    let solved = [
+        "train",
+        "--backbone",
+        &clip,
+        "--data",
+        "photos",
+        "--method",
+        "linear",
+        "--solver",
+        "lbfgs",
+        "--out",
+        "runs/l2",
+    ];
+    schema.holds("train", &sandbox.vpt(&[&solved[..], &["--json"]].concat()).ok().json());
+    schema.holds("l2_search.json", &json_file(&sandbox.path("runs/l2/l2_search.json")));
     let few = ["train", "--backbone", &clip, "--data", "photos", "--shots", "2", "--epochs", "1", "--out", "runs/few"];
     schema.holds("train", &sandbox.vpt(&[&few[..], &["--json"]].concat()).ok().json());
     schema.holds("few_shot.json", &json_file(&sandbox.path("runs/few/few_shot.json")));
@@ -172,6 +187,8 @@ fn json_is_what_the_schema_says() {
         ("bench step", &["bench", "step", "--backbone", &clip, "--batch-size", "2"]),
         ("bench kernels", &["bench", "kernels", "--rows", "8", "--width", "64", "--tokens", "9", "--repeats", "1"]),
         ("bench detect", &["bench", "detect", "--backbone", &clip, "--image-size", "32", "--batch-size", "2"]),
+        ("cache info", &["cache", "info"]),
+        ("cache clear", &["cache", "clear"]),
         ("data info", &["data", "info", "photos"]),
         ("data info", &["data", "info", "boxes"]),
         ("data check", &["data", "check", "boxes"]),

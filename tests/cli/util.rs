@@ -88,7 +88,9 @@ impl Sandbox {
     pub(crate) fn command(&self, args: &[&str]) -> process::Command {
         let mut command = process::Command::new(VPT);
         command.args(args).current_dir(self.0.path()).env("HOME", self.0.path()).stdin(Stdio::null());
-        for variable in ["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "RUST_BACKTRACE"] {
+        for variable in
+            ["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "VPT_CACHE", "RUST_BACKTRACE"]
+        {
             command.env_remove(variable);
         }
         command

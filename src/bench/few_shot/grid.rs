@@ -21,7 +21,7 @@ use crate::{
     config::{Facts, Method, RunConfig, Task},
     data::{Dataset, FewShot, Split, files, write_atomic},
     eval::zero_shot::Prompts,
-    train::run_folder,
+    train::{features, run_folder},
 };
 
 /// What says which grid a folder holds.
@@ -31,7 +31,8 @@ const DRAWS: &str = "draws";
 /// How often an image goes through the backbone in a run of the quick schedule, at most.
 pub const QUICK_PASSES: usize = 2000;
 /// Fields of a configuration that say where and how fast a run is computed, or that others of the identity stand for.
-const ELSEWHERE: [&str; 8] = ["backbone", "weights_dir", "data", "draw", "split_seed", "threads", "micro_batch", "out"];
+const ELSEWHERE: [&str; 9] =
+    ["backbone", "weights_dir", "data", "draw", "split_seed", "threads", "micro_batch", "cache_dir", "out"];
 
 choice! {
     /// What a grid asks.
@@ -205,8 +206,10 @@ impl GridConfig {
             max_memory: self.base.max_memory,
         };
         let backbone = Backbone::open(&self.base.backbone, &options)?;
-        if self.methods.contains(&GridMethod::ZeroShot) && backbone.logit_scale().is_none() {
-            let message = format!("zero-shot needs a CLIP backbone, which {} is not", backbone.name);
+        if let Some(method) = self.methods.iter().find(|method| method.reads_texts())
+            && !backbone.has_text_tower()
+        {
+            let message = format!("{method} needs a CLIP backbone, which {} is not", backbone.name);
             return Err(Error::flag("--methods", message));
         }
         let frozen = Frozen {
@@ -359,9 +362,17 @@ impl GridConfig {
             split_seed: Some(self.base.seed_of_parts()),
             ..self.base.clone().with_method(learned)
         };
-        // What `with_method` opens again was said for every method here.
-        (config.epochs, config.batch_size) = (self.base.epochs, self.base.batch_size);
-        (config.lr, config.prompt_tokens) = (self.base.lr, self.base.prompt_tokens.filter(|_| learned.has_tokens()));
+        if learned.reads_texts() {
+            let Prompts { classnames, templates } = source.prompts.clone();
+            (config.classnames, config.templates) = (Some(classnames), Some(templates));
+        }
+        if config.is_solved() {
+            config = config.without_steps();
+        } else {
+            // What `with_method` opens again was said for every method here.
+            (config.epochs, config.batch_size, config.lr) = (self.base.epochs, self.base.batch_size, self.base.lr);
+        }
+        config.prompt_tokens = self.base.prompt_tokens.filter(|_| learned.has_tokens());
         let mut plan = config.resolve(&facts)?;
         let most = (QUICK_PASSES / train_images).max(1);
         let shorter = self.schedule == Schedule::Quick && !method.reads_images_once();
@@ -370,7 +381,8 @@ impl GridConfig {
             config.epochs = Some(most);
             plan = config.resolve(&facts)?;
         }
-        let passes = if method.reads_images_once() { train_images } else { train_images * plan.epochs };
+        let often = if method.reads_images_once() { features::views(&plan).len() } else { plan.epochs };
+        let passes = train_images * often;
         let mut settings = serde_json::to_value(&plan.config).map_err(|e| Error::invalid("config", e.to_string()))?;
         if let Value::Object(fields) = &mut settings {
             fields.retain(|name, _| !ELSEWHERE.contains(&name.as_str()));

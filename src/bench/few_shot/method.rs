@@ -41,7 +41,18 @@ impl GridMethod {
 
     /// Whether an image goes through the backbone once, however long is learned from its features.
     pub(super) fn reads_images_once(self) -> bool {
-        matches!(self, Self::ZeroShot | Self::Learned(Method::Linear))
+        match self {
+            Self::ZeroShot => true,
+            Self::Learned(method) => method.on_features(),
+        }
+    }
+
+    /// Whether the texts that name the classes have a part in it.
+    pub(super) fn reads_texts(self) -> bool {
+        match self {
+            Self::ZeroShot => true,
+            Self::Learned(method) => method.reads_texts(),
+        }
     }
 
     /// Its place in tables.

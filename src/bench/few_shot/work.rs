@@ -5,7 +5,7 @@
 //! there as a whole or not at all.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Error, Result,
     backbone::{Backbone, OpenOptions},
-    data::{Dataset, FewShot, Split, SplitFile, files, write_atomic},
+    data::{Dataset, FewShot, Sample, Split, SplitFile, files, write_atomic},
     eval::{Ece, calibration::Logits, zero_shot::zero_shot_logits},
     infer::batches,
     model::{TaskModel, TaskOptions},
@@ -154,13 +154,13 @@ fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
         train::run(&config, &run, &mut watch)?
     };
     let Outcome::Finished { results, .. } = outcome else { return Ok(None) };
-    let logits = match watch.tested {
-        Some(logits) => logits,
-        None => test_again(job, &run)?,
-    };
     let split = run.join(run_folder::SPLIT);
     let split: SplitFile = serde_json::from_slice(&files::read_limited(&split, MAX_SPLIT)?)
         .map_err(|error| Error::file(&split, error.to_string()))?;
+    let logits = match watch.tested {
+        Some(logits) => logits,
+        None => test_again(job, &run, &split.test)?,
+    };
     let temperature = results.temperature.unwrap_or(1.);
     let scored = score(&part.name, &logits, temperature, split.test.iter().map(String::as_str))?;
     let task = TaskFile::open(&run.join(run_folder::BEST))?;
@@ -186,8 +186,8 @@ fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
     }))
 }
 
-/// The logits on test of a run whose process ended before the job's result was written.
-fn test_again(job: &Job, run: &Path) -> Result<Logits> {
+/// The logits on test, in the order of `ids`, of a run whose process ended before the job's result was written.
+fn test_again(job: &Job, run: &Path, ids: &[String]) -> Result<Logits> {
     let config = &job.config;
     let options = TaskOptions {
         backbone: Some(config.backbone.clone()),
@@ -202,7 +202,11 @@ fn test_again(job: &Job, run: &Path) -> Result<Logits> {
         dataset = FewShot::read(draw)?.apply(&dataset)?;
     }
     let mut logits = Logits::new(dataset.classes.len());
-    for batch in batches(dataset.test, task.preprocess(), threads(job))? {
+    let by_id: HashMap<&str, &Sample> = dataset.test.iter().map(|sample| (sample.id.as_str(), sample)).collect();
+    let gone =
+        |id: &String| Error::invalid(format!("data set {}", dataset.name), format!("has no image {id} any more"));
+    let test = ids.iter().map(|id| by_id.get(id.as_str()).copied().cloned().ok_or_else(|| gone(id)));
+    for batch in batches(test.collect::<Result<_>>()?, task.preprocess(), threads(job))? {
         let batch = batch?;
         logits.add(&task.logits(&batch.pixels)?, &batch.labels)?;
     }
@@ -242,14 +246,17 @@ fn result(job: &Job, parts: Vec<PartResult>) -> JobResult {
     }
 }
 
-/// The scores of `logits`, which are of the images `ids`.
+/// The scores of `logits`, which are of the images `ids`. Methods see images in orders of their own; those of what is right are
+/// by id, so that methods can be compared image by image.
 fn score<'a>(name: &str, logits: &Logits, temperature: f64, ids: impl Iterator<Item = &'a str>) -> Result<PartResult> {
     let correct = logits.correct();
+    let ids: Vec<&str> = ids.collect();
+    let count = ids.len();
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by_key(|&i| ids[i]);
     let mut hasher = blake3::Hasher::new();
-    let mut count = 0;
-    for id in ids {
-        hasher.update(format!("{}\n{id}", id.len()).as_bytes());
-        count += 1;
+    for &i in &order {
+        hasher.update(format!("{}\n{}", ids[i].len(), ids[i]).as_bytes());
     }
     if count != correct.len() {
         let message = format!("{} predictions for {count} test images", correct.len());
@@ -261,7 +268,7 @@ fn score<'a>(name: &str, logits: &Logits, temperature: f64, ids: impl Iterator<I
         metrics: logits.metrics()?,
         ece: Ece { before: logits.ece(1.), after: logits.ece(temperature) },
         images_hash: hasher.finalize().to_hex()[..16].to_owned(),
-        correct: digits(&correct),
+        correct: digits(&order.iter().map(|&i| correct[i]).collect::<Vec<_>>()),
     })
 }
 

@@ -80,7 +80,7 @@ impl Fit<'_> {
             state.params.clone_from(best);
         }
         state.copies.insert(AVERAGE, state.params.clone());
-        state.optimizer = Optimizer::new(self.setup.plan.config.optimizer, &state.params);
+        state.optimizer = Optimizer::new(self.setup.plan.optimizer, &state.params);
     }
 
     /// The rest of the epoch that `state` is in, and the validation after it; false if the observer asked to stop.

@@ -1,6 +1,6 @@
 //! A detection run in its folder: the two stages with checkpoints, the one look at test, the files at the end.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use super::{
     fit::{DetectState, Fit, detections, evaluate},
@@ -55,7 +55,7 @@ impl Session {
     /// Trains to the end, or until `observer` asks to stop.
     pub(crate) fn go(self, observer: &mut dyn Observer) -> Result<Outcome> {
         let Setup { plan, detect, fingerprint, .. } = &self.setup;
-        let optimizer = plan.config.optimizer;
+        let optimizer = plan.optimizer;
         let initial = self.setup.model.init(plan.config.seed)?;
         let path = self.folder.file(run_folder::CHECKPOINT);
         let mut state: DetectState = if self.folder.has(run_folder::CHECKPOINT) {
@@ -174,6 +174,7 @@ impl Session {
             test: Scores::Detect(test.eval.metrics),
             temperature: None,
             ece: None,
+            chosen: BTreeMap::new(),
             head_only,
             wall_s: wall_s(),
             img_per_s: (dataset.train.len() * history.len()) as f64 / seconds.max(1e-9),

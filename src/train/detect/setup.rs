@@ -131,7 +131,7 @@ impl Setup {
         let meta = TaskMeta::new(
             self.plan.config.method,
             self.plan.prompt,
-            self.plan.config.head,
+            self.plan.head,
             BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() },
             self.dataset.names(),
             backbone.vit.image_size(),

@@ -208,7 +208,7 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
             "sgd, no epoch for the head alone",
             &square,
             RunConfig {
-                optimizer: OptimizerKind::Sgd,
+                optimizer: Some(OptimizerKind::Sgd),
                 lr: Some(LearningRate::Value(0.05)),
                 head_epochs: Some(0),
                 ..cached.clone()
@@ -390,7 +390,7 @@ fn what_makes_no_sense_for_boxes_is_refused_before_a_folder_is_made() {
         (RunConfig { patience: Some(4), ..deep.clone() }, "--patience: "),
         (RunConfig { lr: Some(LearningRate::Auto), ..deep.clone() }, "--lr: "),
         (RunConfig { random_resized_crop: Some([0.5, 1.]), ..deep.clone() }, "--random-resized-crop: "),
-        (RunConfig { head: HeadKind::Cosine, ..deep.clone() }, "--head: cosine"),
+        (RunConfig { head: Some(HeadKind::Cosine), ..deep.clone() }, "--head: cosine"),
         (RunConfig { ema: Some(1.), ..deep.clone() }, "--ema: 1"),
         (RunConfig { mosaic: Some(1.5), ..deep.clone() }, "--mosaic"),
         (RunConfig { scale_jitter: Some([1.5, 0.5]), ..deep.clone() }, "--scale-jitter"),
