@@ -203,6 +203,10 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
     if is_cut_short(format, bytes, count) {
         return Err("truncated image: the file ends too early".into());
     }
+    // A frame of a GIF file may say that it is larger than the picture that it is a part of.
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(count * 16 + (16 << 20));
+    decoder.set_limits(limits).map_err(|e| one_line(&e))?;
     let orientation = orientation(&mut decoder);
     let image = match format {
         ImageFormat::Jpeg => jpeg(bytes, width as usize, height as usize),

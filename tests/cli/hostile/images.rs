@@ -145,7 +145,10 @@ fn what_is_no_image() {
     let data = find(&png, b"IDAT");
     let jpeg = encoded(ImageFormat::Jpeg);
     let tiff = encoded(ImageFormat::Tiff);
+    let gif = encoded(ImageFormat::Gif);
+    let frame = find(&gif, &[0x2c, 0, 0, 0, 0, 40, 0, 30, 0]) + 5;
     let images = vec![
+        ("frame-larger-than-its-picture.gif", with(gif, frame, &[0x52, 0x49, 0x46, 0x46])),
         ("empty.png", vec![]),
         ("zeros.jpg", vec![0; 1000]),
         ("text.gif", b"path,label\n".to_vec()),
