@@ -296,7 +296,8 @@ impl Labels {
         let file = label_file(&path);
         let mut problems = Vec::new();
         let bytes = match read_limited(&file, MAX_BYTES) {
-            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            // The second is a name that no file can have.
+            Err(Error::Io { source, .. }) if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {
                 let image = FoundImage { id: 0, path, declared: None, source: list, place, objects: Vec::new() };
                 return Ok((image, problems));
             }

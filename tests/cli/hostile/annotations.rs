@@ -168,9 +168,12 @@ fn yolo_files() {
     }
     set("long", good, &vec![b'7'; 5 << 20]);
     found(&sandbox, "long", &["long/labels/a.txt"]);
-    sandbox.write("list/all.txt", "../x/../../../etc/passwd\n\0\n/dev/zero\nimages/a.png\nimages/a.png\n");
+    let listed: String = ('a'..='h').map(|name| format!("images/{name}.png\n")).collect();
+    sandbox.write("list/all.txt", listed + "\0\n/dev/zero\n../../../etc/passwd\nimages/a.png\n");
     set("list", "train: all.txt\nnames: [x, y]\n", b"");
-    found(&sandbox, "list", &["list/all.txt"]);
+    for line in ["list/all.txt:9: ", "list/all.txt:10: ", "list/all.txt:11: ", "list/all.txt:12: "] {
+        found(&sandbox, "list", &[line]);
+    }
 }
 
 #[test]
