@@ -18,7 +18,7 @@ use crate::{
     backbone::Precision,
     choice::choice,
     data::{
-        AugmentPolicy,
+        AugmentPolicy, Split,
         boxes::{BoxAugment, Fit},
         files,
     },
@@ -27,6 +27,7 @@ use crate::{
     prompt::{
         PromptShape,
         pixels::{PatchPlace, PixelShape},
+        text::{Beside, TextShape},
         tokens::{PromptLayers, TokenLayout},
     },
     suggest,
@@ -36,6 +37,9 @@ use crate::{
         schedule::{Course, EpochSchedule, Schedule},
     },
 };
+
+/// What `context_init` says where vectors begin as no words.
+const RANDOM: &str = "random";
 
 choice! {
     /// What is learned beside the head.
@@ -68,6 +72,16 @@ choice! {
         VpFull = "vp-full",
         /// The image shrunk, prompt pixels around it.
         VpFrame = "vp-frame",
+        /// Vectors in the texts of the classes.
+        Coop = "coop",
+        /// The same, shifted by a network of the image.
+        Cocoop = "cocoop",
+        /// Vectors in several blocks of both towers.
+        Ivlp = "ivlp",
+        /// Vectors in several blocks of the text tower, and maps of them to the image tower's.
+        Maple = "maple",
+        /// As `ivlp`, tied to what the frozen backbone makes of images and texts, averaged over the epochs.
+        Promptsrc = "promptsrc",
     }
 }
 
@@ -77,14 +91,24 @@ impl Method {
         matches!(self, Self::VptShallow | Self::VptDeep)
     }
 
+    /// Whether texts of the classes are learned.
+    pub fn has_texts(self) -> bool {
+        matches!(self, Self::Coop | Self::Cocoop) || self.has_deep_texts()
+    }
+
+    /// Whether they are learned in several blocks, beside prompts of the image tower.
+    fn has_deep_texts(self) -> bool {
+        matches!(self, Self::Ivlp | Self::Maple | Self::Promptsrc)
+    }
+
     /// Whether prompt pixels are learned.
     pub fn has_pixels(self) -> bool {
         matches!(self, Self::VpPad | Self::VpPatch | Self::VpFull | Self::VpFrame)
     }
 
-    /// Whether the features of the images never change, so that each is computed once.
+    /// Whether nothing but a head on the images' features is learned, so that each is computed once.
     pub fn on_features(self) -> bool {
-        !self.has_tokens() && !self.has_pixels()
+        !self.has_tokens() && !self.has_pixels() && !self.has_texts()
     }
 
     /// Whether features are image embeddings (of CLIP the projected class token) instead of the class token after the last
@@ -110,7 +134,7 @@ impl Method {
 
     /// The head that belongs to the method, where it leaves no choice.
     pub fn own_head(self) -> Option<HeadKind> {
-        self.on_embeddings().then_some(HeadKind::Cosine)
+        (self.on_embeddings() || self.has_texts()).then_some(HeadKind::Cosine)
     }
 }
 
@@ -170,10 +194,11 @@ pub struct RunConfig {
     /// The head; linear if `None`, where the method leaves a choice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadKind>,
-    /// Texts with `{}` or `{c}` for the class name, for a text head and for methods that read texts.
+    /// Texts with `{}` or `{c}` for the class name, for a text head and for methods that read texts; `promptsrc` ties the learned
+    /// texts to the mean of these.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub templates: Option<Vec<String>>,
-    /// A name for each class, in class order, for the templates; the data's names, with spaces for `_`, if `None`.
+    /// A name for each class, in class order, for templates and learned texts; the data's names, with spaces for `_`, if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classnames: Option<Vec<String>>,
     /// How `linear` is fitted; in steps if `None`.
@@ -191,15 +216,18 @@ pub struct RunConfig {
     /// Sharpness of Tip-Adapter's cache; chosen by validation if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta: Option<f64>,
-    /// Prompt tokens a block: 1 to 1000.
+    /// Prompt tokens a block: 1 to 1000. Of methods that learn texts: vectors in a text, and as many tokens in an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<usize>,
-    /// Prompted blocks of `vpt-deep`: `all`, `first:K` or `last:K`.
+    /// Prompted blocks of `vpt-deep`: `all`, `first:K` or `last:K`; of both towers where texts are learned: not `last:K`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_layers: Option<PromptLayers>,
     /// Share of prompt values set to zero in a step, in [0, 1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_dropout: Option<f32>,
+    /// Words that the vectors of the texts begin as, or `random`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_init: Option<String>,
     /// Width of `vp-pad`'s border in pixels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pad: Option<usize>,
@@ -327,6 +355,7 @@ impl Default for RunConfig {
             prompt_tokens: None,
             prompt_layers: None,
             prompt_dropout: None,
+            context_init: None,
             pad: None,
             patch_size: None,
             patch_place: None,
@@ -376,10 +405,14 @@ pub struct Facts {
     pub task: Task,
     /// Blocks of the vision tower.
     pub depth: usize,
+    /// Blocks of the text tower, if there is one.
+    pub text_depth: Option<usize>,
     /// Side of the images it sees.
     pub image_size: usize,
     /// Images to train on.
     pub train_images: usize,
+    /// Images a class that they were drawn as, if they were.
+    pub shots: Option<usize>,
 }
 
 /// A run with nothing left open.
@@ -466,6 +499,27 @@ impl Plan {
         Course::Steps(Schedule { total, warmup })
     }
 
+    /// Whether the features of the images of `split` never change, so that they are computed once.
+    pub fn has_constant_features(&self, split: Split) -> bool {
+        let untouched = match self.prompt {
+            PromptShape::None => self.config.method.on_features(),
+            PromptShape::Text(shape) => shape.image_tokens().is_none(),
+            _ => false,
+        };
+        untouched && !(self.augments() && split == Split::Train)
+    }
+
+    /// Whether training images of a classifier are changed at random.
+    pub fn augments(&self) -> bool {
+        let RunConfig { flip, random_resized_crop, augment, .. } = &self.config;
+        *flip == Some(true) || random_resized_crop.is_some() || *augment != AugmentPolicy::None
+    }
+
+    /// The words that the vectors of the texts begin as, unless at random.
+    pub fn context_words(&self) -> Option<&str> {
+        self.config.context_init.as_deref().filter(|words| *words != RANDOM)
+    }
+
     /// Steps in an epoch: the last batch may be smaller.
     pub fn steps_per_epoch(&self) -> u64 {
         self.total_steps / self.epochs as u64
@@ -505,6 +559,7 @@ impl RunConfig {
             prompt_tokens: None,
             prompt_layers: None,
             prompt_dropout: None,
+            context_init: None,
             pad: None,
             patch_size: None,
             patch_place: None,
@@ -612,14 +667,30 @@ impl RunConfig {
     fn refuse_other_methods_fields(&self) -> Result<()> {
         let method = self.method;
         let fields = [
-            ("--prompt-tokens", self.prompt_tokens.is_some(), method.has_tokens(), "prompt tokens"),
-            ("--prompt-layers", self.prompt_layers.is_some(), method == Method::VptDeep, "choice of blocks"),
+            (
+                "--prompt-tokens",
+                self.prompt_tokens.is_some(),
+                method.has_tokens() || method.has_texts(),
+                "prompt tokens",
+            ),
+            (
+                "--prompt-layers",
+                self.prompt_layers.is_some(),
+                method == Method::VptDeep || method.has_deep_texts(),
+                "choice of blocks",
+            ),
+            ("--context-init", self.context_init.is_some(), method.has_texts(), "words of texts to learn"),
             ("--prompt-dropout", self.prompt_dropout.is_some(), method.has_tokens(), "prompt tokens"),
             ("--pad", self.pad.is_some(), method == Method::VpPad, "border"),
             ("--patch-size", self.patch_size.is_some(), method == Method::VpPatch, "patch"),
             ("--patch-place", self.patch_place.is_some(), method == Method::VpPatch, "patch"),
             ("--inner-size", self.inner_size.is_some(), method == Method::VpFrame, "shrunk image"),
-            ("--head-lr", self.head_lr.is_some(), !method.on_features(), "prompt beside its head: use --lr"),
+            (
+                "--head-lr",
+                self.head_lr.is_some(),
+                !method.on_features() && !method.has_texts(),
+                "prompt beside its head: use --lr",
+            ),
             ("--solver", self.solver.is_some(), method == Method::Linear, "choice of solvers"),
             ("--l2", self.l2.is_some(), self.solver == Some(Solver::Lbfgs), "such penalty without --solver lbfgs"),
             ("--views", self.views.is_some(), method.has_views(), "augmented views"),
@@ -750,7 +821,7 @@ impl RunConfig {
                 return Err(Error::flag(flag, message));
             }
         }
-        if task != Task::Classify && (self.method.on_embeddings() || self.solver.is_some()) {
+        if task != Task::Classify && (self.method.own_head().is_some() || self.solver.is_some()) {
             let (flag, what) = match self.solver {
                 Some(solver) => ("--solver", solver.to_string()),
                 None => ("--method", self.method.to_string()),
@@ -782,6 +853,7 @@ impl RunConfig {
         let prompt = self.prompt_shape(facts)?;
         let deep = self.method == Method::VptDeep;
         let prompt_dropout = self.prompt_dropout.unwrap_or(defaults::prompt_dropout(facts.task, self.method));
+        let texts = self.method.has_texts();
         let views = if self.method.has_views() { self.views.unwrap_or(defaults::views(self.method)) } else { 0 };
         // A linear probe learns from all views in every epoch.
         let seen = if self.method.has_cache() { 1 } else { views.max(1) };
@@ -793,7 +865,7 @@ impl RunConfig {
         let epochs = self.epochs.unwrap_or_else(|| match self.method {
             _ if solved => 1,
             _ if detects => defaults::detection_epochs(per_epoch),
-            method => defaults.epochs(method, per_epoch),
+            method => defaults.epochs(method, per_epoch, facts.shots),
         });
         let total_steps = (per_epoch as u64).checked_mul(epochs as u64).filter(|&steps| steps <= 1 << 40);
         let total_steps = total_steps.ok_or_else(|| Error::flag("--epochs", format!("{epochs} are too many")))?;
@@ -802,6 +874,7 @@ impl RunConfig {
             // Its first epoch stands for it.
             Method::ZsLp | Method::Clap => None,
             Method::TipAdapterF => Some(0.),
+            _ if texts => Some(1. / epochs as f64),
             _ => Some(detect.map_or(defaults::WARMUP, |detect| detect.warmup)),
         });
         let threads = match self.threads {
@@ -826,7 +899,7 @@ impl RunConfig {
             epochs: (!solved).then_some(epochs),
             batch_size: (!solved).then_some(batch_size),
             lr: (!solved).then_some(lr),
-            head_lr: prompted.then_some(head_lr),
+            head_lr: (prompted && !texts).then_some(head_lr),
             optimizer: (!solved).then_some(optimizer),
             weight_decay: (!solved).then_some(weight_decay),
             warmup: warmup.filter(|_| !solved),
@@ -838,6 +911,7 @@ impl RunConfig {
             scale_jitter: detect.and_then(|detect| detect.augment.scale.or(Some([1.; 2]).filter(|_| prompted))),
             templates: match &self.templates {
                 None if self.reads_texts() => Some(vec![TEMPLATE.to_owned()]),
+                None if self.method == Method::Promptsrc => Some(defaults::templates()),
                 templates => templates.clone(),
             },
             flip: Some(detect.map_or(self.flip.unwrap_or(false), |detect| detect.augment.flip)),
@@ -861,6 +935,14 @@ impl RunConfig {
                 (config.patch_size, config.patch_place) = (Some(side), Some(place));
             }
             PromptShape::Pixels(PixelShape::Frame { inner }) => config.inner_size = Some(inner),
+            PromptShape::Text(shape) => {
+                config.prompt_tokens = Some(shape.tokens);
+                // Towers of different depths have different defaults, which `first:K` cannot say.
+                let equal = shape.image_tokens().is_some_and(|layout| layout.layers == shape.layers);
+                let layers = equal.then_some(PromptLayers::First(shape.layers));
+                config.prompt_layers = self.prompt_layers.or(layers);
+                config.context_init = Some(self.context_words(shape.tokens).to_owned());
+            }
         }
         Ok(Plan {
             prompt,
@@ -942,8 +1024,46 @@ impl RunConfig {
             Method::VpFrame => {
                 PromptShape::Pixels(PixelShape::Frame { inner: self.inner_size.unwrap_or(defaults::inner(side)) })
             }
+            Method::Coop | Method::Cocoop | Method::Ivlp | Method::Maple | Method::Promptsrc => {
+                PromptShape::Text(self.text_shape(facts)?)
+            }
             _ => PromptShape::None,
         })
+    }
+
+    /// What is learned in the texts and beside them.
+    fn text_shape(&self, facts: &Facts) -> Result<TextShape> {
+        let method = self.method;
+        let Some(text_depth) = facts.text_depth else {
+            let message = format!("{method} learns texts, and the backbone has no text tower; take a CLIP");
+            return Err(Error::flag("--method", message));
+        };
+        let words = || self.context_init.as_deref().filter(|w| *w != RANDOM).map(|w| w.split_whitespace().count());
+        let tokens = self.prompt_tokens.or_else(words).unwrap_or(defaults::text_tokens(method));
+        let blocks = |depth: usize| match self.prompt_layers {
+            None => Ok(defaults::deep_text_layers(depth)),
+            Some(PromptLayers::Last(_)) => {
+                Err(Error::flag("--prompt-layers", format!("{method} prompts the first blocks: take all or first:K")))
+            }
+            Some(layers) => layers.resolve(depth).map(|(_, count)| count),
+        };
+        let (layers, beside) = match method {
+            Method::Coop => (1, Beside::Nothing),
+            Method::Cocoop => (1, Beside::MetaNet),
+            Method::Maple => (blocks(text_depth.min(facts.depth))?, Beside::Map),
+            _ => {
+                let layout = TokenLayout { start: 0, layers: blocks(facts.depth)?, tokens };
+                (blocks(text_depth)?, Beside::Tokens(layout))
+            }
+        };
+        Ok(TextShape { tokens, layers, beside })
+    }
+
+    /// The words, or `random`, that `tokens` vectors begin as.
+    fn context_words(&self, tokens: usize) -> &str {
+        let few = tokens <= defaults::CONTEXT.split_whitespace().count();
+        let default = if self.method != Method::Coop && few { defaults::CONTEXT } else { RANDOM };
+        self.context_init.as_deref().unwrap_or(default)
     }
 }
 

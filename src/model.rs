@@ -6,12 +6,15 @@ mod detect_task;
 mod task;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::sync::Arc;
 
 pub use detect_task::{DetectTask, Found};
 pub(crate) use task::sigmoid;
 pub use task::{AnyTask, TaskModel, TaskOptions};
+use text::TextPart;
+pub use text::{Classifier, Frozen};
 
 use crate::{
     Error, Result,
@@ -40,6 +43,8 @@ pub struct Model {
     backbone: Arc<Backbone>,
     prompt: PromptShape,
     pixels: Option<PixelPrompt>,
+    /// Where texts are learned, once the names of the classes are known.
+    text: Option<TextPart>,
     head: Head,
     threads: usize,
     /// Whether features are image embeddings, not the class token after the last norm.
@@ -59,12 +64,14 @@ pub struct StepInput<'a> {
     pub mask: Option<DropoutMask>,
     /// The loss.
     pub loss: &'a Loss,
+    /// What PromptSRC ties the learned embeddings to.
+    pub frozen: Option<Frozen<'a>>,
     /// Images whose activations are in memory at once.
     pub micro_batch: Option<usize>,
 }
 
 /// What a step yields.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepOutput {
     /// Sum of the images' losses.
     pub loss: f64,
@@ -78,7 +85,7 @@ impl Model {
     /// Puts `backbone`, a prompt and a head for `classes` classes together.
     ///
     /// # Errors
-    /// The prompt does not fit the backbone's depth or image size.
+    /// The prompt does not fit the backbone's depth or image size, or is one of texts and the backbone has no text tower.
     pub fn new(
         backbone: Arc<Backbone>,
         prompt: PromptShape,
@@ -93,8 +100,15 @@ impl Model {
         }
         let on_embeddings = head == HeadKind::Text;
         let width = if on_embeddings { backbone.embedding_width() } else { backbone.vit.width() };
-        let head = Head { kind: head, width, classes, keys: 0 };
-        let pixels = match prompt {
+        let mut head = Head { kind: head, width, classes, keys: 0 };
+        let of_images = match prompt {
+            PromptShape::Text(shape) => {
+                head = text::check(&backbone, &shape, classes)?;
+                shape.image_tokens().map_or(PromptShape::None, PromptShape::Tokens)
+            }
+            other => other,
+        };
+        let pixels = match of_images {
             PromptShape::Pixels(shape) => {
                 let Preprocess { mean, std, .. } = backbone.preprocess;
                 Some(PixelPrompt::new(shape, backbone.vit.image_size(), mean, std)?)
@@ -110,9 +124,9 @@ impl Model {
                 }
                 None
             }
-            PromptShape::None => None,
+            PromptShape::None | PromptShape::Text(_) => None,
         };
-        Ok(Self { backbone, prompt, pixels, head, threads, on_embeddings })
+        Ok(Self { backbone, prompt, pixels, text: None, head, threads, on_embeddings })
     }
 
     /// The same with a head on image embeddings, as [`Backbone::embed`] makes them, and with `keys` keys of a cache in it.
@@ -156,6 +170,9 @@ impl Model {
     /// Fresh learned values: the prompt, if there is one, then the head.
     pub fn init(&self, seed: u64) -> Result<Vec<Param>> {
         let rng = &mut stream(seed, "prompt init", 0, 0);
+        if let Some(part) = self.text_part()? {
+            return self.init_texts(part, rng);
+        }
         let mut params = Vec::new();
         match (self.prompt, &self.pixels) {
             (PromptShape::Tokens(layout), _) => {
@@ -170,6 +187,9 @@ impl Model {
 
     /// Name and shape of every learned tensor, in the order of [`Self::init`].
     pub fn tensors(&self) -> Vec<(&'static str, Vec<usize>)> {
+        if let (Some(shape), Ok(widths)) = (self.text_shape(), self.widths()) {
+            return shape.tensors_on(widths);
+        }
         let prompt = match (self.prompt, &self.pixels) {
             (PromptShape::Tokens(layout), _) => {
                 Some(("prompt.tokens", vec![layout.layers, layout.tokens, self.backbone.vit.width()]))
@@ -180,9 +200,13 @@ impl Model {
         prompt.into_iter().chain(self.head.tensors()).collect()
     }
 
-    /// Checks that learned values from a file are the ones this model has, by name and shape.
+    /// Checks that the values of a task file are the ones this model has, by name and shape.
     pub fn check(&self, params: &[Param]) -> Result<()> {
-        params::check(params, &self.tensors())
+        let mut tensors = self.tensors();
+        if self.text_shape().is_some_and(|shape| shape.keeps_head()) {
+            tensors.extend(self.head.tensors());
+        }
+        params::check(params, &tensors)
     }
 
     /// What the head takes, of class tokens after the last norm `[B, width]`: themselves or their embeddings `[B, D]`.
@@ -203,6 +227,9 @@ impl Model {
 
     /// The class tokens after the last norm, `[B, D]`.
     fn class_tokens(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
+        if let Some(part) = self.text_part()? {
+            return self.text_features(part, params, images);
+        }
         let vit = &self.backbone.vit;
         match (self.prompt, &self.pixels) {
             (PromptShape::Tokens(_), _) => {
@@ -219,11 +246,14 @@ impl Model {
 
     /// Logits `[B, C]` of images `[B, 3, s, s]`.
     pub fn logits(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
-        self.head.bind(params)?.logits(&self.features(params, images)?)
+        self.classifier(params)?.logits(&self.features(params, images)?)
     }
 
     /// Loss and gradients of a batch.
     pub fn step(&self, params: &[Param], input: &StepInput) -> Result<StepOutput> {
+        if let Some(part) = self.text_part()? {
+            return self.text_step(part, params, input);
+        }
         let head = self.head.bind(params)?;
         match (self.prompt, &self.pixels) {
             (PromptShape::Tokens(_), _) => {
@@ -247,8 +277,11 @@ impl Model {
         }
     }
 
-    /// As [`Self::step`], for the head alone, on [`Self::features`] that are known already.
+    /// As [`Self::step`] on [`Self::features`] that are known already: for the head, or the texts, alone.
     pub fn head_step(&self, params: &[Param], features: &[f32], labels: &[u32], loss: &Loss) -> Result<StepOutput> {
+        if let Some(part) = self.text_part()? {
+            return self.text_head_step(part, params, features, labels, loss);
+        }
         let parts = vec![loss.head_gradients(&self.head.bind(params)?, features, labels)?];
         Ok(StepOutput::sum(parts))
     }

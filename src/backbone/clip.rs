@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::registry::{Location, PREPROCESSOR, locate};
-use super::spec::{Family, Spec};
-use super::text::TextTower;
+use super::spec::{Family, Spec, TextSpec};
+use super::text::{ClassTexts, TextTower};
 use super::tokenizer::Tokenizer;
 use super::vit::{TokenPrompts, Vit};
 use super::weights::Weights;
 use crate::data::preprocess::Preprocess;
-use crate::kernel::{Init, Mat, MatMut, Panels, Precision, matmul};
+use crate::kernel::{Init, Mat, MatMut, Panels, Part, Precision, matmul};
 use crate::{Error, Result};
 
 /// How to open a backbone.
@@ -48,12 +48,17 @@ pub struct Backbone {
 pub struct Clip {
     /// `[D, projection]`.
     projection: Panels,
-    /// The same transposed, `[projection, D]`, for gradients; made when it is first needed.
-    transposed: OnceLock<Panels>,
     /// Natural logarithm of the factor between cosine and logit.
     logit_scale: f32,
-    text: Option<TextTower>,
+    text: Option<Text>,
     tokenizer: OnceLock<Tokenizer>,
+}
+
+/// A text tower that is read once it is needed: most tasks need none, and the embeddings of its words alone are large.
+struct Text {
+    spec: TextSpec,
+    precision: Precision,
+    tower: OnceLock<TextTower>,
 }
 
 impl Backbone {
@@ -145,9 +150,37 @@ impl Backbone {
         }
     }
 
-    /// Whether [`Self::embed_texts`] has a text tower to embed with.
+    /// Whether there is a text tower: CLIP's.
     pub fn has_text_tower(&self) -> bool {
-        self.clip.as_ref().is_some_and(|clip| clip.text.is_some())
+        self.text().is_ok()
+    }
+
+    /// What CLIP's text tower is; [`Self::text_tower`] is the tower itself.
+    ///
+    /// # Errors
+    /// The backbone has none.
+    pub fn text_spec(&self) -> Result<&TextSpec> {
+        self.text().map(|text| &text.spec)
+    }
+
+    fn text(&self) -> Result<&Text> {
+        self.clip.as_ref().and_then(|clip| clip.text.as_ref()).ok_or_else(|| {
+            let message = format!("{} ({}) has no text tower; a CLIP backbone is needed", self.name, self.spec.family);
+            Error::flag("--backbone", message)
+        })
+    }
+
+    /// CLIP's text tower, whose weights are read when it is first asked for.
+    ///
+    /// # Errors
+    /// The backbone has none, or its files cannot be read any more.
+    pub fn text_tower(&self) -> Result<&TextTower> {
+        let text = self.text()?;
+        if let Some(tower) = text.tower.get() {
+            return Ok(tower);
+        }
+        let tower = TextTower::load(&text.spec, &self.weights, text.precision)?;
+        Ok(text.tower.get_or_init(|| tower))
     }
 
     /// Text embeddings `[T, projection]` of CLIP, not normalised.
@@ -155,17 +188,43 @@ impl Backbone {
     /// # Errors
     /// The backbone has no text tower or no tokenizer, or that fails on a text.
     pub fn embed_texts<S: AsRef<str>>(&self, texts: &[S], threads: usize) -> Result<Vec<f32>> {
-        let Some((clip, tower)) = self.clip.as_ref().and_then(|clip| Some((clip, clip.text.as_ref()?))) else {
-            let message = format!("{} ({}) has no text tower; a CLIP backbone is needed", self.name, self.spec.family);
-            return Err(Error::flag("--backbone", message));
+        let tower = self.text_tower()?;
+        tower.embed(&self.encode(texts, tower.context())?, &self.tokenizer_path(), threads)
+    }
+
+    /// Texts that will have `tokens` learned vectors behind their start token. One that is too long then loses its end, as
+    /// long texts do, but not the end token.
+    ///
+    /// # Errors
+    /// As [`Self::embed_texts`], or there is no room for the vectors.
+    pub fn class_texts<S: AsRef<str>>(&self, texts: &[S], tokens: usize) -> Result<ClassTexts> {
+        let spec = self.text_spec()?;
+        // Start, end and at least one token of a name.
+        let Some(room) = spec.context.checked_sub(tokens).filter(|&room| room > 2) else {
+            let message = format!("{tokens} vectors leave no room for a name in a text of {} tokens", spec.context);
+            return Err(Error::flag("--prompt-tokens", message));
         };
+        ClassTexts::new(spec, &self.encode(texts, room)?, &self.tokenizer_path())
+    }
+
+    /// The text tower's embeddings `[k, D]` of the tokens of `text`, start and end token left out.
+    ///
+    /// # Errors
+    /// As [`Self::embed_texts`].
+    pub fn word_embeddings(&self, text: &str) -> Result<Vec<f32>> {
+        let tower = self.text_tower()?;
+        let ids = self.encode(&[text], tower.context())?.pop().unwrap_or_default();
+        tower.word_embeddings(&ids, &self.tokenizer_path())
+    }
+
+    /// Token ids of `texts`, at most `context` of each.
+    fn encode<S: AsRef<str>>(&self, texts: &[S], context: usize) -> Result<Vec<Vec<u32>>> {
+        let Some(clip) = &self.clip else { return Ok(Vec::new()) };
         if clip.tokenizer.get().is_none() {
             let _ = clip.tokenizer.set(self.location.tokenizer()?);
         }
         let Some(tokenizer) = clip.tokenizer.get() else { return Ok(Vec::new()) };
-        let ids =
-            texts.iter().map(|text| tokenizer.encode(text.as_ref(), tower.context())).collect::<Result<Vec<_>>>()?;
-        tower.embed(&ids, &self.tokenizer_path(), threads)
+        texts.iter().map(|text| tokenizer.encode(text.as_ref(), context)).collect()
     }
 
     fn tokenizer_path(&self) -> PathBuf {
@@ -178,6 +237,14 @@ impl Backbone {
     }
 }
 
+impl Text {
+    /// Checks that the tensors are there.
+    fn new(spec: &TextSpec, weights: &Weights, precision: Precision) -> Result<Self> {
+        TextTower::check(spec, weights)?;
+        Ok(Self { spec: spec.clone(), precision, tower: OnceLock::new() })
+    }
+}
+
 impl Clip {
     fn load(spec: &Spec, width: usize, weights: &Weights, precision: Precision) -> Result<Self> {
         let d = spec.vision.width;
@@ -185,9 +252,8 @@ impl Clip {
         let logit_scale = if weights.has("logit_scale") { weights.get("logit_scale", &[])?[0] } else { 0.0 };
         Ok(Self {
             projection: Panels::pack(Mat::new(&projection, width, d, d).t()),
-            transposed: OnceLock::new(),
             logit_scale,
-            text: spec.text.as_ref().map(|text| TextTower::load(text, weights, precision)).transpose()?,
+            text: spec.text.as_ref().map(|text| Text::new(text, weights, precision)).transpose()?,
             tokenizer: OnceLock::new(),
         })
     }
@@ -199,16 +265,13 @@ impl Clip {
 
     /// `[n, D]` of gradients `[n, projection]`.
     fn project_vjp(&self, gradient: &[f32]) -> Vec<f32> {
-        let transposed = self.transposed.get_or_init(|| {
-            let (d, width) = (self.projection.k(), self.projection.n());
-            Panels::pack(Mat::new(&self.projection.unpack(), d, width, width).t())
-        });
-        product(gradient, transposed)
+        product(gradient, self.projection.t())
     }
 }
 
 /// Rows `[n, k]` times a matrix `[k, m]`: `[n, m]`.
-fn product(rows: &[f32], matrix: &Panels) -> Vec<f32> {
+fn product<'a>(rows: &[f32], matrix: impl Into<Part<'a>>) -> Vec<f32> {
+    let matrix = matrix.into();
     let (k, m) = (matrix.k(), matrix.n());
     let n = rows.len() / k;
     let mut out = vec![0.0; n * m];
@@ -218,6 +281,49 @@ fn product(rows: &[f32], matrix: &Panels) -> Vec<f32> {
 
 impl std::fmt::Debug for Clip {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Clip {{ logit_scale: {}, text: {:?} }}", self.logit_scale, self.text)
+        let text = self.text.as_ref().map(|text| &text.spec);
+        write!(f, "Clip {{ logit_scale: {}, text: {text:?} }}", self.logit_scale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture() -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clip")
+    }
+
+    #[test]
+    fn the_text_tower_is_read_with_the_first_text() {
+        let backbone = Backbone::open(fixture().to_str().unwrap(), &OpenOptions::default()).unwrap();
+        let is_read = || backbone.clip.as_ref().unwrap().text.as_ref().unwrap().tower.get().is_some();
+        let side = backbone.vit.image_size();
+        backbone.embed(&vec![0.; 3 * side * side], None, 1).unwrap();
+        assert!(backbone.has_text_tower() && !is_read());
+        backbone.embed_texts(&["a cat"], 1).unwrap();
+        assert!(is_read());
+    }
+
+    #[test]
+    fn a_text_tower_that_is_not_there_is_told_when_the_backbone_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(fixture()).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+        let file = dir.path().join("config.json");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for (field, value, message) in [
+            ("num_hidden_layers", 4, "has no tensor `text_model.encoder.layers.3."),
+            ("vocab_size", 601, "`text_model.embeddings.token_embedding.weight` has shape [600, 32]"),
+        ] {
+            let mut config = config.clone();
+            config["text_config"][field] = value.into();
+            std::fs::write(&file, config.to_string()).unwrap();
+            let error = Backbone::open(dir.path().to_str().unwrap(), &OpenOptions::default()).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
     }
 }

@@ -1,12 +1,18 @@
-//! CLIP's text tower: token ids to projected text embeddings.
+//! CLIP's text tower: token ids to projected text embeddings. Texts with learned vectors in them are in [`prompted`].
+
+mod prompted;
 
 use std::path::Path;
 
+pub use self::prompted::{ClassTexts, TextPrompts, TextTape};
 use super::spec::TextSpec;
-use super::vit::{Block, BlockScratch, Queries, Sequences, clip_block, norm};
+use super::vit::{Block, BlockScratch, Get, Queries, Sequences, clip_block, norm};
 use super::weights::Weights;
 use crate::kernel::{Init, Mat, MatMut, Panels, Precision, matmul, normalize, row_stride};
 use crate::{Error, Result};
+
+/// What its tensors' names begin with.
+const TOWER: &str = "text_model";
 
 /// Rows that a thread works on at a time, about.
 const ROWS: usize = 400;
@@ -23,6 +29,28 @@ pub struct TextTower {
     final_norm: [Vec<f32>; 2],
     /// `[D, projection]`.
     projection: Panels,
+    precision: Precision,
+}
+
+/// What stands before and behind the blocks, as the checkpoint has it.
+struct Ends {
+    tokens: Vec<f32>,
+    positions: Vec<f32>,
+    final_norm: [Vec<f32>; 2],
+    projection: Vec<f32>,
+}
+
+impl Ends {
+    fn read(spec: &TextSpec, get: Get) -> Result<Self> {
+        let d = spec.tower.width;
+        let embedding = |name: &str, rows| get(&format!("{TOWER}.embeddings.{name}_embedding.weight"), &[rows, d]);
+        Ok(Self {
+            projection: get("text_projection.weight", &[spec.projection, d])?,
+            tokens: embedding("token", spec.vocab)?,
+            positions: embedding("position", spec.context)?,
+            final_norm: norm(get, &format!("{TOWER}.final_layer_norm"), d)?,
+        })
+    }
 }
 
 impl TextTower {
@@ -31,25 +59,45 @@ impl TextTower {
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn load(spec: &TextSpec, weights: &Weights, precision: Precision) -> Result<Self> {
+        let get: Get = &|name, shape| weights.get(name, shape);
+        let Ends { tokens, positions, final_norm, projection } = Ends::read(spec, get)?;
         let d = spec.tower.width;
-        let embedding =
-            |name: &str, rows| weights.get(&format!("text_model.embeddings.{name}_embedding.weight"), &[rows, d]);
-        let projection = weights.get("text_projection.weight", &[spec.projection, d])?;
         Ok(Self {
-            tokens: embedding("token", spec.vocab)?,
-            positions: embedding("position", spec.context)?,
+            tokens,
+            positions,
             blocks: (0..spec.tower.depth)
-                .map(|i| clip_block(weights, "text_model", i, &spec.tower, precision))
+                .map(|i| Ok(Block::new(&spec.tower, clip_block(get, TOWER, i, &spec.tower)?, precision)))
                 .collect::<Result<_>>()?,
-            final_norm: norm(weights, "text_model.final_layer_norm", d)?,
+            final_norm,
             projection: Panels::pack(Mat::new(&projection, spec.projection, d, d).t()),
             spec: spec.clone(),
+            precision,
         })
+    }
+
+    /// Checks that [`Self::load`] would find every tensor, without reading one.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub(super) fn check(spec: &TextSpec, weights: &Weights) -> Result<()> {
+        let get: Get = &|name, shape| weights.check(name, shape).map(|()| Vec::new());
+        Ends::read(spec, get)?;
+        (0..spec.tower.depth).try_for_each(|i| clip_block(get, TOWER, i, &spec.tower).map(drop))
     }
 
     /// Longest text in tokens, start and end included.
     pub fn context(&self) -> usize {
         self.spec.context
+    }
+
+    /// Width D of a token.
+    pub fn width(&self) -> usize {
+        self.spec.tower.width
+    }
+
+    /// Number of blocks.
+    pub fn depth(&self) -> usize {
+        self.blocks.len()
     }
 
     /// Width of an embedding.
@@ -62,17 +110,7 @@ impl TextTower {
     /// # Errors
     /// A text is empty or longer than the context, or an id is beyond the vocabulary; `origin` is the file to blame.
     pub fn embed(&self, texts: &[Vec<u32>], origin: &Path, threads: usize) -> Result<Vec<f32>> {
-        for ids in texts {
-            if ids.is_empty() || ids.len() > self.spec.context {
-                let message =
-                    format!("makes {} tokens of a text; the model takes 1 to {}", ids.len(), self.spec.context);
-                return Err(Error::file(origin, message));
-            }
-            if let Some(id) = ids.iter().find(|&&id| id as usize >= self.spec.vocab) {
-                let message = format!("makes token {id} of a text; the model's vocabulary has {}", self.spec.vocab);
-                return Err(Error::file(origin, message));
-            }
-        }
+        texts.iter().try_for_each(|ids| check_ids(&self.spec, ids, origin))?;
         let read: Vec<&[u32]> = texts.iter().map(|ids| &ids[..=self.spec.pool_position(ids)]).collect();
         let threads = threads.clamp(1, texts.len().max(1));
         let share = |thread: usize| thread * texts.len() / threads;
@@ -123,23 +161,42 @@ impl TextTower {
         for block in &self.blocks {
             block.forward(&mut x, sequences, None, Queries::All, None, scratch);
         }
-        let n = texts.len();
-        let pooled: Vec<f32> =
+        let (mut normalized, mut inverse) = (Vec::new(), Vec::new());
+        self.project_ends(&x, &starts, &mut normalized, &mut inverse)
+    }
+
+    /// Embeddings `[n, projection]` of n texts whose rows behind the last block, `[rows, D]` at stride
+    /// [`row_stride`]`(D)`, end where those of the next begin (`starts`, n + 1 values). Keeps what the VJP needs of the
+    /// norm: `normalized` `[n, D]`, `inverse` `[n]`.
+    fn project_ends(&self, x: &[f32], starts: &[usize], normalized: &mut Vec<f32>, inverse: &mut Vec<f32>) -> Vec<f32> {
+        let d = self.spec.tower.width;
+        let (n, stride) = (starts.len() - 1, row_stride(d));
+        let ends: Vec<f32> =
             starts[1..].iter().flat_map(|end| &x[(end - 1) * stride..(end - 1) * stride + d]).copied().collect();
-        let (mut y, mut inverse) = (vec![0.0; n * d], vec![0.0; n]);
-        let eps = self.spec.tower.eps;
-        normalize(Mat::new(&pooled, n, d, d), eps, &mut MatMut::new(&mut y, n, d, d), &mut inverse);
+        normalized.resize(n * d, 0.0);
+        inverse.resize(n, 0.0);
+        normalize(Mat::new(&ends, n, d, d), self.spec.tower.eps, &mut MatMut::new(normalized, n, d, d), inverse);
         let [scale, shift] = &self.final_norm;
-        for row in y.chunks_exact_mut(d) {
-            for (i, y) in row.iter_mut().enumerate() {
-                *y = *y * scale[i] + shift[i];
-            }
-        }
+        let y: Vec<f32> =
+            normalized.chunks_exact(d).flat_map(|row| (0..d).map(|i| row[i] * scale[i] + shift[i])).collect();
         let width = self.spec.projection;
         let mut out = vec![0.0; n * width];
         matmul(Mat::new(&y, n, d, d), &self.projection, MatMut::new(&mut out, n, width, width), Init::Zero);
         out
     }
+}
+
+/// Fails if `ids` cannot be a text.
+fn check_ids(spec: &TextSpec, ids: &[u32], origin: &Path) -> Result<()> {
+    if ids.is_empty() || ids.len() > spec.context {
+        let message = format!("makes {} tokens of a text; the model takes 1 to {}", ids.len(), spec.context);
+        return Err(Error::file(origin, message));
+    }
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= spec.vocab) {
+        let message = format!("makes token {id} of a text; the model's vocabulary has {}", spec.vocab);
+        return Err(Error::file(origin, message));
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for TextTower {

@@ -147,6 +147,18 @@ impl Weights {
         self.find(name).map(|t| t.shape.as_slice())
     }
 
+    /// Checks that [`Weights::get`] can read the tensor `name`, without reading it.
+    ///
+    /// # Errors
+    /// As [`Weights::get`], unless its file cannot be read.
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let tensor = self.checked(name, shape)?;
+        match tensor.dtype.as_str() {
+            "F32" | "F16" | "BF16" => Ok(()),
+            _ => Err(self.unreadable(name, tensor)),
+        }
+    }
+
     /// Reads the tensor `name` as f32, row-major. `shape` is what the caller has derived from the configuration.
     ///
     /// # Errors
@@ -190,11 +202,13 @@ impl Weights {
             "F32" => file.read_values(tensor, out, f32::from_le_bytes),
             "F16" => file.read_values(tensor, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
             "BF16" => file.read_values(tensor, out, |b: [u8; 2]| bf16::from_le_bytes(b).to_f32()),
-            other => {
-                let message = format!("tensor `{name}` is of type {other}; supported are F32, F16 and BF16");
-                Err(Error::file(&file.path, message))
-            }
+            _ => Err(self.unreadable(name, tensor)),
         }
+    }
+
+    fn unreadable(&self, name: &str, tensor: &Tensor) -> Error {
+        let message = format!("tensor `{name}` is of type {}; supported are F32, F16 and BF16", tensor.dtype);
+        Error::file(&self.files[tensor.file].path, message)
     }
 
     /// The number of values in floating-point tensors, heads included that are no part of the backbone.

@@ -68,7 +68,8 @@ pub fn detect(
     let batch = config.batch_size.unwrap_or(8);
     let (depth, image_size) = (backbone.vit.depth(), backbone.vit.image_size());
     options.check(batch, image_size)?;
-    let plan = config.resolve(&Facts { task: Task::Detect, depth, image_size, train_images: batch })?;
+    let facts = Facts { task: Task::Detect, depth, text_depth: None, image_size, train_images: batch, shots: None };
+    let plan = config.resolve(&facts)?;
     let PromptShape::Tokens(layout) = plan.prompt else {
         return Err(Error::flag("--method", "a method with prompt tokens is measured here"));
     };

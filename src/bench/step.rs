@@ -102,10 +102,14 @@ pub fn step(
         let message = format!("{} takes no step through the backbone", config.method);
         return Err(Error::flag("--method", message));
     }
+    if config.method.has_texts() {
+        let message = format!("{} learns texts, whose part in a step is not counted here", config.method);
+        return Err(Error::flag("--method", message));
+    }
     let batch = config.batch_size.unwrap_or(32);
     let (depth, image_size) = (backbone.vit.depth(), backbone.vit.image_size());
     options.check(batch, image_size)?;
-    let facts = Facts { task: Task::Classify, depth, image_size, train_images: batch };
+    let facts = Facts { task: Task::Classify, depth, text_depth: None, image_size, train_images: batch, shots: None };
     let plan = config.resolve(&facts)?;
     let model = Model::new(Arc::new(backbone), plan.prompt, plan.head, options.classes, plan.threads)?;
     let params = model.init(config.seed)?;
@@ -126,6 +130,7 @@ pub fn step(
             places,
             mask: None,
             loss: &loss,
+            frozen: None,
             micro_batch: config.micro_batch,
         };
         let begin = Instant::now();
@@ -186,7 +191,7 @@ fn course(model: &Model, params: &[Param], micro_batch: Option<usize>, batch: us
 /// What the count of work needs to know of a prompt.
 fn learned(prompt: PromptShape, side: usize, patch: usize) -> Learned {
     match prompt {
-        PromptShape::None => Learned::Head,
+        PromptShape::None | PromptShape::Text(_) => Learned::Head,
         PromptShape::Tokens(layout) => {
             Learned::Tokens { start: layout.start, layers: layout.layers, tokens: layout.tokens }
         }

@@ -80,6 +80,15 @@ fn classify(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyh
     let mut progress = Progress::new(global.quiet);
     let dataset = Dataset::open(&args.data, global.seed())?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
+    let unknown = dataset.classes.iter().any(|class| !task.meta().classes.contains(class));
+    let named;
+    let task = if unknown && task.is_open_vocabulary() {
+        progress.line(&format!("telling the classes of {} by their names", dataset.name));
+        named = task.with_classes(dataset.classes.clone())?;
+        &named
+    } else {
+        task
+    };
     let tally = eval::evaluate(task, &dataset, args.split, &mut |done, total| {
         progress.at("evaluating", done, total, String::new);
     })?;

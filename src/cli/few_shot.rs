@@ -93,17 +93,18 @@ pub(crate) struct FewShot {
     #[arg(long, value_name = "DIR")]
     draws: Option<PathBuf>,
     /// Learn from the first half of the labels (rounded up), measure on them and on the others, and their harmonic mean;
-    /// for methods that tell classes by their names (zero-shot)
+    /// for methods that tell classes by their names (zero-shot, and those that learn texts: coop, cocoop, ivlp, maple,
+    /// promptsrc)
     #[arg(long, conflicts_with = "cross")]
     base_to_new: bool,
-    /// Learn from --data, measure on these data sets too; for methods that tell classes by their names (zero-shot)
+    /// Learn from --data, measure on these data sets too; for methods that tell classes by their names, as with --base-to-new
     #[arg(long, value_name = "PATH[,PATH…]", value_delimiter = ',')]
     cross: Vec<String>,
     /// Class names for methods that tell classes by them: one a line or a JSON list, in class order; for one of the data
     /// sets with its name before it [default: the data's, with spaces for _]
     #[arg(long, value_name = "[DATA=]FILE")]
     classnames: Vec<TextFile>,
-    /// Templates with {} or {c} for the class name, likewise [default: "a photo of a {}."]
+    /// Templates with {} or {c} for the class name, likewise (zero-shot) [default: "a photo of a {}."]
     #[arg(long, value_name = "[DATA=]FILE")]
     templates: Vec<TextFile>,
     /// Keep the run folder of every job, with its task file, in OUT/runs
@@ -126,7 +127,7 @@ pub(crate) struct FewShot {
     /// Peak learning rate, or `auto` to try a few on validation [default: as `vpt train`]
     #[arg(long, value_name = "RATE|auto", help_heading = "Training, for all methods", allow_negative_numbers = true)]
     lr: Option<LearningRate>,
-    /// Prompt tokens a block, for methods that have any [default: as `vpt train`]
+    /// Prompt tokens a block (vpt-shallow, vpt-deep) [default: as `vpt train`]
     #[arg(long, value_name = "N", help_heading = "Training, for all methods", allow_negative_numbers = true)]
     prompt_tokens: Option<usize>,
     /// Side of the images the backbone sees, in pixels [default: the backbone's]

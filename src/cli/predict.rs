@@ -41,7 +41,8 @@ pub(crate) struct Predict {
     /// Detection: leave out boxes with lower scores [default: where F1 was best on validation]
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     min_score: Option<f64>,
-    /// Detection: look for these classes instead, separated by commas; for a detector trained with --open-vocabulary
+    /// Tell these classes apart instead, separated by commas; for a detector trained with --open-vocabulary and the methods
+    /// that learn texts (coop, cocoop, ivlp, maple, promptsrc)
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     classes: Vec<String>,
     /// Image files (JPEG, PNG, WebP, BMP, TIFF, GIF), folders of them, or patterns such as 'new/*.jpg'
@@ -62,7 +63,13 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
         AnyTask::Detect(task) => detect(args, task, &images, &mut at, out),
         AnyTask::Multilabel(task) => multilabel(args, &task, &images, &mut at, out),
         AnyTask::Classify(task) => {
-            refuse_boxes_flags(args)?;
+            let names = args.names()?;
+            if !task.is_open_vocabulary() {
+                refuse_boxes_flags(args)?;
+            } else if args.min_score.is_some() {
+                return Err(Usage("--min-score: the task has classes, not boxes".to_owned()).into());
+            }
+            let task = if names.is_empty() { task } else { task.with_classes(names)? };
             let predictions = predict(&task, &images, &mut at)?;
             let label = |(image, prediction): (&mut Rgb8, &Prediction)| {
                 let rect = Rect { x: 0., y: 0., width: image.width as f64, height: image.height as f64 };
@@ -74,6 +81,17 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
                 table::columns(&["image", "class", "probability", "next"], &rows)
             })
         }
+    }
+}
+
+impl Predict {
+    /// The classes that are asked for, if any are.
+    fn names(&self) -> Result<Vec<String>, Usage> {
+        let names: Vec<String> = self.classes.iter().map(|name| name.trim().to_owned()).collect();
+        if names.iter().any(String::is_empty) {
+            return Err(Usage("--classes: a name is empty".to_owned()));
+        }
+        Ok(names)
     }
 }
 
@@ -114,10 +132,7 @@ fn detect(
     progress: &mut dyn FnMut(usize, usize),
     out: Output,
 ) -> anyhow::Result<()> {
-    let names: Vec<String> = args.classes.iter().map(|name| name.trim().to_owned()).collect();
-    if names.iter().any(String::is_empty) {
-        return Err(Usage("--classes: a name is empty".to_owned()).into());
-    }
+    let names = args.names()?;
     let task = if names.is_empty() { task } else { task.with_classes(names)? };
     let best = task.meta().detect.as_ref().and_then(|detect| detect.confidence);
     let min_score = args.min_score.or(best).unwrap_or(MIN_SCORE);

@@ -11,6 +11,7 @@ use vpt::params;
 use vpt::prompt::PromptShape;
 use vpt::prompt::pixels::PixelShape;
 use vpt::prompt::task_file::{DetectMeta, TaskFile};
+use vpt::prompt::text::{Beside, TextShape};
 use vpt::report::table;
 use vpt::runs;
 
@@ -60,6 +61,7 @@ pub(crate) fn run(args: &Task, out: Output) -> anyhow::Result<()> {
         "head": meta.head,
         "backbone": meta.backbone,
         "classes": meta.classes,
+        "classnames": meta.classnames,
         "image_size": meta.image_size,
         "preprocess": meta.preprocess,
         "metrics": meta.metrics,
@@ -123,7 +125,22 @@ fn prompt(shape: PromptShape) -> String {
         PromptShape::Pixels(PixelShape::Pad { width }) => format!("a border of {width} pixels"),
         PromptShape::Pixels(PixelShape::Patch { side, place }) => format!("a {place} square of {side} pixels"),
         PromptShape::Pixels(PixelShape::Full) => "every pixel".to_owned(),
+        PromptShape::Text(shape) => text(shape),
         PromptShape::Pixels(PixelShape::Frame { inner }) => format!("pixels around the image of {inner} pixels"),
+    }
+}
+
+fn text(shape: TextShape) -> String {
+    let TextShape { tokens, layers, beside } = shape;
+    let vectors = match layers {
+        1 => format!("{tokens} vectors in the texts of the classes"),
+        _ => format!("{tokens} vectors in the texts of the classes, in each of the first {layers} blocks"),
+    };
+    match beside {
+        Beside::Nothing => vectors,
+        Beside::MetaNet => format!("{vectors}; a network that shifts them by the image"),
+        Beside::Map => format!("{vectors}, mapped to tokens of the image tower"),
+        Beside::Tokens(layout) => format!("{vectors}; in the image tower {}", prompt(PromptShape::Tokens(layout))),
     }
 }
 

@@ -106,18 +106,24 @@ struct Flags {
     /// keys are learned. vpt-shallow: prompt tokens at the first block. vpt-deep: prompt
     /// tokens of their own for every block. vp-pad: a border of pixels added over the image. vp-patch: a square of pixels.
     /// vp-full: every pixel. vp-frame: the image shrunk, learned pixels around it.
+    ///
+    /// Methods for CLIP that learn vectors in the texts of the classes, so that other class names can be asked for later:
+    /// coop: in the place of words. cocoop: the same, shifted by what is in the image. ivlp: in several blocks of the text
+    /// tower, beside prompt tokens of the image tower. maple: the same, the image tower's tokens being maps of the vectors.
+    /// promptsrc: as ivlp, kept close to the untouched backbone and averaged over the epochs.
     #[arg(long, value_name = "METHOD", value_parser = one_of::<Method>(Method::NAMES), help_heading = "Method")]
     method: Option<Method>,
     /// The head on the class token: a linear layer, cosine similarity to a learned vector per class, or the same beginning
-    /// as CLIP's zero-shot classifier, from the class names [default: linear; zero-shot, ncm, zs-lp, clap and tip-adapter
-    /// have cosine heads of their own]
+    /// as CLIP's zero-shot classifier, from the class names [default: linear; zero-shot, ncm, zs-lp, clap, tip-adapter and
+    /// methods that learn texts have cosine heads of their own]
     #[arg(long, value_name = "HEAD", value_parser = one_of::<HeadKind>(HeadKind::NAMES), help_heading = "Method")]
     head: Option<HeadKind>,
-    /// Texts with {} or {c} for the class name, one a line or a JSON list (--head text, zero-shot, zs-lp, clap, tip-adapter)
-    /// [default: "a photo of a {}."]
+    /// Texts with {} or {c} for the class name, one a line or a JSON list (--head text, zero-shot, zs-lp, clap, tip-adapter;
+    /// promptsrc stays close to them) [default: "a photo of a {}."; promptsrc nine of the kind]
     #[arg(long, value_name = "FILE", help_heading = "Method")]
     templates: Option<PathBuf>,
-    /// A name for each class in class order, one a line or a JSON list, for those texts [default: the data's, with spaces for _]
+    /// A name for each class in class order, one a line or a JSON list, for those texts and for texts that are learned [default:
+    /// the data's, with spaces for _]
     #[arg(long, value_name = "FILE", help_heading = "Method")]
     classnames: Option<PathBuf>,
     /// How linear is fitted: in steps, or by L-BFGS to the minimum, as the CLIP paper does [default: sgd]
@@ -138,10 +144,12 @@ struct Flags {
     /// Sharpness of the cache (tip-adapter, tip-adapter-f), with --alpha [default: chosen by validation]
     #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Method")]
     beta: Option<f64>,
-    /// Prompt tokens a block, 1 to 1000 (vpt-shallow, vpt-deep) [default: 10]
+    /// Prompt tokens a block, 1 to 1000 (vpt-shallow, vpt-deep); vectors in a text, and as many tokens in an image (coop,
+    /// cocoop, ivlp, maple, promptsrc) [default: 10; as many as --context-init has words; coop 16, maple 2, else 4]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Method")]
     prompt_tokens: Option<usize>,
-    /// Prompted blocks: all, first:K or last:K (vpt-deep) [default: all; last:4 in detection]
+    /// Prompted blocks: all, first:K or last:K (vpt-deep), all or first:K of both towers (ivlp, maple, promptsrc)
+    /// [default: all; last:4 in detection; three quarters of a tower, at most 9, where texts are learned]
     ///
     /// With last:K nothing before the last K blocks needs a backward pass, so steps are faster. The K-th prompts of
     /// first:K travel on as ordinary tokens.
@@ -150,6 +158,10 @@ struct Flags {
     /// Share of prompt values set to zero in a step, 0 to below 1 [default: 0.1 for vpt-deep, 0 for vpt-shallow and in detection]
     #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Method")]
     prompt_dropout: Option<f32>,
+    /// Words that the vectors of the texts begin as, or `random` (coop, cocoop, ivlp, maple, promptsrc) [default: the first
+    /// of "a photo of a"; random for coop and for more than four vectors]
+    #[arg(long, value_name = "WORDS|random", help_heading = "Method")]
+    context_init: Option<String>,
     /// Width of the border in pixels (vp-pad) [default: 30 at 224 pixels, in proportion elsewhere]
     #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", help_heading = "Method")]
     pad: Option<usize>,
@@ -165,10 +177,11 @@ struct Flags {
     inner_size: Option<usize>,
 
     /// Passes over the training images [default: as many as make 1000 steps, 2000 for linear; at least 10, at most 100; in
-    /// detection 2150, at least 40, at most 160; 300 for zs-lp and clap, 20 for tip-adapter-f]
+    /// detection 2150, at least 40, at most 160; 300 for zs-lp and clap, 20 for tip-adapter-f; with --shots or --draw coop 50 to
+    /// 200, cocoop 10, ivlp, maple and promptsrc 50]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     epochs: Option<usize>,
-    /// Images a step [default: 32; 8 in detection; 256 for zs-lp, clap and tip-adapter-f]
+    /// Images a step [default: 32; 8 in detection; 256 for zs-lp, clap and tip-adapter-f; cocoop 1, ivlp, maple and promptsrc 4]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     batch_size: Option<usize>,
     /// Images whose activations are in memory at once: less memory, the same result [default: chosen for speed]
@@ -176,20 +189,21 @@ struct Flags {
     micro_batch: Option<usize>,
     /// Peak learning rate of the prompts (of the head for linear), or `auto` to try a few on validation
     /// [default: 5e-3, pixel prompts 2e-2, linear with --head text 5e-4, zs-lp and clap 0.1, tip-adapter-f 1e-3; in detection
-    /// 1e-2, linear 1e-3]
+    /// 1e-2, linear 1e-3; coop and cocoop 2e-3, ivlp and promptsrc 2.5e-3, maple 3.5e-3]
     #[arg(long, allow_negative_numbers = true, value_name = "RATE|auto", help_heading = "Training")]
     lr: Option<LearningRate>,
     /// Peak learning rate of the head beside prompts; in detection also while it learns alone [default: 1e-3]
     #[arg(long, allow_negative_numbers = true, value_name = "RATE", help_heading = "Training")]
     head_lr: Option<f64>,
-    /// The optimiser [default: adamw; sgd for zs-lp and clap]
+    /// The optimiser [default: adamw; sgd for zs-lp and clap, and where texts are learned]
     #[arg(long, value_name = "NAME", value_parser = one_of::<OptimizerKind>(OptimizerKind::NAMES), help_heading = "Training")]
     optimizer: Option<OptimizerKind>,
-    /// Weight decay of prompts and head weights [default: 0.01, pixel prompts, zs-lp and clap 0; in detection 1e-4 for the head, 0 for prompts]
+    /// Weight decay of prompts and head weights [default: 0.01, pixel prompts, zs-lp and clap 0; in detection 1e-4 for the head, 0 for prompts;
+    /// 5e-4 where texts are learned]
     #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Training")]
     weight_decay: Option<f64>,
     /// Share of all steps in which the learning rate rises, before it falls along a cosine [default: 0.1; tip-adapter-f 0; zs-lp
-    /// and clap have a first epoch at 1e-5 instead, and a cosine that moves every epoch]
+    /// and clap have a first epoch at 1e-5 instead, and a cosine that moves every epoch; the first epoch where texts are learned]
     #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Training")]
     warmup: Option<f64>,
     /// Scale gradients down to at most this length [default: no bound; 1 in detection]
@@ -407,8 +421,10 @@ impl Flags {
         }
         // Texts that are in the configuration of another run stay only where they are read.
         let method = self.method.unwrap_or(config.method);
-        if !method.reads_texts() && self.head.or(config.head) != Some(HeadKind::Text) {
-            (config.templates, config.classnames) = (None, None);
+        let text_head = self.head.or(config.head) == Some(HeadKind::Text);
+        if !method.reads_texts() && !text_head {
+            config.templates = config.templates.filter(|_| method == Method::Promptsrc);
+            config.classnames = config.classnames.filter(|_| method.has_texts());
         }
         if let Some(path) = &self.templates {
             config.templates = Some(Prompts::read_templates(path)?);
@@ -419,7 +435,7 @@ impl Flags {
         set!(backbone data task label_smoothing class_weights augment);
         set_optional!(
             head solver l2 views alpha beta optimizer weights_dir shots draw split_seed image_size prompt_tokens prompt_layers
-            prompt_dropout pad patch_size patch_place inner_size
+            prompt_dropout context_init pad patch_size patch_place inner_size
             epochs batch_size micro_batch lr head_lr weight_decay warmup clip_norm patience select head_epochs fit mosaic ema
             out
         );

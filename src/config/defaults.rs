@@ -33,15 +33,22 @@ pub(super) struct Defaults {
     pub(super) batch_size: usize,
     /// Steps a run should have, whatever the size of the data.
     steps: usize,
+    /// Epochs with 1, with 2 to 4 and with more shots, where a method was published with such numbers.
+    few_shot: Option<[usize; 3]>,
 }
 
 impl Defaults {
-    /// Epochs of `per_epoch` steps: as published for `method`, or else enough for the wanted number of steps, but at least
-    /// 10 and at most 100.
-    pub(super) fn epochs(&self, method: Method, per_epoch: usize) -> usize {
-        match method {
-            Method::ZsLp | Method::Clap => PROBE_EPOCHS,
-            Method::TipAdapterF => CACHE_EPOCHS,
+    /// Epochs of `per_epoch` steps: as published for `method`, or for so few shots, or else enough for the wanted number of
+    /// steps, but at least 10 and at most 100.
+    pub(super) fn epochs(&self, method: Method, per_epoch: usize, shots: Option<usize>) -> usize {
+        match (method, self.few_shot, shots) {
+            (Method::ZsLp | Method::Clap, ..) => PROBE_EPOCHS,
+            (Method::TipAdapterF, ..) => CACHE_EPOCHS,
+            (_, Some([one, few, many]), Some(shots)) => match shots {
+                0..=1 => one,
+                2..=4 => few,
+                _ => many,
+            },
             _ => self.steps.div_ceil(per_epoch).clamp(10, 100),
         }
     }
@@ -68,6 +75,7 @@ pub(super) fn views(method: Method) -> usize {
 pub(super) fn optimizer(method: Method) -> OptimizerKind {
     match method {
         Method::ZsLp | Method::Clap => OptimizerKind::Sgd,
+        _ if method.has_texts() => OptimizerKind::Sgd,
         _ => OptimizerKind::Adamw,
     }
 }
@@ -75,6 +83,40 @@ pub(super) fn optimizer(method: Method) -> OptimizerKind {
 /// What keeps `AdamW`'s division finite: Tip-Adapter-F has it larger.
 pub(super) fn epsilon(method: Method) -> f64 {
     if method == Method::TipAdapterF { 1e-4 } else { optim::EPSILON }
+}
+
+/// Words that learned vectors begin as, as in CoCoOp and MaPLe.
+pub(super) const CONTEXT: &str = "a photo of a";
+
+/// Vectors in a text, as published.
+pub(super) fn text_tokens(method: Method) -> usize {
+    match method {
+        Method::Coop => 16,
+        Method::Maple => 2,
+        _ => 4,
+    }
+}
+
+/// Prompted blocks of a tower of `depth`: the published 9 of 12, in proportion where there are fewer.
+pub(super) fn deep_text_layers(depth: usize) -> usize {
+    ((0.75 * depth as f64).round() as usize).clamp(1, 9)
+}
+
+/// Texts whose mean `promptsrc` stays close to.
+pub(super) fn templates() -> Vec<String> {
+    [
+        "a photo of a {}.",
+        "a photo of the {}.",
+        "a picture of a {}.",
+        "a close-up of a {}.",
+        "an image with one {}.",
+        "a photo of a small {}.",
+        "a photo of a large {}.",
+        "a blurred photo of a {}.",
+        "a drawing of a {}.",
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
 /// Decay of the moving average of a detector's values: it spans some two hundred steps.
@@ -123,7 +165,12 @@ pub(super) fn of(task: Task, method: Method, head: HeadKind) -> Defaults {
 }
 
 fn of_method(task: Task, method: Method) -> Defaults {
-    let tokens = Defaults { lr: 5e-3, head_lr: 1e-3, weight_decay: 1e-2, batch_size: 32, steps: 1000 };
+    let few_shot = None;
+    let tokens = Defaults { lr: 5e-3, head_lr: 1e-3, weight_decay: 1e-2, batch_size: 32, steps: 1000, few_shot };
+    // SGD with these rates, batches and epochs is what these methods were published with; the published first epoch at a
+    // rate of 1e-5 is one over which the rate rises here.
+    let texts = Defaults { lr: 2e-3, weight_decay: 5e-4, ..tokens };
+    let both_towers = Defaults { lr: 2.5e-3, batch_size: 4, few_shot: Some([50; 3]), ..texts };
     match method {
         Method::Linear if task == Task::Detect => Defaults { lr: 1e-3, weight_decay: 1e-4, batch_size: 8, ..tokens },
         _ if task == Task::Detect => Defaults { lr: 1e-2, weight_decay: 1e-4, batch_size: 8, ..tokens },
@@ -136,6 +183,10 @@ fn of_method(task: Task, method: Method) -> Defaults {
         Method::VpPad | Method::VpPatch | Method::VpFull | Method::VpFrame => {
             Defaults { lr: 2e-2, weight_decay: 0., ..tokens }
         }
+        Method::Coop => Defaults { few_shot: Some([50, 100, 200]), ..texts },
+        Method::Cocoop => Defaults { batch_size: 1, few_shot: Some([10; 3]), ..texts },
+        Method::Ivlp | Method::Promptsrc => both_towers,
+        Method::Maple => Defaults { lr: 3.5e-3, ..both_towers },
     }
 }
 

@@ -1,6 +1,7 @@
 use super::*;
 
-const FACTS: Facts = Facts { task: Task::Classify, depth: 12, image_size: 224, train_images: 1000 };
+const FACTS: Facts =
+    Facts { task: Task::Classify, depth: 12, text_depth: Some(12), image_size: 224, train_images: 1000, shots: None };
 
 fn config(method: Method) -> RunConfig {
     RunConfig { method, ..RunConfig::default() }
@@ -60,7 +61,7 @@ fn a_detector_s_images_are_zoomed_while_prompts_learn_unless_told_otherwise() {
 #[test]
 fn a_wrong_value_names_its_flag() {
     type Change = fn(&mut RunConfig);
-    let cases: [(Change, &str); 22] = [
+    let cases: [(Change, &str); 26] = [
         (|c| c.prompt_tokens = Some(0), "--prompt-tokens: must be at least 1"),
         (|c| c.prompt_tokens = Some(1001), "--prompt-tokens: more than 1000"),
         (
@@ -90,6 +91,19 @@ fn a_wrong_value_names_its_flag() {
             "--random-resized-crop: 0.9 to 0.5 are not shares of the area with 0 < least <= most <= 1",
         ),
         (|c| c.pad = Some(8), "--pad: method vpt-deep has no border"),
+        (|c| c.context_init = Some("a".into()), "--context-init: method vpt-deep has no words of texts to learn"),
+        (
+            |c| c.templates = Some(vec!["{}".into()]),
+            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, not linear",
+        ),
+        (
+            |c| (c.method, c.head) = (Method::Coop, Some(HeadKind::Text)),
+            "--head: text is not for method coop, which has a head of its own",
+        ),
+        (
+            |c| (c.method, c.prompt_layers) = (Method::Coop, Some(PromptLayers::All)),
+            "--prompt-layers: method coop has no choice of blocks",
+        ),
         (
             |c| (c.method, c.prompt_tokens) = (Method::Linear, Some(8)),
             "--prompt-tokens: method linear has no prompt tokens",
@@ -102,6 +116,57 @@ fn a_wrong_value_names_its_flag() {
     for (change, expected) in cases {
         assert_eq!(refusal(change), expected);
     }
+}
+
+#[test]
+fn texts_are_learned_as_published() {
+    let plan = |method, shots| RunConfig { shots, ..config(method) }.resolve(&Facts { shots, ..FACTS }).unwrap();
+    let layout = |tokens| TokenLayout { start: 0, layers: 9, tokens };
+    for (method, tokens, layers, beside, lr, batch, epochs) in [
+        (Method::Coop, 16, 1, Beside::Nothing, 2e-3, 32, [50, 100, 200]),
+        (Method::Cocoop, 4, 1, Beside::MetaNet, 2e-3, 1, [10; 3]),
+        (Method::Ivlp, 4, 9, Beside::Tokens(layout(4)), 2.5e-3, 4, [50; 3]),
+        (Method::Maple, 2, 9, Beside::Map, 3.5e-3, 4, [50; 3]),
+        (Method::Promptsrc, 4, 9, Beside::Tokens(layout(4)), 2.5e-3, 4, [50; 3]),
+    ] {
+        for (shots, epochs) in [1, 4, 16].into_iter().zip(epochs) {
+            let plan = plan(method, Some(shots));
+            assert_eq!(plan.prompt, PromptShape::Text(TextShape { tokens, layers, beside }));
+            assert_eq!((plan.learning_rates.as_slice(), plan.batch_size, plan.epochs), (&[lr][..], batch, epochs));
+            assert_eq!((plan.optimizer, plan.config.weight_decay), (OptimizerKind::Sgd, Some(5e-4)));
+            assert_eq!(plan.warmup_steps, plan.steps_per_epoch());
+            assert_eq!(plan.config.templates.is_some(), method == Method::Promptsrc);
+            assert_eq!(plan.config.head, Some(HeadKind::Cosine));
+            let words = (method != Method::Coop).then_some("a photo of a");
+            assert_eq!(plan.context_words(), words);
+            assert_eq!(plan.config.resolve(&FACTS).unwrap(), plan, "{method}");
+            assert_eq!(plan.config.with_method(Method::Linear).head, None);
+        }
+    }
+    // Towers that are less deep, and of two depths.
+    let facts = Facts { depth: 4, text_depth: Some(3), ..FACTS };
+    let PromptShape::Text(shape) = config(Method::Ivlp).resolve(&facts).unwrap().prompt else { panic!() };
+    assert_eq!((shape.layers, shape.image_tokens().unwrap().layers), (2, 3));
+    let PromptShape::Text(shape) = config(Method::Maple).resolve(&facts).unwrap().prompt else { panic!() };
+    assert_eq!(shape.image_tokens().unwrap().layers, 2);
+    // As many vectors as words.
+    let words = Some("this is a picture of one".to_owned());
+    let coop = RunConfig { context_init: words, ..config(Method::Coop) }.resolve(&FACTS).unwrap();
+    assert_eq!((coop.config.prompt_tokens, coop.context_words()), (Some(6), Some("this is a picture of one")));
+    let many = RunConfig { prompt_tokens: Some(5), ..config(Method::Ivlp) }.resolve(&FACTS).unwrap();
+    assert_eq!(many.context_words(), None);
+
+    let refusal = |config: RunConfig, facts: &Facts| config.resolve(facts).unwrap_err().to_string();
+    let message = refusal(config(Method::Coop), &Facts { text_depth: None, ..FACTS });
+    assert_eq!(message, "--method: coop learns texts, and the backbone has no text tower; take a CLIP");
+    let layers = |layers| RunConfig { prompt_layers: Some(layers), ..config(Method::Maple) };
+    assert!(refusal(layers(PromptLayers::Last(2)), &FACTS).contains("maple prompts the first blocks"));
+    assert!(refusal(layers(PromptLayers::First(4)), &facts).contains("a backbone of 3 blocks"));
+    let head_lr = RunConfig { head_lr: Some(0.1), ..config(Method::Coop) };
+    assert!(refusal(head_lr, &FACTS).starts_with("--head-lr: method coop has no prompt beside its head"));
+    let template = |text: &str| RunConfig { templates: Some(vec![text.to_owned()]), ..config(Method::Promptsrc) };
+    assert!(template("a {}").validate().is_ok());
+    assert_eq!(refusal(template("a dog"), &FACTS), "--templates: template 1 ('a dog') has no {} for the class name");
 }
 
 #[test]
@@ -119,7 +184,7 @@ fn flags_of_other_tasks_are_refused() {
     let message = refusal(RunConfig { head: Some(HeadKind::Text), ..RunConfig::default() });
     assert!(message.starts_with("--head: text is for one class an image"), "{message}");
     for &method in Method::ALL {
-        if method.on_embeddings() {
+        if method.on_embeddings() || method.has_texts() {
             assert_eq!(refusal(config(method)), format!("--method: {method} is {not}"));
             continue;
         }

@@ -8,13 +8,22 @@ use crate::{Error, Result, config::Method, eval::zero_shot::without_place};
 const MAX_TEXTS: usize = 400_000;
 
 impl RunConfig {
-    /// Checks the texts that a text head, or the head of a method, begins with.
+    /// Checks the texts that a text head, or the head of a method, begins with or is learned from, and the words that vectors
+    /// begin as.
     pub(super) fn check_texts(&self) -> Result<()> {
-        for (flag, texts) in [("--templates", &self.templates), ("--classnames", &self.classnames)] {
+        if self.context_init.as_ref().is_some_and(|words| words.trim().is_empty()) {
+            return Err(Error::flag("--context-init", "holds no word"));
+        }
+        let learners = Method::ALL.iter().copied().filter(|m| m.has_texts()).collect();
+        for (flag, texts, also) in
+            [("--templates", &self.templates, vec![Method::Promptsrc]), ("--classnames", &self.classnames, learners)]
+        {
+            let used = self.reads_texts() || also.contains(&self.method);
             let Some(texts) = texts else { continue };
-            if !self.reads_texts() {
+            if !used {
                 let not = if self.method.own_head().is_none() { self.head_kind().name() } else { self.method.name() };
-                let readers: Vec<_> = Method::ALL.iter().filter(|m| m.reads_texts()).map(|m| m.name()).collect();
+                let readers = Method::ALL.iter().filter(|m| m.reads_texts()).chain(&also).map(|m| m.name());
+                let readers: Vec<_> = readers.collect();
                 let message = format!("only for --head text and {}, not {not}", readers.join(", "));
                 return Err(Error::flag(flag, message));
             }

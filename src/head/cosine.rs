@@ -43,7 +43,8 @@ pub(super) fn forward(features: &Tensor, weight: &Tensor, log_scale: &Tensor) ->
     Ok(cosine.broadcast_mul(&log_scale.exp()?)?)
 }
 
-pub(super) fn unit_rows(x: &Tensor) -> Result<Tensor> {
+/// The rows of `[m, D]`, scaled to length 1.
+pub(crate) fn unit_rows(x: &Tensor) -> Result<Tensor> {
     let length = (x.sqr()?.sum_keepdim(1)? + EPSILON)?.sqrt()?;
     Ok(x.broadcast_div(&length)?)
 }

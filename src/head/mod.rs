@@ -12,6 +12,8 @@ mod text;
 use candle_core::{Device, Tensor, Var};
 use rand::Rng;
 
+pub(crate) use self::cosine::unit_rows;
+
 use crate::{
     Error, Result,
     choice::choice,

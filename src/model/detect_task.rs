@@ -64,7 +64,9 @@ impl DetectTask {
         let layout = match meta.prompt {
             PromptShape::None => None,
             PromptShape::Tokens(layout) => Some(layout),
-            PromptShape::Pixels(_) => return Err(Error::invalid("task", "a detector has no prompt pixels")),
+            PromptShape::Pixels(_) | PromptShape::Text(_) => {
+                return Err(Error::invalid("task", "a detector has no prompt pixels or texts"));
+            }
         };
         let texts = match detect.head.classes {
             ClassLayer::Linear { .. } => None,

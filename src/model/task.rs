@@ -12,8 +12,11 @@ use crate::{
     config::RunConfig,
     data::Preprocess,
     head::cache::KEYS,
-    params::Param,
-    prompt::task_file::{BackboneId, TaskFile, TaskMeta},
+    params::{Group, Param},
+    prompt::{
+        PromptShape,
+        task_file::{BackboneId, TaskFile, TaskMeta, TaskMetrics},
+    },
     train::run_folder,
 };
 
@@ -130,6 +133,7 @@ impl TaskModel {
             let keys = params.iter().find(|param| param.name == KEYS).map_or(0, |param| param.shape[0]);
             model = model.on_embeddings(keys);
         }
+        let model = model.with_classes(&meta.names_in_texts())?;
         model.check(&params)?;
         let input = model.preprocess()?.output_size();
         if meta.preprocess.output_size() != input {
@@ -157,6 +161,44 @@ impl TaskModel {
     /// How images are made ready for [`Self::logits`] and [`Self::predict`].
     pub fn preprocess(&self) -> &Preprocess {
         &self.meta.preprocess
+    }
+
+    /// Whether classes are told by texts with their names in them, so that others can be asked for.
+    pub fn is_open_vocabulary(&self) -> bool {
+        matches!(self.meta.prompt, PromptShape::Text(_))
+    }
+
+    /// The same learned texts with other names in them: a classifier for classes that nothing was learned of, as in the
+    /// field's base-to-new and cross-data-set protocols. It says nothing of how well it does.
+    ///
+    /// # Errors
+    /// The task's classes are not told by texts, or the tokenizer fails on a name.
+    pub fn with_classes(&self, classes: Vec<String>) -> Result<Self> {
+        self.with_named_classes(classes, None)
+    }
+
+    /// As [`Self::with_classes`] for classes that texts call by other names, one each.
+    ///
+    /// # Errors
+    /// As [`Self::with_classes`], or the names are too many or too few.
+    pub fn with_named_classes(&self, classes: Vec<String>, classnames: Option<Vec<String>>) -> Result<Self> {
+        if !self.is_open_vocabulary() {
+            let message = format!("{} learned its classes one by one, so no others can be asked for", self.meta.method);
+            return Err(Error::invalid("task", message));
+        }
+        if classes.is_empty() {
+            return Err(Error::invalid("classes", "there are none"));
+        }
+        let Self { model, params, meta } = self;
+        let mut meta = meta.clone();
+        meta.metrics = TaskMetrics { epoch: meta.metrics.epoch, ..TaskMetrics::default() };
+        (meta.classes, meta.classnames) = (classes, classnames);
+        let backbone = model.backbone().clone();
+        let model = Model::new(backbone, meta.prompt, meta.head, meta.classes.len(), model.threads())?;
+        let model = model.with_classes(&meta.names_in_texts())?;
+        let learned: Vec<Param> = params.iter().filter(|param| param.group == Group::Prompt).cloned().collect();
+        let params = model.task_params(&learned)?;
+        Ok(Self { model, params, meta })
     }
 
     /// Logits `[B, C]` of images `[B, 3, s, s]` as [`Self::preprocess`] makes them.

@@ -71,6 +71,7 @@ impl Fixture {
             places: Places::Same,
             mask: None,
             loss: &Loss::CrossEntropy(CrossEntropy::default()),
+            frozen: None,
             micro_batch,
         };
         model.step(params, &input).unwrap()

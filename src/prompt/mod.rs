@@ -1,13 +1,14 @@
-//! The learned input of a frozen backbone: prompt tokens ([`tokens`]) or prompt pixels ([`pixels`]), and the file that
-//! keeps a learned task ([`task_file`]).
+//! The learned input of a frozen backbone: prompt tokens ([`tokens`]), prompt pixels ([`pixels`]) or vectors in the texts that
+//! name the classes ([`text`]), and the file that keeps a learned task ([`task_file`]).
 
 pub mod pixels;
 pub mod task_file;
+pub mod text;
 pub mod tokens;
 
 use serde::{Deserialize, Serialize};
 
-use self::{pixels::PixelShape, tokens::TokenLayout};
+use self::{pixels::PixelShape, text::TextShape, tokens::TokenLayout};
 
 /// What is learned at the input of the backbone: kind and place, not the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,4 +20,6 @@ pub enum PromptShape {
     Tokens(TokenLayout),
     /// Prompt pixels.
     Pixels(PixelShape),
+    /// Vectors in the texts of the classes.
+    Text(TextShape),
 }

@@ -11,18 +11,18 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::PromptShape;
+use super::{PromptShape, text::OpenTensor};
 use crate::{
     Error, Result,
     config::Method,
     data::{boxes::Fit, preprocess::Preprocess, write_atomic},
-    eval::Scores,
+    eval::{Scores, zero_shot::Prompts},
     head::{
         Head, HeadKind,
         cache::{self, KEYS},
         detect::DetectShape,
     },
-    params::{self, Group, Param},
+    params::{Group, Param},
     tensor_file::{self, Tensor},
 };
 
@@ -92,6 +92,9 @@ pub struct TaskMeta {
     pub backbone: BackboneId,
     /// Class names; logit i belongs to the i-th.
     pub classes: Vec<String>,
+    /// What learned texts call the classes, where that is not by the classes' own names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classnames: Option<Vec<String>>,
     /// Side of the images the backbone sees, in pixels.
     pub image_size: usize,
     /// From a decoded image to what the prompt is applied to.
@@ -114,7 +117,7 @@ pub struct TaskMeta {
 pub struct TaskFile {
     /// What it is.
     pub meta: TaskMeta,
-    /// Prompt (unless the method learns none) and head.
+    /// Prompt (unless the method learns none) and head (unless each image makes its own).
     pub params: Vec<Param>,
 }
 
@@ -138,6 +141,7 @@ impl TaskMeta {
             head,
             backbone,
             classes,
+            classnames: None,
             image_size,
             preprocess,
             metrics,
@@ -155,6 +159,17 @@ impl TaskMeta {
     /// What logits of classes are divided by before they become probabilities; 1 where the file does not say.
     pub fn temperature(&self) -> f64 {
         self.temperature.unwrap_or(1.)
+    }
+
+    /// What texts call the classes: by their own names, with spaces for underscores, unless the file says otherwise.
+    pub fn names_in_texts(&self) -> Vec<String> {
+        self.classnames.clone().unwrap_or_else(|| Prompts::of_names(&self.classes).classnames)
+    }
+
+    /// The same for classes that learned texts call by other names than their own.
+    #[must_use]
+    pub fn with_classnames(self, classnames: Option<Vec<String>>) -> Self {
+        Self { classnames, ..self }
     }
 
     /// The same as the task of a detector.
@@ -201,10 +216,14 @@ impl TaskFile {
         let (mut tensors, meta) = tensor_file::read(path, KEY, "task file", |meta| check_format(meta, path))?;
         let meta = parse_meta(meta, path)?;
         let mut params = Vec::new();
-        if let Some(name) = prompt_name(meta.prompt) {
+        for (name, expected) in prompt_tensors(meta.prompt, path)? {
             let shape = tensors.get(name).map(|t| t.shape.clone()).unwrap_or_default();
             let values = tensor_file::take(&mut tensors, name, &shape, path)?;
-            check_prompt_shape(meta.prompt, &shape, path)?;
+            let fits = |(n, expected): (&usize, &Option<usize>)| expected.is_none_or(|expected| *n == expected);
+            if shape.len() != expected.len() || !shape.iter().zip(&expected).all(fits) {
+                let message = format!("the shape {shape:?} of `{name}` is not what its metadata says");
+                return Err(Error::file(path, message));
+            }
             params.push(Param::new(name, &shape, values, Group::Prompt)?);
         }
         for (name, shape) in head_tensors(&meta, &tensors, path)? {
@@ -218,13 +237,6 @@ impl TaskFile {
             return Err(Error::file(path, format!("tensor `{}` has no place in this task", name.escape_debug())));
         }
         Ok(Self { meta, params })
-    }
-
-    /// The head with its width and classes.
-    pub fn head(&self) -> Result<Head> {
-        let weight = params::find(&self.params, "head.weight")?;
-        let keys = if self.meta.method.has_cache() { params::find(&self.params, KEYS)?.shape[0] } else { 0 };
-        Ok(Head { kind: self.meta.head, width: weight.shape[1], classes: self.meta.classes.len(), keys })
     }
 
     /// Fails unless `other` is the backbone the task was learned on; the error names both.
@@ -247,6 +259,14 @@ fn head_tensors(
     if let Some(detect) = &meta.detect {
         detect.head.check().map_err(|error| Error::file(path, format!("task metadata: {error}")))?;
         return Ok(detect.head.tensors());
+    }
+    if let PromptShape::Text(shape) = meta.prompt {
+        if meta.head != HeadKind::Cosine || meta.multilabel {
+            return Err(Error::file(path, "task metadata: texts make a cosine head of one class an image"));
+        }
+        if !shape.keeps_head() {
+            return Ok(Vec::new());
+        }
     }
     let weight = tensors.get("head.weight").map(|t| t.shape.clone()).unwrap_or_default();
     let [_, width] = weight[..] else {
@@ -282,13 +302,18 @@ fn head_group(method: Method, name: &str, shape: &[usize]) -> Group {
     }
 }
 
-/// The name of the learned tensor at the input, if there is one.
-fn prompt_name(prompt: PromptShape) -> Option<&'static str> {
-    match prompt {
-        PromptShape::None => None,
-        PromptShape::Tokens(_) => Some("prompt.tokens"),
-        PromptShape::Pixels(_) => Some("prompt.pixels"),
+/// Name and shape of every learned tensor at the input; a dimension that depends on the backbone is `None`.
+fn prompt_tensors(prompt: PromptShape, path: &Path) -> Result<Vec<OpenTensor>> {
+    let tensors = match prompt {
+        PromptShape::None => Vec::new(),
+        PromptShape::Tokens(layout) => vec![("prompt.tokens", vec![Some(layout.layers), Some(layout.tokens), None])],
+        PromptShape::Pixels(_) => vec![("prompt.pixels", vec![Some(3), None])],
+        PromptShape::Text(shape) => shape.tensors(),
+    };
+    if tensors.iter().any(|(_, shape)| shape.contains(&Some(0))) {
+        return Err(Error::file(path, "task metadata: a prompt without tokens or layers"));
     }
+    Ok(tensors)
 }
 
 fn check_format(meta: &Value, path: &Path) -> Result<()> {
@@ -307,6 +332,10 @@ fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
         serde_json::from_value(meta).map_err(|error| Error::file(path, format!("task metadata: {error}")))?;
     if meta.classes.is_empty() || meta.classes.len() > MAX_CLASSES {
         return Err(Error::file(path, format!("task metadata: {} classes", meta.classes.len())));
+    }
+    if let Some(names) = meta.classnames.as_ref().filter(|names| names.len() != meta.classes.len()) {
+        let message = format!("task metadata: {} class names for {} classes", names.len(), meta.classes.len());
+        return Err(Error::file(path, message));
     }
     if meta.image_size == 0 || meta.image_size > MAX_IMAGE_SIZE {
         let message = format!("task metadata: image size {} is not between 1 and {MAX_IMAGE_SIZE}", meta.image_size);
@@ -336,24 +365,17 @@ fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
     Ok(meta)
 }
 
-fn check_prompt_shape(prompt: PromptShape, shape: &[usize], path: &Path) -> Result<()> {
-    let fits = match prompt {
-        PromptShape::None => true,
-        PromptShape::Tokens(layout) => {
-            layout.layers > 0 && layout.tokens > 0 && shape.len() == 3 && shape[..2] == [layout.layers, layout.tokens]
-        }
-        PromptShape::Pixels(_) => shape.len() == 2 && shape[0] == 3,
-    };
-    if fits {
-        return Ok(());
-    }
-    Err(Error::file(path, format!("the prompt's shape {shape:?} is not what its metadata says")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{eval::Metrics, prompt::tokens::TokenLayout, random::stream};
+    use crate::{
+        eval::Metrics,
+        prompt::{
+            text::{Beside, TextShape},
+            tokens::TokenLayout,
+        },
+        random::stream,
+    };
 
     fn task() -> TaskFile {
         let layout = TokenLayout { start: 0, layers: 2, tokens: 3 };
@@ -429,6 +451,20 @@ mod tests {
         assert!(with(|t| t.params.remove(0).values.clear()).contains("no tensor `prompt.tokens`"));
         assert!(with(|t| t.params.truncate(1)).contains("`head.weight` is missing"));
         assert!(with(|t| t.params[0].shape = vec![3, 2, 8]).contains("not what its metadata says"));
+        let empty = TokenLayout { start: 0, layers: 0, tokens: 3 };
+        let mut nothing = task();
+        nothing.meta.prompt = PromptShape::Tokens(empty);
+        assert!(refused(&nothing).contains("a prompt without tokens or layers"));
+        let text = |beside| PromptShape::Text(TextShape { tokens: 3, layers: 2, beside });
+        let mut linear = task();
+        linear.meta.prompt = text(Beside::Nothing);
+        linear.params[0].name = "prompt.text".into();
+        assert!(refused(&linear).contains("texts make a cosine head"));
+        linear.meta.head = HeadKind::Cosine;
+        linear.meta.prompt = text(Beside::MetaNet);
+        assert!(refused(&linear).contains("no tensor `prompt.meta.fc1.weight`"));
+        linear.params[0].shape = vec![3, 2, 8];
+        assert!(refused(&linear).contains("the shape [3, 2, 8] of `prompt.text` is not"));
         assert!(with(|t| t.params[1].values[3] = f32::INFINITY).contains("not finite"));
     }
 
@@ -456,7 +492,7 @@ mod tests {
             refused(|meta| meta["format"] = 0.into()).ends_with("reads format 1: an older version of vpt is needed")
         );
         assert!(refused(|meta| meta["format"] = "1".into()).ends_with("has no format number"));
-        assert!(refused(|meta| meta["method"] = "coop".into()).contains("`coop` is not one of linear, zero-shot"));
+        assert!(refused(|meta| meta["method"] = "lora9".into()).contains("`lora9` is not one of linear, zero-shot"));
         assert!(refused(|meta| meta["method"] = "vpt-deap".into()).ends_with("did you mean vpt-deep?"));
         assert!(refused(|meta| meta["text_context"] = 4.into()).contains("unknown field `text_context`"));
         // The whole file, whose tensor is not of this format either.

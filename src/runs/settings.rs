@@ -8,7 +8,7 @@ use crate::{
     Result,
     backbone::registry::locate,
     config::{Facts, RunConfig, Task},
-    data::{SplitFile, files::read_limited},
+    data::{FewShot, SplitFile, files::read_limited},
     train::{run_folder, working_size},
 };
 
@@ -81,8 +81,10 @@ impl Run {
         };
         let train_images = self.results.as_ref().map(|results| results.train_images).or_else(drawn)?;
         let spec = locate(&config.backbone, config.weights_dir.as_deref()).and_then(|found| found.spec());
+        let text_depth = spec.as_ref().map_or(Some(ANY_DEPTH), |spec| spec.text.as_ref().map(|text| text.tower.depth));
         let depth = spec.map_or(ANY_DEPTH, |spec| spec.vision.depth);
-        Some(Facts { task: config.task, depth, image_size: config.image_size?, train_images })
+        let shots = config.shots.or_else(|| Some(FewShot::read(&self.path.join(run_folder::FEW_SHOT)).ok()?.shots));
+        Some(Facts { task: config.task, depth, text_depth, image_size: config.image_size?, train_images, shots })
     }
 }
 

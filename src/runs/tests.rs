@@ -5,7 +5,8 @@ use serde_json::json;
 use super::*;
 use crate::{config::Facts, train::run_folder::RunFolder};
 
-const FACTS: Facts = Facts { task: Task::Classify, depth: 6, image_size: 64, train_images: 320 };
+const FACTS: Facts =
+    Facts { task: Task::Classify, depth: 6, text_depth: Some(6), image_size: 64, train_images: 320, shots: None };
 
 /// Writes the folder of a run that was begun as `config` and has `epochs` behind it.
 fn begun(path: &Path, config: &RunConfig, epochs: &[f64]) {

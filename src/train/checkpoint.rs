@@ -77,6 +77,9 @@ pub(crate) struct Progress {
     pub(crate) epoch_seconds: f64,
     /// Wall time spent on the whole run, set-up included.
     pub(crate) wall_s: f64,
+    /// Whether the learned values are averaged over the epochs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) averaged: bool,
 }
 
 impl Progress {
@@ -92,7 +95,13 @@ impl Progress {
             epoch_images: 0,
             epoch_seconds: 0.,
             wall_s: 0.,
+            averaged: false,
         }
+    }
+
+    /// The same for a run whose values are averaged over the epochs, if `averaged`.
+    pub(crate) fn averaged(self, averaged: bool) -> Self {
+        Self { averaged, ..self }
     }
 
     /// The best epoch's record.
@@ -103,6 +112,8 @@ impl Progress {
 
 /// The learned values of the best epoch among a state's [`State::copies`].
 pub(crate) const BEST: &str = "best";
+/// Their average over the epochs so far.
+pub(crate) const AVERAGE: &str = "average";
 
 /// What a kind of run keeps in a checkpoint beside tensors.
 pub(crate) trait Position: Clone + Serialize + DeserializeOwned {
@@ -146,7 +157,8 @@ impl Position for Progress {
     }
 
     fn copies(&self) -> Vec<&'static str> {
-        self.best_epoch.map(|_| BEST).into_iter().collect()
+        let average = (self.averaged && !self.history.is_empty()).then_some(AVERAGE);
+        self.best_epoch.map(|_| BEST).into_iter().chain(average).collect()
     }
 }
 

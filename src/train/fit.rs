@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    checkpoint::{BEST, EpochRecord, Progress, State},
+    average::Average,
+    checkpoint::{AVERAGE, BEST, EpochRecord, Progress, State},
     features::clap::Penalty,
     keeper::Keeper,
     loss::Loss,
@@ -20,7 +21,7 @@ use crate::{
     config::{Plan, Select},
     data::{LabelSets, Split, epoch_order},
     eval::{AnyTally, calibration::Logits},
-    model::{Model, StepInput, StepOutput},
+    model::{Frozen, Model, StepInput, StepOutput},
     params::Param,
     prompt::{PromptShape, pixels::Places, tokens::DropoutMask},
     random::stream,
@@ -47,6 +48,8 @@ pub(crate) struct Fit<'a> {
     pub(crate) loss: &'a Loss,
     /// What holds the head's weights, where the method has it.
     pub(crate) penalty: Option<&'a Penalty>,
+    /// What `promptsrc` ties texts and images to, these in the order of `train`; its values are averaged over the epochs.
+    pub(crate) frozen: Option<Frozen<'a>>,
     /// Passes over the training images; the schedule covers exactly these.
     pub(crate) epochs: usize,
 }
@@ -111,7 +114,13 @@ impl Fit<'_> {
             }
             keeper.step(state, false)?;
         }
-        let Some(tally) = evaluate(self.model, &state.params, self.val, self.sets, Split::Val, None, observer)? else {
+        // Kept only with the epoch's record: an epoch whose validation is cut off is averaged in again.
+        let average = self.frozen.map(|_| {
+            let before = state.copies.get(AVERAGE).cloned();
+            Average { epochs: self.epochs }.after(epoch, before, &state.params)
+        });
+        let values = average.as_ref().unwrap_or(&state.params);
+        let Some(tally) = evaluate(self.model, values, self.val, self.sets, Split::Val, None, observer)? else {
             return Ok(Ended::Interrupted);
         };
         let last_step = epoch as u64 * per_epoch;
@@ -130,13 +139,14 @@ impl Fit<'_> {
             val_seconds: lap.elapsed().as_secs_f64(),
         };
         let best = progress.best().is_none_or(|best| record.better_than(best));
+        state.copies.extend(average.map(|average| (AVERAGE, average)));
         observer.event(&Event::Epoch { record: &record, of: self.epochs, best });
         progress.history.push(record);
         (progress.epoch_steps, progress.epoch_images, progress.epoch_correct) = (0, 0, 0);
         (progress.epoch_loss, progress.epoch_seconds) = (0., 0.);
         if best {
             progress.best_epoch = Some(epoch);
-            state.copies.insert(BEST, state.params.clone());
+            state.copies.insert(BEST, state.current().to_vec());
         }
         keeper.epoch(state)?;
         Ok(Ended::Finished)
@@ -167,12 +177,17 @@ impl Fit<'_> {
             Some(pixels) => pixels.training_places(config.seed, epoch, &batch.indices),
             None => Places::Same,
         };
+        let features = self.frozen.and_then(|frozen| frozen.features).map(|all| {
+            let width = all.len() / self.train.len();
+            batch.indices.iter().flat_map(|&i| &all[i * width..(i + 1) * width]).copied().collect::<Vec<f32>>()
+        });
         let input = StepInput {
             images: &batch.values,
             labels: &batch.labels,
             places,
             mask,
             loss,
+            frozen: self.frozen.map(|frozen| Frozen { features: features.as_deref(), ..frozen }),
             micro_batch: config.micro_batch,
         };
         self.model.step(&state.params, &input)
@@ -205,8 +220,13 @@ impl State {
     pub(crate) fn selected(&self, select: Select) -> Option<(&[Param], &EpochRecord)> {
         match select {
             Select::Best => Some((self.copies.get(BEST)?, self.progress.best()?)),
-            Select::Last => Some((&self.params, self.progress.history.last()?)),
+            Select::Last => Some((self.current(), self.progress.history.last()?)),
         }
+    }
+
+    /// The values that are evaluated and kept: the average over the epochs, where there is one.
+    pub(crate) fn current(&self) -> &[Param] {
+        self.copies.get(AVERAGE).unwrap_or(&self.params)
     }
 }
 
@@ -221,14 +241,14 @@ pub(crate) fn evaluate(
     observer: &mut dyn Observer,
 ) -> Result<Option<AnyTally>> {
     let mut tally = AnyTally::new(model.head().classes, sets);
-    let head = model.head().bind(params)?;
+    let classifier = model.classifier(params)?;
     let order: Vec<usize> = (0..source.len()).collect();
     for batch in source.batches(&order, 0, EVAL_BATCH)? {
         let batch = batch?;
         let logits = if source.holds_features() {
-            head.logits(&batch.values)?
+            classifier.logits(&batch.values)?
         } else {
-            head.logits(&model.features(params, &batch.values)?)?
+            classifier.logits(&model.features(params, &batch.values)?)?
         };
         tally.add(&logits, &batch.labels)?;
         if let Some(kept) = &mut kept {

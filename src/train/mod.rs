@@ -3,6 +3,7 @@
 //! [`run`] takes a [`RunConfig`] from nothing to a result, [`resume`] takes up a run that was cut off. Both end with the same
 //! bytes in `best.safetensors`: everything random is named by seed, epoch and index, and a checkpoint holds all the rest.
 
+mod average;
 pub(crate) mod checkpoint;
 pub mod class_weights;
 mod detect;
@@ -24,6 +25,7 @@ mod setup;
 mod source;
 #[cfg(test)]
 mod tests;
+pub(crate) mod text_loss;
 
 use std::{
     fs,

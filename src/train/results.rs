@@ -25,7 +25,7 @@ pub struct Results {
     /// The head, but for detection, which has one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadKind>,
-    /// The texts that a text head began with.
+    /// The texts that a text head began with, or that a method learned in: it has no templates, unless it stays close to some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub texts: Option<Prompts>,
     /// From which data set.

@@ -23,6 +23,7 @@ use crate::{
     config::Select,
     data::Split,
     eval::{Calibration, Scores, calibration::Logits},
+    model::Frozen,
     params::{self, Param},
     prompt::task_file::{TaskFile, TaskMetrics},
 };
@@ -37,11 +38,13 @@ pub(super) struct Session {
     started: Instant,
     /// What a method on frozen features begins with.
     beginning: Beginning,
+    /// Features of the training images without prompts, where `promptsrc` is tied to these and they never change.
+    frozen_features: Option<Vec<f32>>,
 }
 
 impl Session {
     pub(super) fn new(setup: Setup, folder: RunFolder, started: Instant) -> Self {
-        Self { setup, folder, started, beginning: Beginning::default() }
+        Self { setup, folder, started, beginning: Beginning::default(), frozen_features: None }
     }
 
     /// Trains to the end, or until `observer` asks to stop.
@@ -60,11 +63,14 @@ impl Session {
         }
         let resumed = self.checkpoint(&initial)?;
         self.announce(&initial, resumed.as_ref(), observer);
+        if !self.fix_features(observer)? {
+            return Ok(self.interrupted());
+        }
         let mut state = if let Some(state) = resumed {
             state
         } else {
             let Some(lr) = self.learning_rate(&initial, observer)? else { return Ok(self.interrupted()) };
-            State::new(initial, self.setup.plan.optimizer, Progress::new(lr))
+            State::new(initial, self.setup.plan.optimizer, self.progress(lr))
         };
         // Lines of epochs after the checkpoint belong to the process that was cut off.
         self.folder.write_lines(run_folder::METRICS, &state.progress.history)?;
@@ -91,8 +97,14 @@ impl Session {
     }
 
     fn fit(&self, epochs: usize) -> Fit<'_> {
-        let Setup { plan, model, train, val, sets, loss, .. } = &self.setup;
-        Fit { model, plan, train, val, sets: sets.as_ref(), loss, penalty: self.beginning.penalty.as_ref(), epochs }
+        let Setup { plan, model, train, val, sets, loss, frozen_texts, .. } = &self.setup;
+        let frozen = frozen_texts.as_deref().map(|texts| Frozen { texts, features: self.frozen_features.as_deref() });
+        let penalty = self.beginning.penalty.as_ref();
+        Fit { model, plan, train, val, sets: sets.as_ref(), loss, penalty, frozen, epochs }
+    }
+
+    fn progress(&self, lr: f64) -> Progress {
+        Progress::new(lr).averaged(self.setup.frozen_texts.is_some())
     }
 
     /// Puts features in the place of the images of train and val, and makes what the run begins with; `false` when the observer
@@ -106,6 +118,30 @@ impl Session {
         };
         self.beginning = beginning;
         (self.setup.train, self.setup.val) = (Source::Features(train), Source::Features(val));
+        Ok(true)
+    }
+
+    /// Where texts are learned and features never change: puts these in the place of images, and keeps those that `promptsrc` is
+    /// tied to; `false` when the observer asked to stop.
+    fn fix_features(&mut self, observer: &mut dyn Observer) -> Result<bool> {
+        let Setup { plan, frozen_texts, .. } = &self.setup;
+        if !plan.config.method.has_texts() {
+            return Ok(true);
+        }
+        let [of_train, of_val] = [Split::Train, Split::Val].map(|split| plan.has_constant_features(split));
+        let tied = frozen_texts.is_some() && !plan.augments();
+        if of_train || tied {
+            let Some(features) = features::of_split(&self.setup, Split::Train, observer)? else { return Ok(false) };
+            if tied {
+                self.frozen_features = Some(features.values);
+            } else {
+                self.setup.train = Source::Features(features);
+            }
+        }
+        if of_val {
+            let Some(features) = features::of_split(&self.setup, Split::Val, observer)? else { return Ok(false) };
+            self.setup.val = Source::Features(features);
+        }
         Ok(true)
     }
 
@@ -182,7 +218,7 @@ impl Session {
         let mut search = earlier.unwrap_or_else(|| LrSearch::new(run, rates));
         for (i, &lr) in rates.iter().enumerate().skip(search.trials.len()) {
             observer.event(&Event::Trial { lr, number: i + 1, of: rates.len() });
-            let mut state = State::new(initial.to_vec(), self.setup.plan.optimizer, Progress::new(lr));
+            let mut state = State::new(initial.to_vec(), self.setup.plan.optimizer, self.progress(lr));
             let val = match self.fit(epochs).run(&mut state, &mut Forget, observer) {
                 Ok(Ended::Interrupted) => return Ok(None),
                 Ok(Ended::Finished) => state.selected(self.setup.plan.select).map(|(_, record)| record.val.clone()),
@@ -255,7 +291,7 @@ impl Session {
         let logits = val_logits.as_ref().zip(test_logits.as_ref()).zip(temperature);
         let ece = logits.map(|((val, test), t)| Calibration { val: val.eces(t), test: test.eces(t) });
         let last = state.progress.history.last().unwrap_or(record);
-        self.write_task(run_folder::LAST, &state.params, last, None, None)?;
+        self.write_task(run_folder::LAST, state.current(), last, None, None)?;
         self.write_task(run_folder::BEST, values, record, Some(tally.scores()), temperature)?;
         let pictures = Pictures {
             setup: &self.setup,
@@ -320,6 +356,7 @@ impl Session {
         let metrics = TaskMetrics { epoch: record.epoch, val: Some(record.val.clone()), test };
         let mut meta = self.setup.task_meta(metrics)?;
         meta.temperature = temperature;
-        self.folder.write(name, TaskFile { meta, params: values.to_vec() }.to_bytes()?)
+        let params = self.setup.model.task_params(values)?;
+        self.folder.write(name, TaskFile { meta, params }.to_bytes()?)
     }
 }

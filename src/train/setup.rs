@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Error, Result,
     backbone::{Backbone, OpenOptions},
-    config::{Facts, Plan, RunConfig, Task},
+    config::{Facts, Method, Plan, RunConfig, Task},
     data::{Augment, ContentHash, Dataset, Digest, FewShot, LabelSets, MultilabelDataset, Split, SplitFile, check},
     eval::zero_shot::{self, ClassTexts, Prompts},
     feature_cache::{self, FeatureCache},
@@ -33,7 +33,7 @@ pub(crate) struct Setup {
     pub(crate) dataset: Dataset,
     /// What labels stand for where an image has any number of classes; else they are classes.
     pub(crate) sets: Option<Arc<LabelSets>>,
-    /// The texts that name the classes, where the head is made of them.
+    /// The texts that name the classes, where the head is made of them or they are learned.
     pub(crate) texts: Option<Prompts>,
     /// What is minimised.
     pub(crate) loss: Loss,
@@ -44,6 +44,8 @@ pub(crate) struct Setup {
     pub(crate) test: Source,
     /// What stands for the pixels of each image, by part.
     digests: [Vec<Digest>; 3],
+    /// Where `promptsrc` ties the texts to: `[C, E]`.
+    pub(crate) frozen_texts: Option<Vec<f32>>,
     /// Stands for what the three parts hold.
     pub(crate) content_hash: String,
     /// Stands for configuration, data and backbone in checkpoints.
@@ -73,16 +75,21 @@ impl Setup {
             max_memory: config.max_memory,
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
-        // First: a missing text tower should be told before a thousand images are read.
-        let texts = prompts(config, &backbone, &dataset)?;
         let facts = |dataset: &Dataset| Facts {
             task,
             depth: backbone.vit.depth(),
+            text_depth: backbone.text_spec().ok().map(|text| text.tower.depth),
             image_size: backbone.vit.image_size(),
             train_images: dataset.train.len(),
+            shots: few_shot.as_ref().map(|draw| draw.shots),
         };
         let plan = config.resolve(&facts(&dataset))?;
+        // First: a missing text tower should be told before a thousand images are read.
+        let texts = prompts(&plan.config, &backbone, &dataset)?;
         let mut model = Model::new(backbone.clone(), plan.prompt, plan.head, dataset.classes.len(), plan.threads)?;
+        if let Some(texts) = texts.as_ref().filter(|_| config.method.has_texts()) {
+            model = model.with_classes(&texts.classnames)?.with_context(plan.context_words())?;
+        }
         if config.method.on_embeddings() {
             model = model.on_embeddings(if config.method.has_cache() { dataset.train.len() } else { 0 });
         }
@@ -99,6 +106,8 @@ impl Setup {
         let (test, val, train) = (Source::Images(next()?), Source::Images(next()?), Source::Images(next()?));
         let fingerprint = fingerprint(&plan, &dataset, &content_hash, backbone.hash()?)?;
         let loss = loss(&plan, &dataset, sets.as_ref());
+        let frozen_texts = texts.as_ref().filter(|_| plan.config.method == Method::Promptsrc);
+        let frozen_texts = frozen_texts.map(|texts| model.frozen_texts(texts)).transpose()?;
         Ok(Some(Self {
             plan,
             model,
@@ -111,6 +120,7 @@ impl Setup {
             val,
             test,
             digests,
+            frozen_texts,
             content_hash,
             fingerprint,
         }))
@@ -134,7 +144,7 @@ impl Setup {
 
     /// What the texts that name the classes say, where the head is made of them.
     pub(crate) fn class_texts(&self, observer: &mut dyn Observer) -> Result<Option<ClassTexts>> {
-        let Some(texts) = &self.texts else { return Ok(None) };
+        let Some(texts) = self.texts.as_ref().filter(|_| self.plan.config.reads_texts()) else { return Ok(None) };
         let (classes, templates) = (texts.classnames.len(), texts.templates.len());
         let note = format!("embedding {classes} class names in {templates} templates for the head");
         observer.event(&Event::Note(&note));
@@ -165,12 +175,20 @@ impl Setup {
             self.model.preprocess()?,
             metrics,
         );
+        let classnames = self.plan.config.classnames.clone().filter(|_| self.plan.config.method.has_texts());
+        let meta = meta.with_classnames(classnames);
         Ok(if self.sets.is_some() { meta.with_many_labels() } else { meta })
     }
 }
 
-/// The texts that name the classes, if the head of `config` is made of them.
+/// The texts that name the classes, if the head of `config`, which has its defaults filled in, is made of them, or if they are
+/// learned.
 fn prompts(config: &RunConfig, backbone: &Backbone, dataset: &Dataset) -> Result<Option<Prompts>> {
+    if config.method.has_texts() {
+        // Vectors take the place of a template; there may be others to stay close to.
+        let prompts = Prompts::of_config(config, &dataset.classes)?;
+        return Ok(Some(Prompts { templates: config.templates.clone().unwrap_or_default(), ..prompts }));
+    }
     if !config.reads_texts() {
         return Ok(None);
     }
@@ -407,7 +425,7 @@ mod tests {
         let linear = RunConfig { templates: Some(vec!["a {}".into()]), head: Some(HeadKind::Linear), ..text_head() };
         assert_eq!(
             refusal(linear),
-            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, not linear"
+            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, not linear"
         );
         let placeless = RunConfig { templates: Some(vec!["a {}".into(), "a dog".into()]), ..text_head() };
         assert!(refusal(placeless).starts_with("--templates: template 2 ('a dog') has no {}"));

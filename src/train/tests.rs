@@ -155,11 +155,17 @@ fn every_method_learns_colours_and_leaves_a_whole_run_folder() {
         let heads: &[HeadKind] = if method == Method::Linear { HeadKind::ALL } else { &[HeadKind::Linear] };
         for &head in heads {
             let head = method.own_head().unwrap_or(head);
-            // Texts say nothing to a random backbone, and there are few steps to forget that in.
-            let lr = (head == HeadKind::Text).then_some(LearningRate::Value(0.05));
             // The others have published schedules.
             let epochs = Some(6).filter(|_| !method.on_embeddings());
-            let config = RunConfig { head: Some(head), lr, epochs, ..config(&dir, method) };
+            let mut config = RunConfig { head: Some(head), epochs, ..config(&dir, method) };
+            if head == HeadKind::Text {
+                // Texts say nothing to a random backbone, and there are few steps to forget that in.
+                config.lr = Some(LearningRate::Value(0.05));
+            }
+            if method == Method::Cocoop {
+                // Its default is a step for each of many images.
+                (config.lr, config.optimizer) = (Some(LearningRate::Value(0.05)), Some(OptimizerKind::Adamw));
+            }
             let (folder, results) = finish(&config, &dir);
             // The texts of a random backbone say nothing.
             let learns = method != Method::ZeroShot;
@@ -337,9 +343,15 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
         (Method::VpPatch, OptimizerKind::Sgd, somewhere.clone()),
         (Method::Linear, OptimizerKind::Adamw, somewhere.clone()),
         (Method::Clap, OptimizerKind::Sgd, somewhere.clone()),
-        (Method::TipAdapterF, OptimizerKind::Adamw, somewhere),
+        (Method::TipAdapterF, OptimizerKind::Adamw, somewhere.clone()),
+        (Method::Coop, OptimizerKind::Sgd, somewhere.clone()),
+        (Method::Cocoop, OptimizerKind::Adamw, somewhere.clone()),
+        (Method::Ivlp, OptimizerKind::Sgd, somewhere.clone()),
+        (Method::Maple, OptimizerKind::Sgd, somewhere),
+        // Its average over epochs is made between the last step of an epoch and its validation.
+        (Method::Promptsrc, OptimizerKind::Sgd, vec![2, 5, 6, 7, 12, 13, 16]),
     ] {
-        let lr = (optimizer == OptimizerKind::Sgd).then_some(LearningRate::Value(0.5));
+        let lr = (optimizer == OptimizerKind::Sgd && !method.has_texts()).then_some(LearningRate::Value(0.5));
         let config = RunConfig { lr, optimizer: Some(optimizer), ..config(&dir, method) };
         let (whole, results) = finish(&config, &dir);
         for stop_after in stops {

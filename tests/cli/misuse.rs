@@ -62,6 +62,25 @@ fn what_makes_no_sense_is_refused() {
             vec!["train", "--backbone", &vit, "--data", "colours", "--prompt-layers", "last:0", "--out", "r"],
             &["--prompt-layers", "last:0"],
         ),
+        (
+            vec!["train", "--backbone", &vit, "--data", "colours", "--method", "coop", "--out", "r"],
+            &["--method", "coop learns texts", "no text tower"],
+        ),
+        (train("--context-init", "a photo"), &["--context-init", "vpt-deep"]),
+        (vec!["train", "--method", "coop", "--templates", "t"], &["--templates", "coop"]),
+        (
+            vec!["train", "--method", "maple", "--prompt-layers", "last:2", "--out", "r"],
+            &["--prompt-layers", "first:K"],
+        ),
+        (
+            vec!["train", "--method", "ivlp", "--prompt-tokens", "31", "--out", "r"],
+            &["--prompt-tokens", "leave no room"],
+        ),
+        (
+            vec!["train", "--method", "coop", "--context-init", "one", "--prompt-tokens", "20", "--out", "r"],
+            &["--context-init", "20 vectors"],
+        ),
+        (vec!["bench", "step", "--method", "coop"], &["--method", "coop"]),
         (vec!["eval", "--data", "colours"], &["--model"]),
         (vec!["eval", "--model", "run"], &["--data"]),
         (vec!["eval", "--model", "run", "--data", "colours", "--split", "dev"], &["--split", "train, val or test"]),

@@ -90,6 +90,16 @@ fn killed_runs_end_with_the_same_bytes() {
 }
 
 #[test]
+fn killed_runs_that_learn_texts_end_with_the_same_bytes() {
+    let sandbox = Sandbox::new();
+    sandbox.colours("colours", 20);
+    let clip = fixture("clip");
+    // Both towers, and an average over the epochs; the others keep no more than this. (src/train/tests.rs stops them all.)
+    let settings = ["--method", "promptsrc", "--flip", "--threads", "2"];
+    killed_and_resumed(&sandbox, &[&["train", "--backbone", &clip, "--data", "colours"], &settings[..]].concat());
+}
+
+#[test]
 fn killed_runs_on_boxes_end_with_the_same_bytes() {
     let sandbox = Sandbox::new();
     sandbox.boxes("boxes", 24);

@@ -107,6 +107,48 @@ fn every_method_trains_and_its_task_can_be_used() {
 }
 
 #[test]
+fn methods_that_learn_texts_train_and_tell_other_classes_by_their_names() {
+    let sandbox = Sandbox::new();
+    sandbox.colours("colours", 20);
+    let clip = fixture("clip");
+    for method in ["coop", "cocoop", "ivlp", "maple", "promptsrc"] {
+        let train = ["train", "--backbone", &clip, "--data", "colours", "--method", method, "--out", method];
+        let run = sandbox.vpt(&[&train[..], &["--shots", "4", "--epochs", "3", "--json", "--quiet"]].concat()).ok();
+        assert_eq!(run.stderr, "", "{method}");
+        let results = run.json();
+        assert_eq!(results["method"], method);
+        let eval = sandbox.vpt(&["eval", "--model", method, "--data", "colours", "--json"]).ok().json();
+        assert_eq!(eval["metrics"], results["test"], "{method}: a task file scores what its run did");
+        let predict = ["predict", "--model", method, "colours/green/001.png", "--json"];
+        let top = |more: &[&str]| sandbox.vpt(&[&predict, more].concat()).ok().json()["predictions"][0]["top5"].clone();
+        let told = |top: &Value| {
+            let mut labels: Vec<_> = top.as_array().unwrap().iter().map(|g| g["label"].to_string()).collect();
+            labels.sort();
+            labels.join(" ")
+        };
+        assert_eq!(told(&top(&[])), r#""blue" "dark_red" "green""#, "{method}");
+        assert_eq!(told(&top(&["--classes", "green, red square"])), r#""green" "red square""#, "{method}");
+        sandbox.vpt(&["embed", "--model", method, "--out", "e.safetensors", "colours/green/001.png"]).ok();
+        let info = sandbox.vpt(&["task", "info", method]).ok().stdout;
+        assert!(info.contains("vectors in the texts of the classes"), "{info}");
+    }
+    // Classes that no run has seen, of which the names are known.
+    let rows = (0..9).map(|i| format!("colours/blue/00{i}.png,teal\ncolours/green/00{i}.png,olive\n"));
+    sandbox.write("others.csv", format!("path,label\n{}", rows.collect::<String>()));
+    let eval = sandbox.vpt(&["eval", "--model", "coop", "--data", "others.csv"]).ok();
+    assert!(eval.stderr.contains("telling the classes of others by their names"), "{eval:#?}");
+    sandbox.write("templates.txt", "one {}\n{} on a wall\n");
+    let more = ["--method", "promptsrc", "--templates", "templates.txt", "--epochs", "2", "--lr", "auto"];
+    let train = ["train", "--backbone", &clip, "--data", "colours", "--out", "own"];
+    sandbox.vpt(&[&train[..], &more].concat()).ok();
+    let config = fs::read_to_string(sandbox.path("own/config.toml")).unwrap();
+    assert!(config.contains(r#"templates = ["one {}", "{} on a wall"]"#), "{config}");
+    sandbox
+        .vpt(&["predict", "--model", "coop", "--min-score", "0.5", "colours/green/001.png"])
+        .refuses(&["--min-score"]);
+}
+
+#[test]
 fn predictions_are_right_and_in_the_order_given() {
     let sandbox = Sandbox::new();
     sandbox.trained("run", &["--method", "linear", "--epochs", "30", "--lr", "0.05"]);

@@ -60,6 +60,31 @@ impl Sequences<'_> {
     fn range(&self, i: usize) -> (usize, usize) {
         (self.starts[i], self.starts[i + 1] - self.starts[i])
     }
+
+    /// The calls of the attention kernel that these sequences take. Its causal form knows no prompts: with `prompted`
+    /// sequences each row is a call of its own, with the rows before it as keys. Such sequences are few rows long.
+    fn calls(&self, queries: Queries, prompted: bool) -> impl Iterator<Item = Call> {
+        let by_row = self.causal && prompted;
+        (0..self.count()).flat_map(move |i| {
+            let (start, len) = self.range(i);
+            (0..if by_row { len } else { 1 }).map(move |row| match queries {
+                _ if by_row => Call { query: start + row, queries: 1, start, keys: row + 1, causal: false },
+                Queries::All => Call { query: start, queries: len, start, keys: len, causal: self.causal },
+                Queries::First => Call { query: i, queries: 1, start, keys: len, causal: self.causal },
+            })
+        })
+    }
+}
+
+/// Rows of one call of the attention kernel.
+struct Call {
+    /// First row of the queries.
+    query: usize,
+    queries: usize,
+    /// First row of the keys and values.
+    start: usize,
+    keys: usize,
+    causal: bool,
 }
 
 /// Which rows a block computes.
@@ -98,6 +123,12 @@ impl BlockTape {
             ..Self::default()
         }
     }
+
+    /// A copy of the keys and values `[rows, 2D]`, at stride `row_stride(2D)`, of the sequences that the block has seen;
+    /// `width` is D.
+    pub(crate) fn keys_values(&self, rows: usize, width: usize) -> Vec<f32> {
+        self.kv.read(0..rows * row_stride(2 * width), &mut Vec::new()).to_vec()
+    }
 }
 
 /// Buffers of one thread.
@@ -114,6 +145,7 @@ pub(crate) struct Scratch {
     gradient: Vec<f32>,
     dq: Vec<f32>,
     dkv: Vec<f32>,
+    dkv_of_row: Vec<f32>,
 }
 
 /// How far the VJP of a block goes.
@@ -250,18 +282,16 @@ impl Block {
 
         let mixed = mixed.grow(query_rows * stride);
         let mut kept = 0;
-        for i in 0..sequences.count() {
-            let (start, len) = sequences.range(i);
-            let (query, query_len) = if queries == Queries::All { (start, len) } else { (i, 1) };
+        for Call { query, queries, start, keys, causal } in sequences.calls(queries, prompts.is_some()) {
             let call = Attention {
                 heads: self.heads,
-                queries: Mat::new(&q[query * stride..], query_len, d, stride),
-                keys_values: Mat::new(&kv[start * kv_stride..], len, 2 * d, kv_stride),
+                queries: Mat::new(&q[query * stride..], queries, d, stride),
+                keys_values: Mat::new(&kv[start * kv_stride..], keys, 2 * d, kv_stride),
                 prompts,
-                causal: sequences.causal,
+                causal,
                 precision: self.precision,
             };
-            let out = &mut MatMut::new(&mut mixed[query * stride..], query_len, d, stride);
+            let out = &mut MatMut::new(&mut mixed[query * stride..], queries, d, stride);
             call.forward(out, keep.then_some((&mut tape.probabilities, kept)), attention);
             kept += call.probability_len();
         }
@@ -301,6 +331,35 @@ impl Block {
         queries: Queries,
         tape: &BlockTape,
         depth: Depth,
+        d_prompts: Option<&mut [f32]>,
+        scratch: &mut Scratch,
+    ) {
+        self.back(dx, sequences, prompts, queries, tape, depth, None, d_prompts, scratch);
+    }
+
+    /// As [`Block::vjp`] of sequences whose keys and values others have read too, as prompts of theirs: `d_read`
+    /// `[rows, 2D]` (stride `row_stride(2D)`) is the gradient that comes from there.
+    pub(crate) fn vjp_read(
+        &self,
+        dx: &mut Vec<f32>,
+        sequences: Sequences,
+        tape: &BlockTape,
+        d_read: &[f32],
+        scratch: &mut Scratch,
+    ) {
+        self.back(dx, sequences, None, Queries::All, tape, Depth::Rows, Some(d_read), None, scratch);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "forward's arguments and the gradients")]
+    fn back(
+        &self,
+        dx: &mut Vec<f32>,
+        sequences: Sequences,
+        prompts: Option<Mat>,
+        queries: Queries,
+        tape: &BlockTape,
+        depth: Depth,
+        d_read: Option<&[f32]>,
         mut d_prompts: Option<&mut [f32]>,
         scratch: &mut Scratch,
     ) {
@@ -312,7 +371,17 @@ impl Block {
             Queries::First => (sequences.count(), rows / sequences.count() * stride),
         };
         let Scratch {
-            attention, normalized: buffer, q: q_buffer, kv: kv_buffer, mixed, mlp, gradient, dq, dkv, ..
+            attention,
+            normalized: buffer,
+            q: q_buffer,
+            kv: kv_buffer,
+            mixed,
+            mlp,
+            gradient,
+            dq,
+            dkv,
+            dkv_of_row,
+            ..
         } = scratch;
 
         // MLP
@@ -335,25 +404,35 @@ impl Block {
         let q = tape.q.read(0..query_rows * stride, q_buffer);
         let kv = tape.kv.read(0..rows * kv_stride, kv_buffer);
         let tokens = !matches!(depth, Depth::Prompts);
+        let by_row = sequences.causal && prompts.is_some();
+        if by_row && tokens {
+            dkv.fill(0.0);
+        }
         let mut kept = 0;
-        for i in 0..sequences.count() {
-            let (start, len) = sequences.range(i);
-            let (query, query_len) = if queries == Queries::All { (start, len) } else { (i, 1) };
+        for Call { query, queries, start, keys, causal } in sequences.calls(queries, prompts.is_some()) {
             let call = Attention {
                 heads: self.heads,
-                queries: Mat::new(&q[query * stride..], query_len, d, stride),
-                keys_values: Mat::new(&kv[start * kv_stride..], len, 2 * d, kv_stride),
+                queries: Mat::new(&q[query * stride..], queries, d, stride),
+                keys_values: Mat::new(&kv[start * kv_stride..], keys, 2 * d, kv_stride),
                 prompts,
-                causal: sequences.causal,
+                causal,
                 precision: self.precision,
             };
             let probabilities = (&tape.probabilities, kept);
             kept += call.probability_len();
-            let mut dq = MatMut::new(&mut dq[query * stride..], query_len, d, stride);
-            let mut dkv = MatMut::new(&mut dkv[start * kv_stride..], len, 2 * d, kv_stride);
+            let mut dq = MatMut::new(&mut dq[query * stride..], queries, d, stride);
+            let whole = &mut dkv[start * kv_stride..(start + keys) * kv_stride];
+            let written = if by_row { dkv_of_row.grow(keys * kv_stride) } else { &mut *whole };
+            let mut view = MatMut::new(written, keys, 2 * d, kv_stride);
             let mut d_prompts = d_prompts.as_deref_mut().map(|g| MatMut::new(g, prompt_rows, 2 * d, kv_stride));
-            let to = AttentionVjp { tokens: tokens.then_some((&mut dq, &mut dkv)), prompts: d_prompts.as_mut() };
-            call.vjp(probabilities, Mat::new(&mixed[query * stride..], query_len, d, stride), to, attention);
+            let to = AttentionVjp { tokens: tokens.then_some((&mut dq, &mut view)), prompts: d_prompts.as_mut() };
+            call.vjp(probabilities, Mat::new(&mixed[query * stride..], queries, d, stride), to, attention);
+            if by_row && tokens {
+                whole.iter_mut().zip(&*dkv_of_row).for_each(|(sum, part)| *sum += part);
+            }
+        }
+        if let Some(d_read) = d_read {
+            dkv.iter_mut().zip(d_read).for_each(|(sum, part)| *sum += part);
         }
 
         // Queries, keys and values

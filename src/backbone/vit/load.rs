@@ -41,55 +41,44 @@ const VIT: Names = Names {
 const DINOV2: Names = Names { norm1: "norm1", norm2: "norm2", fc1: "mlp.fc1", fc2: "mlp.fc2", ..VIT };
 const GATED: Names = Names { fc1: "mlp.weights_in", fc2: "mlp.weights_out", ..DINOV2 };
 
+/// Gives the tensor of a name and a shape: [`Weights::get`], or what only looks whether it is there.
+pub(crate) type Get<'a> = &'a dyn Fn(&str, &[usize]) -> Result<Vec<f32>>;
+
 /// Weight `[out, in]` and bias `[out]` of the layer `name`.
-fn layer(weights: &Weights, name: &str, out: usize, inputs: usize, bias: bool) -> Result<(Vec<f32>, Vec<f32>)> {
-    let weight = weights.get(&format!("{name}.weight"), &[out, inputs])?;
-    let bias = if bias { weights.get(&format!("{name}.bias"), &[out])? } else { vec![0.0; out] };
+fn layer(get: Get, name: &str, out: usize, inputs: usize, bias: bool) -> Result<(Vec<f32>, Vec<f32>)> {
+    let weight = get(&format!("{name}.weight"), &[out, inputs])?;
+    let bias = if bias { get(&format!("{name}.bias"), &[out])? } else { vec![0.0; out] };
     Ok((weight, bias))
 }
 
 /// Scale and shift `[d]` of the norm `name`.
-pub(crate) fn norm(weights: &Weights, name: &str, d: usize) -> Result<[Vec<f32>; 2]> {
-    Ok([weights.get(&format!("{name}.weight"), &[d])?, weights.get(&format!("{name}.bias"), &[d])?])
+pub(crate) fn norm(get: Get, name: &str, d: usize) -> Result<[Vec<f32>; 2]> {
+    Ok([get(&format!("{name}.weight"), &[d])?, get(&format!("{name}.bias"), &[d])?])
 }
 
-fn block(
-    weights: &Weights,
-    prefix: &str,
-    names: &Names,
-    tower: &TowerSpec,
-    layer_scale: bool,
-    precision: Precision,
-) -> Result<Block> {
+fn block(get: Get, prefix: &str, names: &Names, tower: &TowerSpec, layer_scale: bool) -> Result<BlockWeights> {
     let (d, mlp) = (tower.width, tower.mlp);
     let at = |name: &str| format!("{prefix}.{name}");
-    let square = |name: &str, bias| layer(weights, &at(name), d, d, bias);
-    let scale = |i: usize| weights.get(&at(&format!("layer_scale{i}.lambda1")), &[d]);
-    let weights = BlockWeights {
-        norm1: norm(weights, &at(names.norm1), d)?,
+    let square = |name: &str, bias| layer(get, &at(name), d, d, bias);
+    let scale = |i: usize| get(&at(&format!("layer_scale{i}.lambda1")), &[d]);
+    Ok(BlockWeights {
+        norm1: norm(get, &at(names.norm1), d)?,
         qkv: [
             square(names.qkv[0], tower.qkv_bias)?,
             square(names.qkv[1], tower.qkv_bias)?,
             square(names.qkv[2], tower.qkv_bias)?,
         ],
         out: square(names.out, true)?,
-        norm2: norm(weights, &at(names.norm2), d)?,
-        fc1: layer(weights, &at(names.fc1), if tower.gated { 2 * mlp } else { mlp }, d, true)?,
-        fc2: layer(weights, &at(names.fc2), d, mlp, true)?,
+        norm2: norm(get, &at(names.norm2), d)?,
+        fc1: layer(get, &at(names.fc1), if tower.gated { 2 * mlp } else { mlp }, d, true)?,
+        fc2: layer(get, &at(names.fc2), d, mlp, true)?,
         layer_scale: if layer_scale { Some([scale(1)?, scale(2)?]) } else { None },
-    };
-    Ok(Block::new(tower, weights, precision))
+    })
 }
 
 /// Block `index` of CLIP's tower `tower_name` (`vision_model`, `text_model`).
-pub(crate) fn clip_block(
-    weights: &Weights,
-    tower_name: &str,
-    index: usize,
-    tower: &TowerSpec,
-    precision: Precision,
-) -> Result<Block> {
-    block(weights, &format!("{tower_name}.encoder.layers.{index}"), &CLIP, tower, false, precision)
+pub(crate) fn clip_block(get: Get, tower_name: &str, index: usize, tower: &TowerSpec) -> Result<BlockWeights> {
+    block(get, &format!("{tower_name}.encoder.layers.{index}"), &CLIP, tower, false)
 }
 
 impl Vit {
@@ -101,6 +90,7 @@ impl Vit {
     pub fn load(spec: &Spec, weights: &Weights, image_size: usize, precision: Precision) -> Result<Self> {
         spec.check_image_size(image_size)?;
         let tower = &spec.vision;
+        let get: Get = &|name, shape| weights.get(name, shape);
         let (d, p) = (tower.width, spec.patch_size);
         let grid = image_size / p;
         let stored = 1 + spec.grid() * spec.grid();
@@ -110,7 +100,7 @@ impl Vit {
             let class = weights.get(&at("class_embedding"), &[d])?;
             let positions = weights.get(&at("position_embedding.weight"), &[stored, d])?;
             let patch = weights.get(&at("patch_embedding.weight"), &[d, 3, p, p])?;
-            let [scale, shift] = norm(weights, "vision_model.pre_layrnorm", d)?;
+            let [scale, shift] = norm(get, "vision_model.pre_layrnorm", d)?;
             let pre_norm = PreNorm { scale, shift, eps: tower.eps };
             (class, positions, Linear::new(&patch, vec![0.0; d], precision), Some(pre_norm))
         } else {
@@ -141,15 +131,16 @@ impl Vit {
         };
         let blocks = (0..tower.depth)
             .map(|i| {
-                if clip {
-                    clip_block(weights, "vision_model", i, tower, precision)
+                let weights = if clip {
+                    clip_block(get, "vision_model", i, tower)
                 } else {
-                    block(weights, &format!("encoder.layer.{i}"), names, tower, spec.layer_scale, precision)
-                }
+                    block(get, &format!("encoder.layer.{i}"), names, tower, spec.layer_scale)
+                };
+                Ok(Block::new(tower, weights?, precision))
             })
             .collect::<Result<_>>()?;
         let post = if clip { "vision_model.post_layernorm" } else { "layernorm" };
-        let post_norm = norm(weights, post, d)?;
+        let post_norm = norm(get, post, d)?;
         Ok(Self { embedding, blocks, post_norm, eps: tower.eps, precision, limit: None, workspaces: Mutex::default() })
     }
 }

@@ -33,10 +33,10 @@ mod tests;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-pub(crate) use block::{Block, Queries, Scratch as BlockScratch, Sequences};
+pub(crate) use block::{Block, BlockTape, Depth, Queries, Scratch as BlockScratch, Sequences};
 use embed::Embedding;
 use encoder::Workspace;
-pub(crate) use load::{clip_block, norm};
+pub(crate) use load::{Get, clip_block, norm};
 pub use memory::Course;
 use prompts::{Prepared, PreparedGrads};
 pub use prompts::{PromptLayers, TokenPrompts};

@@ -188,6 +188,7 @@ struct Frozen {
     name: String,
     hash: String,
     depth: usize,
+    text_depth: Option<usize>,
     image_size: usize,
 }
 
@@ -206,7 +207,7 @@ impl GridConfig {
             max_memory: self.base.max_memory,
         };
         let backbone = Backbone::open(&self.base.backbone, &options)?;
-        if let Some(method) = self.methods.iter().find(|method| method.reads_texts())
+        if let Some(method) = self.methods.iter().find(|method| method.reads_templates())
             && !backbone.has_text_tower()
         {
             let message = format!("{method} needs a CLIP backbone, which {} is not", backbone.name);
@@ -216,6 +217,7 @@ impl GridConfig {
             name: backbone.name.clone(),
             hash: backbone.hash()?.to_owned(),
             depth: backbone.vit.depth(),
+            text_depth: backbone.text_spec().ok().map(|text| text.tower.depth),
             image_size: backbone.vit.image_size(),
         };
         drop(backbone);
@@ -267,11 +269,11 @@ impl GridConfig {
         if let Some(seed) = self.seeds.iter().find(|&&seed| i64::try_from(seed).is_err()) {
             return Err(Error::flag("--seeds", format!("{seed} is larger than {}", i64::MAX)));
         }
-        let by_names = self.methods.iter().any(|method| method.names_unseen_classes());
-        for (flag, files) in [("--classnames", &self.classnames), ("--templates", &self.templates)] {
-            if !files.is_empty() && !by_names {
-                return Err(Error::flag(flag, "none of --methods tells classes by their names"));
-            }
+        if !self.classnames.is_empty() && !self.methods.iter().any(|method| method.reads_names()) {
+            return Err(Error::flag("--classnames", "none of --methods tells classes by their names"));
+        }
+        if !self.templates.is_empty() && !self.methods.iter().any(|method| method.reads_templates()) {
+            return Err(Error::flag("--templates", "none of --methods reads templates"));
         }
         if self.mode == Mode::FewShot {
             return Ok(());
@@ -353,7 +355,14 @@ impl GridConfig {
         let method = GridMethod::Learned(learned);
         let (path, draw) = self.draw(source, shots, seed)?;
         let train_images = draw.apply(&source.dataset).map_err(|e| Error::file(&path, e.to_string()))?.train.len();
-        let facts = Facts { task: Task::Classify, depth: frozen.depth, image_size: frozen.image_size, train_images };
+        let facts = Facts {
+            task: Task::Classify,
+            depth: frozen.depth,
+            text_depth: frozen.text_depth,
+            image_size: frozen.image_size,
+            train_images,
+            shots: Some(shots),
+        };
         let mut config = RunConfig {
             data: source.path.clone(),
             task: Task::Classify,
@@ -366,6 +375,10 @@ impl GridConfig {
             let Prompts { classnames, templates } = source.prompts.clone();
             (config.classnames, config.templates) = (Some(classnames), Some(templates));
         }
+        if learned.has_texts() && text_file(&self.classnames, &source.name).is_some() {
+            let labels = self.half().labels(source.dataset.classes.len());
+            config.classnames = Some(source.prompts.classnames[labels].to_vec());
+        }
         if config.is_solved() {
             config = config.without_steps();
         } else {
@@ -375,13 +388,17 @@ impl GridConfig {
         config.prompt_tokens = self.base.prompt_tokens.filter(|_| learned.has_tokens());
         let mut plan = config.resolve(&facts)?;
         let most = (QUICK_PASSES / train_images).max(1);
-        let shorter = self.schedule == Schedule::Quick && !method.reads_images_once();
+        let shorter = self.schedule == Schedule::Quick && !method.is_quick();
         // A method that has no epochs has nothing to shorten.
         if shorter && plan.config.epochs.is_some_and(|epochs| epochs > most) {
             config.epochs = Some(most);
             plan = config.resolve(&facts)?;
         }
-        let often = if method.reads_images_once() { features::views(&plan).len() } else { plan.epochs };
+        let often = match plan.config.method {
+            method if method.on_features() => features::views(&plan).len(),
+            _ if plan.has_constant_features(Split::Train) => 1,
+            _ => plan.epochs,
+        };
         let passes = train_images * often;
         let mut settings = serde_json::to_value(&plan.config).map_err(|e| Error::invalid("config", e.to_string()))?;
         if let Value::Object(fields) = &mut settings {
@@ -441,13 +458,22 @@ impl GridConfig {
         }
     }
 
+    /// The classes that are learned.
+    fn half(&self) -> Half {
+        if self.mode == Mode::BaseToNew { Half::Base } else { Half::All }
+    }
+
     /// What a job on `source` is measured on.
     fn parts(&self, source: &Opened, targets: &[Opened], method: GridMethod) -> Vec<Part> {
         let part = |name: &str, data: &Opened, half: Half| {
             let labels = half.labels(data.dataset.classes.len());
             let prompts = Prompts {
                 classnames: data.prompts.classnames[labels].to_vec(),
-                templates: data.prompts.templates.clone(),
+                // Where texts are learned, vectors take the place of templates.
+                templates: match method {
+                    GridMethod::ZeroShot => data.prompts.templates.clone(),
+                    GridMethod::Learned(_) => Vec::new(),
+                },
             };
             let prompts = method.names_unseen_classes().then_some(prompts);
             Part { name: name.to_owned(), data: data.path.clone(), half, prompts }
@@ -465,7 +491,7 @@ impl GridConfig {
     /// The draw that all methods share for these shots and this seed, and its file: read if it is there, else made.
     fn draw(&self, source: &Opened, shots: usize, seed: u64) -> Result<(PathBuf, FewShot)> {
         let folder = self.draws.clone().unwrap_or_else(|| self.out.join(DRAWS));
-        let half = if self.mode == Mode::BaseToNew { "-base" } else { "" };
+        let half = if self.half() == Half::Base { "-base" } else { "" };
         let path = folder.join(format!("{}{half}-{shots}-{seed}.json", source.name));
         if path.is_file() {
             let draw = FewShot::read(&path)?;
@@ -475,9 +501,9 @@ impl GridConfig {
             }
             return Ok((path, draw));
         }
-        let draw = match self.mode {
-            Mode::BaseToNew => FewShot::draw(&Half::Base.of(&source.dataset), shots, seed)?,
-            _ => FewShot::draw(&source.dataset, shots, seed)?,
+        let draw = match self.half() {
+            Half::All => FewShot::draw(&source.dataset, shots, seed)?,
+            half => FewShot::draw(&half.of(&source.dataset), shots, seed)?,
         };
         create_parent(&path)?;
         draw.write(&path)?;

@@ -36,19 +36,27 @@ impl GridMethod {
     /// Whether it can tell apart classes it has learned nothing about, by the text of their names. `--base-to-new` and
     /// `--cross` are for such methods.
     pub fn names_unseen_classes(self) -> bool {
-        self == Self::ZeroShot
+        match self {
+            Self::ZeroShot => true,
+            Self::Learned(method) => method.has_texts(),
+        }
     }
 
-    /// Whether an image goes through the backbone once, however long is learned from its features.
-    pub(super) fn reads_images_once(self) -> bool {
+    /// Whether all that is learned costs less than the one pass of each image through the backbone.
+    pub(super) fn is_quick(self) -> bool {
         match self {
             Self::ZeroShot => true,
             Self::Learned(method) => method.on_features(),
         }
     }
 
-    /// Whether the texts that name the classes have a part in it.
-    pub(super) fn reads_texts(self) -> bool {
+    /// Whether texts with the names of the classes have a part in it.
+    pub(super) fn reads_names(self) -> bool {
+        self.reads_templates() || self.names_unseen_classes()
+    }
+
+    /// Whether templates have a part in it.
+    pub(super) fn reads_templates(self) -> bool {
         match self {
             Self::ZeroShot => true,
             Self::Learned(method) => method.reads_texts(),

@@ -14,7 +14,11 @@ use crate::{
     backbone::{Backbone, OpenOptions},
     config::{LearningRate, Method, RunConfig, Select},
     data::{Dataset, FewShot, Split},
-    eval::zero_shot::{Prompts, zero_shot},
+    eval::{
+        evaluate,
+        zero_shot::{Prompts, zero_shot},
+    },
+    model::{TaskModel, TaskOptions},
     random::stream,
     train::Silent,
 };
@@ -289,6 +293,51 @@ fn other_data_sets_are_measured_with_their_own_names() {
     assert!(html.contains("a photo of a {}.") && html.contains("class names:\n  a\n  b"), "{html}");
     config.classnames[0].data = Some("elsewhere".to_owned());
     assert!(config.jobs().unwrap_err().to_string().contains("no data set is called elsewhere"));
+}
+
+#[test]
+fn learned_texts_tell_classes_that_nothing_was_learned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let [data, target] = ["data", "target"].map(|name| pictures(&dir.path().join(name), 0));
+    let names = dir.path().join("names.txt");
+    fs::write(&names, "sky\ngrass\nrose\nsnow\n").unwrap();
+    for method in ["coop", "cocoop", "ivlp", "maple", "promptsrc"] {
+        for mode in [Mode::BaseToNew, Mode::Cross] {
+            let out = dir.path().join(format!("{method}-{mode}"));
+            let mut config = GridConfig { mode, shots: vec![2], seeds: vec![1], ..grid(&data, out, &[method]) };
+            config.base.lr = Some(LearningRate::Value(0.01));
+            if mode == Mode::Cross {
+                (config.targets, config.base.epochs) = (vec![target.clone()], Some(1));
+            }
+            (config.keep_runs, config.base.threads) = (true, Some(1));
+            config.classnames = vec![TextFile { data: None, path: names.clone() }];
+            let (summary, failed, _) = finish(&config, InProcess::default());
+            assert_eq!(failed, 0, "{:?}", summary.failures);
+            let job = &summary.jobs[0];
+            let run = config.out.join("runs").join(format!("data-{method}-2-1"));
+            let options = TaskOptions { threads: 1, ..TaskOptions::default() };
+            let task = TaskModel::open(&run, &options).unwrap();
+            let (part, half, called) = match mode {
+                Mode::BaseToNew => ("new", Half::New, ["rose", "snow"].as_slice()),
+                _ => ("target", Half::All, ["sky", "grass", "rose", "snow"].as_slice()),
+            };
+            let learned = if mode == Mode::BaseToNew { 2 } else { 4 };
+            assert_eq!(task.meta().classes.len(), learned);
+            assert_eq!(task.meta().names_in_texts(), ["sky", "grass", "rose", "snow"][..learned]);
+            // The same by the library: the learned texts with the other names in them.
+            let dataset = half.of(&Dataset::open(if mode == Mode::Cross { &target } else { &data }, 1).unwrap());
+            let called: Vec<String> = called.iter().map(|&name| name.to_owned()).collect();
+            let named = task.with_named_classes(dataset.classes.clone(), Some(called.clone())).unwrap();
+            let tally = evaluate(&named, &dataset, Split::Test, &mut |_, _| {}).unwrap();
+            let found = job.part(part).unwrap();
+            assert_eq!((found.images, found.metrics.acc1), (dataset.test.len(), tally.metrics().acc1), "{method}");
+            assert!((found.metrics.loss - tally.metrics().loss).abs() < 1e-5, "{method}");
+            assert_eq!((&job.prompts[part].classnames, job.prompts[part].templates.len()), (&called, 0));
+            if mode == Mode::BaseToNew {
+                assert!(summary.cells.iter().any(|cell| cell.part == "harmonic mean"));
+            }
+        }
+    }
 }
 
 /// The settings under which `method` makes the most choices: rates to try and epochs to select from, where it has any.

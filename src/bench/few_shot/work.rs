@@ -138,8 +138,9 @@ fn by_names(job: &Job, part: &Part, backbone: &Backbone, observer: &mut dyn Obse
 
 /// The result of a method that learns: its run is begun, or gone on with; `None` when the observer asked to stop.
 fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
-    let [part] = &job.parts[..] else {
-        return Err(Error::invalid(job.method.name(), "knows the classes it has learned and no others"));
+    let (part, others) = match &job.parts[..] {
+        [part, others @ ..] if others.is_empty() || job.method.names_unseen_classes() => (part, others),
+        _ => return Err(Error::invalid(job.method.name(), "knows the classes it has learned and no others")),
     };
     let run = job.run_folder();
     let mut watch = Watch { inner: observer, tested: None };
@@ -159,10 +160,20 @@ fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
         .map_err(|error| Error::file(&split, error.to_string()))?;
     let logits = match watch.tested {
         Some(logits) => logits,
-        None => test_again(job, &run, &split.test)?,
+        None => match test_again(job, &run, &split.test, watch.inner)? {
+            Some(logits) => logits,
+            None => return Ok(None),
+        },
     };
     let temperature = results.temperature.unwrap_or(1.);
-    let scored = score(&part.name, &logits, temperature, split.test.iter().map(String::as_str))?;
+    let mut parts = vec![score(&part.name, &logits, temperature, split.test.iter().map(String::as_str))?];
+    if !others.is_empty() {
+        let task = open_task(job, &run)?;
+        for part in others {
+            let Some(result) = by_learned_texts(job, part, &task, temperature, watch.inner)? else { return Ok(None) };
+            parts.push(result);
+        }
+    }
     let task = TaskFile::open(&run.join(run_folder::BEST))?;
     let mut hasher = blake3::Hasher::new();
     for param in &task.params {
@@ -182,12 +193,42 @@ fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
         trainable_params: results.trainable_params,
         wall_s: results.wall_s,
         peak_rss_bytes: results.peak_rss_bytes,
-        ..result(job, vec![scored])
+        ..result(job, parts)
     }))
 }
 
+/// What `part`, of whose classes nothing was learned, scores when texts with what `task` has learned tell its classes.
+fn by_learned_texts(
+    job: &Job,
+    part: &Part,
+    task: &TaskModel,
+    temperature: f64,
+    observer: &mut dyn Observer,
+) -> Result<Option<PartResult>> {
+    let dataset = part.half.of(&Dataset::open(&part.data, job.config.seed_of_parts())?);
+    let names = part.prompts.as_ref().map(|prompts| prompts.classnames.clone());
+    let task = task.with_named_classes(dataset.classes.clone(), names)?;
+    let logits = task_logits(job, &task, dataset.test.clone(), observer)?;
+    let ids = dataset.test.iter().map(|sample| sample.id.as_str());
+    logits.map(|logits| score(&part.name, &logits, temperature, ids)).transpose()
+}
+
 /// The logits on test, in the order of `ids`, of a run whose process ended before the job's result was written.
-fn test_again(job: &Job, run: &Path, ids: &[String]) -> Result<Logits> {
+fn test_again(job: &Job, run: &Path, ids: &[String], observer: &mut dyn Observer) -> Result<Option<Logits>> {
+    let config = &job.config;
+    let mut dataset = Dataset::open(&config.data, config.seed_of_parts())?;
+    if let Some(draw) = &config.draw {
+        dataset = FewShot::read(draw)?.apply(&dataset)?;
+    }
+    let by_id: HashMap<&str, &Sample> = dataset.test.iter().map(|sample| (sample.id.as_str(), sample)).collect();
+    let gone =
+        |id: &String| Error::invalid(format!("data set {}", dataset.name), format!("has no image {id} any more"));
+    let test = ids.iter().map(|id| by_id.get(id.as_str()).copied().cloned().ok_or_else(|| gone(id)));
+    task_logits(job, &open_task(job, run)?, test.collect::<Result<_>>()?, observer)
+}
+
+/// What the run in the folder `run` has learned.
+fn open_task(job: &Job, run: &Path) -> Result<TaskModel> {
     let config = &job.config;
     let options = TaskOptions {
         backbone: Some(config.backbone.clone()),
@@ -196,21 +237,28 @@ fn test_again(job: &Job, run: &Path, ids: &[String]) -> Result<Logits> {
         precision: Some(config.precision),
         max_memory: config.max_memory,
     };
-    let task = TaskModel::open(run, &options)?;
-    let mut dataset = Dataset::open(&config.data, config.seed_of_parts())?;
-    if let Some(draw) = &config.draw {
-        dataset = FewShot::read(draw)?.apply(&dataset)?;
-    }
-    let mut logits = Logits::new(dataset.classes.len());
-    let by_id: HashMap<&str, &Sample> = dataset.test.iter().map(|sample| (sample.id.as_str(), sample)).collect();
-    let gone =
-        |id: &String| Error::invalid(format!("data set {}", dataset.name), format!("has no image {id} any more"));
-    let test = ids.iter().map(|id| by_id.get(id.as_str()).copied().cloned().ok_or_else(|| gone(id)));
-    for batch in batches(test.collect::<Result<_>>()?, task.preprocess(), threads(job))? {
+    TaskModel::open(run, &options)
+}
+
+/// The logits of `task` on `samples`; `None` when the observer asked to stop.
+fn task_logits(
+    job: &Job,
+    task: &TaskModel,
+    samples: Vec<Sample>,
+    observer: &mut dyn Observer,
+) -> Result<Option<Logits>> {
+    let mut logits = Logits::new(task.meta().classes.len());
+    let (mut done, total) = (0, samples.len());
+    for batch in batches(samples, task.preprocess(), threads(job))? {
         let batch = batch?;
         logits.add(&task.logits(&batch.pixels)?, &batch.labels)?;
+        done += batch.labels.len();
+        observer.event(&Event::Evaluating { split: Split::Test, done, total });
+        if observer.stop() {
+            return Ok(None);
+        }
     }
-    Ok(logits)
+    Ok(Some(logits))
 }
 
 /// Moves the run folder `run` to `kept`, where it is out of the grid's way.

@@ -74,6 +74,8 @@ impl Setup {
         let plan = config.resolve(&Facts {
             task: Task::Detect,
             depth: backbone.vit.depth(),
+            text_depth: None,
+            shots: None,
             image_size: size,
             train_images: dataset.train.len(),
         })?;

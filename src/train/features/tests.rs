@@ -115,6 +115,10 @@ fn a_linear_probe_is_scikit_learn_s() {
     }
 }
 
+fn facts(train_images: usize) -> Facts {
+    Facts { task: Task::Classify, depth: 2, text_depth: None, image_size: 32, train_images, shots: None }
+}
+
 fn softmax(row: &[f32]) -> Vec<f32> {
     let powers: Vec<f64> = row.iter().map(|&v| f64::from(v).exp()).collect();
     let sum: f64 = powers.iter().sum();
@@ -184,14 +188,15 @@ fn learned(
     let model = Model::new(backbone, crate::prompt::PromptShape::None, HeadKind::Cosine, CLASSES, 1).unwrap();
     let model = model.on_embeddings(keys);
     let config = RunConfig { method, epochs: Some(epochs), views: Some(0), ..RunConfig::default() };
-    let facts = Facts { task: Task::Classify, depth: 2, image_size: 32, train_images: train.labels.len() };
+    let facts = facts(train.labels.len());
     let plan = config.resolve(&facts).unwrap();
     let LearningRate::Value(lr) = plan.config.lr.unwrap() else { panic!("one rate") };
     let mut state = State::new(params, plan.optimizer, Progress::new(lr));
     let val = Source::Features(train.clone());
     let train = Source::Features(train);
     let loss = &Loss::new(None, 0., None);
-    let fit = Fit { model: &model, plan: &plan, train: &train, val: &val, sets: None, loss, penalty, epochs };
+    let fit =
+        Fit { model: &model, plan: &plan, train: &train, val: &val, sets: None, loss, penalty, frozen: None, epochs };
     fit.run(&mut state, &mut Forget, &mut Silent).unwrap();
     state.params
 }
@@ -251,7 +256,7 @@ fn tip_adapter_is_the_reference_s_trained_or_not() {
 
 #[test]
 fn tip_adapter_f_has_its_own_epsilon() {
-    let facts = Facts { task: Task::Classify, depth: 2, image_size: 32, train_images: 5 };
+    let facts = facts(5);
     let rates = |method| RunConfig { method, ..RunConfig::default() }.resolve(&facts).unwrap().rates(1.);
     assert!((rates(Method::TipAdapterF).epsilon - 1e-4).abs() < f64::EPSILON);
     assert!((rates(Method::VptDeep).epsilon - EPSILON).abs() < f64::EPSILON);
