@@ -20,7 +20,7 @@ use crate::{
     Error, Result,
     backbone::{
         Backbone,
-        vit::{Pass, TokenPrompts, Want},
+        vit::{Course, Pass, TokenPrompts, Want},
     },
     data::Preprocess,
     head::{BoundHead, Head, HeadKind},
@@ -28,7 +28,7 @@ use crate::{
     prompt::{
         PromptShape,
         pixels::{PixelPrompt, Places},
-        tokens::DropoutMask,
+        tokens::{DropoutMask, TokenLayout},
     },
     random::stream,
     train::loss::{Loss, LossGradients},
@@ -159,6 +159,22 @@ impl Model {
     /// Threads a step or a prediction uses.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// How a step of `batch` images goes through the image tower.
+    ///
+    /// # Errors
+    /// The memory limit is too low for it.
+    pub fn course(&self, micro_batch: Option<usize>, batch: usize) -> Result<Course> {
+        let prompts = match self.prompt {
+            PromptShape::Tokens(TokenLayout { start, layers, tokens }) => {
+                Some(TokenPrompts { start, layers, tokens, data: &[] })
+            }
+            _ => None,
+        };
+        let want = Want { tokens: prompts.is_some(), pixels: self.pixels.is_some() };
+        let pass = Pass { prompts, want, micro_batch, ..Pass::forward(&[], self.threads) };
+        self.backbone.vit.course(&pass, batch)
     }
 
     /// How images are made ready for [`Self::logits`] and [`Self::step`].

@@ -7,7 +7,6 @@ use rand::Rng;
 use serde::Serialize;
 
 use super::flop::{Learned, Step};
-use crate::backbone::vit::{Course, Pass, TokenPrompts, Want};
 use crate::backbone::{Backbone, Precision};
 use crate::config::{Facts, Method, RunConfig, Task};
 use crate::model::{Model, StepInput};
@@ -154,7 +153,7 @@ pub fn step(
         classes: options.classes,
     };
     let gflop = work.flop() / 1e9;
-    let course = course(&model, &params, config.micro_batch, batch)?;
+    let course = model.course(config.micro_batch, batch)?;
     Ok(StepReport {
         method: config.method,
         backbone: backbone.name.clone(),
@@ -172,20 +171,6 @@ pub fn step(
         gflop_per_s: gflop / median_s,
         peak_rss_bytes: peak_rss_bytes(),
     })
-}
-
-/// How a step goes through its images.
-fn course(model: &Model, params: &[Param], micro_batch: Option<usize>, batch: usize) -> Result<Course> {
-    let data = params.first().map_or(&[][..], |prompts| &prompts.values);
-    let prompts = match model.prompt() {
-        PromptShape::Tokens(TokenLayout { start, layers, tokens }) => {
-            Some(TokenPrompts { start, layers, tokens, data })
-        }
-        _ => None,
-    };
-    let want = Want { tokens: prompts.is_some(), pixels: model.pixels().is_some() };
-    let pass = Pass { prompts, want, micro_batch, ..Pass::forward(&[], model.threads()) };
-    model.backbone().vit.course(&pass, batch)
 }
 
 /// What the count of work needs to know of a prompt.

@@ -93,6 +93,8 @@ impl Setup {
         if config.method.on_embeddings() {
             model = model.on_embeddings(if config.method.has_cache() { dataset.train.len() } else { 0 });
         }
+        // Too little memory should be told now, too.
+        model.course(plan.config.micro_batch, plan.batch_size)?;
         let extractor = extractor(&plan, &model)?;
         let read = read(&mut dataset, sets.as_deref(), &plan, &extractor, observer)?;
         drop(extractor);

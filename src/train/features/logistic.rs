@@ -19,8 +19,8 @@ use crate::{
 const STRENGTHS: [f64; 7] = [1e6, 1e4, 1e2, 1., 1e-2, 1e-4, 1e-6];
 /// How often the interval around the best is halved: two decades to an eighth of one.
 const HALVINGS: i32 = 4;
-/// When a fit is good enough: scikit-learn allows as many steps and is content with a hundred times this gradient.
-const STOP: Stop = Stop { gradient: 1e-6, steps: 1000 };
+/// When a fit is good enough: scikit-learn allows as many steps and is content with a thousand times this gradient.
+const STOP: Stop = Stop { gradient: 1e-7, steps: 1000 };
 
 /// Labelled features.
 #[derive(Debug, Clone, Copy)]
