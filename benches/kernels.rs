@@ -64,7 +64,7 @@ fn attention(c: &mut Criterion) {
             (vec![0.; TOKENS * WIDTH], vec![0.; TOKENS * 2 * WIDTH], vec![0.; PROMPTS * 2 * WIDTH]);
         group.bench_function("forward", |b| {
             b.iter(|| {
-                call.forward(&mut MatMut::new(&mut out, TOKENS, WIDTH, WIDTH), Some((&mut kept, 0)), &mut scratch)
+                call.forward(&mut MatMut::new(&mut out, TOKENS, WIDTH, WIDTH), Some((&mut kept, 0)), &mut scratch);
             });
         });
         let gradient = out.clone();

@@ -433,7 +433,9 @@ mod tests {
             assert!(found.iter().enumerate().all(|(i, f)| f.as_ref().is_none_or(|f| *f == values(i))));
             let missing: Vec<_> = (0..4).filter(|&i| found[i].is_none()).collect();
             assert!(!missing.is_empty());
-            missing.iter().for_each(|&i| space.put(key(i), &values(i)));
+            for &i in &missing {
+                space.put(key(i), &values(i));
+            }
             drop(space);
             let mut space = cache.space(&[b"model"], 3);
             assert!(missing.iter().all(|&i| space.get(&key(i)).unwrap() == values(i)));

@@ -14,7 +14,7 @@ use super::output::Output;
 ///
 /// Methods that see frozen features only (linear, zero-shot, ncm, zs-lp, clap, tip-adapter, tip-adapter-f) compute the
 /// features of an image once, whatever the run. They are found by the backbone's weights, the preprocessing and the content of
-/// the image, so a cache never changes a result. What was not used for longest goes when there is more than VPT_CACHE_GB
+/// the image, so a cache never changes a result. What was not used for longest goes when there is more than `VPT_CACHE_GB`
 /// (4 by default) gigabytes of it.
 #[derive(Debug, Args)]
 pub(crate) struct Cache {
@@ -32,7 +32,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Folder {
-    /// The cache's folder [default: VPT_CACHE, else vpt in the system's folder for caches]
+    /// The cache's folder [default: `VPT_CACHE`, else vpt in the system's folder for caches]
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
 }

@@ -110,7 +110,7 @@ pub(crate) struct FewShot {
     /// Keep the run folder of every job, with its task file, in OUT/runs
     #[arg(long)]
     keep_runs: bool,
-    /// Folder that keeps features of frozen backbones from job to job; see `vpt cache` [default: VPT_CACHE, else vpt in the
+    /// Folder that keeps features of frozen backbones from job to job; see `vpt cache` [default: `VPT_CACHE`, else vpt in the
     /// system's folder for caches]
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,

@@ -272,7 +272,7 @@ struct Flags {
     /// each time]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
-    /// Folder that keeps features of frozen backbones for other runs; see `vpt cache` [default: VPT_CACHE, else vpt in
+    /// Folder that keeps features of frozen backbones for other runs; see `vpt cache` [default: `VPT_CACHE`, else vpt in
     /// the system's folder for caches]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     cache_dir: Option<PathBuf>,

@@ -220,9 +220,9 @@ impl ContentHash {
         self.0.update(&(images.len() as u64).to_le_bytes());
         for (labels, digest) in images {
             self.0.update(&(labels.len() as u64).to_le_bytes());
-            labels.iter().for_each(|label| {
+            for label in labels {
                 self.0.update(&label.to_le_bytes());
-            });
+            }
             self.0.update(&digest);
         }
     }

@@ -169,7 +169,7 @@ fn images(list: &Path, rows: &[Row]) -> Result<PathBuf> {
 fn read(path: &Path, form: Form) -> Result<Vec<Row>> {
     let bytes = read_limited(path, MAX_BYTES)?;
     let text = std::str::from_utf8(&bytes).map_err(|e| {
-        let line = 1 + bytes[..e.valid_up_to()].iter().filter(|&&b| b == b'\n').count() as u64;
+        let line = bytes[..e.valid_up_to()].split(|&b| b == b'\n').count() as u64;
         at(path, line, "not valid UTF-8")
     })?;
     let text = text.trim_start_matches('\u{feff}');
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn names_stand_for_numbers() {
         let list = |labels: [&str; 3]| -> String {
-            labels.iter().enumerate().map(|(i, label)| format!("{i}.jpg {label}\n")).collect()
+            labels.iter().enumerate().map(|(i, label)| format!("{i}.jpg {label}\n")).collect::<Vec<_>>().concat()
         };
         let classes = |labels: [&str; 3], names: &str| {
             let val = format!("3.jpg {}\n", labels[0]);

@@ -255,7 +255,7 @@ mod tests {
     use crate::random::stream;
     use std::collections::{BTreeMap, HashSet};
 
-    /// The picture that scripts/make_augment_fixture.py makes.
+    /// The picture that `scripts/make_augment_fixture.py` makes.
     fn picture(width: usize, height: usize) -> Rgb8 {
         let value =
             |x: usize, y: usize, c: usize| (30 + (x * 7 + y * 5 + c * 40 + (x * y * (c + 1)) % 23 * 3) % 200) as u8;

@@ -51,9 +51,12 @@ pub(crate) fn labels(params: &[Param], classes: usize) -> Result<Vec<u32>> {
         return Err(Error::invalid(ALPHA_BETA, format!("{value} is not above 0")));
     }
     let label = |&value: &f32| {
-        let label = value as u32;
-        let sound = label as f32 == value && (label as usize) < classes;
-        if sound { Ok(label) } else { Err(Error::invalid(LABELS, format!("{value} is none of {classes} classes"))) }
+        let sound = value >= 0. && value.fract() == 0. && (value as usize) < classes;
+        if sound {
+            Ok(value as u32)
+        } else {
+            Err(Error::invalid(LABELS, format!("{value} is none of {classes} classes")))
+        }
     };
     params::find(params, LABELS)?.values.iter().map(label).collect()
 }

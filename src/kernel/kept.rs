@@ -134,7 +134,7 @@ mod tests {
             let got = kept.read(3..101, &mut scratch);
             for (got, &value) in got.iter().zip(&values[3..]) {
                 let want = if precision == Precision::F32 { value } else { bf16::from_f32(value).to_f32() };
-                assert!(*got == want || got.is_nan() && want.is_nan(), "{got} {want}");
+                assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{got} {want}");
             }
         }
     }

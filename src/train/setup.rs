@@ -285,9 +285,10 @@ fn read(
         let room_before = room;
         let mut images = make(dataset, &mut room);
         // Features come from elsewhere, and the cache knows many a digest.
-        let read = match config.method.on_features() {
-            true => extractor.read(dataset.part(split), split, observer)?,
-            false => images.read(split, observer)?,
+        let read = if config.method.on_features() {
+            extractor.read(dataset.part(split), split, observer)
+        } else {
+            images.read(split, observer)?
         };
         let Some(Read { digests, unreadable }) = read else { return Ok(None) };
         if !unreadable.is_empty() {
@@ -346,13 +347,12 @@ fn read(
 /// What is minimised, with weights by the numbers of training images.
 fn loss(plan: &Plan, dataset: &Dataset, sets: Option<&Arc<LabelSets>>) -> Loss {
     let RunConfig { class_weights, label_smoothing, .. } = plan.config;
-    let weights = match sets {
-        Some(sets) => class_weights.of_positives(&sets.counts(&dataset.train), dataset.train.len()),
-        None => {
-            let mut counts = vec![0; dataset.classes.len()];
-            dataset.train.iter().for_each(|sample| counts[sample.label as usize] += 1);
-            class_weights.of_classes(&counts)
-        }
+    let weights = if let Some(sets) = sets {
+        class_weights.of_positives(&sets.counts(&dataset.train), dataset.train.len())
+    } else {
+        let mut counts = vec![0; dataset.classes.len()];
+        dataset.train.iter().for_each(|sample| counts[sample.label as usize] += 1);
+        class_weights.of_classes(&counts)
     };
     Loss::new(sets, label_smoothing, weights)
 }

@@ -117,7 +117,7 @@ impl Extractor<'_> {
 
     /// Reads every one of `samples` once, as [`Images::read`](crate::train::source::Images::read) does; those whose file the
     /// cache knows are not decoded.
-    pub(crate) fn read(&self, samples: &[Sample], split: Split, observer: &mut dyn Observer) -> Result<Option<Read>> {
+    pub(crate) fn read(&self, samples: &[Sample], split: Split, observer: &mut dyn Observer) -> Option<Read> {
         // The pixels of a file depend on its bytes alone. A digest is kept as a value for each of its bytes.
         let mut space = self.cache.as_ref().map(|cache| cache.space(&[b"digests"], size_of::<Digest>()));
         let mut read = Read { digests: Vec::with_capacity(samples.len()), unreadable: Vec::new() };
@@ -154,10 +154,10 @@ impl Extractor<'_> {
             done += chunk.len();
             observer.event(&Event::Reading { split, done, total });
             if observer.stop() {
-                return Ok(None);
+                return None;
             }
         }
-        Ok(Some(read))
+        Some(read)
     }
 
     /// Class tokens after the last norm, `[views, n, D]`, of `samples`, whose digests are `known`; `None` when the observer asked

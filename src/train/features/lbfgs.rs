@@ -88,7 +88,9 @@ fn direction(gradient: &[f64], pairs: &[Pair]) -> Vec<f64> {
     }
     if let Some(last) = pairs.last() {
         let scale = 1. / (last.rho * dot(&last.y, &last.y));
-        q.iter_mut().for_each(|v| *v *= scale);
+        for v in &mut q {
+            *v *= scale;
+        }
     }
     for (pair, alpha) in pairs.iter().zip(alphas.iter().rev()) {
         let beta = pair.rho * dot(&pair.y, &q);

@@ -135,7 +135,9 @@ fn the_strength_of_a_probe_is_looked_for_down_to_an_eighth_of_a_decade() {
     let (_, chosen, trials) = search(train, val, CLASSES, None, &|| false).unwrap().unwrap();
     assert_eq!(trials.len(), 7 + 2 * 4);
     let rank = |t: &Trial| (t.val.acc1, -t.val.loss);
-    assert!(trials.iter().all(|t| rank(t) <= rank(trials.iter().find(|t| t.l2 == chosen).unwrap())));
+    assert!(
+        trials.iter().all(|t| rank(t) <= rank(trials.iter().find(|t| t.l2.to_bits() == chosen.to_bits()).unwrap()))
+    );
     let eighths = 8. * chosen.log10();
     assert!((eighths - eighths.round()).abs() < 1e-9, "{chosen}");
     assert!(search(train, val, CLASSES, None, &|| true).unwrap().is_none());

@@ -144,7 +144,7 @@ fn weights_that_are_no_files() {
 fn indices_of_shards() {
     let sandbox = Sandbox::new();
     let shard = "model-00001-of-00003.safetensors";
-    let index: Value = serde_json::from_slice(&fs::read(fixture("vit").to_owned() + "/" + INDEX).unwrap()).unwrap();
+    let index: Value = serde_json::from_slice(&fs::read(fixture("vit") + "/" + INDEX).unwrap()).unwrap();
     let tensor = index["weight_map"].as_object().unwrap().keys().next().unwrap().clone();
     let names = |file: &str| {
         let mut index = index.clone();

@@ -45,13 +45,21 @@ fn folders() {
     good(&sandbox, "empty-class");
     folder("empty-class/owl");
     sandbox.colours("one-class", 6);
-    ["green", "blue"].iter().for_each(|c| fs::remove_dir_all(sandbox.path("one-class").join(c)).unwrap());
-    ["too-few/a/1.png", "too-few/b/1.png"].iter().for_each(|name| put(name));
-    ["loose/1.png", "loose/2.png"].iter().for_each(|name| put(name));
+    for c in ["green", "blue"] {
+        fs::remove_dir_all(sandbox.path("one-class").join(c)).unwrap();
+    }
+    for name in ["too-few/a/1.png", "too-few/b/1.png"] {
+        put(name);
+    }
+    for name in ["loose/1.png", "loose/2.png"] {
+        put(name);
+    }
     good(&sandbox, "unknown-class/train");
     put("unknown-class/test/owl/1.png");
     good(&sandbox, "two-vals/train");
-    ["two-vals/val/blue/1.png", "two-vals/valid/blue/1.png"].iter().for_each(|name| put(name));
+    for name in ["two-vals/val/blue/1.png", "two-vals/valid/blue/1.png"] {
+        put(name);
+    }
     good(&sandbox, "test-of-nothing");
     fs::rename(sandbox.path("test-of-nothing"), sandbox.path("train")).unwrap();
     folder("test-of-nothing");

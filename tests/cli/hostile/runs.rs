@@ -260,7 +260,7 @@ fn configurations_of_runs() {
             text += "data = \"colours\"\n";
         }
         if !line.contains("backbone = ") {
-            text += &format!("backbone = {:?}\n", fixture("vit"));
+            text = format!("{text}backbone = {:?}\n", fixture("vit"));
         }
         sandbox.write(&file, text);
         let run = sandbox.vpt_within_limits(&["train", "--config", &file, "--out", "run"]);

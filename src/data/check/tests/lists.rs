@@ -8,12 +8,12 @@ use FindingKind as Kind;
 /// Eight pictures `0.png` to `7.png` in `images`, and lists.
 fn lists(files: &[(&str, &[u8])]) -> Set {
     let set = Set::new();
-    (0..8).for_each(|i| {
+    for i in 0..8 {
         set.write(&format!("images/{i}.png"), picture(i, Png));
-    });
-    files.iter().for_each(|(name, text)| {
+    }
+    for (name, text) in files {
         set.write(name, text);
-    });
+    }
     set
 }
 
