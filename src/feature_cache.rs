@@ -1,7 +1,7 @@
 //! Features of frozen backbones on disk, so that no run computes again what one before it has computed.
 //!
-//! A feature is found by what it depends on: a [`Space`] stands for all that is common to many (the backbone's weights, the
-//! preprocessing, the instruction set, this program's version), a [`Key`] for one image or text. What is found is what would be
+//! A feature is found by what it depends on: a `Space` stands for all that is common to many (the backbone's weights, the
+//! preprocessing, the instruction set, this program's version), a `Key` for one image or text. What is found is what would be
 //! computed, to the last bit, so a cache changes no result.
 //!
 //! A space is a folder of segments that are written beside and renamed, and never changed afterwards: any number of processes

@@ -1,4 +1,4 @@
-//! CLIP's text tower: token ids to projected text embeddings. Texts with learned vectors in them are in [`prompted`].
+//! CLIP's text tower: token ids to projected text embeddings. Texts with learned vectors in them are in `prompted`.
 
 mod prompted;
 

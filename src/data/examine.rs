@@ -115,7 +115,7 @@ impl Dataset {
         Ok(unreadable)
     }
 
-    /// The [`ContentHash`] of the data set, for which every image is decoded.
+    /// The content hash of the data set, for which every image is decoded.
     ///
     /// # Errors
     /// An image cannot be decoded.

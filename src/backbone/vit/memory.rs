@@ -25,7 +25,7 @@ pub struct Course {
 
 impl Vit {
     /// Keeps the memory of the whole process below `bytes` where that is possible, as far as this tower can: see
-    /// [`super::memory`]. An explicit micro-batch is taken as it is.
+    /// `vit::memory`. An explicit micro-batch is taken as it is.
     pub fn limit_memory(&mut self, bytes: Option<u64>) {
         self.limit = bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     }
