@@ -166,12 +166,13 @@ impl Model {
     /// # Errors
     /// The memory limit is too low for it.
     pub fn course(&self, micro_batch: Option<usize>, batch: usize) -> Result<Course> {
-        let prompts = match self.prompt {
-            PromptShape::Tokens(TokenLayout { start, layers, tokens }) => {
-                Some(TokenPrompts { start, layers, tokens, data: &[] })
-            }
+        let layout = match self.prompt {
+            PromptShape::Tokens(layout) => Some(layout),
+            PromptShape::Text(shape) => shape.image_tokens(),
             _ => None,
         };
+        let prompts =
+            layout.map(|TokenLayout { start, layers, tokens }| TokenPrompts { start, layers, tokens, data: &[] });
         let want = Want { tokens: prompts.is_some(), pixels: self.pixels.is_some() };
         let pass = Pass { prompts, want, micro_batch, ..Pass::forward(&[], self.threads) };
         self.backbone.vit.course(&pass, batch)
