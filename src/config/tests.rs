@@ -215,7 +215,7 @@ fn flags_of_other_methods_on_features_are_refused() {
         (
             Method::Ncm,
             |c| c.templates = Some(vec!["{}".into()]),
-            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, not ncm",
+            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, not ncm",
         ),
         (
             Method::Linear,

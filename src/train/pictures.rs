@@ -78,7 +78,7 @@ impl Pictures<'_> {
             images.push(image);
         }
         let logits = match &self.setup.val {
-            Source::Features(features) => model.head().bind(self.values)?.logits(&features.rows(&chosen, 0))?,
+            Source::Features(features) => model.classifier(self.values)?.logits(&features.rows(&chosen, 0))?,
             Source::Images(_) => model.logits(self.values, &pixels)?,
         };
         let rows = logits.chunks_exact(dataset.classes.len());

@@ -67,7 +67,6 @@ fn what_makes_no_sense_is_refused() {
             &["--method", "coop learns texts", "no text tower"],
         ),
         (train("--context-init", "a photo"), &["--context-init", "vpt-deep"]),
-        (vec!["train", "--method", "coop", "--templates", "t"], &["--templates", "coop"]),
         (
             vec!["train", "--method", "maple", "--prompt-layers", "last:2", "--out", "r"],
             &["--prompt-layers", "first:K"],

@@ -107,7 +107,7 @@ fn task_files() {
         ("/method", json!("m".repeat(1 << 20)), "task metadata"),
         ("/method", Value::Null, "task metadata"),
         ("/prompt", json!({"input": "pixels"}), "task metadata"),
-        ("/prompt/tokens", json!(0), "shape"),
+        ("/prompt/tokens", json!(0), "without tokens"),
         ("/prompt/tokens", json!(1_u64 << 60), "shape"),
         ("/prompt/layers", json!(u64::MAX), "shape"),
         ("/prompt/start", json!(u64::MAX), "block"),
