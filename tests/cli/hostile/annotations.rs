@@ -120,8 +120,8 @@ fn yolo_files() {
         sandbox.write(&format!("{name}/data.yaml"), yaml);
         sandbox.write(&format!("{name}/labels/a.txt"), labels);
     };
-    let aliases: String =
-        (1..40).map(|i| format!("a{i}: &a{i} [*a{0}, *a{0}, *a{0}, *a{0}]\n", i - 1)).collect::<Vec<_>>().concat();
+    let aliases: Vec<String> = (1..40).map(|i| format!("a{i}: &a{i} [*a{0}, *a{0}, *a{0}, *a{0}]\n", i - 1)).collect();
+    let aliases = aliases.concat();
     for (name, yaml, part) in [
         ("no-names", "train: images\nval: images\n", "names"),
         ("names-number", "train: images\nnames: 7\n", "names"),
@@ -169,7 +169,7 @@ fn yolo_files() {
     }
     set("long", good, &vec![b'7'; 5 << 20]);
     found(&sandbox, "long", &["long/labels/a.txt"]);
-    let listed: String = ('a'..='h').map(|name| format!("images/{name}.png\n")).collect::<Vec<_>>().concat();
+    let listed = ('a'..='h').map(|name| format!("images/{name}.png\n")).collect::<Vec<_>>().concat();
     sandbox.write("list/all.txt", listed + "\0\n/dev/zero\n../../../etc/passwd\nimages/a.png\n");
     set("list", "train: all.txt\nnames: [x, y]\n", b"");
     for line in ["list/all.txt:9: ", "list/all.txt:10: ", "list/all.txt:11: ", "list/all.txt:12: "] {
@@ -188,8 +188,9 @@ fn voc_files() {
         }
         sandbox.write(&format!("{name}/a.xml"), xml);
     };
-    let entities: String =
-        (1..30).map(|i| format!("<!ENTITY e{i} \"&e{0};&e{0};&e{0};&e{0};\">", i - 1)).collect::<Vec<_>>().concat();
+    let entities: Vec<String> =
+        (1..30).map(|i| format!("<!ENTITY e{i} \"&e{0};&e{0};&e{0};&e{0};\">", i - 1)).collect();
+    let entities = entities.concat();
     for (name, xml, part) in [
         ("empty", Vec::new(), ""),
         ("text", b"hello".to_vec(), ""),

@@ -103,7 +103,7 @@ fn refuse(images: Vec<(String, Vec<u8>)>, parts: &[&str]) {
 fn headers_that_claim_too_many_pixels() {
     let images = FORMATS.map(|(format, end)| (format!("huge.{end}"), claiming(format, 60_000, 60_000)));
     // Of a TIFF file the decoder says it in its own words.
-    let (tiff, others) = images.into_iter().partition(|(name, _)| name.strip_suffix(".tif").is_some());
+    let (tiff, others) = images.into_iter().partition(|(name, _)| name == "huge.tif");
     refuse(tiff, &[]);
     refuse(others, &["60000x60000", "limit"]);
     // Fewer than the limit, and many more than so few bytes can hold.

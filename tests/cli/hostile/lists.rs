@@ -45,13 +45,10 @@ fn folders() {
     good(&sandbox, "empty-class");
     folder("empty-class/owl");
     sandbox.colours("one-class", 6);
-    for c in ["green", "blue"] {
-        fs::remove_dir_all(sandbox.path("one-class").join(c)).unwrap();
+    for class in ["green", "blue"] {
+        fs::remove_dir_all(sandbox.path("one-class").join(class)).unwrap();
     }
-    for name in ["too-few/a/1.png", "too-few/b/1.png"] {
-        put(name);
-    }
-    for name in ["loose/1.png", "loose/2.png"] {
+    for name in ["too-few/a/1.png", "too-few/b/1.png", "loose/1.png", "loose/2.png"] {
         put(name);
     }
     good(&sandbox, "unknown-class/train");

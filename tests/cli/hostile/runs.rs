@@ -255,13 +255,10 @@ fn configurations_of_runs() {
     }
     for (number, (line, part)) in fields.into_iter().enumerate() {
         let file = format!("field-{number}.toml");
-        let mut text = format!("{line}\n");
-        if !line.contains("data = ") {
-            text += "data = \"colours\"\n";
-        }
-        if !line.contains("backbone = ") {
-            text = format!("{text}backbone = {:?}\n", fixture("vit"));
-        }
+        let data = if line.contains("data = ") { "" } else { "data = \"colours\"\n" };
+        let backbone =
+            if line.contains("backbone = ") { String::new() } else { format!("backbone = {:?}\n", fixture("vit")) };
+        let text = format!("{line}\n{data}{backbone}");
         sandbox.write(&file, text);
         let run = sandbox.vpt_within_limits(&["train", "--config", &file, "--out", "run"]);
         // What only shows at the backbone or the data is said of the flag that would set it.
