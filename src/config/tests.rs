@@ -1,4 +1,10 @@
 use super::*;
+use crate::prompt::{
+    PromptShape,
+    pixels::PixelShape,
+    text::{Beside, TextShape},
+    tokens::TokenLayout,
+};
 
 const FACTS: Facts =
     Facts { task: Task::Classify, depth: 12, text_depth: Some(12), image_size: 224, train_images: 1000, shots: None };
