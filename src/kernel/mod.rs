@@ -6,8 +6,9 @@
 //! forced with the environment variable `VPT_KERNEL=avx512|avx2|portable`. Safe entry points check every length; the loops behind them
 //! rely on those checks.
 //!
-//! All kernels run on the calling thread. Who wants parallelism gives each thread its own images
-//! ([`crate::backbone::vit`]), which keeps sums in a fixed order and needs no synchronisation inside a step.
+//! Kernels run on the calling thread. Who wants parallelism gives each thread its own images ([`crate::backbone::vit`]),
+//! which keeps sums in a fixed order and needs no synchronisation inside a step. Only where there are fewer images than
+//! threads are single products shared ([`with_team`]).
 
 #![allow(
     unsafe_code,
@@ -29,6 +30,7 @@ mod peak;
 mod precision;
 pub mod resample;
 mod simd;
+mod team;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -43,6 +45,7 @@ pub use norm::{normalize, normalize_vjp};
 pub use peak::multiply_adds;
 pub use precision::Precision;
 pub use simd::{Isa, isa};
+pub use team::with_team;
 
 /// Defines a function that is compiled once per instruction set from one generic body and picks the right one at run time.
 /// `pairs fn`: the body has use for the instructions on pairs of bfloat16; others are compiled without.

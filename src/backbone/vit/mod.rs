@@ -41,7 +41,7 @@ pub use memory::Course;
 use prompts::{Prepared, PreparedGrads};
 pub use prompts::{PromptLayers, TokenPrompts};
 
-use crate::kernel::Precision;
+use crate::kernel::{Precision, with_team};
 use crate::{Error, Result, parallel};
 
 /// Rows that a thread works on at a time, about: enough to keep the products efficient, few enough to stay in the cache.
@@ -248,20 +248,22 @@ impl Vit {
             shares.push((range, mine));
         }
         let job = Job { input: pass.input, readout: pass.readout, prepared: prepared.as_ref(), want, course };
+        // Threads without images of their own help those that have some.
+        let team = pass.threads / shares.len();
         let work = |(range, pixel_grads): (Range<usize>, &mut [f32])| {
             let mut workspace = self.take_workspace();
-            let result = self.share(&job, range, pixel_grads, loss, &mut workspace);
+            let result = with_team(team, || self.share(&job, range, pixel_grads, loss, &mut workspace));
             self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
             result
         };
         let results = parallel::with_shares(shares, work);
 
-        let mut sums = prepared.as_ref().filter(|_| want.tokens).map(|p| PreparedGrads::zeros(p, self.width()));
-        let mut values = Vec::new();
+        let (mut sums, mut values) = (None::<PreparedGrads>, Vec::new());
         for result in results {
             let (grads, mut part) = result?;
-            if let (Some(sums), Some(grads)) = (&mut sums, grads) {
-                sums.add(&grads);
+            match (&mut sums, grads) {
+                (Some(sums), Some(grads)) => sums.add(&grads),
+                (sums, grads) => *sums = grads,
             }
             values.append(&mut part);
         }

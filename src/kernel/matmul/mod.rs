@@ -12,10 +12,11 @@ mod tile;
 mod view;
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::activation::{Activation, activate_row};
 use super::simd::{Simd, load, store, vectors};
-use super::{Grow, Precision, dispatched};
+use super::{Grow, Precision, dispatched, team};
 use left::{SEGMENT, Tiles, packed_words};
 use panels::Line;
 use tile::{Tile, TileLeft, multiply_tile};
@@ -83,6 +84,16 @@ pub fn matmul_scale<'a, 'b>(a: impl Into<Left<'a>>, b: impl Into<Part<'b>>, c: M
     product(a.into(), &b.into(), c, Init::Zero, Some(Then::Scale(data.as_ptr(), stride)));
 }
 
+/// Multiply-adds that are worth waking another thread for.
+const WORTH_SHARING: usize = 1 << 22;
+
+/// Where the result goes, without its shape: threads that share a product write columns of the same rows.
+#[derive(Clone, Copy)]
+struct Target {
+    at: *mut f32,
+    row_stride: usize,
+}
+
 /// What happens to a finished tile.
 #[derive(Clone, Copy)]
 enum Then {
@@ -101,9 +112,73 @@ impl Then {
             Self::Scale(factor, stride) => factor.wrapping_add(row * stride + col),
         }
     }
+
+    /// The same for a result that begins at a later column.
+    fn from_column(self, col: usize) -> Self {
+        match self {
+            Self::Activate(f, derivative, stride) if derivative.is_null() => Self::Activate(f, derivative, stride),
+            Self::Activate(f, derivative, stride) => Self::Activate(f, derivative.wrapping_add(col), stride),
+            Self::Scale(factor, stride) => Self::Scale(factor.wrapping_add(col), stride),
+        }
+    }
 }
 
-fn product(a: Left, b: &Part, c: MatMut, init: Init, then: Option<Then>) {
+/// A product whose shapes have been checked, or some columns of it.
+#[derive(Clone)]
+struct Product<'a, 'b> {
+    a: Left<'a>,
+    b: Part<'b>,
+    c: Target,
+    accumulate: bool,
+    bias: Option<&'a [f32]>,
+    then: Option<Then>,
+}
+
+// SAFETY: products that run at the same time write different columns, see `Product::columns`; everything else is read.
+unsafe impl Send for Product<'_, '_> {}
+
+impl Product<'_, '_> {
+    /// Some columns, whole panels, as a product of their own.
+    fn columns(&self, columns: Range<usize>) -> Self {
+        let from = columns.start;
+        Self {
+            a: self.a,
+            b: self.b.part(0..self.b.k(), columns.clone()),
+            c: Target { at: self.c.at.wrapping_add(from), ..self.c },
+            accumulate: self.accumulate,
+            bias: self.bias.map(|bias| &bias[columns]),
+            then: self.then.map(|then| then.from_column(from)),
+        }
+    }
+
+    /// Computes it in `threads` parts at the same time.
+    fn shared(&self, threads: usize) {
+        let panels = self.b.n().div_ceil(self.b.width);
+        let cut = |part: usize| (part * panels / threads * self.b.width).min(self.b.n());
+        rayon::in_place_scope(|scope| {
+            for part in 1..threads {
+                let product = self.columns(cut(part)..cut(part + 1));
+                // The whole of it is moved, which is what may be sent.
+                scope.spawn(move |_| { product }.compute());
+            }
+            self.columns(0..cut(1)).compute();
+        });
+    }
+
+    fn compute(self) {
+        let Self { a, b, c, accumulate, bias, then } = self;
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.left.grow(a.shape().0 * packed_words(DEPTH.min(b.k()), b.precision()));
+            if b.transposed {
+                let lines = DEPTH.min(b.k()).div_ceil(b.precision().per_word()) * b.width / 16;
+                scratch.panel.resize(lines.max(scratch.panel.len()), Line::default());
+            }
+            blocks(a, &b, c, accumulate, bias, then, scratch);
+        });
+    }
+}
+
+fn product<'a>(a: Left<'a>, b: &Part, c: MatMut, init: Init<'a>, then: Option<Then>) {
     let (k, n) = (b.k(), b.n());
     let (m, a_cols) = a.shape();
     assert_eq!((m, a_cols, n), (c.rows, k, c.cols), "matrix product shapes");
@@ -120,18 +195,17 @@ fn product(a: Left, b: &Part, c: MatMut, init: Init, then: Option<Then>) {
         assert!(k > 0 || accumulate, "a product over nothing");
         return;
     }
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.left.grow(m * packed_words(DEPTH.min(k), b.precision()));
-        if b.transposed {
-            let lines = DEPTH.min(k).div_ceil(b.precision().per_word()) * b.width / 16;
-            scratch.panel.resize(lines.max(scratch.panel.len()), Line::default());
-        }
-        blocks(a, b, c, accumulate, bias, then, scratch);
-    });
+    let c = Target { at: c.data.as_mut_ptr(), row_stride: c.row_stride };
+    let product = Product { a, b: b.clone(), c, accumulate, bias, then };
+    let threads = match team::size() {
+        1 => 1,
+        team => team.min(m * k * n / WORTH_SHARING).min(n.div_ceil(b.width)),
+    };
+    if threads > 1 { product.shared(threads) } else { product.compute() }
 }
 
 dispatched! {
-    pairs fn blocks(a: Left, b: &Part, c: MatMut, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, scratch: &mut Scratch) = blocks_body
+    pairs fn blocks(a: Left, b: &Part, c: Target, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, scratch: &mut Scratch) = blocks_body
 }
 
 /// Buffers of one thread, kept from call to call.
@@ -153,7 +227,7 @@ thread_local! {
 unsafe fn blocks_body<S: Simd>(
     a: Left,
     b: &Part,
-    c: MatMut,
+    c: Target,
     accumulate: bool,
     bias: Option<&[f32]>,
     then: Option<Then>,
@@ -175,7 +249,7 @@ unsafe fn blocks_body<S: Simd>(
 unsafe fn blocks_of<S: Simd, const V: usize, const PAIRS: bool>(
     a: Left,
     b: &Part,
-    c: MatMut,
+    c: Target,
     accumulate: bool,
     bias: Option<&[f32]>,
     then: Option<Then>,
@@ -227,12 +301,12 @@ unsafe fn blocks_of<S: Simd, const V: usize, const PAIRS: bool>(
                 ahead.prefetch::<S>(tile, count);
                 // SAFETY: these rows and `cols` columns from `col` on lie in C.
                 unsafe {
-                    let to = c.data.as_mut_ptr().add(rows.start * c.row_stride + col);
+                    let to = c.at.add(rows.start * c.row_stride + col);
                     // So does the place of the result, and that of what it will be combined with.
                     for row in rows.clone() {
                         let other = then.map_or(std::ptr::null(), |then| then.other(row, col));
                         for half in (0..width).step_by(S::LANES) {
-                            S::prefetch(c.data.as_ptr().wrapping_add(row * c.row_stride + col + half));
+                            S::prefetch(c.at.wrapping_add(row * c.row_stride + col + half));
                             if !other.is_null() {
                                 S::prefetch(other.wrapping_add(half));
                             }
