@@ -22,6 +22,14 @@ impl Kept {
         Self { precision, ..Self::default() }
     }
 
+    /// Makes room for `len` values in all: a buffer that grows piece by piece would leave holes in memory behind.
+    pub fn expect(&mut self, len: usize) {
+        match self.precision {
+            Precision::F32 => self.wide.reserve_exact(len.saturating_sub(self.wide.len())),
+            Precision::Bf16 => self.narrow.reserve_exact(len.saturating_sub(self.narrow.len())),
+        }
+    }
+
     /// Room to write the values at `range`; [`Self::keep`] must follow.
     pub fn room<'a>(&'a mut self, range: Range<usize>, scratch: &'a mut Vec<f32>) -> &'a mut [f32] {
         match self.precision {

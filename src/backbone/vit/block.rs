@@ -281,6 +281,12 @@ impl Block {
         tape.normalized1.keep(0..rows * stride, buffer);
 
         let mixed = mixed.grow(query_rows * stride);
+        if keep {
+            let shared = prompts.map_or(0, |p| p.rows());
+            let rows = sequences.calls(queries, prompts.is_some()).map(|c| c.queries * row_stride(c.keys + shared));
+            tape.probabilities.expect(self.heads * rows.sum::<usize>());
+            tape.derivative.expect(self.mlp.kept(query_rows));
+        }
         let mut kept = 0;
         for Call { query, queries, start, keys, causal } in sequences.calls(queries, prompts.is_some()) {
             let call = Attention {
