@@ -152,8 +152,8 @@ fn jpeg_size(reader: &mut (impl Read + Seek)) -> std::io::Result<[u32; 2]> {
         let mut length = [0; 2];
         reader.read_exact(&mut length)?;
         match code {
-            // Start of frame; c4, c8 and cc in this range are tables and an extension.
-            0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
+            // Start of a baseline, extended or progressive frame.
+            0xc0..=0xc2 => {
                 let mut frame = [0; 5];
                 reader.read_exact(&mut frame)?;
                 let [_, high, low, wide, narrow] = frame;
@@ -168,8 +168,9 @@ fn jpeg_size(reader: &mut (impl Read + Seek)) -> std::io::Result<[u32; 2]> {
                 orientation = exif.and_then(Orientation::from_exif_chunk).unwrap_or(orientation);
                 continue;
             }
-            // Start of scan, end of image, restarts: there is no frame before them.
-            0x00 | 0x01 | 0xd0..=0xda => return Err(not_found()),
+            // Start of scan, end of image, restarts: there is no frame before them. Frames of other kinds, which decoders may
+            // refuse or pass over.
+            0x00 | 0x01 | 0xd0..=0xda | 0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => return Err(not_found()),
             _ => reader.seek(SeekFrom::Current((i64::from(u16::from_be_bytes(length)) - 2).max(0)))?,
         };
     }
@@ -413,6 +414,11 @@ pub(in crate::data) mod tests {
             std::fs::write(&path, &jpeg[..keep]).unwrap();
             assert_eq!(size(&path).is_ok(), whole, "{keep}");
         }
+        // A frame of a kind that nobody decodes counts no more here than there.
+        let frame = b"\xff\xce\x00\x0eAdobe\0d\0\0\0\0\0";
+        let odd = [&jpeg[..2], frame, &jpeg[2..]].concat();
+        std::fs::write(&path, &odd).unwrap();
+        assert_eq!(size(&path).ok(), decode_bytes(&odd).ok().map(|image| [image.width, image.height]));
         std::fs::write(&path, png_header(60_000, 60_000)).unwrap();
         assert!(size(&path).unwrap_err().to_string().contains("limit"));
         assert!(size(dir.path()).is_err());
