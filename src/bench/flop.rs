@@ -65,20 +65,32 @@ pub struct Step<'a> {
 impl Step<'_> {
     /// Floating point operations of one step, forward and backward: see the formula above.
     pub fn flop(&self) -> f64 {
-        let (width, batch) = (self.spec.vision.width as f64, self.batch as f64);
-        let patches = (self.image_size / self.spec.patch_size).pow(2) as f64;
-        let patch = 6. * width * self.spec.patch_size.pow(2) as f64;
-        let (embed, head) = match self.learned {
-            Learned::Head => (patches, 4.),
-            Learned::Tokens { .. } => (patches, 6.),
-            Learned::Pixels { patches: prompted } => (patches + prompted as f64, 6.),
+        let backward: f64 = (0..self.spec.vision.depth).map(|block| self.block(block).1).sum();
+        let (patches, head) = match self.learned {
+            Learned::Head => (0, 2.),
+            Learned::Tokens { .. } => (0, 4.),
+            Learned::Pixels { patches: prompted } => (prompted, 4.),
         };
-        let blocks: f64 = (0..self.spec.vision.depth).map(|block| self.block(block)).sum();
-        blocks + batch * (patch * embed + head * width * self.classes as f64)
+        self.forward_flop() + backward + self.ends(patches, head)
+    }
+
+    /// Of the forward pass alone.
+    pub fn forward_flop(&self) -> f64 {
+        let patches = (self.image_size / self.spec.patch_size).pow(2);
+        let forward: f64 = (0..self.spec.vision.depth).map(|block| self.block(block).0).sum();
+        forward + self.ends(patches, 2.)
+    }
+
+    /// Products with the weights of the patch embedding, for some patches, and with those of the head, which cost `head`
+    /// times each.
+    fn ends(&self, patches: usize, head: f64) -> f64 {
+        let width = self.spec.vision.width as f64;
+        let patch = 6. * width * self.spec.patch_size.pow(2) as f64;
+        self.batch as f64 * (patch * patches as f64 + head * width * self.classes as f64)
     }
 
     /// One block, forward and backward, the whole batch.
-    fn block(&self, block: usize) -> f64 {
+    fn block(&self, block: usize) -> (f64, f64) {
         let tower = &self.spec.vision;
         let (d, mlp, batch) = (tower.width as f64, tower.mlp as f64, self.batch as f64);
         let last = block + 1 == tower.depth;
@@ -113,7 +125,7 @@ impl Step<'_> {
         } else {
             batch * (rows + 8. * d * r * (n + p) + qkv) + prompts_qkv
         };
-        forward + backward
+        (forward, backward)
     }
 }
 

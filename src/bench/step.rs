@@ -1,4 +1,5 @@
-//! Time and memory of one training step: forward, loss, backward to the prompts and the head, on random images.
+//! Time and memory of one training step: forward, loss, backward to the prompts and the head, on random images; or of the
+//! forward pass alone.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,6 +25,8 @@ pub struct Options {
     pub repeats: usize,
     /// Classes of the head.
     pub classes: usize,
+    /// The forward pass alone, as evaluation and prediction run it.
+    pub forward: bool,
 }
 
 /// Most steps to time, most classes, and most values of a batch of images, which take four bytes each: far beyond what is
@@ -59,6 +62,8 @@ pub struct StepReport {
     pub backbone: String,
     /// Number format of the computation.
     pub precision: Precision,
+    /// Whether the forward pass alone was timed.
+    pub forward: bool,
     /// Images in a step.
     pub batch_size: usize,
     /// Images a thread works on at a time.
@@ -131,14 +136,19 @@ pub fn step(
             micro_batch: config.micro_batch,
         };
         let begin = Instant::now();
-        let output = model.step(&params, &input)?;
+        let loss = if options.forward {
+            model.logits(&params, &images).map(|_| None)?
+        } else {
+            Some(model.step(&params, &input)?.loss)
+        };
         let taken = begin.elapsed().as_secs_f64();
         // The first one fills caches and buffers.
         if repeat > 0 {
             seconds.push(taken);
         }
         let which = if repeat == 0 { "warm-up".to_owned() } else { format!("{repeat}/{}", options.repeats) };
-        note(&format!("step {which}: {taken:.3} s, loss {:.3}", output.loss / batch as f64));
+        let loss = loss.map_or_else(String::new, |loss| format!(", loss {:.3}", loss / batch as f64));
+        note(&format!("{} {which}: {taken:.3} s{loss}", if options.forward { "pass" } else { "step" }));
     }
     seconds.sort_by(f64::total_cmp);
     let median_s = seconds[seconds.len() / 2];
@@ -150,12 +160,13 @@ pub fn step(
         batch,
         classes: options.classes,
     };
-    let gflop = work.flop() / 1e9;
+    let gflop = if options.forward { work.forward_flop() } else { work.flop() } / 1e9;
     let course = model.course(config.micro_batch, batch)?;
     Ok(StepReport {
         method: config.method,
         backbone: backbone.name.clone(),
         precision: backbone.vit.precision(),
+        forward: options.forward,
         batch_size: batch,
         micro_batch: course.micro_batch,
         recompute: course.recompute,

@@ -70,6 +70,9 @@ struct Step {
     /// Steps to time; the median is reported
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 3)]
     repeats: usize,
+    /// Time the forward pass alone, as `eval` and `predict` run it
+    #[arg(long)]
+    forward: bool,
 }
 
 /// Time of a detector's training step on random images, beside the backbone's forward pass
@@ -158,7 +161,7 @@ fn run_detect(args: Detect, global: &Global, out: Output) -> anyhow::Result<()> 
     config.validate()?;
     let backbone = Backbone::open(&args.backbone, &options)?;
     let progress = Progress::new(global.quiet);
-    let measured = Options { repeats: args.repeats, classes: args.classes };
+    let measured = Options { repeats: args.repeats, classes: args.classes, forward: false };
     let report = detect(&config, backbone, &measured, &mut |note| progress.line(note))?;
     out.result(&report, || describe_detect(&report))
 }
@@ -200,7 +203,7 @@ fn run_step(args: Step, global: &Global, out: Output) -> anyhow::Result<()> {
     config.validate()?;
     let backbone = Backbone::open(&args.backbone, &options)?;
     let progress = Progress::new(global.quiet);
-    let measured = Options { repeats: args.repeats, classes: args.classes };
+    let measured = Options { repeats: args.repeats, classes: args.classes, forward: args.forward };
     let report = step(&config, backbone, &measured, &mut |note| progress.line(note))?;
     out.result(&report, || describe(&report))
 }
@@ -209,7 +212,10 @@ fn describe(report: &StepReport) -> String {
     let prompts =
         if report.prompt_tokens > 0 { format!(", {} prompt tokens", report.prompt_tokens) } else { String::new() };
     table::pairs(&[
-        ("step", format!("{} on {}, {}{prompts}", report.method, report.backbone, report.precision)),
+        (
+            if report.forward { "forward pass" } else { "step" },
+            format!("{} on {}, {}{prompts}", report.method, report.backbone, report.precision),
+        ),
         (
             "batch",
             format!(

@@ -109,6 +109,7 @@ fn bench_step_prints_every_field() {
             "method",
             "backbone",
             "precision",
+            "forward",
             "batch_size",
             "micro_batch",
             "recompute",
@@ -126,6 +127,10 @@ fn bench_step_prints_every_field() {
     assert_eq!((&json["method"], &json["precision"]), (&Value::from("vpt-deep"), &Value::from("f32")));
     assert_eq!([number(&json, "/batch_size"), number(&json, "/prompt_tokens")], [6., 5.]);
     assert!((number(&json, "/img_per_s") * number(&json, "/median_s") / 6. - 1.).abs() < 1e-9);
+    let forward = sandbox.vpt(&[&args[..], &["--json", "--forward"]].concat()).ok().json();
+    assert_eq!((&json["forward"], &forward["forward"]), (&Value::from(false), &Value::from(true)));
+    let share = number(&forward, "/gflop") / number(&json, "/gflop");
+    assert!((0.3..0.5).contains(&share), "{share} of a step's work");
     for method in ["linear", "vpt-shallow", "vp-pad", "vp-patch", "vp-full", "vp-frame"] {
         let step = ["bench", "step", "--backbone", &vit, "--batch-size", "2", "--repeats", "1", "--method", method];
         assert_eq!(
