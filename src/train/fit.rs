@@ -93,7 +93,9 @@ impl Fit<'_> {
         let done = (state.progress.epoch_steps as usize).saturating_mul(self.plan.batch_size).min(order.len());
         let mut lap = Instant::now();
         let schedule = self.schedule();
-        for batch in self.train.batches(&order[done..], epoch, self.plan.batch_size)? {
+        let mut batches = self.train.batches(&order[done..], epoch, self.plan.batch_size)?;
+        let mut waited = Duration::ZERO;
+        while let Some(batch) = timed(&mut waited, || batches.next()) {
             let batch = batch?;
             let step = (epoch as u64 - 1) * per_epoch + state.progress.epoch_steps;
             let factor = schedule.factor(step);
@@ -114,6 +116,8 @@ impl Fit<'_> {
             }
             keeper.step(state, false)?;
         }
+        let seconds = state.progress.epoch_seconds;
+        tracing::info!("epoch {epoch}: waited {:.2} s of {seconds:.2} s for images", waited.as_secs_f64());
         // Kept only with the epoch's record: an epoch whose validation is cut off is averaged in again.
         let average = self.frozen.map(|_| {
             let before = state.copies.get(AVERAGE).cloned();
@@ -264,6 +268,14 @@ pub(crate) fn evaluate(
 
 /// Images that are classified at a time.
 pub(crate) const EVAL_BATCH: usize = 64;
+
+/// Calls `work`, whose time is added to `total`.
+fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
+    let begin = Instant::now();
+    let result = work();
+    *total += begin.elapsed();
+    result
+}
 
 fn restart(lap: &mut Instant) -> Duration {
     let now = Instant::now();
