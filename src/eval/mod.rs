@@ -132,6 +132,14 @@ impl AnyTally {
         }
     }
 
+    /// What was counted where an image has any number of classes.
+    pub(crate) fn multilabel(&self) -> Option<&MultilabelTally> {
+        match self {
+            Self::Classify(_) => None,
+            Self::Multilabel(tally, _) => Some(tally),
+        }
+    }
+
     /// What was taken for what, where an image has one class.
     pub(crate) fn confusion(&self) -> Option<&Confusion> {
         match self {

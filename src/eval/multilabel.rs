@@ -67,6 +67,11 @@ impl MultilabelTally {
         self.images
     }
 
+    /// Of each class the logit of an image, and whether the class is there.
+    pub(crate) fn of_image(&self, image: usize) -> impl Iterator<Item = (f32, bool)> + '_ {
+        self.classes.iter().filter_map(move |class| class.get(image).copied())
+    }
+
     /// Average precision of each class, `None` for one that does not occur.
     pub fn average_precisions(&self) -> Vec<Option<f64>> {
         self.classes.iter().map(|class| average_precision(class)).collect()

@@ -275,11 +275,10 @@ impl Session {
         };
         // Of several classes an image each stands for itself; one temperature is for those that exclude each other.
         let (mut val_logits, mut test_logits) = (self.logits(), self.logits());
-        if val_logits.is_some()
-            && evaluate(model, values, val, None, Split::Val, val_logits.as_mut(), observer)?.is_none()
-        {
+        let Some(of_val) = evaluate(model, values, val, sets.as_ref(), Split::Val, val_logits.as_mut(), observer)?
+        else {
             return Ok(self.interrupted());
-        }
+        };
         let Some(tally) = evaluate(model, values, test, sets.as_ref(), Split::Test, test_logits.as_mut(), observer)?
         else {
             return Ok(self.interrupted());
@@ -305,6 +304,9 @@ impl Session {
         prompt_picture::write(&self.folder, &self.setup, values)?;
         if let Some(((val, test), t)) = logits {
             mistakes::write(&self.folder, &self.setup, val, test, t)?;
+        }
+        if let Some((val, test)) = of_val.multilabel().zip(tally.multilabel()) {
+            mistakes::write_multilabel(&self.folder, &self.setup, val, test)?;
         }
         let images = (self.setup.train.len() * state.progress.history.len()) as f64;
         let seconds: f64 = state.progress.history.iter().map(|r| r.train_seconds).sum();

@@ -31,11 +31,18 @@ fn train_eval_and_predict_say_the_same() {
             "environment.json",
             "last.safetensors",
             "metrics.jsonl",
+            "mistakes.html",
             "results.json",
             "split.json",
             "val_predictions.jpg",
         ]
     );
+    // As many images are wrong as are not right in every class.
+    let page = std::fs::read_to_string(sandbox.path("run/mistakes.html")).unwrap();
+    let images = files(&sandbox.path("coco/test")).len();
+    let wrong = images as f64 * (1. - number(&results, "/test/exact_match"));
+    assert!(page.contains(&format!("{wrong:.0} of {images} images are wrong")), "{wrong} of {images}");
+    assert!(page.contains(", overlooked") && page.contains("src=\"data:image/jpeg;base64,"));
     let evaluated = sandbox.vpt(&["eval", "--model", "run", "--data", "coco", "--json"]).ok().json();
     assert!((number(&evaluated, "/metrics/mAP") - number(&results, "/test/mAP")).abs() < 1e-9);
     assert_eq!(evaluated["metrics"]["exact_match"], results["test"]["exact_match"]);
