@@ -161,7 +161,7 @@ impl RunConfig {
             return Err(Error::invalid("data", "there are no images to train on"));
         }
         let head = self.head_kind();
-        let defaults = defaults::of(facts.task, self.method, head);
+        let defaults = defaults::of(facts.task, self.method, head, self.label_map);
         let prompt = self.prompt_shape(facts)?;
         let deep = self.method == Method::VptDeep;
         let prompt_dropout = self.prompt_dropout.unwrap_or(defaults::prompt_dropout(facts.task, self.method));
@@ -201,7 +201,7 @@ impl RunConfig {
         let prompted = !self.method.on_features();
         let optimizer = self.optimizer.unwrap_or(defaults::optimizer(self.method));
         let mut config = Self {
-            head: Some(head),
+            head: Some(head).filter(|_| self.label_map.is_none()),
             solver: (self.method == Method::Linear && facts.task == Task::Classify)
                 .then_some(self.solver.unwrap_or(Solver::Sgd)),
             views: self.method.has_views().then_some(views),
@@ -211,7 +211,7 @@ impl RunConfig {
             epochs: (!solved).then_some(epochs),
             batch_size: (!solved).then_some(batch_size),
             lr: (!solved).then_some(lr),
-            head_lr: (prompted && !texts).then_some(head_lr),
+            head_lr: (prompted && !texts && self.label_map.is_none()).then_some(head_lr),
             optimizer: (!solved).then_some(optimizer),
             weight_decay: (!solved).then_some(weight_decay),
             warmup: warmup.filter(|_| !solved),
@@ -333,9 +333,9 @@ impl RunConfig {
                 place: self.patch_place.unwrap_or_default(),
             }),
             Method::VpFull => PromptShape::Pixels(PixelShape::Full),
-            Method::VpFrame => {
-                PromptShape::Pixels(PixelShape::Frame { inner: self.inner_size.unwrap_or(defaults::inner(side)) })
-            }
+            Method::VpFrame => PromptShape::Pixels(PixelShape::Frame {
+                inner: self.inner_size.unwrap_or(defaults::inner(side, self.label_map)),
+            }),
             Method::Coop | Method::Cocoop | Method::Ivlp | Method::Maple | Method::Promptsrc => {
                 PromptShape::Text(self.text_shape(facts)?)
             }
