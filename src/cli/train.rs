@@ -212,8 +212,8 @@ struct Flags {
     /// 5e-4 where texts are learned]
     #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Training")]
     weight_decay: Option<f64>,
-    /// Share of all steps in which the learning rate rises, before it falls along a cosine [default: 0.1; tip-adapter-f 0; zs-lp
-    /// and clap have a first epoch at 1e-5 instead, and a cosine that moves every epoch; the first epoch where texts are learned]
+    /// Share of all steps in which the learning rate rises, before it falls along a cosine [default: 0.1; tip-adapter-f 0; zs-lp,
+    /// clap and methods that learn texts have a first epoch at 1e-5 instead, and a cosine that moves every epoch]
     #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Training")]
     warmup: Option<f64>,
     /// Scale gradients down to at most this length [default: no bound; 1 in detection]

@@ -66,8 +66,8 @@ const MAPPED_EPOCHS: usize = 200;
 pub(super) const MAX_VIEWS: usize = 1000;
 /// Epochs of a linear probe that starts from texts, as in CLAP's public code.
 const PROBE_EPOCHS: usize = 300;
-/// The learning rate of the first of them.
-pub(super) const PROBE_FIRST_LR: f64 = 1e-5;
+/// The learning rate of the first epoch of methods that have no other warm-up.
+pub(super) const FIRST_EPOCH_LR: f64 = 1e-5;
 /// Epochs of Tip-Adapter-F, as in its public code.
 const CACHE_EPOCHS: usize = 20;
 
@@ -86,6 +86,12 @@ pub(super) fn optimizer(method: Method) -> OptimizerKind {
         _ if method.has_texts() => OptimizerKind::Sgd,
         _ => OptimizerKind::Adamw,
     }
+}
+
+/// Whether the first epoch goes at [`FIRST_EPOCH_LR`] and the rate then falls along a cosine from epoch to epoch, as the public codes
+/// of CoOp and of those that follow it do.
+pub(super) fn has_slow_first_epoch(method: Method) -> bool {
+    matches!(method, Method::ZsLp | Method::Clap) || method.has_texts()
 }
 
 /// What keeps `AdamW`'s division finite: Tip-Adapter-F has it larger.
@@ -178,8 +184,7 @@ pub(super) fn of(task: Task, method: Method, head: HeadKind, map: Option<LabelMa
 fn of_method(task: Task, method: Method) -> Defaults {
     let (few_shot, fixed) = (None, None);
     let tokens = Defaults { lr: 5e-3, head_lr: 1e-3, weight_decay: 1e-2, batch_size: 32, steps: 1000, few_shot, fixed };
-    // SGD with these rates, batches and epochs is what these methods were published with; the published first epoch at a
-    // rate of 1e-5 is one over which the rate rises here.
+    // SGD with these rates, batches and epochs is what these methods were published with.
     let texts = Defaults { lr: 2e-3, weight_decay: 5e-4, ..tokens };
     let both_towers = Defaults { lr: 2.5e-3, batch_size: 4, few_shot: Some([50; 3]), ..texts };
     match method {
@@ -212,7 +217,7 @@ pub(super) fn patch(side: usize) -> usize {
 }
 
 /// Inner image of `vp-frame`, an even number of pixels less than the side: four fifths of it, or, with a label map, ILM-VP's 128
-/// pixels at 224, in proportion elsewhere (36 at 64).
+/// pixels at 224, in proportion elsewhere (38 at 64).
 pub(super) fn inner(side: usize, map: Option<LabelMap>) -> usize {
     let margin = if map.is_some() { side * 48 / 224 } else { side / 10 };
     side - 2 * margin.max(1)

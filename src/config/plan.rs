@@ -116,8 +116,9 @@ impl Plan {
     /// How the learning rate goes over `epochs` epochs of `per_epoch` steps: a trial of the rate may have fewer than the run.
     pub fn course(&self, epochs: usize, per_epoch: usize) -> Course {
         let total = (epochs * per_epoch) as u64;
-        if matches!(self.config.method, Method::ZsLp | Method::Clap) && self.config.warmup.is_none() {
-            let first = defaults::PROBE_FIRST_LR / self.learning_rates[0];
+        // A run of a single epoch would learn next to nothing in it.
+        if defaults::has_slow_first_epoch(self.config.method) && self.config.warmup.is_none() && epochs > 1 {
+            let first = (defaults::FIRST_EPOCH_LR / self.learning_rates[0]).min(1.);
             return Course::Epochs(EpochSchedule { epochs: epochs as u64, per_epoch: per_epoch as u64, first });
         }
         // A shorter loop (a trial) warms up in proportion.
@@ -184,9 +185,8 @@ impl RunConfig {
         let detect = detects.then(|| self.detect_plan(epochs, per_epoch)).transpose()?;
         let warmup = self.warmup.or_else(|| match self.method {
             // Its first epoch stands for it.
-            Method::ZsLp | Method::Clap => None,
+            method if defaults::has_slow_first_epoch(method) => None,
             Method::TipAdapterF => Some(0.),
-            _ if texts => Some(1. / epochs as f64),
             _ => Some(detect.map_or(defaults::WARMUP, |detect| detect.warmup)),
         });
         let threads = match self.threads {
