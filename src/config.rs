@@ -22,7 +22,7 @@ use crate::{
     Error, Result,
     backbone::Precision,
     data::{AugmentPolicy, boxes::Fit, files},
-    head::HeadKind,
+    head::{HeadKind, LabelMap},
     prompt::{pixels::PatchPlace, tokens::PromptLayers},
     suggest,
     train::{class_weights::ClassWeights, optim::OptimizerKind},
@@ -48,6 +48,9 @@ pub struct RunConfig {
     /// The head; linear if `None`, where the method leaves a choice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadKind>,
+    /// How classes of the backbone's own classifier become those of the data, in the place of a head beside prompt pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_map: Option<LabelMap>,
     /// Texts with `{}` or `{c}` for the class name, for a text head and for methods that read texts; `promptsrc` ties the learned
     /// texts to the mean of these.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -199,6 +202,7 @@ impl Default for RunConfig {
             task: Task::default(),
             method: Method::default(),
             head: None,
+            label_map: None,
             templates: None,
             classnames: None,
             solver: None,
@@ -291,6 +295,7 @@ impl RunConfig {
             patch_place: None,
             inner_size: None,
             head: None,
+            label_map: None,
             solver: None,
             l2: None,
             views: None,

@@ -3,6 +3,7 @@
 
 pub mod detect;
 mod detect_task;
+mod label_map;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ mod text;
 use std::sync::Arc;
 
 pub use detect_task::{DetectTask, Found};
+use label_map::Mapped;
 pub(crate) use task::sigmoid;
 pub use task::{AnyTask, TaskModel, TaskOptions};
 use text::TextPart;
@@ -23,7 +25,10 @@ use crate::{
         vit::{Course, Pass, TokenPrompts, Want},
     },
     data::Preprocess,
-    head::{BoundHead, Head, HeadKind},
+    head::{
+        BoundHead, Head, HeadKind,
+        label_map::{VOTES, Vote},
+    },
     params::{self, Group, Param},
     prompt::{
         PromptShape,
@@ -46,6 +51,8 @@ pub struct Model {
     /// Where texts are learned, once the names of the classes are known.
     text: Option<TextPart>,
     head: Head,
+    /// Where classes of the backbone's own classifier stand for those of the head.
+    mapped: Option<Mapped>,
     threads: usize,
     /// Whether features are image embeddings, not the class token after the last norm.
     on_embeddings: bool,
@@ -79,6 +86,8 @@ pub struct StepOutput {
     pub correct: usize,
     /// Gradient of the mean loss for each learned tensor, in the order of [`Model::init`].
     pub gradients: Vec<Vec<f32>>,
+    /// What the images count for the label mapping of the next epoch.
+    pub votes: Vec<Vote>,
 }
 
 impl Model {
@@ -126,7 +135,7 @@ impl Model {
             }
             PromptShape::None | PromptShape::Text(_) => None,
         };
-        Ok(Self { backbone, prompt, pixels, text: None, head, threads, on_embeddings })
+        Ok(Self { backbone, prompt, pixels, text: None, head, mapped: None, threads, on_embeddings })
     }
 
     /// The same with a head on image embeddings, as [`Backbone::embed`] makes them, and with `keys` keys of a cache in it.
@@ -174,8 +183,9 @@ impl Model {
         let prompts =
             layout.map(|TokenLayout { start, layers, tokens }| TokenPrompts { start, layers, tokens, data: &[] });
         let want = Want { tokens: prompts.is_some(), pixels: self.pixels.is_some() };
+        let mut reads = Vec::new();
         let pass = Pass { prompts, want, micro_batch, ..Pass::forward(&[], self.threads) };
-        self.backbone.vit.course(&pass, batch)
+        self.backbone.vit.course(&self.mapped_pass(pass, &mut reads), batch)
     }
 
     /// How images are made ready for [`Self::logits`] and [`Self::step`].
@@ -195,8 +205,14 @@ impl Model {
             (PromptShape::Tokens(layout), _) => {
                 params.push(layout.init(self.backbone.vit.width(), self.backbone.spec.patch_size, rng)?);
             }
+            // The mapping is counted without a prompt, and learning begins there.
+            (_, Some(pixels)) if self.mapped.is_some() => params.push(pixels.init(0., rng)?),
             (_, Some(pixels)) => params.push(pixels.init(PIXEL_STD, rng)?),
             _ => {}
+        }
+        if self.mapped.is_some() {
+            params.extend(self.init_map(seed)?);
+            return Ok(params);
         }
         params.extend(self.head.init(&mut stream(seed, "head init", 0, 0))?);
         Ok(params)
@@ -214,7 +230,8 @@ impl Model {
             (_, Some(pixels)) => Some(("prompt.pixels", vec![3, pixels.len() / 3])),
             _ => None,
         };
-        prompt.into_iter().chain(self.head.tensors()).collect()
+        let head = if self.mapped.is_some() { self.map_tensors() } else { self.head.tensors() };
+        prompt.into_iter().chain(head).collect()
     }
 
     /// Checks that the values of a task file are the ones this model has, by name and shape.
@@ -223,6 +240,7 @@ impl Model {
         if self.text_shape().is_some_and(|shape| shape.keeps_head()) {
             tensors.extend(self.head.tensors());
         }
+        tensors.retain(|(name, _)| *name != VOTES);
         params::check(params, &tensors)
     }
 
@@ -234,6 +252,12 @@ impl Model {
     /// What the head takes of images `[B, 3, s, s]`, prompts applied: the class token after the last norm or its embedding,
     /// `[B, D]`.
     pub fn features(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
+        if let Some(pixels) = self.pixels.as_ref().filter(|_| self.is_pooled()) {
+            let values = &params::find(params, "prompt.pixels")?.values;
+            let (images, mut reads) = (pixels.apply(values, images, &Places::Same)?, Vec::new());
+            let pass = self.mapped_pass(Pass::forward(&images, self.threads), &mut reads);
+            return Ok(self.backbone.vit.pool(&self.backbone.vit.read(&pass)?)?.0);
+        }
         Ok(self.readout(self.class_tokens(params, images)?))
     }
 
@@ -271,7 +295,7 @@ impl Model {
         if let Some(part) = self.text_part()? {
             return self.text_step(part, params, input);
         }
-        let head = self.head.bind(params)?;
+        let head = self.bind(params)?;
         match (self.prompt, &self.pixels) {
             (PromptShape::Tokens(_), _) => {
                 let values = &params::find(params, "prompt.tokens")?.values;
@@ -299,7 +323,7 @@ impl Model {
         if let Some(part) = self.text_part()? {
             return self.text_head_step(part, params, features, labels, loss);
         }
-        let parts = vec![loss.head_gradients(&self.head.bind(params)?, features, labels)?];
+        let parts = vec![loss.head_gradients(&self.bind(params)?, features, labels)?];
         Ok(StepOutput::sum(parts))
     }
 
@@ -314,18 +338,26 @@ impl Model {
         let want = Want { tokens: prompts.is_some(), pixels: prompts.is_none() };
         let total = input.loss.weight(input.labels);
         let loss = |range: std::ops::Range<usize>, features: &[f32]| {
-            let labels = input.labels.get(range).ok_or_else(|| Error::invalid("labels", "fewer than images"))?;
+            let labels = Self::labels_of(input, range)?;
+            if self.is_pooled() {
+                let (features, tape) = self.backbone.vit.pool(features)?;
+                let mut part = input.loss.gradients(head, &features, labels, total)?;
+                let gradient = self.backbone.vit.pool_vjp(&tape, &std::mem::take(&mut part.features));
+                return Ok((gradient, (part, self.votes(&features, labels))));
+            }
             if !self.on_embeddings {
                 let mut part = input.loss.gradients(head, features, labels, total)?;
-                return Ok((std::mem::take(&mut part.features), part));
+                return Ok((std::mem::take(&mut part.features), (part, self.votes(features, labels))));
             }
             let mut part = input.loss.gradients(head, &self.readout(features.to_vec()), labels, total)?;
-            Ok((self.backbone.project_vjp(std::mem::take(&mut part.features)), part))
+            Ok((self.backbone.project_vjp(std::mem::take(&mut part.features)), (part, Vec::new())))
         };
+        let mut reads = Vec::new();
         let pass = Pass { prompts, want, micro_batch: input.micro_batch, ..Pass::forward(images, self.threads) };
-        let (gradients, parts) = self.backbone.vit.step(&pass, &loss)?;
+        let (gradients, parts) = self.backbone.vit.step(&self.mapped_pass(pass, &mut reads), &loss)?;
         let gradient = gradients.tokens.or(gradients.pixels).unwrap_or_default();
-        Ok((gradient, StepOutput::sum(parts)))
+        let (parts, votes): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        Ok((gradient, StepOutput { votes: votes.concat(), ..StepOutput::sum(parts) }))
     }
 
     fn token_prompts<'a>(&self, data: &'a [f32]) -> Option<TokenPrompts<'a>> {
@@ -339,7 +371,7 @@ impl StepOutput {
     fn sum(parts: Vec<LossGradients>) -> Self {
         let mut parts = parts.into_iter();
         let first = parts.next().unwrap_or_default();
-        let mut sum = Self { loss: first.loss, correct: first.correct, gradients: first.head };
+        let mut sum = Self { loss: first.loss, correct: first.correct, gradients: first.head, votes: Vec::new() };
         for part in parts {
             sum.loss += part.loss;
             sum.correct += part.correct;

@@ -14,7 +14,7 @@ pub enum Group {
     Head,
     /// Biases and scales of the head: the head's learning rate, never decayed.
     HeadBias,
-    /// Part of the head, but not learned: it has no gradient, never changes and is not counted.
+    /// Part of the head, but not learned: it has no gradient, no step changes it, and it is not counted.
     Fixed,
 }
 

@@ -113,6 +113,16 @@ impl Backbone {
         Ok(self.hash.get().map_or("", String::as_str))
     }
 
+    /// Where it was found.
+    pub(super) fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The weight files.
+    pub(super) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
     /// Number of values in the backbone's tensors.
     pub fn parameters(&self) -> u64 {
         self.weights.parameters()
@@ -270,7 +280,7 @@ impl Clip {
 }
 
 /// Rows `[n, k]` times a matrix `[k, m]`: `[n, m]`.
-fn product<'a>(rows: &[f32], matrix: impl Into<Part<'a>>) -> Vec<f32> {
+pub(super) fn product<'a>(rows: &[f32], matrix: impl Into<Part<'a>>) -> Vec<f32> {
     let matrix = matrix.into();
     let (k, m) = (matrix.k(), matrix.n());
     let n = rows.len() / k;

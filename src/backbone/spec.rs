@@ -4,6 +4,7 @@
 //! take the defaults of transformers 5.23, and everything is checked here, before any memory is taken on its word.
 
 mod config;
+mod labels;
 
 use std::path::Path;
 

@@ -128,6 +128,38 @@ impl Weights {
         Ok(Self { origin: origin.to_path_buf(), files, tensors, prefix, bare_image_tower })
     }
 
+    /// Where the checkpoint is, for errors that no single file is to blame for.
+    pub(crate) fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    /// The tensor `name` beside the plain model, as the classifier of a `ViTForImageClassification` stands beside its `vit.`.
+    fn find_beside(&self, name: &str) -> Option<&Tensor> {
+        let parent = self.prefix.trim_end_matches('.').rsplit_once('.').map(|(parent, _)| parent);
+        match parent {
+            Some(parent) => self.tensors.get(&format!("{parent}.{name}")),
+            None => self.tensors.get(name),
+        }
+    }
+
+    /// The shape of the tensor of this name beside the plain model, if there is one.
+    pub fn shape_beside(&self, name: &str) -> Option<&[usize]> {
+        self.find_beside(name).map(|t| t.shape.as_slice())
+    }
+
+    /// [`Weights::get`] of a tensor beside the plain model.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn get_beside(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.find_beside(name);
+        let tensor = tensor.ok_or_else(|| Error::file(&self.origin, format!("has no tensor `{name}`")))?;
+        self.check_shape(name, tensor, shape)?;
+        let mut out = vec![0.0; tensor.shape.iter().product()];
+        self.read(name, tensor, &mut out)?;
+        Ok(out)
+    }
+
     fn find(&self, name: &str) -> Option<&Tensor> {
         let bare = if self.bare_image_tower { name.strip_prefix(CLIP_IMAGE_TOWER).unwrap_or(name) } else { name };
         if self.prefix.is_empty() {
@@ -189,11 +221,16 @@ impl Weights {
         let Some(tensor) = self.find(name) else {
             return Err(Error::file(&self.origin, format!("has no tensor `{}{name}`", self.prefix)));
         };
-        if tensor.shape != shape {
-            let message = format!("tensor `{name}` has shape {:?}, the configuration asks for {shape:?}", tensor.shape);
-            return Err(Error::file(&self.files[tensor.file].path, message));
-        }
+        self.check_shape(name, tensor, shape)?;
         Ok(tensor)
+    }
+
+    fn check_shape(&self, name: &str, tensor: &Tensor, shape: &[usize]) -> Result<()> {
+        if tensor.shape == shape {
+            return Ok(());
+        }
+        let message = format!("tensor `{name}` has shape {:?}, the configuration asks for {shape:?}", tensor.shape);
+        Err(Error::file(&self.files[tensor.file].path, message))
     }
 
     fn read(&self, name: &str, tensor: &Tensor, out: &mut [f32]) -> Result<()> {

@@ -20,6 +20,7 @@ use vpt::bench::few_shot::{
 };
 use vpt::config::{LearningRate, RunConfig};
 use vpt::feature_cache;
+use vpt::head::LabelMap;
 use vpt::report::table;
 use vpt::train::{Event, Observer};
 
@@ -130,6 +131,10 @@ pub(crate) struct FewShot {
     /// Prompt tokens a block (vpt-shallow, vpt-deep) [default: as `vpt train`]
     #[arg(long, value_name = "N", help_heading = "Training, for all methods", allow_negative_numbers = true)]
     prompt_tokens: Option<usize>,
+    /// Tell classes by the backbone's own classifier (vp-pad, vp-patch, vp-full, vp-frame): rlm, flm, ilm, blm or blm+, as
+    /// `vpt train` [default: a linear head]
+    #[arg(long, value_name = "MAP", value_parser = one_of::<LabelMap>(LabelMap::NAMES), help_heading = "Training, for all methods")]
+    label_map: Option<LabelMap>,
     /// Side of the images the backbone sees, in pixels [default: the backbone's]
     #[arg(long, value_name = "PIXELS", help_heading = "Training, for all methods", allow_negative_numbers = true)]
     image_size: Option<usize>,
@@ -200,6 +205,7 @@ impl FewShot {
             batch_size: self.batch_size,
             lr: self.lr,
             prompt_tokens: self.prompt_tokens,
+            label_map: self.label_map,
             image_size: self.image_size,
             micro_batch: self.micro_batch,
             cache_dir: if self.no_cache { None } else { self.cache_dir.or_else(feature_cache::default_folder) },

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 use vpt::data::preprocess::{Preprocess, Size};
 use vpt::eval::Scores;
+use vpt::head::label_map;
 use vpt::params;
 use vpt::prompt::PromptShape;
 use vpt::prompt::pixels::PixelShape;
-use vpt::prompt::task_file::{DetectMeta, TaskFile};
+use vpt::prompt::task_file::{DetectMeta, MapMeta, NAMED_SOURCES, TaskFile};
 use vpt::prompt::text::{Beside, TextShape};
 use vpt::report::table;
 use vpt::runs;
@@ -66,6 +67,7 @@ pub(crate) fn run(args: &Task, out: Output) -> anyhow::Result<()> {
         "preprocess": meta.preprocess,
         "metrics": meta.metrics,
         "temperature": meta.temperature,
+        "label_map": label_map(&file)?,
         "detect": meta.detect,
         "trainable_params": params::count(&file.params),
         "tensors": tensors.collect::<Vec<_>>(),
@@ -92,7 +94,7 @@ fn describe(file: &TaskFile, path: &Path, bytes: u64) -> String {
         ("task", kind(file).to_string()),
         ("method", meta.method.to_string()),
         ("prompt", prompt(meta.prompt)),
-        ("head", meta.detect.as_ref().map_or_else(|| meta.head.to_string(), dense)),
+        ("head", head(file)),
         ("backbone", printable(&meta.backbone.name)),
         ("BLAKE3", printable(&meta.backbone.hash)),
         ("classes", format!("{}: {}{more}", meta.classes.len(), names.join(", "))),
@@ -103,6 +105,7 @@ fn describe(file: &TaskFile, path: &Path, bytes: u64) -> String {
     rows.extend(meta.metrics.val.as_ref().map(|scores| ("val", metrics(scores))));
     rows.extend(meta.metrics.test.as_ref().map(|scores| ("test", metrics(scores))));
     rows.extend(meta.temperature.map(|temperature| ("temperature", format!("{temperature:.4}"))));
+    rows.extend(mapping(file));
     rows.push(("learned", format!("{} values", table::count(params::count(&file.params) as u64))));
     let tensor = |p: &params::Param| {
         let shape: Vec<String> = p.shape.iter().map(usize::to_string).collect();
@@ -110,6 +113,53 @@ fn describe(file: &TaskFile, path: &Path, bytes: u64) -> String {
     };
     rows.extend(file.params.iter().map(tensor));
     table::pairs(&rows)
+}
+
+fn head(file: &TaskFile) -> String {
+    let meta = &file.meta;
+    match (&meta.detect, &meta.label_map) {
+        (Some(detect), _) => dense(detect),
+        (_, Some(map)) => {
+            format!("none: the backbone's own classifier of {} classes, label map {}", map.sources, map.kind)
+        }
+        _ => meta.head.to_string(),
+    }
+}
+
+/// The source classes with the largest parts in each class: number, name and part.
+fn label_map(file: &TaskFile) -> vpt::Result<Option<Value>> {
+    let Some(MapMeta { kind, sources, names }) = &file.meta.label_map else { return Ok(None) };
+    let part = |(source, weight): (usize, f32)| {
+        let name = names.as_ref().and_then(|names| names.get(&source));
+        json!({ "source": source, "name": name, "weight": weight })
+    };
+    let classes: Vec<Vec<Value>> = label_map::leading(&file.params, NAMED_SOURCES)?
+        .into_iter()
+        .map(|parts| parts.into_iter().map(part).collect())
+        .collect();
+    Ok(Some(json!({ "kind": kind, "sources": sources, "classes": classes })))
+}
+
+/// A line a class: what it is told by.
+fn mapping(file: &TaskFile) -> Vec<(&'static str, String)> {
+    let Some(MapMeta { kind, names, .. }) = &file.meta.label_map else { return Vec::new() };
+    let source = |(source, weight): &(usize, f32)| {
+        let name = names.as_ref().and_then(|names| names.get(source));
+        let name = name.map_or_else(|| format!("class {source}"), |name| format!("{} ({source})", printable(name)));
+        if kind.is_injective() { name } else { format!("{name} {weight:.3}") }
+    };
+    let classes = &file.meta.classes;
+    // The file was opened, so the tensor is there.
+    let parts = label_map::leading(&file.params, NAMED_SOURCES).unwrap_or_default();
+    let line = |(parts, class): (&Vec<(usize, f32)>, &String)| {
+        let sources: Vec<String> = parts.iter().map(source).collect();
+        ("label map", format!("{} -> {}", sources.join(", "), printable(class)))
+    };
+    let mut lines: Vec<_> = parts.iter().zip(classes).take(NAMED).map(line).collect();
+    if classes.len() > NAMED {
+        lines.push(("label map", format!("and {} more", classes.len() - NAMED)));
+    }
+    lines
 }
 
 fn prompt(shape: PromptShape) -> String {

@@ -10,7 +10,7 @@ use vpt::data::boxes::Fit;
 use vpt::eval::Scores;
 use vpt::eval::zero_shot::Prompts;
 use vpt::feature_cache;
-use vpt::head::HeadKind;
+use vpt::head::{HeadKind, LabelMap};
 use vpt::prompt::pixels::PatchPlace;
 use vpt::prompt::tokens::PromptLayers;
 use vpt::train::class_weights::ClassWeights;
@@ -118,6 +118,15 @@ struct Flags {
     /// methods that learn texts have cosine heads of their own]
     #[arg(long, value_name = "HEAD", value_parser = one_of::<HeadKind>(HeadKind::NAMES), help_heading = "Method")]
     head: Option<HeadKind>,
+    /// Tell classes by the classifier that the backbone was published with, in the place of a head (vp-pad, vp-patch, vp-full,
+    /// vp-frame on a ViT, DeiT or DINOv2 for image classification)
+    ///
+    /// rlm: each class gets one of the classifier's at random. flm: the one that its images are most often taken for, counted
+    /// once without a prompt. ilm: the same, counted anew in every epoch; with vp-frame this is ILM-VP. blm: all of them,
+    /// weighted by how likely the class is where they are predicted, counted in every epoch; blm+: the same by the
+    /// probabilities of the three likeliest.
+    #[arg(long, value_name = "MAP", value_parser = one_of::<LabelMap>(LabelMap::NAMES), help_heading = "Method")]
+    label_map: Option<LabelMap>,
     /// Texts with {} or {c} for the class name, one a line or a JSON list (--head text, zero-shot, zs-lp, clap, tip-adapter;
     /// promptsrc stays close to them) [default: "a photo of a {}."; promptsrc nine of the kind]
     #[arg(long, value_name = "FILE", help_heading = "Method")]
@@ -172,12 +181,13 @@ struct Flags {
     /// [default: fixed]
     #[arg(long, value_name = "PLACE", value_parser = one_of::<PatchPlace>(PatchPlace::NAMES), help_heading = "Method")]
     patch_place: Option<PatchPlace>,
-    /// Side of the shrunk image in pixels (vp-frame) [default: four fifths of the image size]
+    /// Side of the shrunk image in pixels (vp-frame) [default: four fifths of the image size; with
+    /// --label-map 128 at 224 pixels, in proportion elsewhere]
     #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", help_heading = "Method")]
     inner_size: Option<usize>,
 
     /// Passes over the training images [default: as many as make 1000 steps, 2000 for linear; at least 10, at most 100; in
-    /// detection 2150, at least 40, at most 160; 300 for zs-lp and clap, 20 for tip-adapter-f; with --shots or --draw coop 50 to
+    /// detection 2150, at least 40, at most 160; 200 with --label-map; 300 for zs-lp and clap, 20 for tip-adapter-f; with --shots or --draw coop 50 to
     /// 200, cocoop 10, ivlp, maple and promptsrc 50]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     epochs: Option<usize>,
@@ -188,7 +198,7 @@ struct Flags {
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     micro_batch: Option<usize>,
     /// Peak learning rate of the prompts (of the head for linear), or `auto` to try a few on validation
-    /// [default: 5e-3, pixel prompts 2e-2, linear with --head text 5e-4, zs-lp and clap 0.1, tip-adapter-f 1e-3; in detection
+    /// [default: 5e-3, pixel prompts 2e-2, with --label-map 1e-2, linear with --head text 5e-4, zs-lp and clap 0.1, tip-adapter-f 1e-3; in detection
     /// 1e-2, linear 1e-3; coop and cocoop 2e-3, ivlp and promptsrc 2.5e-3, maple 3.5e-3]
     #[arg(long, allow_negative_numbers = true, value_name = "RATE|auto", help_heading = "Training")]
     lr: Option<LearningRate>,
@@ -202,8 +212,8 @@ struct Flags {
     /// 5e-4 where texts are learned]
     #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Training")]
     weight_decay: Option<f64>,
-    /// Share of all steps in which the learning rate rises, before it falls along a cosine [default: 0.1; tip-adapter-f 0; zs-lp
-    /// and clap have a first epoch at 1e-5 instead, and a cosine that moves every epoch; the first epoch where texts are learned]
+    /// Share of all steps in which the learning rate rises, before it falls along a cosine [default: 0.1; tip-adapter-f 0; zs-lp,
+    /// clap and methods that learn texts have a first epoch at 1e-5 instead, and a cosine that moves every epoch]
     #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Training")]
     warmup: Option<f64>,
     /// Scale gradients down to at most this length [default: no bound; 1 in detection]
@@ -419,6 +429,13 @@ impl Flags {
         if let Some(method) = self.method {
             config = config.with_method(method);
         }
+        // A head and a label map take the place of each other.
+        if self.label_map.is_some() && self.head.is_none() {
+            (config.head, config.head_lr) = (None, None);
+        }
+        if self.head.is_some() && self.label_map.is_none() {
+            config.label_map = None;
+        }
         // Texts that are in the configuration of another run stay only where they are read.
         let method = self.method.unwrap_or(config.method);
         let text_head = self.head.or(config.head) == Some(HeadKind::Text);
@@ -434,7 +451,7 @@ impl Flags {
         }
         set!(backbone data task label_smoothing class_weights augment);
         set_optional!(
-            head solver l2 views alpha beta optimizer weights_dir shots draw split_seed image_size prompt_tokens prompt_layers
+            head label_map solver l2 views alpha beta optimizer weights_dir shots draw split_seed image_size prompt_tokens prompt_layers
             prompt_dropout context_init pad patch_size patch_place inner_size
             epochs batch_size micro_batch lr head_lr weight_decay warmup clip_norm patience select head_epochs fit mosaic ema
             out

@@ -1,6 +1,7 @@
 //! The defaults of every method, and where they come from.
 
 use super::{HeadKind, Method, PromptLayers, Task};
+use crate::head::LabelMap;
 use crate::train::optim::{self, OptimizerKind};
 
 /// More prompt tokens than the published grids by far (they end at 200), few enough to bound memory.
@@ -35,6 +36,8 @@ pub(super) struct Defaults {
     steps: usize,
     /// Epochs with 1, with 2 to 4 and with more shots, where a method was published with such numbers.
     few_shot: Option<[usize; 3]>,
+    /// Epochs, where it was published with so many whatever the data.
+    fixed: Option<usize>,
 }
 
 impl Defaults {
@@ -42,6 +45,7 @@ impl Defaults {
     /// steps, but at least 10 and at most 100.
     pub(super) fn epochs(&self, method: Method, per_epoch: usize, shots: Option<usize>) -> usize {
         match (method, self.few_shot, shots) {
+            _ if self.fixed.is_some() => self.fixed.unwrap_or_default(),
             (Method::ZsLp | Method::Clap, ..) => PROBE_EPOCHS,
             (Method::TipAdapterF, ..) => CACHE_EPOCHS,
             (_, Some([one, few, many]), Some(shots)) => match shots {
@@ -54,12 +58,16 @@ impl Defaults {
     }
 }
 
+/// Rate (of Adam: prompt pixels do not decay) and epochs of ILM-VP and of the public code of BLM.
+const MAPPED_LR: f64 = 1e-2;
+const MAPPED_EPOCHS: usize = 200;
+
 /// More views of an image than anyone publishes, few enough to bound memory.
 pub(super) const MAX_VIEWS: usize = 1000;
 /// Epochs of a linear probe that starts from texts, as in CLAP's public code.
 const PROBE_EPOCHS: usize = 300;
-/// The learning rate of the first of them.
-pub(super) const PROBE_FIRST_LR: f64 = 1e-5;
+/// The learning rate of the first epoch of methods that have no other warm-up.
+pub(super) const FIRST_EPOCH_LR: f64 = 1e-5;
 /// Epochs of Tip-Adapter-F, as in its public code.
 const CACHE_EPOCHS: usize = 20;
 
@@ -78,6 +86,12 @@ pub(super) fn optimizer(method: Method) -> OptimizerKind {
         _ if method.has_texts() => OptimizerKind::Sgd,
         _ => OptimizerKind::Adamw,
     }
+}
+
+/// Whether the first epoch goes at [`FIRST_EPOCH_LR`] and the rate then falls along a cosine from epoch to epoch, as the public codes
+/// of CoOp and of those that follow it do.
+pub(super) fn has_slow_first_epoch(method: Method) -> bool {
+    matches!(method, Method::ZsLp | Method::Clap) || method.has_texts()
 }
 
 /// What keeps `AdamW`'s division finite: Tip-Adapter-F has it larger.
@@ -155,9 +169,12 @@ pub(super) fn prompt_dropout(task: Task, method: Method) -> f32 {
     if method == Method::VptDeep && task != Task::Detect { DEEP_DROPOUT } else { 0. }
 }
 
-/// The defaults of `method` for `task` with `head`.
-pub(super) fn of(task: Task, method: Method, head: HeadKind) -> Defaults {
+/// The defaults of `method` for `task` with `head`, or with `map` in its place.
+pub(super) fn of(task: Task, method: Method, head: HeadKind, map: Option<LabelMap>) -> Defaults {
     let defaults = of_method(task, method);
+    if map.is_some() {
+        return Defaults { lr: MAPPED_LR, fixed: Some(MAPPED_EPOCHS), ..defaults };
+    }
     if head == HeadKind::Text && method == Method::Linear {
         return Defaults { lr: TEXT_LR, head_lr: TEXT_LR, ..defaults };
     }
@@ -165,10 +182,9 @@ pub(super) fn of(task: Task, method: Method, head: HeadKind) -> Defaults {
 }
 
 fn of_method(task: Task, method: Method) -> Defaults {
-    let few_shot = None;
-    let tokens = Defaults { lr: 5e-3, head_lr: 1e-3, weight_decay: 1e-2, batch_size: 32, steps: 1000, few_shot };
-    // SGD with these rates, batches and epochs is what these methods were published with; the published first epoch at a
-    // rate of 1e-5 is one over which the rate rises here.
+    let (few_shot, fixed) = (None, None);
+    let tokens = Defaults { lr: 5e-3, head_lr: 1e-3, weight_decay: 1e-2, batch_size: 32, steps: 1000, few_shot, fixed };
+    // SGD with these rates, batches and epochs is what these methods were published with.
     let texts = Defaults { lr: 2e-3, weight_decay: 5e-4, ..tokens };
     let both_towers = Defaults { lr: 2.5e-3, batch_size: 4, few_shot: Some([50; 3]), ..texts };
     match method {
@@ -200,7 +216,9 @@ pub(super) fn patch(side: usize) -> usize {
     (side * 50 / 224).max(1)
 }
 
-/// Inner image of `vp-frame`: four fifths of the side, an even number of pixels less than it.
-pub(super) fn inner(side: usize) -> usize {
-    side - 2 * (side / 10).max(1)
+/// Inner image of `vp-frame`, an even number of pixels less than the side: four fifths of it, or, with a label map, ILM-VP's 128
+/// pixels at 224, in proportion elsewhere (38 at 64).
+pub(super) fn inner(side: usize, map: Option<LabelMap>) -> usize {
+    let margin = if map.is_some() { side * 48 / 224 } else { side / 10 };
+    side - 2 * margin.max(1)
 }

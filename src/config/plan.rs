@@ -116,8 +116,9 @@ impl Plan {
     /// How the learning rate goes over `epochs` epochs of `per_epoch` steps: a trial of the rate may have fewer than the run.
     pub fn course(&self, epochs: usize, per_epoch: usize) -> Course {
         let total = (epochs * per_epoch) as u64;
-        if matches!(self.config.method, Method::ZsLp | Method::Clap) && self.config.warmup.is_none() {
-            let first = defaults::PROBE_FIRST_LR / self.learning_rates[0];
+        // A run of a single epoch would learn next to nothing in it.
+        if defaults::has_slow_first_epoch(self.config.method) && self.config.warmup.is_none() && epochs > 1 {
+            let first = (defaults::FIRST_EPOCH_LR / self.learning_rates[0]).min(1.);
             return Course::Epochs(EpochSchedule { epochs: epochs as u64, per_epoch: per_epoch as u64, first });
         }
         // A shorter loop (a trial) warms up in proportion.
@@ -161,7 +162,7 @@ impl RunConfig {
             return Err(Error::invalid("data", "there are no images to train on"));
         }
         let head = self.head_kind();
-        let defaults = defaults::of(facts.task, self.method, head);
+        let defaults = defaults::of(facts.task, self.method, head, self.label_map);
         let prompt = self.prompt_shape(facts)?;
         let deep = self.method == Method::VptDeep;
         let prompt_dropout = self.prompt_dropout.unwrap_or(defaults::prompt_dropout(facts.task, self.method));
@@ -184,9 +185,8 @@ impl RunConfig {
         let detect = detects.then(|| self.detect_plan(epochs, per_epoch)).transpose()?;
         let warmup = self.warmup.or_else(|| match self.method {
             // Its first epoch stands for it.
-            Method::ZsLp | Method::Clap => None,
+            method if defaults::has_slow_first_epoch(method) => None,
             Method::TipAdapterF => Some(0.),
-            _ if texts => Some(1. / epochs as f64),
             _ => Some(detect.map_or(defaults::WARMUP, |detect| detect.warmup)),
         });
         let threads = match self.threads {
@@ -201,7 +201,7 @@ impl RunConfig {
         let prompted = !self.method.on_features();
         let optimizer = self.optimizer.unwrap_or(defaults::optimizer(self.method));
         let mut config = Self {
-            head: Some(head),
+            head: Some(head).filter(|_| self.label_map.is_none()),
             solver: (self.method == Method::Linear && facts.task == Task::Classify)
                 .then_some(self.solver.unwrap_or(Solver::Sgd)),
             views: self.method.has_views().then_some(views),
@@ -211,7 +211,7 @@ impl RunConfig {
             epochs: (!solved).then_some(epochs),
             batch_size: (!solved).then_some(batch_size),
             lr: (!solved).then_some(lr),
-            head_lr: (prompted && !texts).then_some(head_lr),
+            head_lr: (prompted && !texts && self.label_map.is_none()).then_some(head_lr),
             optimizer: (!solved).then_some(optimizer),
             weight_decay: (!solved).then_some(weight_decay),
             warmup: warmup.filter(|_| !solved),
@@ -333,9 +333,9 @@ impl RunConfig {
                 place: self.patch_place.unwrap_or_default(),
             }),
             Method::VpFull => PromptShape::Pixels(PixelShape::Full),
-            Method::VpFrame => {
-                PromptShape::Pixels(PixelShape::Frame { inner: self.inner_size.unwrap_or(defaults::inner(side)) })
-            }
+            Method::VpFrame => PromptShape::Pixels(PixelShape::Frame {
+                inner: self.inner_size.unwrap_or(defaults::inner(side, self.label_map)),
+            }),
             Method::Coop | Method::Cocoop | Method::Ivlp | Method::Maple | Method::Promptsrc => {
                 PromptShape::Text(self.text_shape(facts)?)
             }

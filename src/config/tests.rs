@@ -140,7 +140,16 @@ fn texts_are_learned_as_published() {
             assert_eq!(plan.prompt, PromptShape::Text(TextShape { tokens, layers, beside }));
             assert_eq!((plan.learning_rates.as_slice(), plan.batch_size, plan.epochs), (&[lr][..], batch, epochs));
             assert_eq!((plan.optimizer, plan.config.weight_decay), (OptimizerKind::Sgd, Some(5e-4)));
-            assert_eq!(plan.warmup_steps, plan.steps_per_epoch());
+            // The first epoch at a constant 1e-5, then PyTorch's cosine by epochs.
+            let course = plan.course(epochs, 5);
+            let rates: Vec<f64> = (0..11).map(|step| lr * course.factor(step)).collect();
+            let third = lr * 0.5 * (1. + (std::f64::consts::PI / epochs as f64).cos());
+            for (step, rate) in rates.iter().enumerate() {
+                let expected = [1e-5, lr, third][step / 5];
+                assert!((rate - expected).abs() < 1e-12, "{method} step {step}: {rate}, not {expected}");
+            }
+            assert!(plan.course(1, 5).factor(0) > 0.5, "a single epoch learns");
+            assert_eq!((plan.config.warmup, plan.warmup_steps), (None, 0));
             assert_eq!(plan.config.templates.is_some(), method == Method::Promptsrc);
             assert_eq!(plan.config.head, Some(HeadKind::Cosine));
             let words = (method != Method::Coop).then_some("a photo of a");
@@ -305,4 +314,24 @@ fn steps_cover_every_image_and_small_sets_get_more_epochs() {
     assert_eq!(plan(1).batch_size, 1);
     assert!(plan(100).epochs > plan(10_000).epochs);
     assert!(RunConfig::default().resolve(&Facts { train_images: 0, ..FACTS }).is_err());
+}
+
+#[test]
+fn pixels_with_a_label_map_are_learned_as_in_ilm_vp() {
+    for &map in LabelMap::ALL {
+        let mapped = RunConfig { label_map: Some(map), ..config(Method::VpFrame) };
+        for shots in [None, Some(1), Some(16)] {
+            let plan = RunConfig { shots, ..mapped.clone() }.resolve(&Facts { shots, ..FACTS }).unwrap();
+            assert_eq!((plan.epochs, plan.learning_rates.as_slice()), (200, &[1e-2][..]));
+            assert_eq!((plan.optimizer, plan.config.weight_decay), (OptimizerKind::Adamw, Some(0.)), "which is Adam");
+            assert_eq!((plan.config.head, plan.config.head_lr, plan.config.label_map), (None, None, Some(map)));
+            assert_eq!(plan.config.resolve(&Facts { shots, ..FACTS }).unwrap(), plan);
+        }
+        let inner = |image_size| mapped.resolve(&Facts { image_size, ..FACTS }).unwrap().config.inner_size;
+        assert_eq!([224, 64, 32, 384].map(inner), [128, 38, 20, 220].map(Some));
+        let of_shapes = mapped.resolve(&Facts { task: Task::Multilabel, ..FACTS }).unwrap_err().to_string();
+        assert_eq!(of_shapes, "--label-map: not for multi-label classification");
+        assert_eq!(mapped.clone().with_method(Method::VpPad).label_map, None);
+    }
+    assert_eq!(config(Method::VpFrame).resolve(&FACTS).unwrap().config.inner_size, Some(180));
 }

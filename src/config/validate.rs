@@ -94,6 +94,12 @@ impl RunConfig {
             ("--patch-place", self.patch_place.is_some(), method == Method::VpPatch, "patch"),
             ("--inner-size", self.inner_size.is_some(), method == Method::VpFrame, "shrunk image"),
             (
+                "--label-map",
+                self.label_map.is_some(),
+                method.has_pixels(),
+                "prompt pixels in front of the backbone's own classifier: it learns a head; take vp-pad, vp-patch, vp-full or vp-frame",
+            ),
+            (
                 "--head-lr",
                 self.head_lr.is_some(),
                 !method.on_features() && !method.has_texts(),
@@ -107,6 +113,16 @@ impl RunConfig {
         for (flag, given, used, what) in fields {
             if given && !used {
                 return Err(Error::flag(flag, format!("method {method} has no {what}")));
+            }
+        }
+        if let Some(map) = self.label_map {
+            for (flag, given) in [("--head", self.head.is_some()), ("--head-lr", self.head_lr.is_some())] {
+                if given {
+                    return Err(Error::flag(
+                        flag,
+                        format!("not with --label-map {map}, which takes the place of a head"),
+                    ));
+                }
             }
         }
         if let (Some(own), Some(head)) = (method.own_head(), self.head)
@@ -155,6 +171,7 @@ impl RunConfig {
                 return Err(Error::flag("--head", message));
             }
             let fields = [
+                ("--label-map", self.label_map.is_some()),
                 ("--shots", self.shots.is_some()),
                 ("--draw", self.draw.is_some()),
                 ("--label-smoothing", self.label_smoothing > 0.),

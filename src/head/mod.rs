@@ -6,6 +6,7 @@
 pub(crate) mod cache;
 pub(crate) mod cosine;
 pub mod detect;
+pub mod label_map;
 mod linear;
 mod text;
 
@@ -13,6 +14,7 @@ use candle_core::{Device, Tensor, Var};
 use rand::Rng;
 
 pub(crate) use self::cosine::unit_rows;
+pub use self::label_map::LabelMap;
 
 use crate::{
     Error, Result,

@@ -129,6 +129,9 @@ impl TaskModel {
             return Err(Error::flag("--image-size", message));
         }
         let mut model = Model::new(backbone, meta.prompt, meta.head, meta.classes.len(), threads)?;
+        if let Some(map) = &meta.label_map {
+            model = model.with_label_map(map.kind)?;
+        }
         if meta.method.on_embeddings() {
             let keys = params.iter().find(|param| param.name == KEYS).map_or(0, |param| param.shape[0]);
             model = model.on_embeddings(keys);

@@ -157,7 +157,7 @@ impl Model {
     /// The values are not this model's.
     pub fn classifier<'a>(&'a self, params: &'a [Param]) -> Result<Classifier<'a>> {
         let kind = match self.text_part()? {
-            None => Kind::Features(self.head.bind(params)?),
+            None => Kind::Features(self.bind(params)?),
             Some(part) if !part.shape.keeps_head() => Kind::Images(part, params),
             Some(_) if params.iter().any(|param| param.group != Group::Prompt) => {
                 Kind::Embeddings(self.head.bind(params)?)
@@ -172,7 +172,7 @@ impl Model {
     /// # Errors
     /// The values are not this model's.
     pub fn task_params(&self, learned: &[Param]) -> Result<Vec<Param>> {
-        let mut params = learned.to_vec();
+        let mut params = Self::without_votes(learned);
         if let Some(part) = self.text_part()?.filter(|part| part.shape.keeps_head()) {
             params.extend(self.text_head(part, learned)?);
         }

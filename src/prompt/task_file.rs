@@ -4,7 +4,7 @@
 //! equal bytes, and no weight of the backbone, which is named together with the BLAKE3 hash of its weight files.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::{PromptShape, text::OpenTensor};
 use crate::{
     Error, Result,
+    backbone::classifier::SourceClassifier,
     config::Method,
     data::{boxes::Fit, preprocess::Preprocess, write_atomic},
     eval::{Scores, zero_shot::Prompts},
@@ -21,6 +22,7 @@ use crate::{
         Head, HeadKind,
         cache::{self, KEYS},
         detect::DetectShape,
+        label_map::{self, LabelMap, MAP},
     },
     params::{Group, Param},
     tensor_file::{self, Tensor},
@@ -32,6 +34,9 @@ const KEY: &str = "vpt";
 const FORMAT: u64 = 1;
 /// More classes than any data set of the field has; bounds what a crafted file can make us allocate.
 const MAX_CLASSES: usize = 1_000_000;
+
+/// Source classes of a class that a label mapping names: those with the largest parts.
+pub const NAMED_SOURCES: usize = 3;
 
 /// No temperature that is fitted is higher, or lower than one over it.
 const MAX_TEMPERATURE: f64 = 1000.;
@@ -77,6 +82,39 @@ pub struct DetectMeta {
     pub confidence: Option<f64>,
 }
 
+/// What a task file says of a label mapping beside the mapping itself, which is a tensor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MapMeta {
+    /// How it was made.
+    pub kind: LabelMap,
+    /// Classes of the backbone's classifier.
+    pub sources: usize,
+    /// Names of those that have a part in a class, by their numbers, if the backbone names its classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<BTreeMap<usize, String>>,
+}
+
+impl MapMeta {
+    /// A mapping of the classes of `source`.
+    pub fn new((kind, source): (LabelMap, &SourceClassifier)) -> Self {
+        Self { kind, sources: source.classes(), names: None }
+    }
+
+    /// Keeps those `names` that the mapping among `params` has a use for.
+    ///
+    /// # Errors
+    /// There is no mapping among them.
+    pub fn name(&mut self, names: Option<&[String]>, params: &[Param]) -> Result<()> {
+        let Some(names) = names else { return Ok(()) };
+        let used: BTreeSet<usize> =
+            label_map::leading(params, NAMED_SOURCES)?.into_iter().flatten().map(|(source, _)| source).collect();
+        let named = names.iter().cloned().enumerate().filter(|(i, _)| used.contains(i));
+        self.names = Some(named.collect());
+        Ok(())
+    }
+}
+
 /// All of a task file but the tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,6 +148,9 @@ pub struct TaskMeta {
     /// What logits of classes are divided by before they become probabilities, where that was fitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
+    /// What only a label mapping has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_map: Option<MapMeta>,
 }
 
 /// A learned task.
@@ -148,6 +189,7 @@ impl TaskMeta {
             detect: None,
             multilabel: false,
             temperature: None,
+            label_map: None,
         }
     }
 
@@ -227,7 +269,7 @@ impl TaskFile {
             params.push(Param::new(name, &shape, values, Group::Prompt)?);
         }
         for (name, shape) in head_tensors(&meta, &tensors, path)? {
-            let group = head_group(meta.method, &name, &shape);
+            let group = if meta.label_map.is_some() { Group::Fixed } else { head_group(meta.method, &name, &shape) };
             params.push(Param::new(&name, &shape, tensor_file::take(&mut tensors, &name, &shape, path)?, group)?);
         }
         if meta.method.has_cache() {
@@ -267,6 +309,9 @@ fn head_tensors(
         if !shape.keeps_head() {
             return Ok(Vec::new());
         }
+    }
+    if let Some(map) = &meta.label_map {
+        return Ok(vec![(MAP.to_owned(), vec![map.sources, meta.classes.len()])]);
     }
     let weight = tensors.get("head.weight").map(|t| t.shape.clone()).unwrap_or_default();
     let [_, width] = weight[..] else {
@@ -348,6 +393,22 @@ fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
     }
     if meta.detect.is_some() && meta.multilabel {
         return Err(Error::file(path, "task metadata: both a detector and a classifier"));
+    }
+    if let Some(MapMeta { sources, names, .. }) = &meta.label_map {
+        let plain = matches!(meta.prompt, PromptShape::Pixels(_)) && meta.head == HeadKind::Linear;
+        if !plain || meta.detect.is_some() || meta.multilabel {
+            return Err(Error::file(
+                path,
+                "task metadata: a label map of something else than prompt pixels and one class an image",
+            ));
+        }
+        if *sources < meta.classes.len() || *sources > MAX_CLASSES {
+            let message = format!("task metadata: a label map of {sources} classes to {}", meta.classes.len());
+            return Err(Error::file(path, message));
+        }
+        if let Some(other) = names.iter().flatten().map(|(source, _)| source).find(|source| *source >= sources) {
+            return Err(Error::file(path, format!("task metadata: a name for class {other} of {sources}")));
+        }
     }
     if let Some(detect) = &meta.detect {
         let DetectMeta { head, blocks, category_ids, .. } = detect;

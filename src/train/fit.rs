@@ -88,6 +88,10 @@ impl Fit<'_> {
         observer: &mut dyn Observer,
     ) -> Result<Ended> {
         let epoch = state.progress.history.len() + 1;
+        if state.progress.epoch_steps == 0 {
+            // The logits of the epoch before have told it.
+            self.model.renew_map(&mut state.params, false);
+        }
         let per_epoch = self.train.len().div_ceil(self.plan.batch_size) as u64;
         let order = epoch_order(self.train.len(), self.plan.config.seed, epoch as u64);
         let done = (state.progress.epoch_steps as usize).saturating_mul(self.plan.batch_size).min(order.len());
@@ -211,6 +215,7 @@ impl Fit<'_> {
         }
         let rates = self.plan.rates(state.progress.lr);
         state.optimizer.update(&mut state.params, &output.gradients, &rates, factor);
+        self.model.add_votes(&mut state.params, &output.votes);
         state.progress.epoch_steps += 1;
         state.progress.epoch_loss += output.loss;
         state.progress.epoch_correct += output.correct as u64;

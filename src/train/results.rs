@@ -10,7 +10,7 @@ use crate::{
     config::{Method, Task},
     data::files,
     eval::{Calibration, Scores, zero_shot::Prompts},
-    head::HeadKind,
+    head::{HeadKind, LabelMap},
 };
 
 /// The result of a run. Rates are fractions of one.
@@ -22,9 +22,12 @@ pub struct Results {
     pub method: Method,
     /// On which backbone.
     pub backbone: String,
-    /// The head, but for detection, which has one of its own.
+    /// The head, but for detection, which has one of its own, and for a label mapping, which takes its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadKind>,
+    /// How classes of the backbone's own classifier became those of the data, where they did: there is no head then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_map: Option<LabelMap>,
     /// The texts that a text head began with, or that a method learned in: it has no templates, unless it stays close to some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub texts: Option<Prompts>,

@@ -6,7 +6,7 @@ use super::{
     Outcome,
     checkpoint::{BEST, EpochRecord, Progress, State},
     features::{self, Beginning},
-    fit::{Ended, Fit, evaluate},
+    fit::{EVAL_BATCH, Ended, Fit, evaluate},
     keeper::{FolderKeeper, Forget},
     lr_search::{LrSearch, LrTrial},
     mistakes,
@@ -16,7 +16,7 @@ use super::{
     results::{Results, peak_rss_bytes},
     run_folder::{self, RunFolder},
     setup::Setup,
-    source::Source,
+    source::{Batch, Source},
 };
 use crate::{
     Error, Result,
@@ -55,7 +55,12 @@ impl Session {
             }
             self.beginning.params.clone()
         } else {
-            self.setup.initial(!self.folder.has(run_folder::CHECKPOINT), observer)?
+            let fresh = !self.folder.has(run_folder::CHECKPOINT);
+            let mut initial = self.setup.initial(fresh, observer)?;
+            if fresh && !self.map_labels(&mut initial, observer)? {
+                return Ok(self.interrupted());
+            }
+            initial
         };
         if self.setup.plan.solved {
             self.announce(&initial, None, observer);
@@ -118,6 +123,34 @@ impl Session {
         };
         self.beginning = beginning;
         (self.setup.train, self.setup.val) = (Source::Features(train), Source::Features(val));
+        Ok(true)
+    }
+
+    /// The label mapping of the first epoch, if there is one: counted over the training images without a prompt. `false` when the
+    /// observer asked to stop.
+    fn map_labels(&self, initial: &mut [Param], observer: &mut dyn Observer) -> Result<bool> {
+        let Setup { model, train, .. } = &self.setup;
+        if !model.label_map().is_some_and(|(kind, _)| kind.counts()) {
+            return Ok(true);
+        }
+        if let Some((kind, source)) = model.label_map() {
+            let (from, to) = (source.classes(), model.head().classes);
+            let note = format!(
+                "label map {kind}: counting which of {from} classes of the backbone stand for {to} of the data"
+            );
+            observer.event(&Event::Note(&note));
+        }
+        let (order, mut done) = ((0..train.len()).collect::<Vec<_>>(), 0);
+        for batch in train.batches(&order, 0, EVAL_BATCH)? {
+            let Batch { labels, values, .. } = batch?;
+            model.count_votes(initial, &values, &labels)?;
+            done += labels.len();
+            observer.event(&Event::Evaluating { split: Split::Train, done, total: train.len() });
+            if observer.stop() {
+                return Ok(false);
+            }
+        }
+        model.renew_map(initial, true);
         Ok(true)
     }
 
@@ -315,7 +348,8 @@ impl Session {
             method: plan.config.method,
             backbone: model.backbone().name.clone(),
             data: dataset.name.clone(),
-            head: Some(plan.head),
+            head: Some(plan.head).filter(|_| plan.config.label_map.is_none()),
+            label_map: plan.config.label_map,
             texts: self.setup.texts.clone(),
             content_hash: Some(self.setup.content_hash.clone()),
             seed: plan.config.seed,
@@ -359,6 +393,9 @@ impl Session {
         let mut meta = self.setup.task_meta(metrics)?;
         meta.temperature = temperature;
         let params = self.setup.model.task_params(values)?;
+        if let (Some(map), Some((_, source))) = (&mut meta.label_map, self.setup.model.label_map()) {
+            map.name(source.names(), &params)?;
+        }
         self.folder.write(name, TaskFile { meta, params }.to_bytes()?)
     }
 }

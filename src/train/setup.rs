@@ -18,7 +18,7 @@ use crate::{
     head::HeadKind,
     model::Model,
     params::Param,
-    prompt::task_file::{BackboneId, TaskMeta, TaskMetrics},
+    prompt::task_file::{BackboneId, MapMeta, TaskMeta, TaskMetrics},
 };
 
 /// Memory for pixels that are kept from epoch to epoch, in bytes.
@@ -89,6 +89,9 @@ impl Setup {
         let mut model = Model::new(backbone.clone(), plan.prompt, plan.head, dataset.classes.len(), plan.threads)?;
         if let Some(texts) = texts.as_ref().filter(|_| config.method.has_texts()) {
             model = model.with_classes(&texts.classnames)?.with_context(plan.context_words())?;
+        }
+        if let Some(kind) = plan.config.label_map {
+            model = model.with_label_map(kind)?;
         }
         if config.method.on_embeddings() {
             model = model.on_embeddings(if config.method.has_cache() { dataset.train.len() } else { 0 });
@@ -178,7 +181,8 @@ impl Setup {
             metrics,
         );
         let classnames = self.plan.config.classnames.clone().filter(|_| self.plan.config.method.has_texts());
-        let meta = meta.with_classnames(classnames);
+        let mut meta = meta.with_classnames(classnames);
+        meta.label_map = self.model.label_map().map(MapMeta::new);
         Ok(if self.sets.is_some() { meta.with_many_labels() } else { meta })
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     },
     eval::evaluate_multilabel,
     feature_cache::FeatureCache,
-    head::HeadKind,
+    head::{HeadKind, LabelMap},
     infer::multilabel::predict_multilabel,
     model::{AnyTask, TaskModel, TaskOptions},
     prompt::task_file::TaskFile,
@@ -366,6 +366,33 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
             assert_eq!((resumed.test, resumed.best_epoch), (results.test.clone(), results.best_epoch));
         }
     }
+}
+
+#[test]
+fn a_run_with_a_label_map_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
+    let dir = workplace();
+    let backbone = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/label-map/vit").display().to_string();
+    // One batch to count in before the others (RLM counts nothing); while it is counted there is nothing to resume.
+    let maps = [(LabelMap::Rlm, 0), (LabelMap::Flm, 1), (LabelMap::Ilm, 1), (LabelMap::Blm, 1), (LabelMap::BlmPlus, 1)];
+    for (map, counting) in maps {
+        let label_map = Some(map);
+        let config = RunConfig { backbone: backbone.clone(), label_map, ..config(&dir, Method::VpFrame) };
+        let (whole, results) = finish(&config, &dir);
+        assert_eq!((results.label_map, results.head), (label_map, None));
+        let stops: &[usize] = if map == LabelMap::Ilm { &[1, 2, 4, 5, 6, 7, 10, 11, 16] } else { &[2, 5, 6, 12] };
+        for stop in stops {
+            let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop + counting)).unwrap();
+            let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{map} {stop}: {outcome:?}") };
+            let (_, resumed) = finished(resume(&folder, &mut Silent));
+            assert_eq!(content(&folder), content(&whole), "{map} stopped after {stop} batches");
+            assert_eq!((resumed.test, resumed.best_epoch), (results.test.clone(), results.best_epoch));
+        }
+    }
+    let config = RunConfig { backbone, label_map: Some(LabelMap::Flm), ..config(&dir, Method::VpFrame) };
+    let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(1)).unwrap();
+    let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
+    assert!(!folder.join(run_folder::CHECKPOINT).exists());
+    assert_eq!(content(&finished(resume(&folder, &mut Silent)).0), content(&finish(&config, &dir).0));
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod hub;
 #[cfg(unix)]
 mod interrupt;
 mod json;
+mod label_map;
 mod misuse;
 mod multilabel;
 mod resume;

@@ -100,6 +100,16 @@ fn killed_runs_that_learn_texts_end_with_the_same_bytes() {
 }
 
 #[test]
+fn killed_runs_with_a_label_map_end_with_the_same_bytes() {
+    let sandbox = Sandbox::new();
+    sandbox.colours("colours", 20);
+    let vit = fixture("label-map/vit");
+    // Votes that are fractions, counted in every epoch. (src/train/tests.rs stops the other maps.)
+    let settings = ["--method", "vp-frame", "--label-map", "blm+", "--batch-size", "8", "--threads", "2"];
+    killed_and_resumed(&sandbox, &[&["train", "--backbone", &vit, "--data", "colours"], &settings[..]].concat());
+}
+
+#[test]
 fn killed_runs_on_boxes_end_with_the_same_bytes() {
     let sandbox = Sandbox::new();
     sandbox.boxes("boxes", 24);

@@ -14,6 +14,7 @@
 //! | `mlp` | a block's MLP and its VJP |
 //! | `prompts` | which block sees which prompts, and how |
 //! | `encoder` | one micro-batch through all of it, on one thread |
+//! | `pooled` | class token and mean of the patches, which some classifiers read |
 //! | `load` | tensors of each family |
 //! | `memory` | what a step takes, and how it keeps to a limit |
 //! | `reference` | the same network in plain tensor operations: what the kernels must equal |
@@ -25,6 +26,7 @@ mod linear;
 mod load;
 mod memory;
 mod mlp;
+mod pooled;
 mod prompts;
 pub mod reference;
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::{
     config::{Facts, Method, RunConfig, Task},
     data::{Dataset, FewShot, Split, files, write_atomic},
     eval::zero_shot::Prompts,
+    head::LabelMap,
     train::{features, run_folder},
 };
 
@@ -220,8 +221,19 @@ impl GridConfig {
             text_depth: backbone.text_spec().ok().map(|text| text.tower.depth),
             image_size: backbone.vit.image_size(),
         };
+        let mapped = self.base.label_map.map(|_| backbone.classifier()).transpose()?.map(|source| source.classes());
         drop(backbone);
         let sources = self.open_all(&self.data, "--data")?;
+        if let (Some(found), Some(data)) =
+            (mapped, sources.iter().find(|data| mapped.is_some_and(|found| found < data.dataset.classes.len())))
+        {
+            let message = format!(
+                "{} has {} classes, where the backbone's classifier has {found}",
+                data.name,
+                data.dataset.classes.len()
+            );
+            return Err(Error::flag("--label-map", message));
+        }
         let targets = self.open_all(&self.targets, "--cross")?;
         self.check_texts(sources.iter().chain(&targets))?;
         let grid = GridFile {
@@ -250,7 +262,8 @@ impl GridConfig {
 
     /// What can be said without opening anything.
     fn check(&self) -> Result<()> {
-        self.base.validate()?;
+        // It is said to the methods that have a use for it.
+        RunConfig { label_map: None, ..self.base.clone() }.validate()?;
         let given = [
             ("--data", self.data.is_empty()),
             ("--methods", self.methods.is_empty()),
@@ -262,6 +275,9 @@ impl GridConfig {
         }
         if self.shots.contains(&0) {
             return Err(Error::flag("--shots", "0 images a class leave nothing to learn from; zero-shot is a method"));
+        }
+        if self.base.label_map.is_some() && !self.methods.iter().any(|method| method.has_pixels()) {
+            return Err(Error::flag("--label-map", "none of --methods learns prompt pixels"));
         }
         repeated("--methods", &self.methods)?;
         repeated("--shots", &self.shots)?;
@@ -386,6 +402,7 @@ impl GridConfig {
             (config.epochs, config.batch_size, config.lr) = (self.base.epochs, self.base.batch_size, self.base.lr);
         }
         config.prompt_tokens = self.base.prompt_tokens.filter(|_| learned.has_tokens());
+        config.label_map = self.base.label_map.filter(|_| learned.has_pixels());
         let mut plan = config.resolve(&facts)?;
         let most = (QUICK_PASSES / train_images).max(1);
         let shorter = self.schedule == Schedule::Quick && !method.is_quick();
@@ -399,7 +416,9 @@ impl GridConfig {
             _ if plan.has_constant_features(Split::Train) => 1,
             _ => plan.epochs,
         };
-        let passes = train_images * often;
+        // The first mapping takes a pass of its own.
+        let counted = usize::from(plan.config.label_map.is_some_and(LabelMap::counts));
+        let passes = train_images * (often + counted);
         let mut settings = serde_json::to_value(&plan.config).map_err(|e| Error::invalid("config", e.to_string()))?;
         if let Value::Object(fields) = &mut settings {
             fields.retain(|name, _| !ELSEWHERE.contains(&name.as_str()));

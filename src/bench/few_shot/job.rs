@@ -123,6 +123,11 @@ impl Identity {
         differing.map(say).collect()
     }
 
+    /// What it says under `name`, if that is a text; empty otherwise.
+    pub(super) fn text(&self, name: &str) -> String {
+        self.0.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+    }
+
     /// A short text that stands for it.
     fn short(&self) -> String {
         let text = serde_json::to_string(self).unwrap_or_default();

@@ -63,6 +63,11 @@ impl GridMethod {
         }
     }
 
+    /// Whether prompt pixels are learned.
+    pub(super) fn has_pixels(self) -> bool {
+        matches!(self, Self::Learned(method) if method.has_pixels())
+    }
+
     /// Its place in tables.
     pub(super) fn rank(self) -> usize {
         Self::all().iter().position(|&method| method == self).unwrap_or(usize::MAX)

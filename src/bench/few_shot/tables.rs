@@ -305,6 +305,7 @@ pub(super) fn csv(summary: &Summary) -> Result<String> {
         "peak_rss_bytes",
         "backbone",
         "schedule",
+        "label_map",
     ];
     writer.write_record(header).map_err(|e| failed(&e))?;
     let or_empty = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
@@ -332,6 +333,7 @@ pub(super) fn csv(summary: &Summary) -> Result<String> {
                 job.peak_rss_bytes.map_or_else(String::new, |bytes| bytes.to_string()),
                 summary.grid.backbone.clone(),
                 summary.grid.schedule.to_string(),
+                job.identity.text("label_map"),
             ];
             writer.write_record(row).map_err(|e| failed(&e))?;
         }

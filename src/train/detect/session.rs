@@ -160,6 +160,7 @@ impl Session {
             backbone: model.backbone().name.clone(),
             data: dataset.name.clone(),
             head: None,
+            label_map: None,
             texts: None,
             lr: Some(plan.learning_rates[0]),
             lr_search: None,

@@ -162,7 +162,7 @@ fn probes_from_texts_have_pytorch_s_loss_and_gradients() {
         let (head, params) = fixture.head(fixture.f32s(weight), Group::Head);
         let loss =
             Loss::new(None, 0., None).gradients(&head.bind(&params).unwrap(), &features, &labels, total).unwrap();
-        let mut output = StepOutput { loss: loss.loss, correct: loss.correct, gradients: loss.head };
+        let mut output = StepOutput { loss: loss.loss, correct: loss.correct, gradients: loss.head, votes: Vec::new() };
         for method in ["zs-lp", "clap"] {
             if method == "clap" {
                 penalty.add_to(&mut output, &params, total).unwrap();
