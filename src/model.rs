@@ -173,7 +173,7 @@ impl Model {
         };
         let prompts =
             layout.map(|TokenLayout { start, layers, tokens }| TokenPrompts { start, layers, tokens, data: &[] });
-        let want = Want { tokens: prompts.is_some(), pixels: self.pixels.is_some() };
+        let want = Want { tokens: prompts.is_some(), pixels: self.pixels.is_some(), ..Want::default() };
         let pass = Pass { prompts, want, micro_batch, ..Pass::forward(&[], self.threads) };
         self.backbone.vit.course(&pass, batch)
     }
@@ -311,7 +311,7 @@ impl Model {
         prompts: Option<TokenPrompts>,
         head: &BoundHead,
     ) -> Result<(Vec<f32>, StepOutput)> {
-        let want = Want { tokens: prompts.is_some(), pixels: prompts.is_none() };
+        let want = Want { tokens: prompts.is_some(), pixels: prompts.is_none(), ..Want::default() };
         let total = input.loss.weight(input.labels);
         let loss = |range: std::ops::Range<usize>, features: &[f32]| {
             let labels = input.labels.get(range).ok_or_else(|| Error::invalid("labels", "fewer than images"))?;

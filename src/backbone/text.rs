@@ -66,7 +66,7 @@ impl TextTower {
             tokens,
             positions,
             blocks: (0..spec.tower.depth)
-                .map(|i| Ok(Block::new(&spec.tower, clip_block(get, TOWER, i, &spec.tower)?, precision)))
+                .map(|i| Ok(Block::new(&spec.tower, &clip_block(get, TOWER, i, &spec.tower)?, precision)))
                 .collect::<Result<_>>()?,
             final_norm,
             projection: Panels::pack(Mat::new(&projection, spec.projection, d, d).t()),

@@ -29,6 +29,7 @@ mod peak;
 mod precision;
 pub mod resample;
 mod simd;
+mod sums;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -43,6 +44,7 @@ pub use norm::{normalize, normalize_vjp};
 pub use peak::multiply_adds;
 pub use precision::Precision;
 pub use simd::{Isa, isa};
+pub use sums::{add_products, add_rows};
 
 /// Defines a function that is compiled once per instruction set from one generic body and picks the right one at run time.
 /// `pairs fn`: the body has use for the instructions on pairs of bfloat16; others are compiled without.

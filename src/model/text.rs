@@ -235,7 +235,7 @@ impl Model {
         };
         let pass = Pass {
             prompts: part.shape.image_prompts(&tokens.values),
-            want: Want { tokens: true, pixels: false },
+            want: Want { tokens: true, ..Want::default() },
             micro_batch: input.micro_batch,
             ..Pass::forward(input.images, self.threads)
         };
