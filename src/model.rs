@@ -1,5 +1,5 @@
-//! A frozen backbone with a learned input and a learned output: what training steps through and what a task file brings
-//! back to life.
+//! A frozen backbone with a learned input and a learned output, or with weights of its own: what training steps through and
+//! what a task file brings back to life.
 
 pub mod detect;
 mod detect_task;
@@ -7,14 +7,16 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod text;
+mod tuned;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 pub use detect_task::{DetectTask, Found};
 pub(crate) use task::sigmoid;
 pub use task::{AnyTask, TaskModel, TaskOptions};
 use text::TextPart;
 pub use text::{Classifier, Frozen};
+use tuned::WeightPart;
 
 use crate::{
     Error, Result,
@@ -45,6 +47,8 @@ pub struct Model {
     pixels: Option<PixelPrompt>,
     /// Where texts are learned, once the names of the classes are known.
     text: Option<TextPart>,
+    /// Where weights of the backbone are tuned.
+    weights: Option<WeightPart>,
     head: Head,
     threads: usize,
     /// Whether features are image embeddings, not the class token after the last norm.
@@ -60,7 +64,7 @@ pub struct StepInput<'a> {
     pub labels: &'a [u32],
     /// Where prompt patches lie.
     pub places: Places,
-    /// Dropout on prompt tokens.
+    /// Dropout on prompt tokens, or on what goes into low-rank changes: see [`Model::dropout_len`].
     pub mask: Option<DropoutMask>,
     /// The loss.
     pub loss: &'a Loss,
@@ -98,7 +102,8 @@ impl Model {
                 format!("text is for CLIP backbones, which {} ({}) is not", backbone.name, backbone.spec.family);
             return Err(Error::flag("--head", message));
         }
-        let on_embeddings = head == HeadKind::Text;
+        let told_by_texts = matches!(prompt, PromptShape::Weights(shape) if shape.told_by_texts());
+        let on_embeddings = head == HeadKind::Text || told_by_texts;
         let width = if on_embeddings { backbone.embedding_width() } else { backbone.vit.width() };
         let mut head = Head { kind: head, width, classes, keys: 0 };
         let of_images = match prompt {
@@ -107,6 +112,13 @@ impl Model {
                 shape.image_tokens().map_or(PromptShape::None, PromptShape::Tokens)
             }
             other => other,
+        };
+        let weights = if let PromptShape::Weights(shape) = prompt {
+            let (part, own_head) = tuned::part(&backbone, shape, head, on_embeddings)?;
+            head = own_head;
+            Some(part)
+        } else {
+            None
         };
         let pixels = match of_images {
             PromptShape::Pixels(shape) => {
@@ -124,9 +136,9 @@ impl Model {
                 }
                 None
             }
-            PromptShape::None | PromptShape::Text(_) => None,
+            PromptShape::None | PromptShape::Text(_) | PromptShape::Weights(_) => None,
         };
-        Ok(Self { backbone, prompt, pixels, text: None, head, threads, on_embeddings })
+        Ok(Self { backbone, prompt, pixels, text: None, weights, head, threads, on_embeddings })
     }
 
     /// The same with a head on image embeddings, as [`Backbone::embed`] makes them, and with `keys` keys of a cache in it.
@@ -166,6 +178,9 @@ impl Model {
     /// # Errors
     /// The memory limit is too low for it.
     pub fn course(&self, micro_batch: Option<usize>, batch: usize) -> Result<Course> {
+        if let Some(part) = &self.weights {
+            return self.with_pass(part, micro_batch, |pass| self.backbone.vit.course(pass, batch));
+        }
         let layout = match self.prompt {
             PromptShape::Tokens(layout) => Some(layout),
             PromptShape::Text(shape) => shape.image_tokens(),
@@ -198,14 +213,26 @@ impl Model {
             (_, Some(pixels)) => params.push(pixels.init(PIXEL_STD, rng)?),
             _ => {}
         }
+        if let Some(part) = &self.weights {
+            params = self.init_weights(part, rng)?;
+            if self.told_by_texts() {
+                return Ok(params);
+            }
+        }
         params.extend(self.head.init(&mut stream(seed, "head init", 0, 0))?);
         Ok(params)
     }
 
     /// Name and shape of every learned tensor, in the order of [`Self::init`].
-    pub fn tensors(&self) -> Vec<(&'static str, Vec<usize>)> {
+    pub fn tensors(&self) -> Vec<(Cow<'static, str>, Vec<usize>)> {
+        let known = |(name, shape)| (Cow::Borrowed(name), shape);
         if let (Some(shape), Ok(widths)) = (self.text_shape(), self.widths()) {
-            return shape.tensors_on(widths);
+            return shape.tensors_on(widths).into_iter().map(known).collect();
+        }
+        let weights = self.weight_tensors().iter().map(|(name, shape)| (Cow::Owned(name.clone()), shape.clone()));
+        let weights: Vec<_> = weights.collect();
+        if self.told_by_texts() {
+            return weights;
         }
         let prompt = match (self.prompt, &self.pixels) {
             (PromptShape::Tokens(layout), _) => {
@@ -214,15 +241,18 @@ impl Model {
             (_, Some(pixels)) => Some(("prompt.pixels", vec![3, pixels.len() / 3])),
             _ => None,
         };
-        prompt.into_iter().chain(self.head.tensors()).collect()
+        weights.into_iter().chain(prompt.into_iter().chain(self.head.tensors()).map(known)).collect()
     }
 
     /// Checks that the values of a task file are the ones this model has, by name and shape.
     pub fn check(&self, params: &[Param]) -> Result<()> {
         let mut tensors = self.tensors();
-        if self.text_shape().is_some_and(|shape| shape.keeps_head()) {
-            tensors.extend(self.head.tensors());
+        if self.text_shape().is_some_and(|shape| shape.keeps_head()) || self.told_by_texts() {
+            tensors.extend(self.head.tensors().into_iter().map(|(name, shape)| (name.into(), shape)));
         }
+        // A file tells its weights in the order of their names.
+        let weights = self.weight_tensors().len();
+        tensors[..weights].sort();
         params::check(params, &tensors)
     }
 
@@ -234,12 +264,18 @@ impl Model {
     /// What the head takes of images `[B, 3, s, s]`, prompts applied: the class token after the last norm or its embedding,
     /// `[B, D]`.
     pub fn features(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
-        Ok(self.readout(self.class_tokens(params, images)?))
+        match &self.weights {
+            Some(part) => self.tuned_features(part, params, images, self.on_embeddings),
+            None => Ok(self.readout(self.class_tokens(params, images)?)),
+        }
     }
 
     /// Embeddings of images `[B, 3, s, s]`, prompts applied, as [`Backbone::embed`] makes them without.
     pub fn embed(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
-        Ok(self.backbone.project(self.class_tokens(params, images)?))
+        match &self.weights {
+            Some(part) => self.tuned_features(part, params, images, true),
+            None => Ok(self.backbone.project(self.class_tokens(params, images)?)),
+        }
     }
 
     /// The class tokens after the last norm, `[B, D]`.
@@ -271,6 +307,9 @@ impl Model {
         if let Some(part) = self.text_part()? {
             return self.text_step(part, params, input);
         }
+        if let Some(part) = &self.weights {
+            return self.weights_step(part, params, input);
+        }
         let head = self.head.bind(params)?;
         match (self.prompt, &self.pixels) {
             (PromptShape::Tokens(_), _) => {
@@ -296,6 +335,21 @@ impl Model {
 
     /// As [`Self::step`] on [`Self::features`] that are known already: for the head, or the texts, alone.
     pub fn head_step(&self, params: &[Param], features: &[f32], labels: &[u32], loss: &Loss) -> Result<StepOutput> {
+        self.masked_head_step(params, None, features, labels, loss)
+    }
+
+    /// As [`Self::head_step`], with dropout as in [`StepInput::mask`].
+    pub(crate) fn masked_head_step(
+        &self,
+        params: &[Param],
+        mask: Option<&DropoutMask>,
+        features: &[f32],
+        labels: &[u32],
+        loss: &Loss,
+    ) -> Result<StepOutput> {
+        if let Some(part) = &self.weights {
+            return self.weights_head_step(part, params, mask, features, labels, loss);
+        }
         if let Some(part) = self.text_part()? {
             return self.text_head_step(part, params, features, labels, loss);
         }
@@ -358,5 +412,5 @@ impl StepOutput {
 
 /// Number of learned values outside the head.
 pub fn prompt_params(params: &[Param]) -> usize {
-    params.iter().filter(|p| p.group == Group::Prompt).map(|p| p.values.len()).sum()
+    params.iter().filter(|p| matches!(p.group, Group::Prompt | Group::PromptBias)).map(|p| p.values.len()).sum()
 }

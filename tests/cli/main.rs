@@ -28,4 +28,5 @@ mod runs;
 mod streams;
 mod task;
 mod train;
+mod tuned;
 mod util;

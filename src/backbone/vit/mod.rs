@@ -45,13 +45,14 @@ use std::sync::{Mutex, PoisonError};
 
 pub(crate) use block::{Block, BlockTape, Depth, Queries, Scratch as BlockScratch, Sequences};
 use encoder::{Sums, Workspace};
-pub(crate) use grads::{BlockGrads, Learned};
+pub(crate) use grads::BlockGrads;
 pub(crate) use load::{Get, clip_block, clip_qkv_names, norm};
 pub(crate) use low_rank::LowRankBlocks;
 pub use memory::Course;
 use prompts::{Prepared, PreparedGrads};
 pub use prompts::{PromptLayers, TokenPrompts};
 use tower::Tower;
+pub(crate) use tuned::Lookup;
 use tuned::TowerGrads;
 pub use tuned::{Tune, Tuned};
 
