@@ -152,7 +152,7 @@ fn a_wrong_value_names_its_flag() {
         (|c| c.context_init = Some("a".into()), "--context-init: method vpt-deep has no words of texts to learn"),
         (
             |c| c.templates = Some(vec!["{}".into()]),
-            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, not linear",
+            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, lora, not linear",
         ),
         (
             |c| (c.method, c.head) = (Method::Coop, Some(HeadKind::Text)),
@@ -273,7 +273,7 @@ fn flags_of_other_methods_on_features_are_refused() {
         (
             Method::Ncm,
             |c| c.templates = Some(vec!["{}".into()]),
-            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, not ncm",
+            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, lora, not ncm",
         ),
         (
             Method::Linear,
