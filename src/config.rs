@@ -23,7 +23,7 @@ use crate::{
     backbone::Precision,
     data::{AugmentPolicy, boxes::Fit, files},
     head::{HeadKind, LabelMap},
-    prompt::{pixels::PatchPlace, tokens::PromptLayers},
+    prompt::{pixels::PatchPlace, tokens::PromptLayers, weights::LoraTowers},
     suggest,
     train::{class_weights::ClassWeights, optim::OptimizerKind},
 };
@@ -45,7 +45,7 @@ pub struct RunConfig {
     pub task: Task,
     /// What to learn beside the head.
     pub method: Method,
-    /// The head; linear if `None`, where the method leaves a choice.
+    /// The head; linear if `None`, where the method leaves a choice; of `lora` on a CLIP backbone none, as texts tell the classes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadKind>,
     /// How classes of the backbone's own classifier become those of the data, in the place of a head beside prompt pixels.
@@ -97,6 +97,18 @@ pub struct RunConfig {
     /// Side of the shrunk image of `vp-frame` in pixels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inner_size: Option<usize>,
+    /// Rank of `lora`'s changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_rank: Option<usize>,
+    /// Strength of `lora`'s changes: their factor is this over the root of the rank.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_alpha: Option<f32>,
+    /// Share of the channels into `lora`'s changes that are zero in a step, in [0, 1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_dropout: Option<f32>,
+    /// Which towers `lora` changes; both if `None`, where there are two and no head is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_towers: Option<LoraTowers>,
     /// Training images a class, drawn by the seed; all of them if `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shots: Option<usize>,
@@ -218,6 +230,10 @@ impl Default for RunConfig {
             patch_size: None,
             patch_place: None,
             inner_size: None,
+            lora_rank: None,
+            lora_alpha: None,
+            lora_dropout: None,
+            lora_towers: None,
             shots: None,
             draw: None,
             seed: 1,
@@ -294,6 +310,10 @@ impl RunConfig {
             patch_size: None,
             patch_place: None,
             inner_size: None,
+            lora_rank: None,
+            lora_alpha: None,
+            lora_dropout: None,
+            lora_towers: None,
             head: None,
             label_map: None,
             solver: None,

@@ -1,5 +1,5 @@
-//! A frozen backbone with a learned input and a learned output: what training steps through and what a task file brings
-//! back to life.
+//! A frozen backbone with a learned input and a learned output, or with weights of its own: what training steps through and
+//! what a task file brings back to life.
 
 pub mod detect;
 mod detect_task;
@@ -8,8 +8,9 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod text;
+mod tuned;
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 pub use detect_task::{DetectTask, Found};
 use label_map::Mapped;
@@ -17,6 +18,7 @@ pub(crate) use task::sigmoid;
 pub use task::{AnyTask, TaskModel, TaskOptions};
 use text::TextPart;
 pub use text::{Classifier, Frozen};
+use tuned::WeightPart;
 
 use crate::{
     Error, Result,
@@ -50,6 +52,8 @@ pub struct Model {
     pixels: Option<PixelPrompt>,
     /// Where texts are learned, once the names of the classes are known.
     text: Option<TextPart>,
+    /// Where weights of the backbone are tuned.
+    weights: Option<WeightPart>,
     head: Head,
     /// Where classes of the backbone's own classifier stand for those of the head.
     mapped: Option<Mapped>,
@@ -67,7 +71,7 @@ pub struct StepInput<'a> {
     pub labels: &'a [u32],
     /// Where prompt patches lie.
     pub places: Places,
-    /// Dropout on prompt tokens.
+    /// Dropout on prompt tokens, or on what goes into low-rank changes: see [`Model::dropout_len`].
     pub mask: Option<DropoutMask>,
     /// The loss.
     pub loss: &'a Loss,
@@ -107,7 +111,8 @@ impl Model {
                 format!("text is for CLIP backbones, which {} ({}) is not", backbone.name, backbone.spec.family);
             return Err(Error::flag("--head", message));
         }
-        let on_embeddings = head == HeadKind::Text;
+        let told_by_texts = matches!(prompt, PromptShape::Weights(shape) if shape.told_by_texts());
+        let on_embeddings = head == HeadKind::Text || told_by_texts;
         let width = if on_embeddings { backbone.embedding_width() } else { backbone.vit.width() };
         let mut head = Head { kind: head, width, classes, keys: 0 };
         let of_images = match prompt {
@@ -116,6 +121,13 @@ impl Model {
                 shape.image_tokens().map_or(PromptShape::None, PromptShape::Tokens)
             }
             other => other,
+        };
+        let weights = if let PromptShape::Weights(shape) = prompt {
+            let (part, own_head) = tuned::part(&backbone, shape, head, on_embeddings)?;
+            head = own_head;
+            Some(part)
+        } else {
+            None
         };
         let pixels = match of_images {
             PromptShape::Pixels(shape) => {
@@ -133,9 +145,9 @@ impl Model {
                 }
                 None
             }
-            PromptShape::None | PromptShape::Text(_) => None,
+            PromptShape::None | PromptShape::Text(_) | PromptShape::Weights(_) => None,
         };
-        Ok(Self { backbone, prompt, pixels, text: None, head, mapped: None, threads, on_embeddings })
+        Ok(Self { backbone, prompt, pixels, text: None, weights, head, mapped: None, threads, on_embeddings })
     }
 
     /// The same with a head on image embeddings, as [`Backbone::embed`] makes them, and with `keys` keys of a cache in it.
@@ -175,6 +187,9 @@ impl Model {
     /// # Errors
     /// The memory limit is too low for it.
     pub fn course(&self, micro_batch: Option<usize>, batch: usize) -> Result<Course> {
+        if let Some(part) = &self.weights {
+            return self.with_pass(part, micro_batch, |pass| self.backbone.vit.course(pass, batch));
+        }
         let layout = match self.prompt {
             PromptShape::Tokens(layout) => Some(layout),
             PromptShape::Text(shape) => shape.image_tokens(),
@@ -182,7 +197,7 @@ impl Model {
         };
         let prompts =
             layout.map(|TokenLayout { start, layers, tokens }| TokenPrompts { start, layers, tokens, data: &[] });
-        let want = Want { tokens: prompts.is_some(), pixels: self.pixels.is_some() };
+        let want = Want { tokens: prompts.is_some(), pixels: self.pixels.is_some(), ..Want::default() };
         let mut reads = Vec::new();
         let pass = Pass { prompts, want, micro_batch, ..Pass::forward(&[], self.threads) };
         self.backbone.vit.course(&self.mapped_pass(pass, &mut reads), batch)
@@ -210,6 +225,12 @@ impl Model {
             (_, Some(pixels)) => params.push(pixels.init(PIXEL_STD, rng)?),
             _ => {}
         }
+        if let Some(part) = &self.weights {
+            params = self.init_weights(part, rng)?;
+            if self.told_by_texts() {
+                return Ok(params);
+            }
+        }
         if self.mapped.is_some() {
             params.extend(self.init_map(seed)?);
             return Ok(params);
@@ -219,9 +240,15 @@ impl Model {
     }
 
     /// Name and shape of every learned tensor, in the order of [`Self::init`].
-    pub fn tensors(&self) -> Vec<(&'static str, Vec<usize>)> {
+    pub fn tensors(&self) -> Vec<(Cow<'static, str>, Vec<usize>)> {
+        let known = |(name, shape)| (Cow::Borrowed(name), shape);
         if let (Some(shape), Ok(widths)) = (self.text_shape(), self.widths()) {
-            return shape.tensors_on(widths);
+            return shape.tensors_on(widths).into_iter().map(known).collect();
+        }
+        let weights = self.weight_tensors().iter().map(|(name, shape)| (Cow::Owned(name.clone()), shape.clone()));
+        let weights: Vec<_> = weights.collect();
+        if self.told_by_texts() {
+            return weights;
         }
         let prompt = match (self.prompt, &self.pixels) {
             (PromptShape::Tokens(layout), _) => {
@@ -231,16 +258,19 @@ impl Model {
             _ => None,
         };
         let head = if self.mapped.is_some() { self.map_tensors() } else { self.head.tensors() };
-        prompt.into_iter().chain(head).collect()
+        weights.into_iter().chain(prompt.into_iter().chain(head).map(known)).collect()
     }
 
     /// Checks that the values of a task file are the ones this model has, by name and shape.
     pub fn check(&self, params: &[Param]) -> Result<()> {
         let mut tensors = self.tensors();
-        if self.text_shape().is_some_and(|shape| shape.keeps_head()) {
-            tensors.extend(self.head.tensors());
+        if self.text_shape().is_some_and(|shape| shape.keeps_head()) || self.told_by_texts() {
+            tensors.extend(self.head.tensors().into_iter().map(|(name, shape)| (name.into(), shape)));
         }
-        tensors.retain(|(name, _)| *name != VOTES);
+        tensors.retain(|(name, _)| name.as_ref() != VOTES);
+        // A file tells its weights in the order of their names.
+        let weights = self.weight_tensors().len();
+        tensors[..weights].sort();
         params::check(params, &tensors)
     }
 
@@ -258,12 +288,18 @@ impl Model {
             let pass = self.mapped_pass(Pass::forward(&images, self.threads), &mut reads);
             return Ok(self.backbone.vit.pool(&self.backbone.vit.read(&pass)?)?.0);
         }
-        Ok(self.readout(self.class_tokens(params, images)?))
+        match &self.weights {
+            Some(part) => self.tuned_features(part, params, images, self.on_embeddings),
+            None => Ok(self.readout(self.class_tokens(params, images)?)),
+        }
     }
 
     /// Embeddings of images `[B, 3, s, s]`, prompts applied, as [`Backbone::embed`] makes them without.
     pub fn embed(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
-        Ok(self.backbone.project(self.class_tokens(params, images)?))
+        match &self.weights {
+            Some(part) => self.tuned_features(part, params, images, true),
+            None => Ok(self.backbone.project(self.class_tokens(params, images)?)),
+        }
     }
 
     /// The class tokens after the last norm, `[B, D]`.
@@ -295,6 +331,9 @@ impl Model {
         if let Some(part) = self.text_part()? {
             return self.text_step(part, params, input);
         }
+        if let Some(part) = &self.weights {
+            return self.weights_step(part, params, input);
+        }
         let head = self.bind(params)?;
         match (self.prompt, &self.pixels) {
             (PromptShape::Tokens(_), _) => {
@@ -320,6 +359,21 @@ impl Model {
 
     /// As [`Self::step`] on [`Self::features`] that are known already: for the head, or the texts, alone.
     pub fn head_step(&self, params: &[Param], features: &[f32], labels: &[u32], loss: &Loss) -> Result<StepOutput> {
+        self.masked_head_step(params, None, features, labels, loss)
+    }
+
+    /// As [`Self::head_step`], with dropout as in [`StepInput::mask`].
+    pub(crate) fn masked_head_step(
+        &self,
+        params: &[Param],
+        mask: Option<&DropoutMask>,
+        features: &[f32],
+        labels: &[u32],
+        loss: &Loss,
+    ) -> Result<StepOutput> {
+        if let Some(part) = &self.weights {
+            return self.weights_head_step(part, params, mask, features, labels, loss);
+        }
         if let Some(part) = self.text_part()? {
             return self.text_head_step(part, params, features, labels, loss);
         }
@@ -335,7 +389,7 @@ impl Model {
         prompts: Option<TokenPrompts>,
         head: &BoundHead,
     ) -> Result<(Vec<f32>, StepOutput)> {
-        let want = Want { tokens: prompts.is_some(), pixels: prompts.is_none() };
+        let want = Want { tokens: prompts.is_some(), pixels: prompts.is_none(), ..Want::default() };
         let total = input.loss.weight(input.labels);
         let loss = |range: std::ops::Range<usize>, features: &[f32]| {
             let labels = Self::labels_of(input, range)?;
@@ -390,5 +444,5 @@ impl StepOutput {
 
 /// Number of learned values outside the head.
 pub fn prompt_params(params: &[Param]) -> usize {
-    params.iter().filter(|p| p.group == Group::Prompt).map(|p| p.values.len()).sum()
+    params.iter().filter(|p| matches!(p.group, Group::Prompt | Group::PromptBias)).map(|p| p.values.len()).sum()
 }

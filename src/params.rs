@@ -8,8 +8,10 @@ use crate::{Error, Result};
 /// Which learning rate and weight decay a tensor gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Group {
-    /// Prompt tokens or pixels.
+    /// Prompt tokens or pixels, or weights of the backbone.
     Prompt,
+    /// Biases and norms of the backbone: the learning rate of prompts, never decayed.
+    PromptBias,
     /// Weights of the head.
     Head,
     /// Biases and scales of the head: the head's learning rate, never decayed.

@@ -10,8 +10,11 @@ use serde_json::Value;
 
 use crate::{Error, Result, contain::contain, data::files};
 
-/// Larger than any task or checkpoint by far: 1 GiB.
-const MAX_BYTES: u64 = 1 << 30;
+/// Larger than any task or checkpoint by far that does not hold the weights of a whole tower: 1 GiB.
+pub(crate) const MAX_BYTES: u64 = 1 << 30;
+
+/// Of the header, as much as is looked at before a file is read.
+const MAX_HEADER: u64 = 4 << 20;
 
 /// A tensor on its way to or from a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +49,8 @@ pub(crate) fn to_bytes(tensors: Vec<Tensor>, key: &str, meta: Value) -> Result<V
     safetensors::serialize(named, Some(meta)).map_err(|error| Error::invalid("tensors", error.to_string()))
 }
 
-/// Tensors by name, and the JSON under the metadata key `key`, of the file `path`, which `kind` says in words. `accept` sees
+/// Tensors by name, and the JSON under the metadata key `key`, of the file `path`, which `kind` says in words and which has at
+/// most `limit` bytes. `accept` sees
 /// the JSON before the tensors are looked at, which another version of the format may hold in another form.
 ///
 /// # Errors
@@ -56,11 +60,12 @@ pub(crate) fn read(
     path: &Path,
     key: &str,
     kind: &str,
+    limit: u64,
     accept: impl FnOnce(&Value) -> Result<()>,
 ) -> Result<(HashMap<String, Tensor<'static>>, Value)> {
     let bad = |what: &str| Error::file(path, format!("not a {kind}, or a damaged one: {what}"));
     check_start(path)?.map_err(bad)?;
-    let bytes = files::read_limited(path, MAX_BYTES)?;
+    let bytes = files::read_limited(path, limit)?;
     let (_, header) = contain(|| SafeTensors::read_metadata(&bytes))
         .map_err(|panic| bad(&panic))?
         .map_err(|error| bad(&error.to_string()))?;
@@ -101,6 +106,20 @@ fn check_start(path: &Path) -> Result<std::result::Result<(), &'static str>> {
         Some(_) if start.get(8) == Some(&b'{') => Ok(()),
         _ => Err("it has no header"),
     })
+}
+
+/// Whether the metadata of the safetensors file `path` holds this text, as JSON in JSON has it; no more than its first megabytes
+/// are read.
+pub(crate) fn mentions(path: &Path, text: &str) -> bool {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let mut length = [0; 8];
+        file.read_exact(&mut length)?;
+        let mut header = Vec::new();
+        file.take(u64::from_le_bytes(length).min(MAX_HEADER)).read_to_end(&mut header)?;
+        Ok(header)
+    };
+    read().is_ok_and(|header| String::from_utf8_lossy(&header).contains(text))
 }
 
 /// Takes the tensor `name` of this `shape` out of `tensors`.
@@ -153,7 +172,7 @@ mod tests {
         let again = to_bytes(reversed, "k", json!({"a": {"b": [1, {"c": 2, "d": 1}], "y": 0.1}, "z": 1})).unwrap();
         assert_eq!(bytes, again);
         std::fs::write(&path, &bytes).unwrap();
-        let (mut found, meta) = read(&path, "k", "thing", |_| Ok(())).unwrap();
+        let (mut found, meta) = read(&path, "k", "thing", MAX_BYTES, |_| Ok(())).unwrap();
         assert_eq!(meta["a"]["y"], 0.1);
         assert_eq!(take(&mut found, "b", &[2], &path).unwrap(), [1., -0.5]);
         assert!(take(&mut found, "b", &[2], &path).unwrap_err().to_string().contains("no tensor `b`"));
@@ -166,7 +185,7 @@ mod tests {
         let path = dir.path().join("t.safetensors");
         let refused = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();
-            let message = read(&path, "k", "thing", |_| Ok(())).unwrap_err().to_string();
+            let message = read(&path, "k", "thing", MAX_BYTES, |_| Ok(())).unwrap_err().to_string();
             assert!(message.starts_with(&format!("{}: not a thing, or a damaged one: ", path.display())), "{message}");
             message
         };

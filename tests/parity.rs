@@ -136,7 +136,7 @@ fn error(vit: &Vit, expected: &Expected, case: &str, threads: usize, micro_batch
         assert_eq!((layers, vit.width()), (shape[0], shape[2]));
         TokenPrompts { start, layers, tokens: shape[1], data }
     });
-    let want = Want { tokens: prompts.is_some(), pixels: case == "pad" };
+    let want = Want { tokens: prompts.is_some(), pixels: case == "pad", ..Want::default() };
     let pass = Pass { prompts, want, micro_batch, ..Pass::forward(&images, threads) };
     let (grads, parts) = vit.step(&pass, &|range, features| Ok(head.loss(range, features))).unwrap();
 

@@ -5,13 +5,16 @@ use std::sync::OnceLock;
 
 use super::registry::{Location, PREPROCESSOR, locate};
 use super::spec::{Family, Spec, TextSpec};
-use super::text::{ClassTexts, TextTower};
+use super::text::{ClassTexts, TextTower, TunedTexts};
 use super::tokenizer::Tokenizer;
-use super::vit::{TokenPrompts, Vit};
+use super::vit::{TokenPrompts, Tune, Tuned, Vit};
 use super::weights::Weights;
 use crate::data::preprocess::Preprocess;
 use crate::kernel::{Init, Mat, MatMut, Panels, Part, Precision, matmul};
 use crate::{Error, Result};
+
+/// What CLIP's projection of image features is called.
+pub(crate) const VISUAL_PROJECTION: &str = "visual_projection.weight";
 
 /// How to open a backbone.
 #[derive(Clone, Debug, Default)]
@@ -160,6 +163,39 @@ impl Backbone {
         }
     }
 
+    /// The image tower with weights of its own: see [`Vit::tuned`].
+    ///
+    /// # Errors
+    /// As [`Vit::tuned`].
+    pub fn tuned(&self, tune: Tune) -> Result<Tuned> {
+        self.vit.tuned(&self.spec, &self.weights, tune)
+    }
+
+    /// The text tower with low-rank changes of its own: see [`TextTower::tuned`].
+    ///
+    /// # Errors
+    /// As [`TextTower::tuned`], or the backbone has no text tower.
+    pub fn tuned_texts(&self, rank: usize, scale: f32) -> Result<TunedTexts> {
+        self.text_tower()?.tuned(&self.weights, rank, scale)
+    }
+
+    /// CLIP's projection of image features `[E, D]`, as the checkpoint has it.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read any more.
+    pub(crate) fn visual_projection(&self) -> Result<Vec<f32>> {
+        self.weights.get(VISUAL_PROJECTION, &[self.embedding_width(), self.vit.width()])
+    }
+
+    /// `texts` as token ids, up to the end token of each.
+    ///
+    /// # Errors
+    /// As [`Self::embed_texts`].
+    pub(crate) fn token_ids<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>> {
+        let tower = self.text_tower()?;
+        tower.read_part(self.encode(texts, tower.context())?, &self.tokenizer_path())
+    }
+
     /// Whether there is a text tower: CLIP's.
     pub fn has_text_tower(&self) -> bool {
         self.text().is_ok()
@@ -258,7 +294,7 @@ impl Text {
 impl Clip {
     fn load(spec: &Spec, width: usize, weights: &Weights, precision: Precision) -> Result<Self> {
         let d = spec.vision.width;
-        let projection = weights.get("visual_projection.weight", &[width, d])?;
+        let projection = weights.get(VISUAL_PROJECTION, &[width, d])?;
         let logit_scale = if weights.has("logit_scale") { weights.get("logit_scale", &[])?[0] } else { 0.0 };
         Ok(Self {
             projection: Panels::pack(Mat::new(&projection, width, d, d).t()),
@@ -280,7 +316,7 @@ impl Clip {
 }
 
 /// Rows `[n, k]` times a matrix `[k, m]`: `[n, m]`.
-pub(super) fn product<'a>(rows: &[f32], matrix: impl Into<Part<'a>>) -> Vec<f32> {
+pub(crate) fn product<'a>(rows: &[f32], matrix: impl Into<Part<'a>>) -> Vec<f32> {
     let matrix = matrix.into();
     let (k, m) = (matrix.k(), matrix.n());
     let n = rows.len() / k;

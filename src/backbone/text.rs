@@ -1,14 +1,16 @@
 //! CLIP's text tower: token ids to projected text embeddings. Texts with learned vectors in them are in `prompted`.
 
 mod prompted;
+mod tuned;
 
 use std::path::Path;
 
 pub use self::prompted::{ClassTexts, TextPrompts, TextTape};
+pub use self::tuned::{TunedTape, TunedTexts};
 use super::spec::TextSpec;
 use super::vit::{Block, BlockScratch, Get, Queries, Sequences, clip_block, norm};
 use super::weights::Weights;
-use crate::kernel::{Init, Mat, MatMut, Panels, Precision, matmul, normalize, row_stride};
+use crate::kernel::{Init, Mat, MatMut, Panels, Precision, matmul, normalize, normalize_vjp, row_stride};
 use crate::{Error, Result};
 
 /// What its tensors' names begin with.
@@ -17,7 +19,7 @@ const TOWER: &str = "text_model";
 /// Rows that a thread works on at a time, about.
 const ROWS: usize = 400;
 
-/// A frozen text tower. Attention is causal and only the end-of-text token is read, so what follows it in a padded text
+/// A text tower. Attention is causal and only the end-of-text token is read, so what follows it in a padded text
 /// changes nothing and is never computed.
 pub struct TextTower {
     spec: TextSpec,
@@ -66,7 +68,7 @@ impl TextTower {
             tokens,
             positions,
             blocks: (0..spec.tower.depth)
-                .map(|i| Ok(Block::new(&spec.tower, clip_block(get, TOWER, i, &spec.tower)?, precision)))
+                .map(|i| Ok(Block::new(&spec.tower, &clip_block(get, TOWER, i, &spec.tower)?, precision)))
                 .collect::<Result<_>>()?,
             final_norm,
             projection: Panels::pack(Mat::new(&projection, spec.projection, d, d).t()),
@@ -144,6 +146,18 @@ impl TextTower {
     }
 
     fn micro_batch(&self, texts: &[&[u32]], scratch: &mut BlockScratch) -> Vec<f32> {
+        let (mut x, starts) = self.rows(texts);
+        let sequences = Sequences { starts: &starts, causal: true };
+        for block in &self.blocks {
+            block.forward(&mut x, sequences, None, Queries::All, None, scratch);
+        }
+        let (mut normalized, mut inverse) = (Vec::new(), Vec::new());
+        self.project_ends(&x, &starts, &mut normalized, &mut inverse)
+    }
+
+    /// The first block's input for `texts`, at stride [`row_stride`]`(D)`, and where the rows of each begin, and those of the
+    /// last end.
+    fn rows(&self, texts: &[&[u32]]) -> (Vec<f32>, Vec<usize>) {
         let d = self.spec.tower.width;
         let stride = row_stride(d);
         let mut starts = vec![0];
@@ -157,12 +171,7 @@ impl TextTower {
             }
             starts.push(x.len() / stride);
         }
-        let sequences = Sequences { starts: &starts, causal: true };
-        for block in &self.blocks {
-            block.forward(&mut x, sequences, None, Queries::All, None, scratch);
-        }
-        let (mut normalized, mut inverse) = (Vec::new(), Vec::new());
-        self.project_ends(&x, &starts, &mut normalized, &mut inverse)
+        (x, starts)
     }
 
     /// Embeddings `[n, projection]` of n texts whose rows behind the last block, `[rows, D]` at stride
@@ -183,6 +192,33 @@ impl TextTower {
         let mut out = vec![0.0; n * width];
         matmul(Mat::new(&y, n, d, d), &self.projection, MatMut::new(&mut out, n, width, width), Init::Zero);
         out
+    }
+
+    /// The VJP of [`Self::project_ends`]: the gradient of the rows behind the last block, at stride [`row_stride`]`(D)`.
+    fn project_ends_vjp(&self, d_embeds: &[f32], starts: &[usize], normalized: &[f32], inverse: &[f32]) -> Vec<f32> {
+        let (d, width) = (self.spec.tower.width, self.spec.projection);
+        let (n, stride) = (starts.len() - 1, row_stride(d));
+        let mut gradient = vec![0.0; n * d];
+        let d_embeds = Mat::new(d_embeds, n, width, width);
+        matmul(d_embeds, self.projection.t(), MatMut::new(&mut gradient, n, d, d), Init::Zero);
+        for row in gradient.chunks_exact_mut(d) {
+            row.iter_mut().zip(&self.final_norm[0]).for_each(|(g, scale)| *g *= scale);
+        }
+        let mut ends = vec![0.0; n * d];
+        let view = &mut MatMut::new(&mut ends, n, d, d);
+        normalize_vjp(Mat::new(normalized, n, d, d), inverse, Mat::new(&gradient, n, d, d), view);
+        let mut dx = vec![0.0; starts[n] * stride];
+        for (end, row) in starts[1..].iter().zip(ends.chunks_exact(d)) {
+            dx[(end - 1) * stride..(end - 1) * stride + d].copy_from_slice(row);
+        }
+        dx
+    }
+
+    /// About what the tapes of `rows` rows that see at most `keys` keys take in all blocks, in bytes.
+    fn tape_bytes(&self, rows: usize, keys: usize) -> usize {
+        let tower = &self.spec.tower;
+        let per_row = 5 * tower.width + tower.mlp + tower.heads * row_stride(keys);
+        rows.saturating_mul(per_row * tower.depth * self.precision.bytes())
     }
 }
 

@@ -23,6 +23,10 @@
 //! need no product with the query, key and value weights; prompts that travel on add `4 D p n` for dP and dQ of their own
 //! rows. Patch embedding: `2 D · 3 patch²` for a patch, and as much again for each patch that holds prompted pixels.
 //! Head: `2 D C` forward, `4 D C` backward (`2 D C` without prompts).
+//!
+//! Where weights are tuned, every block has a backward. Biases cost no product of their own. Low-rank changes of rank k cost
+//! `8 D k (r + 2n)` a block (two products each way for A and for B), and in the first block no product with the query, key
+//! and value weights; all weights as many products again as the forward pass has with weights, patch embedding included.
 
 use crate::backbone::spec::Spec;
 
@@ -45,6 +49,15 @@ pub enum Learned {
         /// Number of patches that hold at least one of them.
         patches: usize,
     },
+    /// Biases.
+    Biases,
+    /// Low-rank changes to queries, keys and values.
+    LowRank {
+        /// Their rank.
+        rank: usize,
+    },
+    /// Every weight.
+    Weights,
 }
 
 /// A training step's shapes.
@@ -66,10 +79,13 @@ impl Step<'_> {
     /// Floating point operations of one step, forward and backward: see the formula above.
     pub fn flop(&self) -> f64 {
         let backward: f64 = (0..self.spec.vision.depth).map(|block| self.block(block).1).sum();
+        let patches = (self.image_size / self.spec.patch_size).pow(2);
         let (patches, head) = match self.learned {
             Learned::Head => (0, 2.),
             Learned::Tokens { .. } => (0, 4.),
             Learned::Pixels { patches: prompted } => (prompted, 4.),
+            Learned::Biases | Learned::LowRank { .. } => (0, 4.),
+            Learned::Weights => (patches, 4.),
         };
         self.forward_flop() + backward + self.ends(patches, head)
     }
@@ -98,9 +114,9 @@ impl Step<'_> {
             Learned::Head => (usize::MAX, usize::MAX, 0),
             Learned::Tokens { start, layers, tokens } => (start, start + layers, tokens),
             // Pixels come before every block: none of them is the first prompted one.
-            Learned::Pixels { .. } => (0, 0, 0),
+            Learned::Pixels { .. } | Learned::Biases | Learned::LowRank { .. } | Learned::Weights => (0, 0, 0),
         };
-        let pixels = matches!(self.learned, Learned::Pixels { .. });
+        let pixels = start == 0 && end == 0;
         let own = (start..end).contains(&block);
         let travelled = if block >= end && !pixels { tokens } else { 0 };
         let p = if own { tokens as f64 } else { 0. };
@@ -125,6 +141,16 @@ impl Step<'_> {
         } else {
             batch * (rows + 8. * d * r * (n + p) + qkv) + prompts_qkv
         };
+        let backward = backward
+            + batch
+                * match self.learned {
+                    Learned::LowRank { rank } => {
+                        let unread = if block == 0 { qkv } else { 0. };
+                        8. * d * rank as f64 * (image_rows + 2. * n) - unread
+                    }
+                    Learned::Weights => qkv + rows,
+                    _ => 0.,
+                };
         (forward, backward)
     }
 }
@@ -178,6 +204,17 @@ mod tests {
         assert!(tokens(0, 1, 10) > tokens(0, 12, 10), "shallow prompts are rows in every block, deep ones only keys");
         let pixels = |patches| step(&spec, Learned::Pixels { patches }, 4);
         assert!(pixels(196) > pixels(100) && pixels(1) > 1.9 * head);
+    }
+
+    #[test]
+    fn tuning_every_weight_is_three_forward_passes_and_less_is_two() {
+        let spec = vit_b16();
+        let per_image = |learned| step(&spec, learned, 2) - step(&spec, learned, 1);
+        let forward = per_image(Learned::Head);
+        let [biases, low_rank, all] = [Learned::Biases, Learned::LowRank { rank: 2 }, Learned::Weights]
+            .map(|learned| per_image(learned) / forward);
+        assert!((all - 3.).abs() < 0.1 && (biases - 2.).abs() < 0.1 && (low_rank - 2.).abs() < 0.1);
+        assert!(low_rank < biases && biases < all, "{low_rank} {biases} {all}");
     }
 
     #[test]

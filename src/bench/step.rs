@@ -13,6 +13,7 @@ use crate::config::{Facts, Method, RunConfig, Task};
 use crate::model::{Model, StepInput};
 use crate::prompt::PromptShape;
 use crate::prompt::pixels::{PixelShape, Places};
+use crate::prompt::weights::WeightShape;
 use crate::random::{normal, stream};
 use crate::train::loss::{CrossEntropy, Loss};
 use crate::train::results::peak_rss_bytes;
@@ -186,6 +187,9 @@ pub fn step(
 fn learned(prompt: PromptShape, side: usize, patch: usize) -> Learned {
     match prompt {
         PromptShape::None | PromptShape::Text(_) => Learned::Head,
+        PromptShape::Weights(WeightShape::Bias) => Learned::Biases,
+        PromptShape::Weights(WeightShape::Full) => Learned::Weights,
+        PromptShape::Weights(WeightShape::Lora(shape)) => Learned::LowRank { rank: shape.rank },
         PromptShape::Tokens(layout) => {
             Learned::Tokens { start: layout.start, layers: layout.layers, tokens: layout.tokens }
         }

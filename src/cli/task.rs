@@ -13,6 +13,7 @@ use vpt::prompt::PromptShape;
 use vpt::prompt::pixels::PixelShape;
 use vpt::prompt::task_file::{DetectMeta, MapMeta, NAMED_SOURCES, TaskFile};
 use vpt::prompt::text::{Beside, TextShape};
+use vpt::prompt::weights::WeightShape;
 use vpt::report::table;
 use vpt::runs;
 
@@ -176,6 +177,17 @@ fn prompt(shape: PromptShape) -> String {
         PromptShape::Pixels(PixelShape::Patch { side, place }) => format!("a {place} square of {side} pixels"),
         PromptShape::Pixels(PixelShape::Full) => "every pixel".to_owned(),
         PromptShape::Text(shape) => text(shape),
+        PromptShape::Weights(WeightShape::Bias) => "none; the biases of the image tower are tuned".to_owned(),
+        PromptShape::Weights(WeightShape::Full) => "none; every weight of the image tower is tuned".to_owned(),
+        PromptShape::Weights(WeightShape::Lora(lora)) => {
+            let towers =
+                if lora.towers.name() == "both" { "both towers" } else { &format!("the {} tower", lora.towers) };
+            format!(
+                "none; changes of rank {} to queries, keys and values of {towers}, times {:.4}",
+                lora.rank,
+                lora.scale()
+            )
+        }
         PromptShape::Pixels(PixelShape::Frame { inner }) => format!("pixels around the image of {inner} pixels"),
     }
 }

@@ -13,6 +13,7 @@ use vpt::feature_cache;
 use vpt::head::{HeadKind, LabelMap};
 use vpt::prompt::pixels::PatchPlace;
 use vpt::prompt::tokens::PromptLayers;
+use vpt::prompt::weights::LoraTowers;
 use vpt::train::class_weights::ClassWeights;
 use vpt::train::optim::OptimizerKind;
 use vpt::train::run_folder::{BEST, MISTAKES};
@@ -111,11 +112,15 @@ struct Flags {
     /// coop: in the place of words. cocoop: the same, shifted by what is in the image. ivlp: in several blocks of the text
     /// tower, beside prompt tokens of the image tower. maple: the same, the image tower's tokens being maps of the vectors.
     /// promptsrc: as ivlp, kept close to the untouched backbone and averaged over the epochs.
+    ///
+    /// Methods that tune the backbone itself: bias: the biases of its image tower. full: all weights of it. lora: low-rank
+    /// changes to queries, keys and values of both towers of a CLIP, where the texts that name the classes tell them and no head
+    /// is learned; with --head, or on another backbone, of the image tower beside a head.
     #[arg(long, value_name = "METHOD", value_parser = one_of::<Method>(Method::NAMES), help_heading = "Method")]
     method: Option<Method>,
     /// The head on the class token: a linear layer, cosine similarity to a learned vector per class, or the same beginning
     /// as CLIP's zero-shot classifier, from the class names [default: linear; zero-shot, ncm, zs-lp, clap, tip-adapter and
-    /// methods that learn texts have cosine heads of their own]
+    /// methods that learn texts have cosine heads of their own; lora on a CLIP has none]
     #[arg(long, value_name = "HEAD", value_parser = one_of::<HeadKind>(HeadKind::NAMES), help_heading = "Method")]
     head: Option<HeadKind>,
     /// Tell classes by the classifier that the backbone was published with, in the place of a head (vp-pad, vp-patch, vp-full,
@@ -127,7 +132,7 @@ struct Flags {
     /// probabilities of the three likeliest.
     #[arg(long, value_name = "MAP", value_parser = one_of::<LabelMap>(LabelMap::NAMES), help_heading = "Method")]
     label_map: Option<LabelMap>,
-    /// Texts with {} or {c} for the class name, one a line or a JSON list (--head text, zero-shot, zs-lp, clap, tip-adapter;
+    /// Texts with {} or {c} for the class name, one a line or a JSON list (--head text, zero-shot, zs-lp, clap, tip-adapter, lora;
     /// promptsrc stays close to them) [default: "a photo of a {}."; promptsrc nine of the kind]
     #[arg(long, value_name = "FILE", help_heading = "Method")]
     templates: Option<PathBuf>,
@@ -185,10 +190,23 @@ struct Flags {
     /// --label-map 128 at 224 pixels, in proportion elsewhere]
     #[arg(long, allow_negative_numbers = true, value_name = "PIXELS", help_heading = "Method")]
     inner_size: Option<usize>,
+    /// Rank of the changes (lora) [default: 2]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Method")]
+    lora_rank: Option<usize>,
+    /// Strength of the changes (lora): their factor is this over the root of the rank [default: 1]
+    #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Method")]
+    lora_alpha: Option<f32>,
+    /// Share of the channels into the changes set to zero in a step, 0 to below 1 (lora) [default: 0.25]
+    #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Method")]
+    lora_dropout: Option<f32>,
+    /// Which towers are changed (lora): `image`, `text` or `both` [default: both on a CLIP backbone, unless a --head is asked
+    /// for; else image]
+    #[arg(long, value_name = "TOWERS", value_parser = one_of::<LoraTowers>(LoraTowers::NAMES), help_heading = "Method")]
+    lora_towers: Option<LoraTowers>,
 
     /// Passes over the training images [default: as many as make 1000 steps, 2000 for linear; at least 10, at most 100; in
     /// detection 2150, at least 40, at most 160; 200 with --label-map; 300 for zs-lp and clap, 20 for tip-adapter-f; with --shots or --draw coop 50 to
-    /// 200, cocoop 10, ivlp, maple and promptsrc 50]
+    /// 200, cocoop 10, ivlp, maple and promptsrc 50, lora 500 steps for each image of a class]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     epochs: Option<usize>,
     /// Images a step [default: 32; 8 in detection; 256 for zs-lp, clap and tip-adapter-f; cocoop 1, ivlp, maple and promptsrc 4]
@@ -197,22 +215,22 @@ struct Flags {
     /// Images whose activations are in memory at once: less memory, the same result [default: chosen for speed]
     #[arg(long, allow_negative_numbers = true, value_name = "N", help_heading = "Training")]
     micro_batch: Option<usize>,
-    /// Peak learning rate of the prompts (of the head for linear), or `auto` to try a few on validation
+    /// Peak learning rate of the prompts or the tuned weights (of the head for linear), or `auto` to try a few on validation
     /// [default: 5e-3, pixel prompts 2e-2, with --label-map 1e-2, linear with --head text 5e-4, zs-lp and clap 0.1, tip-adapter-f 1e-3; in detection
-    /// 1e-2, linear 1e-3; coop and cocoop 2e-3, ivlp and promptsrc 2.5e-3, maple 3.5e-3]
+    /// 1e-2, linear 1e-3; coop and cocoop 2e-3, ivlp and promptsrc 2.5e-3, maple 3.5e-3; bias 1e-3, lora 2e-4, full 1e-4]
     #[arg(long, allow_negative_numbers = true, value_name = "RATE|auto", help_heading = "Training")]
     lr: Option<LearningRate>,
-    /// Peak learning rate of the head beside prompts; in detection also while it learns alone [default: 1e-3]
+    /// Peak learning rate of the head beside prompts or tuned weights; in detection also while it learns alone [default: 1e-3]
     #[arg(long, allow_negative_numbers = true, value_name = "RATE", help_heading = "Training")]
     head_lr: Option<f64>,
     /// The optimiser [default: adamw; sgd for zs-lp and clap, and where texts are learned]
     #[arg(long, value_name = "NAME", value_parser = one_of::<OptimizerKind>(OptimizerKind::NAMES), help_heading = "Training")]
     optimizer: Option<OptimizerKind>,
     /// Weight decay of prompts and head weights [default: 0.01, pixel prompts, zs-lp and clap 0; in detection 1e-4 for the head, 0 for prompts;
-    /// 5e-4 where texts are learned]
+    /// 5e-4 where texts are learned; full 0.05; biases and norms have none]
     #[arg(long, allow_negative_numbers = true, value_name = "X", help_heading = "Training")]
     weight_decay: Option<f64>,
-    /// Share of all steps in which the learning rate rises, before it falls along a cosine [default: 0.1; tip-adapter-f 0; zs-lp,
+    /// Share of all steps in which the learning rate rises, before it falls along a cosine [default: 0.1; tip-adapter-f, lora 0; zs-lp,
     /// clap and methods that learn texts have a first epoch at 1e-5 instead, and a cosine that moves every epoch]
     #[arg(long, allow_negative_numbers = true, value_name = "SHARE", help_heading = "Training")]
     warmup: Option<f64>,
@@ -362,7 +380,7 @@ fn summary(folder: &Path, results: &Results) -> String {
             format!(
                 "{} values beside {} frozen ones",
                 table::count(results.trainable_params as u64),
-                table::count(results.backbone_params)
+                table::count(results.backbone_params - tuned(results))
             ),
         ),
         ("epoch", results.best_epoch.to_string()),
@@ -381,6 +399,14 @@ fn summary(folder: &Path, results: &Results) -> String {
     }
     rows.splice(4..4, calibration(results).map(|text| ("calibration", text)));
     text + &table::pairs(&rows) + &next(folder, results)
+}
+
+/// Weights of the backbone that the run has tuned, and that are not frozen therefore.
+fn tuned(results: &Results) -> u64 {
+    match results.method {
+        Method::Bias | Method::Full => (results.trainable_params as u64).min(results.backbone_params),
+        _ => 0,
+    }
 }
 
 /// What one would type next.
@@ -439,7 +465,7 @@ impl Flags {
         // Texts that are in the configuration of another run stay only where they are read.
         let method = self.method.unwrap_or(config.method);
         let text_head = self.head.or(config.head) == Some(HeadKind::Text);
-        if !method.reads_texts() && !text_head {
+        if !method.may_read_texts() && !text_head {
             config.templates = config.templates.filter(|_| method == Method::Promptsrc);
             config.classnames = config.classnames.filter(|_| method.has_texts());
         }
@@ -452,7 +478,7 @@ impl Flags {
         set!(backbone data task label_smoothing class_weights augment);
         set_optional!(
             head label_map solver l2 views alpha beta optimizer weights_dir shots draw split_seed image_size prompt_tokens prompt_layers
-            prompt_dropout context_init pad patch_size patch_place inner_size
+            prompt_dropout context_init pad patch_size patch_place inner_size lora_rank lora_alpha lora_dropout lora_towers
             epochs batch_size micro_batch lr head_lr weight_decay warmup clip_norm patience select head_epochs fit mosaic ema
             out
         );

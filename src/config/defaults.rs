@@ -48,6 +48,7 @@ impl Defaults {
             _ if self.fixed.is_some() => self.fixed.unwrap_or_default(),
             (Method::ZsLp | Method::Clap, ..) => PROBE_EPOCHS,
             (Method::TipAdapterF, ..) => CACHE_EPOCHS,
+            (Method::Lora, _, Some(shots)) => shots.saturating_mul(LORA_STEPS).div_ceil(per_epoch),
             (_, Some([one, few, many]), Some(shots)) => match shots {
                 0..=1 => one,
                 2..=4 => few,
@@ -61,6 +62,12 @@ impl Defaults {
 /// Rate (of Adam: prompt pixels do not decay) and epochs of ILM-VP and of the public code of BLM.
 const MAPPED_LR: f64 = 1e-2;
 const MAPPED_EPOCHS: usize = 200;
+/// Steps of `lora` for each image of a class, as in CLIP-LoRA.
+const LORA_STEPS: usize = 500;
+/// CLIP-LoRA's rank, strength and dropout.
+pub(super) const LORA_RANK: usize = 2;
+pub(super) const LORA_ALPHA: f32 = 1.;
+pub(super) const LORA_DROPOUT: f32 = 0.25;
 
 /// More views of an image than anyone publishes, few enough to bound memory.
 pub(super) const MAX_VIEWS: usize = 1000;
@@ -203,6 +210,9 @@ fn of_method(task: Task, method: Method) -> Defaults {
         Method::Cocoop => Defaults { batch_size: 1, few_shot: Some([10; 3]), ..texts },
         Method::Ivlp | Method::Promptsrc => both_towers,
         Method::Maple => Defaults { lr: 3.5e-3, ..both_towers },
+        Method::Bias => Defaults { lr: 1e-3, ..tokens },
+        Method::Lora => Defaults { lr: 2e-4, ..tokens },
+        Method::Full => Defaults { lr: 1e-4, weight_decay: 5e-2, ..tokens },
     }
 }
 

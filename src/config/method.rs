@@ -43,6 +43,12 @@ choice! {
         Maple = "maple",
         /// As `ivlp`, tied to what the frozen backbone makes of images and texts, averaged over the epochs.
         Promptsrc = "promptsrc",
+        /// The biases of the image tower.
+        Bias = "bias",
+        /// Low-rank changes to the queries, keys and values of one tower or both.
+        Lora = "lora",
+        /// Every weight of the image tower.
+        Full = "full",
     }
 }
 
@@ -67,9 +73,14 @@ impl Method {
         matches!(self, Self::VpPad | Self::VpPatch | Self::VpFull | Self::VpFrame)
     }
 
+    /// Whether weights of the backbone are tuned.
+    pub fn tunes_weights(self) -> bool {
+        matches!(self, Self::Bias | Self::Lora | Self::Full)
+    }
+
     /// Whether nothing but a head on the images' features is learned, so that each is computed once.
     pub fn on_features(self) -> bool {
-        !self.has_tokens() && !self.has_pixels() && !self.has_texts()
+        !self.has_tokens() && !self.has_pixels() && !self.has_texts() && !self.tunes_weights()
     }
 
     /// Whether features are image embeddings (of CLIP the projected class token) instead of the class token after the last
@@ -81,6 +92,11 @@ impl Method {
     /// Whether the texts that name the classes have a part in the head.
     pub fn reads_texts(self) -> bool {
         self.on_embeddings() && self != Self::Ncm
+    }
+
+    /// Whether they have where the backbone has a text tower.
+    pub fn may_read_texts(self) -> bool {
+        self.reads_texts() || self == Self::Lora
     }
 
     /// Whether the head holds a cache of the training images.

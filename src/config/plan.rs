@@ -14,6 +14,7 @@ use crate::{
         pixels::PixelShape,
         text::{Beside, TextShape},
         tokens::TokenLayout,
+        weights::{LoraShape, LoraTowers, WeightShape},
     },
     train::{
         optim::{self, OptimizerKind, Rate, Rates},
@@ -131,9 +132,15 @@ impl Plan {
         let untouched = match self.prompt {
             PromptShape::None => self.config.method.on_features(),
             PromptShape::Text(shape) => shape.image_tokens().is_none(),
+            PromptShape::Weights(shape) => !shape.tunes_images(),
             _ => false,
         };
         untouched && !(self.augments() && split == Split::Train)
+    }
+
+    /// Whether `lora` tells the classes by their texts, and learns no head.
+    pub fn told_by_texts(&self) -> bool {
+        matches!(self.prompt, PromptShape::Weights(shape) if shape.told_by_texts())
     }
 
     /// Whether training images of a classifier are changed at random.
@@ -161,11 +168,16 @@ impl RunConfig {
         if facts.train_images == 0 {
             return Err(Error::invalid("data", "there are no images to train on"));
         }
-        let head = self.head_kind();
-        let defaults = defaults::of(facts.task, self.method, head, self.label_map);
         let prompt = self.prompt_shape(facts)?;
+        let by_texts = matches!(prompt, PromptShape::Weights(shape) if shape.told_by_texts());
+        let head = if by_texts { HeadKind::Cosine } else { self.head_kind() };
+        let defaults = defaults::of(facts.task, self.method, head, self.label_map);
+        self.refuse_fields_of_texts(by_texts)?;
         let deep = self.method == Method::VptDeep;
-        let prompt_dropout = self.prompt_dropout.unwrap_or(defaults::prompt_dropout(facts.task, self.method));
+        let prompt_dropout = match self.method {
+            Method::Lora => self.lora_dropout.unwrap_or(defaults::LORA_DROPOUT),
+            method => self.prompt_dropout.unwrap_or(defaults::prompt_dropout(facts.task, method)),
+        };
         let texts = self.method.has_texts();
         let views = if self.method.has_views() { self.views.unwrap_or(defaults::views(self.method)) } else { 0 };
         // A linear probe learns from all views in every epoch.
@@ -186,7 +198,7 @@ impl RunConfig {
         let warmup = self.warmup.or_else(|| match self.method {
             // Its first epoch stands for it.
             method if defaults::has_slow_first_epoch(method) => None,
-            Method::TipAdapterF => Some(0.),
+            Method::TipAdapterF | Method::Lora => Some(0.),
             _ => Some(detect.map_or(defaults::WARMUP, |detect| detect.warmup)),
         });
         let threads = match self.threads {
@@ -201,7 +213,8 @@ impl RunConfig {
         let prompted = !self.method.on_features();
         let optimizer = self.optimizer.unwrap_or(defaults::optimizer(self.method));
         let mut config = Self {
-            head: Some(head).filter(|_| self.label_map.is_none()),
+            // Of texts that tell the classes, and of a label map, there is no head to ask for.
+            head: Some(head).filter(|_| !by_texts && self.label_map.is_none()),
             solver: (self.method == Method::Linear && facts.task == Task::Classify)
                 .then_some(self.solver.unwrap_or(Solver::Sgd)),
             views: self.method.has_views().then_some(views),
@@ -211,7 +224,7 @@ impl RunConfig {
             epochs: (!solved).then_some(epochs),
             batch_size: (!solved).then_some(batch_size),
             lr: (!solved).then_some(lr),
-            head_lr: (prompted && !texts && self.label_map.is_none()).then_some(head_lr),
+            head_lr: (prompted && !texts && !by_texts && self.label_map.is_none()).then_some(head_lr),
             optimizer: (!solved).then_some(optimizer),
             weight_decay: (!solved).then_some(weight_decay),
             warmup: warmup.filter(|_| !solved),
@@ -222,7 +235,7 @@ impl RunConfig {
             fit: detect.map(|detect| detect.fit),
             scale_jitter: detect.and_then(|detect| detect.augment.scale.or(Some([1.; 2]).filter(|_| prompted))),
             templates: match &self.templates {
-                None if self.reads_texts() => Some(vec![TEMPLATE.to_owned()]),
+                None if self.reads_texts() || by_texts => Some(vec![TEMPLATE.to_owned()]),
                 None if self.method == Method::Promptsrc => Some(defaults::templates()),
                 templates => templates.clone(),
             },
@@ -236,6 +249,12 @@ impl RunConfig {
         };
         match prompt {
             PromptShape::None | PromptShape::Pixels(PixelShape::Full) => {}
+            PromptShape::Weights(shape) => {
+                if let Some(LoraShape { rank, alpha, towers, .. }) = shape.lora() {
+                    (config.lora_rank, config.lora_alpha) = (Some(rank), Some(alpha));
+                    (config.lora_dropout, config.lora_towers) = (Some(prompt_dropout), Some(towers));
+                }
+            }
             PromptShape::Tokens(layout) => {
                 config.prompt_tokens = Some(layout.tokens);
                 config.prompt_dropout = Some(prompt_dropout);
@@ -339,8 +358,55 @@ impl RunConfig {
             Method::Coop | Method::Cocoop | Method::Ivlp | Method::Maple | Method::Promptsrc => {
                 PromptShape::Text(self.text_shape(facts)?)
             }
+            Method::Bias => PromptShape::Weights(WeightShape::Bias),
+            Method::Full => PromptShape::Weights(WeightShape::Full),
+            Method::Lora => {
+                let by_texts = facts.task == Task::Classify && facts.text_depth.is_some() && self.head.is_none();
+                if self.lora_towers.is_some_and(LoraTowers::text) && facts.text_depth.is_none() {
+                    let message = "the backbone has no text tower; take image, or a CLIP backbone";
+                    return Err(Error::flag("--lora-towers", message));
+                }
+                let shape = self.lora(by_texts);
+                shape.check()?;
+                PromptShape::Weights(WeightShape::Lora(shape))
+            }
             _ => PromptShape::None,
         })
+    }
+
+    /// The changes of `lora`, where classes are told by texts or by a head.
+    pub(super) fn lora(&self, by_texts: bool) -> LoraShape {
+        LoraShape {
+            rank: self.lora_rank.unwrap_or(defaults::LORA_RANK),
+            alpha: self.lora_alpha.unwrap_or(defaults::LORA_ALPHA),
+            towers: self.lora_towers.unwrap_or(if by_texts { LoraTowers::Both } else { LoraTowers::Image }),
+            texts: by_texts,
+        }
+    }
+
+    /// Of `lora`: texts where none are read, and a head's learning rate where there is no head, are mistakes.
+    fn refuse_fields_of_texts(&self, by_texts: bool) -> Result<()> {
+        let fields = [
+            (
+                "--head-lr",
+                by_texts && self.head_lr.is_some(),
+                "texts tell the classes, so there is no head beside: use --lr",
+            ),
+            (
+                "--templates",
+                self.method == Method::Lora && !by_texts && !self.reads_texts() && self.templates.is_some(),
+                "the classes are told by a head, not by texts",
+            ),
+            (
+                "--classnames",
+                self.method == Method::Lora && !by_texts && !self.reads_texts() && self.classnames.is_some(),
+                "the classes are told by a head, not by texts",
+            ),
+        ];
+        match fields.into_iter().find(|(_, refused, _)| *refused) {
+            Some((flag, _, message)) => Err(Error::flag(flag, message)),
+            None => Ok(()),
+        }
     }
 
     /// What is learned in the texts and beside them.

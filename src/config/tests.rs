@@ -4,6 +4,7 @@ use crate::prompt::{
     pixels::PixelShape,
     text::{Beside, TextShape},
     tokens::TokenLayout,
+    weights::{LoraShape, LoraTowers},
 };
 
 const FACTS: Facts =
@@ -47,6 +48,57 @@ fn prompts_follow_method_depth_and_image_size() {
     assert_eq!(prompt(config(Method::VpPad)), PromptShape::Pixels(PixelShape::Pad { width: 30 }));
     assert_eq!(prompt(config(Method::VpFrame)), PromptShape::Pixels(PixelShape::Frame { inner: 180 }));
     assert_eq!((dropout(Method::VptShallow), dropout(Method::VptDeep)), (0., 0.1));
+}
+
+#[test]
+fn low_rank_changes_are_clip_lora_s_where_texts_tell_the_classes() {
+    let facts = Facts { text_depth: Some(12), shots: Some(4), train_images: 40, ..FACTS };
+    let lora = |change: fn(&mut RunConfig), facts: Facts| {
+        let mut config = config(Method::Lora);
+        change(&mut config);
+        config.resolve(&facts)
+    };
+    let shape = |plan: &Plan| match plan.prompt {
+        PromptShape::Weights(shape) => shape.lora().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let plan = lora(|_| {}, facts).unwrap();
+    assert_eq!(shape(&plan), LoraShape { rank: 2, alpha: 1., towers: LoraTowers::Both, texts: true });
+    // 500 steps for each of 4 images a class; two steps an epoch of 40 images.
+    assert_eq!((plan.epochs, plan.total_steps, plan.warmup_steps, plan.prompt_dropout), (1000, 2000, 0, 0.25));
+    assert_eq!((plan.head, plan.config.head), (HeadKind::Cosine, None));
+    let rates = plan.rates(2e-4);
+    assert_eq!((plan.learning_rates[0], rates.prompt.decay, plan.batch_size), (2e-4, 0.01, 32));
+    let without = Facts { text_depth: None, ..facts };
+    for (plan, towers) in [
+        (lora(|_| {}, without), LoraTowers::Image),
+        (lora(|c| c.head = Some(HeadKind::Cosine), facts), LoraTowers::Image),
+        (lora(|_| {}, Facts { task: Task::Multilabel, shots: None, ..facts }), LoraTowers::Image),
+    ] {
+        let plan = plan.unwrap();
+        assert_eq!((shape(&plan).towers, shape(&plan).texts, plan.config.head.is_some()), (towers, false, true));
+        assert!(plan.config.templates.is_none());
+    }
+    let refusal = |change, facts| lora(change, facts).unwrap_err().to_string();
+    assert!(
+        refusal(|c| c.lora_towers = Some(LoraTowers::Both), without).starts_with("--lora-towers: the backbone has no")
+    );
+    let message = refusal(|c| (c.lora_towers, c.head) = (Some(LoraTowers::Text), Some(HeadKind::Linear)), facts);
+    assert!(message.starts_with("--lora-towers: text changes texts"), "{message}");
+    assert!(refusal(|c| c.head_lr = Some(0.1), facts).starts_with("--head-lr: texts tell the classes"));
+    assert!(refusal(|c| c.templates = Some(vec!["a {}".into()]), without).starts_with("--templates: the classes are"));
+    assert!(refusal(|c| c.lora_rank = Some(0), facts).starts_with("--lora-rank: 0 is not between 1 and"));
+    assert!(refusal(|c| c.lora_alpha = Some(-1.), facts).starts_with("--lora-alpha: -1 is not"));
+    assert!(refusal(|c| c.lora_dropout = Some(1.), facts).starts_with("--lora-dropout: 1 is not a share"));
+    let full = RunConfig { max_memory: Some(1 << 30), ..config(Method::Full) };
+    assert!(full.resolve(&facts).unwrap_err().to_string().starts_with("--max-memory: not with method full"));
+    let detect = Facts { task: Task::Detect, ..FACTS };
+    for method in [Method::Bias, Method::Lora, Method::Full] {
+        let message = config(method).resolve(&detect).unwrap_err().to_string();
+        assert_eq!(message, format!("--method: {method} is not for detection; take linear, vpt-shallow or vpt-deep"));
+    }
+    let other = RunConfig { lora_rank: Some(2), ..config(Method::Bias) };
+    assert_eq!(other.validate().unwrap_err().to_string(), "--lora-rank: method bias has no low-rank change");
 }
 
 #[test]
@@ -100,7 +152,7 @@ fn a_wrong_value_names_its_flag() {
         (|c| c.context_init = Some("a".into()), "--context-init: method vpt-deep has no words of texts to learn"),
         (
             |c| c.templates = Some(vec!["{}".into()]),
-            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, not linear",
+            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, lora, not linear",
         ),
         (
             |c| (c.method, c.head) = (Method::Coop, Some(HeadKind::Text)),
@@ -230,7 +282,7 @@ fn flags_of_other_methods_on_features_are_refused() {
         (
             Method::Ncm,
             |c| c.templates = Some(vec!["{}".into()]),
-            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, not ncm",
+            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, lora, not ncm",
         ),
         (
             Method::Linear,

@@ -14,10 +14,11 @@ impl RunConfig {
         if self.context_init.as_ref().is_some_and(|words| words.trim().is_empty()) {
             return Err(Error::flag("--context-init", "holds no word"));
         }
-        let learners = Method::ALL.iter().copied().filter(|m| m.has_texts()).collect();
-        for (flag, texts, also) in
-            [("--templates", &self.templates, vec![Method::Promptsrc]), ("--classnames", &self.classnames, learners)]
-        {
+        let learners = Method::ALL.iter().copied().filter(|m| m.has_texts() || *m == Method::Lora).collect();
+        for (flag, texts, also) in [
+            ("--templates", &self.templates, vec![Method::Promptsrc, Method::Lora]),
+            ("--classnames", &self.classnames, learners),
+        ] {
             let used = self.reads_texts() || also.contains(&self.method);
             let Some(texts) = texts else { continue };
             if !used {

@@ -52,6 +52,13 @@ impl RunConfig {
         }
         share("--label-smoothing", self.label_smoothing)?;
         share("--prompt-dropout", self.prompt_dropout.unwrap_or(0.))?;
+        share("--lora-dropout", self.lora_dropout.unwrap_or(0.))?;
+        self.lora(true).check()?;
+        if self.method == Method::Full && self.max_memory.is_some() {
+            let message =
+                "not with method full, whose weights, gradients and moments take what they take; see --micro-batch";
+            return Err(Error::flag("--max-memory", message));
+        }
         if let Some([low, high]) = self.random_resized_crop
             && !(0. < low && low <= high && high <= 1.)
         {
@@ -105,6 +112,10 @@ impl RunConfig {
                 !method.on_features() && !method.has_texts(),
                 "prompt beside its head: use --lr",
             ),
+            ("--lora-rank", self.lora_rank.is_some(), method == Method::Lora, "low-rank change"),
+            ("--lora-alpha", self.lora_alpha.is_some(), method == Method::Lora, "low-rank change"),
+            ("--lora-dropout", self.lora_dropout.is_some(), method == Method::Lora, "low-rank change"),
+            ("--lora-towers", self.lora_towers.is_some(), method == Method::Lora, "low-rank change"),
             ("--solver", self.solver.is_some(), method == Method::Linear, "choice of solvers"),
             ("--l2", self.l2.is_some(), self.solver == Some(Solver::Lbfgs), "such penalty without --solver lbfgs"),
             ("--views", self.views.is_some(), method.has_views(), "augmented views"),
@@ -225,7 +236,7 @@ impl RunConfig {
             let is = if detects { "detection" } else { "multi-label classification" };
             return Err(Error::flag(flag, format!("{what} is not for {is}")));
         }
-        if detects && self.method.has_pixels() {
+        if detects && (self.method.has_pixels() || self.method.tunes_weights()) {
             let message = format!("{} is not for detection; take linear, vpt-shallow or vpt-deep", self.method);
             return Err(Error::flag("--method", message));
         }

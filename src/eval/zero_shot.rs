@@ -104,7 +104,7 @@ impl Prompts {
     }
 
     /// The texts of one class.
-    fn texts(&self, class: usize) -> impl Iterator<Item = String> {
+    pub(crate) fn texts(&self, class: usize) -> impl Iterator<Item = String> {
         let name = &self.classnames[class];
         self.templates
             .iter()

@@ -56,7 +56,11 @@ impl Source<'_> {
     ) -> Result<Embeddings> {
         let backbone = self.backbone();
         // First: a missing text tower should be told before a thousand images are read.
-        let text_embeds = if texts.is_empty() { Vec::new() } else { backbone.embed_texts(texts, threads)? };
+        let text_embeds = match self {
+            _ if texts.is_empty() => Vec::new(),
+            Self::Backbone(backbone) => backbone.embed_texts(texts, threads)?,
+            Self::Task(task) => task.model().embed_texts(task.params(), texts)?,
+        };
         let preprocess = match self {
             Self::Backbone(backbone) => &backbone.preprocess,
             Self::Task(task) => task.preprocess(),

@@ -30,6 +30,7 @@ mod peak;
 mod precision;
 pub mod resample;
 mod simd;
+mod sums;
 mod team;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -45,6 +46,7 @@ pub use norm::{normalize, normalize_vjp};
 pub use peak::multiply_adds;
 pub use precision::Precision;
 pub use simd::{Isa, isa};
+pub use sums::{add_products, add_rows};
 pub use team::with_team;
 
 /// Defines a function that is compiled once per instruction set from one generic body and picks the right one at run time.

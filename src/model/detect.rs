@@ -331,7 +331,7 @@ impl Detector {
             DetectInput::Images(images) => (Input::Images(images), &self.reads[..], None),
             DetectInput::Features(_) => return Ok(None),
         };
-        let want = Want { tokens: train && prompts.is_some() && !late.is_empty(), pixels: false };
+        let want = Want { tokens: train && prompts.is_some() && !late.is_empty(), ..Want::default() };
         let loss = |range: Range<usize>, read: &[f32]| {
             let read_len = read.len() / range.len();
             let mut gradient = vec![0.; if want.tokens { read.len() } else { 0 }];
@@ -353,7 +353,7 @@ impl Detector {
             Ok((gradient, ()))
         };
         let readout = Readout::Tokens(reads);
-        let pass = Pass { input, prompts, readout, want, micro_batch, threads: self.threads };
+        let pass = Pass { input, prompts, tuned: None, readout, want, micro_batch, threads: self.threads };
         Ok(self.backbone.vit.step(&pass, &loss)?.0.tokens)
     }
 

@@ -64,7 +64,7 @@ impl DetectTask {
         let layout = match meta.prompt {
             PromptShape::None => None,
             PromptShape::Tokens(layout) => Some(layout),
-            PromptShape::Pixels(_) | PromptShape::Text(_) => {
+            PromptShape::Pixels(_) | PromptShape::Text(_) | PromptShape::Weights(_) => {
                 return Err(Error::invalid("task", "a detector has no prompt pixels or texts"));
             }
         };

@@ -156,6 +156,11 @@ impl Model {
     /// # Errors
     /// The values are not this model's.
     pub fn classifier<'a>(&'a self, params: &'a [Param]) -> Result<Classifier<'a>> {
+        if let Some(part) = self.weights.as_ref().filter(|_| self.told_by_texts()) {
+            let kept = params.iter().any(|param| param.name == "head.weight");
+            let head = if kept { self.head.bind(params) } else { self.head.bind(&self.template_head(part, params)?) };
+            return Ok(Classifier { model: self, kind: Kind::Features(head?) });
+        }
         let kind = match self.text_part()? {
             None => Kind::Features(self.bind(params)?),
             Some(part) if !part.shape.keeps_head() => Kind::Images(part, params),
@@ -176,6 +181,9 @@ impl Model {
         if let Some(part) = self.text_part()?.filter(|part| part.shape.keeps_head()) {
             params.extend(self.text_head(part, learned)?);
         }
+        if let Some(part) = self.weights.as_ref().filter(|_| self.told_by_texts()) {
+            params.extend(self.template_head(part, learned)?);
+        }
         Ok(params)
     }
 
@@ -191,7 +199,7 @@ impl Model {
         ])
     }
 
-    fn logit_scale(&self) -> f32 {
+    pub(super) fn logit_scale(&self) -> f32 {
         self.backbone.logit_scale().unwrap_or(1.)
     }
 
@@ -235,7 +243,7 @@ impl Model {
         };
         let pass = Pass {
             prompts: part.shape.image_prompts(&tokens.values),
-            want: Want { tokens: true, pixels: false },
+            want: Want { tokens: true, ..Want::default() },
             micro_batch: input.micro_batch,
             ..Pass::forward(input.images, self.threads)
         };
@@ -346,7 +354,7 @@ impl TextShape {
     }
 }
 
-fn cross_entropy(loss: &Loss) -> Result<&CrossEntropy> {
+pub(super) fn cross_entropy(loss: &Loss) -> Result<&CrossEntropy> {
     match loss {
         Loss::CrossEntropy(loss) => Ok(loss),
         Loss::Binary(_) => Err(Error::invalid("loss", "texts tell one class an image")),

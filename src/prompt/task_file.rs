@@ -11,7 +11,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{PromptShape, text::OpenTensor};
+use super::{
+    PromptShape,
+    text::OpenTensor,
+    weights::{self, WeightShape},
+};
 use crate::{
     Error, Result,
     backbone::classifier::SourceClassifier,
@@ -40,6 +44,11 @@ pub const NAMED_SOURCES: usize = 3;
 
 /// No temperature that is fitted is higher, or lower than one over it.
 const MAX_TEMPERATURE: f64 = 1000.;
+
+/// What the metadata of a file with all weights of a tower holds, and the most bytes of such a file: those of the largest
+/// towers, twice.
+const OF_A_TOWER: &str = r#"\"tuned\":\"full\""#;
+const MAX_TOWER_BYTES: u64 = 8 << 30;
 
 /// Larger than any backbone is used at; bounds the position embeddings that a crafted file can make us interpolate.
 const MAX_IMAGE_SIZE: usize = 4096;
@@ -255,7 +264,8 @@ impl TaskFile {
     pub fn open(path: &Path) -> Result<Self> {
         std::fs::metadata(path).map_err(Error::typed(path))?;
         let path = &*Self::path_in(path);
-        let (mut tensors, meta) = tensor_file::read(path, KEY, "task file", |meta| check_format(meta, path))?;
+        let limit = if tensor_file::mentions(path, OF_A_TOWER) { MAX_TOWER_BYTES } else { tensor_file::MAX_BYTES };
+        let (mut tensors, meta) = tensor_file::read(path, KEY, "task file", limit, |meta| check_format(meta, path))?;
         let meta = parse_meta(meta, path)?;
         let mut params = Vec::new();
         for (name, expected) in prompt_tensors(meta.prompt, path)? {
@@ -268,8 +278,11 @@ impl TaskFile {
             }
             params.push(Param::new(name, &shape, values, Group::Prompt)?);
         }
+        if let PromptShape::Weights(shape) = meta.prompt {
+            params.extend(take_weights(shape, &mut tensors, path)?);
+        }
         for (name, shape) in head_tensors(&meta, &tensors, path)? {
-            let group = if meta.label_map.is_some() { Group::Fixed } else { head_group(meta.method, &name, &shape) };
+            let group = if meta.label_map.is_some() { Group::Fixed } else { head_group(&meta, &name, &shape) };
             params.push(Param::new(&name, &shape, tensor_file::take(&mut tensors, &name, &shape, path)?, group)?);
         }
         if meta.method.has_cache() {
@@ -334,8 +347,10 @@ fn head_tensors(
 }
 
 /// Whether and how a tensor of the head was learned.
-fn head_group(method: Method, name: &str, shape: &[usize]) -> Group {
+fn head_group(meta: &TaskMeta, name: &str, shape: &[usize]) -> Group {
+    let method = meta.method;
     let learned = match method {
+        _ if matches!(meta.prompt, PromptShape::Weights(shape) if shape.told_by_texts()) => false,
         Method::ZsLp | Method::Clap => name == "head.weight",
         Method::TipAdapterF => name == KEYS,
         _ => !method.on_embeddings(),
@@ -350,7 +365,8 @@ fn head_group(method: Method, name: &str, shape: &[usize]) -> Group {
 /// Name and shape of every learned tensor at the input; a dimension that depends on the backbone is `None`.
 fn prompt_tensors(prompt: PromptShape, path: &Path) -> Result<Vec<OpenTensor>> {
     let tensors = match prompt {
-        PromptShape::None => Vec::new(),
+        // Which weights there are depends on the backbone.
+        PromptShape::None | PromptShape::Weights(_) => Vec::new(),
         PromptShape::Tokens(layout) => vec![("prompt.tokens", vec![Some(layout.layers), Some(layout.tokens), None])],
         PromptShape::Pixels(_) => vec![("prompt.pixels", vec![Some(3), None])],
         PromptShape::Text(shape) => shape.tensors(),
@@ -359,6 +375,22 @@ fn prompt_tensors(prompt: PromptShape, path: &Path) -> Result<Vec<OpenTensor>> {
         return Err(Error::file(path, "task metadata: a prompt without tokens or layers"));
     }
     Ok(tensors)
+}
+
+/// The tuned weights, in the order of their names; which they must be only the backbone can tell.
+fn take_weights(shape: WeightShape, tensors: &mut HashMap<String, Tensor<'static>>, path: &Path) -> Result<Vec<Param>> {
+    let mut names: Vec<String> = tensors.keys().filter(|name| name.starts_with(weights::PREFIX)).cloned().collect();
+    names.sort();
+    let lora = shape.lora();
+    if let Some(lora) = lora {
+        lora.check().map_err(|error| Error::file(path, format!("task metadata: {error}")))?;
+    }
+    let take = |name: &String| {
+        let shape = tensors.get(name).map(|t| t.shape.clone()).unwrap_or_default();
+        let group = if lora.is_some() { Group::Prompt } else { weights::group(name, &shape) };
+        Param::new(name, &shape, tensor_file::take(tensors, name, &shape, path)?, group)
+    };
+    names.iter().map(take).collect()
 }
 
 fn check_format(meta: &Value, path: &Path) -> Result<()> {
@@ -540,7 +572,7 @@ mod tests {
             let tensor = safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, vec![1], &[0, 0]).unwrap();
             let meta = HashMap::from([(KEY.to_owned(), meta.to_string())]);
             std::fs::write(&path, safetensors::serialize([("prompt.tokens", tensor)], Some(meta)).unwrap()).unwrap();
-            let of_meta = tensor_file::read(&path, KEY, "task file", |meta| {
+            let of_meta = tensor_file::read(&path, KEY, "task file", tensor_file::MAX_BYTES, |meta| {
                 check_format(meta, &path)?;
                 parse_meta(meta.clone(), &path).map(drop)
             });

@@ -53,6 +53,11 @@ impl DropoutMask {
     pub fn apply(&self, values: &[f32]) -> Vec<f32> {
         values.iter().zip(&self.0).map(|(v, m)| v * m).collect()
     }
+
+    /// `values` times the part of the mask from `from` on.
+    pub(crate) fn apply_from<'a>(&'a self, from: usize, values: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+        values.iter().zip(&self.0[from..]).map(|(v, m)| v * m)
+    }
 }
 
 #[cfg(test)]

@@ -219,7 +219,10 @@ impl<P: Position> State<P> {
     /// # Errors
     /// The file is damaged, is of another run, or holds other tensors. The error says how to start again.
     pub(crate) fn load(path: &Path, run: &str, initial: &[Param], optimizer: OptimizerKind) -> Result<Self> {
-        let (mut tensors, meta) = tensor_file::read(path, KEY, "checkpoint", |_| Ok(()))?;
+        // Values, two moments and two copies, and what is said of them.
+        let values: u64 = initial.iter().map(|param| param.values.len() as u64).sum();
+        let limit = values.saturating_mul(5 * 4).saturating_add(tensor_file::MAX_BYTES);
+        let (mut tensors, meta) = tensor_file::read(path, KEY, "checkpoint", limit, |_| Ok(()))?;
         let bad = |what: &str| Error::file(path, format!("{what}; delete it to start the run again"));
         let meta: Meta<P> = serde_json::from_value(meta).map_err(|error| bad(&format!("not a checkpoint: {error}")))?;
         if meta.format != FORMAT {

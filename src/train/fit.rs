@@ -23,7 +23,7 @@ use crate::{
     eval::{AnyTally, calibration::Logits},
     model::{Frozen, Model, StepInput, StepOutput},
     params::Param,
-    prompt::{PromptShape, pixels::Places, tokens::DropoutMask},
+    prompt::{pixels::Places, tokens::DropoutMask},
     random::stream,
 };
 
@@ -166,21 +166,18 @@ impl Fit<'_> {
 
     fn gradients(&self, state: &State, batch: &Batch, epoch: usize, step: u64) -> Result<StepOutput> {
         let (config, loss) = (&self.plan.config, self.loss);
+        let mask = self.model.dropout_len().filter(|_| self.plan.prompt_dropout > 0.).map(|len| {
+            let mut rng = stream(config.seed, "prompt dropout", 0, step);
+            DropoutMask::draw(len, self.plan.prompt_dropout, &mut rng)
+        });
         if self.train.holds_features() {
-            let mut output = self.model.head_step(&state.params, &batch.values, &batch.labels, loss)?;
+            let (values, labels) = (&batch.values, &batch.labels);
+            let mut output = self.model.masked_head_step(&state.params, mask.as_ref(), values, labels, loss)?;
             if let Some(penalty) = self.penalty {
                 penalty.add_to(&mut output, &state.params, loss.weight(&batch.labels))?;
             }
             return Ok(output);
         }
-        let mask = match self.plan.prompt {
-            PromptShape::Tokens(layout) if self.plan.prompt_dropout > 0. => {
-                let len = layout.layers * layout.tokens * self.model.backbone().vit.width();
-                let mut rng = stream(config.seed, "prompt dropout", 0, step);
-                Some(DropoutMask::draw(len, self.plan.prompt_dropout, &mut rng))
-            }
-            _ => None,
-        };
         let places = match self.model.pixels() {
             Some(pixels) => pixels.training_places(config.seed, epoch, &batch.indices),
             None => Places::Same,

@@ -13,6 +13,8 @@ use crate::Result;
 const SAVE_STEPS: Duration = Duration::from_secs(60);
 /// How long epochs may go unsaved: short epochs would spend more time saving than learning.
 const SAVE_EPOCHS: Duration = Duration::from_secs(2);
+/// Saving the weights of a whole tower takes seconds: no more than one part of the time in so many.
+const SAVE_SHARE: u32 = 10;
 
 /// Keeps a run's state on disk while it goes on.
 pub(crate) trait Keeper<P: Position> {
@@ -49,6 +51,8 @@ pub(super) struct FolderKeeper<'a, P> {
     /// Wall time of the processes before this one.
     wall_before: f64,
     saved: Instant,
+    /// How long that took.
+    saving: Duration,
     write_best: WriteBest<'a, P>,
     /// The epoch whose task file is written.
     best_saved: Option<usize>,
@@ -64,7 +68,8 @@ impl<'a, P: Position> FolderKeeper<'a, P> {
         write_best: WriteBest<'a, P>,
     ) -> Self {
         let wall_before = *state.progress.wall_s();
-        Self { folder, fingerprint, started, wall_before, saved: Instant::now(), write_best, best_saved: None }
+        let (saved, saving) = (Instant::now(), Duration::ZERO);
+        Self { folder, fingerprint, started, wall_before, saved, saving, write_best, best_saved: None }
     }
 
     /// Wall time of the run so far.
@@ -74,6 +79,7 @@ impl<'a, P: Position> FolderKeeper<'a, P> {
 
     /// Saves the state now.
     pub(super) fn save(&mut self, state: &mut State<P>) -> Result<()> {
+        let begun = Instant::now();
         *state.progress.wall_s() = self.wall_s();
         state.save(&self.folder.file(run_folder::CHECKPOINT), self.fingerprint)?;
         if let Some(epoch) = state.progress.best_epoch()
@@ -83,7 +89,13 @@ impl<'a, P: Position> FolderKeeper<'a, P> {
             self.best_saved = Some(epoch);
         }
         self.saved = Instant::now();
+        self.saving = self.saved - begun;
         Ok(())
+    }
+
+    /// Whether it is time to save again, where that should not be done more often than every `least`.
+    fn is_due(&self, least: Duration) -> bool {
+        self.saved.elapsed() >= least.max(self.saving * SAVE_SHARE)
     }
 }
 
@@ -92,14 +104,14 @@ impl<P: Position> Keeper<P> for FolderKeeper<'_, P> {
         if let Some(record) = state.progress.history().last() {
             self.folder.append_line(run_folder::METRICS, record)?;
         }
-        if self.saved.elapsed() >= SAVE_EPOCHS {
+        if self.is_due(SAVE_EPOCHS) {
             self.save(state)?;
         }
         Ok(())
     }
 
     fn step(&mut self, state: &mut State<P>, now: bool) -> Result<()> {
-        if now || self.saved.elapsed() >= SAVE_STEPS {
+        if now || self.is_due(SAVE_STEPS) {
             self.save(state)?;
         }
         Ok(())

@@ -38,7 +38,7 @@ pub struct Rate {
 /// Rates of prompts and head.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
-    /// Prompt tokens or pixels.
+    /// Prompt tokens or pixels, or weights of the backbone, whose biases and norms have no decay.
     pub prompt: Rate,
     /// Weights of the head; biases and scales share the learning rate and have no decay.
     pub head: Rate,
@@ -50,6 +50,7 @@ impl Rates {
     fn of(&self, group: Group) -> Rate {
         match group {
             Group::Prompt => self.prompt,
+            Group::PromptBias => Rate { lr: self.prompt.lr, decay: 0. },
             Group::Head => self.head,
             Group::HeadBias => Rate { lr: self.head.lr, decay: 0. },
             Group::Fixed => Rate { lr: 0., decay: 0. },

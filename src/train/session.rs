@@ -158,7 +158,7 @@ impl Session {
     /// tied to; `false` when the observer asked to stop.
     fn fix_features(&mut self, observer: &mut dyn Observer) -> Result<bool> {
         let Setup { plan, frozen_texts, .. } = &self.setup;
-        if !plan.config.method.has_texts() {
+        if !plan.config.method.has_texts() && !plan.told_by_texts() {
             return Ok(true);
         }
         let [of_train, of_val] = [Split::Train, Split::Val].map(|split| plan.has_constant_features(split));

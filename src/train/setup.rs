@@ -85,8 +85,11 @@ impl Setup {
         };
         let plan = config.resolve(&facts(&dataset))?;
         // First: a missing text tower should be told before a thousand images are read.
-        let texts = prompts(&plan.config, &backbone, &dataset)?;
+        let texts = prompts(&plan, &backbone, &dataset)?;
         let mut model = Model::new(backbone.clone(), plan.prompt, plan.head, dataset.classes.len(), plan.threads)?;
+        if let Some(texts) = &texts {
+            model = model.with_texts(texts)?;
+        }
         if let Some(texts) = texts.as_ref().filter(|_| config.method.has_texts()) {
             model = model.with_classes(&texts.classnames)?.with_context(plan.context_words())?;
         }
@@ -187,9 +190,12 @@ impl Setup {
     }
 }
 
-/// The texts that name the classes, if the head of `config`, which has its defaults filled in, is made of them, or if they are
-/// learned.
-fn prompts(config: &RunConfig, backbone: &Backbone, dataset: &Dataset) -> Result<Option<Prompts>> {
+/// The texts that name the classes, if the head of `plan` is made of them, or if they are learned.
+fn prompts(plan: &Plan, backbone: &Backbone, dataset: &Dataset) -> Result<Option<Prompts>> {
+    let config = &plan.config;
+    if plan.told_by_texts() {
+        return Prompts::of_config(config, &dataset.classes).map(Some);
+    }
     if config.method.has_texts() {
         // Vectors take the place of a template; there may be others to stay close to.
         let prompts = Prompts::of_config(config, &dataset.classes)?;
@@ -431,7 +437,7 @@ mod tests {
         let linear = RunConfig { templates: Some(vec!["a {}".into()]), head: Some(HeadKind::Linear), ..text_head() };
         assert_eq!(
             refusal(linear),
-            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, not linear"
+            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, lora, not linear"
         );
         let placeless = RunConfig { templates: Some(vec!["a {}".into(), "a dog".into()]), ..text_head() };
         assert!(refusal(placeless).starts_with("--templates: template 2 ('a dog') has no {}"));

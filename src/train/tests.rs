@@ -23,7 +23,7 @@ use crate::{
     head::{HeadKind, LabelMap},
     infer::multilabel::predict_multilabel,
     model::{AnyTask, TaskModel, TaskOptions},
-    prompt::task_file::TaskFile,
+    prompt::{task_file::TaskFile, weights::LoraTowers},
     random::stream,
     train::optim::OptimizerKind,
 };
@@ -157,10 +157,15 @@ fn every_method_learns_colours_and_leaves_a_whole_run_folder() {
             let head = method.own_head().unwrap_or(head);
             // The others have published schedules.
             let epochs = Some(6).filter(|_| !method.on_embeddings());
-            let mut config = RunConfig { head: Some(head), epochs, ..config(&dir, method) };
+            // Of a CLIP's, texts tell the classes.
+            let own = Some(head).filter(|_| method != Method::Lora);
+            let mut config = RunConfig { head: own, epochs, ..config(&dir, method) };
             if head == HeadKind::Text {
                 // Texts say nothing to a random backbone, and there are few steps to forget that in.
                 config.lr = Some(LearningRate::Value(0.05));
+            }
+            if method == Method::Lora {
+                (config.lr, config.epochs) = (Some(LearningRate::Value(0.02)), Some(10));
             }
             if method == Method::Cocoop {
                 // Its default is a step for each of many images.
@@ -319,6 +324,35 @@ fn a_text_head_learns_with_prompts_and_its_task_file_classifies_alike() {
 }
 
 #[test]
+fn low_rank_changes_of_either_tower_learn_with_texts_or_a_head() {
+    let dir = workplace();
+    let vit = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/vit").display().to_string();
+    let lora = RunConfig { lr: Some(LearningRate::Value(0.02)), epochs: Some(10), ..config(&dir, Method::Lora) };
+    let rank = Some(3);
+    for (config, learned) in [
+        // 3 layers of 3 blocks, of width 32 in both towers, times two factors; a head of 2 classes.
+        (RunConfig { lora_towers: Some(LoraTowers::Image), ..lora.clone() }, 9 * 2 * 2 * 32),
+        (RunConfig { lora_towers: Some(LoraTowers::Text), ..lora.clone() }, 9 * 2 * 2 * 32),
+        (RunConfig { lora_rank: rank, lora_dropout: Some(0.), ..lora.clone() }, 2 * 9 * 2 * 3 * 32),
+        (RunConfig { head: Some(HeadKind::Linear), lora_rank: rank, ..lora.clone() }, 9 * 2 * 3 * 32 + 2 * 33),
+        (RunConfig { backbone: vit, lora_rank: rank, ..lora.clone() }, 9 * 2 * 3 * 32 + 2 * 33),
+    ] {
+        let (folder, results) = finish(&config, &dir);
+        assert_eq!(results.trainable_params, learned, "{config:?}");
+        assert!(results.test.classify().unwrap().acc1 > 0.9, "{:?} {:?}", config.lora_towers, results.test);
+        let again = RunConfig::load(&folder.join(run_folder::CONFIG)).unwrap();
+        assert_eq!(content(&finish(&again, &dir).0), content(&folder));
+        let file = TaskFile::open(&folder).unwrap();
+        assert_eq!(crate::params::count(&file.params), learned);
+        let options = TaskOptions { backbone: Some(config.backbone.clone()), ..Default::default() };
+        let data = crate::data::Dataset::open(dir.path().join("data"), 1).unwrap();
+        let model = TaskModel::open(&folder, &options).unwrap();
+        let tally = crate::eval::evaluate(&model, &data, Split::Test, &mut |_, _| {}).unwrap();
+        assert_eq!(tally.metrics().acc1, results.test.classify().unwrap().acc1);
+    }
+}
+
+#[test]
 fn equal_configurations_give_equal_bytes_and_other_seeds_do_not() {
     let dir = workplace();
     let config = RunConfig { flip: Some(true), random_resized_crop: Some([0.4, 1.]), ..config(&dir, Method::VptDeep) };
@@ -347,7 +381,10 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
         (Method::Coop, OptimizerKind::Sgd, somewhere.clone()),
         (Method::Cocoop, OptimizerKind::Adamw, somewhere.clone()),
         (Method::Ivlp, OptimizerKind::Sgd, somewhere.clone()),
-        (Method::Maple, OptimizerKind::Sgd, somewhere),
+        (Method::Maple, OptimizerKind::Sgd, somewhere.clone()),
+        (Method::Bias, OptimizerKind::Adamw, somewhere.clone()),
+        (Method::Lora, OptimizerKind::Adamw, somewhere.clone()),
+        (Method::Full, OptimizerKind::Adamw, somewhere),
         // Its average over epochs is made between the last step of an epoch and its validation.
         (Method::Promptsrc, OptimizerKind::Sgd, vec![2, 5, 6, 7, 12, 13, 16]),
     ] {

@@ -29,4 +29,5 @@ mod runs;
 mod streams;
 mod task;
 mod train;
+mod tuned;
 mod util;

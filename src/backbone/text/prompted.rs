@@ -14,11 +14,11 @@ use std::path::Path;
 use super::{ROWS, TextTower, check_ids};
 use crate::backbone::spec::TextSpec;
 use crate::backbone::vit::{BlockScratch, BlockTape, Depth, Queries, Sequences};
-use crate::kernel::{Init, Mat, MatMut, matmul, normalize_vjp, row_stride};
+use crate::kernel::{Mat, row_stride};
 use crate::{Error, Result, parallel};
 
 /// Most memory, in bytes, that what the VJP needs of the tails may take; beyond that their forward pass is run again.
-const KEEP_BYTES: usize = 1 << 30;
+pub(super) const KEEP_BYTES: usize = 1 << 30;
 
 /// The learned vectors of all texts.
 #[derive(Clone, Copy, Debug)]
@@ -325,26 +325,9 @@ impl TextTower {
         d_read: &mut [Vec<f32>],
         scratch: &mut BlockScratch,
     ) {
-        let (d, width) = (self.width(), self.projection());
-        let (stride, n) = (row_stride(d), part.range.len());
+        let d = self.width();
         let starts = starts(&texts.tails[part.range.clone()]);
-        let mut gradient = vec![0.0; n * d];
-        let d_embeds = Mat::new(d_embeds, n, width, width);
-        matmul(d_embeds, self.projection.t(), MatMut::new(&mut gradient, n, d, d), Init::Zero);
-        for row in gradient.chunks_exact_mut(d) {
-            row.iter_mut().zip(&self.final_norm[0]).for_each(|(g, scale)| *g *= scale);
-        }
-        let mut ends = vec![0.0; n * d];
-        normalize_vjp(
-            Mat::new(&part.normalized, n, d, d),
-            &part.inverse,
-            Mat::new(&gradient, n, d, d),
-            &mut MatMut::new(&mut ends, n, d, d),
-        );
-        let mut dx = vec![0.0; starts[n] * stride];
-        for (end, row) in starts[1..].iter().zip(ends.chunks_exact(d)) {
-            dx[(end - 1) * stride..(end - 1) * stride + d].copy_from_slice(row);
-        }
+        let mut dx = self.project_ends_vjp(d_embeds, &starts, &part.normalized, &part.inverse);
         let sequences = Sequences { starts: &starts, causal: true };
         for (i, block) in self.blocks.iter().enumerate().rev() {
             // The tails' own tokens do not learn.
@@ -356,11 +339,9 @@ impl TextTower {
 
     /// About what the tapes of all tails take.
     fn kept_bytes(&self, prompts: &TextPrompts, texts: &ClassTexts) -> usize {
-        let tower = &self.spec.tower;
-        let rows: usize = texts.tails.iter().map(Vec::len).sum();
+        let rows = texts.tails.iter().map(Vec::len).sum();
         let keys = 1 + prompts.tokens + texts.tails.iter().map(Vec::len).max().unwrap_or(0);
-        let per_row = 5 * tower.width + tower.mlp + tower.heads * row_stride(keys);
-        rows.saturating_mul(per_row * tower.depth * self.precision.bytes())
+        self.tape_bytes(rows, keys)
     }
 }
 
@@ -376,7 +357,7 @@ fn starts(tails: &[Vec<u32>]) -> Vec<usize> {
 }
 
 /// `share` in pieces of about [`ROWS`] rows.
-fn micro_batches(tails: &[Vec<u32>], share: Range<usize>) -> Vec<Range<usize>> {
+pub(super) fn micro_batches(tails: &[Vec<u32>], share: Range<usize>) -> Vec<Range<usize>> {
     let mut pieces = Vec::new();
     let (mut start, mut rows) = (share.start, 0);
     for i in share.clone() {

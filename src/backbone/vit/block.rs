@@ -4,15 +4,18 @@
 //! attention's `1/√head_dim` into the queries. So a block is: normalise, three products, attention, product, normalise,
 //! product with activation, product.
 
+use super::fold::{Folded, Layer, fold_qkv, packed_bytes};
+use super::grads::{BlockGrads, Learned, Rows, Scratch as GradScratch};
 use super::linear::Linear;
-use super::mlp::{Mlp, Scratch as MlpScratch};
+use super::mlp::{Mlp, Scratch as MlpScratch, Tape as MlpTape};
 use crate::backbone::spec::TowerSpec;
 use crate::kernel::attention::Scratch as AttentionScratch;
 use crate::kernel::{
     Attention, AttentionVjp, DEPTH, Grow, Init, Kept, Mat, MatMut, Precision, normalize, normalize_vjp, row_stride,
 };
 
-/// The weights of one block as the checkpoint has them, all `[out, in]` row-major.
+/// The weights of one block as the checkpoint has them, all `[out, in]` row-major, or the gradients of these.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct BlockWeights {
     /// Scale and shift `[D]` of the norm before attention.
     pub norm1: [Vec<f32>; 2],
@@ -30,7 +33,8 @@ pub(crate) struct BlockWeights {
     pub layer_scale: Option<[Vec<f32>; 2]>,
 }
 
-/// A block, ready to run.
+/// A block, ready to run. A copy shares the packed weights.
+#[derive(Clone)]
 pub(crate) struct Block {
     heads: usize,
     eps: f32,
@@ -104,9 +108,11 @@ pub(crate) struct BlockTape {
     q: Kept,
     kv: Kept,
     probabilities: Kept,
+    /// What attention gives, where the weight behind it is tuned.
+    mixed: Option<Kept>,
     normalized2: Kept,
     inverse2: Vec<f32>,
-    derivative: Kept,
+    mlp: MlpTape,
 }
 
 impl BlockTape {
@@ -119,9 +125,17 @@ impl BlockTape {
             kv: kept(),
             probabilities: kept(),
             normalized2: kept(),
-            derivative: kept(),
+            mlp: MlpTape::new(precision),
             ..Self::default()
         }
+    }
+
+    /// Keeps, from the next forward pass on, what goes into every layer, or what the VJP needs without weights.
+    pub(crate) fn keep_inputs(&mut self, keep: bool, precision: Precision) {
+        if keep != self.mixed.is_some() {
+            self.mixed = keep.then(|| Kept::new(precision));
+        }
+        self.mlp.keep_hidden(keep, precision);
     }
 
     /// A copy of the keys and values `[rows, 2D]`, at stride `row_stride(2D)`, of the sequences that the block has seen;
@@ -146,6 +160,7 @@ pub(crate) struct Scratch {
     dq: Vec<f32>,
     dkv: Vec<f32>,
     dkv_of_row: Vec<f32>,
+    grads: GradScratch,
 }
 
 /// How far the VJP of a block goes.
@@ -155,51 +170,16 @@ pub(crate) enum Depth {
     Rows,
     /// Down to the last `n` input rows of each sequence: the prompts that enter here as tokens.
     LastRows(usize),
+    /// To the weights of queries, keys and values: no input row learns.
+    Weights,
     /// To the keys and values of the prompts and no further.
     Prompts,
 }
 
-fn folded(weight: &[f32], bias: &[f32], scale: &[f32], shift: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let d = scale.len();
-    let mut weight = weight.to_vec();
-    let bias = weight
-        .chunks_exact_mut(d)
-        .zip(bias)
-        .map(|(row, &b)| {
-            let shifted: f64 = row.iter().zip(shift).map(|(&w, &s)| f64::from(w) * f64::from(s)).sum();
-            row.iter_mut().zip(scale).for_each(|(w, s)| *w *= s);
-            (f64::from(b) + shifted) as f32
-        })
-        .collect();
-    (weight, bias)
-}
-
-fn scale_rows(layer: &mut (Vec<f32>, Vec<f32>), scale: impl Fn(usize) -> f32) {
-    let (weight, bias) = layer;
-    let inputs = weight.len() / bias.len();
-    for (i, (row, b)) in weight.chunks_exact_mut(inputs).zip(bias).enumerate() {
-        let s = scale(i);
-        for w in row {
-            *w *= s;
-        }
-        *b *= s;
-    }
-}
-
 impl Block {
-    pub(crate) fn new(spec: &TowerSpec, weights: BlockWeights, precision: Precision) -> Self {
-        let BlockWeights { norm1, qkv, mut out, norm2, fc1, mut fc2, layer_scale } = weights;
-        let [mut q, k, v] = qkv.map(|(w, b)| folded(&w, &b, &norm1[0], &norm1[1]));
-        let mut fc1 = folded(&fc1.0, &fc1.1, &norm2[0], &norm2[1]);
-        let up = spec.gated.then(|| (fc1.0.split_off(spec.mlp * spec.width), fc1.1.split_off(spec.mlp)));
-        let scale = 1.0 / (spec.head_dim() as f32).sqrt();
-        scale_rows(&mut q, |_| scale);
-        if let Some([s1, s2]) = layer_scale {
-            scale_rows(&mut out, |i| s1[i]);
-            scale_rows(&mut fc2, |i| s2[i]);
-        }
-        let kv = ([k.0, v.0].concat(), [k.1, v.1].concat());
-        let linear = |(w, b): (Vec<f32>, Vec<f32>)| Linear::new(&w, b, precision);
+    pub(crate) fn new(spec: &TowerSpec, weights: &BlockWeights, precision: Precision) -> Self {
+        let Folded { q, kv, out, fc1, up, fc2 } = Folded::of(spec, weights, true);
+        let linear = |Layer { weight, bias }| Linear::new(&weight, bias, precision);
         Self {
             heads: spec.heads,
             eps: spec.eps,
@@ -209,6 +189,25 @@ impl Block {
             out: linear(out),
             mlp: Mlp::new(linear(fc1), up.map(linear), linear(fc2), spec.activation),
         }
+    }
+
+    /// The same with the biases of `weights`, shifts of norms included; all else is as it was.
+    pub(crate) fn with_biases(&self, spec: &TowerSpec, weights: &BlockWeights) -> Self {
+        let Folded { q, kv, out, fc1, up, fc2 } = Folded::of(spec, weights, false);
+        Self {
+            q: self.q.with_bias(q.bias),
+            kv: self.kv.with_bias(kv.bias),
+            out: self.out.with_bias(out.bias),
+            mlp: self.mlp.with_biases(fc1.bias, up.map(|up| up.bias), fc2.bias),
+            ..self.clone()
+        }
+    }
+
+    /// The same with the queries, keys and values of `weights`; all else is as it was.
+    pub(crate) fn with_qkv(&self, spec: &TowerSpec, weights: &BlockWeights) -> Self {
+        let [q, kv] =
+            fold_qkv(spec, weights, true).map(|Layer { weight, bias }| Linear::new(&weight, bias, self.precision));
+        Self { q, kv, ..self.clone() }
     }
 
     fn width(&self) -> usize {
@@ -228,6 +227,11 @@ impl Block {
         values * self.precision.bytes() + 2 * rows * size_of::<f32>()
     }
 
+    /// Bytes that the tape of `rows` rows takes more where it keeps what goes into every layer.
+    pub(crate) fn input_bytes(&self, rows: usize) -> usize {
+        rows * (row_stride(self.width()) + row_stride(self.mlp.hidden())) * self.precision.bytes()
+    }
+
     /// Bytes of one thread's buffers beside the tape; `longest` is the number of rows of a sequence.
     pub(crate) fn scratch_bytes(&self, rows: usize, longest: usize, keys: usize) -> usize {
         let (stride, kv_stride) = (row_stride(self.width()), row_stride(2 * self.width()));
@@ -235,6 +239,11 @@ impl Block {
         // the gradients of all of these.
         let values = rows * (6 * stride + 2 * kv_stride) + 2 * longest * row_stride(keys) + rows * DEPTH;
         values * size_of::<f32>() + self.mlp.scratch_bytes(rows)
+    }
+
+    /// Bytes of one thread's copies of what goes into layers whose weights are tuned.
+    pub(crate) fn packed_bytes(&self, rows: usize) -> usize {
+        2 * packed_bytes(rows, self.width()) + packed_bytes(rows, DEPTH.min(self.mlp.hidden()))
     }
 
     pub(crate) fn eps(&self) -> f32 {
@@ -285,7 +294,6 @@ impl Block {
             let shared = prompts.map_or(0, |p| p.rows());
             let rows = sequences.calls(queries, prompts.is_some()).map(|c| c.queries * row_stride(c.keys + shared));
             tape.probabilities.expect(self.heads * rows.sum::<usize>());
-            tape.derivative.expect(self.mlp.kept(query_rows));
         }
         let mut kept = 0;
         for Call { query, queries, start, keys, causal } in sequences.calls(queries, prompts.is_some()) {
@@ -303,6 +311,10 @@ impl Block {
         }
         tape.q.keep(0..query_rows * stride, q_buffer);
         tape.kv.keep(0..rows * kv_stride, kv_buffer);
+        if let (Some(kept), true) = (&mut tape.mixed, keep) {
+            kept.room(0..query_rows * stride, q_buffer).copy_from_slice(mixed);
+            kept.keep(0..query_rows * stride, q_buffer);
+        }
 
         if queries == Queries::First {
             for i in 1..query_rows {
@@ -318,7 +330,7 @@ impl Block {
         self.mlp.forward(
             Mat::new(normalized, query_rows, d, stride),
             MatMut::new(x, query_rows, d, stride),
-            keep.then_some(&mut tape.derivative),
+            keep.then_some(&mut tape.mlp),
             mlp,
         );
         tape.normalized2.keep(0..query_rows * stride, buffer);
@@ -340,7 +352,23 @@ impl Block {
         d_prompts: Option<&mut [f32]>,
         scratch: &mut Scratch,
     ) {
-        self.back(dx, sequences, prompts, queries, tape, depth, None, d_prompts, scratch);
+        self.back(dx, sequences, prompts, queries, tape, depth, None, d_prompts, None, scratch);
+    }
+
+    /// As [`Block::vjp`] without prompts; adds to `grads` the gradients of the weights that are `learned`.
+    #[allow(clippy::too_many_arguments, reason = "forward's arguments and the gradients")]
+    pub(crate) fn vjp_weights(
+        &self,
+        dx: &mut Vec<f32>,
+        sequences: Sequences,
+        queries: Queries,
+        tape: &BlockTape,
+        depth: Depth,
+        learned: &Learned,
+        grads: &mut BlockGrads,
+        scratch: &mut Scratch,
+    ) {
+        self.back(dx, sequences, None, queries, tape, depth, None, None, Some((learned, grads)), scratch);
     }
 
     /// As [`Block::vjp`] of sequences whose keys and values others have read too, as prompts of theirs: `d_read`
@@ -353,7 +381,7 @@ impl Block {
         d_read: &[f32],
         scratch: &mut Scratch,
     ) {
-        self.back(dx, sequences, None, Queries::All, tape, Depth::Rows, Some(d_read), None, scratch);
+        self.back(dx, sequences, None, Queries::All, tape, Depth::Rows, Some(d_read), None, None, scratch);
     }
 
     #[allow(clippy::too_many_arguments, reason = "forward's arguments and the gradients")]
@@ -367,6 +395,7 @@ impl Block {
         depth: Depth,
         d_read: Option<&[f32]>,
         mut d_prompts: Option<&mut [f32]>,
+        mut weights: Option<(&Learned, &mut BlockGrads)>,
         scratch: &mut Scratch,
     ) {
         let d = self.width();
@@ -387,13 +416,18 @@ impl Block {
             dq,
             dkv,
             dkv_of_row,
+            grads: grad_scratch,
             ..
         } = scratch;
 
         // MLP
         let gradient = gradient.grow(rows * stride);
         let view = MatMut::new(gradient, query_rows, d, stride);
-        self.mlp.vjp(Mat::new(dx, query_rows, d, stride), view, &tape.derivative, mlp);
+        let of_mlp = weights.as_mut().and_then(|(_, grads)| grads.layers()).map(|layers| {
+            let x = tape.normalized2.read(0..query_rows * stride, buffer);
+            (layers, Mat::new(x, query_rows, d, stride))
+        });
+        self.mlp.vjp(Mat::new(dx, query_rows, d, stride), view, &tape.mlp, of_mlp, mlp);
         normalize_vjp(
             Mat::new(tape.normalized2.read(0..query_rows * stride, buffer), query_rows, d, stride),
             &tape.inverse2[..query_rows],
@@ -402,6 +436,11 @@ impl Block {
         );
 
         // Attention
+        if let Some(layers) = weights.as_mut().and_then(|(_, grads)| grads.layers()) {
+            let inputs = tape.mixed.as_ref().map(|kept| kept.read(0..query_rows * stride, mixed));
+            let inputs = inputs.map(|inputs| Mat::new(inputs, query_rows, d, stride));
+            grad_scratch.add(&mut layers.out, Mat::new(dx, query_rows, d, stride), inputs, self.precision);
+        }
         let mixed = mixed.grow(query_rows * stride);
         self.out.vjp(Mat::new(dx, query_rows, d, stride), MatMut::new(mixed, query_rows, d, stride), Init::Zero);
         let dq = dq.grow(query_rows * stride);
@@ -446,8 +485,14 @@ impl Block {
             Depth::Prompts => &[],
             _ => tape.normalized1.read(0..rows * stride, buffer),
         };
+        if let Some((learned, grads)) = weights {
+            let queries = Mat::new(normalized1, query_rows, d, query_stride);
+            let x = Rows { queries, all: Mat::new(normalized1, rows, d, stride) };
+            let (dq, dkv) = (Mat::new(dq, query_rows, d, stride), Mat::new(dkv, rows, 2 * d, kv_stride));
+            grad_scratch.add_qkv(learned, grads, dq, dkv, x, self.precision);
+        }
         match depth {
-            Depth::Prompts => {}
+            Depth::Prompts | Depth::Weights => {}
             Depth::LastRows(n) => {
                 for i in 0..sequences.count() {
                     let (start, len) = sequences.range(i);

@@ -1,9 +1,32 @@
 //! Images to the first block's input: patches, class token, registers, positions, CLIP's `ln_pre`; and the VJP to pixels.
 
+use super::fold::{Layer, pack};
 use super::linear::Linear;
-use crate::kernel::{Grow, Init, Mat, MatMut, normalize, normalize_vjp, row_stride};
+use crate::Result;
+use crate::backbone::position::interpolate;
+use crate::backbone::spec::{Family, Spec};
+use crate::kernel::{
+    Grow, Init, Mat, MatMut, Panels, Precision, add_products, add_rows, normalize, normalize_vjp, row_stride,
+};
 
-/// The frozen embedding of one backbone at one image size.
+/// What stands before the blocks as the checkpoint has it, or the gradients of that.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EmbeddingWeights {
+    /// Class token `[D]`.
+    pub class: Vec<f32>,
+    /// Positions at the stored image size, that of the class token first: `[1 + G*G, D]`; a distilled DeiT's token has its
+    /// own behind that.
+    pub positions: Vec<f32>,
+    /// Patch convolution `[D, 3 p p]`, `[D]`.
+    pub patch: (Vec<f32>, Vec<f32>),
+    /// Register tokens, or the distillation token, `[R, D]`.
+    pub registers: Vec<f32>,
+    /// Scale and shift `[D]` of CLIP's `ln_pre`; empty elsewhere.
+    pub pre_norm: [Vec<f32>; 2],
+}
+
+/// The embedding of one backbone at one image size.
+#[derive(Clone)]
 pub(crate) struct Embedding {
     image_size: usize,
     patch_size: usize,
@@ -17,10 +40,20 @@ pub(crate) struct Embedding {
 }
 
 /// `ln_pre`: its scale and shift cannot be folded, since the result is also the residual stream.
-pub(crate) struct PreNorm {
-    pub scale: Vec<f32>,
-    pub shift: Vec<f32>,
-    pub eps: f32,
+#[derive(Clone)]
+struct PreNorm {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    eps: f32,
+}
+
+/// Gradients of an [`Embedding`], summed over images.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EmbeddingGrads {
+    patch: Layer,
+    prefix: Vec<f32>,
+    positions: Vec<f32>,
+    pre_norm: [Vec<f32>; 2],
 }
 
 /// What the VJP to the pixels needs.
@@ -35,17 +68,77 @@ pub(crate) struct EmbeddingTape {
 pub(crate) struct Scratch {
     patches: Vec<f32>,
     gradient: Vec<f32>,
+    packed: Panels,
 }
 
 impl Embedding {
-    pub(crate) fn new(
-        (image_size, patch_size): (usize, usize),
-        patch: Linear,
-        prefix: Vec<f32>,
-        positions: Vec<f32>,
-        pre_norm: Option<PreNorm>,
-    ) -> Self {
-        Self { image_size, patch_size, patch, prefix, positions, pre_norm }
+    /// The embedding of these weights for images of `image_size` pixels, to which positions are interpolated.
+    pub(super) fn new(spec: &Spec, image_size: usize, weights: EmbeddingWeights, precision: Precision) -> Result<Self> {
+        let d = spec.vision.width;
+        let EmbeddingWeights { class, mut positions, patch, registers, pre_norm: [scale, shift] } = weights;
+        let add = |token: &[f32], position: &[f32]| token.iter().zip(position).map(|(a, b)| a + b).collect::<Vec<_>>();
+        let mut prefix = add(&class, &positions[..d]);
+        if spec.distilled {
+            prefix.extend(add(&registers, &positions[d..2 * d]));
+            positions.drain(d..2 * d);
+        } else {
+            prefix.extend(registers);
+        }
+        let grid = image_size / spec.patch_size;
+        let positions = interpolate(&positions, d, spec.family, (grid, grid))?.split_off(d);
+        let patch = Linear::new(&patch.0, patch.1, precision);
+        let pre_norm = (spec.family == Family::Clip).then_some(PreNorm { scale, shift, eps: spec.vision.eps });
+        Ok(Self { image_size, patch_size: spec.patch_size, patch, prefix, positions, pre_norm })
+    }
+
+    /// The same with other biases, shift of `ln_pre` included.
+    pub(super) fn with_biases(&self, weights: &EmbeddingWeights) -> Self {
+        let mut other = self.clone();
+        other.patch = self.patch.with_bias(weights.patch.1.clone());
+        if let Some(pre) = &mut other.pre_norm {
+            pre.shift.clone_from(&weights.pre_norm[1]);
+        }
+        other
+    }
+
+    /// Zeros for the gradients; of the biases alone unless `dense`.
+    pub(super) fn zero_grads(&self, dense: bool) -> EmbeddingGrads {
+        let d = self.width();
+        let all = |len: usize| vec![0.0; if dense { len } else { 0 }];
+        EmbeddingGrads {
+            patch: Layer { weight: all(d * self.patch.inputs()), bias: vec![0.0; d] },
+            prefix: all(self.prefix.len()),
+            positions: all(self.positions.len()),
+            pre_norm: [vec![0.0; d], vec![0.0; d]],
+        }
+    }
+
+    /// Adds the gradients that come from `dx`, that of the embedding's sum of `images` `[m, 3, S, S]`, laid out as in
+    /// [`Embedding::forward`] without anything inserted.
+    pub(super) fn add_grads(&self, images: &[f32], dx: &[f32], grads: &mut EmbeddingGrads, scratch: &mut Scratch) {
+        let d = self.width();
+        let stride = row_stride(d);
+        let (prefix, patches) = (self.prefix.len() / d, self.patches());
+        let depth = self.patch.inputs();
+        let depth_stride = row_stride(depth);
+        let per_image = (prefix + patches) * stride;
+        for (image, dx) in images.chunks_exact(self.pixels()).zip(dx.chunks(per_image)) {
+            let dy = &dx[prefix * stride..];
+            for (to, from) in [(&mut grads.prefix, dx), (&mut grads.positions, dy)] {
+                for (to, from) in to.chunks_exact_mut(d).zip(from.chunks(stride)) {
+                    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+                }
+            }
+            let packed = if grads.patch.is_dense() {
+                let columns = scratch.patches.grow(patches * depth_stride);
+                self.unfold_image(image, columns);
+                pack(&mut scratch.packed, Mat::new(columns, patches, depth, depth_stride), self.patch.precision());
+                Some(&scratch.packed)
+            } else {
+                None
+            };
+            grads.patch.add(0, Mat::new(dy, patches, d, stride), packed);
+        }
     }
 
     /// Bytes of the weights.
@@ -106,10 +199,7 @@ impl Embedding {
         let x = x.grow(count * per_image * stride);
         let columns = scratch.patches.grow(patches * depth_stride);
         for (image, x) in images.chunks_exact(self.pixels()).zip(x.chunks_exact_mut(per_image * stride)) {
-            self.each_run(|pixel, row, column, len| {
-                let at = row * depth_stride + column;
-                columns[at..at + len].copy_from_slice(&image[pixel..pixel + len]);
-            });
+            self.unfold_image(image, columns);
             let rows = |i: usize| i * stride..i * stride + d;
             for (i, token) in self.prefix.chunks_exact(d).enumerate() {
                 x[rows(i)].copy_from_slice(token);
@@ -139,11 +229,24 @@ impl Embedding {
     }
 
     /// Turns `dx`, the gradient of the first block's input, into that of the embedding's sum before `ln_pre`, in place.
-    /// Layout as in [`Embedding::forward`]; without an `ln_pre` nothing is to be done.
-    pub(crate) fn vjp_pre_norm(&self, dx: &mut [f32], rows: usize, tape: &EmbeddingTape, scratch: &mut Scratch) {
+    /// Layout as in [`Embedding::forward`]; without an `ln_pre` nothing is to be done. Its own gradients are added to
+    /// `grads`.
+    pub(crate) fn vjp_pre_norm(
+        &self,
+        dx: &mut [f32],
+        rows: usize,
+        tape: &EmbeddingTape,
+        grads: Option<&mut EmbeddingGrads>,
+        scratch: &mut Scratch,
+    ) {
         let Some(pre) = &self.pre_norm else { return };
         let d = self.width();
         let stride = row_stride(d);
+        if let Some(EmbeddingGrads { pre_norm: [scale, shift], .. }) = grads {
+            let dx = Mat::new(dx, rows, d, stride);
+            add_products(dx, Mat::new(&tape.normalized, rows, d, stride), scale);
+            add_rows(dx, shift);
+        }
         let gradient = scratch.gradient.grow(rows * stride);
         for (to, from) in gradient.chunks_exact_mut(stride).zip(dx.chunks_exact_mut(stride)) {
             for i in 0..d {
@@ -177,6 +280,15 @@ impl Embedding {
                 image[pixel..pixel + len].copy_from_slice(&columns[at..at + len]);
             });
         }
+    }
+
+    /// Writes the patches of an image as rows of `columns` `[N, 3 p p]`.
+    fn unfold_image(&self, image: &[f32], columns: &mut [f32]) {
+        let stride = row_stride(self.patch.inputs());
+        self.each_run(|pixel, row, column, len| {
+            let at = row * stride + column;
+            columns[at..at + len].copy_from_slice(&image[pixel..pixel + len]);
+        });
     }
 
     /// Calls `f(pixel, patch, column, length)` for every row of pixels of every patch, so that pixels from `pixel` on are
@@ -223,4 +335,68 @@ impl Embedding {
         );
         dx
     }
+}
+
+impl EmbeddingGrads {
+    /// Adds another thread's gradients.
+    pub(super) fn add(&mut self, other: &Self) {
+        let Self { patch, prefix, positions, pre_norm: [scale, shift] } = self;
+        let own = [&mut patch.weight, &mut patch.bias, prefix, positions, scale, shift];
+        let others = [
+            &other.patch.weight,
+            &other.patch.bias,
+            &other.prefix,
+            &other.positions,
+            &other.pre_norm[0],
+            &other.pre_norm[1],
+        ];
+        for (a, b) in own.into_iter().zip(others) {
+            a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        }
+    }
+
+    /// The gradients of the weights that the embedding was made of; those of tokens and positions are empty if they were not
+    /// wanted.
+    ///
+    /// # Errors
+    /// As [`interpolate`].
+    pub(super) fn unfold(self, spec: &Spec, image_size: usize) -> Result<EmbeddingWeights> {
+        let Self { patch, prefix, positions, pre_norm } = self;
+        let patch = (patch.weight, patch.bias);
+        if prefix.is_empty() {
+            return Ok(EmbeddingWeights { patch, pre_norm, ..EmbeddingWeights::default() });
+        }
+        let d = spec.vision.width;
+        let (class, registers) = prefix.split_at(d);
+        let mut stored = interpolate_vjp(&[class, &positions].concat(), spec, image_size / spec.patch_size)?;
+        if spec.distilled {
+            stored.splice(d..d, registers.iter().copied());
+        }
+        Ok(EmbeddingWeights {
+            class: class.to_vec(),
+            positions: stored,
+            patch,
+            registers: registers.to_vec(),
+            pre_norm,
+        })
+    }
+}
+
+/// The VJP of interpolating positions to a `grid`: from the gradient `[1 + grid², D]` that of the stored ones `[1 + G², D]`.
+/// Interpolation is linear and the same for every column, so its matrix is what it makes of the unit matrix.
+fn interpolate_vjp(gradient: &[f32], spec: &Spec, grid: usize) -> Result<Vec<f32>> {
+    if grid == spec.grid() {
+        return Ok(gradient.to_vec());
+    }
+    let (d, stored) = (spec.vision.width, 1 + spec.grid() * spec.grid());
+    let mut unit = vec![0.0; stored * stored];
+    unit.iter_mut().step_by(stored + 1).for_each(|one| *one = 1.0);
+    let matrix = interpolate(&unit, stored, spec.family, (grid, grid))?;
+    let mut out = vec![0.0; stored * d];
+    for (weights, gradient) in matrix.chunks_exact(stored).zip(gradient.chunks_exact(d)) {
+        for (to, weight) in out.chunks_exact_mut(d).zip(weights).filter(|(_, weight)| **weight != 0.0) {
+            to.iter_mut().zip(gradient).for_each(|(to, g)| *to += weight * g);
+        }
+    }
+    Ok(out)
 }

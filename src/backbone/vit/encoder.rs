@@ -5,8 +5,9 @@ use std::ops::Range;
 use super::block::{BlockTape, Depth, Queries, Scratch, Sequences};
 use super::embed::{EmbeddingTape, Scratch as EmbedScratch};
 use super::prompts::{Prepared, PreparedGrads};
+use super::tuned::{TowerGrads, Tuned};
 use super::{Input, Job, Readout, Vit};
-use crate::kernel::{Grow, Mat, MatMut, normalize, normalize_vjp, row_stride};
+use crate::kernel::{Grow, Mat, MatMut, add_products, add_rows, normalize, normalize_vjp, row_stride};
 
 /// What one thread needs to run micro-batches, kept from step to step: the tape and the buffers.
 #[derive(Default)]
@@ -25,16 +26,22 @@ pub(super) struct Workspace {
     embed_scratch: EmbedScratch,
 }
 
+/// What a thread adds gradients to.
+pub(super) struct Sums<'a> {
+    pub(super) prompts: Option<&'a mut PreparedGrads>,
+    pub(super) weights: Option<&'a mut TowerGrads>,
+}
+
 fn set_starts(starts: &mut Vec<usize>, count: usize, tokens: usize) {
     starts.clear();
     starts.extend((0..=count).map(|i| i * tokens));
 }
 
 impl Vit {
-    /// The first block whose VJP is needed: none below the first prompt, unless the pixels learn.
+    /// The first block whose VJP is needed: none below the first prompt, unless the pixels or weights learn.
     fn first_trained(&self, job: &Job) -> usize {
         match job.prepared {
-            _ if job.want.pixels => 0,
+            _ if job.want.pixels || job.want.weights => 0,
             Some(p) if job.want.tokens => p.start,
             _ => self.depth(),
         }
@@ -78,11 +85,14 @@ impl Vit {
         let count = images.len();
         let first = self.first_trained(job);
         let (prepared, readout, last) = (job.prepared, job.readout, self.last_run(job.readout));
+        let tower = job.tower;
         let Workspace { x, widened, starts, embedding, blocks, inputs, normalized, inverse, scratch, embed_scratch } =
             workspace;
         if first < last {
             let tapes = if job.course.recompute { 1 } else { self.depth() };
             blocks.resize_with(tapes, || BlockTape::new(self.precision));
+            let keep = job.want.weights && job.tuned.is_some_and(Tuned::keeps_inputs);
+            blocks.iter_mut().for_each(|tape| tape.keep_inputs(keep, self.precision));
             inputs.resize_with(if job.course.recompute { self.depth() } else { 0 }, Vec::new);
         }
         let mut features = Vec::new();
@@ -92,10 +102,10 @@ impl Vit {
         let inserted = prepared.and_then(|p| p.inserted.as_ref());
         let begin = match job.input {
             Input::Images(pixels) => {
-                let each = self.embedding.pixels();
+                let each = tower.embedding.pixels();
                 let at_input = inserted.filter(|(at, _)| *at == 0).map_or(&[][..], |(_, tokens)| tokens);
                 let tape = (first == 0).then_some(embedding);
-                self.embedding.forward(
+                tower.embedding.forward(
                     &pixels[images.start * each..images.end * each],
                     at_input,
                     x,
@@ -121,7 +131,7 @@ impl Vit {
             self.each_read(readout, i, count, rows, |from, to| {
                 features[to..to + d].copy_from_slice(&x[from..from + d]);
             });
-            let Some(block) = self.blocks[..last].get(i) else { break };
+            let Some(block) = tower.blocks[..last].get(i) else { break };
             if let Some((_, tokens)) = inserted.filter(|(at, _)| *at == i && i > 0) {
                 insert(x, widened, count, self.tokens(), tokens, d);
                 std::mem::swap(x, widened);
@@ -145,8 +155,8 @@ impl Vit {
         }
         let normalized = normalized.grow(count * stride);
         let view = &mut MatMut::new(normalized, count, d, stride);
-        normalize(Mat::new(x, count, d, stride), self.eps, view, inverse.grow(count));
-        let [scale, shift] = &self.post_norm;
+        normalize(Mat::new(x, count, d, stride), tower.eps, view, inverse.grow(count));
+        let [scale, shift] = &tower.post_norm;
         normalized.chunks_exact(stride).flat_map(|row| (0..d).map(|i| row[i] * scale[i] + shift[i])).collect()
     }
 
@@ -172,19 +182,20 @@ impl Vit {
         });
     }
 
-    /// The VJP of the last [`Vit::forward`] on this workspace: from the gradient of the features of `count` images, adds
+    /// The VJP of the last [`Vit::forward`] on this workspace: from the gradient of the features of the same `images`, adds
     /// to `grads` and writes `pixel_grads` `[m, 3, S, S]` (empty: not wanted).
     pub(super) fn backward(
         &self,
         job: &Job,
-        count: usize,
+        images: Range<usize>,
         d_features: &[f32],
-        mut grads: Option<&mut PreparedGrads>,
+        Sums { prompts: mut grads, mut weights }: Sums,
         pixel_grads: &mut [f32],
         workspace: &mut Workspace,
     ) {
         let d = self.width();
         let stride = row_stride(d);
+        let (tower, count) = (job.tower, images.len());
         let (prepared, want, readout) = (job.prepared, job.want, job.readout);
         let (first, last) = (self.first_trained(job), self.last_run(readout));
         let Workspace {
@@ -200,11 +211,16 @@ impl Vit {
             embed_scratch,
         } = workspace;
         if let Readout::ClassToken = readout {
+            if let Some(TowerGrads { post_norm: [scale, shift], .. }) = weights.as_deref_mut() {
+                let gradient = Mat::new(d_features, count, d, d);
+                add_products(gradient, Mat::new(normalized, count, d, stride), scale);
+                add_rows(gradient, shift);
+            }
             dx.zeroed(count * stride);
             let gradient = widened.grow(count * stride);
             for (to, from) in gradient.chunks_exact_mut(stride).zip(d_features.chunks_exact(d)) {
                 for (i, to) in to.iter_mut().enumerate().take(d) {
-                    *to = from[i] * self.post_norm[0][i];
+                    *to = from[i] * tower.post_norm[0][i];
                 }
             }
             normalize_vjp(
@@ -217,14 +233,16 @@ impl Vit {
             dx.zeroed(count * self.tokens_in(last.saturating_sub(1), prepared) * stride);
         }
         let inserted = prepared.and_then(|p| p.inserted.as_ref()).map(|(at, _)| *at);
-        for (i, block) in self.blocks[..last].iter().enumerate().skip(first).rev() {
+        for (i, block) in tower.blocks[..last].iter().enumerate().skip(first).rev() {
             let tokens = self.tokens_in(i, prepared);
             self.add_reads(dx, readout, i + 1, (count, tokens), d_features);
             set_starts(starts, count, tokens);
             let sequences = Sequences { starts, causal: false };
             let prompts = prepared.and_then(|p| p.keys_values(i, d));
-            let lowest = i == first && !want.pixels;
+            let of_embedding = weights.as_ref().is_some_and(|weights| weights.embedding.is_some());
+            let lowest = i == first && !want.pixels && !of_embedding;
             let depth = match (lowest, prepared) {
+                (true, _) if want.weights => Depth::Weights,
                 (true, Some(p)) if inserted == Some(i) => Depth::LastRows(p.tokens),
                 (true, _) => Depth::Prompts,
                 _ => Depth::Rows,
@@ -238,10 +256,17 @@ impl Vit {
             } else {
                 &blocks[i]
             };
-            block.vjp(dx, sequences, prompts, queries, tape, depth, d_prompts, scratch);
-            if i == 0 && (inserted == Some(0) || want.pixels) {
+            match (job.tuned, weights.as_deref_mut()) {
+                (Some(tuned), Some(weights)) => {
+                    let (learned, grads) = (tuned.learned(i), &mut weights.blocks[i]);
+                    block.vjp_weights(dx, sequences, queries, tape, depth, learned, grads, scratch);
+                }
+                _ => block.vjp(dx, sequences, prompts, queries, tape, depth, d_prompts, scratch),
+            }
+            if i == 0 && (inserted == Some(0) || want.pixels || of_embedding) {
                 self.add_reads(dx, readout, 0, (count, tokens), d_features);
-                self.embedding.vjp_pre_norm(dx, count * tokens, embedding, embed_scratch);
+                let grads = weights.as_deref_mut().and_then(|weights| weights.embedding.as_mut());
+                tower.embedding.vjp_pre_norm(dx, count * tokens, embedding, grads, embed_scratch);
             }
             if let (Some(p), true) = (prepared, inserted == Some(i)) {
                 take_inserted(
@@ -255,8 +280,14 @@ impl Vit {
                 std::mem::swap(dx, widened);
             }
         }
+        let of_embedding = weights.and_then(|weights| weights.embedding.as_mut());
+        if let (Some(grads), Input::Images(pixels)) = (of_embedding, job.input) {
+            let each = tower.embedding.pixels();
+            let pixels = &pixels[images.start * each..images.end * each];
+            tower.embedding.add_grads(pixels, &dx[..count * self.tokens() * stride], grads, embed_scratch);
+        }
         if want.pixels {
-            self.embedding.vjp_pixels(dx, self.tokens(), pixel_grads, embed_scratch);
+            tower.embedding.vjp_pixels(dx, self.tokens(), pixel_grads, embed_scratch);
         }
     }
 }

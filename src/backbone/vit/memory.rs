@@ -5,7 +5,7 @@
 //! pass runs the block once more. Both are decided from shapes alone, never from what the system says, so that a run that
 //! is resumed decides as before.
 
-use super::{Pass, Vit};
+use super::{Pass, Tuned, Vit};
 use crate::kernel::row_stride;
 use crate::{Error, Result};
 
@@ -41,7 +41,7 @@ impl Vit {
             .clamp(1, batch.max(1));
         let quick = Course { micro_batch: most, recompute: false };
         let (None, Some(limit)) = (pass.micro_batch, self.limit) else { return Ok(quick) };
-        let backward = pass.want.tokens || pass.want.pixels;
+        let backward = pass.want != super::Want::default();
         let courses = [false, true].into_iter().filter(|&recompute| backward || !recompute);
         let mut courses =
             courses.flat_map(|recompute| (1..=most).rev().map(move |n| Course { micro_batch: n, recompute }));
@@ -61,12 +61,10 @@ impl Vit {
     /// Bytes that the process takes in a pass over `batch` images.
     pub(super) fn bytes(&self, pass: &Pass, batch: usize, course: Course) -> usize {
         let threads = pass.threads.clamp(1, batch.max(1));
-        let images = batch * self.embedding.pixels() * size_of::<f32>();
-        PROGRAM + self.weight_bytes() + BATCHES * images + threads * self.workspace_bytes(pass, course)
-    }
-
-    fn weight_bytes(&self) -> usize {
-        self.embedding.weight_bytes() + self.blocks.iter().map(super::Block::weight_bytes).sum::<usize>()
+        let images = batch * self.tower.embedding.pixels() * size_of::<f32>();
+        let tuned = pass.tuned.map_or(0, |tuned| tuned.bytes(pass.want.weights, threads));
+        let weights = self.tower.weight_bytes() + tuned;
+        PROGRAM + weights + BATCHES * images + threads * self.workspace_bytes(pass, course)
     }
 
     /// Bytes of one thread's buffers: tape and scratch.
@@ -76,17 +74,19 @@ impl Vit {
         let rows = course.micro_batch * (self.tokens() + travelling);
         let keys = self.tokens() + prompts;
         let first = match pass.prompts {
-            _ if pass.want.pixels => 0,
+            _ if pass.want.pixels || pass.want.weights => 0,
             Some(prompts) if pass.want.tokens => prompts.start,
             _ => self.depth(),
         };
         let kept = self.depth().saturating_sub(first);
-        let Some(block) = self.blocks.first() else { return 0 };
+        let Some(block) = self.tower.blocks.first() else { return 0 };
         // Rows of tokens, inputs and gradients, that go from block to block, and the embedding's own.
         let row = row_stride(self.width()) * size_of::<f32>();
-        let flowing = rows * row * 4 + self.embedding.scratch_bytes();
-        let each = block.tape_bytes(rows, keys);
+        let flowing = rows * row * 4 + self.tower.embedding.scratch_bytes();
+        let inputs = pass.want.weights && pass.tuned.is_some_and(Tuned::keeps_inputs);
+        let each = block.tape_bytes(rows, keys) + if inputs { block.input_bytes(rows) } else { 0 };
         let tapes = if course.recompute { kept * rows * row + each } else { kept * each };
-        flowing + tapes + block.scratch_bytes(rows, rows / course.micro_batch, keys)
+        let packed = if inputs { block.packed_bytes(rows) } else { 0 };
+        flowing + tapes + packed + block.scratch_bytes(rows, rows / course.micro_batch, keys)
     }
 }

@@ -6,9 +6,11 @@
 
 use std::ops::Range;
 
+use super::fold::{Folded, pack};
 use super::linear::Linear;
 use crate::kernel::{
-    Activation, DEPTH, Grow, Init, Kept, Mat, MatMut, PackedRows, matmul, matmul_activate, matmul_scale, row_stride,
+    Activation, DEPTH, Grow, Init, Kept, Mat, MatMut, PackedRows, Panels, Precision, matmul, matmul_activate,
+    matmul_scale, row_stride,
 };
 
 /// Hidden units at a time.
@@ -24,9 +26,34 @@ pub(super) struct Scratch {
     rows: PackedRows,
     /// A chunk's derivatives.
     derivative: Vec<f32>,
+    /// Right-hand sides of weights' gradients: what went into the first layer, and a chunk of what went into the second.
+    inputs: Panels,
+    units: Panels,
 }
 
-/// Two frozen layers with an activation between them; of a gated MLP, a third beside the first.
+/// What the VJP needs of a forward pass.
+#[derive(Default)]
+pub(super) struct Tape {
+    derivative: Kept,
+    /// The hidden units, where the second layer's weight is tuned.
+    hidden: Option<Kept>,
+}
+
+impl Tape {
+    pub(super) fn new(precision: Precision) -> Self {
+        Self { derivative: Kept::new(precision), hidden: None }
+    }
+
+    /// Keeps, from the next forward pass on, the hidden units too, or does not.
+    pub(super) fn keep_hidden(&mut self, keep: bool, precision: Precision) {
+        if keep != self.hidden.is_some() {
+            self.hidden = keep.then(|| Kept::new(precision));
+        }
+    }
+}
+
+/// Two layers with an activation between them; of a gated MLP, a third beside the first.
+#[derive(Clone)]
 pub(super) struct Mlp {
     fc1: Linear,
     up: Option<Linear>,
@@ -46,8 +73,18 @@ impl Mlp {
         Self { fc1, up, fc2, activation }
     }
 
+    /// The same with other biases.
+    pub(super) fn with_biases(&self, fc1: Vec<f32>, up: Option<Vec<f32>>, fc2: Vec<f32>) -> Self {
+        Self {
+            fc1: self.fc1.with_bias(fc1),
+            up: self.up.as_ref().zip(up).map(|(layer, bias)| layer.with_bias(bias)),
+            fc2: self.fc2.with_bias(fc2),
+            activation: self.activation,
+        }
+    }
+
     /// Number of hidden units.
-    fn hidden(&self) -> usize {
+    pub(super) fn hidden(&self) -> usize {
         self.fc1.outputs()
     }
 
@@ -78,13 +115,20 @@ impl Mlp {
     /// `y += fc2(f(fc1(x)))`: x and y `[rows, D]`. The derivatives are kept if wanted: of each hidden unit
     /// by its part of `fc1(x)` and, if the MLP is gated, by its part of `up(x)`; `scratch` is
     /// a buffer.
-    pub(super) fn forward(&self, x: Mat, mut y: MatMut, mut keep: Option<&mut Kept>, scratch: &mut Scratch) {
+    pub(super) fn forward(&self, x: Mat, mut y: MatMut, keep: Option<&mut Tape>, scratch: &mut Scratch) {
         let (rows, d) = (x.rows(), y.cols());
         let stride = row_stride(CHUNK.min(self.hidden()));
-        let Scratch { hidden, up: ups, rows: packed, derivative: buffer } = scratch;
+        let Scratch { hidden, up: ups, rows: packed, derivative: buffer, .. } = scratch;
         let hidden = hidden.grow(rows * stride);
+        let (mut keep, mut keep_hidden) = match keep {
+            Some(Tape { derivative, hidden }) => (Some(derivative), hidden.as_mut()),
+            None => (None, None),
+        };
+        if let Some(keep) = &mut keep {
+            keep.expect(self.kept(rows));
+        }
         packed.pack(x, self.fc1.forward());
-        for Chunk { units, kept } in self.chunks(rows) {
+        for (i, Chunk { units, kept }) in self.chunks(rows).enumerate() {
             let (from, len) = (units.start, units.len());
             let mut derivatives =
                 keep.as_deref_mut().map(|keep| keep.room(kept.clone(), buffer).split_at_mut(rows * stride));
@@ -105,26 +149,60 @@ impl Mlp {
             if let Some(keep) = &mut keep {
                 keep.keep(kept, buffer);
             }
+            if let Some(keep) = &mut keep_hidden {
+                let at = i * rows * stride..(i + 1) * rows * stride;
+                keep.room(at.clone(), buffer).copy_from_slice(hidden);
+                keep.keep(at, buffer);
+            }
             let init = if from == 0 { Init::AddBias(self.fc2.bias()) } else { Init::Add };
             matmul(Mat::new(hidden, rows, len, stride), self.fc2.forward().part(units, 0..d), y.columns(0, d), init);
         }
     }
 
-    /// The gradient of x from that of y, both `[rows, D]`, and the derivatives that [`Self::forward`] kept.
-    pub(super) fn vjp(&self, dy: Mat, mut dx: MatMut, keep: &Kept, scratch: &mut Scratch) {
+    /// The gradient of x from that of y, both `[rows, D]`, and the derivatives that [`Self::forward`] kept. The gradients of
+    /// the layers are added to the given ones, for which x is needed again.
+    pub(super) fn vjp(
+        &self,
+        dy: Mat,
+        mut dx: MatMut,
+        keep: &Tape,
+        mut grads: Option<(&mut Folded, Mat)>,
+        scratch: &mut Scratch,
+    ) {
         let (rows, d) = (dy.rows(), dx.cols());
         let stride = row_stride(CHUNK.min(self.hidden()));
-        let Scratch { hidden, up: ups, rows: packed, derivative: buffer } = scratch;
+        let precision = self.fc1.precision();
+        let Scratch { hidden, up: ups, rows: packed, derivative: buffer, inputs, units: of_units } = scratch;
         let hidden = hidden.grow(rows * stride);
         packed.pack(dy, self.fc2.backward());
-        for Chunk { units, kept } in self.chunks(rows) {
+        let mut x_packed = None;
+        if let Some((grads, x)) = &mut grads {
+            grads.fc2.add(0, dy, None);
+            if grads.fc1.is_dense() {
+                pack(inputs, *x, precision);
+                x_packed = Some(&*inputs);
+            }
+        }
+        for (i, Chunk { units, kept }) in self.chunks(rows).enumerate() {
             let (from, len) = (units.start, units.len());
-            let (by_fc1, by_up) = keep.read(kept, buffer).split_at(rows * stride);
+            if let (Some((grads, _)), Some(kept)) = (&mut grads, &keep.hidden)
+                && grads.fc2.is_dense()
+            {
+                let chunk = kept.read(i * rows * stride..(i + 1) * rows * stride, buffer);
+                pack(of_units, Mat::new(chunk, rows, len, stride), precision);
+                let all = self.hidden();
+                let mut to = MatMut::new(&mut grads.fc2.weight, d, all, all);
+                matmul(dy.t(), &*of_units, to.columns(from, len), Init::Add);
+            }
+            let (by_fc1, by_up) = keep.derivative.read(kept, buffer).split_at(rows * stride);
             let layer = self.fc2.backward().part(0..self.fc2.outputs(), units.clone());
             let init = if from == 0 { Init::Zero } else { Init::Add };
             let Some(up) = &self.up else {
                 let derivative = Mat::new(by_fc1, rows, len, stride);
                 matmul_scale(&*packed, layer, MatMut::new(hidden, rows, len, stride), derivative);
+                if let Some((grads, _)) = &mut grads {
+                    grads.fc1.add(from, Mat::new(hidden, rows, len, stride), x_packed);
+                }
                 let layer = self.fc1.backward().part(units, 0..d);
                 matmul(Mat::new(hidden, rows, len, stride), layer, dx.columns(0, d), init);
                 continue;
@@ -135,6 +213,10 @@ impl Mlp {
             for (((h, u), f), g) in hidden.iter_mut().zip(&mut *ups).zip(by_fc1).zip(by_up) {
                 *u = *h * g;
                 *h *= f;
+            }
+            if let Some((grads, _)) = &mut grads {
+                let layers = [(&mut grads.fc1, &*hidden)].into_iter().chain(grads.up.as_mut().map(|up| (up, &*ups)));
+                layers.for_each(|(layer, dy)| layer.add(from, Mat::new(dy, rows, len, stride), x_packed));
             }
             for (from, layer, init) in [(&*hidden, &self.fc1, init), (&*ups, up, Init::Add)] {
                 let layer = layer.backward().part(units.clone(), 0..d);

@@ -1,8 +1,8 @@
 //! The image tower of every family: features of images, and the gradients of prompts and pixels.
 //!
-//! The backbone never changes, so the backward pass carries the gradient of activations only, and only as far as
-//! something is learned: not below the first prompted block, in that block not past the prompts' keys and values, and in
-//! the last block only from the class token. Images are dealt out to threads in fixed shares and each thread works
+//! Unless a task tunes them, weights never change, so the backward pass carries the gradient of activations only, and only as
+//! far as something is learned: not below the first prompted block, in that block not past the prompts' keys and values, and
+//! in the last block only from the class token. Of weights, the gradients that are asked for are computed and no others. Images are dealt out to threads in fixed shares and each thread works
 //! through its own in micro-batches; gradients are added up in the order of the images. So results depend on the number
 //! of threads but not on their timing, and the memory of a step on the micro-batch but not on the batch.
 //!
@@ -10,7 +10,12 @@
 //! |---|---|
 //! | `embed` | pixels to tokens, and back |
 //! | `block` | one transformer block and its VJP |
-//! | `linear` | a frozen layer, packed |
+//! | `linear` | a layer, packed |
+//! | `tower` | all packed weights |
+//! | `fold` | norms and scales folded into layers, and gradients unfolded |
+//! | `grads` | gradients of a block's weights |
+//! | `tuned` | a tower whose weights are tuned |
+//! | `low_rank` | low-rank changes to queries, keys and values |
 //! | `mlp` | a block's MLP and its VJP |
 //! | `prompts` | which block sees which prompts, and how |
 //! | `encoder` | one micro-batch through all of it, on one thread |
@@ -22,8 +27,11 @@
 mod block;
 mod embed;
 mod encoder;
+mod fold;
+mod grads;
 mod linear;
 mod load;
+mod low_rank;
 mod memory;
 mod mlp;
 mod pooled;
@@ -31,17 +39,24 @@ mod prompts;
 pub mod reference;
 #[cfg(test)]
 mod tests;
+mod tower;
+mod tuned;
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 pub(crate) use block::{Block, BlockTape, Depth, Queries, Scratch as BlockScratch, Sequences};
-use embed::Embedding;
-use encoder::Workspace;
-pub(crate) use load::{Get, clip_block, norm};
+use encoder::{Sums, Workspace};
+pub(crate) use grads::BlockGrads;
+pub(crate) use load::{Get, clip_block, clip_qkv_names, norm};
+pub(crate) use low_rank::LowRankBlocks;
 pub use memory::Course;
 use prompts::{Prepared, PreparedGrads};
 pub use prompts::{PromptLayers, TokenPrompts};
+use tower::Tower;
+pub(crate) use tuned::Lookup;
+use tuned::TowerGrads;
+pub use tuned::{Tune, Tuned};
 
 use crate::kernel::{Precision, with_team};
 use crate::{Error, Result, parallel};
@@ -51,11 +66,7 @@ const ROWS: usize = 400;
 
 /// A frozen image tower at one image size.
 pub struct Vit {
-    embedding: Embedding,
-    blocks: Vec<Block>,
-    /// Scale and shift `[D]` of the last norm.
-    post_norm: [Vec<f32>; 2],
-    eps: f32,
+    tower: Tower,
     precision: Precision,
     /// Bytes that the process may take.
     limit: Option<usize>,
@@ -112,6 +123,8 @@ pub struct Pass<'a> {
     pub input: Input<'a>,
     /// Prompts.
     pub prompts: Option<TokenPrompts<'a>>,
+    /// The weights, where a task has tuned them; not together with prompts.
+    pub tuned: Option<&'a Tuned>,
     /// What is read.
     pub readout: Readout<'a>,
     /// Gradients wanted.
@@ -126,7 +139,7 @@ impl<'a> Pass<'a> {
     /// A forward pass over `images` `[B, 3, S, S]` that reads the class token.
     pub fn forward(images: &'a [f32], threads: usize) -> Self {
         let (input, readout) = (Input::Images(images), Readout::ClassToken);
-        Self { input, prompts: None, readout, want: Want::default(), micro_batch: None, threads }
+        Self { input, prompts: None, tuned: None, readout, want: Want::default(), micro_batch: None, threads }
     }
 }
 
@@ -137,6 +150,8 @@ pub struct Want {
     pub tokens: bool,
     /// Of the pixels.
     pub pixels: bool,
+    /// Of the weights that are tuned.
+    pub weights: bool,
 }
 
 /// The gradients of a step.
@@ -146,6 +161,8 @@ pub struct Grads {
     pub tokens: Option<Vec<f32>>,
     /// Of the pixels `[B, 3, S, S]`, image by image.
     pub pixels: Option<Vec<f32>>,
+    /// Of the tuned weights, in the order of [`Tuned::tensors`], summed over the images.
+    pub weights: Option<Vec<Vec<f32>>>,
 }
 
 /// What a step does with the features of a micro-batch (see [`Readout`]): given the images' indices and their features,
@@ -155,12 +172,12 @@ pub type Loss<'a, T> = dyn Fn(Range<usize>, &[f32]) -> Result<(Vec<f32>, T)> + S
 impl Vit {
     /// Width D of a token and of the features.
     pub fn width(&self) -> usize {
-        self.embedding.width()
+        self.tower.embedding.width()
     }
 
     /// Number of blocks L.
     pub fn depth(&self) -> usize {
-        self.blocks.len()
+        self.tower.blocks.len()
     }
 
     /// Number format of the weights and of what is kept for the VJP.
@@ -170,12 +187,12 @@ impl Vit {
 
     /// Side of the images S, in pixels.
     pub fn image_size(&self) -> usize {
-        self.embedding.image_size()
+        self.tower.embedding.image_size()
     }
 
     /// Tokens of an image: class token, registers, patches.
     pub fn tokens(&self) -> usize {
-        self.embedding.tokens()
+        self.tower.embedding.tokens()
     }
 
     /// Images that a thread takes at a time unless told otherwise, in a batch of `batch`.
@@ -221,7 +238,7 @@ impl Vit {
     fn read_rows(&self, rows: Rows) -> Range<usize> {
         match rows {
             Rows::All => 0..self.tokens(),
-            Rows::Patches => self.tokens() - self.embedding.patches()..self.tokens(),
+            Rows::Patches => self.tokens() - self.tower.embedding.patches()..self.tokens(),
         }
     }
 
@@ -236,10 +253,12 @@ impl Vit {
     /// `loss` fails or returns a gradient of another shape.
     pub fn step<T: Send>(&self, pass: &Pass, loss: &Loss<T>) -> Result<(Grads, Vec<T>)> {
         let batch = self.check(pass)?;
-        let prepared = pass.prompts.map(|p| Prepared::new(&p, &self.embedding, &self.blocks, pass.threads));
-        let want = Want { tokens: pass.want.tokens && prepared.is_some(), ..pass.want };
+        let tower = pass.tuned.map_or(&self.tower, Tuned::tower);
+        let prepared = pass.prompts.map(|p| Prepared::new(&p, &tower.embedding, &tower.blocks, pass.threads));
+        let tokens = pass.want.tokens && prepared.is_some();
+        let want = Want { tokens, weights: pass.want.weights && pass.tuned.is_some(), ..pass.want };
         let course = self.course(&Pass { want, ..*pass }, batch)?;
-        let pixels = if want.pixels { self.embedding.pixels() } else { 0 };
+        let pixels = if want.pixels { self.tower.embedding.pixels() } else { 0 };
         let mut pixel_grads = want.pixels.then(|| vec![0.0; batch * pixels]);
 
         let mut shares = Vec::new();
@@ -249,7 +268,8 @@ impl Vit {
             rest = others;
             shares.push((range, mine));
         }
-        let job = Job { input: pass.input, readout: pass.readout, prepared: prepared.as_ref(), want, course };
+        let Pass { input, readout, tuned, .. } = *pass;
+        let job = Job { input, readout, tower, tuned, prepared: prepared.as_ref(), want, course };
         // Threads without images of their own help those that have some.
         let team = pass.threads / shares.len();
         let work = |(range, pixel_grads): (Range<usize>, &mut [f32])| {
@@ -261,16 +281,22 @@ impl Vit {
         let results = parallel::with_shares(shares, work);
 
         let (mut sums, mut values) = (None::<PreparedGrads>, Vec::new());
+        let mut weights: Option<TowerGrads> = None;
         for result in results {
-            let (grads, mut part) = result?;
-            match (&mut sums, grads) {
+            let Share { prompts, weights: of_share, values: mut part } = result?;
+            match (&mut sums, prompts) {
                 (Some(sums), Some(grads)) => sums.add(&grads),
-                (sums, grads) => *sums = grads,
+                (sums, grads) => *sums = sums.take().or(grads),
+            }
+            match (&mut weights, of_share) {
+                (Some(sums), Some(grads)) => sums.add(&grads),
+                (sums, grads) => *sums = sums.take().or(grads),
             }
             values.append(&mut part);
         }
-        let tokens = prepared.zip(sums).map(|(p, sums)| p.vjp(&sums, &self.embedding, &self.blocks, pass.threads));
-        Ok((Grads { tokens, pixels: pixel_grads }, values))
+        let tokens = prepared.zip(sums).map(|(p, sums)| p.vjp(&sums, &tower.embedding, &tower.blocks, pass.threads));
+        let weights = pass.tuned.zip(weights).map(|(tuned, grads)| tuned.unfold(grads)).transpose()?;
+        Ok((Grads { tokens, pixels: pixel_grads, weights }, values))
     }
 
     /// The number of images of a pass that fits the tower.
@@ -278,6 +304,15 @@ impl Vit {
         let (depth, size) = (self.depth(), self.image_size());
         if let Some(prompts) = &pass.prompts {
             prompts.check(depth, self.width())?;
+        }
+        let plain = pass.prompts.is_none()
+            && matches!((pass.input, pass.readout), (Input::Images(_), Readout::ClassToken))
+            && !pass.want.pixels;
+        if pass.tuned.is_some_and(|tuned| !plain || !tuned.fits(self)) {
+            return Err(Error::invalid(
+                "tuned weights",
+                "are for the class token of images, on the backbone they are of",
+            ));
         }
         if let Readout::Tokens(reads) = pass.readout {
             let ascending = reads.windows(2).all(|pair| pair[0].after <= pair[1].after);
@@ -290,7 +325,7 @@ impl Vit {
             }
         }
         let (values, each, what) = match pass.input {
-            Input::Images(images) => (images.len(), self.embedding.pixels(), format!("3 x {size} x {size}")),
+            Input::Images(images) => (images.len(), self.tower.embedding.pixels(), format!("3 x {size} x {size}")),
             Input::Tokens { blocks, tokens } => {
                 let early = pass.prompts.is_some_and(|p| p.start < blocks)
                     || matches!(pass.readout, Readout::Tokens(reads) if reads.iter().any(|read| read.after < blocks));
@@ -316,10 +351,11 @@ impl Vit {
         mut pixel_grads: &mut [f32],
         loss: &Loss<T>,
         workspace: &mut Workspace,
-    ) -> Result<(Option<PreparedGrads>, Vec<T>)> {
-        let pixels = if job.want.pixels { self.embedding.pixels() } else { 0 };
+    ) -> Result<Share<T>> {
+        let pixels = if job.want.pixels { self.tower.embedding.pixels() } else { 0 };
         let prepared = job.prepared.filter(|_| job.want.tokens);
         let mut grads = prepared.map(|p| PreparedGrads::zeros(p, self.width()));
+        let mut weights = job.tuned.filter(|_| job.want.weights).map(Tuned::zero_grads);
         let mut values = Vec::new();
         let mut start = range.start;
         while start < range.end {
@@ -334,11 +370,12 @@ impl Vit {
                 }
                 let (mine, others) = std::mem::take(&mut pixel_grads).split_at_mut(images.len() * pixels);
                 pixel_grads = others;
-                self.backward(job, images.len(), &d_features, grads.as_mut(), mine, workspace);
+                let sums = Sums { prompts: grads.as_mut(), weights: weights.as_mut() };
+                self.backward(job, images.clone(), &d_features, sums, mine, workspace);
             }
             start = images.end;
         }
-        Ok((grads, values))
+        Ok(Share { prompts: grads, weights, values })
     }
 
     fn take_workspace(&self) -> Workspace {
@@ -346,10 +383,19 @@ impl Vit {
     }
 }
 
+/// What one thread's share of a step comes to.
+struct Share<T> {
+    prompts: Option<PreparedGrads>,
+    weights: Option<TowerGrads>,
+    values: Vec<T>,
+}
+
 /// What all threads of a step share.
 struct Job<'a> {
     input: Input<'a>,
     readout: Readout<'a>,
+    tower: &'a Tower,
+    tuned: Option<&'a Tuned>,
     prepared: Option<&'a Prepared>,
     want: Want,
     course: Course,

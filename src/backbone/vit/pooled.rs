@@ -26,9 +26,9 @@ impl Vit {
         }
         let (mut normalized, mut inverse) = (vec![0.; rows * d], vec![0.; rows]);
         let out = &mut MatMut::new(&mut normalized, rows, d, d);
-        norm::normalize(Mat::new(tokens, rows, d, d), self.eps, out, &mut inverse);
+        norm::normalize(Mat::new(tokens, rows, d, d), self.tower.eps, out, &mut inverse);
         let patches = self.read_rows(Rows::Patches);
-        let [scale, shift] = &self.post_norm;
+        let [scale, shift] = &self.tower.post_norm;
         let mut pooled = Vec::with_capacity(rows / t * 2 * d);
         for image in normalized.chunks_exact(t * d) {
             pooled.extend((0..d).map(|i| image[i] * scale[i] + shift[i]));
@@ -46,7 +46,7 @@ impl Vit {
     pub(crate) fn pool_vjp(&self, tape: &PoolTape, gradient: &[f32]) -> Vec<f32> {
         let (d, t) = (self.width(), self.tokens());
         let (rows, patches) = (tape.inverse.len(), self.read_rows(Rows::Patches));
-        let scale = &self.post_norm[0];
+        let scale = &self.tower.post_norm[0];
         let count = patches.len() as f32;
         let mut scaled = vec![0.; rows * d];
         for (image, gradient) in scaled.chunks_exact_mut(t * d).zip(gradient.chunks_exact(2 * d)) {

@@ -4,6 +4,8 @@
 //! The kernels must equal it, and it runs wherever candle does and in f64 as well as f32. It reads the checkpoint by
 //! itself, so a mistake in folding or packing weights cannot hide.
 
+use std::collections::HashMap;
+
 use candle_core::{D, DType, Device, Tensor};
 
 use super::PromptLayers;
@@ -20,6 +22,8 @@ pub struct Reference<'a> {
     image_size: usize,
     dtype: DType,
     device: Device,
+    /// What stands in the place of weights.
+    own: HashMap<String, Tensor>,
 }
 
 impl<'a> Reference<'a> {
@@ -29,10 +33,19 @@ impl<'a> Reference<'a> {
     /// `image_size` is no multiple of the patch size.
     pub fn new(spec: &'a Spec, weights: &'a Weights, image_size: usize, dtype: DType, device: &Device) -> Result<Self> {
         spec.check_image_size(image_size)?;
-        Ok(Self { spec, weights, image_size, dtype, device: device.clone() })
+        Ok(Self { spec, weights, image_size, dtype, device: device.clone(), own: HashMap::new() })
+    }
+
+    /// The same with these tensors in the place of the checkpoint's of the same names.
+    #[must_use]
+    pub fn with(self, own: HashMap<String, Tensor>) -> Self {
+        Self { own, ..self }
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        if let Some(own) = self.own.get(name) {
+            return Ok(own.reshape(shape)?);
+        }
         Ok(Tensor::from_vec(self.weights.get(name, shape)?, shape, &self.device)?.to_dtype(self.dtype)?)
     }
 
@@ -143,21 +156,31 @@ impl<'a> Reference<'a> {
         let clip = spec.family == Family::Clip;
         let b = images.dims4()?.0;
         let stored = 1 + spec.grid() * spec.grid();
-        let (class, positions, patch) = if clip {
+        let (class, (positions, position_shape), patch) = if clip {
             (
                 self.tensor("vision_model.embeddings.class_embedding", &[d])?,
-                self.weights.get("vision_model.embeddings.position_embedding.weight", &[stored, d])?,
+                ("vision_model.embeddings.position_embedding.weight", vec![stored, d]),
                 self.tensor("vision_model.embeddings.patch_embedding.weight", &[d, 3, p, p])?,
             )
         } else {
             (
                 self.tensor("embeddings.cls_token", &[1, 1, d])?,
-                self.weights.get("embeddings.position_embeddings", &[1, stored, d])?,
+                ("embeddings.position_embeddings", vec![1, stored, d]),
                 self.tensor("embeddings.patch_embeddings.projection.weight", &[d, 3, p, p])?,
             )
         };
-        let positions = interpolate(&positions, d, spec.family, (grid, grid))?;
-        let positions = Tensor::from_vec(positions, (1 + grid * grid, d), &self.device)?.to_dtype(self.dtype)?;
+        let positions = if let Some(own) = self.own.get(positions) {
+            // What interpolation makes of the unit matrix is its matrix, and leaves a gradient to what it multiplies.
+            let mut unit = vec![0.; stored * stored];
+            unit.iter_mut().step_by(stored + 1).for_each(|one| *one = 1.);
+            let matrix = interpolate(&unit, stored, spec.family, (grid, grid))?;
+            let matrix = Tensor::from_vec(matrix, (1 + grid * grid, stored), &self.device)?.to_dtype(self.dtype)?;
+            matrix.matmul(&own.reshape((stored, d))?)?
+        } else {
+            let positions = self.weights.get(positions, &position_shape)?;
+            let positions = interpolate(&positions, d, spec.family, (grid, grid))?;
+            Tensor::from_vec(positions, (1 + grid * grid, d), &self.device)?.to_dtype(self.dtype)?
+        };
         let patches = images
             .reshape((b * 3, grid, p, grid * p))?
             .reshape((b, 3, grid, p, grid, p))?

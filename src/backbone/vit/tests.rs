@@ -1,5 +1,7 @@
 //! The engine against the textbook form in f64: features, every gradient, and central differences, for every family.
 
+mod tuned;
+
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -179,7 +181,7 @@ fn features_and_gradients_equal_the_textbook_form() {
             let loss =
                 |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
             for want_pixels in [false, true] {
-                let want = Want { tokens: true, pixels: want_pixels };
+                let want = Want { tokens: true, pixels: want_pixels, ..Want::default() };
                 let (got, _) = vit
                     .step(&Pass { prompts, want, micro_batch: Some(2), ..Pass::forward(&images, 2) }, &loss)
                     .unwrap();
@@ -246,7 +248,7 @@ fn tokens_of_several_blocks_and_their_gradients_equal_the_textbook_form() {
             let each = rows * WIDTH;
             let loss = |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * each..range.end * each].to_vec(), ()));
             for pixels in [false, true] {
-                let want = Want { tokens: true, pixels };
+                let want = Want { tokens: true, pixels, ..Want::default() };
                 let (got, _) = vit.step(&Pass { want, micro_batch: Some(2), ..pass }, &loss).unwrap();
                 if let (Some(got), Some(var)) = (&got.tokens, &prompt_var) {
                     // Prompts behind the last read learn nothing.
@@ -279,7 +281,7 @@ fn a_pass_goes_on_from_tokens_as_if_it_had_come_from_images() {
             for readout in [Readout::ClassToken, Readout::Tokens(&after)] {
                 let prompts = prompts(Some(PromptLayers::Last(3 - blocks)), &data);
                 // Block 0 of CLIP has its prompts before `ln_pre`, which is no matter to the other tokens.
-                let want = Want { tokens: true, pixels: false };
+                let want = Want { tokens: true, ..Want::default() };
                 let loss = |_: Range<usize>, features: &[f32]| Ok((features.to_vec(), features.to_vec()));
                 let pass = Pass { prompts, readout, want, ..Pass::forward(&images, 2) };
                 let (whole, features) = vit.step(&pass, &loss).unwrap();
@@ -305,7 +307,7 @@ fn blocks_that_are_run_again_give_the_same_gradients() {
                 (Some(PromptLayers::Last(2)), false),
                 (None, true),
             ] {
-                let want = Want { tokens: layers.is_some(), pixels };
+                let want = Want { tokens: layers.is_some(), pixels, ..Want::default() };
                 let pass = Pass { prompts: prompts(layers, &data), want, ..Pass::forward(&images, 2) };
                 let loss = |_: Range<usize>, features: &[f32]| Ok((features.to_vec(), ()));
                 vit.limit_memory(None);
@@ -347,7 +349,7 @@ fn gradients_equal_central_differences() {
             let (image, prompt) = (f64_tensor(&images, &[2, 3, size, size]), f64_tensor(prompts.data, &shape));
             let loss =
                 |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
-            let want = Want { tokens: true, pixels: true };
+            let want = Want { tokens: true, pixels: true, ..Want::default() };
             let (grads, _) =
                 vit.step(&Pass { prompts: Some(prompts), want, ..Pass::forward(&images, 1) }, &loss).unwrap();
             // Along random directions: each checks every entry of the gradient at once.
@@ -382,7 +384,7 @@ fn threads_and_micro_batches_change_nothing_but_the_order_of_sums() {
     let images = random(100, BATCH * 3 * size * size);
     let data = random(102, 3 * TOKENS * WIDTH);
     let loss = |range: Range<usize>, features: &[f32]| Ok((features.to_vec(), range));
-    let want = Want { tokens: true, pixels: true };
+    let want = Want { tokens: true, pixels: true, ..Want::default() };
     let run = |micro_batch, threads| {
         let prompts = prompts(LAYERS[3], &data);
         vit.step(&Pass { prompts, want, micro_batch, ..Pass::forward(&images, threads) }, &loss).unwrap()

@@ -387,7 +387,7 @@ impl GridConfig {
             split_seed: Some(self.base.seed_of_parts()),
             ..self.base.clone().with_method(learned)
         };
-        if learned.reads_texts() {
+        if learned.reads_texts() || learned.may_read_texts() && frozen.text_depth.is_some() {
             let Prompts { classnames, templates } = source.prompts.clone();
             (config.classnames, config.templates) = (Some(classnames), Some(templates));
         }

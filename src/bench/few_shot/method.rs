@@ -59,7 +59,7 @@ impl GridMethod {
     pub(super) fn reads_templates(self) -> bool {
         match self {
             Self::ZeroShot => true,
-            Self::Learned(method) => method.reads_texts(),
+            Self::Learned(method) => method.may_read_texts(),
         }
     }
 

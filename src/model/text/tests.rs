@@ -58,10 +58,10 @@ impl Fixture {
 
     /// The learned values of `case`.
     fn params(&self, case: &str, model: &Model) -> Vec<Param> {
-        let param = |(name, shape): (&str, Vec<usize>)| {
+        let param = |(name, shape): (std::borrow::Cow<str>, Vec<usize>)| {
             let (found, values) = &self.tensors[&format!("{case}.{name}")];
             assert_eq!(*found, shape, "{case} {name}");
-            Param::new(name, &shape, values.clone(), Group::Prompt).unwrap()
+            Param::new(&name, &shape, values.clone(), Group::Prompt).unwrap()
         };
         model.tensors().into_iter().map(param).collect()
     }
@@ -140,7 +140,7 @@ fn fresh_vectors_are_words_or_drawn() {
         let drawn = model.init(1).unwrap();
         assert_eq!((model.init(1).unwrap() == drawn, model.init(2).unwrap() == drawn), (true, false));
         let expected: Vec<_> = drawn.iter().map(|p| (p.name.as_str(), p.shape.clone())).collect();
-        assert_eq!(expected, model.tensors());
+        assert_eq!(expected, model.tensors().iter().map(|(n, s)| (&**n, s.clone())).collect::<Vec<_>>());
         let words = model.clone().with_context(Some("a photo of a red")).unwrap().init(1).unwrap();
         let embeddings = fixture.backbone.word_embeddings("a photo of a red").unwrap();
         let len = shape.tokens * 32;

@@ -1,0 +1,164 @@
+//! Gradients of tuned weights against the textbook form in f64, whose weights are variables of candle's autograd.
+
+use super::super::tuned::{Tune, Tuned};
+use super::*;
+
+const RANK: usize = 3;
+const SCALE: f32 = 0.7;
+
+/// The learned tensors of `tuned`, moved away from where they begin.
+fn moved(tuned: &mut Tuned) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let mut begin = tuned.values().unwrap().into_iter();
+    let tensors = tuned.tensors().to_vec().into_iter().enumerate();
+    tensors
+        .map(|(i, (name, shape))| {
+            let n = shape.iter().product();
+            let at = begin.next().unwrap_or_else(|| vec![0.0; n]);
+            let values = at.iter().zip(random(500 + i as u64, n)).map(|(a, b)| a + 0.1 * b).collect();
+            (name, shape, values)
+        })
+        .collect()
+}
+
+fn set(tuned: &mut Tuned, values: &[(String, Vec<usize>, Vec<f32>)]) {
+    let lookup = |name: &str| Ok(&values.iter().find(|(n, ..)| n == name).unwrap().2[..]);
+    tuned.set(&lookup, 2).unwrap();
+}
+
+/// The reference with these values, and its variables in the same order.
+fn reference<'a>(
+    (spec, size): (&'a Spec, usize),
+    weights: &'a Weights,
+    values: &[(String, Vec<usize>, Vec<f32>)],
+) -> (Reference<'a>, Vec<Var>) {
+    let vars: Vec<Var> =
+        values.iter().map(|(_, shape, values)| Var::from_tensor(&f64_tensor(values, shape)).unwrap()).collect();
+    let mut own = HashMap::new();
+    for (i, (name, ..)) in values.iter().enumerate() {
+        if let Some(layer) = name.strip_suffix(".lora_A") {
+            let name = format!("{layer}.weight");
+            let frozen = f64_tensor(&weights.get(&name, &[WIDTH, WIDTH]).unwrap(), &[WIDTH, WIDTH]);
+            let change = (vars[i + 1].matmul(&vars[i]).unwrap() * f64::from(SCALE)).unwrap();
+            own.insert(name, (frozen + change).unwrap());
+        } else if !name.ends_with(".lora_B") {
+            own.insert(name.clone(), vars[i].as_tensor().clone());
+        }
+    }
+    let reference = Reference::new(spec, weights, size, DType::F64, &Device::Cpu).unwrap();
+    (reference.with(own), vars)
+}
+
+const KINDS: [Tune; 3] = [Tune::Biases, Tune::All, Tune::LowRank { rank: RANK, scale: SCALE }];
+
+#[test]
+fn gradients_of_weights_equal_the_textbook_form() {
+    for (spec, size) in families() {
+        let weights = weights(&spec);
+        for (precision, bound) in [(Precision::F32, 1e-5), (Precision::Bf16, 3e-2)] {
+            let vit = Vit::load(&spec, &weights, size, precision).unwrap();
+            for tune in KINDS {
+                let case = format!("{:?} {tune:?} {precision}", spec.family);
+                let mut tuned = vit.tuned(&spec, &weights, tune).unwrap();
+                let values = moved(&mut tuned);
+                set(&mut tuned, &values);
+                let (reference, vars) = reference((&spec, size), &weights, &values);
+                let images = random(100, BATCH * 3 * size * size);
+                let slopes = random(101, BATCH * WIDTH);
+                let image = f64_tensor(&images, &[BATCH, 3, size, size]);
+                let features = reference.features(&image, None).unwrap();
+                let pass = Pass { tuned: Some(&tuned), ..Pass::forward(&images, 2) };
+                let error = relative_error(&vit.read(&pass).unwrap(), &super::values(&features));
+                assert!(error < bound / 2., "{case}: features off by {error:e}");
+
+                let weighted = (&features * f64_tensor(&slopes, &[BATCH, WIDTH])).unwrap().sum_all().unwrap();
+                let grads = weighted.backward().unwrap();
+                let loss =
+                    |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
+                let want = Want { weights: true, ..Want::default() };
+                let (got, _) = vit.step(&Pass { want, micro_batch: Some(2), ..pass }, &loss).unwrap();
+                let got = got.weights.unwrap();
+                assert_eq!(got.len(), vars.len());
+                let lengths: Vec<f64> = vars.iter().map(|var| norm(&super::values(grads.get(var).unwrap()))).collect();
+                let mut errors = Vec::new();
+                for (((name, ..), var), got) in values.iter().zip(&vars).zip(&got) {
+                    let want = super::values(grads.get(var).unwrap());
+                    assert_eq!(got.len(), want.len(), "{case}: {name}");
+                    let difference: Vec<f64> = got.iter().zip(&want).map(|(&g, w)| f64::from(g) - w).collect();
+                    errors.push(norm(&difference));
+                    // That of a key's bias is zero but for rounding.
+                    let floor = 0.03 * lengths.iter().sum::<f64>() / vars.len() as f64;
+                    let error = norm(&difference) / norm(&want).max(floor);
+                    assert!(precision == Precision::Bf16 || error < bound, "{case}: {name} off by {error:e}");
+                }
+                let error = norm(&errors) / norm(&lengths);
+                assert!(error < bound, "{case}: off by {error:e}");
+            }
+        }
+    }
+}
+
+fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|v| v * v).sum::<f64>().sqrt()
+}
+
+#[test]
+fn weights_that_are_not_changed_change_no_byte_and_blocks_can_be_run_again() {
+    let (spec, size) = families().remove(0);
+    let weights = weights(&spec);
+    let mut vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
+    let images = random(100, BATCH * 3 * size * size);
+    let frozen = vit.features(&images, None, 2).unwrap();
+    let loss = |_: Range<usize>, features: &[f32]| Ok((features.to_vec(), ()));
+    for tune in KINDS {
+        let mut tuned = vit.tuned(&spec, &weights, tune).unwrap();
+        let begin = tuned.values().unwrap();
+        let mut values = moved(&mut tuned);
+        set(&mut tuned, &values);
+        let pass = Pass { tuned: Some(&tuned), ..Pass::forward(&images, 2) };
+        let changed = vit.read(&pass).unwrap();
+        assert_ne!(changed, frozen, "{tune:?}");
+
+        let want = Want { weights: true, ..Want::default() };
+        let (kept, _) = vit.step(&Pass { want, micro_batch: Some(1), ..pass }, &loss).unwrap();
+        let least = vit.bytes(&Pass { want, ..pass }, BATCH, Course { micro_batch: 1, recompute: true });
+        vit.limit_memory(Some(least as u64));
+        let (again, _) = vit.step(&Pass { want, ..pass }, &loss).unwrap();
+        assert_eq!(kept.weights, again.weights, "{tune:?}");
+        vit.limit_memory(None);
+
+        // Back to where they began: low-rank changes of one factor alone are none.
+        for (i, (name, _, values)) in values.iter_mut().enumerate() {
+            match begin.get(i) {
+                Some(begin) => values.clone_from(begin),
+                None if name.ends_with("lora_B") => values.fill(0.0),
+                None => {}
+            }
+        }
+        set(&mut tuned, &values);
+        let pass = Pass { tuned: Some(&tuned), ..Pass::forward(&images, 2) };
+        assert_eq!(vit.read(&pass).unwrap(), frozen, "{tune:?}");
+    }
+}
+
+#[test]
+fn what_tuned_weights_are_not_for_is_an_error() {
+    let (spec, size) = families().remove(0);
+    let weights = weights(&spec);
+    let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
+    let other = Vit::load(&spec, &weights, size + 8, Precision::F32).unwrap();
+    let images = random(100, 3 * size * size);
+    let tuned = vit.tuned(&spec, &weights, Tune::Biases).unwrap();
+    let pass = Pass { tuned: Some(&tuned), ..Pass::forward(&images, 1) };
+    assert!(vit.read(&pass).is_ok());
+    let data = random(1, TOKENS * WIDTH);
+    let prompts = Some(TokenPrompts { start: 0, layers: 1, tokens: TOKENS, data: &data });
+    assert!(vit.read(&Pass { prompts, ..pass }).is_err());
+    let reads = [Read { after: 1, rows: Rows::All }];
+    assert!(vit.read(&Pass { readout: Readout::Tokens(&reads), ..pass }).is_err());
+    let larger = random(100, 3 * (size + 8) * (size + 8));
+    assert!(other.read(&Pass { tuned: Some(&tuned), ..Pass::forward(&larger, 1) }).is_err());
+    for rank in [0, WIDTH + 1] {
+        let error = vit.tuned(&spec, &weights, Tune::LowRank { rank, scale: 1. }).unwrap_err().to_string();
+        assert!(error.starts_with("--lora-rank: "), "{error}");
+    }
+}
