@@ -22,6 +22,10 @@ CASES = [
     ("vpt-shallow", "dinov2", "classify", ["--method", "vpt-shallow", "--head", "cosine"]),
     ("vp-pad", "vit", "classify", ["--method", "vp-pad"]),
     ("vpt-deep-auto", "vit", "classify", ["--method", "vpt-deep", "--lr", "auto"]),
+    ("bias", "dinov2", "classify", ["--method", "bias"]),
+    ("lora", "clip", "classify", ["--method", "lora"]),
+    ("full", "vit", "classify", ["--method", "full"]),
+    ("label-map", "label-map/vit", "classify", ["--method", "vp-frame", "--label-map", "ilm"]),
     ("multilabel", "clip", "detect", ["--task", "multilabel"]),
     ("detect", "clip", "detect", ["--image-size", "32", "--prompt-layers", "last:1"]),
 ]
