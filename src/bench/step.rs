@@ -106,7 +106,10 @@ pub fn step(
         return Err(Error::flag("--method", message));
     }
     if config.method.has_texts() {
-        let message = format!("{} learns texts, whose part in a step is not counted here", config.method);
+        let message = format!(
+            "{} learns texts: what a step costs depends on the names of classes, and there are none here; time `vpt train`",
+            config.method
+        );
         return Err(Error::flag("--method", message));
     }
     let batch = config.batch_size.unwrap_or(32);

@@ -46,7 +46,8 @@ struct Step {
     /// Folder to look for known backbones in, before the local Hugging Face cache
     #[arg(long, value_name = "DIR")]
     weights_dir: Option<PathBuf>,
-    /// What is learned beside the head
+    /// What is learned beside the head: prompt tokens, prompt pixels or, with linear, nothing; methods that learn texts need
+    /// the names of classes, which there are none of here
     #[arg(long, value_name = "METHOD", default_value = "vpt-deep", value_parser = one_of::<Method>(Method::NAMES))]
     method: Method,
     /// Images a step

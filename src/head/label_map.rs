@@ -241,7 +241,7 @@ mod tests {
         let targets = rng.random_range(1..6);
         let sources = targets + rng.random_range(0..5);
         let images = rng.random_range(0..14);
-        let levels = if seed % 2 == 0 { 3 } else { 1000 };
+        let levels = if seed.is_multiple_of(2) { 3 } else { 1000 };
         let logits = (0..images * sources).map(|_| rng.random_range(0..levels) as f32 * 0.37).collect();
         let labels = (0..images).map(|_| rng.random_range(0..targets as u32)).collect();
         (sources, targets, logits, labels)
@@ -273,16 +273,18 @@ mod tests {
             let mut expected = vec![0.; sources * targets];
             for _ in 0..targets {
                 let (mut best, mut at) = (-1., (0, 0));
-                for s in 0..sources {
-                    for t in 0..targets {
-                        if left[s][t] > best {
-                            (best, at) = (left[s][t], (s, t));
+                for (s, row) in left.iter().enumerate() {
+                    for (t, &count) in row.iter().enumerate() {
+                        if count > best {
+                            (best, at) = (count, (s, t));
                         }
                     }
                 }
                 expected[at.0 * targets + at.1] = 1.;
                 left[at.0].fill(-1.);
-                left.iter_mut().for_each(|row| row[at.1] = -1.);
+                for row in &mut left {
+                    row[at.1] = -1.;
+                }
             }
             for kind in [LabelMap::Flm, LabelMap::Ilm] {
                 let votes = votes(kind, sources, targets, &logits, &labels);

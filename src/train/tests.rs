@@ -156,7 +156,7 @@ fn every_method_learns_colours_and_leaves_a_whole_run_folder() {
         for &head in heads {
             let head = method.own_head().unwrap_or(head);
             // The others have published schedules.
-            let epochs = Some(6).filter(|_| !method.on_embeddings());
+            let epochs = Some(if method.has_texts() { 10 } else { 6 }).filter(|_| !method.on_embeddings());
             // Of a CLIP's, texts tell the classes.
             let own = Some(head).filter(|_| method != Method::Lora);
             let mut config = RunConfig { head: own, epochs, ..config(&dir, method) };

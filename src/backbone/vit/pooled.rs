@@ -21,7 +21,7 @@ impl Vit {
     pub(crate) fn pool(&self, tokens: &[f32]) -> Result<(Vec<f32>, PoolTape)> {
         let (d, t) = (self.width(), self.tokens());
         let rows = tokens.len() / d;
-        if tokens.len() != rows * d || rows % t != 0 {
+        if tokens.len() != rows * d || !rows.is_multiple_of(t) {
             return Err(Error::invalid("tokens", format!("{} values are not whole rows [{t}, {d}]", tokens.len())));
         }
         let (mut normalized, mut inverse) = (vec![0.; rows * d], vec![0.; rows]);
