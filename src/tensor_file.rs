@@ -199,9 +199,15 @@ mod tests {
     fn gigabytes_of_holes_are_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.safetensors");
-        let header = br#"{"a":{"dtype":"F32","shape":[1073741824],"data_offsets":[0,4294967296]},"__metadata__":{"k":"1"}}"#;
+        let header =
+            br#"{"a":{"dtype":"F32","shape":[1073741824],"data_offsets":[0,4294967296]},"__metadata__":{"k":"1"}}"#;
         std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header].concat()).unwrap();
-        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len((4 << 30) + 8 + header.len() as u64).unwrap();
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len((4 << 30) + 8 + header.len() as u64)
+            .unwrap();
         let message = read(&path, "k", "thing", 8 << 30, |_| Ok(())).unwrap_err().to_string();
         assert!(message.ends_with("mostly holes"), "{message}");
         assert!(!mentions(&path, "float") && mentions(&path, "data_offsets"));

@@ -577,8 +577,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("task.safetensors");
         for (shape, params) in [
-            (WeightShape::Bias, vec![weight("a.bias", &[3], Group::PromptBias), weight("b.bias", &[2], Group::PromptBias)]),
-            (WeightShape::Full, vec![weight("a.bias", &[3], Group::PromptBias), weight("a.weight", &[3, 2], Group::Prompt)]),
+            (
+                WeightShape::Bias,
+                vec![weight("a.bias", &[3], Group::PromptBias), weight("b.bias", &[2], Group::PromptBias)],
+            ),
+            (
+                WeightShape::Full,
+                vec![weight("a.bias", &[3], Group::PromptBias), weight("a.weight", &[3, 2], Group::Prompt)],
+            ),
             (
                 WeightShape::Lora(LoraShape { texts: false, towers: LoraTowers::Image, ..lora }),
                 vec![weight("q.lora_A", &[2, 8], Group::Prompt), weight("q.lora_B", &[8, 2], Group::Prompt)],

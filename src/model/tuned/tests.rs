@@ -1,4 +1,4 @@
-//! Losses and gradients of tuned weights against PyTorch (scripts/make_weight_fixtures.py).
+//! Losses and gradients of tuned weights against PyTorch (`scripts/make_weight_fixtures.py`).
 
 use std::{
     collections::BTreeMap,
