@@ -98,6 +98,9 @@ fn check_start(path: &Path) -> Result<std::result::Result<(), &'static str>> {
     if !meta.is_file() {
         return Err(Error::file(path, "not a regular file"));
     }
+    if meta.len() > MAX_BYTES && is_hollow(&meta) {
+        return Err(Error::file(path, "is gigabytes long and mostly holes"));
+    }
     let mut start = Vec::new();
     File::open(path).and_then(|file| file.take(9).read_to_end(&mut start)).map_err(Error::io(path))?;
     let length = start.first_chunk().map(|length| u64::from_le_bytes(*length));
@@ -120,6 +123,18 @@ pub(crate) fn mentions(path: &Path, text: &str) -> bool {
         Ok(header)
     };
     read().is_ok_and(|header| String::from_utf8_lossy(&header).contains(text))
+}
+
+/// Whether a file claims far more bytes than it has: learned weights leave no holes.
+#[cfg(unix)]
+fn is_hollow(meta: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    meta.blocks().saturating_mul(2 * 512) < meta.len()
+}
+
+#[cfg(not(unix))]
+fn is_hollow(_: &std::fs::Metadata) -> bool {
+    false
 }
 
 /// Takes the tensor `name` of this `shape` out of `tensors`.
@@ -177,6 +192,25 @@ mod tests {
         assert_eq!(take(&mut found, "b", &[2], &path).unwrap(), [1., -0.5]);
         assert!(take(&mut found, "b", &[2], &path).unwrap_err().to_string().contains("no tensor `b`"));
         assert!(take(&mut found, "a", &[1], &path).unwrap_err().to_string().contains("[1, 1] where [1]"));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn gigabytes_of_holes_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.safetensors");
+        let header =
+            br#"{"a":{"dtype":"F32","shape":[1073741824],"data_offsets":[0,4294967296]},"__metadata__":{"k":"1"}}"#;
+        std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header].concat()).unwrap();
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len((4 << 30) + 8 + header.len() as u64)
+            .unwrap();
+        let message = read(&path, "k", "thing", 8 << 30, |_| Ok(())).unwrap_err().to_string();
+        assert!(message.ends_with("mostly holes"), "{message}");
+        assert!(!mentions(&path, "float") && mentions(&path, "data_offsets"));
     }
 
     #[test]

@@ -82,9 +82,8 @@ impl Step<'_> {
         let patches = (self.image_size / self.spec.patch_size).pow(2);
         let (patches, head) = match self.learned {
             Learned::Head => (0, 2.),
-            Learned::Tokens { .. } => (0, 4.),
+            Learned::Tokens { .. } | Learned::Biases | Learned::LowRank { .. } => (0, 4.),
             Learned::Pixels { patches: prompted } => (prompted, 4.),
-            Learned::Biases | Learned::LowRank { .. } => (0, 4.),
             Learned::Weights => (patches, 4.),
         };
         self.forward_flop() + backward + self.ends(patches, head)

@@ -210,6 +210,8 @@ fn of_method(task: Task, method: Method) -> Defaults {
         Method::Cocoop => Defaults { batch_size: 1, few_shot: Some([10; 3]), ..texts },
         Method::Ivlp | Method::Promptsrc => both_towers,
         Method::Maple => Defaults { lr: 3.5e-3, ..both_towers },
+        // On the drawn shapes with 4 images a class four times these rates make no difference for biases, and are too much for
+        // every weight (89.1 % where 1e-4 gets 92.2 %). That of lora is CLIP-LoRA's.
         Method::Bias => Defaults { lr: 1e-3, ..tokens },
         Method::Lora => Defaults { lr: 2e-4, ..tokens },
         Method::Full => Defaults { lr: 1e-4, weight_decay: 5e-2, ..tokens },

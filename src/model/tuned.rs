@@ -99,7 +99,9 @@ impl WeightPart {
         let mut tensors = image.iter().flat_map(|image| image.tensors().to_vec()).collect::<Vec<_>>();
         tensors.extend(projection.iter().map(|p| (VISUAL_PROJECTION.to_owned(), vec![p.weight.len() / width, width])));
         tensors.extend(texts.iter().flat_map(TunedTexts::tensors));
-        tensors.iter_mut().for_each(|(name, _)| name.insert_str(0, PREFIX));
+        for (name, _) in &mut tensors {
+            name.insert_str(0, PREFIX);
+        }
         let towers = Arc::new(Mutex::new(Towers { image, projection, texts }));
         Ok(Self { shape, towers, tensors, texts: None })
     }
@@ -190,8 +192,7 @@ impl TemplateTexts {
         let mean = |class: &[f32]| {
             let mut mean = vec![0.; width];
             class.chunks_exact(width).for_each(|row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += v));
-            mean.iter_mut().for_each(|m| *m /= self.templates as f32);
-            mean
+            mean.into_iter().map(|m| m / self.templates as f32).collect::<Vec<_>>()
         };
         embeds.chunks_exact(self.templates * width).flat_map(mean).collect()
     }
@@ -335,15 +336,9 @@ impl Model {
             let pass = Pass { tuned, want, micro_batch, ..Pass::forward(input.images, self.threads) };
             let (gradients, parts) = self.backbone.vit.step(&pass, &loss)?;
             let mut output = StepOutput::sum(parts);
-            output.gradients.splice(0..0, self.unmask(part, gradients.weights.unwrap_or_default(), mask));
+            output.gradients.splice(0..0, part.unmask(gradients.weights.unwrap_or_default(), mask));
             Ok(output)
         })
-    }
-
-    /// The gradients of the first tensors, as many as there are, of what a mask has dropped.
-    fn unmask(&self, part: &WeightPart, gradients: Vec<Vec<f32>>, mask: Option<&DropoutMask>) -> Vec<Vec<f32>> {
-        let gradients = gradients.into_iter().map(Cow::Owned).collect();
-        part.masked(gradients, mask).into_iter().map(Cow::into_owned).collect()
     }
 
     /// As [`Model::head_step`] where the image tower is as it was.
@@ -404,7 +399,7 @@ impl Model {
                 let d_embeds = template_texts.means_vjp(&embeds, &d_texts, width);
                 gradients.extend(self.backbone.text_tower()?.tuned_vjp(tuned, tape, &template_texts.ids, &d_embeds));
             }
-            output.gradients = self.unmask(part, gradients, mask);
+            output.gradients = part.unmask(gradients, mask);
             Ok(output)
         })
     }
@@ -445,6 +440,12 @@ impl Model {
 }
 
 impl WeightPart {
+    /// The gradients of the first tensors, as many as there are, from those of what a mask has left of their values.
+    fn unmask(&self, gradients: Vec<Vec<f32>>, mask: Option<&DropoutMask>) -> Vec<Vec<f32>> {
+        let gradients = gradients.into_iter().map(Cow::Owned).collect();
+        self.masked(gradients, mask).into_iter().map(Cow::into_owned).collect()
+    }
+
     fn template_texts(&self) -> Result<&TemplateTexts> {
         self.texts.as_ref().ok_or_else(|| Error::invalid("classes", "texts cannot be made without their names"))
     }

@@ -466,6 +466,7 @@ mod tests {
         prompt::{
             text::{Beside, TextShape},
             tokens::TokenLayout,
+            weights::{LoraShape, LoraTowers},
         },
         random::stream,
     };
@@ -559,6 +560,61 @@ mod tests {
         linear.params[0].shape = vec![3, 2, 8];
         assert!(refused(&linear).contains("the shape [3, 2, 8] of `prompt.text` is not"));
         assert!(with(|t| t.params[1].values[3] = f32::INFINITY).contains("not finite"));
+    }
+
+    #[test]
+    fn tuned_weights_come_back_in_the_order_of_their_names() {
+        let lora = LoraShape { rank: 2, alpha: 1., towers: LoraTowers::Both, texts: true };
+        let weight = |name: &str, shape: &[usize], group| {
+            Param::new(&format!("backbone.{name}"), shape, vec![0.5; shape.iter().product()], group).unwrap()
+        };
+        let tuned = |shape, params: Vec<Param>| {
+            let mut file = task();
+            file.meta.prompt = PromptShape::Weights(shape);
+            file.params.splice(0..1, params);
+            file
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("task.safetensors");
+        for (shape, params) in [
+            (
+                WeightShape::Bias,
+                vec![weight("a.bias", &[3], Group::PromptBias), weight("b.bias", &[2], Group::PromptBias)],
+            ),
+            (
+                WeightShape::Full,
+                vec![weight("a.bias", &[3], Group::PromptBias), weight("a.weight", &[3, 2], Group::Prompt)],
+            ),
+            (
+                WeightShape::Lora(LoraShape { texts: false, towers: LoraTowers::Image, ..lora }),
+                vec![weight("q.lora_A", &[2, 8], Group::Prompt), weight("q.lora_B", &[8, 2], Group::Prompt)],
+            ),
+        ] {
+            let mut file = tuned(shape, params);
+            file.save(&path).unwrap();
+            let read = TaskFile::open(&path).unwrap();
+            assert_eq!(read, file);
+            let text = std::fs::read(&path).unwrap();
+            assert_eq!(tensor_file::mentions(&path, OF_A_TOWER), shape == WeightShape::Full, "{}", text.len());
+            file.params.swap(0, 1);
+            file.save(&path).unwrap();
+            assert_eq!(TaskFile::open(&path).unwrap(), read);
+        }
+        // The head that texts made was not learned.
+        let mut by_texts = tuned(WeightShape::Lora(lora), vec![weight("q.lora_A", &[2, 8], Group::Prompt)]);
+        by_texts.save(&path).unwrap();
+        assert_eq!(crate::params::count(&TaskFile::open(&path).unwrap().params), 16);
+        for bad in [
+            LoraShape { rank: 0, ..lora },
+            LoraShape { rank: usize::MAX, ..lora },
+            LoraShape { alpha: -1., ..lora },
+            LoraShape { texts: false, ..lora },
+        ] {
+            by_texts.meta.prompt = PromptShape::Weights(WeightShape::Lora(bad));
+            assert!(refused(&by_texts).contains("task metadata: --lora-"), "{bad:?}");
+        }
+        by_texts.meta.prompt = PromptShape::None;
+        assert!(refused(&by_texts).contains("`backbone.q.lora_A` has no place"));
     }
 
     // A later program may know more formats, methods and fields, and keep tensors in another form.

@@ -2,8 +2,8 @@
 //!
 //! | method | learned | source |
 //! |---|---|---|
-//! | bias | every bias of the image tower, shifts of norms included | the baseline of VPT (Jia et al., ECCV 2022); BitFit (Ben Zaken et al., ACL 2022) |
-//! | lora | `W + s B A` for queries, keys and values, `s = alpha / √r` | LoRA (Hu et al., ICLR 2022) as CLIP-LoRA (Zanella and Ben Ayed, CVPRW 2024) has it |
+//! | bias | every bias of the image tower, shifts of norms included | the baseline of VPT (Jia et al., ECCV 2022); `BitFit` (Ben Zaken et al., ACL 2022) |
+//! | lora | `W + s B A` for queries, keys and values, `s = alpha / √r` | `LoRA` (Hu et al., ICLR 2022) as CLIP-LoRA (Zanella and Ben Ayed, CVPRW 2024) has it |
 //! | full | every weight of the image tower | |
 //!
 //! Beside a head, which `lora` on a CLIP backbone does without: classes are told by their texts there.
@@ -116,7 +116,7 @@ impl WeightShape {
     }
 }
 
-/// Fresh factors of a low-rank change, as LoRA begins: A `[r, D]` uniform within `1/√D`, B `[D, r]` zero.
+/// Fresh factors of a low-rank change, as `LoRA` begins: A `[r, D]` uniform within `1/√D`, B `[D, r]` zero.
 pub(crate) fn init_factor(name: &str, shape: &[usize], rng: &mut impl Rng) -> Result<Param> {
     let values = if name.ends_with(FACTORS[0]) {
         let bound = (shape[1] as f32).powf(-0.5);

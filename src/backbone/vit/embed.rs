@@ -242,7 +242,7 @@ impl Embedding {
         let Some(pre) = &self.pre_norm else { return };
         let d = self.width();
         let stride = row_stride(d);
-        if let Some(EmbeddingGrads { pre_norm: [scale, shift], .. }) = grads {
+        if let Some([scale, shift]) = grads.map(|grads| &mut grads.pre_norm) {
             let dx = Mat::new(dx, rows, d, stride);
             add_products(dx, Mat::new(&tape.normalized, rows, d, stride), scale);
             add_rows(dx, shift);

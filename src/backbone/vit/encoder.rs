@@ -92,7 +92,9 @@ impl Vit {
             let tapes = if job.course.recompute { 1 } else { self.depth() };
             blocks.resize_with(tapes, || BlockTape::new(self.precision));
             let keep = job.want.weights && job.tuned.is_some_and(Tuned::keeps_inputs);
-            blocks.iter_mut().for_each(|tape| tape.keep_inputs(keep, self.precision));
+            for tape in blocks.iter_mut() {
+                tape.keep_inputs(keep, self.precision);
+            }
             inputs.resize_with(if job.course.recompute { self.depth() } else { 0 }, Vec::new);
         }
         let mut features = Vec::new();

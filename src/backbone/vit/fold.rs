@@ -227,7 +227,9 @@ fn unscale(
     for (i, (dw, w)) in dw.chunks_exact_mut(inputs).zip(weight.chunks_exact(inputs)).enumerate() {
         let along: f32 = dw.iter().zip(w).map(|(d, w)| d * w).sum();
         d_scale[i] = along + db[i] * bias[i];
-        dw.iter_mut().for_each(|d| *d *= scale[i]);
+        for d in dw.iter_mut() {
+            *d *= scale[i];
+        }
         db[i] *= scale[i];
     }
     ((dw, db), d_scale)

@@ -1,6 +1,6 @@
 //! The gradients of a block's weights: which are wanted, and how they are added up.
 //!
-//! Only what is learned is computed: biases as sums over rows, a low-rank change (LoRA, Hu et al. 2022) as products with
+//! Only what is learned is computed: biases as sums over rows, a low-rank change (`LoRA`, Hu et al. 2022) as products with
 //! its two factors, a whole weight as one product. With queries `q = W x`, `W = W₀ + s B A` and the gradient `dq`:
 //!
 //! ```text
@@ -84,7 +84,9 @@ impl BlockGrads {
             (Self::LowRank(own), Self::LowRank(other)) => {
                 for (own, other) in own.iter_mut().zip(&**other) {
                     let pairs = [(&mut own.a, &other.a), (&mut own.shift, &other.shift), (&mut own.b, &other.b)];
-                    pairs.into_iter().for_each(|(a, b)| a.iter_mut().zip(b).for_each(|(a, b)| *a += b));
+                    for (a, b) in pairs {
+                        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+                    }
                 }
             }
             _ => {}

@@ -1,4 +1,4 @@
-//! Low-rank changes to the queries, keys and values of a tower's blocks: LoRA (Hu et al., "LoRA: Low-Rank Adaptation of
+//! Low-rank changes to the queries, keys and values of a tower's blocks: `LoRA` (Hu et al., "`LoRA`: Low-Rank Adaptation of
 //! Large Language Models", 2022) as CLIP-LoRA (Zanella and Ben Ayed, "Low-Rank Few-Shot Adaptation of Vision-Language
 //! Models", 2024) puts it into both towers of CLIP.
 //!

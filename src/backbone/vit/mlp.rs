@@ -120,10 +120,8 @@ impl Mlp {
         let stride = row_stride(CHUNK.min(self.hidden()));
         let Scratch { hidden, up: ups, rows: packed, derivative: buffer, .. } = scratch;
         let hidden = hidden.grow(rows * stride);
-        let (mut keep, mut keep_hidden) = match keep {
-            Some(Tape { derivative, hidden }) => (Some(derivative), hidden.as_mut()),
-            None => (None, None),
-        };
+        let (mut keep, mut keep_hidden) =
+            keep.map_or((None, None), |Tape { derivative, hidden }| (Some(derivative), hidden.as_mut()));
         if let Some(keep) = &mut keep {
             keep.expect(self.kept(rows));
         }

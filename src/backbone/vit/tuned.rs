@@ -23,7 +23,7 @@ pub enum Tune {
     Biases,
     /// Every weight.
     All,
-    /// Low-rank changes `scale · B A` to the queries, keys and values of every block (LoRA, Hu et al. 2022).
+    /// Low-rank changes `scale · B A` to the queries, keys and values of every block (`LoRA`, Hu et al. 2022).
     LowRank {
         /// Rows of A and columns of B.
         rank: usize,
@@ -114,7 +114,7 @@ impl TowerWeights {
 }
 
 fn is_bias(name: &str) -> bool {
-    name.ends_with(".bias")
+    name.rsplit('.').next() == Some("bias")
 }
 
 impl Vit {
@@ -181,7 +181,7 @@ impl Tuned {
     /// The weights that are learned as they are now, in the order of [`Self::tensors`]; of low-rank changes none.
     ///
     /// # Errors
-    /// Never.
+    /// None: what lists tensors can fail, but not on those that are there.
     pub fn values(&mut self) -> Result<Vec<Vec<f32>>> {
         let mut values = Vec::new();
         if let Kind::Layers(learned, weights) = &mut self.kind {

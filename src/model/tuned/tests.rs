@@ -1,4 +1,4 @@
-//! Losses and gradients of tuned weights against PyTorch (scripts/make_weight_fixtures.py).
+//! Losses and gradients of tuned weights against PyTorch (`scripts/make_weight_fixtures.py`).
 
 use std::{
     collections::BTreeMap,
@@ -203,6 +203,14 @@ fn before_the_first_step_nothing_is_changed() {
         file[..weights].sort_by(|a, b| a.name.cmp(&b.name));
         model.check(&file).unwrap();
         assert_eq!(model.logits(&file, images).unwrap(), model.logits(&params, images).unwrap());
+        // Weights that are missing, of another backbone or of another shape.
+        let name = file[0].name.clone();
+        assert!(model.check(&file[1..]).unwrap_err().to_string().starts_with(&name));
+        file[0].shape.push(1);
+        assert!(model.check(&file).unwrap_err().to_string().starts_with(&name));
+        file.push(Param::new("backbone.other", &[1], vec![0.], Group::Prompt).unwrap());
+        file[0].shape.pop();
+        assert!(model.check(&file).unwrap_err().to_string().contains("no place"));
     }
 }
 
