@@ -17,7 +17,7 @@ const MAX_CLASSES: usize = 1 << 17;
 const WEIGHT: &str = "classifier.weight";
 const BIAS: &str = "classifier.bias";
 
-/// A frozen linear classifier on what [`SourceClassifier::reads`] says.
+/// A frozen linear classifier on what its `reads` says.
 pub struct SourceClassifier {
     /// `[S, D]`.
     weight: Vec<f32>,

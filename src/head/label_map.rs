@@ -108,7 +108,7 @@ impl LabelMap {
         votes
     }
 
-    /// The mapping ω `[S, T]` that follows from what was counted, `[S, T]`. [`Self::Rlm`] is [`random`].
+    /// The mapping ω `[S, T]` that follows from what was counted, `[S, T]`. [`Self::Rlm`] is drawn, not counted.
     pub fn matrix(self, votes: &[f32], targets: usize) -> Vec<f32> {
         if self.is_injective() { greedy(votes, targets) } else { bayes(votes, targets) }
     }

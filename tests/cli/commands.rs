@@ -130,7 +130,7 @@ fn bench_step_prints_every_field() {
     let forward = sandbox.vpt(&[&args[..], &["--json", "--forward"]].concat()).ok().json();
     assert_eq!((&json["forward"], &forward["forward"]), (&Value::from(false), &Value::from(true)));
     let share = number(&forward, "/gflop") / number(&json, "/gflop");
-    assert!((0.3..0.5).contains(&share), "{share} of a step's work");
+    assert!((0.3..0.7).contains(&share), "{share} of a step's work");
     for method in ["linear", "vpt-shallow", "vp-pad", "vp-patch", "vp-full", "vp-frame"] {
         let step = ["bench", "step", "--backbone", &vit, "--batch-size", "2", "--repeats", "1", "--method", method];
         assert_eq!(

@@ -114,7 +114,7 @@ impl Then {
     }
 
     /// The same for a result that begins at a later column.
-    fn from_column(self, col: usize) -> Self {
+    fn at_column(self, col: usize) -> Self {
         match self {
             Self::Activate(f, derivative, stride) if derivative.is_null() => Self::Activate(f, derivative, stride),
             Self::Activate(f, derivative, stride) => Self::Activate(f, derivative.wrapping_add(col), stride),
@@ -147,7 +147,7 @@ impl Product<'_, '_> {
             c: Target { at: self.c.at.wrapping_add(from), ..self.c },
             accumulate: self.accumulate,
             bias: self.bias.map(|bias| &bias[columns]),
-            then: self.then.map(|then| then.from_column(from)),
+            then: self.then.map(|then| then.at_column(from)),
         }
     }
 
