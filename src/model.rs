@@ -24,7 +24,7 @@ use crate::{
     Error, Result,
     backbone::{
         Backbone,
-        vit::{Course, Pass, TokenPrompts, Want},
+        vit::{Course, Input, Pass, Read, Readout, Rows, TokenPrompts, Want},
     },
     data::Preprocess,
     head::{
@@ -67,6 +67,8 @@ pub struct Model {
 pub struct StepInput<'a> {
     /// Images `[B, 3, s, s]` as [`Model::preprocess`] makes them.
     pub images: &'a [f32],
+    /// Blocks that `images` are behind, which then are tokens as [`Model::prefix`] makes them; 0: images.
+    pub blocks: usize,
     /// Their labels, as the loss takes them.
     pub labels: &'a [u32],
     /// Where prompt patches lie.
@@ -294,6 +296,37 @@ impl Model {
         }
     }
 
+    /// Blocks that no prompt changes anything in, as the first one comes behind them.
+    pub fn prefix_blocks(&self) -> usize {
+        if let PromptShape::Tokens(layout) = self.prompt { layout.start } else { 0 }
+    }
+
+    /// Values that [`Self::prefix`] makes of an image.
+    pub fn prefix_len(&self) -> usize {
+        self.backbone.vit.tokens() * self.backbone.vit.width()
+    }
+
+    /// What comes out of the first [`Self::prefix_blocks`] blocks of images `[B, 3, s, s]`: tokens `[B, n, width]`.
+    pub fn prefix(&self, images: &[f32]) -> Result<Vec<f32>> {
+        let reads = [Read { after: self.prefix_blocks(), rows: Rows::All }];
+        self.backbone.vit.read(&Pass { readout: Readout::Tokens(&reads), ..Pass::forward(images, self.threads) })
+    }
+
+    /// [`Self::features`] of what comes out of the first `blocks` blocks, if that is not 0.
+    pub fn features_behind(&self, params: &[Param], values: &[f32], blocks: usize) -> Result<Vec<f32>> {
+        if blocks == 0 {
+            return self.features(params, values);
+        }
+        let prompts = self.token_prompts(&params::find(params, "prompt.tokens")?.values);
+        Ok(self.readout(self.backbone.vit.read(&Pass { prompts, ..self.pass_from(values, blocks) })?))
+    }
+
+    /// A forward pass over images, or over what comes out of the first `blocks` blocks.
+    fn pass_from<'a>(&self, values: &'a [f32], blocks: usize) -> Pass<'a> {
+        let pass = Pass::forward(values, self.threads);
+        if blocks == 0 { pass } else { Pass { input: Input::Tokens { blocks, tokens: values }, ..pass } }
+    }
+
     /// Embeddings of images `[B, 3, s, s]`, prompts applied, as [`Backbone::embed`] makes them without.
     pub fn embed(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
         match &self.weights {
@@ -407,7 +440,7 @@ impl Model {
             Ok((self.backbone.project_vjp(std::mem::take(&mut part.features)), (part, Vec::new())))
         };
         let mut reads = Vec::new();
-        let pass = Pass { prompts, want, micro_batch: input.micro_batch, ..Pass::forward(images, self.threads) };
+        let pass = Pass { prompts, want, micro_batch: input.micro_batch, ..self.pass_from(images, input.blocks) };
         let (gradients, parts) = self.backbone.vit.step(&self.mapped_pass(pass, &mut reads), &loss)?;
         let gradient = gradients.tokens.or(gradients.pixels).unwrap_or_default();
         let (parts, votes): (Vec<_>, Vec<_>) = parts.into_iter().unzip();

@@ -132,6 +132,7 @@ pub fn step(
             model.pixels().map_or(Places::Same, |pixels| pixels.training_places(config.seed, repeat, &indices));
         let input = StepInput {
             images: &images,
+            blocks: 0,
             labels: &labels,
             places,
             mask: None,

@@ -221,6 +221,7 @@ mod tests {
                     let loss = Loss::new(None, 0., None);
                     let input = StepInput {
                         images,
+                        blocks: 0,
                         labels,
                         places: Places::Same,
                         mask: None,

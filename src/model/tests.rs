@@ -67,6 +67,7 @@ impl Fixture {
     fn step(&self, model: &Model, params: &[Param], micro_batch: Option<usize>) -> StepOutput {
         let input = StepInput {
             images: &self.get("images").1,
+            blocks: 0,
             labels: &self.labels,
             places: Places::Same,
             mask: None,

@@ -188,6 +188,7 @@ impl Fit<'_> {
         });
         let input = StepInput {
             images: &batch.values,
+            blocks: self.train.blocks(),
             labels: &batch.labels,
             places,
             mask,
@@ -254,7 +255,7 @@ pub(crate) fn evaluate(
         let logits = if source.holds_features() {
             classifier.logits(&batch.values)?
         } else {
-            classifier.logits(&model.features(params, &batch.values)?)?
+            classifier.logits(&model.features_behind(params, &batch.values, source.blocks())?)?
         };
         tally.add(&logits, &batch.labels)?;
         if let Some(kept) = &mut kept {

@@ -16,6 +16,7 @@ mod mistakes;
 pub mod observer;
 pub mod optim;
 mod pictures;
+mod prefix;
 mod prompt_picture;
 pub mod results;
 pub mod run_folder;

@@ -79,7 +79,7 @@ impl Pictures<'_> {
         }
         let logits = match &self.setup.val {
             Source::Features(features) => model.classifier(self.values)?.logits(&features.rows(&chosen, 0))?,
-            Source::Images(_) => model.logits(self.values, &pixels)?,
+            Source::Images(_) | Source::Tokens { .. } => model.logits(self.values, &pixels)?,
         };
         let rows = logits.chunks_exact(dataset.classes.len());
         let names = &dataset.classes;

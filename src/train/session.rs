@@ -12,7 +12,7 @@ use super::{
     mistakes,
     observer::{Event, Observer, Start},
     pictures::Pictures,
-    prompt_picture,
+    prefix, prompt_picture,
     results::{Results, peak_rss_bytes},
     run_folder::{self, RunFolder},
     setup::Setup,
@@ -58,6 +58,9 @@ impl Session {
             let fresh = !self.folder.has(run_folder::CHECKPOINT);
             let mut initial = self.setup.initial(fresh, observer)?;
             if fresh && !self.map_labels(&mut initial, observer)? {
+                return Ok(self.interrupted());
+            }
+            if !prefix::keep(&mut self.setup, observer)? {
                 return Ok(self.interrupted());
             }
             initial

@@ -1,4 +1,4 @@
-//! Where a loop's batches come from: images decoded ahead of it, or features that were computed once.
+//! Where a loop's batches come from: images decoded ahead of it, or features or tokens that were computed once.
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,6 +19,13 @@ pub(crate) enum Source {
     Images(Images),
     /// Their features.
     Features(Features),
+    /// What comes out of their first blocks.
+    Tokens {
+        /// How many blocks.
+        blocks: usize,
+        /// The tokens of an image as a row, in one view.
+        tokens: Features,
+    },
 }
 
 /// Features of images.
@@ -79,7 +86,7 @@ pub(crate) struct Batch {
     pub(crate) indices: Vec<usize>,
     /// Classes.
     pub(crate) labels: Vec<u32>,
-    /// Images `[B, 3, s, s]` or features `[B, D]`.
+    /// Images `[B, 3, s, s]`, features `[B, D]` or tokens `[B, n, D]`.
     pub(crate) values: Vec<f32>,
 }
 
@@ -164,7 +171,20 @@ impl Source {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Images(images) => images.samples.len(),
-            Self::Features(features) => features.labels.len(),
+            Self::Features(features) | Self::Tokens { tokens: features, .. } => features.labels.len(),
+        }
+    }
+
+    /// Blocks of the backbone that batches are behind: 0 for images, and for features, which are behind all of it.
+    pub(crate) fn blocks(&self) -> usize {
+        if let Self::Tokens { blocks, .. } = self { *blocks } else { 0 }
+    }
+
+    /// Whether every epoch sees the same.
+    pub(crate) fn is_constant(&self) -> bool {
+        match self {
+            Self::Images(images) => images.options.augment.is_none(),
+            Self::Features(features) | Self::Tokens { tokens: features, .. } => features.views == 1,
         }
     }
 
@@ -177,13 +197,15 @@ impl Source {
     pub(crate) fn batches<'a>(&'a self, order: &'a [usize], epoch: usize, batch: usize) -> Result<Batches<'a>> {
         Ok(match self {
             Self::Images(images) => Box::new(images.batches(order, epoch, batch)?),
-            Self::Features(features) => Box::new(order.chunks(batch).map(move |indices| {
-                Ok(Batch {
-                    indices: indices.to_vec(),
-                    labels: indices.iter().map(|&i| features.labels[i]).collect(),
-                    values: features.rows(indices, epoch),
-                })
-            })),
+            Self::Features(features) | Self::Tokens { tokens: features, .. } => {
+                Box::new(order.chunks(batch).map(move |indices| {
+                    Ok(Batch {
+                        indices: indices.to_vec(),
+                        labels: indices.iter().map(|&i| features.labels[i]).collect(),
+                        values: features.rows(indices, epoch),
+                    })
+                }))
+            }
         })
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     head::{HeadKind, LabelMap},
     infer::multilabel::predict_multilabel,
     model::{AnyTask, TaskModel, TaskOptions},
-    prompt::{task_file::TaskFile, weights::LoraTowers},
+    prompt::{task_file::TaskFile, tokens::PromptLayers, weights::LoraTowers},
     random::stream,
     train::optim::OptimizerKind,
 };
@@ -365,6 +365,43 @@ fn equal_configurations_give_equal_bytes_and_other_seeds_do_not() {
     assert_eq!(content(&first), content(&third), "config.toml repeats the run");
     let (other, _) = finish(&RunConfig { seed: 2, ..config }, &dir);
     assert_ne!(bytes(&first, run_folder::BEST), bytes(&other, run_folder::BEST));
+}
+
+/// Counts how often all images of a part were gone through before the first step.
+#[derive(Default)]
+struct Passes(usize);
+
+impl Observer for Passes {
+    fn event(&mut self, event: &Event<'_>) {
+        if let Event::Reading { done, total, .. } = event {
+            self.0 += usize::from(done == total);
+        }
+    }
+
+    fn stop(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn what_comes_before_the_first_prompt_is_computed_once_and_changes_no_byte() {
+    let dir = workplace();
+    let base = RunConfig { prompt_layers: Some(PromptLayers::Last(1)), ..config(&dir, Method::VptDeep) };
+    // With a limit on memory, nothing is kept.
+    let limited = RunConfig { max_memory: Some(1 << 40), ..base.clone() };
+    let flipped = RunConfig { flip: Some(true), ..base.clone() };
+    let from_the_first = RunConfig { prompt_layers: None, ..base.clone() };
+    // All three parts are read; then the tokens of training and validation are made, or of validation alone.
+    let [kept, again, ..] = [(&base, 5), (&limited, 3), (&flipped, 4), (&from_the_first, 3)].map(|(config, passes)| {
+        let mut counted = Passes::default();
+        let (folder, _) = finished(run(config, &dir.path().join("runs"), &mut counted));
+        assert_eq!(counted.0, passes, "{config:?}");
+        content(&folder)
+    });
+    assert_eq!(kept, again);
+    let outcome = run(&base, &dir.path().join("runs"), &mut Cut::after(7)).unwrap();
+    let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(content(&finished(resume(&folder, &mut Silent)).0), kept, "resumed");
 }
 
 #[test]

@@ -121,8 +121,16 @@ fn every_method_has_pytorchs_loss_logits_and_gradients() {
         let kept = frozen.map(|frozen| Frozen { features: Some(&features), ..frozen });
         for (frozen, micro_batch) in [(frozen, None), (kept, Some(1))] {
             let (images, labels) = (fixture.get("images"), &fixture.labels[..]);
-            let input =
-                StepInput { images, labels, places: Places::Same, mask: None, loss: &loss, frozen, micro_batch };
+            let input = StepInput {
+                images,
+                blocks: 0,
+                labels,
+                places: Places::Same,
+                mask: None,
+                loss: &loss,
+                frozen,
+                micro_batch,
+            };
             fixture.compare(&case, &model, &params, &model.step(&params, &input).unwrap());
         }
         if shape.image_tokens().is_none() {

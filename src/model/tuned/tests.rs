@@ -101,6 +101,7 @@ fn the_first_step_is_pytorch_s() {
             let labels: Vec<u32> = recorded[&format!("{family}.labels")].iter().map(|&l| l as u32).collect();
             let input = StepInput {
                 images,
+                blocks: 0,
                 labels: &labels,
                 places: crate::prompt::pixels::Places::Same,
                 mask: None,
@@ -150,7 +151,10 @@ fn dropped_channels_are_dropped_on_both_ways() {
         let places = crate::prompt::pixels::Places::Same;
         let (frozen, micro_batch, mask) = (None, None, mask.cloned());
         model
-            .step(params, &StepInput { images, labels: &labels, places, mask, loss: &loss, frozen, micro_batch })
+            .step(
+                params,
+                &StepInput { images, blocks: 0, labels: &labels, places, mask, loss: &loss, frozen, micro_batch },
+            )
             .unwrap()
     };
     // The same by hand: the columns of A times the mask.
@@ -225,8 +229,16 @@ fn results_depend_on_the_number_of_threads_and_on_nothing_else() {
             let model = model("clip", shape, HeadKind::Linear, Precision::F32, 2);
             let params = params(&model, &recorded, case);
             let places = crate::prompt::pixels::Places::Same;
-            let input =
-                StepInput { images, labels: &labels, places, mask: None, loss: &loss, frozen: None, micro_batch: None };
+            let input = StepInput {
+                images,
+                blocks: 0,
+                labels: &labels,
+                places,
+                mask: None,
+                loss: &loss,
+                frozen: None,
+                micro_batch: None,
+            };
             model.step(&params, &input).unwrap();
             model.step(&params, &input).unwrap()
         };
