@@ -63,6 +63,7 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize, const PAIRS: bool>(
     let width = V * S::LANES;
     unsafe {
         let mut sums = [[S::zero(); V]; R];
+        // Behind the last column, `a` may point outside of the matrix.
         let (mut a, mut b) = (left, panel);
         macro_rules! step {
             ($k:literal) => {
@@ -84,13 +85,13 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize, const PAIRS: bool>(
                 step!(1);
                 step!(2);
                 step!(3);
-                (a, b) = (a.add(4 * col_stride), b.add(4 * width));
+                (a, b) = (a.wrapping_add(4 * col_stride), b.add(4 * width));
             }
-            a = a.add(segment_stride).sub(SEGMENT * col_stride);
+            a = a.wrapping_add(segment_stride).wrapping_sub(SEGMENT * col_stride);
         }
         for _ in 0..depth % SEGMENT {
             step!(0);
-            (a, b) = (a.add(col_stride), b.add(width));
+            (a, b) = (a.wrapping_add(col_stride), b.add(width));
         }
         // The sums leave the registers at constant indices only: a dynamic index anywhere would keep them in memory
         // throughout the loop above (measured: a third of the speed).
