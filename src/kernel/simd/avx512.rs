@@ -130,6 +130,16 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     #[inline(always)]
     unsafe fn pair(lower: __m512, upper: __m512) -> __m512 {
         unsafe {
+            if BF16 {
+                // All of `lower`, then all of `upper`: one of each to a word.
+                #[rustfmt::skip]
+                let order = _mm512_set_epi16(
+                    31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+                    23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0,
+                );
+                let words = _mm512_castps_si512(words(_mm512_cvtne2ps_pbh(upper, lower)));
+                return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, words));
+            }
             let (lower, upper) = (rounded(lower), _mm512_slli_epi32::<16>(rounded(upper)));
             _mm512_castsi512_ps(_mm512_or_si512(lower, upper))
         }
