@@ -67,6 +67,8 @@ fn attention(c: &mut Criterion) {
                 call.forward(&mut MatMut::new(&mut out, TOKENS, WIDTH, WIDTH), Some((&mut kept, 0)), &mut scratch);
             });
         });
+        // Also where a filter has left the forward pass out.
+        call.forward(&mut MatMut::new(&mut out, TOKENS, WIDTH, WIDTH), Some((&mut kept, 0)), &mut scratch);
         let gradient = out.clone();
         group.bench_function("vjp", |b| {
             b.iter(|| {
