@@ -151,15 +151,14 @@ pub(crate) struct Scratch {
     pub(crate) attention: AttentionScratch,
     /// The tape of a block whose VJP is not wanted.
     unkept: BlockTape,
-    normalized: Vec<f32>,
-    q: Vec<f32>,
+    /// Rows of width D. Forward: normalised rows and queries that are not kept as they are, and what attention gives. Back:
+    /// see [`Block::back`].
+    rows: [Vec<f32>; 3],
+    /// Keys and values `[rows, 2D]` that are not kept as they are, and their gradients.
     kv: Vec<f32>,
-    mixed: Vec<f32>,
-    mlp: MlpScratch,
-    gradient: Vec<f32>,
-    dq: Vec<f32>,
     dkv: Vec<f32>,
     dkv_of_row: Vec<f32>,
+    mlp: MlpScratch,
     grads: GradScratch,
 }
 
@@ -235,9 +234,7 @@ impl Block {
     /// Bytes of one thread's buffers beside the tape; `longest` is the number of rows of a sequence.
     pub(crate) fn scratch_bytes(&self, rows: usize, longest: usize, keys: usize) -> usize {
         let (stride, kv_stride) = (row_stride(self.width()), row_stride(2 * self.width()));
-        // Normalised rows, queries, keys and values (or those of a block whose tape is not kept), what attention gives, and
-        // the gradients of all of these.
-        let values = rows * (6 * stride + 2 * kv_stride) + 2 * longest * row_stride(keys) + rows * DEPTH;
+        let values = rows * (3 * stride + 2 * kv_stride) + 2 * longest * row_stride(keys) + rows * DEPTH;
         values * size_of::<f32>() + self.mlp.scratch_bytes(rows)
     }
 
@@ -271,7 +268,7 @@ impl Block {
         let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
         let rows = sequences.rows();
         let keep = tape.is_some();
-        let Scratch { attention, unkept, normalized: buffer, q: q_buffer, kv: kv_buffer, mixed, mlp, .. } = scratch;
+        let Scratch { attention, unkept, rows: [buffer, q_buffer, mixed], kv: kv_buffer, mlp, .. } = scratch;
         let tape = tape.unwrap_or(unkept);
 
         let normalized = tape.normalized1.room(0..rows * stride, buffer);
@@ -407,22 +404,20 @@ impl Block {
         };
         let Scratch {
             attention,
-            normalized: buffer,
-            q: q_buffer,
+            // Of each at most one thing is needed at a time: what is read of the tape; the gradient of the MLP's input, then
+            // that of the queries; the gradient of what attention gave, then that of the block's normalised input.
+            rows: [buffer, dq, gradient],
             kv: kv_buffer,
-            mixed,
-            mlp,
-            gradient,
-            dq,
             dkv,
             dkv_of_row,
+            mlp,
             grads: grad_scratch,
             ..
         } = scratch;
 
         // MLP
-        let gradient = gradient.grow(rows * stride);
-        let view = MatMut::new(gradient, query_rows, d, stride);
+        let of_normalized = dq.grow(query_rows * stride);
+        let view = MatMut::new(of_normalized, query_rows, d, stride);
         let of_mlp = weights.as_mut().and_then(|(_, grads)| grads.layers()).map(|layers| {
             let x = tape.normalized2.read(0..query_rows * stride, buffer);
             (layers, Mat::new(x, query_rows, d, stride))
@@ -431,22 +426,22 @@ impl Block {
         normalize_vjp(
             Mat::new(tape.normalized2.read(0..query_rows * stride, buffer), query_rows, d, stride),
             &tape.inverse2[..query_rows],
-            Mat::new(gradient, query_rows, d, stride),
+            Mat::new(of_normalized, query_rows, d, stride),
             &mut MatMut::new(dx, query_rows, d, stride),
         );
 
         // Attention
         if let Some(layers) = weights.as_mut().and_then(|(_, grads)| grads.layers()) {
-            let inputs = tape.mixed.as_ref().map(|kept| kept.read(0..query_rows * stride, mixed));
+            let inputs = tape.mixed.as_ref().map(|kept| kept.read(0..query_rows * stride, buffer));
             let inputs = inputs.map(|inputs| Mat::new(inputs, query_rows, d, stride));
             grad_scratch.add(&mut layers.out, Mat::new(dx, query_rows, d, stride), inputs, self.precision);
         }
-        let mixed = mixed.grow(query_rows * stride);
-        self.out.vjp(Mat::new(dx, query_rows, d, stride), MatMut::new(mixed, query_rows, d, stride), Init::Zero);
+        let gradient = gradient.grow(rows * stride);
+        self.out.vjp(Mat::new(dx, query_rows, d, stride), MatMut::new(gradient, query_rows, d, stride), Init::Zero);
         let dq = dq.grow(query_rows * stride);
         let dkv = dkv.grow(rows * kv_stride);
         let prompt_rows = prompts.map_or(0, |p| p.rows());
-        let q = tape.q.read(0..query_rows * stride, q_buffer);
+        let q = tape.q.read(0..query_rows * stride, buffer);
         let kv = tape.kv.read(0..rows * kv_stride, kv_buffer);
         let tokens = !matches!(depth, Depth::Prompts);
         let by_row = sequences.causal && prompts.is_some();
@@ -471,7 +466,7 @@ impl Block {
             let mut view = MatMut::new(written, keys, 2 * d, kv_stride);
             let mut d_prompts = d_prompts.as_deref_mut().map(|g| MatMut::new(g, prompt_rows, 2 * d, kv_stride));
             let to = AttentionVjp { tokens: tokens.then_some((&mut dq, &mut view)), prompts: d_prompts.as_mut() };
-            call.vjp(probabilities, Mat::new(&mixed[query * stride..], queries, d, stride), to, attention);
+            call.vjp(probabilities, Mat::new(&gradient[query * stride..], queries, d, stride), to, attention);
             if by_row && tokens {
                 whole.iter_mut().zip(&*dkv_of_row).for_each(|(sum, part)| *sum += part);
             }

@@ -56,7 +56,7 @@ pub(crate) struct EmbeddingGrads {
     pre_norm: [Vec<f32>; 2],
 }
 
-/// What the VJP to the pixels needs.
+/// What the VJP to the embedding's sum needs.
 #[derive(Default)]
 pub(crate) struct EmbeddingTape {
     normalized: Vec<f32>,
@@ -67,6 +67,8 @@ pub(crate) struct EmbeddingTape {
 #[derive(Default)]
 pub(crate) struct Scratch {
     patches: Vec<f32>,
+    /// The tape of one image where it is not kept.
+    unkept: EmbeddingTape,
     gradient: Vec<f32>,
     packed: Panels,
 }
@@ -213,13 +215,16 @@ impl Embedding {
             let to = MatMut::new(&mut x[prefix * stride..], patches, d, stride);
             self.patch.add(Mat::new(columns, patches, depth, depth_stride), to);
         }
-        if let Some(pre) = &self.pre_norm {
-            let rows = count * per_image;
-            let mut unkept = EmbeddingTape::default();
-            let tape = tape.unwrap_or(&mut unkept);
-            let normalized = tape.normalized.grow(rows * stride);
-            let view = &mut MatMut::new(normalized, rows, d, stride);
-            normalize(Mat::new(x, rows, d, stride), pre.eps, view, tape.inverse.grow(rows));
+        let Some(pre) = &self.pre_norm else { return };
+        let kept = if tape.is_some() { count } else { 1 };
+        let tape = tape.unwrap_or(&mut scratch.unkept);
+        let normalized = tape.normalized.grow(kept * per_image * stride);
+        let inverse = tape.inverse.grow(kept * per_image);
+        for (image, x) in x.chunks_exact_mut(per_image * stride).enumerate() {
+            let at = if kept == count { image * per_image } else { 0 };
+            let normalized = &mut normalized[at * stride..(at + per_image) * stride];
+            let view = &mut MatMut::new(normalized, per_image, d, stride);
+            normalize(Mat::new(x, per_image, d, stride), pre.eps, view, &mut inverse[at..at + per_image]);
             for (x, normalized) in x.chunks_exact_mut(stride).zip(normalized.chunks_exact(stride)) {
                 for (i, x) in x.iter_mut().enumerate().take(d) {
                     *x = normalized[i] * pre.scale[i] + pre.shift[i];

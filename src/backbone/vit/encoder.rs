@@ -106,7 +106,9 @@ impl Vit {
             Input::Images(pixels) => {
                 let each = tower.embedding.pixels();
                 let at_input = inserted.filter(|(at, _)| *at == 0).map_or(&[][..], |(_, tokens)| tokens);
-                let tape = (first == 0).then_some(embedding);
+                // Deep prompts learn no further down than the first block's keys and values.
+                let wanted = job.want.pixels || job.want.weights || job.want.tokens && !at_input.is_empty();
+                let tape = wanted.then_some(embedding);
                 tower.embedding.forward(
                     &pixels[images.start * each..images.end * each],
                     at_input,

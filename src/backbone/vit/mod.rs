@@ -61,8 +61,9 @@ pub use tuned::{Tune, Tuned};
 use crate::kernel::{Precision, with_team};
 use crate::{Error, Result, parallel};
 
-/// Rows that a thread works on at a time, about: enough to keep the products efficient, few enough to stay in the cache.
-const ROWS: usize = 400;
+/// Rows that a thread works on at a time, about: enough to keep the products efficient, few enough to keep the tape small
+/// (measured on b32: 400 rows are 2 % faster and take 12 % more memory).
+const ROWS: usize = 320;
 
 /// A frozen image tower at one image size.
 pub struct Vit {
@@ -198,8 +199,8 @@ impl Vit {
     /// Images that a thread takes at a time unless told otherwise, in a batch of `batch`.
     fn micro_batch(&self, prompts: Option<&TokenPrompts>, batch: usize, threads: usize) -> usize {
         let tokens = self.tokens() + prompts.map_or(0, |p| if self.travels(p) { p.tokens } else { 0 });
-        let most = (ROWS / tokens).max(1);
-        // Equal portions: a share of 9 in portions of at most 8 is 5 and 4.
+        let most = ((ROWS + tokens / 2) / tokens).max(1);
+        // Equal portions: a share of 9 in portions of at most 6 is 5 and 4.
         let share = batch.div_ceil(threads.max(1)).max(1);
         share.div_ceil(share.div_ceil(most))
     }
