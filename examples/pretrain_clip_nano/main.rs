@@ -58,6 +58,9 @@ struct Args {
     /// Blocks of the image tower.
     #[arg(long, default_value_t = 4)]
     depth: usize,
+    /// Attention heads of the image tower; one for every 32 values of its width by default.
+    #[arg(long)]
+    heads: Option<usize>,
 }
 
 /// Images of a work item: few enough for the activations of a layer to stay in cache.
@@ -80,11 +83,13 @@ const LONGEST_DECAY_SECONDS: f64 = 480.0;
 fn main() -> Result<()> {
     let args = Args::parse();
     std::fs::create_dir_all(&args.out)?;
+    let heads = args.heads.unwrap_or(args.width / 32);
+    ensure!(heads > 0 && args.width.is_multiple_of(heads), "--heads {heads} does not divide a width of {}", args.width);
     let tokenizer = open_tokenizer(&args)?;
     let config = Config {
         image: 64,
         patch: 8,
-        vision: TowerConfig { width: args.width, depth: args.depth, heads: args.width / 32 },
+        vision: TowerConfig { width: args.width, depth: args.depth, heads },
         text: TowerConfig { width: 128, depth: 3, heads: 4 },
         vocab: tokenizer.get_vocab_size(true),
         context: 32,
