@@ -94,7 +94,8 @@ struct Global {
     #[arg(long, global = true, value_name = "cpu|cuda:N", default_value = "cpu", value_parser = device)]
     device: String,
     /// Number format of the frozen weights and of what is multiplied with them: f32, or bf16, which takes half of the
-    /// memory and, on CPUs with its instructions, of the time [default: f32, or that of the run a task is from]
+    /// memory and, on AMD's Zen 4 and 5, of the time; elsewhere compare both with `vpt bench step` [default: f32, or that
+    /// of the run a task is from]
     #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of::<Precision>(Precision::NAMES))]
     precision: Option<Precision>,
     /// Memory that the program should take at most, such as 900MB or 2GiB: fewer images at a time, and where that is not
