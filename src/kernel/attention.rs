@@ -179,13 +179,14 @@ unsafe fn softmax_body<S: Simd>(scores: &mut [f32], rows: usize, keys: usize, st
         let seen = if causal { i + 1 } else { keys };
         row[seen..keys].fill(0.0);
         unsafe {
+            // From here on the row is read and written through this pointer alone.
             let x = row.as_mut_ptr();
             let mut top = S::splat(f32::NEG_INFINITY);
             let whole = seen / S::LANES * S::LANES;
             for j in (0..whole).step_by(S::LANES) {
                 top = S::max(top, S::load(x.add(j)));
             }
-            let top = row[whole..seen].iter().fold(S::largest(top), |a, &b| a.max(b));
+            let top = (whole..seen).fold(S::largest(top), |top, j| top.max(*x.add(j)));
             let mut sum = S::zero();
             for j in (0..whole).step_by(S::LANES) {
                 let e = S::exp(S::sub(S::load(x.add(j)), S::splat(top)));
@@ -196,7 +197,7 @@ unsafe fn softmax_body<S: Simd>(scores: &mut [f32], rows: usize, keys: usize, st
             if whole < seen {
                 let n = seen - whole;
                 S::store_first(x.add(whole), S::exp(S::sub(S::load_first(x.add(whole), n), S::splat(top))), n);
-                sum += row[whole..seen].iter().sum::<f32>();
+                sum += (whole..seen).map(|j| *x.add(j)).sum::<f32>();
             }
             let scale = S::splat(1.0 / sum);
             vectors!(S, seen, |j, n| store::<S>(x.add(j), S::mul(load::<S>(x.add(j), n), scale), n));
@@ -281,7 +282,7 @@ mod tests {
     #[test]
     fn forward_and_vjp_equal_plain_loops() {
         // Miri takes a thousand times as long.
-        let cases = CASES.into_iter().filter(|c| !cfg!(miri) || c.queries * c.keys < 100);
+        let cases = CASES.into_iter().filter(|c| !cfg!(miri) || c.queries * c.keys * c.d < 2000);
         for (c, precision) in cases.flat_map(|c| [(c, Precision::F32), (c, Precision::Bf16)]) {
             // Beside the rounding of what comes in, which the plain loops share, bfloat16 rounds probabilities and
             // gradients to 8 bits.
@@ -324,6 +325,10 @@ mod tests {
                 prompts: Some(&mut MatMut::new(&mut dp, c.prompts, 2 * c.d, 2 * c.d)),
             };
             attention.vjp((&kept, 3), Mat::new(&g, c.queries, c.d, c.d), to, &mut scratch);
+            if cfg!(miri) {
+                // The differences would take it an hour, and have nothing to hide from it.
+                continue;
+            }
             let value = |x: &[f64]| plain(c, x).iter().zip(&g).map(|(y, &g)| y * f64::from(g)).sum::<f64>();
             let want = central_differences(&wide, value);
             let got = dq.into_iter().chain(dkv).chain(dp.into_iter().map(|x| x - 0.5));
