@@ -161,7 +161,9 @@ mod tests {
 
     #[test]
     fn activations_and_derivatives_are_exact_from_the_tail_to_the_top() {
-        let x: Vec<f32> = (-1999..2000).map(|i| i as f32 * 0.01).chain([1e-6, -1e-6, 1e-3, -1e-3]).collect();
+        let step = if cfg!(miri) { 100 } else { 1 };
+        let x = (-1999..2000).step_by(step).map(|i| i as f32 * 0.01);
+        let x: Vec<f32> = x.chain([1e-6, -1e-6, 1e-3, -1e-3]).collect();
         for activation in [Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh, Activation::Silu] {
             let (mut y, mut d) = (x.clone(), vec![0.0; x.len()]);
             activate(activation, &mut y, &mut d);

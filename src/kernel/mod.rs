@@ -5,7 +5,7 @@
 //! each instruction set; the set is chosen at run time (AVX-512 with bfloat16, AVX-512, AVX2 with FMA, portable) and can be
 //! forced with the environment variable `VPT_KERNEL=avx512|avx2|portable`. Safe entry points check every length; the loops behind them
 //! rely on those checks. The portable set runs under Miri, with smaller cases, in some minutes:
-//! `VPT_KERNEL=portable MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --lib -- kernel::`.
+//! `VPT_KERNEL=portable MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-tree-borrows" cargo +nightly miri test --lib -- kernel::`.
 //!
 //! Kernels run on the calling thread. Who wants parallelism gives each thread its own images ([`crate::backbone::vit`]),
 //! which keeps sums in a fixed order and needs no synchronisation inside a step. Only where there are fewer images than
