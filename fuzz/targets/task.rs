@@ -12,6 +12,11 @@ use vpt_fuzz::Scratch;
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::new);
 static BACKBONE: LazyLock<Arc<Backbone>> =
     LazyLock::new(|| Arc::new(Backbone::open("clip-nano", &OpenOptions::default()).expect("the bundled backbone")));
+/// One with the classifier that it was published with, for label maps.
+static CLASSIFIER: LazyLock<Arc<Backbone>> = LazyLock::new(|| {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/label-map/vit");
+    Arc::new(Backbone::open(folder, &OpenOptions::default()).expect("the fixture"))
+});
 
 /// Bytes of the tensors of a header, where they are not too many.
 fn tensors(header: &[u8]) -> usize {
@@ -29,11 +34,12 @@ fuzz_target!(|data: &[u8]| {
     };
     let Ok(mut task) = TaskFile::open(&path) else { return };
     let _ = (task.to_bytes(), task.meta.names_in_texts());
+    let backbone = if task.meta.label_map.is_some() { &CLASSIFIER } else { &BACKBONE };
     // Nobody guesses a hash.
-    task.meta.backbone.hash = BACKBONE.hash().expect("its hash").to_owned();
+    task.meta.backbone.hash = backbone.hash().expect("its hash").to_owned();
     let _ = if task.meta.detect.is_some() {
-        DetectTask::with_backbone(task, BACKBONE.clone(), 1).map(AnyTask::Detect)
+        DetectTask::with_backbone(task, Arc::clone(backbone), 1).map(AnyTask::Detect)
     } else {
-        TaskModel::with_backbone(task, BACKBONE.clone(), 1).map(AnyTask::Classify)
+        TaskModel::with_backbone(task, Arc::clone(backbone), 1).map(AnyTask::Classify)
     };
 });
