@@ -67,6 +67,7 @@ fn products_equal_plain_loops_for_every_tail() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes long; attention packs piece by piece too")]
 fn a_matrix_packed_piece_by_piece_is_the_matrix() {
     let (k, n) = (2 * DEPTH + 37, 101);
     let b: Vec<f32> = random(2, k * n).iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
