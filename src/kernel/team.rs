@@ -35,7 +35,7 @@ mod tests {
 
     /// All kinds of products of a `[70, k]` by a `[k, n]` matrix, one behind the other.
     fn products(k: usize, n: usize, precision: Precision) -> Vec<f32> {
-        let m = if cfg!(miri) { 2 } else { 70 };
+        let m = 70;
         let (a, b, bias) = (random(1, m * k), random(2, k * n), random(3, n));
         let a = Mat::new(&a, m, k, k);
         let (panels, other) =
@@ -54,10 +54,10 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "under Tree Borrows Miri stops at the end of rayon's own scope")]
     fn a_team_computes_what_one_thread_does_to_the_last_bit() {
         for precision in [Precision::F32, Precision::Bf16] {
-            let shapes = if cfg!(miri) { [(20, 70), (33, 40), (50, 16)] } else { [(400, 770), (770, 400), (900, 96)] };
-            for (k, n) in shapes {
+            for (k, n) in [(400, 770), (770, 400), (900, 96)] {
                 let alone = products(k, n, precision);
                 for threads in [2, 3, 7] {
                     let team = with_team(threads, || products(k, n, precision));

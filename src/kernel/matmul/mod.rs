@@ -85,7 +85,7 @@ pub fn matmul_scale<'a, 'b>(a: impl Into<Left<'a>>, b: impl Into<Part<'b>>, c: M
 }
 
 /// Multiply-adds that are worth waking another thread for.
-const WORTH_SHARING: usize = if cfg!(miri) { 1 } else { 1 << 22 };
+const WORTH_SHARING: usize = 1 << 22;
 
 /// Where the result goes, without its shape: threads that share a product write columns of the same rows.
 #[derive(Clone, Copy)]
