@@ -94,7 +94,7 @@ struct Global {
     #[arg(long, global = true, value_name = "cpu|cuda:N", default_value = "cpu", value_parser = device)]
     device: String,
     /// Number format of the frozen weights and of what is multiplied with them: f32, or bf16, which takes half of the
-    /// memory and, on AMD's Zen 4 and 5, of the time; elsewhere compare both with `vpt bench step` [default: f32, or that
+    /// memory and, on an AMD Zen 5, of the time; elsewhere compare both with `vpt bench step` [default: f32, or that
     /// of the run a task is from]
     #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of::<Precision>(Precision::NAMES))]
     precision: Option<Precision>,
