@@ -5,8 +5,9 @@ use std::path::{Component, Path, PathBuf};
 
 use super::boxes::BoxDataset;
 use super::dataset::{Dataset, Layout, Sample};
+use super::formats::{idx, image_folder as folder, lists, table, zhou};
 use super::shapes::{self, ShapesConfig};
-use super::{folder, idx, lists, split, table, zhou};
+use super::split;
 use crate::{Error, Result, suggest};
 
 /// A data set as it was found, before parts that are missing are made.

@@ -18,33 +18,33 @@ use crate::data::open::relative_id;
 const ROUNDING: f64 = 0.02;
 
 /// An image as the annotations describe it.
-pub(super) struct FoundImage {
+pub(in crate::data) struct FoundImage {
     /// Its id; 0 where the format has none.
-    pub(super) id: u64,
-    pub(super) path: PathBuf,
+    pub(in crate::data) id: u64,
+    pub(in crate::data) path: PathBuf,
     /// Width and height according to the annotations.
-    pub(super) declared: Option<[usize; 2]>,
+    pub(in crate::data) declared: Option<[usize; 2]>,
     /// The file with the annotations, or the list that names the image.
-    pub(super) source: Arc<Path>,
+    pub(in crate::data) source: Arc<Path>,
     /// Where in it the image is.
-    pub(super) place: Option<Place>,
-    pub(super) objects: Vec<FoundObject>,
+    pub(in crate::data) place: Option<Place>,
+    pub(in crate::data) objects: Vec<FoundObject>,
 }
 
 /// An object as the annotations describe it.
-pub(super) struct FoundObject {
+pub(in crate::data) struct FoundObject {
     /// Its id; 0 where the format has none.
-    pub(super) id: u64,
-    pub(super) place: Option<Place>,
-    pub(super) category: usize,
-    pub(super) extent: Extent,
-    pub(super) area: Option<f64>,
-    pub(super) crowd: bool,
+    pub(in crate::data) id: u64,
+    pub(in crate::data) place: Option<Place>,
+    pub(in crate::data) category: usize,
+    pub(in crate::data) extent: Extent,
+    pub(in crate::data) area: Option<f64>,
+    pub(in crate::data) crowd: bool,
 }
 
 /// A box: left, top, width, height.
 #[derive(Clone, Copy)]
-pub(super) enum Extent {
+pub(in crate::data) enum Extent {
     /// In pixels.
     Pixels([f64; 4]),
     /// In fractions of the image's width and height.
@@ -52,7 +52,7 @@ pub(super) enum Extent {
 }
 
 /// Checks `image`, which is in the data set in `root`. None if it cannot be part of the data set.
-pub(super) fn check(root: &Path, image: FoundImage) -> (Option<BoxImage>, Vec<Problem>) {
+pub(in crate::data) fn check(root: &Path, image: FoundImage) -> (Option<BoxImage>, Vec<Problem>) {
     let FoundImage { id, path, declared, source, place, objects } = image;
     let mut problems = Vec::new();
     let at_source = |kind, mend, place, detail| Problem { kind, mend, file: source.to_path_buf(), place, detail };
@@ -119,7 +119,7 @@ fn is_product(area: f64, [_, _, w, h]: [f64; 4]) -> bool {
 }
 
 /// `value` to a thousandth.
-pub(super) fn thousandth(value: f64) -> f64 {
+pub(in crate::data) fn thousandth(value: f64) -> f64 {
     // The sum turns -0 into 0.
     (value * 1000.).round() / 1000. + 0.
 }

@@ -10,10 +10,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::check::thousandth;
-use super::{BoxDataset, BoxImage, BoxLayout, Object, Rect, yolo::label_path};
+use super::{BoxDataset, BoxImage, BoxLayout, Object, Rect};
 use crate::data::Split;
 use crate::data::examine::Counts;
 use crate::data::files::whole;
+use crate::data::formats::yolo::label_path;
 use crate::data::image::has_image_extension;
 use crate::{Error, Result};
 

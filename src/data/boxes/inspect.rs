@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::check::check;
-use super::coco::{self, Annotations};
 use super::open::{Recognised, recognise};
 use super::problem::Problem;
-use super::{voc, yolo};
 use crate::Error;
 use crate::data::Split;
+use crate::data::formats::coco::{self, Annotations};
+use crate::data::formats::{voc, yolo};
 use crate::data::open::{Parts, entries};
 
 /// The text files that describe a data set, besides those of single images.

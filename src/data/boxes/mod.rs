@@ -4,20 +4,18 @@
 //! spans 0 to 1 in both directions.
 
 mod augment;
-mod check;
-mod coco;
+pub(super) mod check;
 mod convert;
 mod examine;
 pub(super) mod inspect;
 mod loader;
-mod open;
-mod problem;
+pub(super) mod open;
+pub(super) mod problem;
 #[cfg(test)]
 mod tests;
 mod view;
-mod voc;
-mod yolo;
 
+pub(super) use super::formats::yolo::label_file;
 pub use augment::BoxAugment;
 pub use convert::{Converted, Lost, convert};
 pub use examine::{BoxSummary, CategorySummary, ProblemCount, Sizes};
@@ -25,7 +23,6 @@ pub use loader::{BoxBatch, BoxLoader, BoxLoaderOptions};
 pub(super) use open::normal;
 pub use problem::{Mend, Place, Problem, ProblemKind};
 pub use view::{BoxInput, Fit, MIN_SEEN, Target, View, Viewed};
-pub(super) use yolo::label_file;
 
 use std::path::PathBuf;
 

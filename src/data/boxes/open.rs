@@ -8,31 +8,32 @@ use rayon::prelude::*;
 
 use super::check::{FoundImage, check};
 use super::problem::{Mend, Problem, ProblemKind};
-use super::{BoxDataset, BoxImage, BoxLayout, Category, coco, voc, yolo};
+use super::{BoxDataset, BoxImage, BoxLayout, Category};
 use crate::data::Split;
+use crate::data::formats::{coco, voc, yolo};
 use crate::data::open::{Parts, name_of};
 use crate::data::split::{Member, complete_parts};
 use crate::{Error, Result};
 
 /// A data set as its files describe it, before the images are looked at.
-pub(super) struct Found {
+pub(in crate::data) struct Found {
     /// The folder that images are named from.
-    pub(super) root: PathBuf,
-    pub(super) categories: Vec<Category>,
-    pub(super) parts: Parts<FoundImage>,
+    pub(in crate::data) root: PathBuf,
+    pub(in crate::data) categories: Vec<Category>,
+    pub(in crate::data) parts: Parts<FoundImage>,
     /// Whether images and objects have ids of their own.
-    pub(super) has_ids: bool,
-    pub(super) problems: Vec<Problem>,
+    pub(in crate::data) has_ids: bool,
+    pub(in crate::data) problems: Vec<Problem>,
 }
 
 /// A layout, and the files that it was recognised by.
-pub(super) enum Recognised {
+pub(in crate::data) enum Recognised {
     Coco(coco::Files),
     Yolo(PathBuf),
     Voc(voc::Files),
 }
 
-pub(super) fn recognise(path: &Path) -> Option<Recognised> {
+pub(in crate::data) fn recognise(path: &Path) -> Option<Recognised> {
     let coco = || coco::recognise(path).map(Recognised::Coco);
     let yolo = || yolo::recognise(path).map(Recognised::Yolo);
     coco().or_else(yolo).or_else(|| voc::recognise(path).map(Recognised::Voc))
@@ -206,7 +207,7 @@ pub(in crate::data) fn normal(path: &Path) -> PathBuf {
 }
 
 /// Three parts as they were given; a single one that is not train is a data set without parts.
-pub(super) fn parts<M>(root: &Path, [train, val, test]: [Option<Vec<M>>; 3]) -> Result<Parts<M>> {
+pub(in crate::data) fn parts<M>(root: &Path, [train, val, test]: [Option<Vec<M>>; 3]) -> Result<Parts<M>> {
     let some = |part: Option<Vec<M>>| part.filter(|part| !part.is_empty());
     match (some(train), some(val), some(test)) {
         (Some(train), val, test) => Ok(Parts::Split { train, val, test }),

@@ -170,7 +170,7 @@ choice! {
 
 impl FindingKind {
     /// The kind for a problem of annotations; none for what is no fault.
-    pub(super) fn of_problem(kind: ProblemKind) -> Option<Self> {
+    pub(in crate::data) fn of_problem(kind: ProblemKind) -> Option<Self> {
         Some(match kind {
             ProblemKind::MissingImage => Self::MissingFile,
             ProblemKind::UnreadableImage => Self::UnreadableImage,
@@ -226,10 +226,10 @@ impl fmt::Display for Finding {
 
 /// What was found so far.
 #[derive(Default)]
-pub(super) struct Findings(pub(super) Vec<Finding>);
+pub(in crate::data) struct Findings(pub(super) Vec<Finding>);
 
 impl Findings {
-    pub(super) fn error(
+    pub(in crate::data) fn error(
         &mut self,
         kind: FindingKind,
         path: impl AsRef<Path>,
@@ -239,7 +239,7 @@ impl Findings {
         self.add(kind, Severity::Error, path, line, message);
     }
 
-    pub(super) fn warning(
+    pub(in crate::data) fn warning(
         &mut self,
         kind: FindingKind,
         path: impl AsRef<Path>,
@@ -249,7 +249,7 @@ impl Findings {
         self.add(kind, Severity::Warning, path, line, message);
     }
 
-    pub(super) fn add(
+    pub(in crate::data) fn add(
         &mut self,
         kind: FindingKind,
         severity: Severity,
@@ -262,7 +262,7 @@ impl Findings {
     }
 
     /// What stops a run, in the words of the run. `whole` is named where the error names no file.
-    pub(super) fn refused(&mut self, kind: FindingKind, whole: &Path, error: &Error) {
+    pub(in crate::data) fn refused(&mut self, kind: FindingKind, whole: &Path, error: &Error) {
         let (path, message) = match error {
             Error::File { path, message } => (path.as_path(), message.clone()),
             Error::Io { path, source } => (path.as_path(), source.to_string()),
@@ -271,7 +271,7 @@ impl Findings {
         self.error(kind, path, line_in(&message), message);
     }
 
-    pub(super) fn has_errors(&self) -> bool {
+    pub(in crate::data) fn has_errors(&self) -> bool {
         self.0.iter().any(|finding| finding.severity == Severity::Error)
     }
 }

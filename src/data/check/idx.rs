@@ -9,7 +9,7 @@ use super::finding::{FindingKind, Findings};
 use super::images::size_faults;
 use super::listed::{Listed, Places};
 use crate::data::Split;
-use crate::data::idx::{Bad, Flaw, IMAGES_MAGIC, LABELS_MAGIC, Named, header, named, read};
+use crate::data::formats::idx::{Bad, Flaw, IMAGES_MAGIC, LABELS_MAGIC, Named, header, named, read};
 
 /// Whether `folder` holds files of this kind.
 pub(super) fn recognise(folder: &Path) -> bool {

@@ -6,19 +6,17 @@
 //! that and was not found before is a finding too.
 
 mod boxes;
-mod classes;
+pub(super) mod classes;
 mod duplicates;
-mod finding;
+pub(super) mod finding;
 mod folders;
 mod idx;
 mod images;
 mod json;
-mod listed;
-mod lists;
-mod tables;
+pub(super) mod listed;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(super) mod text;
 mod tree;
 mod zhou;
 
@@ -33,9 +31,11 @@ pub use finding::{Finding, FindingKind, Severity};
 
 use super::boxes::{BoxDataset, BoxLayout, Problem};
 use super::dataset::{Dataset, Split};
-use super::lists::{self as image_lists, Form, Lists};
+use super::formats::image_folder as folder;
+use super::formats::lists::check as lists;
+use super::formats::lists::{self as image_lists, Form, Lists};
+use super::formats::table::{self, check as tables};
 use super::open::entries;
-use super::{folder, table};
 use crate::{Error, Result};
 use finding::Findings;
 use listed::Places;

@@ -7,22 +7,22 @@ use super::finding::{FindingKind, Findings};
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Where the lines of a text begin.
-pub(super) struct Lines(Vec<usize>);
+pub(in crate::data) struct Lines(Vec<usize>);
 
 impl Lines {
-    pub(super) fn new(text: &[u8]) -> Self {
+    pub(in crate::data) fn new(text: &[u8]) -> Self {
         let after = text.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1);
         Self(std::iter::once(0).chain(after).collect())
     }
 
     /// The line, from 1, of the byte at `at`.
-    pub(super) fn of(&self, at: usize) -> u64 {
+    pub(in crate::data) fn of(&self, at: usize) -> u64 {
         self.0.partition_point(|&start| start <= at) as u64
     }
 }
 
 /// Looks for a mark at the beginning, and says whether it leaves UTF-8 possible.
-pub(super) fn check_start(path: &Path, bytes: &[u8], out: &mut Findings) -> bool {
+pub(in crate::data) fn check_start(path: &Path, bytes: &[u8], out: &mut Findings) -> bool {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         out.error(FindingKind::NotUtf8Text, path, 1, "UTF-16 text; save it as UTF-8");
         return false;
@@ -34,7 +34,7 @@ pub(super) fn check_start(path: &Path, bytes: &[u8], out: &mut Findings) -> bool
 }
 
 /// Looks at encoding and, in files that are `read_by_line`, at line ends.
-pub(super) fn check(path: &Path, bytes: &[u8], read_by_line: bool, out: &mut Findings) {
+pub(in crate::data) fn check(path: &Path, bytes: &[u8], read_by_line: bool, out: &mut Findings) {
     if !check_start(path, bytes, out) {
         return;
     }

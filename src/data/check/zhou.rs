@@ -9,13 +9,13 @@ use serde::de::IgnoredAny;
 use super::finding::{FindingKind, Findings};
 use super::json;
 use super::listed::Listed;
-use super::tables::leads_out;
 use super::text;
 use crate::data::Split;
 use crate::data::boxes::normal;
 use crate::data::files::read_limited;
+use crate::data::formats::table::check::leads_out;
+use crate::data::formats::zhou::{Item, MAX_BYTES, image_folder};
 use crate::data::open::relative_id;
-use crate::data::zhou::{Item, MAX_BYTES, image_folder};
 
 /// Images that are looked for to find the folder they are in.
 const PROBES: usize = 32;

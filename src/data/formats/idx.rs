@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
 
-use super::dataset::{ImageSource, Layout, Sample, Split};
-use super::open::{Found, Parts, entries};
+use crate::data::dataset::{ImageSource, Layout, Sample, Split};
+use crate::data::open::{Found, Parts, entries};
 use crate::{Error, Result};
 
 /// Longest content that is read, in bytes.
@@ -21,11 +21,11 @@ const MAX_BYTES: u64 = 1 << 33;
 /// Bytes of content that deflate can make of one byte, at most.
 const MAX_RATIO: u64 = 1032;
 /// Two zero bytes, the type (unsigned byte), the number of dimensions.
-pub(super) const IMAGES_MAGIC: u32 = 0x0000_0803;
-pub(super) const LABELS_MAGIC: u32 = 0x0000_0801;
+pub(in crate::data) const IMAGES_MAGIC: u32 = 0x0000_0803;
+pub(in crate::data) const LABELS_MAGIC: u32 = 0x0000_0801;
 
 /// The files of one part.
-pub(super) struct PartFiles {
+pub(in crate::data) struct PartFiles {
     split: Split,
     images: PathBuf,
     labels: PathBuf,
@@ -45,16 +45,16 @@ fn is_called(name: &str, part: &str, kind: &str) -> bool {
 }
 
 /// A file that is called like one of this kind.
-pub(super) struct Named {
-    pub(super) split: Split,
+pub(in crate::data) struct Named {
+    pub(in crate::data) split: Split,
     /// The part's name in the file's.
-    pub(super) part: &'static str,
-    pub(super) is_images: bool,
-    pub(super) path: PathBuf,
+    pub(in crate::data) part: &'static str,
+    pub(in crate::data) is_images: bool,
+    pub(in crate::data) path: PathBuf,
 }
 
 /// All files in `folder` that are called like one of this kind.
-pub(super) fn named(folder: &Path) -> Result<Vec<Named>> {
+pub(in crate::data) fn named(folder: &Path) -> Result<Vec<Named>> {
     let mut out = Vec::new();
     for (name, path) in entries(folder)?.into_iter().filter(|(_, path)| path.is_file()) {
         for (split, parts) in PARTS {
@@ -68,7 +68,7 @@ pub(super) fn named(folder: &Path) -> Result<Vec<Named>> {
 }
 
 /// The IDX files in `folder`, if there are any for training.
-pub(super) fn recognise(folder: &Path) -> Result<Option<Vec<PartFiles>>> {
+pub(in crate::data) fn recognise(folder: &Path) -> Result<Option<Vec<PartFiles>>> {
     let entries = entries(folder)?;
     let find = |part: &str, kind: &str| {
         let mut hits = entries.iter().filter(|(name, path)| is_called(name, part, kind) && path.is_file());
@@ -94,7 +94,7 @@ pub(super) fn recognise(folder: &Path) -> Result<Option<Vec<PartFiles>>> {
 }
 
 /// Opens the files that [`recognise`] found.
-pub(super) fn open(files: &[PartFiles]) -> Result<Found> {
+pub(in crate::data) fn open(files: &[PartFiles]) -> Result<Found> {
     let mut names: Vec<u8> = Vec::new();
     let mut parts = [None, None, None];
     for PartFiles { split, images, labels } in files {
@@ -131,7 +131,7 @@ pub(super) fn open(files: &[PartFiles]) -> Result<Found> {
 
 /// What is wrong with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flaw {
+pub(in crate::data) enum Flaw {
     /// It ends too early.
     Truncated,
     /// It holds more than its header says.
@@ -142,9 +142,9 @@ pub(super) enum Flaw {
 
 /// A file that cannot be used.
 #[derive(Debug)]
-pub(super) struct Bad {
-    pub(super) flaw: Flaw,
-    pub(super) error: Error,
+pub(in crate::data) struct Bad {
+    pub(in crate::data) flaw: Flaw,
+    pub(in crate::data) error: Error,
 }
 
 impl Bad {
@@ -199,13 +199,13 @@ fn open_file<const N: usize>(path: &Path, magic: u32) -> Result<Open<N>, Bad> {
 }
 
 /// The `N` numbers of a header, the first of which must be `magic`.
-pub(super) fn header<const N: usize>(path: &Path, magic: u32) -> Result<[usize; N], Bad> {
+pub(in crate::data) fn header<const N: usize>(path: &Path, magic: u32) -> Result<[usize; N], Bad> {
     open_file(path, magic).map(|open| open.header)
 }
 
 /// The `N` numbers of a header, the first of which must be `magic`, and the bytes that follow: as many as the others
 /// multiplied, which is checked before memory is taken.
-pub(super) fn read<const N: usize>(path: &Path, magic: u32) -> Result<([usize; N], Vec<u8>), Bad> {
+pub(in crate::data) fn read<const N: usize>(path: &Path, magic: u32) -> Result<([usize; N], Vec<u8>), Bad> {
     let Open { mut stream, header, compressed, most } = open_file::<N>(path, magic)?;
     let length = header[1..].iter().try_fold(1_u64, |product, &n| product.checked_mul(n as u64));
     let Some(length) = length.filter(|&n| n <= most.saturating_sub(4 * N as u64) && n <= MAX_BYTES) else {
@@ -237,8 +237,8 @@ fn broken(path: &Path, error: &std::io::Error) -> Bad {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dataset::Dataset;
     use super::*;
+    use crate::data::dataset::Dataset;
     use std::io::Write;
 
     fn images(count: u32, height: u32, width: u32, pixels: &[u8]) -> Vec<u8> {

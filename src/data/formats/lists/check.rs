@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 
-use super::finding::{FindingKind, Findings};
-use super::listed::Listed;
-use super::tables::{Row, Tables};
-use super::text;
 use crate::data::Split;
+use crate::data::check::finding::{FindingKind, Findings};
+use crate::data::check::listed::Listed;
+use crate::data::check::text;
 use crate::data::files::read_limited;
-use crate::data::lists::{Form, Lists, Pair, pairs, parse, split_line};
-use crate::data::table::MAX_BYTES;
-use crate::data::zhou::image_folder;
+use crate::data::formats::lists::{Form, Lists, Pair, pairs, parse, split_line};
+use crate::data::formats::table::MAX_BYTES;
+use crate::data::formats::table::check::{Row, Tables};
+use crate::data::formats::zhou::image_folder;
 
 /// Images that are looked for to find the folder they are in.
 const PROBES: usize = 32;
@@ -22,7 +22,7 @@ const PROBES: usize = 32;
 type Entry = (u64, String, String);
 
 /// The images that `lists` hold.
-pub(super) fn check(lists: &Lists, out: &mut Findings) -> Vec<Listed> {
+pub(in crate::data) fn check(lists: &Lists, out: &mut Findings) -> Vec<Listed> {
     let read: Vec<(Option<Split>, &PathBuf, Vec<Entry>)> =
         lists.files.iter().map(|(split, file)| (*split, file, entries(file, lists.form, out))).collect();
     let folder = lists.files[0].1.parent().unwrap_or(Path::new(""));

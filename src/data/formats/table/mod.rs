@@ -3,16 +3,18 @@
 //! One file for each part (`train.csv`, `val.csv`, `test.csv`), or one file, with or without a column that names the part.
 //! Paths are relative to the table. Without a header the columns are path, label and, where there are three, part.
 
+pub(in crate::data) mod check;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::dataset::{ImageSource, Layout, Sample, Split};
-use super::files::read_limited;
-use super::open::{Found, Parts, entries, relative_id, sort_classes};
+use crate::data::dataset::{ImageSource, Layout, Sample, Split};
+use crate::data::files::read_limited;
+use crate::data::open::{Found, Parts, entries, relative_id, sort_classes};
 use crate::{Error, Result};
 
 /// Longest table that is read, in bytes.
-pub(super) const MAX_BYTES: u64 = 1 << 28;
+pub(in crate::data) const MAX_BYTES: u64 = 1 << 28;
 
 const PATH_NAMES: [&str; 9] =
     ["path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img"];
@@ -20,13 +22,13 @@ const LABEL_NAMES: [&str; 6] = ["label", "class", "class_name", "classname", "ca
 const SPLIT_NAMES: [&str; 4] = ["split", "set", "subset", "part"];
 
 /// Whether the name of `path` ends like a table's.
-pub(super) fn has_extension(path: &Path) -> bool {
+pub(in crate::data) fn has_extension(path: &Path) -> bool {
     let extension = path.extension().and_then(|e| e.to_str());
     extension.is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"))
 }
 
 /// The tables in `folder` that are named after parts, if there is one for `train`.
-pub(super) fn split_tables(folder: &Path) -> Result<Option<Vec<(Split, PathBuf)>>> {
+pub(in crate::data) fn split_tables(folder: &Path) -> Result<Option<Vec<(Split, PathBuf)>>> {
     let mut tables: Vec<(Split, PathBuf)> = Vec::new();
     for (_, path) in entries(folder)? {
         let split = path.file_stem().and_then(|s| s.to_str()).and_then(Split::from_name);
@@ -42,20 +44,20 @@ pub(super) fn split_tables(folder: &Path) -> Result<Option<Vec<(Split, PathBuf)>
 }
 
 /// The table in `folder`, if there is exactly one.
-pub(super) fn single_table(folder: &Path) -> Result<Option<PathBuf>> {
+pub(in crate::data) fn single_table(folder: &Path) -> Result<Option<PathBuf>> {
     let mut tables = entries(folder)?.into_iter().filter(|(_, path)| has_extension(path) && path.is_file());
     let first = tables.next().map(|(_, path)| path);
     Ok(first.filter(|_| tables.next().is_none()))
 }
 
 /// Whether the first line of `path` names a path and a label column.
-pub(super) fn has_header(path: &Path) -> bool {
+pub(in crate::data) fn has_header(path: &Path) -> bool {
     let first = reader(path).ok().and_then(|mut reader| reader.records().next()?.ok());
     first.is_some_and(|line| column(&line, &PATH_NAMES).is_some() && column(&line, &LABEL_NAMES).is_some())
 }
 
 /// Opens one table.
-pub(super) fn open_file(path: &Path) -> Result<Found> {
+pub(in crate::data) fn open_file(path: &Path) -> Result<Found> {
     let rows = read(path)?;
     let mut builder = Builder::new(&rows);
     let samples = if rows.first().is_some_and(|r| r.split.is_some()) {
@@ -77,7 +79,7 @@ pub(super) fn open_file(path: &Path) -> Result<Found> {
 }
 
 /// Opens the tables of parts in `folder`.
-pub(super) fn open_split(folder: &Path, tables: &[(Split, PathBuf)]) -> Result<Found> {
+pub(in crate::data) fn open_split(folder: &Path, tables: &[(Split, PathBuf)]) -> Result<Found> {
     let mut parts = [None, None, None];
     let mut builder: Option<Builder> = None;
     for (split, path) in tables {
@@ -101,16 +103,16 @@ fn folder_of(table: &Path) -> &Path {
 }
 
 /// A line of a table.
-pub(super) struct Row {
-    pub(super) line: u64,
-    pub(super) path: String,
-    pub(super) label: String,
-    pub(super) split: Option<Split>,
+pub(in crate::data) struct Row {
+    pub(in crate::data) line: u64,
+    pub(in crate::data) path: String,
+    pub(in crate::data) label: String,
+    pub(in crate::data) split: Option<Split>,
 }
 
 /// Makes samples of rows, with one set of classes and without repeating an image.
-pub(super) struct Builder {
-    pub(super) classes: Vec<String>,
+pub(in crate::data) struct Builder {
+    pub(in crate::data) classes: Vec<String>,
     labels: HashMap<String, u32>,
     /// Where each image was listed.
     seen: HashMap<String, (PathBuf, u64)>,
@@ -118,7 +120,7 @@ pub(super) struct Builder {
 
 impl Builder {
     /// The classes are those of `rows` that belong to `train` or to no part.
-    pub(super) fn new(rows: &[Row]) -> Self {
+    pub(in crate::data) fn new(rows: &[Row]) -> Self {
         let train = rows.iter().filter(|r| r.split.is_none_or(|s| s == Split::Train));
         let mut classes: Vec<String> = train.map(|r| r.label.clone()).collect::<BTreeSet<_>>().into_iter().collect();
         sort_classes(&mut classes);
@@ -127,7 +129,7 @@ impl Builder {
     }
 
     /// The sample that `row` of `table` describes, whose path is relative to the folder `images`.
-    pub(super) fn sample(&mut self, table: &Path, images: &Path, row: Row) -> Result<Sample> {
+    pub(in crate::data) fn sample(&mut self, table: &Path, images: &Path, row: Row) -> Result<Sample> {
         let Row { line, path, label, .. } = row;
         let Some(&label) = self.labels.get(&label) else {
             return Err(at(table, line, format!("label '{label}' does not occur in train")));
@@ -186,7 +188,7 @@ fn read(path: &Path) -> Result<Vec<Row>> {
 }
 
 /// The columns of path, label and part by the first line, and whether that is a header.
-pub(super) fn find_columns(first: &csv::StringRecord) -> Result<([Option<usize>; 3], bool), String> {
+pub(in crate::data) fn find_columns(first: &csv::StringRecord) -> Result<([Option<usize>; 3], bool), String> {
     let [path, label, split] = [&PATH_NAMES[..], &LABEL_NAMES, &SPLIT_NAMES].map(|names| column(first, names));
     match (path, label) {
         (Some(_), Some(_)) => Ok(([path, label, split], true)),
@@ -206,7 +208,7 @@ pub(super) fn find_columns(first: &csv::StringRecord) -> Result<([Option<usize>;
     }
 }
 
-pub(super) fn column(header: &csv::StringRecord, names: &[&str]) -> Option<usize> {
+pub(in crate::data) fn column(header: &csv::StringRecord, names: &[&str]) -> Option<usize> {
     header.iter().position(|field| names.iter().any(|name| field.trim().eq_ignore_ascii_case(name)))
 }
 
@@ -215,7 +217,7 @@ fn reader(path: &Path) -> Result<csv::Reader<std::io::Cursor<Vec<u8>>>> {
 }
 
 /// A reader of the table `path`, which holds `bytes`.
-pub(super) fn reader_of<B: AsRef<[u8]>>(path: &Path, bytes: B) -> csv::Reader<std::io::Cursor<B>> {
+pub(in crate::data) fn reader_of<B: AsRef<[u8]>>(path: &Path, bytes: B) -> csv::Reader<std::io::Cursor<B>> {
     let tsv = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tsv"));
     let first = bytes.as_ref().split(|&b| b == b'\n').next().unwrap_or_default();
     let delimiter = match first {
@@ -228,7 +230,7 @@ pub(super) fn reader_of<B: AsRef<[u8]>>(path: &Path, bytes: B) -> csv::Reader<st
     builder.has_headers(false).flexible(true).delimiter(delimiter).from_reader(std::io::Cursor::new(bytes))
 }
 
-pub(super) fn at(path: &Path, line: u64, message: impl std::fmt::Display) -> Error {
+pub(in crate::data) fn at(path: &Path, line: u64, message: impl std::fmt::Display) -> Error {
     Error::file(path, format!("line {line}: {message}"))
 }
 
@@ -241,8 +243,8 @@ fn unreadable(path: &Path, error: &csv::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dataset::Dataset;
     use super::*;
+    use crate::data::dataset::Dataset;
     use std::fs;
 
     fn write(files: &[(&str, &str)]) -> tempfile::TempDir {

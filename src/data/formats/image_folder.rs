@@ -4,17 +4,17 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::dataset::{ImageSource, Layout, Sample, Split};
-use super::image::has_image_extension;
-use super::open::{Found, Parts, entries, sort_classes};
+use crate::data::dataset::{ImageSource, Layout, Sample, Split};
+use crate::data::image::has_image_extension;
+use crate::data::open::{Found, Parts, entries, sort_classes};
 use crate::{Error, Result};
 
 /// Folders inside folders that are followed at most.
-pub(super) const MAX_DEPTH: usize = 32;
+pub(in crate::data) const MAX_DEPTH: usize = 32;
 
 /// Whether `root` has class folders under a `train` folder. A class may itself be called `train`, so a folder of that name
 /// without folders in it is none.
-pub(super) fn has_split_classes(root: &Path) -> Result<bool> {
+pub(in crate::data) fn has_split_classes(root: &Path) -> Result<bool> {
     for (_, path) in split_folders(root)?.iter().filter(|(split, _)| *split == Split::Train) {
         if has_classes(path)? {
             return Ok(true);
@@ -24,7 +24,7 @@ pub(super) fn has_split_classes(root: &Path) -> Result<bool> {
 }
 
 /// Whether any folder in `root` holds an image.
-pub(super) fn has_classes(root: &Path) -> Result<bool> {
+pub(in crate::data) fn has_classes(root: &Path) -> Result<bool> {
     for (_, path) in sub_folders(root)? {
         if walk(&path, "", 0, &mut HashSet::new(), &mut |_, path| has_image_extension(&path))? {
             return Ok(true);
@@ -34,7 +34,7 @@ pub(super) fn has_classes(root: &Path) -> Result<bool> {
 }
 
 /// Opens `root`, whose class folders lie under `train`, `val` and `test`.
-pub(super) fn open_split(root: &Path) -> Result<Found> {
+pub(in crate::data) fn open_split(root: &Path) -> Result<Found> {
     let folders = split_folders(root)?;
     let mut classes = Vec::new();
     let mut parts = [None, None, None];
@@ -74,7 +74,7 @@ pub(super) fn open_split(root: &Path) -> Result<Found> {
 }
 
 /// Opens `root`, which is a folder of class folders.
-pub(super) fn open_flat(root: &Path) -> Result<Found> {
+pub(in crate::data) fn open_flat(root: &Path) -> Result<Found> {
     let folders = class_folders(root)?;
     let mut classes: Vec<String> = folders.iter().map(|(name, _)| name.clone()).collect();
     sort_classes(&mut classes);
@@ -114,12 +114,16 @@ fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// The images under `folder`, by name; names start with `prefix`.
-pub(super) fn images(folder: &Path, prefix: &str) -> Result<Vec<(String, PathBuf)>> {
+pub(in crate::data) fn images(folder: &Path, prefix: &str) -> Result<Vec<(String, PathBuf)>> {
     files(folder, prefix, &has_image_extension)
 }
 
 /// The files under `folder` that are `wanted`, by name; names start with `prefix`.
-pub(super) fn files(folder: &Path, prefix: &str, wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<(String, PathBuf)>> {
+pub(in crate::data) fn files(
+    folder: &Path,
+    prefix: &str,
+    wanted: &dyn Fn(&Path) -> bool,
+) -> Result<Vec<(String, PathBuf)>> {
     let mut out = Vec::new();
     walk(folder, prefix, 0, &mut HashSet::new(), &mut |name, path| {
         if wanted(&path) {
@@ -157,8 +161,8 @@ fn walk(
 
 #[cfg(test)]
 mod tests {
-    use super::super::dataset::Dataset;
     use super::*;
+    use crate::data::dataset::Dataset;
 
     /// A folder of empty files; nothing here looks into them.
     fn tree(files: &[&str]) -> tempfile::TempDir {

@@ -5,6 +5,8 @@
 //! Paths are relative to the lists' folder or to a folder in it. Labels are numbers, of which a `classes.txt` or `labels.txt`
 //! may hold the names, or names.
 
+pub(in crate::data) mod check;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
@@ -12,12 +14,12 @@ use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 
-use super::dataset::{Layout, Split};
-use super::files::read_limited;
-use super::image::has_image_extension;
-use super::open::{Found, Parts, entries};
 use super::table::{Builder, MAX_BYTES, Row, at};
 use super::zhou::image_folder;
+use crate::data::dataset::{Layout, Split};
+use crate::data::files::read_limited;
+use crate::data::image::has_image_extension;
+use crate::data::open::{Found, Parts, entries};
 use crate::{Error, Result};
 
 /// Images that are looked for to find the folder they are in.
@@ -29,7 +31,7 @@ const NAMES: [&str; 2] = ["classes.txt", "labels.txt"];
 
 /// How a list is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(in crate::data) enum Form {
     /// An object of path and label.
     Json,
     /// Lines of path and label.
@@ -44,7 +46,7 @@ impl Form {
         }
     }
 
-    pub(super) fn layout(self) -> Layout {
+    pub(in crate::data) fn layout(self) -> Layout {
         match self {
             Self::Json => Layout::Fgvc,
             Self::Text => Layout::List,
@@ -54,14 +56,14 @@ impl Form {
 
 /// The lists of a data set.
 #[derive(Clone, Debug)]
-pub(super) struct Lists {
-    pub(super) form: Form,
+pub(in crate::data) struct Lists {
+    pub(in crate::data) form: Form,
     /// Train comes first; a single list that is for no part stands alone.
-    pub(super) files: Vec<(Option<Split>, PathBuf)>,
+    pub(in crate::data) files: Vec<(Option<Split>, PathBuf)>,
 }
 
 /// The lists in `folder`, if there is one for train. Of two for a part both are among them.
-pub(super) fn recognise(folder: &Path) -> Result<Option<Lists>> {
+pub(in crate::data) fn recognise(folder: &Path) -> Result<Option<Lists>> {
     let all: Vec<PathBuf> = entries(folder)?.into_iter().map(|(_, path)| path).filter(|path| path.is_file()).collect();
     Ok([Form::Json, Form::Text].into_iter().find_map(|form| {
         let of = |part: fn(&str) -> Option<Split>| -> Vec<(Option<Split>, PathBuf)> {
@@ -80,7 +82,7 @@ pub(super) fn recognise(folder: &Path) -> Result<Option<Lists>> {
 }
 
 /// `path` as a list, if it is one.
-pub(super) fn recognise_file(path: &Path) -> Option<Lists> {
+pub(in crate::data) fn recognise_file(path: &Path) -> Option<Lists> {
     let form = [Form::Json, Form::Text].into_iter().find(|form| looks_like(path, *form))?;
     Some(Lists { form, files: vec![(None, path.into())] })
 }
@@ -115,7 +117,7 @@ fn looks_like(path: &Path, form: Form) -> bool {
 }
 
 /// Path and label of a line. Either may hold spaces: the path ends like an image's.
-pub(super) fn split_line(line: &str) -> Option<(&str, &str)> {
+pub(in crate::data) fn split_line(line: &str) -> Option<(&str, &str)> {
     let line = line.trim();
     let mut spaces = line.char_indices().filter(|(_, c)| c.is_whitespace()).map(|(at, _)| at);
     let is_end = |at: &usize| has_image_extension(Path::new(&line[..*at]));
@@ -125,7 +127,7 @@ pub(super) fn split_line(line: &str) -> Option<(&str, &str)> {
 }
 
 /// Opens `lists`.
-pub(super) fn open(Lists { form, files }: &Lists) -> Result<Found> {
+pub(in crate::data) fn open(Lists { form, files }: &Lists) -> Result<Found> {
     let mut parts = [None, None, None];
     let mut whole = None;
     let mut made: Option<(Builder, PathBuf)> = None;
@@ -200,17 +202,17 @@ fn read(path: &Path, form: Form) -> Result<Vec<Row>> {
 
 /// A pair of the outermost object of a JSON text.
 #[derive(Debug, PartialEq)]
-pub(super) struct Pair<'a> {
+pub(in crate::data) struct Pair<'a> {
     /// The line that it begins in, from 1.
-    pub(super) line: u64,
+    pub(in crate::data) line: u64,
     /// The key, as it is written.
-    pub(super) key: &'a [u8],
+    pub(in crate::data) key: &'a [u8],
     /// The value, as it is written.
-    pub(super) value: &'a [u8],
+    pub(in crate::data) value: &'a [u8],
 }
 
 /// Path and label of a pair as it is written, or what is wrong with them.
-pub(super) fn parse(key: &[u8], value: &[u8]) -> Result<(String, String), String> {
+pub(in crate::data) fn parse(key: &[u8], value: &[u8]) -> Result<(String, String), String> {
     let key: String = serde_json::from_slice(key).map_err(|_| "a path that is no text".to_owned())?;
     let label = match serde_json::from_slice(value) {
         Ok(serde_json::Value::String(name)) if !name.trim().is_empty() => name.trim().to_owned(),
@@ -221,7 +223,7 @@ pub(super) fn parse(key: &[u8], value: &[u8]) -> Result<(String, String), String
 }
 
 /// The pairs of the object that `text`, which is JSON, consists of. A parser would pass over those that are repeated.
-pub(super) fn pairs(text: &[u8]) -> Vec<Pair<'_>> {
+pub(in crate::data) fn pairs(text: &[u8]) -> Vec<Pair<'_>> {
     let mut out = Vec::new();
     let (mut depth, mut line) = (0_usize, 1);
     // Where the key lies, in which line, and where the value begins.
@@ -300,8 +302,8 @@ fn without_numbers(lines: Vec<&str>) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dataset::{Dataset, ImageSource};
     use super::*;
+    use crate::data::dataset::{Dataset, ImageSource};
     use std::fs;
 
     fn set(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -406,7 +408,7 @@ mod tests {
             assert!(recognise(dir.path()).unwrap().is_none(), "{text}");
         }
         let dir = set(&[("train.json", "{\"a.jpg\": 0}")]);
-        assert!(super::super::boxes::BoxDataset::recognise(dir.path()).is_none());
+        assert!(crate::data::boxes::BoxDataset::recognise(dir.path()).is_none());
     }
 
     #[test]

@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::Category;
-use super::check::{Extent, FoundImage, FoundObject};
-use super::open::{Found, normal, parts};
-use super::problem::{Mend, Place, Problem, ProblemKind};
 use crate::data::Split;
+use crate::data::boxes::Category;
+use crate::data::boxes::check::{Extent, FoundImage, FoundObject};
+use crate::data::boxes::open::{Found, normal, parts};
+use crate::data::boxes::problem::{Mend, Place, Problem, ProblemKind};
 use crate::data::files::read_limited;
 use crate::data::open::{Parts, entries};
 use crate::{Error, Result};
@@ -27,25 +27,25 @@ const MAX_BYTES: u64 = 1 << 32;
 const PROBES: usize = 32;
 
 /// The annotation files of a data set.
-pub(super) struct Files {
-    pub(super) root: PathBuf,
-    pub(super) files: Vec<Annotations>,
+pub(in crate::data) struct Files {
+    pub(in crate::data) root: PathBuf,
+    pub(in crate::data) files: Vec<Annotations>,
 }
 
 /// An annotation file.
-pub(super) struct Annotations {
+pub(in crate::data) struct Annotations {
     /// What its name says of the part: `train2017`, `val`.
-    pub(super) tag: String,
-    pub(super) path: PathBuf,
+    pub(in crate::data) tag: String,
+    pub(in crate::data) path: PathBuf,
 }
 
 /// The part that `tag` means: a year or number at its end does not matter.
-pub(super) fn part(tag: &str) -> Option<Split> {
+pub(in crate::data) fn part(tag: &str) -> Option<Split> {
     Split::from_name(tag.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_' || c == '-'))
 }
 
 /// The annotation files in the folder `path`, or `path` itself if it is one.
-pub(super) fn recognise(path: &Path) -> Option<Files> {
+pub(in crate::data) fn recognise(path: &Path) -> Option<Files> {
     if path.is_file() {
         let parent = path.parent().unwrap_or(Path::new(""));
         let is_inside = parent.file_name().is_some_and(|name| name == "annotations");
@@ -98,7 +98,7 @@ fn looks_like_coco(path: &Path) -> bool {
 }
 
 /// Opens the data set that `files` describe.
-pub(super) fn open(files: &Files) -> Result<Found> {
+pub(in crate::data) fn open(files: &Files) -> Result<Found> {
     let root = normal(&files.root);
     let mut problems = Vec::new();
     let mut categories: Option<(Vec<Category>, PathBuf)> = None;

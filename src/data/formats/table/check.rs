@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::finding::{FindingKind, Findings};
-use super::listed::Listed;
-use super::text::{self, Lines};
 use crate::data::Split;
 use crate::data::boxes::normal;
+use crate::data::check::finding::{FindingKind, Findings};
+use crate::data::check::listed::Listed;
+use crate::data::check::text::{self, Lines};
 use crate::data::files::read_limited;
+use crate::data::formats::table::{MAX_BYTES, column, find_columns, reader_of};
 use crate::data::open::relative_id;
-use crate::data::table::{MAX_BYTES, column, find_columns, reader_of};
 
 /// Columns that number classes, and columns that name them, where a table has both.
 const NUMBER_NAMES: [&str; 3] = ["label", "class", "target"];
@@ -21,10 +21,10 @@ const NAME_NAMES: [&str; 2] = ["class_name", "classname"];
 
 /// Tables of one data set while they are read.
 #[derive(Default)]
-pub(super) struct Tables {
+pub(in crate::data) struct Tables {
     /// The folder that paths are relative to, where it is not the table's.
     images: Option<PathBuf>,
-    pub(super) listed: Vec<Listed>,
+    pub(in crate::data) listed: Vec<Listed>,
     /// Where each image was listed, and with which label.
     seen: HashMap<String, (Arc<Path>, u64, String)>,
     /// What goes with what: a number's name and a name's number.
@@ -32,7 +32,7 @@ pub(super) struct Tables {
 }
 
 /// The images in `tables`, which are for the given part or say the part of each image themselves.
-pub(super) fn check(tables: &[(Option<Split>, PathBuf)], out: &mut Findings) -> Vec<Listed> {
+pub(in crate::data) fn check(tables: &[(Option<Split>, PathBuf)], out: &mut Findings) -> Vec<Listed> {
     let mut all = Tables::default();
     for (split, path) in tables {
         all.read(*split, path, out);
@@ -41,7 +41,7 @@ pub(super) fn check(tables: &[(Option<Split>, PathBuf)], out: &mut Findings) -> 
 }
 
 /// Those of `listed` that are there; the others are told.
-pub(super) fn existing(listed: Vec<Listed>, out: &mut Findings) -> Vec<Listed> {
+pub(in crate::data) fn existing(listed: Vec<Listed>, out: &mut Findings) -> Vec<Listed> {
     let there: Vec<_> = listed.par_iter().map(|image| std::fs::metadata(&image.path)).collect();
     let mut kept = Vec::with_capacity(listed.len());
     for (image, meta) in listed.into_iter().zip(there) {
@@ -63,14 +63,14 @@ pub(super) fn existing(listed: Vec<Listed>, out: &mut Findings) -> Vec<Listed> {
 }
 
 /// Whether `path`, seen from the folder of the file that names it, leads out of that folder.
-pub(super) fn leads_out(path: &str) -> bool {
+pub(in crate::data) fn leads_out(path: &str) -> bool {
     let path = normal(Path::new(path));
     path.is_absolute() || path.starts_with("..")
 }
 
 impl Tables {
     /// None yet, of images in the folder `images`.
-    pub(super) fn of_images_in(images: PathBuf) -> Self {
+    pub(in crate::data) fn of_images_in(images: PathBuf) -> Self {
         Self { images: Some(images), ..Self::default() }
     }
 
@@ -111,7 +111,14 @@ impl Tables {
     }
 
     /// Takes in a row of the table `source`, which is for the part `given`.
-    pub(super) fn add(&mut self, given: Option<Split>, source: &Arc<Path>, line: u64, row: &Row, out: &mut Findings) {
+    pub(in crate::data) fn add(
+        &mut self,
+        given: Option<Split>,
+        source: &Arc<Path>,
+        line: u64,
+        row: &Row,
+        out: &mut Findings,
+    ) {
         let Row { path, label, split, name } = row;
         if let (Some(given), Some(split)) = (given, split)
             && given != *split
@@ -188,12 +195,12 @@ struct Columns {
 }
 
 /// What a line says of an image.
-pub(super) struct Row {
-    pub(super) path: String,
-    pub(super) label: String,
-    pub(super) split: Option<Split>,
+pub(in crate::data) struct Row {
+    pub(in crate::data) path: String,
+    pub(in crate::data) label: String,
+    pub(in crate::data) split: Option<Split>,
     /// What a second column says of the class.
-    pub(super) name: Option<String>,
+    pub(in crate::data) name: Option<String>,
 }
 
 impl Columns {

@@ -18,14 +18,14 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use roxmltree::{Document, Node, ParsingOptions};
 
-use super::Category;
-use super::check::{Extent, FoundImage, FoundObject};
-use super::open::{Found, normal, parts};
-use super::problem::{Mend, Place, Problem, ProblemKind};
 use crate::contain::contain;
 use crate::data::Split;
+use crate::data::boxes::Category;
+use crate::data::boxes::check::{Extent, FoundImage, FoundObject};
+use crate::data::boxes::open::{Found, normal, parts};
+use crate::data::boxes::problem::{Mend, Place, Problem, ProblemKind};
 use crate::data::files::read_limited;
-use crate::data::folder::{files, images};
+use crate::data::formats::image_folder::{files, images};
 use crate::data::open::{Parts, entries};
 use crate::{Error, Result};
 
@@ -39,7 +39,7 @@ const MAX_NODES: u32 = 1 << 20;
 const MAX_LIST_BYTES: u64 = 1 << 28;
 
 /// Where a data set's files are.
-pub(super) enum Files {
+pub(in crate::data) enum Files {
     /// `Annotations`, the folder of images and `ImageSets/Main` in this folder.
     Devkit { root: PathBuf, images: PathBuf },
     /// Images with XML files beside them, in folders of parts.
@@ -50,7 +50,7 @@ pub(super) enum Files {
 
 impl Files {
     /// The data set's folder.
-    pub(super) fn root(&self) -> &Path {
+    pub(in crate::data) fn root(&self) -> &Path {
         match self {
             Self::Devkit { root, .. } | Self::Folders { root, .. } | Self::Flat(root) => root,
         }
@@ -58,7 +58,7 @@ impl Files {
 }
 
 /// The files in the folder `path`.
-pub(super) fn recognise(path: &Path) -> Option<Files> {
+pub(in crate::data) fn recognise(path: &Path) -> Option<Files> {
     if path.join("Annotations").is_dir() {
         let images = ["JPEGImages", "Images", "images"].map(|name| path.join(name)).into_iter().find(|f| f.is_dir());
         if let Some(images) = images {
@@ -102,7 +102,7 @@ struct Pair {
 }
 
 /// Opens the data set in `files`.
-pub(super) fn open(found: &Files) -> Result<Found> {
+pub(in crate::data) fn open(found: &Files) -> Result<Found> {
     let mut problems = Vec::new();
     let (root, pairs) = match found {
         Files::Devkit { root, images } => (root, devkit(root, images, &mut problems)?),
@@ -263,7 +263,7 @@ fn read_all(pairs: Vec<Pair>) -> Result<Vec<DescribedImage>> {
 }
 
 /// What makes XML files under `root` unreadable, a file each.
-pub(super) fn inspect(root: &Path) -> Vec<Error> {
+pub(in crate::data) fn inspect(root: &Path) -> Vec<Error> {
     let all = match files(root, "", &is_xml) {
         Ok(all) => all,
         Err(error) => return vec![error],

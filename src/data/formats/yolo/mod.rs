@@ -13,14 +13,14 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::Category;
-use super::check::{Extent, FoundImage, FoundObject};
-use super::open::{Found, normal, parts};
-use super::problem::{Mend, Place, Problem, ProblemKind};
 use crate::contain::contain;
 use crate::data::Split;
+use crate::data::boxes::Category;
+use crate::data::boxes::check::{Extent, FoundImage, FoundObject};
+use crate::data::boxes::open::{Found, normal, parts};
+use crate::data::boxes::problem::{Mend, Place, Problem, ProblemKind};
 use crate::data::files::read_limited;
-use crate::data::folder::images;
+use crate::data::formats::image_folder::images;
 use crate::data::open::entries;
 use crate::{Error, Result};
 
@@ -31,7 +31,7 @@ const MAX_CONFIG_BYTES: u64 = 1 << 23;
 const MAX_BYTES: u64 = 1 << 28;
 
 /// `path` if it is a file that describes such a data set, or the one that does in the folder `path`.
-pub(super) fn recognise(path: &Path) -> Option<PathBuf> {
+pub(in crate::data) fn recognise(path: &Path) -> Option<PathBuf> {
     if path.is_file() {
         return describes(path).then(|| path.to_path_buf());
     }
@@ -124,7 +124,7 @@ impl<'de> Visitor<'de> for NamesVisitor {
 }
 
 /// Opens the data set that `file` describes.
-pub(super) fn open(file: &Path) -> Result<Found> {
+pub(in crate::data) fn open(file: &Path) -> Result<Found> {
     let config = read_config(file)?;
     let categories = categories(file, &config)?;
     let folder = normal(file.parent().unwrap_or(Path::new("")));
@@ -169,7 +169,7 @@ fn bases(file: &Path, config: &Config) -> Vec<PathBuf> {
 }
 
 /// The lists of images that `file` names.
-pub(super) fn lists(file: &Path) -> Vec<PathBuf> {
+pub(in crate::data) fn lists(file: &Path) -> Vec<PathBuf> {
     let Ok(config) = read_config(file) else { return Vec::new() };
     let bases = bases(file, &config);
     let sources = [&config.train, &config.val, &config.test].into_iter().flatten().flat_map(Sources::as_slice);
@@ -177,7 +177,7 @@ pub(super) fn lists(file: &Path) -> Vec<PathBuf> {
 }
 
 /// What is wrong with the labels of all parts that are there, where [`open`] stops at the first that is not.
-pub(super) fn inspect(file: &Path, problems: &mut Vec<Problem>, errors: &mut Vec<Error>) {
+pub(in crate::data) fn inspect(file: &Path, problems: &mut Vec<Problem>, errors: &mut Vec<Error>) {
     let Ok(config) = read_config(file) else { return };
     let Ok(categories) = categories(file, &config) else { return };
     let labels = Labels { classes: categories.len(), has_points: config.kpt_shape.is_some() };
@@ -268,7 +268,7 @@ fn listed(source: &Path, bases: &[PathBuf], out: &mut Vec<Listed>, problems: &mu
 }
 
 /// The file of labels of `image`: `images` becomes `labels`, the ending `.txt`.
-pub(super) fn label_path(image: &Path) -> PathBuf {
+pub(in crate::data) fn label_path(image: &Path) -> PathBuf {
     let parts: Vec<Component<'_>> = image.components().collect();
     let folders = &parts[..parts.len().saturating_sub(1)];
     let last = folders.iter().rposition(|part| part.as_os_str() == "images");

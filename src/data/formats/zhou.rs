@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::dataset::{ImageSource, Layout, Sample, Split};
-use super::files::read_limited;
-use super::open::{Found, Parts, entries, relative_id};
+use crate::data::dataset::{ImageSource, Layout, Sample, Split};
+use crate::data::files::read_limited;
+use crate::data::open::{Found, Parts, entries, relative_id};
 use crate::{Error, Result};
 
 /// Longest file that is read, in bytes.
-pub(super) const MAX_BYTES: u64 = 1 << 28;
+pub(in crate::data) const MAX_BYTES: u64 = 1 << 28;
 
 #[derive(Deserialize)]
 struct Lists {
@@ -22,10 +22,10 @@ struct Lists {
 }
 
 /// Path, label, class name.
-pub(super) type Item = (String, u32, String);
+pub(in crate::data) type Item = (String, u32, String);
 
 /// The file of this kind in `folder`, if there is exactly one.
-pub(super) fn recognise(folder: &Path) -> Result<Option<PathBuf>> {
+pub(in crate::data) fn recognise(folder: &Path) -> Result<Option<PathBuf>> {
     let is_one = |name: &str, path: &Path| {
         name.starts_with("split_zhou_") && path.extension().is_some_and(|e| e == "json") && path.is_file()
     };
@@ -37,7 +37,7 @@ pub(super) fn recognise(folder: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// Opens the data set that `file` describes; its images lie in the file's folder or in a folder beside it.
-pub(super) fn open(file: &Path) -> Result<Found> {
+pub(in crate::data) fn open(file: &Path) -> Result<Found> {
     let bytes = read_limited(file, MAX_BYTES)?;
     let lists: Lists = serde_json::from_slice(&bytes).map_err(|e| Error::file(file, e.to_string()))?;
     let Some((first, ..)) = lists.train.first() else { return Err(Error::file(file, "train lists no images")) };
@@ -82,15 +82,15 @@ pub(super) fn open(file: &Path) -> Result<Found> {
 }
 
 /// `folder`, or the folder in it, that holds an image at the relative path `image`.
-pub(super) fn image_folder(folder: &Path, image: &str) -> Result<Option<PathBuf>> {
+pub(in crate::data) fn image_folder(folder: &Path, image: &str) -> Result<Option<PathBuf>> {
     let inside = entries(folder)?.into_iter().map(|(_, path)| path).filter(|path| path.is_dir());
     Ok(std::iter::once(folder.to_path_buf()).chain(inside).find(|f| f.join(image).is_file()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::dataset::Dataset;
     use super::*;
+    use crate::data::dataset::Dataset;
     use std::fs;
 
     fn set(json: &str) -> tempfile::TempDir {
