@@ -4,8 +4,8 @@
 //! depend on method, backbone and data are filled in and where values are checked against them. The filled-in form is what
 //! a run folder's `config.toml` keeps, so a run can be repeated even when defaults change.
 
+mod choices;
 mod defaults;
-mod method;
 mod plan;
 mod rate;
 mod texts;
@@ -15,17 +15,20 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::method::{Method, Select, Solver, Task};
+pub use self::choices::{Select, Task};
 pub use self::plan::{DetectPlan, Facts, Plan};
 pub use self::rate::LearningRate;
+pub use crate::methods::{Method, Solver};
 use crate::{
     Error, Result,
     backbone::Precision,
-    data::{AugmentPolicy, boxes::Fit, files},
+    data::{AugmentPolicy, boxes::Fit},
+    files,
     head::{HeadKind, LabelMap},
+    loss::class_weights::ClassWeights,
+    optim::OptimizerKind,
     prompt::{pixels::PatchPlace, tokens::PromptLayers, weights::LoraTowers},
     suggest,
-    train::{class_weights::ClassWeights, optim::OptimizerKind},
 };
 
 /// What a run is. `None` means: the default for the method, the backbone and the data (see [`RunConfig::resolve`]).

@@ -16,7 +16,7 @@ use std::{
     time::SystemTime,
 };
 
-use crate::{Error, Result, data::write_atomic};
+use crate::{Error, Result, files::write_atomic};
 
 /// What a feature is found by within its space.
 pub(crate) type Key = [u8; 32];

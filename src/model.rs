@@ -4,7 +4,9 @@
 pub mod detect;
 mod detect_task;
 mod label_map;
+pub mod run_origin;
 mod task;
+pub mod task_file;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -26,11 +28,12 @@ use crate::{
         Backbone,
         vit::{Course, Input, Pass, Read, Readout, Rows, TokenPrompts, Want},
     },
-    data::Preprocess,
     head::{
         BoundHead, Head, HeadKind,
         label_map::{VOTES, Vote},
     },
+    image::Preprocess,
+    loss::{Loss, LossGradients},
     params::{self, Group, Param},
     prompt::{
         PromptShape,
@@ -38,7 +41,6 @@ use crate::{
         tokens::{DropoutMask, TokenLayout},
     },
     random::stream,
-    train::loss::{Loss, LossGradients},
 };
 
 /// Standard deviation of fresh prompt pixels, in units of the normalised image.

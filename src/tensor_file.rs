@@ -8,7 +8,7 @@ use std::{borrow::Cow, collections::HashMap, fs::File, io::Read, path::Path};
 use safetensors::{Dtype, SafeTensors, View};
 use serde_json::Value;
 
-use crate::{Error, Result, contain::contain, data::files};
+use crate::{Error, Result, contain::contain, files};
 
 /// Larger than any task or checkpoint by far that does not hold the weights of a whole tower: 1 GiB.
 pub(crate) const MAX_BYTES: u64 = 1 << 30;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use vpt::backbone::vit::{Pass, PromptLayers, TokenPrompts, Vit, Want};
 use vpt::backbone::{Backbone, OpenOptions, Precision};
-use vpt::data::image::decode;
+use vpt::image::decode::decode;
 
 /// The last one, a distilled DeiT, has no gradients in the fixture.
 const FAMILIES: [&str; 6] = ["clip", "clip-gelu", "vit", "dinov2", "dinov2-registers", "deit"];

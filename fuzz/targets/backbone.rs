@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use vpt::backbone::spec::Spec;
-use vpt::data::{Preprocess, Rgb8};
+use vpt::image::{Preprocess, Rgb8};
 use vpt_fuzz::{Scratch, files};
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::new);

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use vpt::data::image::{MAX_PIXELS, decode_bytes, size};
+use vpt::image::decode::{MAX_PIXELS, decode_bytes, size};
 use vpt_fuzz::Scratch;
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::new);

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use libfuzzer_sys::fuzz_target;
 use vpt::backbone::{Backbone, OpenOptions};
 use vpt::model::{AnyTask, DetectTask, TaskModel};
-use vpt::prompt::task_file::TaskFile;
+use vpt::model::task_file::TaskFile;
 use vpt_fuzz::Scratch;
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::new);

@@ -9,7 +9,7 @@ use super::text::{ClassTexts, TextTower, TunedTexts};
 use super::tokenizer::Tokenizer;
 use super::vit::{TokenPrompts, Tune, Tuned, Vit};
 use super::weights::Weights;
-use crate::data::preprocess::Preprocess;
+use crate::image::preprocess::Preprocess;
 use crate::kernel::{Init, Mat, MatMut, Panels, Part, Precision, matmul};
 use crate::{Error, Result};
 

@@ -1,6 +1,7 @@
 //! The frozen part: what a backbone is, where it is found and how its weights are read. Knows nothing of tasks.
 
 pub mod bundled;
+pub mod class_texts;
 pub mod classifier;
 pub mod clip;
 pub mod hub;

@@ -19,7 +19,7 @@ use super::bundled;
 use super::spec::{Family, Spec};
 use super::tokenizer::{TOKENIZER, Tokenizer};
 use super::weights::{INDEX, SINGLE, Weights};
-use crate::data::files::read_limited;
+use crate::files::read_limited;
 use crate::{Error, Result};
 
 /// The file that says what a model is.

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::files::read_limited;
+use crate::files::read_limited;
 pub use crate::kernel::Activation;
 use crate::{Error, Result};
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokenizers::{PostProcessor, TruncationDirection};
 
 use crate::contain::contain;
-use crate::data::files::read_limited;
+use crate::files::read_limited;
 use crate::{Error, Result};
 
 /// The tokenizer in one file.

@@ -14,7 +14,7 @@ use half::{bf16, f16};
 use serde::Deserialize;
 
 use self::file::{Source, Tensor, WeightFile};
-use crate::data::files::read_limited;
+use crate::files::read_limited;
 use crate::{Error, Result};
 
 /// The one file of a checkpoint that is not sharded.

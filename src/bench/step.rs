@@ -9,15 +9,18 @@ use serde::Serialize;
 
 use super::flop::{Learned, Step};
 use crate::backbone::{Backbone, Precision};
-use crate::config::{Facts, Method, RunConfig, Task};
+use crate::loss::{CrossEntropy, Loss};
 use crate::model::{Model, StepInput};
 use crate::prompt::PromptShape;
 use crate::prompt::pixels::{PixelShape, Places};
 use crate::prompt::weights::WeightShape;
 use crate::random::{normal, stream};
-use crate::train::loss::{CrossEntropy, Loss};
 use crate::train::results::peak_rss_bytes;
 use crate::{Error, Result};
+use crate::{
+    config::{Facts, RunConfig, Task},
+    methods::Method,
+};
 
 /// What is measured, beside what a [`RunConfig`] says (method, prompts, batch, micro-batch, threads, seed).
 #[derive(Debug, Clone, Copy)]

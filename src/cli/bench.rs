@@ -7,9 +7,9 @@ use vpt::backbone::{Backbone, OpenOptions};
 use vpt::bench::detect::{DetectReport, detect};
 use vpt::bench::kernels::{self, KernelReport, KernelRow, kernels};
 use vpt::bench::step::{Options, StepReport, step};
-use vpt::config::{Method, RunConfig};
 use vpt::prompt::tokens::PromptLayers;
 use vpt::report::table;
+use vpt::{config::RunConfig, methods::Method};
 
 use super::output::Output;
 use super::progress::Progress;

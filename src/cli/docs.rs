@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 use serde_json::json;
-use vpt::data::write_atomic;
+use vpt::files::write_atomic;
 
 use super::Cli;
 use super::output::Output;

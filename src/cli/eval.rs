@@ -6,12 +6,15 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use vpt::data::boxes::BoxDataset;
-use vpt::data::{Dataset, MultilabelDataset, Split, write_atomic};
 use vpt::eval;
-use vpt::eval::coco::results_json;
+use vpt::metrics::coco::results_json;
+use vpt::model::task_file::TaskMeta;
 use vpt::model::{AnyTask, DetectTask, TaskModel};
-use vpt::prompt::task_file::TaskMeta;
 use vpt::report::table;
+use vpt::{
+    data::{Dataset, MultilabelDataset, Split},
+    files::write_atomic,
+};
 
 use super::model::ModelArgs;
 use super::output::Output;

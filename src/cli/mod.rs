@@ -30,7 +30,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use vpt::backbone::Precision;
 use vpt::data::Split;
-use vpt::eval::Metrics;
+use vpt::metrics::Metrics;
 use vpt::report::table;
 
 use output::Output;

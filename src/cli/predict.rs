@@ -7,12 +7,15 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use vpt::data::boxes::Rect;
-use vpt::data::{Rgb8, decode, write_atomic};
 use vpt::infer::detect::{DetectPrediction, expand, predict_boxes};
 use vpt::infer::multilabel::{MultilabelPrediction, predict_multilabel};
 use vpt::infer::predict::{Prediction, predict};
 use vpt::model::{AnyTask, DetectTask, TaskModel};
 use vpt::report::{DrawnBox, draw_boxes, picture_bytes, picture_paths, table};
+use vpt::{
+    files::write_atomic,
+    image::{Rgb8, decode},
+};
 
 use super::model::ModelArgs;
 use super::output::Output;

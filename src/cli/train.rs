@@ -4,19 +4,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use vpt::config::{LearningRate, Method, RunConfig, Select, Solver, Task};
+use vpt::backbone::class_texts::Prompts;
 use vpt::data::AugmentPolicy;
 use vpt::data::boxes::Fit;
-use vpt::eval::Scores;
-use vpt::eval::zero_shot::Prompts;
 use vpt::feature_cache;
 use vpt::head::{HeadKind, LabelMap};
+use vpt::loss::class_weights::ClassWeights;
+use vpt::metrics::Scores;
+use vpt::optim::OptimizerKind;
 use vpt::prompt::pixels::PatchPlace;
 use vpt::prompt::tokens::PromptLayers;
 use vpt::prompt::weights::LoraTowers;
-use vpt::train::class_weights::ClassWeights;
-use vpt::train::optim::OptimizerKind;
 use vpt::train::run_folder::{BEST, MISTAKES};
+use vpt::{
+    config::{LearningRate, RunConfig, Select, Task},
+    methods::{Method, Solver},
+};
 
 use vpt::report::table;
 use vpt::train::{self, Outcome, Results};

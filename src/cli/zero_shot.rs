@@ -6,8 +6,8 @@ use clap::Args;
 use serde_json::json;
 use vpt::backbone::{Backbone, OpenOptions};
 use vpt::data::{Dataset, Split};
-use vpt::eval::zero_shot::{Prompts, zero_shot};
 use vpt::report::table;
+use vpt::{backbone::class_texts::Prompts, eval::zero_shot::zero_shot};
 
 use super::output::Output;
 use super::progress::Progress;
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
     let mut progress = Progress::new(global.quiet);
     let dataset = Dataset::open(&args.data, global.seed())?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
-    let mut prompts = Prompts::of(&dataset);
+    let mut prompts = Prompts::of_names(&dataset.classes);
     if let Some(path) = &args.templates {
         prompts.templates = Prompts::read_templates(path)?;
     }

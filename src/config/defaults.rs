@@ -1,8 +1,9 @@
 //! The defaults of every method, and where they come from.
 
-use super::{HeadKind, Method, PromptLayers, Task};
+use super::{HeadKind, PromptLayers, Task};
 use crate::head::LabelMap;
-use crate::train::optim::{self, OptimizerKind};
+use crate::methods::Method;
+use crate::optim::{self, OptimizerKind};
 
 /// More prompt tokens than the published grids by far (they end at 200), few enough to bound memory.
 pub(super) const MAX_PROMPT_TOKENS: usize = 1000;

@@ -1,24 +1,25 @@
 //! [`RunConfig::resolve`]: what a run is once backbone and data are known.
 
-use super::{LearningRate, Method, PromptLayers, RunConfig, Select, Solver, Task, defaults};
+use super::{LearningRate, PromptLayers, RunConfig, Select, Task, defaults};
+use crate::methods::{Method, Solver};
 use crate::{
     Error, Result,
+    backbone::class_texts::TEMPLATE,
     data::{
         AugmentPolicy, Split,
         boxes::{BoxAugment, Fit},
     },
-    eval::zero_shot::TEMPLATE,
     head::HeadKind,
+    optim::{
+        self, OptimizerKind, Rate, Rates,
+        schedule::{Course, EpochSchedule, Schedule},
+    },
     prompt::{
         PromptShape,
         pixels::PixelShape,
         text::{Beside, TextShape},
         tokens::TokenLayout,
         weights::{LoraShape, LoraTowers, WeightShape},
-    },
-    train::{
-        optim::{self, OptimizerKind, Rate, Rates},
-        schedule::{Course, EpochSchedule, Schedule},
     },
 };
 

@@ -2,12 +2,35 @@
 //! without the files they came from.
 
 use super::RunConfig;
-use crate::{Error, Result, config::Method, eval::zero_shot::without_place};
+use crate::{
+    Error, Result,
+    backbone::class_texts::{Prompts, without_place},
+    methods::Method,
+};
 
 /// Bytes of templates, or of class names, that a configuration can hold.
 const MAX_TEXTS: usize = 400_000;
 
 impl RunConfig {
+    /// The texts that are asked for: the run's own templates and class names, or those of [`Prompts::of_names`] for `classes`.
+    ///
+    /// # Errors
+    /// The run does not name as many classes as there are.
+    pub(crate) fn class_prompts(&self, classes: &[String]) -> Result<Prompts> {
+        let mut prompts = Prompts::of_names(classes);
+        if let Some(templates) = &self.templates {
+            prompts.templates.clone_from(templates);
+        }
+        if let Some(names) = &self.classnames {
+            if names.len() != classes.len() {
+                let message = format!("{} class names for {} classes of the data", names.len(), classes.len());
+                return Err(Error::flag("--classnames", message));
+            }
+            prompts.classnames.clone_from(names);
+        }
+        Ok(prompts)
+    }
+
     /// Checks the texts that a text head, or the head of a method, begins with or is learned from, and the words that vectors
     /// begin as.
     pub(super) fn check_texts(&self) -> Result<()> {

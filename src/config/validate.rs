@@ -1,7 +1,8 @@
 //! What of a configuration cannot be, or is said to a method or task that has no use for it.
 
-use super::{LearningRate, Method, RunConfig, Solver, Task, defaults};
-use crate::{Error, Result, data::AugmentPolicy, head::HeadKind, train::class_weights::ClassWeights};
+use super::{LearningRate, RunConfig, Task, defaults};
+use crate::methods::{Method, Solver};
+use crate::{Error, Result, data::AugmentPolicy, head::HeadKind, loss::class_weights::ClassWeights};
 
 impl RunConfig {
     /// Checks what can be checked without backbone and data, so that a wrong flag is told before anything is read.

@@ -4,11 +4,11 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::image::Rgb8;
-use super::preprocess::Preprocess;
-use super::resize::{crop, resize};
 use super::trivial::trivial_augment;
 use crate::choice::choice;
+use crate::image::decode::Rgb8;
+use crate::image::preprocess::Preprocess;
+use crate::image::resize::{crop, resize};
 use crate::{Error, Result};
 
 /// Width over height of a random crop, at least and at most; torchvision's.
@@ -144,9 +144,9 @@ fn random_part(width: usize, height: usize, scale: (f64, f64), rng: &mut ChaCha8
 
 #[cfg(test)]
 mod tests {
-    use super::super::preprocess::Size;
-    use super::super::resize::Filter;
     use super::*;
+    use crate::image::preprocess::Size;
+    use crate::image::resize::Filter;
     use crate::random::stream;
     use proptest::prelude::*;
 

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::dataset::{Dataset, ImageSource, Layout, Sample, Split};
-use super::image::Rgb8;
+use crate::image::decode::Rgb8;
 use crate::{Error, Result};
 
 /// Most unreadable images that an error lists.

@@ -9,8 +9,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::dataset::{Dataset, Sample, Split};
-use super::files::{read_limited, write_atomic};
 use super::split::{by_class, shuffled};
+use crate::files::{read_limited, write_atomic};
 use crate::{Error, Result};
 
 /// Most images a class that go to validation, whatever the shots.
@@ -133,8 +133,8 @@ impl FewShot {
 #[cfg(test)]
 mod tests {
     use super::super::dataset::{ImageSource, Layout};
-    use super::super::image::Rgb8;
     use super::*;
+    use crate::image::decode::Rgb8;
     use std::sync::Arc;
 
     fn dataset(counts: &[(usize, usize)]) -> Dataset {

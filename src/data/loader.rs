@@ -12,8 +12,8 @@ use super::ahead::{Ahead, blaming};
 use super::augment::Augment;
 use super::dataset::Sample;
 use super::examine::digest;
-use super::image::Rgb8;
-use super::preprocess::Preprocess;
+use crate::image::decode::Rgb8;
+use crate::image::preprocess::Preprocess;
 use crate::{Error, Result, random};
 
 /// Batches that are made ahead.

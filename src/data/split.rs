@@ -191,8 +191,8 @@ impl SplitFile {
 #[cfg(test)]
 mod tests {
     use super::super::dataset::{ImageSource, Layout};
-    use super::super::image::Rgb8;
     use super::*;
+    use crate::image::decode::Rgb8;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
     use std::sync::Arc;

@@ -8,7 +8,7 @@ use std::f64::consts::PI;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::image::Rgb8;
+use crate::image::decode::Rgb8;
 
 /// Strengths that an operation has.
 const BINS: usize = 31;

@@ -1,9 +1,9 @@
 //! How well a learned detector does on a data set of boxes.
 
-use super::coco::{self, CocoEval, Detection};
+use crate::Progress;
 use crate::data::Split;
 use crate::data::boxes::BoxDataset;
-use crate::infer::Progress;
+use crate::metrics::coco::{self, CocoEval, Detection};
 use crate::model::DetectTask;
 use crate::{Error, Result};
 

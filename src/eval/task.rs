@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::{MultilabelTally, Tally};
 use crate::data::{Batch, Dataset, MultilabelDataset, Sample, Split};
-use crate::infer::{Progress, batches};
+use crate::metrics::{MultilabelTally, Tally};
 use crate::model::TaskModel;
 use crate::{Error, Result};
+use crate::{Progress, infer::batches};
 
 /// Classifies one part of `dataset` and counts.
 ///

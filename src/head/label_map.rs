@@ -95,7 +95,7 @@ impl LabelMap {
                 };
                 out.extend(order.into_iter().map(vote));
             }
-            _ => out.push(Vote { source: crate::eval::classify::argmax(row), target, weight: 1. }),
+            _ => out.push(Vote { source: crate::logits::argmax(row), target, weight: 1. }),
         }
     }
 

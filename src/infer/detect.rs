@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Progress, name};
+use super::name;
+use crate::Progress;
 use crate::data::boxes::BoxImage;
-use crate::data::image;
+use crate::image::decode;
 use crate::model::{DetectTask, Found};
 use crate::{Error, Result};
 
@@ -48,7 +49,7 @@ pub fn predict_boxes(
     progress: Progress,
 ) -> Result<Vec<DetectPrediction>> {
     let open = |path: &PathBuf| -> Result<BoxImage> {
-        let [width, height] = image::size(path)?;
+        let [width, height] = decode::size(path)?;
         Ok(BoxImage { id: 0, name: name(path), path: path.clone(), width, height, objects: Vec::new() })
     };
     let opened = images.iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -82,7 +83,7 @@ pub fn expand(images: &[PathBuf]) -> Result<Vec<PathBuf>> {
             let entries = std::fs::read_dir(path).map_err(Error::io(path))?;
             let mut files: Vec<PathBuf> = entries
                 .filter_map(|entry| Some(entry.ok()?.path()))
-                .filter(|file| image::has_image_extension(file) && file.is_file())
+                .filter(|file| decode::has_image_extension(file) && file.is_file())
                 .collect();
             if files.is_empty() {
                 return Err(Error::file(path, "the folder holds no images"));

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::{Progress, batches, samples};
+use super::{batches, samples};
+use crate::Progress;
 use crate::backbone::Backbone;
-use crate::data::write_atomic;
+use crate::files::write_atomic;
+use crate::linear_algebra::normalize_l2;
 use crate::model::TaskModel;
 use crate::{Error, Result};
 
@@ -88,8 +90,8 @@ impl Source<'_> {
 impl Embeddings {
     /// Scales every embedding to length 1; one of length 0 stays.
     pub fn normalise(&mut self) {
-        normalise_rows(&mut self.images, self.width);
-        normalise_rows(&mut self.texts, self.text_width);
+        normalize_l2(&mut self.images, self.width);
+        normalize_l2(&mut self.texts, self.text_width);
     }
 
     /// Writes `image_embeds` and, if there are texts, `text_embeds`, as f32, whole or not at all.
@@ -109,18 +111,6 @@ impl Embeddings {
     }
 }
 
-/// Scales every row of `[n, width]` to length 1.
-pub(crate) fn normalise_rows(values: &mut [f32], width: usize) {
-    for row in values.chunks_exact_mut(width.max(1)) {
-        let length = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-        if length > 0. {
-            for v in row {
-                *v = (f64::from(*v) / length) as f32;
-            }
-        }
-    }
-}
-
 fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
@@ -133,7 +123,7 @@ mod tests {
     #[test]
     fn rows_get_length_one_and_zero_stays() {
         let mut values = [3., 4., 0., 0., -2., 0.];
-        normalise_rows(&mut values, 2);
+        normalize_l2(&mut values, 2);
         assert_eq!(values, [0.6, 0.8, 0., 0., -1., 0.]);
     }
 

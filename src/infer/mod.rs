@@ -9,10 +9,10 @@ pub mod predict;
 use std::path::{Path, PathBuf};
 
 use crate::Result;
-use crate::data::{Augment, ImageSource, Loader, LoaderOptions, Preprocess, Sample};
-
-/// Told how many images are done, of how many.
-pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
+use crate::{
+    data::{Augment, ImageSource, Loader, LoaderOptions, Sample},
+    image::Preprocess,
+};
 
 /// Images that go through the backbone at a time.
 pub(crate) const BATCH: usize = 64;

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::predict::Guess;
-use super::{Progress, batches, name, samples};
+use super::{batches, name, samples};
+use crate::Progress;
 use crate::Result;
-use crate::eval::classify::top_k;
+use crate::logits::top_k;
 use crate::model::{TaskModel, sigmoid};
 
 /// What a task says of one image.

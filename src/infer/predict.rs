@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Progress, batches, name, samples};
+use super::{batches, name, samples};
+use crate::Progress;
 use crate::Result;
-use crate::eval::classify::top_k;
+use crate::logits::top_k;
 use crate::model::TaskModel;
 
 /// How many classes a prediction names.

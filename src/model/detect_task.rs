@@ -7,17 +7,13 @@ use super::{
     task::{TaskOptions, open_parts},
 };
 use crate::{
-    Error, Result,
-    backbone::Backbone,
+    Error, Progress, Result,
+    backbone::{Backbone, class_texts::class_embeddings},
     data::boxes::{BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, Rect},
-    eval::zero_shot::class_embeddings,
     head::detect::ClassLayer,
-    infer::Progress,
+    model::task_file::{BackboneId, TaskFile, TaskMeta},
     params::Param,
-    prompt::{
-        PromptShape,
-        task_file::{BackboneId, TaskFile, TaskMeta},
-    },
+    prompt::PromptShape,
 };
 
 /// Images that go through the backbone at a time.

@@ -142,13 +142,13 @@ mod tests {
     use super::*;
     use crate::{
         backbone::{Backbone, OpenOptions},
+        loss::Loss,
         params::find,
         prompt::{
             PromptShape,
             pixels::{PixelShape, Places},
         },
         tensor_file::Tensor,
-        train::loss::Loss,
     };
 
     const FAMILIES: [&str; 3] = ["vit", "dinov2", "registers"];

@@ -5,19 +5,15 @@ use std::{
     sync::Arc,
 };
 
-use super::{DetectTask, Model};
+use super::{DetectTask, Model, run_origin::RunOrigin};
 use crate::{
     Error, Result,
-    backbone::{Backbone, OpenOptions, Precision, registry::locate},
-    config::RunConfig,
-    data::Preprocess,
+    backbone::{Backbone, OpenOptions, Precision},
     head::cache::KEYS,
+    image::Preprocess,
+    model::task_file::{BackboneId, TaskFile, TaskMeta, TaskMetrics},
     params::{Group, Param},
-    prompt::{
-        PromptShape,
-        task_file::{BackboneId, TaskFile, TaskMeta, TaskMetrics},
-    },
-    train::run_folder,
+    prompt::PromptShape,
 };
 
 /// How to open a task.
@@ -36,18 +32,10 @@ pub struct TaskOptions {
     pub threads: usize,
 }
 
-/// The run that the task file, or run folder, `path` is from, where it lies in its run folder: it knows the folder of its
-/// backbone, which a task file does not. Whether the weights are still the same is checked by their hash.
-fn run_beside(path: &Path) -> Option<RunConfig> {
-    let folder = if path.is_dir() { path } else { path.parent()? };
-    let run = RunConfig::load(&folder.join(run_folder::CONFIG)).ok()?;
-    locate(&run.backbone, run.weights_dir.as_deref()).is_ok().then_some(run)
-}
-
 /// A task file, from a file or a run folder, and the backbone that it says.
 pub(super) fn open_parts(path: &Path, options: &TaskOptions) -> Result<(TaskFile, Arc<Backbone>)> {
     let file = TaskFile::open(path)?;
-    let run = run_beside(path);
+    let run = RunOrigin::beside(path);
     let (name, weights_dir) = match (&options.backbone, &run) {
         (Some(name), _) => (name, None),
         (None, Some(run)) => (&run.backbone, run.weights_dir.clone()),

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use safetensors::{Dtype, SafeTensors};
 
 use super::*;
-use crate::train::loss::CrossEntropy;
+use crate::loss::CrossEntropy;
 use crate::{
     backbone::OpenOptions,
     params::Group,

@@ -7,19 +7,16 @@ use crate::{
     Error, Result,
     backbone::{
         Backbone,
+        class_texts::{Prompts, class_texts},
         text::{ClassTexts, TextPrompts},
         vit::{Pass, TokenPrompts, Want},
     },
-    eval::zero_shot::{Prompts, class_texts},
     head::{BoundHead, Head, HeadKind},
-    infer::embed::normalise_rows,
+    linear_algebra::normalize_l2,
+    loss::{CrossEntropy, Loss, text::TextLoss},
     parallel,
     params::{Group, Param},
     prompt::text::{Beside, TextShape, Widths, chain, image_tokens, shifts, vectors},
-    train::{
-        loss::{CrossEntropy, Loss},
-        text_loss::TextLoss,
-    },
 };
 
 /// The texts of the classes and what is learned of them.
@@ -123,7 +120,7 @@ impl Model {
     /// The backbone has no text tower.
     pub fn frozen_texts(&self, prompts: &Prompts) -> Result<Vec<f32>> {
         let mut texts = class_texts(prompts, |texts| self.backbone.embed_texts(texts, self.threads))?.mean;
-        normalise_rows(&mut texts, self.backbone.embedding_width());
+        normalize_l2(&mut texts, self.backbone.embedding_width());
         Ok(texts)
     }
 
@@ -191,7 +188,7 @@ impl Model {
     fn text_head(&self, part: &TextPart, params: &[Param]) -> Result<Vec<Param>> {
         let prompts = part.prompts(&vectors(params)?.values);
         let mut texts = self.backbone.text_tower()?.embed_prompted(&prompts, &part.texts, self.threads)?;
-        normalise_rows(&mut texts, self.head.width);
+        normalize_l2(&mut texts, self.head.width);
         let log_scale = self.logit_scale().ln();
         Ok(vec![
             Param::new("head.weight", &[self.head.classes, self.head.width], texts, Group::Head)?,
@@ -299,7 +296,7 @@ impl Model {
         batch: (usize, f64),
     ) -> Result<StepOutput> {
         let (tower, width) = (self.backbone.text_tower()?, self.head.width);
-        normalise_rows(&mut embeds, width);
+        normalize_l2(&mut embeds, width);
         let (vars, shifts) = shifts(params, &embeds)?;
         let vectors = &vectors(params)?.values;
         let mut sum = StepOutput { gradients: vec![vec![0.; vectors.len()]], ..StepOutput::default() };
@@ -327,7 +324,7 @@ impl Model {
     fn logits_by_image(&self, part: &TextPart, params: &[Param], features: &[f32]) -> Result<Vec<f32>> {
         let (tower, width) = (self.backbone.text_tower()?, self.head.width);
         let mut embeds = self.backbone.project(features.to_vec());
-        normalise_rows(&mut embeds, width);
+        normalize_l2(&mut embeds, width);
         let shifts: Vec<Vec<f32>> = shifts(params, &embeds)?.1.to_vec2()?;
         let (vectors, scale) = (&vectors(params)?.values, self.logit_scale());
         let shares = parallel::shares(shifts.len(), self.threads, |range| {
@@ -335,7 +332,7 @@ impl Model {
             for i in range {
                 let shifted = shifted(vectors, &shifts[i]);
                 let mut texts = tower.embed_prompted(&part.prompts(&shifted), &part.texts, 1)?;
-                normalise_rows(&mut texts, width);
+                normalize_l2(&mut texts, width);
                 let image = &embeds[i * width..(i + 1) * width];
                 let cosine = |text: &[f32]| text.iter().zip(image).map(|(t, i)| t * i).sum::<f32>();
                 logits.extend(texts.chunks_exact(width).map(|text| scale * cosine(text)));

@@ -13,20 +13,20 @@ use crate::{
     Error, Result,
     backbone::{
         Backbone,
+        class_texts::Prompts,
         clip::{VISUAL_PROJECTION, product},
         text::{TunedTape, TunedTexts},
         vit::{Pass, Tune, Tuned, Want},
     },
-    eval::zero_shot::Prompts,
     head::{Head, HeadKind},
-    infer::embed::normalise_rows,
     kernel::{Init, Mat, MatMut, Panels, matmul},
+    linear_algebra::normalize_l2,
+    loss::{Loss, text::TextLoss},
     params::{self, Group, Param},
     prompt::{
         tokens::DropoutMask,
         weights::{FACTORS, PREFIX, WeightShape, group, init_factor},
     },
-    train::{loss::Loss, text_loss::TextLoss},
 };
 
 /// The weights that are tuned.
@@ -188,7 +188,7 @@ impl Towers {
 impl TemplateTexts {
     /// Of each class the mean of its unit embeddings, `[C, E]`, from the embeddings `[C · T, E]`.
     fn means(&self, mut embeds: Vec<f32>, width: usize) -> Vec<f32> {
-        normalise_rows(&mut embeds, width);
+        normalize_l2(&mut embeds, width);
         let mean = |class: &[f32]| {
             let mut mean = vec![0.; width];
             class.chunks_exact(width).for_each(|row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += v));
@@ -418,7 +418,7 @@ impl Model {
         let (texts, width) = (part.template_texts()?, self.head.width);
         let embeds = part.with(params, None, self.threads, |towers| self.template_embeds(texts, towers, false))?.0;
         let mut weight = texts.means(embeds, width);
-        normalise_rows(&mut weight, width);
+        normalize_l2(&mut weight, width);
         Ok(vec![
             Param::new("head.weight", &[self.head.classes, width], weight, Group::Fixed)?,
             Param::new("head.log_scale", &[1], vec![self.logit_scale().ln()], Group::Fixed)?,

@@ -3,7 +3,6 @@
 //! ([`task_file`]).
 
 pub mod pixels;
-pub mod task_file;
 pub mod text;
 pub mod tokens;
 pub mod weights;

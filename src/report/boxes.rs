@@ -10,8 +10,8 @@ use super::pictures::picture_bytes;
 use super::text::{Font, blend};
 use crate::Result;
 use crate::data::boxes::{Object, Rect};
-use crate::data::image::Rgb8;
-use crate::data::resize::{Filter, resize};
+use crate::image::decode::Rgb8;
+use crate::image::resize::{Filter, resize};
 
 /// Colours of categories, again from the start where they run out. Neighbours are far apart, and none is so dark, so pale or
 /// so grey that it would be taken for a part of a photo.
@@ -443,7 +443,7 @@ mod tests {
         let size = |tiles: &[BoxTile]| {
             let jpeg = box_sheet_jpeg(tiles, &names(40)).unwrap();
             assert_eq!(jpeg, box_sheet_jpeg(tiles, &names(40)).unwrap(), "same bytes every time");
-            let page = crate::data::image::decode_bytes(&jpeg).unwrap();
+            let page = crate::image::decode::decode_bytes(&jpeg).unwrap();
             (page.width, page.height)
         };
         let one = size(&[tile(640, 480, 0)]);

@@ -4,7 +4,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::{GREY, TRAIN, label};
-use crate::eval::Confusion;
+use crate::metrics::Confusion;
 use crate::{Error, Result};
 
 /// Up to this many classes, names stand beside rows and columns; beyond it they would be a smear.
@@ -88,7 +88,7 @@ fn draw(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::Tally;
+    use crate::metrics::Tally;
 
     fn example(classes: usize) -> (Confusion, Vec<String>) {
         let mut tally = Tally::new(classes);

@@ -6,8 +6,8 @@ use noto_sans_mono_bitmap::{FontWeight, RasterHeight};
 
 use super::label;
 use super::text::Font;
-use crate::data::image::Rgb8;
-use crate::data::resize::{Filter, resize};
+use crate::image::decode::Rgb8;
+use crate::image::resize::{Filter, resize};
 use crate::{Error, Result};
 
 /// Side of the square an image is fitted into, in pixels.

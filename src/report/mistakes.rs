@@ -7,8 +7,8 @@ use std::fmt::Write;
 use image::codecs::jpeg::JpegEncoder;
 
 use super::{label, table};
-use crate::data::image::Rgb8;
-use crate::data::resize::{Filter, resize};
+use crate::image::decode::Rgb8;
+use crate::image::resize::{Filter, resize};
 use crate::{Error, Result};
 
 /// Longest side of a picture, in pixels.

@@ -11,7 +11,7 @@ use image::codecs::tiff::TiffEncoder;
 use image::codecs::webp::WebPEncoder;
 use image::{ExtendedColorType, ImageEncoder, ImageFormat, ImageResult};
 
-use crate::data::image::Rgb8;
+use crate::image::decode::Rgb8;
 use crate::{Error, Result};
 
 /// Quality of JPEG files: high enough that lines and letters stay sharp.
@@ -88,7 +88,7 @@ fn format(path: &Path) -> Option<ImageFormat> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::image::decode_bytes;
+    use crate::image::decode::decode_bytes;
 
     fn names(inputs: &[PathBuf], folder: &Path) -> Vec<String> {
         let paths = picture_paths(inputs, folder).unwrap();

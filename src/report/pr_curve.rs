@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::{GREY, TRAIN, label};
-use crate::eval::coco::{CategoryEval, CocoEval};
+use crate::metrics::coco::{CategoryEval, CocoEval};
 use crate::{Error, Result};
 
 /// More categories than this are not told apart: those with the most objects are, the others are thin and grey.
@@ -215,7 +215,7 @@ impl Figure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::coco::{CocoMetrics, evaluate};
+    use crate::metrics::coco::{CocoMetrics, evaluate};
 
     /// Categories of falling quality; every seventh has no objects.
     fn example(categories: usize) -> (CocoEval, Vec<String>) {

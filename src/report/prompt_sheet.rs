@@ -7,8 +7,8 @@ use noto_sans_mono_bitmap::{FontWeight, RasterHeight};
 use super::text::Font;
 use super::{label, picture_bytes};
 use crate::Result;
-use crate::data::image::Rgb8;
-use crate::data::resize::{Filter, resize};
+use crate::image::decode::Rgb8;
+use crate::image::resize::{Filter, resize};
 
 /// Least side of a picture; smaller ones are enlarged by a whole factor, so that pixels stay pixels.
 const SIDE: usize = 192;
@@ -48,7 +48,7 @@ pub fn prompt_sheet_png(columns: &[[(Rgb8, String); 2]]) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::image::decode_bytes;
+    use crate::image::decode::decode_bytes;
 
     #[test]
     fn pictures_stand_in_their_places_enlarged_by_a_whole_factor() {

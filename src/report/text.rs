@@ -2,7 +2,7 @@
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
-use crate::data::image::Rgb8;
+use crate::image::decode::Rgb8;
 
 /// Letters of one size; all are equally wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Run, Setting};
-use crate::{Result, config::RunConfig, eval::Scores};
+use crate::{Result, config::RunConfig, metrics::Scores};
 
 /// A field that is not the same in all runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

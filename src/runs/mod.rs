@@ -25,9 +25,10 @@ pub use self::{
 use crate::{
     Result,
     choice::choice,
-    config::{Method, RunConfig, Select, Task},
-    data::files::read_limited,
-    eval::Scores,
+    config::{RunConfig, Select, Task},
+    files::read_limited,
+    methods::Method,
+    metrics::Scores,
     report::table,
     train::{Results, Stage, run_folder},
 };

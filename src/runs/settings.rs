@@ -8,7 +8,8 @@ use crate::{
     Result,
     backbone::registry::locate,
     config::{Facts, RunConfig, Task},
-    data::{FewShot, SplitFile, files::read_limited},
+    data::{FewShot, SplitFile},
+    files::read_limited,
     train::{run_folder, working_size},
 };
 

@@ -7,11 +7,11 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::optim::{Optimizer, OptimizerKind};
+use crate::optim::{Optimizer, OptimizerKind};
 use crate::{
     Error, Result,
-    data::write_atomic,
-    eval::Scores,
+    files::write_atomic,
+    metrics::Scores,
     params::Param,
     tensor_file::{self, Tensor},
 };
@@ -263,9 +263,9 @@ impl<P: Position> State<P> {
 mod tests {
     use super::*;
     use crate::{
-        eval::Metrics,
+        metrics::Metrics,
+        optim::{EPSILON, Rate, Rates},
         params::Group,
-        train::optim::{EPSILON, Rate, Rates},
     };
 
     fn initial() -> Vec<Param> {

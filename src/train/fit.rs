@@ -10,21 +10,22 @@ use super::{
     checkpoint::{AVERAGE, BEST, EpochRecord, Progress, State},
     features::clap::Penalty,
     keeper::Keeper,
-    loss::Loss,
     observer::{Event, Observer},
-    optim,
-    schedule::Course,
     source::{Batch, Source},
 };
 use crate::{
     Error, Result,
     config::{Plan, Select},
     data::{LabelSets, Split, epoch_order},
-    eval::{AnyTally, calibration::Logits},
+    metrics::{AnyTally, calibration::Logits},
     model::{Frozen, Model, StepInput, StepOutput},
     params::Param,
     prompt::{pixels::Places, tokens::DropoutMask},
     random::stream,
+};
+use crate::{
+    loss::Loss,
+    optim::{self, schedule::Course},
 };
 
 /// How a loop ended.

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::run_folder::{self, RunFolder};
-use crate::{Error, Result, data::files, eval::Scores};
+use crate::{Error, Result, files, metrics::Scores};
 
 /// A trial of a learning rate: a line of `lr_search.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ fn best(trials: &[LrTrial], rates: &[f64]) -> f64 {
 #[allow(clippy::float_cmp)] // these values are copied
 mod tests {
     use super::*;
-    use crate::eval::Metrics;
+    use crate::metrics::Metrics;
 
     const RATES: [f64; 3] = [0.1, 0.2, 0.3];
 

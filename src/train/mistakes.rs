@@ -6,7 +6,8 @@ use super::{run_folder, run_folder::RunFolder, setup::Setup};
 use crate::{
     Result,
     data::{Sample, Split},
-    eval::{calibration::Logits, classify::top_k, multilabel::MultilabelTally},
+    logits::top_k,
+    metrics::{calibration::Logits, multilabel::MultilabelTally},
     report::{self, ConfusedPair, Mistake, MistakeLine, MistakePart, table},
 };
 

@@ -1,32 +1,27 @@
-//! Training: loss, optimisers, schedule, the loop and what it leaves on disk.
+//! Training: the loop and what it leaves on disk.
 //!
 //! [`run`] takes a [`RunConfig`] from nothing to a result, [`resume`] takes up a run that was cut off. Both end with the same
 //! bytes in `best.safetensors`: everything random is named by seed, epoch and index, and a checkpoint holds all the rest.
 
 mod average;
 pub(crate) mod checkpoint;
-pub mod class_weights;
 mod detect;
 pub(crate) mod features;
 mod fit;
 mod keeper;
-pub mod loss;
 mod lr_search;
 mod mistakes;
 pub mod observer;
-pub mod optim;
 mod pictures;
 mod prefix;
 mod prompt_picture;
 pub mod results;
 pub mod run_folder;
-pub mod schedule;
 mod session;
 mod setup;
 mod source;
 #[cfg(test)]
 mod tests;
-pub(crate) mod text_loss;
 
 use std::{
     fs,
@@ -46,7 +41,8 @@ use self::{run_folder::RunFolder, session::Session, setup::Setup};
 use crate::{
     Error, Result,
     config::{Plan, RunConfig, Task},
-    data::{SplitFile, boxes::BoxDataset, write_atomic},
+    data::{SplitFile, boxes::BoxDataset},
+    files::write_atomic,
     report,
 };
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{checkpoint::EpochRecord, detect::DetectRecord, results::Results};
-use crate::{config::Plan, data::Split, eval::calibration::Logits};
+use crate::{config::Plan, data::Split, metrics::calibration::Logits};
 
 /// Something worth showing.
 #[derive(Debug)]

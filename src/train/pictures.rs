@@ -11,7 +11,8 @@ use super::{
 use crate::{
     Result,
     data::multilabel::join,
-    eval::{Confusion, classify::top_k},
+    logits::top_k,
+    metrics::Confusion,
     params::Param,
     random::stream,
     report::{self, Curve, Tile},

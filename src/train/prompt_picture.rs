@@ -3,7 +3,7 @@
 use super::{run_folder, run_folder::RunFolder, setup::Setup};
 use crate::{
     Result,
-    data::image::Rgb8,
+    image::decode::Rgb8,
     params::{self, Param},
     prompt::{
         PromptShape,

@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::lr_search::LrTrial;
 use crate::{
     Error, Result,
-    config::{Method, Task},
-    data::files,
-    eval::{Calibration, Scores, zero_shot::Prompts},
+    backbone::class_texts::Prompts,
+    config::Task,
+    files,
     head::{HeadKind, LabelMap},
+    methods::Method,
+    metrics::{Calibration, Scores},
 };
 
 /// The result of a run. Rates are fractions of one.

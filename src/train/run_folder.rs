@@ -10,10 +10,10 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{Error, Result, data::write_atomic};
+use crate::{Error, Result, files::write_atomic};
 
 /// The run's configuration with every default filled in.
-pub const CONFIG: &str = "config.toml";
+pub use crate::model::run_origin::CONFIG;
 /// What the run ran on.
 pub const ENVIRONMENT: &str = "environment.json";
 /// Which image went into which part.
@@ -25,7 +25,7 @@ pub const METRICS: &str = "metrics.jsonl";
 /// The result; its presence says that the run is finished.
 pub const RESULTS: &str = "results.json";
 /// The task file of the selected epoch.
-pub const BEST: &str = "best.safetensors";
+pub use crate::model::task_file::BEST;
 /// The task file of the last epoch.
 pub const LAST: &str = "last.safetensors";
 /// What resuming needs.

@@ -22,10 +22,12 @@ use crate::{
     Error, Result,
     config::Select,
     data::Split,
-    eval::{Calibration, Scores, calibration::Logits},
-    model::Frozen,
+    metrics::{Calibration, Scores, calibration::Logits},
+    model::{
+        Frozen,
+        task_file::{TaskFile, TaskMetrics},
+    },
     params::{self, Param},
-    prompt::task_file::{TaskFile, TaskMetrics},
 };
 
 /// A trial of a learning rate takes this share of the epochs.

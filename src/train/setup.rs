@@ -4,21 +4,26 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     features::extract::Extractor,
-    loss::Loss,
     observer::{Event, Observer},
     source::{Images, Read, Source},
 };
+use crate::loss::Loss;
 use crate::{
     Error, Result,
-    backbone::{Backbone, OpenOptions},
-    config::{Facts, Method, Plan, RunConfig, Task},
+    backbone::{
+        Backbone, OpenOptions,
+        class_texts::{ClassTexts, Prompts, class_texts},
+    },
+    config::{Facts, Plan, RunConfig, Task},
     data::{Augment, ContentHash, Dataset, Digest, FewShot, LabelSets, MultilabelDataset, Split, SplitFile, check},
-    eval::zero_shot::{self, ClassTexts, Prompts},
     feature_cache::{self, FeatureCache},
     head::HeadKind,
-    model::Model,
+    methods::Method,
+    model::{
+        Model,
+        task_file::{BackboneId, MapMeta, TaskMeta, TaskMetrics},
+    },
     params::Param,
-    prompt::task_file::{BackboneId, MapMeta, TaskMeta, TaskMetrics},
 };
 
 /// Memory for pixels that are kept from epoch to epoch, in bytes.
@@ -157,7 +162,7 @@ impl Setup {
         let note = format!("embedding {classes} class names in {templates} templates for the head");
         observer.event(&Event::Note(&note));
         let extractor = self.extractor()?;
-        zero_shot::class_texts(texts, |texts| extractor.texts(texts)).map(Some)
+        class_texts(texts, |texts| extractor.texts(texts)).map(Some)
     }
 
     /// What makes features without prompts, and embeds texts.
@@ -194,11 +199,11 @@ impl Setup {
 fn prompts(plan: &Plan, backbone: &Backbone, dataset: &Dataset) -> Result<Option<Prompts>> {
     let config = &plan.config;
     if plan.told_by_texts() {
-        return Prompts::of_config(config, &dataset.classes).map(Some);
+        return config.class_prompts(&dataset.classes).map(Some);
     }
     if config.method.has_texts() {
         // Vectors take the place of a template; there may be others to stay close to.
-        let prompts = Prompts::of_config(config, &dataset.classes)?;
+        let prompts = config.class_prompts(&dataset.classes)?;
         return Ok(Some(Prompts { templates: config.templates.clone().unwrap_or_default(), ..prompts }));
     }
     if !config.reads_texts() {
@@ -218,7 +223,7 @@ fn prompts(plan: &Plan, backbone: &Backbone, dataset: &Dataset) -> Result<Option
         );
         return Err(Error::flag("--method", message));
     }
-    Prompts::of_config(config, &dataset.classes).map(Some)
+    config.class_prompts(&dataset.classes).map(Some)
 }
 
 /// The data set of a run, and what its labels stand for where they are not classes.
@@ -381,8 +386,9 @@ fn fingerprint(plan: &Plan, dataset: &Dataset, content_hash: &str, backbone: &st
 mod tests {
     use super::*;
     use crate::{
-        config::Method,
-        eval::{AnyTally, zero_shot::zero_shot},
+        eval::zero_shot::zero_shot,
+        methods::Method,
+        metrics::AnyTally,
         train::{fit::evaluate, observer::Silent},
     };
 

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     Error, Result,
-    data::{self, Augment, Digest, ImageSource, Loader, LoaderOptions, PixelCache, Preprocess, Sample, Split, digest},
+    data::{self, Augment, Digest, ImageSource, Loader, LoaderOptions, PixelCache, Sample, Split, digest},
+    image::Preprocess,
 };
 
 /// Images of one part of a data set, or their features.

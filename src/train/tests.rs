@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     Error,
-    config::{LearningRate, Method, Select, Solver},
+    config::{LearningRate, Select},
     data::{
         MultilabelDataset, Split,
         shapes::{self, ShapesConfig},
@@ -22,10 +22,11 @@ use crate::{
     feature_cache::FeatureCache,
     head::{HeadKind, LabelMap},
     infer::multilabel::predict_multilabel,
-    model::{AnyTask, TaskModel, TaskOptions},
-    prompt::{task_file::TaskFile, tokens::PromptLayers, weights::LoraTowers},
+    methods::{Method, Solver},
+    model::{AnyTask, TaskModel, TaskOptions, task_file::TaskFile},
+    optim::OptimizerKind,
+    prompt::{tokens::PromptLayers, weights::LoraTowers},
     random::stream,
-    train::optim::OptimizerKind,
 };
 
 pub(super) fn backbone() -> String {
@@ -211,7 +212,7 @@ fn a_task_file_classifies_as_the_run_did() {
             let pixels = model.preprocess().apply(&sample.load().unwrap()).unwrap();
             let probabilities = model.predict(&pixels).unwrap();
             assert!((probabilities.iter().sum::<f32>() - 1.).abs() < 1e-5);
-            right += usize::from(crate::eval::classify::argmax(&probabilities) == sample.label as usize);
+            right += usize::from(crate::logits::argmax(&probabilities) == sample.label as usize);
         }
         assert_eq!(right as f64 / data.test.len() as f64, results.test.classify().unwrap().acc1, "{method}");
         assert_eq!(model.meta().metrics.test, Some(results.test));

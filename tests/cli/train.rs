@@ -5,7 +5,7 @@ use std::fs;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
-use vpt::prompt::task_file::TaskFile;
+use vpt::model::task_file::TaskFile;
 
 use crate::util::{Sandbox, files, fixture, json_file, keys, number};
 

@@ -12,7 +12,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crate::data::files::write_atomic;
+use crate::files::write_atomic;
 use crate::{Error, Result};
 
 /// The cached files of a repository.

@@ -15,7 +15,7 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Proxy};
 
 use super::settings::{Proxies, Settings};
-use crate::data::files::read_limited;
+use crate::files::read_limited;
 use crate::{Error, Result};
 
 /// To reach a host, and between two pieces of an answer.

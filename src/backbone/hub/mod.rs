@@ -26,7 +26,7 @@ use super::spec::Spec;
 use super::tokenizer::TOKENIZER;
 use super::weights::pickle::{PICKLED, convert};
 use super::weights::{INDEX, SINGLE, parse_index};
-use crate::data::files::read_limited;
+use crate::files::read_limited;
 use crate::{Error, Result};
 
 /// How long the files of a backbone may be.

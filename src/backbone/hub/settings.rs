@@ -66,7 +66,7 @@ fn token(text: &impl Fn(&str) -> Option<String>, beside_cache: Option<PathBuf>) 
         let home = text("HF_HOME").map(|home| PathBuf::from(home).join("token"));
         let Some(path) = text("HF_TOKEN_PATH").map(PathBuf::from).or(home).or(beside_cache) else { return Ok(None) };
         // No file is no token.
-        let Ok(bytes) = crate::data::files::read_limited(&path, MAX_TOKEN_BYTES) else { return Ok(None) };
+        let Ok(bytes) = crate::files::read_limited(&path, MAX_TOKEN_BYTES) else { return Ok(None) };
         (String::from_utf8_lossy(&bytes).into_owned(), path.display().to_string())
     };
     let token = token.trim();

@@ -12,7 +12,7 @@ use crate::backbone::registry::{CONFIG, Named, hub_cache, snapshot};
 use crate::backbone::tokenizer::TOKENIZER;
 use crate::backbone::weights::{INDEX, SINGLE, parse_index};
 use crate::backbone::{bundled, spec::Spec};
-use crate::data::files::read_limited;
+use crate::files::read_limited;
 use crate::{Error, Result};
 
 /// What [`verify`] found.

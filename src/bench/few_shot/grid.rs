@@ -16,12 +16,13 @@ use super::{
 };
 use crate::{
     Error, Result,
-    backbone::{Backbone, OpenOptions},
+    backbone::{Backbone, OpenOptions, class_texts::Prompts},
     choice::choice,
-    config::{Facts, Method, RunConfig, Task},
-    data::{Dataset, FewShot, Split, files, write_atomic},
-    eval::zero_shot::Prompts,
+    config::{Facts, RunConfig, Task},
+    data::{Dataset, FewShot, Split},
+    files::{self, write_atomic},
     head::LabelMap,
+    methods::Method,
     train::{features, run_folder},
 };
 
@@ -318,7 +319,7 @@ impl GridConfig {
             if self.mode == Mode::BaseToNew && dataset.classes.len() < 2 {
                 return Err(Error::flag("--base-to-new", format!("{name} has less than two classes")));
             }
-            let mut prompts = Prompts::of(&dataset);
+            let mut prompts = Prompts::of_names(&dataset.classes);
             if let Some(file) = text_file(&self.classnames, &name) {
                 prompts.classnames = Prompts::read_classnames(file, &dataset.classes)?;
             }

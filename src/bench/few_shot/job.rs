@@ -12,9 +12,11 @@ use serde_json::Value;
 use super::{GridMethod, Mode, Schedule};
 use crate::{
     Error, Result,
+    backbone::class_texts::Prompts,
     config::RunConfig,
-    data::{Dataset, files, write_atomic},
-    eval::{Ece, Metrics, zero_shot::Prompts},
+    data::Dataset,
+    files::{self, write_atomic},
+    metrics::{Ece, Metrics},
 };
 
 /// Longest result of a job that is read, in bytes: four bits of text an image of the test set.

@@ -13,7 +13,7 @@ use super::{
     summary::{Failure, Summary},
     tables,
 };
-use crate::{Error, Result, data::write_atomic};
+use crate::{Error, Result, files::write_atomic};
 
 /// Locked while results are written, so that they are those of the last process that looked.
 const LOCK: &str = ".merge.lock";

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{Error, Result, config::Method, suggest};
+use crate::{Error, Result, methods::Method, suggest};
 
 /// The name of the one that is no method of training.
 const ZERO_SHOT: &str = "zero-shot";

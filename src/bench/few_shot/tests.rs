@@ -11,13 +11,11 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
-    backbone::{Backbone, OpenOptions},
-    config::{LearningRate, Method, RunConfig, Select},
+    backbone::{Backbone, OpenOptions, class_texts::Prompts},
+    config::{LearningRate, RunConfig, Select},
     data::{Dataset, FewShot, Split},
-    eval::{
-        evaluate,
-        zero_shot::{Prompts, zero_shot},
-    },
+    eval::{evaluate, zero_shot::zero_shot},
+    methods::Method,
     model::{TaskModel, TaskOptions},
     random::stream,
     train::Silent,
@@ -262,7 +260,8 @@ fn base_and_new_classes_are_told_apart_among_themselves() {
     for (half, name) in [(Half::Base, "base"), (Half::New, "new")] {
         let part = half.of(&dataset);
         assert_eq!((part.classes.len(), part.test.len()), (2, 12));
-        let tally = zero_shot(&backbone, &part, Split::Test, &Prompts::of(&part), 2, &mut |_, _| {}).unwrap();
+        let tally =
+            zero_shot(&backbone, &part, Split::Test, &Prompts::of_names(&part.classes), 2, &mut |_, _| {}).unwrap();
         assert_eq!(summary.jobs[0].part(name).unwrap().metrics, tally.metrics());
         assert_eq!(summary.jobs[0].prompts[name].classnames, part.classes);
         scores.push(tally.metrics().acc1);

@@ -21,11 +21,12 @@ use super::{
 use crate::{
     Error, Result,
     backbone::{Backbone, OpenOptions},
-    data::{Dataset, FewShot, Sample, Split, SplitFile, files, write_atomic},
-    eval::{Ece, calibration::Logits, zero_shot::zero_shot_logits},
+    data::{Dataset, FewShot, Sample, Split, SplitFile},
+    eval::zero_shot::zero_shot_logits,
+    files::{self, write_atomic},
     infer::batches,
-    model::{TaskModel, TaskOptions},
-    prompt::task_file::TaskFile,
+    metrics::{Ece, calibration::Logits},
+    model::{TaskModel, TaskOptions, task_file::TaskFile},
     train::{
         self, Event, Observer, Outcome,
         results::peak_rss_bytes,

@@ -1,7 +1,7 @@
 //! `vpt runs compare`.
 
 use serde_json::{Map, Value, json};
-use vpt::eval::Scores;
+use vpt::metrics::Scores;
 use vpt::report::table;
 use vpt::runs::{Comparison, Group, Run, Spread, compare, scores};
 

@@ -8,10 +8,10 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::super::image::Rgb8;
-use super::super::resize::Window;
 use super::view::{BoxInput, Placement, Viewed, place};
 use super::{BoxImage, Object};
+use crate::image::decode::Rgb8;
+use crate::image::resize::Window;
 use crate::{Error, Result};
 
 /// Least side of a random crop, as a share of the image's; SSD's (Liu et al. 2016, §2.2).

@@ -10,8 +10,8 @@ use image::metadata::Orientation;
 
 use super::problem::{Mend, Place, Problem, ProblemKind};
 use super::{BoxImage, Object, Rect};
-use crate::data::image::{orientation_of, size};
 use crate::data::open::relative_id;
+use crate::image::decode::{orientation_of, size};
 
 /// How far past the border a box may reach, in pixels, before it is more than rounding: six decimals of a fraction of
 /// 10,000 pixels.

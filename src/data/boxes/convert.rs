@@ -13,9 +13,9 @@ use super::check::thousandth;
 use super::{BoxDataset, BoxImage, BoxLayout, Object, Rect};
 use crate::data::Split;
 use crate::data::examine::Counts;
-use crate::data::files::whole;
 use crate::data::formats::yolo::label_path;
-use crate::data::image::has_image_extension;
+use crate::files::whole;
+use crate::image::decode::has_image_extension;
 use crate::{Error, Result};
 
 /// What was written.

@@ -9,7 +9,7 @@ use super::problem::{Mend, Problem, ProblemKind};
 use super::{BoxDataset, BoxImage, BoxLayout, Object};
 use crate::data::Split;
 use crate::data::examine::{Counts, Unreadable, unreadable_error, widen};
-use crate::data::image::decode;
+use crate::image::decode::decode;
 use crate::{Error, Result};
 
 /// Areas in square pixels up to which COCO calls an object small and medium.

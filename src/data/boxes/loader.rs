@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::super::ahead::{Ahead, blaming};
-use super::super::image::{Rgb8, decode};
 use super::super::loader::{AHEAD, PixelCache, check_order};
 use super::BoxImage;
 use super::augment::BoxAugment;
 use super::view::{BoxInput, Target, View, Viewed};
+use crate::image::decode::{Rgb8, decode};
 use crate::{Error, Result, random};
 
 /// A batch of `B` images as `S` x `S` pixels, of which the network makes `G` x `G` tokens.
@@ -184,11 +184,11 @@ fn make(images: &[BoxImage], index: usize, options: &BoxLoaderOptions) -> Result
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::files::write_atomic;
     use super::super::super::loader::epoch_order;
     use super::super::view::Fit;
     use super::super::view::tests::{input, painted};
     use super::*;
+    use crate::files::write_atomic;
     use std::path::Path;
 
     /// `n` images of changing sizes in `folder`.

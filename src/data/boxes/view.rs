@@ -7,10 +7,10 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::image::Rgb8;
-use super::super::preprocess::{MAX_SIDE, Preprocess};
-use super::super::resize::{Filter, Window, crop, resize};
 use super::{Object, Rect};
+use crate::image::decode::Rgb8;
+use crate::image::preprocess::{MAX_SIDE, Preprocess};
+use crate::image::resize::{Filter, Window, crop, resize};
 use crate::{Error, Result};
 
 /// An object of which less than this share of its area is still seen is neither learned nor taken for background.

@@ -16,7 +16,7 @@ use crate::data::Split;
 use crate::data::boxes::{
     BoxDataset, BoxImage, BoxLayout, Category, Mend, Place, Problem, ProblemKind, Rect, inspect, label_file,
 };
-use crate::data::files::read_limited;
+use crate::files::read_limited;
 
 /// Longest text that is looked at, in bytes.
 const MAX_BYTES: u64 = 1 << 32;

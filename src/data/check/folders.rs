@@ -9,7 +9,7 @@ use super::finding::{FindingKind, Findings, Severity};
 use super::listed::{Listed, Places};
 use super::tree::{self, Item};
 use crate::data::Split;
-use crate::data::image::has_image_extension;
+use crate::image::decode::has_image_extension;
 
 /// The images of `root`, whose class folders lie under parts if `has_parts`. Classes whose folder is empty are told here
 /// and added to `told`.

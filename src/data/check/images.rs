@@ -10,8 +10,8 @@ use rayon::prelude::*;
 use super::finding::{Finding, FindingKind, Findings, Severity};
 use super::listed::Listed;
 use crate::Error;
-use crate::data::files::read_limited;
-use crate::data::image::{MAX_FILE_BYTES, MAX_PIXELS, Rgb8, decode_bytes, size};
+use crate::files::read_limited;
+use crate::image::decode::{MAX_FILE_BYTES, MAX_PIXELS, Rgb8, decode_bytes, size};
 
 /// The shorter side below which an image is tiny, in pixels.
 const TINY: usize = 8;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::finding::{FindingKind, Findings, Severity};
 use crate::data::formats::image_folder::MAX_DEPTH;
-use crate::data::image::has_image_extension;
+use crate::image::decode::has_image_extension;
 
 /// Ends of names of pictures, films and archives that are not read and were hardly meant to be passed over.
 const OTHER_MEDIA: [&str; 40] = [

@@ -12,10 +12,10 @@ use super::listed::Listed;
 use super::text;
 use crate::data::Split;
 use crate::data::boxes::normal;
-use crate::data::files::read_limited;
 use crate::data::formats::table::check::leads_out;
 use crate::data::formats::zhou::{Item, MAX_BYTES, image_folder};
 use crate::data::open::relative_id;
+use crate::files::read_limited;
 
 /// Images that are looked for to find the folder they are in.
 const PROBES: usize = 32;

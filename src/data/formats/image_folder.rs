@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::data::dataset::{ImageSource, Layout, Sample, Split};
-use crate::data::image::has_image_extension;
 use crate::data::open::{Found, Parts, entries, sort_classes};
+use crate::image::decode::has_image_extension;
 use crate::{Error, Result};
 
 /// Folders inside folders that are followed at most.

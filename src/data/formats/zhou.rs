@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::data::dataset::{ImageSource, Layout, Sample, Split};
-use crate::data::files::read_limited;
 use crate::data::open::{Found, Parts, entries, relative_id};
+use crate::files::read_limited;
 use crate::{Error, Result};
 
 /// Longest file that is read, in bytes.

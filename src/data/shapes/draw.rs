@@ -1,7 +1,7 @@
 //! Draws a scene at any side length. Edges are anti-aliased by the signed distance to the outline.
 
 use super::scene::{Background, Fill, Object, Pattern, Scene, Shape, Style};
-use crate::data::Rgb8;
+use crate::image::Rgb8;
 
 /// A drawn scene.
 #[derive(Clone, Debug, PartialEq)]

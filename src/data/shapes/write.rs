@@ -10,9 +10,9 @@ use serde::Serialize;
 use super::scene::{Colour, Shape};
 use super::set::{Categories, ShapesConfig};
 use super::{draw, name};
-use crate::data::files::whole;
-use crate::data::{Rgb8, Split};
+use crate::files::whole;
 use crate::{Error, Result};
+use crate::{data::Split, image::Rgb8};
 
 /// Writes the classification set as `out/{train,val,test}/CLASS/NUMBER.png`. Returns how many images each part has.
 ///
@@ -159,8 +159,8 @@ fn write_png(path: &Path, image: &Rgb8) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::decode;
     use crate::data::shapes::{Pairs, Task, dataset};
+    use crate::image::decode;
 
     #[test]
     fn a_folder_holds_the_images_of_the_set_in_memory() {

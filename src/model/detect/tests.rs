@@ -4,13 +4,13 @@ use std::path::Path;
 
 use super::*;
 use crate::{
-    backbone::OpenOptions,
-    data::{
-        Rgb8,
-        boxes::{BoxInput, Fit},
+    backbone::{OpenOptions, class_texts::class_embeddings},
+    data::boxes::{BoxInput, Fit},
+    head::detect::{
+        ClassLayer,
+        geometry::{self, corners},
     },
-    eval::zero_shot::class_embeddings,
-    head::detect::{ClassLayer, geometry, geometry::corners},
+    image::Rgb8,
     prompt::tokens::PromptLayers,
     random::normal,
 };

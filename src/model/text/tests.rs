@@ -8,14 +8,12 @@ use safetensors::{Dtype, SafeTensors};
 use super::*;
 use crate::{
     backbone::OpenOptions,
-    model::TaskModel,
-    params,
-    prompt::{
-        PromptShape,
-        pixels::Places,
+    model::{
+        TaskModel,
         task_file::{BackboneId, TaskFile, TaskMeta, TaskMetrics},
-        tokens::TokenLayout,
     },
+    params,
+    prompt::{PromptShape, pixels::Places, tokens::TokenLayout},
     random::stream,
 };
 
@@ -76,7 +74,7 @@ impl Fixture {
         let logits = model.logits(params, self.get("images")).unwrap();
         assert_close(&logits, self.get(&format!("{case}.logits")), case);
         let rows = logits.chunks_exact(NAMES.len()).zip(&self.labels);
-        let right = rows.filter(|(row, label)| crate::eval::classify::argmax(row) == **label as usize).count();
+        let right = rows.filter(|(row, label)| crate::logits::argmax(row) == **label as usize).count();
         assert_eq!(output.correct, right, "{case}");
     }
 }
@@ -169,7 +167,7 @@ fn fresh_vectors_are_words_or_drawn() {
 fn task(fixture: &Fixture, model: &Model, learned: &[Param]) -> TaskModel {
     let id = BackboneId { name: "clip".to_owned(), hash: fixture.backbone.hash().unwrap().to_owned() };
     let meta = TaskMeta::new(
-        crate::config::Method::Coop,
+        crate::methods::Method::Coop,
         model.prompt(),
         HeadKind::Cosine,
         id,

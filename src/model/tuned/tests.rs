@@ -10,12 +10,12 @@ use safetensors::SafeTensors;
 use super::*;
 use crate::{
     backbone::{OpenOptions, Precision},
+    loss::CrossEntropy,
     prompt::{
         PromptShape,
         weights::{LoraShape, LoraTowers},
     },
     random::stream,
-    train::loss::CrossEntropy,
 };
 
 const NAMES: [&str; 4] = ["red square", "two small circles", "star", "a drawing of the picture"];

@@ -10,9 +10,10 @@ use super::{
 use crate::{
     Error, Result,
     data::epoch_order,
-    eval::coco::{self, CocoEval, Detection},
     head::detect::LossSums,
+    metrics::coco::{self, CocoEval, Detection},
     model::detect::DetectStep,
+    optim::{self, Optimizer, schedule::Schedule},
     params::Param,
     prompt::tokens::DropoutMask,
     random::stream,
@@ -20,8 +21,6 @@ use crate::{
         checkpoint::{BEST, State},
         keeper::Keeper,
         observer::{Event, Observer},
-        optim::{self, Optimizer},
-        schedule::Schedule,
     },
 };
 

@@ -6,8 +6,9 @@ use std::fmt::Write;
 use super::setup::Setup;
 use crate::{
     Error, Result,
-    data::{boxes::BoxImage, decode, image::decode_bytes},
-    eval::{
+    data::boxes::BoxImage,
+    image::{decode, decode::decode_bytes},
+    metrics::{
         Confusion,
         coco::{self, Detection},
     },

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    eval::coco::CocoMetrics,
     head::detect::LossSums,
+    metrics::coco::CocoMetrics,
     train::checkpoint::{BEST, Position},
 };
 

@@ -13,12 +13,12 @@ use crate::{
     Error, Result,
     config::{Select, Task},
     data::Split,
-    eval::{
+    metrics::{
         Scores,
         coco::{self, CocoEval, Detection},
     },
+    model::task_file::{TaskFile, TaskMetrics},
     params::{self, Param},
-    prompt::task_file::{TaskFile, TaskMetrics},
     random::stream,
     report::{self, Curve},
     train::{

@@ -5,20 +5,19 @@ use std::sync::Arc;
 use super::progress::Stage;
 use crate::{
     Error, Result,
-    backbone::{Backbone, OpenOptions, registry::locate},
+    backbone::{Backbone, OpenOptions, class_texts::class_embeddings, registry::locate},
     config::{DetectPlan, Facts, Plan, RunConfig, Task},
     data::{
         Split,
         boxes::{BoxAugment, BoxDataset, BoxImage, BoxInput, BoxLoaderOptions, Fit},
         check::notes_of_boxes,
     },
-    eval::zero_shot::class_embeddings,
     head::detect::{ClassLayer, geometry::anchor_side},
-    model::detect::{Detector, levels},
-    prompt::{
-        PromptShape,
+    model::{
+        detect::{Detector, levels},
         task_file::{BackboneId, DetectMeta, TaskMeta, TaskMetrics},
     },
+    prompt::PromptShape,
     train::observer::{Event, Observer},
 };
 

@@ -9,23 +9,23 @@ use tempfile::TempDir;
 
 use crate::{
     Error,
-    config::{LearningRate, Method, RunConfig, Select, Task},
+    config::{LearningRate, RunConfig, Select, Task},
     data::{
         Split,
         boxes::{BoxDataset, Fit},
         shapes::{self, ShapesConfig, write_coco},
     },
-    eval::{
+    head::HeadKind,
+    methods::Method,
+    metrics::{
         Scores,
         coco::{Detection, results_json},
     },
-    head::HeadKind,
-    model::{DetectTask, TaskOptions},
-    prompt::{PromptShape, task_file::TaskFile, tokens::PromptLayers},
+    model::{DetectTask, TaskOptions, task_file::TaskFile},
+    optim::OptimizerKind,
+    prompt::{PromptShape, tokens::PromptLayers},
     train::{
-        Event, Observer, Outcome, Silent,
-        optim::OptimizerKind,
-        resume, run, run_folder,
+        Event, Observer, Outcome, Silent, resume, run, run_folder,
         tests::{Cut, backbone, bytes, content, finish, finished},
     },
 };

@@ -37,7 +37,7 @@ impl Penalty {
     }
 
     /// Adds value and gradient, for the weights among `params`, to those of a batch whose images weigh `total` together, as in
-    /// [`crate::train::loss::Loss::weight`].
+    /// [`crate::loss::Loss::weight`].
     pub(crate) fn add_to(&self, output: &mut StepOutput, params: &[Param], total: f64) -> Result<()> {
         let position = params.iter().position(|param| param.name == "head.weight");
         let Some((weight, gradient)) = position.and_then(|i| Some((&params[i].values, output.gradients.get_mut(i)?)))

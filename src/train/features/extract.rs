@@ -6,12 +6,13 @@ use crate::{
     Error, Result,
     backbone::{Backbone, Precision},
     contain::contain,
-    data::{
-        Augment, Digest, ImageSource, Preprocess, Rgb8, Sample, Split, digest,
-        files::read_limited,
-        image::{MAX_FILE_BYTES, decode_bytes},
-    },
+    data::{Augment, Digest, ImageSource, Sample, Split, digest},
     feature_cache::{FeatureCache, Key, Space},
+    files::read_limited,
+    image::{
+        Preprocess, Rgb8,
+        decode::{MAX_FILE_BYTES, decode_bytes},
+    },
     parallel::shares,
     random::stream,
     train::{

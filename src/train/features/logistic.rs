@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::lbfgs::{Stop, minimise};
 use crate::{
     Error, Result,
-    eval::{Metrics, Tally},
+    metrics::{Metrics, Tally},
     params::{Group, Param},
 };
 

@@ -28,10 +28,11 @@ use self::{
 use super::{observer::Observer, setup::Setup, source::Features};
 use crate::{
     Error, Result,
-    config::{Method, Plan},
+    config::Plan,
     data::Split,
     head::{Head, HeadKind, cache, cosine},
-    infer::embed::normalise_rows,
+    linear_algebra::normalize_l2,
+    methods::Method,
     params::{self, Group, Param},
 };
 
@@ -140,7 +141,7 @@ pub(crate) fn begin(
 pub(crate) fn class_means(train: Labelled, classes: usize) -> Vec<f32> {
     let width = train.width();
     let mut unit = train.features.to_vec();
-    normalise_rows(&mut unit, width);
+    normalize_l2(&mut unit, width);
     let mut sums = vec![0f64; classes * width];
     for (row, &label) in unit.chunks_exact(width).zip(train.labels) {
         let sum = &mut sums[label as usize * width..][..width];

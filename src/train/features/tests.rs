@@ -14,15 +14,15 @@ use crate::{
     backbone::{Backbone, OpenOptions},
     config::{Facts, LearningRate, RunConfig, Task},
     head::BoundHead,
+    loss::Loss,
     model::{Model, StepOutput},
+    optim::EPSILON,
     params,
     train::{
         checkpoint::{Progress, State},
         fit::Fit,
         keeper::Forget,
-        loss::Loss,
         observer::Silent,
-        optim::EPSILON,
         source::Source,
     },
 };

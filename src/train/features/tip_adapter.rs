@@ -5,7 +5,7 @@
 //! is the highest accuracy on validation, of equals the lower loss, of equals the smaller beta, then alpha.
 
 use super::logistic::Labelled;
-use crate::{Result, eval::classify::argmax, head::BoundHead, infer::embed::normalise_rows, parallel::shares};
+use crate::{Result, head::BoundHead, linear_algebra::normalize_l2, logits::argmax, parallel::shares};
 
 /// Weight and sharpness while keys are learned: the public code's for `ImageNet`.
 pub(crate) const ALPHA: f64 = 1.17;
@@ -23,7 +23,7 @@ pub(crate) fn keys(views: &[f32], images: usize, width: usize) -> Vec<f32> {
     }
     let count = (views.len() / sums.len().max(1)).max(1) as f64;
     let mut keys: Vec<f32> = sums.iter().map(|sum| (sum / count) as f32).collect();
-    normalise_rows(&mut keys, width);
+    normalize_l2(&mut keys, width);
     keys
 }
 
@@ -90,7 +90,7 @@ impl<'a> Rows<'a> {
     fn new(cache: Cache<'a>, val: Labelled<'a>) -> Result<Self> {
         let width = val.width();
         let mut unit = val.features.to_vec();
-        normalise_rows(&mut unit, width);
+        normalize_l2(&mut unit, width);
         let tensor = |values: &[f32]| cache.texts.features(values);
         let affinities = tensor(&unit)?.matmul(&tensor(cache.keys)?.t()?)?.flatten_all()?.to_vec1()?;
         Ok(Self {

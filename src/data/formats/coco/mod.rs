@@ -16,8 +16,8 @@ use crate::data::boxes::Category;
 use crate::data::boxes::check::{Extent, FoundImage, FoundObject};
 use crate::data::boxes::open::{Found, normal, parts};
 use crate::data::boxes::problem::{Mend, Place, Problem, ProblemKind};
-use crate::data::files::read_limited;
 use crate::data::open::{Parts, entries};
+use crate::files::read_limited;
 use crate::{Error, Result};
 
 /// Longest file that is read, in bytes. COCO's own are half a gigabyte.

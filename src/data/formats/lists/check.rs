@@ -9,11 +9,11 @@ use crate::data::Split;
 use crate::data::check::finding::{FindingKind, Findings};
 use crate::data::check::listed::Listed;
 use crate::data::check::text;
-use crate::data::files::read_limited;
 use crate::data::formats::lists::{Form, Lists, Pair, pairs, parse, split_line};
 use crate::data::formats::table::MAX_BYTES;
 use crate::data::formats::table::check::{Row, Tables};
 use crate::data::formats::zhou::image_folder;
+use crate::files::read_limited;
 
 /// Images that are looked for to find the folder they are in.
 const PROBES: usize = 32;

@@ -17,9 +17,9 @@ use serde::de::IgnoredAny;
 use super::table::{Builder, MAX_BYTES, Row, at};
 use super::zhou::image_folder;
 use crate::data::dataset::{Layout, Split};
-use crate::data::files::read_limited;
-use crate::data::image::has_image_extension;
 use crate::data::open::{Found, Parts, entries};
+use crate::files::read_limited;
+use crate::image::decode::has_image_extension;
 use crate::{Error, Result};
 
 /// Images that are looked for to find the folder they are in.

@@ -11,9 +11,9 @@ use crate::data::boxes::normal;
 use crate::data::check::finding::{FindingKind, Findings};
 use crate::data::check::listed::Listed;
 use crate::data::check::text::{self, Lines};
-use crate::data::files::read_limited;
 use crate::data::formats::table::{MAX_BYTES, column, find_columns, reader_of};
 use crate::data::open::relative_id;
+use crate::files::read_limited;
 
 /// Columns that number classes, and columns that name them, where a table has both.
 const NUMBER_NAMES: [&str; 3] = ["label", "class", "target"];

@@ -9,8 +9,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use crate::data::dataset::{ImageSource, Layout, Sample, Split};
-use crate::data::files::read_limited;
 use crate::data::open::{Found, Parts, entries, relative_id, sort_classes};
+use crate::files::read_limited;
 use crate::{Error, Result};
 
 /// Longest table that is read, in bytes.

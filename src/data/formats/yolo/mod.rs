@@ -19,9 +19,9 @@ use crate::data::boxes::Category;
 use crate::data::boxes::check::{Extent, FoundImage, FoundObject};
 use crate::data::boxes::open::{Found, normal, parts};
 use crate::data::boxes::problem::{Mend, Place, Problem, ProblemKind};
-use crate::data::files::read_limited;
 use crate::data::formats::image_folder::images;
 use crate::data::open::entries;
+use crate::files::read_limited;
 use crate::{Error, Result};
 
 /// Longest `data.yaml` that is read, in bytes.

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::files::read_limited;
-use super::preprocess::{Preprocess, Size};
-use super::resize::Filter;
+use crate::files::read_limited;
+use crate::image::preprocess::{Preprocess, Size};
+use crate::image::resize::Filter;
 use crate::{Error, Result};
 
 /// A configuration of a megabyte is none.
@@ -205,8 +205,8 @@ fn channels(fields: &Map<String, Value>, field: &'static str, default: [f32; 3])
 
 #[cfg(test)]
 mod tests {
-    use super::super::image::Rgb8;
-    use super::*;
+    use crate::image::decode::Rgb8;
+    use crate::image::processor_config::*;
     use std::fs;
 
     fn parse(json: &str) -> Result<Preprocess> {

@@ -1,10 +1,10 @@
 //! The confusion matrix of detections: what objects were taken for, missed, or seen where there is nothing.
 
-use super::matching::{overlap, threshold};
-use super::{Detection, falling, sort};
 use crate::Result;
 use crate::data::boxes::{BoxImage, Category, Object};
-use crate::eval::Confusion;
+use crate::metrics::Confusion;
+use crate::metrics::coco::matching::{overlap, threshold};
+use crate::metrics::coco::{Detection, falling, sort};
 
 /// The name of the class behind the last: as true class of what was seen where there is nothing, as predicted class of
 /// objects that were missed.
@@ -17,7 +17,7 @@ pub const BACKGROUND: &str = "background";
 /// category likewise, which are the confusions. What lies in a crowd of its category counts nowhere.
 ///
 /// # Errors
-/// As [`evaluate`](super::evaluate).
+/// As [`evaluate`](crate::metrics::coco::evaluate).
 pub fn confusion(
     images: &[BoxImage],
     categories: &[Category],

@@ -1,8 +1,8 @@
 //! Which detection finds which object, at every IoU threshold and for every range of object sizes.
 
-use super::Detection;
-use super::accumulate::{MOST, THRESHOLDS};
 use crate::data::boxes::{Object, Rect};
+use crate::metrics::coco::Detection;
+use crate::metrics::coco::accumulate::{MOST, THRESHOLDS};
 
 /// Square pixels from and to, both inclusive: all, small, medium, large.
 const AREAS: [(f64, f64); 4] = [(0., 1e10), (0., 1024.), (1024., 9216.), (9216., 1e10)];

@@ -1,6 +1,6 @@
 //! pycocotools' numbers (`scripts/make_coco_fixture.py`), hotcoco's on random sets, and cases by hand.
 
-use super::*;
+use crate::metrics::coco::*;
 
 fn image(id: u64, objects: Vec<Object>) -> BoxImage {
     let name = format!("{id}.jpg");
@@ -191,7 +191,7 @@ mod random {
     use hotcoco::{COCO, COCOeval};
     use proptest::prelude::*;
 
-    use super::*;
+    use crate::metrics::coco::tests::*;
 
     /// Whole and few coordinates: equal overlaps occur.
     fn boxes() -> impl Strategy<Value = Rect> {

@@ -3,9 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::calibration::probability;
 use super::sum;
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    logits::{argmax, log_sum_exp},
+};
 
 /// What one split scored. All but `loss` are fractions of one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -144,27 +146,6 @@ impl Tally {
     }
 }
 
-/// The class with the largest logit; of equal ones the lowest id. 0 for an empty row.
-pub fn argmax(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (class, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = class;
-        }
-    }
-    best
-}
-
-/// The `k` most likely classes of one row of logits, most likely first, with their softmax probabilities when the logits are
-/// divided by `temperature`.
-pub fn top_k(logits: &[f32], k: usize, temperature: f64) -> Vec<(usize, f64)> {
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    // A stable sort: equal logits stay in class order, as in `argmax`.
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
-    order.truncate(k);
-    order.into_iter().map(|class| (class, probability(logits, class, temperature))).collect()
-}
-
 /// How many classes rank before `label`.
 fn rank(logits: &[f32], label: usize) -> usize {
     let own = logits[label];
@@ -175,16 +156,11 @@ fn cross_entropy(logits: &[f32], label: usize) -> f64 {
     log_sum_exp(logits, 1.) - f64::from(logits[label])
 }
 
-/// `ln Σ exp(logit / temperature)`, shifted by the maximum so that it cannot overflow.
-pub(super) fn log_sum_exp(logits: &[f32], temperature: f64) -> f64 {
-    let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    max / temperature + logits.iter().map(|&logit| ((f64::from(logit) - max) / temperature).exp()).sum::<f64>().ln()
-}
-
 #[cfg(test)]
 #[allow(clippy::float_cmp)] // these values are exact
 mod tests {
-    use super::*;
+    use crate::logits::top_k;
+    use crate::metrics::classify::*;
 
     fn tally(classes: usize, rows: &[(&[f32], u32)]) -> Tally {
         let mut tally = Tally::new(classes);

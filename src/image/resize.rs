@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::image::Rgb8;
+use crate::image::decode::Rgb8;
 use crate::kernel::resample::{PRECISION, weighted_sum};
 
 /// How new pixels are made from old ones; the names and numbers are Pillow's `Image.Resampling`.
@@ -136,14 +136,14 @@ pub fn crop(image: &Rgb8, left: isize, top: isize, width: usize, height: usize) 
 }
 
 /// A crop of `length` from `begin` on, of a side of `size`: the part of it that exists, and where in the crop that begins.
-pub(super) fn overlap(begin: isize, length: usize, size: usize) -> (Range<usize>, usize) {
+pub(crate) fn overlap(begin: isize, length: usize, size: usize) -> (Range<usize>, usize) {
     let inside = |at: isize| at.clamp(0, size as isize) as usize;
     let offset = begin.saturating_neg().clamp(0, length as isize) as usize;
     (inside(begin)..inside(begin.saturating_add_unsigned(length)), offset)
 }
 
 /// A black image of `width` x `height` with `part`, which must fit, at column `left` and row `top`.
-pub(super) fn paste(part: Rgb8, left: usize, top: usize, width: usize, height: usize) -> Rgb8 {
+pub(crate) fn paste(part: Rgb8, left: usize, top: usize, width: usize, height: usize) -> Rgb8 {
     if (part.width, part.height) == (width, height) {
         return part;
     }
@@ -289,7 +289,7 @@ fn vertical(image: &Rgb8, columns: Range<usize>, taps: &Taps) -> Rgb8 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::image::resize::*;
     use proptest::prelude::*;
     use safetensors::SafeTensors;
 

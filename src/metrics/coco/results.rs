@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Detection, falling};
 use crate::data::boxes::Rect;
-use crate::data::files::read_limited;
+use crate::files::read_limited;
+use crate::metrics::coco::{Detection, falling};
 use crate::{Error, Result};
 
 /// Longest file that is read, in bytes: a hundred detections in each of 80 000 images.
@@ -68,7 +68,7 @@ pub fn read_results(path: &Path) -> Result<Vec<Detection>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::metrics::coco::results::*;
     use std::fs;
 
     fn detection(image: u64, score: f64) -> Detection {

@@ -4,8 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::classify::{Metrics, Tally, argmax, log_sum_exp};
-use crate::{Error, Result};
+use crate::metrics::classify::{Metrics, Tally};
+use crate::{
+    Error, Result,
+    logits::{argmax, probability},
+};
 
 /// Bins of confidence, all equally wide.
 const BINS: usize = 15;
@@ -143,14 +146,9 @@ impl Logits {
     }
 }
 
-/// The softmax probability of `class` when the logits are divided by `temperature`.
-pub(super) fn probability(logits: &[f32], class: usize, temperature: f64) -> f64 {
-    (f64::from(logits[class]) / temperature - log_sum_exp(logits, temperature)).exp()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::metrics::calibration::*;
 
     /// 200 images of 5 classes by a formula, 101 of them right.
     fn logits() -> Logits {

@@ -1,4 +1,4 @@
-//! The choices a run is made of: method, solver, task, selection.
+//! Methods: what is learned beside the head, and what follows from it.
 
 use crate::{choice::choice, head::HeadKind};
 
@@ -122,31 +122,5 @@ choice! {
         Sgd = "sgd",
         /// To the minimum of the cross-entropy with an L2 penalty, by L-BFGS.
         Lbfgs = "lbfgs",
-    }
-}
-
-choice! {
-    /// What the data asks for.
-    #[derive(Default)]
-    pub enum Task for "--task" {
-        /// As the layout of the data says.
-        #[default]
-        Auto = "auto",
-        /// One class an image.
-        Classify = "classify",
-        /// Any number of classes an image, from data with boxes.
-        Multilabel = "multilabel",
-        /// Boxes around objects.
-        Detect = "detect",
-    }
-}
-
-choice! {
-    /// Which epoch a run ends with.
-    pub enum Select for "--select" {
-        /// The one with the highest validation accuracy, mAP or AP; of equals the one with the lower loss, then the earlier.
-        Best = "best",
-        /// The last one, as few-shot protocols ask for.
-        Last = "last",
     }
 }

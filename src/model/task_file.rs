@@ -11,27 +11,31 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{
+use crate::prompt::{
     PromptShape,
     text::OpenTensor,
     weights::{self, WeightShape},
 };
 use crate::{
     Error, Result,
-    backbone::classifier::SourceClassifier,
-    config::Method,
-    data::{boxes::Fit, preprocess::Preprocess, write_atomic},
-    eval::{Scores, zero_shot::Prompts},
+    backbone::{class_texts::Prompts, classifier::SourceClassifier},
+    data::boxes::Fit,
+    files::write_atomic,
     head::{
         Head, HeadKind,
         cache::{self, KEYS},
         detect::DetectShape,
         label_map::{self, LabelMap, MAP},
     },
+    image::preprocess::Preprocess,
+    methods::Method,
+    metrics::Scores,
     params::{Group, Param},
     tensor_file::{self, Tensor},
 };
 
+/// The task file of a run folder.
+pub const BEST: &str = "best.safetensors";
 /// The metadata's key.
 const KEY: &str = "vpt";
 /// The version this program writes and reads.
@@ -255,7 +259,7 @@ impl TaskFile {
 
     /// The task file that `path` stands for: itself, or the `best.safetensors` of a run folder.
     pub fn path_in(path: &Path) -> PathBuf {
-        if path.is_dir() { path.join(crate::train::run_folder::BEST) } else { path.to_path_buf() }
+        if path.is_dir() { path.join(BEST) } else { path.to_path_buf() }
     }
 
     /// Reads a task file; `path` may also be a run folder, whose `best.safetensors` is meant then.
@@ -460,9 +464,9 @@ fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::model::task_file::*;
     use crate::{
-        eval::Metrics,
+        metrics::Metrics,
         prompt::{
             text::{Beside, TextShape},
             tokens::TokenLayout,

@@ -6,8 +6,8 @@
 use candle_core::{D, Device, Tensor, Var};
 use candle_nn::ops::log_softmax;
 
-use super::loss::{CrossEntropy, LossGradients};
-use crate::{Error, Result, eval::classify::argmax, head::unit_rows};
+use crate::loss::{CrossEntropy, LossGradients};
+use crate::{Error, Result, head::unit_rows, logits::argmax};
 
 /// Weights of the mean distances between learned and frozen embeddings of images and of texts. The divergence of the logits
 /// has weight 1.
@@ -44,7 +44,7 @@ impl TextLoss<'_> {
     }
 
     /// Loss and gradients for image embeddings `[m, E]` with `labels` `[m]`, part of a batch of `batch` images that weigh `total`
-    /// together (see [`Loss::weight`](super::loss::Loss::weight)) and whose mean loss is minimised; ties have no weights. `head` is the gradient of the texts. `frozen` `[m, E]` are the embeddings without prompts, which images are
+    /// together (see [`Loss::weight`](crate::loss::Loss::weight)) and whose mean loss is minimised; ties have no weights. `head` is the gradient of the texts. `frozen` `[m, E]` are the embeddings without prompts, which images are
     /// tied to where texts are. The tie of the texts, which no image has a part in, is [`Self::tie`].
     pub(crate) fn gradients(
         &self,

@@ -68,7 +68,7 @@ impl Course {
 #[cfg(test)]
 #[allow(clippy::float_cmp)] // these values are exact
 mod tests {
-    use super::*;
+    use crate::optim::schedule::*;
 
     #[test]
     fn a_cosine_by_epochs_is_pytorch_s_behind_its_first_epoch() {

@@ -5,9 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::image::{MAX_PIXELS, Rgb8};
-use super::resize::{Filter, Window, overlap, paste, resize, resize_window};
 use crate::Error;
+use crate::image::decode::{MAX_PIXELS, Rgb8};
+use crate::image::resize::{Filter, Window, overlap, paste, resize, resize_window};
 
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
@@ -157,7 +157,7 @@ impl Preprocess {
     }
 
     /// `image` resized to `size` and of that the crop from column and row `begin` on, black where it reaches outside.
-    pub(super) fn crop_at(&self, image: &Rgb8, size: (usize, usize), begin: (isize, isize)) -> Rgb8 {
+    pub(crate) fn crop_at(&self, image: &Rgb8, size: (usize, usize), begin: (isize, isize)) -> Rgb8 {
         let (crop_width, crop_height) = self.crop.unwrap_or(size);
         let (x, left) = overlap(begin.0, crop_width, size.0);
         let (y, top) = overlap(begin.1, crop_height, size.1);
@@ -220,7 +220,7 @@ impl Preprocess {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::image::preprocess::*;
 
     #[test]
     fn the_longer_side_is_rounded_down() {

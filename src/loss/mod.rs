@@ -1,11 +1,14 @@
 //! The training losses, softmax cross-entropy with label smoothing and binary cross-entropy, both with weights of classes if
 //! need be, and their gradients for features and head.
 
+pub mod class_weights;
+pub(crate) mod text;
+
 use std::sync::Arc;
 
 use candle_core::{D, Device, Tensor, Var};
 
-use crate::{Error, Result, data::LabelSets, eval::classify::argmax, head::BoundHead};
+use crate::{Error, Result, data::LabelSets, head::BoundHead, logits::argmax};
 
 /// What is minimised.
 #[derive(Debug, Clone, PartialEq)]
@@ -196,7 +199,7 @@ fn differentiate(
 #[cfg(test)]
 #[allow(clippy::float_cmp)] // these values are exact
 mod tests {
-    use super::*;
+    use crate::loss::*;
     use crate::{
         head::{Head, HeadKind},
         params::Param,
@@ -304,7 +307,7 @@ mod tests {
         let bound = head.bind(&params).unwrap();
         let Some(Loss::Binary(loss)) = losses().pop() else { panic!("the last one is binary") };
         let found = Loss::Binary(loss.clone()).gradients(&bound, &features, &labels, 6.).unwrap();
-        let mut tally = crate::eval::MultilabelTally::new(4);
+        let mut tally = crate::metrics::MultilabelTally::new(4);
         tally.add(&bound.logits(&features).unwrap(), &loss.sets.truth(&labels).unwrap()).unwrap();
         let metrics = tally.metrics();
         assert!((found.loss / 6. - metrics.loss).abs() < 1e-6);

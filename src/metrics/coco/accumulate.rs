@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::matching::Matches;
-use super::{CategoryEval, falling};
+use crate::metrics::coco::matching::Matches;
+use crate::metrics::coco::{CategoryEval, falling};
 
 /// IoU thresholds: .5, .55, … .95.
 pub(super) const THRESHOLDS: usize = 10;

@@ -151,7 +151,7 @@ fn average_precision(scored: &[(f32, bool)]) -> Option<f64> {
 #[cfg(test)]
 #[allow(clippy::float_cmp)] // these values are exact
 mod tests {
-    use super::*;
+    use crate::metrics::multilabel::*;
 
     /// `scripts/make_multilabel_fixture.py`
     #[derive(Deserialize)]

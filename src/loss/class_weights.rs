@@ -55,7 +55,7 @@ impl ClassWeights {
 #[cfg(test)]
 #[allow(clippy::float_cmp)] // these values are exact
 mod tests {
-    use super::*;
+    use crate::loss::class_weights::*;
 
     #[test]
     fn weights_have_the_values_of_their_formulas() {

@@ -13,8 +13,8 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
-use super::files::read_limited;
 use crate::contain::contain;
+use crate::files::read_limited;
 use crate::{Error, Result};
 
 /// Most pixels an image may have: where Pillow stops suspecting a decompression bomb and refuses.
@@ -365,7 +365,7 @@ fn one_line(error: &impl std::fmt::Display) -> String {
 }
 
 #[cfg(test)]
-pub(in crate::data) mod tests {
+pub(crate) mod tests {
     use super::*;
     use image::{ImageBuffer, Luma, LumaA, Rgb, Rgba};
 
@@ -493,7 +493,7 @@ pub(in crate::data) mod tests {
     }
 
     /// A PNG whose header claims `width` x `height` and that has almost no data.
-    pub(in crate::data) fn png_header(width: u32, height: u32) -> Vec<u8> {
+    pub(crate) fn png_header(width: u32, height: u32) -> Vec<u8> {
         let mut bytes = encode(&ImageBuffer::from_pixel(1, 1, Luma([9u8])).into(), ImageFormat::Png);
         bytes[16..20].copy_from_slice(&width.to_be_bytes());
         bytes[20..24].copy_from_slice(&height.to_be_bytes());

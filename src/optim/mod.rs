@@ -1,5 +1,7 @@
 //! Optimisers over flat tensors: SGD with momentum and AdamW, with their state open to the checkpoint.
 
+pub mod schedule;
+
 use crate::{
     Error, Result,
     choice::choice,
@@ -160,7 +162,7 @@ pub fn clip_global_norm(gradients: &mut [Vec<f32>], max: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::optim::*;
 
     fn params() -> Vec<Param> {
         vec![

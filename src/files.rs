@@ -96,7 +96,7 @@ pub fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::files::*;
 
     #[test]
     fn writing_replaces_and_leaves_nothing_beside() {

@@ -1,0 +1,145 @@
+//! How good a model is: accuracy on classes and how far its confidence can be believed, metrics of several classes an image,
+//! the COCO box metric. Metrics are named as `CLIP_benchmark` and pycocotools name them, computed over the whole split at once
+//! (never as a mean of batch means), and are fractions of one.
+
+pub mod calibration;
+pub mod classify;
+pub mod coco;
+pub mod multilabel;
+
+pub use calibration::{Calibration, Ece};
+pub use classify::{Confusion, Metrics, Tally};
+pub use multilabel::{MultilabelMetrics, MultilabelTally};
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Result, data::LabelSets};
+
+/// How good a model is on one part of a data set, by the metrics of its task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Scores {
+    /// One class an image.
+    Classify(Metrics),
+    /// Any number of classes an image.
+    Multilabel(MultilabelMetrics),
+    /// Boxes.
+    Detect(coco::CocoMetrics),
+}
+
+impl Scores {
+    /// The metrics of classification, if that was the task.
+    pub fn classify(&self) -> Option<&Metrics> {
+        match self {
+            Self::Classify(metrics) => Some(metrics),
+            _ => None,
+        }
+    }
+
+    /// The metrics of multi-label classification, if that was the task.
+    pub fn multilabel(&self) -> Option<&MultilabelMetrics> {
+        match self {
+            Self::Multilabel(metrics) => Some(metrics),
+            _ => None,
+        }
+    }
+
+    /// The metrics of detection, if that was the task.
+    pub fn detect(&self) -> Option<&coco::CocoMetrics> {
+        match self {
+            Self::Detect(metrics) => Some(metrics),
+            _ => None,
+        }
+    }
+
+    /// The fraction of one by which epochs are compared: accuracy, mAP or AP.
+    pub fn main(&self) -> f64 {
+        match self {
+            Self::Classify(metrics) => metrics.acc1,
+            Self::Multilabel(metrics) => metrics.map,
+            Self::Detect(metrics) => metrics.ap,
+        }
+    }
+
+    /// The mean loss, where it is one of the metrics.
+    pub fn loss(&self) -> Option<f64> {
+        match self {
+            Self::Classify(metrics) => Some(metrics.loss),
+            Self::Multilabel(metrics) => Some(metrics.loss),
+            Self::Detect(_) => None,
+        }
+    }
+
+    /// What makes one result better than another: [`Self::main`], of equals the lower loss.
+    pub(crate) fn rank(&self) -> (f64, f64) {
+        (self.main(), -self.loss().unwrap_or(0.))
+    }
+}
+
+/// The sum of `values`, in an order of their own: neither the order of the images nor their batches show in it.
+fn sum(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.iter().sum()
+}
+
+/// Accumulates [`Scores`] over the batches of a split, for tasks that have logits of classes.
+#[derive(Debug, Clone)]
+pub(crate) enum AnyTally {
+    /// One class an image: labels are classes.
+    Classify(Tally),
+    /// Any number of classes: labels are sets of them.
+    Multilabel(MultilabelTally, Arc<LabelSets>),
+}
+
+impl AnyTally {
+    /// Nothing counted yet, for `classes` classes; labels are positions in `sets` if there are any.
+    pub(crate) fn new(classes: usize, sets: Option<&Arc<LabelSets>>) -> Self {
+        match sets {
+            None => Self::Classify(Tally::new(classes)),
+            Some(sets) => Self::Multilabel(MultilabelTally::new(classes), sets.clone()),
+        }
+    }
+
+    /// Counts a batch: `logits` `[B, classes]`, `labels` `[B]`.
+    pub(crate) fn add(&mut self, logits: &[f32], labels: &[u32]) -> Result<()> {
+        match self {
+            Self::Classify(tally) => tally.add(logits, labels),
+            Self::Multilabel(tally, sets) => tally.add(logits, &sets.truth(labels)?),
+        }
+    }
+
+    /// How many images were counted.
+    pub(crate) fn images(&self) -> usize {
+        match self {
+            Self::Classify(tally) => tally.images() as usize,
+            Self::Multilabel(tally, _) => tally.images(),
+        }
+    }
+
+    /// The metrics of everything counted so far.
+    pub(crate) fn scores(&self) -> Scores {
+        match self {
+            Self::Classify(tally) => Scores::Classify(tally.metrics()),
+            Self::Multilabel(tally, _) => Scores::Multilabel(tally.metrics()),
+        }
+    }
+
+    /// What was counted where an image has any number of classes.
+    pub(crate) fn multilabel(&self) -> Option<&MultilabelTally> {
+        match self {
+            Self::Classify(_) => None,
+            Self::Multilabel(tally, _) => Some(tally),
+        }
+    }
+
+    /// What was taken for what, where an image has one class.
+    pub(crate) fn confusion(&self) -> Option<&Confusion> {
+        match self {
+            Self::Classify(tally) => Some(tally.confusion()),
+            Self::Multilabel(..) => None,
+        }
+    }
+}
