@@ -36,7 +36,7 @@ use crate::{
     loss::{Loss, LossGradients},
     params::{self, Group, Param},
     prompt::{
-        PromptShape,
+        PartShapes,
         pixels::{PixelPrompt, Places},
         tokens::{DropoutMask, TokenLayout},
     },
@@ -50,7 +50,7 @@ const PIXEL_STD: f32 = 0.01;
 #[derive(Debug, Clone)]
 pub struct Model {
     backbone: Arc<Backbone>,
-    prompt: PromptShape,
+    prompt: PartShapes,
     pixels: Option<PixelPrompt>,
     /// Where texts are learned, once the names of the classes are known.
     text: Option<TextPart>,
@@ -105,7 +105,7 @@ impl Model {
     /// The prompt does not fit the backbone's depth or image size, or is one of texts and the backbone has no text tower.
     pub fn new(
         backbone: Arc<Backbone>,
-        prompt: PromptShape,
+        parts: &PartShapes,
         head: HeadKind,
         classes: usize,
         threads: usize,
@@ -115,43 +115,43 @@ impl Model {
                 format!("text is for CLIP backbones, which {} ({}) is not", backbone.name, backbone.spec.family);
             return Err(Error::flag("--head", message));
         }
-        let told_by_texts = matches!(prompt, PromptShape::Weights(shape) if shape.told_by_texts());
+        let told_by_texts = parts.told_by_texts();
         let on_embeddings = head == HeadKind::Text || told_by_texts;
         let width = if on_embeddings { backbone.embedding_width() } else { backbone.vit.width() };
         let mut head = Head { kind: head, width, classes, keys: 0 };
-        let of_images = match prompt {
-            PromptShape::Text(shape) => {
-                head = text::check(&backbone, &shape, classes)?;
-                shape.image_tokens().map_or(PromptShape::None, PromptShape::Tokens)
-            }
-            other => other,
-        };
-        let weights = if let PromptShape::Weights(shape) = prompt {
+        let mut layout = parts.tokens();
+        if let Some(shape) = parts.text() {
+            head = text::check(&backbone, &shape, classes)?;
+            layout = shape.image_tokens();
+        }
+        let weights = if let Some(shape) = parts.weights() {
             let (part, own_head) = tuned::part(&backbone, shape, head, on_embeddings)?;
             head = own_head;
             Some(part)
         } else {
             None
         };
-        let pixels = match of_images {
-            PromptShape::Pixels(shape) => {
-                let Preprocess { mean, std, .. } = backbone.preprocess;
-                Some(PixelPrompt::new(shape, backbone.vit.image_size(), mean, std)?)
+        let Preprocess { mean, std, .. } = backbone.preprocess;
+        let pixels = parts.pixels().map(|shape| PixelPrompt::new(shape, backbone.vit.image_size(), mean, std));
+        let pixels = pixels.transpose()?;
+        if let Some(TokenLayout { start, layers, .. }) = layout {
+            let depth = backbone.vit.depth();
+            if layers == 0 || start.checked_add(layers).is_none_or(|end| end > depth) {
+                let message = format!("{layers} prompted blocks from block {start} on, where the backbone has {depth}");
+                return Err(Error::flag("--prompt-layers", message));
             }
-            PromptShape::Tokens(layout) => {
-                let depth = backbone.vit.depth();
-                if layout.layers == 0 || layout.start.checked_add(layout.layers).is_none_or(|end| end > depth) {
-                    let message = format!(
-                        "{} prompted blocks from block {} on, where the backbone has {depth}",
-                        layout.layers, layout.start
-                    );
-                    return Err(Error::flag("--prompt-layers", message));
-                }
-                None
-            }
-            PromptShape::None | PromptShape::Text(_) | PromptShape::Weights(_) => None,
-        };
-        Ok(Self { backbone, prompt, pixels, text: None, weights, head, mapped: None, threads, on_embeddings })
+        }
+        Ok(Self {
+            backbone,
+            prompt: parts.clone(),
+            pixels,
+            text: None,
+            weights,
+            head,
+            mapped: None,
+            threads,
+            on_embeddings,
+        })
     }
 
     /// The same with a head on image embeddings, as [`Backbone::embed`] makes them, and with `keys` keys of a cache in it.
@@ -171,9 +171,9 @@ impl Model {
         self.head
     }
 
-    /// The learned input's shape.
-    pub fn prompt(&self) -> PromptShape {
-        self.prompt
+    /// What is learned beside the head.
+    pub fn parts(&self) -> &PartShapes {
+        &self.prompt
     }
 
     /// The prompt pixels, where the method has any.
@@ -194,11 +194,7 @@ impl Model {
         if let Some(part) = &self.weights {
             return self.with_pass(part, micro_batch, |pass| self.backbone.vit.course(pass, batch));
         }
-        let layout = match self.prompt {
-            PromptShape::Tokens(layout) => Some(layout),
-            PromptShape::Text(shape) => shape.image_tokens(),
-            _ => None,
-        };
+        let layout = self.prompt.tokens().or_else(|| self.prompt.text()?.image_tokens());
         let prompts =
             layout.map(|TokenLayout { start, layers, tokens }| TokenPrompts { start, layers, tokens, data: &[] });
         let want = Want { tokens: prompts.is_some(), pixels: self.pixels.is_some(), ..Want::default() };
@@ -220,8 +216,8 @@ impl Model {
             return self.init_texts(part, rng);
         }
         let mut params = Vec::new();
-        match (self.prompt, &self.pixels) {
-            (PromptShape::Tokens(layout), _) => {
+        match (self.prompt.tokens(), &self.pixels) {
+            (Some(layout), _) => {
                 params.push(layout.init(self.backbone.vit.width(), self.backbone.spec.patch_size, rng)?);
             }
             // The mapping is counted without a prompt, and learning begins there.
@@ -254,10 +250,8 @@ impl Model {
         if self.told_by_texts() {
             return weights;
         }
-        let prompt = match (self.prompt, &self.pixels) {
-            (PromptShape::Tokens(layout), _) => {
-                Some(("prompt.tokens", vec![layout.layers, layout.tokens, self.backbone.vit.width()]))
-            }
+        let prompt = match (self.prompt.tokens(), &self.pixels) {
+            (Some(layout), _) => Some(("prompt.tokens", vec![layout.layers, layout.tokens, self.backbone.vit.width()])),
             (_, Some(pixels)) => Some(("prompt.pixels", vec![3, pixels.len() / 3])),
             _ => None,
         };
@@ -300,7 +294,7 @@ impl Model {
 
     /// Blocks that no prompt changes anything in, as the first one comes behind them.
     pub fn prefix_blocks(&self) -> usize {
-        if let PromptShape::Tokens(layout) = self.prompt { layout.start } else { 0 }
+        self.prompt.tokens().map_or(0, |layout| layout.start)
     }
 
     /// Values that [`Self::prefix`] makes of an image.
@@ -343,8 +337,8 @@ impl Model {
             return self.text_features(part, params, images);
         }
         let vit = &self.backbone.vit;
-        match (self.prompt, &self.pixels) {
-            (PromptShape::Tokens(_), _) => {
+        match (self.prompt.tokens(), &self.pixels) {
+            (Some(_), _) => {
                 let prompts = self.token_prompts(&params::find(params, "prompt.tokens")?.values);
                 vit.features(images, prompts, self.threads)
             }
@@ -370,8 +364,8 @@ impl Model {
             return self.weights_step(part, params, input);
         }
         let head = self.bind(params)?;
-        match (self.prompt, &self.pixels) {
-            (PromptShape::Tokens(_), _) => {
+        match (self.prompt.tokens(), &self.pixels) {
+            (Some(_), _) => {
                 let values = &params::find(params, "prompt.tokens")?.values;
                 let masked = input.mask.as_ref().map(|mask| mask.apply(values));
                 let prompts = self.token_prompts(masked.as_ref().unwrap_or(values));
@@ -450,7 +444,7 @@ impl Model {
     }
 
     fn token_prompts<'a>(&self, data: &'a [f32]) -> Option<TokenPrompts<'a>> {
-        let PromptShape::Tokens(layout) = self.prompt else { return None };
+        let layout = self.prompt.tokens()?;
         Some(TokenPrompts { start: layout.start, layers: layout.layers, tokens: layout.tokens, data })
     }
 }

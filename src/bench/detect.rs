@@ -12,7 +12,6 @@ use crate::backbone::Backbone;
 use crate::config::{Facts, RunConfig, Task};
 use crate::head::detect::{ClassLayer, Truth};
 use crate::model::detect::{DetectInput, DetectStep, Detector, levels};
-use crate::prompt::PromptShape;
 use crate::random::{normal, stream};
 use crate::train::results::peak_rss_bytes;
 use crate::{Error, Result};
@@ -70,7 +69,7 @@ pub fn detect(
     options.check(batch, image_size)?;
     let facts = Facts { task: Task::Detect, depth, text_depth: None, image_size, train_images: batch, shots: None };
     let plan = config.resolve(&facts)?;
-    let PromptShape::Tokens(layout) = plan.prompt else {
+    let Some(layout) = plan.parts.tokens() else {
         return Err(Error::flag("--method", "a method with prompt tokens is measured here"));
     };
     let shape = Detector::shape(&backbone, ClassLayer::Linear { classes: options.classes }, SIDE);

@@ -11,7 +11,7 @@ use super::flop::{Learned, Step};
 use crate::backbone::{Backbone, Precision};
 use crate::loss::{CrossEntropy, Loss};
 use crate::model::{Model, StepInput};
-use crate::prompt::PromptShape;
+use crate::prompt::PartShape;
 use crate::prompt::pixels::{PixelShape, Places};
 use crate::prompt::weights::WeightShape;
 use crate::random::{normal, stream};
@@ -120,7 +120,7 @@ pub fn step(
     options.check(batch, image_size)?;
     let facts = Facts { task: Task::Classify, depth, text_depth: None, image_size, train_images: batch, shots: None };
     let plan = config.resolve(&facts)?;
-    let model = Model::new(Arc::new(backbone), plan.prompt, plan.head, options.classes, plan.threads)?;
+    let model = Model::new(Arc::new(backbone), &plan.parts, plan.head, options.classes, plan.threads)?;
     let params = model.init(config.seed)?;
     let side = model.preprocess()?.output_size().map_or(facts.image_size, |(width, _)| width);
     let mut rng = stream(config.seed, "bench step", 0, 0);
@@ -164,7 +164,10 @@ pub fn step(
     let work = Step {
         spec: &backbone.spec,
         image_size: facts.image_size,
-        learned: learned(plan.prompt, facts.image_size, backbone.spec.patch_size),
+        learned: plan
+            .parts
+            .first()
+            .map_or(Learned::Head, |&part| learned(part, facts.image_size, backbone.spec.patch_size)),
         batch,
         classes: options.classes,
     };
@@ -191,16 +194,16 @@ pub fn step(
 }
 
 /// What the count of work needs to know of a prompt.
-fn learned(prompt: PromptShape, side: usize, patch: usize) -> Learned {
-    match prompt {
-        PromptShape::None | PromptShape::Text(_) => Learned::Head,
-        PromptShape::Weights(WeightShape::Bias) => Learned::Biases,
-        PromptShape::Weights(WeightShape::Full) => Learned::Weights,
-        PromptShape::Weights(WeightShape::Lora(shape)) => Learned::LowRank { rank: shape.rank },
-        PromptShape::Tokens(layout) => {
+fn learned(part: PartShape, side: usize, patch: usize) -> Learned {
+    match part {
+        PartShape::Text(_) => Learned::Head,
+        PartShape::Weights(WeightShape::Bias) => Learned::Biases,
+        PartShape::Weights(WeightShape::Full) => Learned::Weights,
+        PartShape::Weights(WeightShape::Lora(shape)) => Learned::LowRank { rank: shape.rank },
+        PartShape::Tokens(layout) => {
             Learned::Tokens { start: layout.start, layers: layout.layers, tokens: layout.tokens }
         }
-        PromptShape::Pixels(shape) => {
+        PartShape::Pixels(shape) => {
             let grid = side / patch;
             let all = grid * grid;
             // Patches that lie whole inside an image without prompt.
@@ -222,7 +225,7 @@ mod tests {
 
     #[test]
     fn prompted_patches_are_counted() {
-        let patches = |shape| match learned(PromptShape::Pixels(shape), 224, 16) {
+        let patches = |shape| match learned(PartShape::Pixels(shape), 224, 16) {
             Learned::Pixels { patches } => patches,
             other => panic!("{other:?}"),
         };

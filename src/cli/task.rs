@@ -10,10 +10,10 @@ use vpt::image::preprocess::{Preprocess, Size};
 use vpt::metrics::Scores;
 use vpt::model::task_file::{DetectMeta, MapMeta, NAMED_SOURCES, TaskFile};
 use vpt::params;
-use vpt::prompt::PromptShape;
 use vpt::prompt::pixels::PixelShape;
 use vpt::prompt::text::{Beside, TextShape};
 use vpt::prompt::weights::WeightShape;
+use vpt::prompt::{PartShape, PartShapes};
 use vpt::report::table;
 use vpt::runs;
 
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Task, out: Output) -> anyhow::Result<()> {
         "format": meta.format(),
         "task": kind(&file),
         "method": meta.method,
-        "prompt": meta.prompt,
+        "prompt": meta.parts,
         "head": meta.head,
         "backbone": meta.backbone,
         "classes": meta.classes,
@@ -94,7 +94,7 @@ fn describe(file: &TaskFile, path: &Path, bytes: u64) -> String {
         ("format", meta.format().to_string()),
         ("task", kind(file).to_string()),
         ("method", meta.method.to_string()),
-        ("prompt", prompt(meta.prompt)),
+        ("prompt", prompts(&meta.parts)),
         ("head", head(file)),
         ("backbone", printable(&meta.backbone.name)),
         ("BLAKE3", printable(&meta.backbone.hash)),
@@ -163,23 +163,29 @@ fn mapping(file: &TaskFile) -> Vec<(&'static str, String)> {
     lines
 }
 
-fn prompt(shape: PromptShape) -> String {
+fn prompts(shapes: &PartShapes) -> String {
+    if shapes.is_empty() {
+        return "none".to_owned();
+    }
+    shapes.iter().map(|&shape| prompt(shape)).collect::<Vec<_>>().join("; ")
+}
+
+fn prompt(shape: PartShape) -> String {
     match shape {
-        PromptShape::None => "none".to_owned(),
-        PromptShape::Tokens(layout) if layout.layers == 1 => {
+        PartShape::Tokens(layout) if layout.layers == 1 => {
             format!("{} tokens at block {}", layout.tokens, layout.start.saturating_add(1))
         }
-        PromptShape::Tokens(layout) => {
+        PartShape::Tokens(layout) => {
             let (first, last) = (layout.start.saturating_add(1), layout.start.saturating_add(layout.layers));
             format!("{} tokens at each of the {} blocks {first} to {last}", layout.tokens, layout.layers)
         }
-        PromptShape::Pixels(PixelShape::Pad { width }) => format!("a border of {width} pixels"),
-        PromptShape::Pixels(PixelShape::Patch { side, place }) => format!("a {place} square of {side} pixels"),
-        PromptShape::Pixels(PixelShape::Full) => "every pixel".to_owned(),
-        PromptShape::Text(shape) => text(shape),
-        PromptShape::Weights(WeightShape::Bias) => "none; the biases of the image tower are tuned".to_owned(),
-        PromptShape::Weights(WeightShape::Full) => "none; every weight of the image tower is tuned".to_owned(),
-        PromptShape::Weights(WeightShape::Lora(lora)) => {
+        PartShape::Pixels(PixelShape::Pad { width }) => format!("a border of {width} pixels"),
+        PartShape::Pixels(PixelShape::Patch { side, place }) => format!("a {place} square of {side} pixels"),
+        PartShape::Pixels(PixelShape::Full) => "every pixel".to_owned(),
+        PartShape::Text(shape) => text(shape),
+        PartShape::Weights(WeightShape::Bias) => "none; the biases of the image tower are tuned".to_owned(),
+        PartShape::Weights(WeightShape::Full) => "none; every weight of the image tower is tuned".to_owned(),
+        PartShape::Weights(WeightShape::Lora(lora)) => {
             let towers =
                 if lora.towers.name() == "both" { "both towers" } else { &format!("the {} tower", lora.towers) };
             format!(
@@ -188,7 +194,7 @@ fn prompt(shape: PromptShape) -> String {
                 lora.scale()
             )
         }
-        PromptShape::Pixels(PixelShape::Frame { inner }) => format!("pixels around the image of {inner} pixels"),
+        PartShape::Pixels(PixelShape::Frame { inner }) => format!("pixels around the image of {inner} pixels"),
     }
 }
 
@@ -202,7 +208,7 @@ fn text(shape: TextShape) -> String {
         Beside::Nothing => vectors,
         Beside::MetaNet => format!("{vectors}; a network that shifts them by the image"),
         Beside::Map => format!("{vectors}, mapped to tokens of the image tower"),
-        Beside::Tokens(layout) => format!("{vectors}; in the image tower {}", prompt(PromptShape::Tokens(layout))),
+        Beside::Tokens(layout) => format!("{vectors}; in the image tower {}", prompt(PartShape::Tokens(layout))),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
         schedule::{Course, EpochSchedule, Schedule},
     },
     prompt::{
-        PromptShape,
+        PartShape, PartShapes,
         pixels::PixelShape,
         text::{Beside, TextShape},
         tokens::TokenLayout,
@@ -48,8 +48,8 @@ pub struct Facts {
 pub struct Plan {
     /// The configuration with every default filled in: what `config.toml` keeps.
     pub config: RunConfig,
-    /// The learned input.
-    pub prompt: PromptShape,
+    /// What is learned beside the head.
+    pub parts: PartShapes,
     /// The head.
     pub head: HeadKind,
     /// The optimiser.
@@ -98,10 +98,7 @@ pub struct DetectPlan {
 impl Plan {
     /// Rates of the optimiser when the method learns at `lr`.
     pub fn rates(&self, lr: f64) -> Rates {
-        let head = match self.prompt {
-            PromptShape::None => lr,
-            _ => self.head_lr,
-        };
+        let head = if self.parts.is_empty() { lr } else { self.head_lr };
         let rate = |lr| Rate { lr, decay: self.weight_decay };
         let epsilon = defaults::epsilon(self.config.method);
         Rates { prompt: rate(lr), head: rate(head), epsilon }
@@ -110,7 +107,7 @@ impl Plan {
     /// Rates of detection, of either stage.
     pub fn detection_rates(&self) -> Rates {
         let lr = self.learning_rates[0];
-        let head = if self.prompt == PromptShape::None { lr } else { self.head_lr };
+        let head = if self.parts.is_empty() { lr } else { self.head_lr };
         let head = Rate { lr: head, decay: self.weight_decay };
         Rates { prompt: Rate { lr, decay: 0. }, head, epsilon: optim::EPSILON }
     }
@@ -130,18 +127,19 @@ impl Plan {
 
     /// Whether the features of the images of `split` never change, so that they are computed once.
     pub fn has_constant_features(&self, split: Split) -> bool {
-        let untouched = match self.prompt {
-            PromptShape::None => self.config.method.on_features(),
-            PromptShape::Text(shape) => shape.image_tokens().is_none(),
-            PromptShape::Weights(shape) => !shape.tunes_images(),
-            _ => false,
+        let untouched = |part: &PartShape| match part {
+            PartShape::Text(shape) => shape.image_tokens().is_none(),
+            PartShape::Weights(shape) => !shape.tunes_images(),
+            PartShape::Tokens(_) | PartShape::Pixels(_) => false,
         };
-        untouched && !(self.augments() && split == Split::Train)
+        (!self.parts.is_empty() || self.config.method.on_features())
+            && self.parts.iter().all(untouched)
+            && !(self.augments() && split == Split::Train)
     }
 
     /// Whether `lora` tells the classes by their texts, and learns no head.
     pub fn told_by_texts(&self) -> bool {
-        matches!(self.prompt, PromptShape::Weights(shape) if shape.told_by_texts())
+        self.parts.told_by_texts()
     }
 
     /// Whether training images of a classifier are changed at random.
@@ -169,8 +167,8 @@ impl RunConfig {
         if facts.train_images == 0 {
             return Err(Error::invalid("data", "there are no images to train on"));
         }
-        let prompt = self.prompt_shape(facts)?;
-        let by_texts = matches!(prompt, PromptShape::Weights(shape) if shape.told_by_texts());
+        let parts = self.part_shapes(facts)?;
+        let by_texts = parts.told_by_texts();
         let head = if by_texts { HeadKind::Cosine } else { self.head_kind() };
         let defaults = defaults::of(facts.task, self.method, head, self.label_map);
         self.refuse_fields_of_texts(by_texts)?;
@@ -248,36 +246,38 @@ impl RunConfig {
             out: None,
             ..self.clone()
         };
-        match prompt {
-            PromptShape::None | PromptShape::Pixels(PixelShape::Full) => {}
-            PromptShape::Weights(shape) => {
-                if let Some(LoraShape { rank, alpha, towers, .. }) = shape.lora() {
-                    (config.lora_rank, config.lora_alpha) = (Some(rank), Some(alpha));
-                    (config.lora_dropout, config.lora_towers) = (Some(prompt_dropout), Some(towers));
+        for part in parts.iter() {
+            match *part {
+                PartShape::Pixels(PixelShape::Full) => {}
+                PartShape::Weights(shape) => {
+                    if let Some(LoraShape { rank, alpha, towers, .. }) = shape.lora() {
+                        (config.lora_rank, config.lora_alpha) = (Some(rank), Some(alpha));
+                        (config.lora_dropout, config.lora_towers) = (Some(prompt_dropout), Some(towers));
+                    }
                 }
-            }
-            PromptShape::Tokens(layout) => {
-                config.prompt_tokens = Some(layout.tokens);
-                config.prompt_dropout = Some(prompt_dropout);
-                let layers = self.prompt_layers.unwrap_or(defaults::layers(facts.task, facts.depth));
-                config.prompt_layers = deep.then_some(layers);
-            }
-            PromptShape::Pixels(PixelShape::Pad { width }) => config.pad = Some(width),
-            PromptShape::Pixels(PixelShape::Patch { side, place }) => {
-                (config.patch_size, config.patch_place) = (Some(side), Some(place));
-            }
-            PromptShape::Pixels(PixelShape::Frame { inner }) => config.inner_size = Some(inner),
-            PromptShape::Text(shape) => {
-                config.prompt_tokens = Some(shape.tokens);
-                // Towers of different depths have different defaults, which `first:K` cannot say.
-                let equal = shape.image_tokens().is_some_and(|layout| layout.layers == shape.layers);
-                let layers = equal.then_some(PromptLayers::First(shape.layers));
-                config.prompt_layers = self.prompt_layers.or(layers);
-                config.context_init = Some(self.context_words(shape.tokens).to_owned());
+                PartShape::Tokens(layout) => {
+                    config.prompt_tokens = Some(layout.tokens);
+                    config.prompt_dropout = Some(prompt_dropout);
+                    let layers = self.prompt_layers.unwrap_or(defaults::layers(facts.task, facts.depth));
+                    config.prompt_layers = deep.then_some(layers);
+                }
+                PartShape::Pixels(PixelShape::Pad { width }) => config.pad = Some(width),
+                PartShape::Pixels(PixelShape::Patch { side, place }) => {
+                    (config.patch_size, config.patch_place) = (Some(side), Some(place));
+                }
+                PartShape::Pixels(PixelShape::Frame { inner }) => config.inner_size = Some(inner),
+                PartShape::Text(shape) => {
+                    config.prompt_tokens = Some(shape.tokens);
+                    // Towers of different depths have different defaults, which `first:K` cannot say.
+                    let equal = shape.image_tokens().is_some_and(|layout| layout.layers == shape.layers);
+                    let layers = equal.then_some(PromptLayers::First(shape.layers));
+                    config.prompt_layers = self.prompt_layers.or(layers);
+                    config.context_init = Some(self.context_words(shape.tokens).to_owned());
+                }
             }
         }
         Ok(Plan {
-            prompt,
+            parts,
             head,
             optimizer,
             views,
@@ -336,31 +336,31 @@ impl RunConfig {
         Ok(DetectPlan { head_epochs, warmup, ema, fit: self.fit.unwrap_or_default(), augment })
     }
 
-    /// What is learned at the input, checked against the backbone.
-    fn prompt_shape(&self, facts: &Facts) -> Result<PromptShape> {
+    /// What is learned beside the head, checked against the backbone.
+    fn part_shapes(&self, facts: &Facts) -> Result<PartShapes> {
         let side = facts.image_size;
         let tokens = self.prompt_tokens.unwrap_or(defaults::PROMPT_TOKENS);
-        Ok(match self.method {
-            Method::VptShallow => PromptShape::Tokens(TokenLayout { start: 0, layers: 1, tokens }),
+        let part = match self.method {
+            Method::VptShallow => PartShape::Tokens(TokenLayout { start: 0, layers: 1, tokens }),
             Method::VptDeep => {
                 let (start, layers) =
                     self.prompt_layers.unwrap_or(defaults::layers(facts.task, facts.depth)).resolve(facts.depth)?;
-                PromptShape::Tokens(TokenLayout { start, layers, tokens })
+                PartShape::Tokens(TokenLayout { start, layers, tokens })
             }
-            Method::VpPad => PromptShape::Pixels(PixelShape::Pad { width: self.pad.unwrap_or(defaults::pad(side)) }),
-            Method::VpPatch => PromptShape::Pixels(PixelShape::Patch {
+            Method::VpPad => PartShape::Pixels(PixelShape::Pad { width: self.pad.unwrap_or(defaults::pad(side)) }),
+            Method::VpPatch => PartShape::Pixels(PixelShape::Patch {
                 side: self.patch_size.unwrap_or(defaults::patch(side)),
                 place: self.patch_place.unwrap_or_default(),
             }),
-            Method::VpFull => PromptShape::Pixels(PixelShape::Full),
-            Method::VpFrame => PromptShape::Pixels(PixelShape::Frame {
+            Method::VpFull => PartShape::Pixels(PixelShape::Full),
+            Method::VpFrame => PartShape::Pixels(PixelShape::Frame {
                 inner: self.inner_size.unwrap_or(defaults::inner(side, self.label_map)),
             }),
             Method::Coop | Method::Cocoop | Method::Ivlp | Method::Maple | Method::Promptsrc => {
-                PromptShape::Text(self.text_shape(facts)?)
+                PartShape::Text(self.text_shape(facts)?)
             }
-            Method::Bias => PromptShape::Weights(WeightShape::Bias),
-            Method::Full => PromptShape::Weights(WeightShape::Full),
+            Method::Bias => PartShape::Weights(WeightShape::Bias),
+            Method::Full => PartShape::Weights(WeightShape::Full),
             Method::Lora => {
                 let by_texts = facts.task == Task::Classify && facts.text_depth.is_some() && self.head.is_none();
                 if self.lora_towers.is_some_and(LoraTowers::text) && facts.text_depth.is_none() {
@@ -369,10 +369,11 @@ impl RunConfig {
                 }
                 let shape = self.lora(by_texts);
                 shape.check()?;
-                PromptShape::Weights(WeightShape::Lora(shape))
+                PartShape::Weights(WeightShape::Lora(shape))
             }
-            _ => PromptShape::None,
-        })
+            _ => return Ok(PartShapes::NONE),
+        };
+        Ok(part.into())
     }
 
     /// The changes of `lora`, where classes are told by texts or by a head.

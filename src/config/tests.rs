@@ -1,6 +1,6 @@
 use super::*;
 use crate::prompt::{
-    PromptShape,
+    PartShape, PartShapes,
     pixels::PixelShape,
     text::{Beside, TextShape},
     tokens::TokenLayout,
@@ -37,16 +37,16 @@ fn a_resolved_run_resolves_to_itself() {
 
 #[test]
 fn prompts_follow_method_depth_and_image_size() {
-    let prompt = |config: RunConfig| config.resolve(&FACTS).unwrap().prompt;
-    let tokens = |start, layers, tokens| PromptShape::Tokens(TokenLayout { start, layers, tokens });
+    let prompt = |config: RunConfig| config.resolve(&FACTS).unwrap().parts;
+    let tokens = |start, layers, tokens| PartShapes::from(PartShape::Tokens(TokenLayout { start, layers, tokens }));
     let dropout = |method| config(method).resolve(&FACTS).unwrap().prompt_dropout;
-    assert_eq!(prompt(config(Method::Linear)), PromptShape::None);
+    assert_eq!(prompt(config(Method::Linear)), PartShapes::NONE);
     assert_eq!(prompt(config(Method::VptShallow)), tokens(0, 1, 10));
     assert_eq!(prompt(config(Method::VptDeep)), tokens(0, 12, 10));
     let last = RunConfig { prompt_layers: Some(PromptLayers::Last(3)), prompt_tokens: Some(4), ..RunConfig::default() };
     assert_eq!(prompt(last), tokens(9, 3, 4));
-    assert_eq!(prompt(config(Method::VpPad)), PromptShape::Pixels(PixelShape::Pad { width: 30 }));
-    assert_eq!(prompt(config(Method::VpFrame)), PromptShape::Pixels(PixelShape::Frame { inner: 180 }));
+    assert_eq!(prompt(config(Method::VpPad)), PartShape::Pixels(PixelShape::Pad { width: 30 }).into());
+    assert_eq!(prompt(config(Method::VpFrame)), PartShape::Pixels(PixelShape::Frame { inner: 180 }).into());
     assert_eq!((dropout(Method::VptShallow), dropout(Method::VptDeep)), (0., 0.1));
 }
 
@@ -58,8 +58,8 @@ fn low_rank_changes_are_clip_lora_s_where_texts_tell_the_classes() {
         change(&mut config);
         config.resolve(&facts)
     };
-    let shape = |plan: &Plan| match plan.prompt {
-        PromptShape::Weights(shape) => shape.lora().unwrap(),
+    let shape = |plan: &Plan| match plan.parts.weights() {
+        Some(shape) => shape.lora().unwrap(),
         other => panic!("{other:?}"),
     };
     let plan = lora(|_| {}, facts).unwrap();
@@ -189,7 +189,7 @@ fn texts_are_learned_as_published() {
     ] {
         for (shots, epochs) in [1, 4, 16].into_iter().zip(epochs) {
             let plan = plan(method, Some(shots));
-            assert_eq!(plan.prompt, PromptShape::Text(TextShape { tokens, layers, beside }));
+            assert_eq!(plan.parts.text(), Some(TextShape { tokens, layers, beside }));
             assert_eq!((plan.learning_rates.as_slice(), plan.batch_size, plan.epochs), (&[lr][..], batch, epochs));
             assert_eq!((plan.optimizer, plan.config.weight_decay), (OptimizerKind::Sgd, Some(5e-4)));
             // The first epoch at a constant 1e-5, then PyTorch's cosine by epochs.
@@ -212,9 +212,9 @@ fn texts_are_learned_as_published() {
     }
     // Towers that are less deep, and of two depths.
     let facts = Facts { depth: 4, text_depth: Some(3), ..FACTS };
-    let PromptShape::Text(shape) = config(Method::Ivlp).resolve(&facts).unwrap().prompt else { panic!() };
+    let shape = config(Method::Ivlp).resolve(&facts).unwrap().parts.text().unwrap();
     assert_eq!((shape.layers, shape.image_tokens().unwrap().layers), (2, 3));
-    let PromptShape::Text(shape) = config(Method::Maple).resolve(&facts).unwrap().prompt else { panic!() };
+    let shape = config(Method::Maple).resolve(&facts).unwrap().parts.text().unwrap();
     assert_eq!(shape.image_tokens().unwrap().layers, 2);
     // As many vectors as words.
     let words = Some("this is a picture of one".to_owned());

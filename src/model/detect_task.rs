@@ -13,7 +13,7 @@ use crate::{
     head::detect::ClassLayer,
     model::task_file::{BackboneId, TaskFile, TaskMeta},
     params::Param,
-    prompt::PromptShape,
+    prompt::PartShape,
 };
 
 /// Images that go through the backbone at a time.
@@ -57,13 +57,10 @@ impl DetectTask {
         let Some(detect) = &meta.detect else {
             return Err(Error::invalid("task", "learned to classify, not to detect"));
         };
-        let layout = match meta.prompt {
-            PromptShape::None => None,
-            PromptShape::Tokens(layout) => Some(layout),
-            PromptShape::Pixels(_) | PromptShape::Text(_) | PromptShape::Weights(_) => {
-                return Err(Error::invalid("task", "a detector has no prompt pixels or texts"));
-            }
-        };
+        if meta.parts.iter().any(|part| !matches!(part, PartShape::Tokens(_))) {
+            return Err(Error::invalid("task", "a detector has no prompt pixels or texts"));
+        }
+        let layout = meta.parts.tokens();
         let texts = match detect.head.classes {
             ClassLayer::Linear { .. } => None,
             ClassLayer::Text { .. } => Some(class_embeddings(&backbone, &meta.classes, threads)?),

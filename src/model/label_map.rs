@@ -145,7 +145,7 @@ mod tests {
         loss::Loss,
         params::find,
         prompt::{
-            PromptShape,
+            PartShape,
             pixels::{PixelShape, Places},
         },
         tensor_file::Tensor,
@@ -163,8 +163,8 @@ mod tests {
     }
 
     fn model(family: &str, kind: LabelMap, classes: usize) -> Model {
-        let prompt = PromptShape::Pixels(PixelShape::Frame { inner: INNER });
-        Model::new(backbone(family), prompt, HeadKind::Linear, classes, 2).unwrap().with_label_map(kind).unwrap()
+        let prompt = PartShape::Pixels(PixelShape::Frame { inner: INNER }).into();
+        Model::new(backbone(family), &prompt, HeadKind::Linear, classes, 2).unwrap().with_label_map(kind).unwrap()
     }
 
     /// What PyTorch made: `scripts/make_label_map_fixtures.py`.
@@ -273,8 +273,8 @@ mod tests {
     fn a_backbone_that_cannot_be_mapped_from_is_refused_by_the_flag() {
         let refusal = |dir: &Path, classes| {
             let backbone = Arc::new(Backbone::open(dir.to_str().unwrap(), &OpenOptions::default()).unwrap());
-            let model =
-                Model::new(backbone, PromptShape::Pixels(PixelShape::Full), HeadKind::Linear, classes, 1).unwrap();
+            let model = Model::new(backbone, &PartShape::Pixels(PixelShape::Full).into(), HeadKind::Linear, classes, 1)
+                .unwrap();
             model.with_label_map(LabelMap::Ilm).unwrap_err().to_string()
         };
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");

@@ -13,7 +13,6 @@ use crate::{
     image::Preprocess,
     model::task_file::{BackboneId, TaskFile, TaskMeta, TaskMetrics},
     params::{Group, Param},
-    prompt::PromptShape,
 };
 
 /// How to open a task.
@@ -116,7 +115,7 @@ impl TaskModel {
                 format!("the task was learned on images of {} pixels, the backbone is open at {side}", meta.image_size);
             return Err(Error::flag("--image-size", message));
         }
-        let mut model = Model::new(backbone, meta.prompt, meta.head, meta.classes.len(), threads)?;
+        let mut model = Model::new(backbone, &meta.parts, meta.head, meta.classes.len(), threads)?;
         if let Some(map) = &meta.label_map {
             model = model.with_label_map(map.kind)?;
         }
@@ -156,7 +155,7 @@ impl TaskModel {
 
     /// Whether classes are told by texts with their names in them, so that others can be asked for.
     pub fn is_open_vocabulary(&self) -> bool {
-        matches!(self.meta.prompt, PromptShape::Text(_))
+        self.meta.parts.text().is_some()
     }
 
     /// The same learned texts with other names in them: a classifier for classes that nothing was learned of, as in the
@@ -185,7 +184,7 @@ impl TaskModel {
         meta.metrics = TaskMetrics { epoch: meta.metrics.epoch, ..TaskMetrics::default() };
         (meta.classes, meta.classnames) = (classes, classnames);
         let backbone = model.backbone().clone();
-        let model = Model::new(backbone, meta.prompt, meta.head, meta.classes.len(), model.threads())?;
+        let model = Model::new(backbone, &meta.parts, meta.head, meta.classes.len(), model.threads())?;
         let model = model.with_classes(&meta.names_in_texts())?;
         let learned: Vec<Param> = params.iter().filter(|param| param.group == Group::Prompt).cloned().collect();
         let params = model.task_params(&learned)?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::prompt::{
-    PromptShape,
+    PartShape, PartShapes,
     text::OpenTensor,
     weights::{self, WeightShape},
 };
@@ -135,8 +135,9 @@ pub struct TaskMeta {
     format: u64,
     /// How it was learned.
     pub method: Method,
-    /// What was learned at the input.
-    pub prompt: PromptShape,
+    /// What was learned beside the head.
+    #[serde(rename = "prompt")]
+    pub parts: PartShapes,
     /// What was learned at the output.
     pub head: HeadKind,
     /// What it was learned on.
@@ -180,7 +181,7 @@ impl TaskMeta {
     #[allow(clippy::too_many_arguments)] // one for every field of the file
     pub fn new(
         method: Method,
-        prompt: PromptShape,
+        parts: PartShapes,
         head: HeadKind,
         backbone: BackboneId,
         classes: Vec<String>,
@@ -191,7 +192,7 @@ impl TaskMeta {
         Self {
             format: FORMAT,
             method,
-            prompt,
+            parts,
             head,
             backbone,
             classes,
@@ -272,7 +273,7 @@ impl TaskFile {
         let (mut tensors, meta) = tensor_file::read(path, KEY, "task file", limit, |meta| check_format(meta, path))?;
         let meta = parse_meta(meta, path)?;
         let mut params = Vec::new();
-        for (name, expected) in prompt_tensors(meta.prompt, path)? {
+        for (name, expected) in prompt_tensors(&meta.parts, path)? {
             let shape = tensors.get(name).map(|t| t.shape.clone()).unwrap_or_default();
             let values = tensor_file::take(&mut tensors, name, &shape, path)?;
             let fits = |(n, expected): (&usize, &Option<usize>)| expected.is_none_or(|expected| *n == expected);
@@ -282,7 +283,7 @@ impl TaskFile {
             }
             params.push(Param::new(name, &shape, values, Group::Prompt)?);
         }
-        if let PromptShape::Weights(shape) = meta.prompt {
+        if let Some(shape) = meta.parts.weights() {
             params.extend(take_weights(shape, &mut tensors, path)?);
         }
         for (name, shape) in head_tensors(&meta, &tensors, path)? {
@@ -319,7 +320,7 @@ fn head_tensors(
         detect.head.check().map_err(|error| Error::file(path, format!("task metadata: {error}")))?;
         return Ok(detect.head.tensors());
     }
-    if let PromptShape::Text(shape) = meta.prompt {
+    if let Some(shape) = meta.parts.text() {
         if meta.head != HeadKind::Cosine || meta.multilabel {
             return Err(Error::file(path, "task metadata: texts make a cosine head of one class an image"));
         }
@@ -354,7 +355,7 @@ fn head_tensors(
 fn head_group(meta: &TaskMeta, name: &str, shape: &[usize]) -> Group {
     let method = meta.method;
     let learned = match method {
-        _ if matches!(meta.prompt, PromptShape::Weights(shape) if shape.told_by_texts()) => false,
+        _ if meta.parts.told_by_texts() => false,
         Method::ZsLp | Method::Clap => name == "head.weight",
         Method::TipAdapterF => name == KEYS,
         _ => !method.on_embeddings(),
@@ -367,14 +368,15 @@ fn head_group(meta: &TaskMeta, name: &str, shape: &[usize]) -> Group {
 }
 
 /// Name and shape of every learned tensor at the input; a dimension that depends on the backbone is `None`.
-fn prompt_tensors(prompt: PromptShape, path: &Path) -> Result<Vec<OpenTensor>> {
-    let tensors = match prompt {
+fn prompt_tensors(parts: &PartShapes, path: &Path) -> Result<Vec<OpenTensor>> {
+    let of_part = |part: &PartShape| match part {
         // Which weights there are depends on the backbone.
-        PromptShape::None | PromptShape::Weights(_) => Vec::new(),
-        PromptShape::Tokens(layout) => vec![("prompt.tokens", vec![Some(layout.layers), Some(layout.tokens), None])],
-        PromptShape::Pixels(_) => vec![("prompt.pixels", vec![Some(3), None])],
-        PromptShape::Text(shape) => shape.tensors(),
+        PartShape::Weights(_) => Vec::new(),
+        PartShape::Tokens(layout) => vec![("prompt.tokens", vec![Some(layout.layers), Some(layout.tokens), None])],
+        PartShape::Pixels(_) => vec![("prompt.pixels", vec![Some(3), None])],
+        PartShape::Text(shape) => shape.tensors(),
     };
+    let tensors: Vec<OpenTensor> = parts.iter().flat_map(of_part).collect();
     if tensors.iter().any(|(_, shape)| shape.contains(&Some(0))) {
         return Err(Error::file(path, "task metadata: a prompt without tokens or layers"));
     }
@@ -431,7 +433,7 @@ fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
         return Err(Error::file(path, "task metadata: both a detector and a classifier"));
     }
     if let Some(MapMeta { sources, names, .. }) = &meta.label_map {
-        let plain = matches!(meta.prompt, PromptShape::Pixels(_)) && meta.head == HeadKind::Linear;
+        let plain = matches!(meta.parts[..], [PartShape::Pixels(_)]) && meta.head == HeadKind::Linear;
         if !plain || meta.detect.is_some() || meta.multilabel {
             return Err(Error::file(
                 path,
@@ -485,7 +487,7 @@ mod tests {
         let val = Metrics { acc1: 2. / 3., acc5: None, mean_per_class_recall: 0.1 + 0.2, loss: 1. / 7. };
         let meta = TaskMeta::new(
             Method::VptDeep,
-            PromptShape::Tokens(layout),
+            PartShape::Tokens(layout).into(),
             HeadKind::Linear,
             backbone,
             vec!["cat".into(), "naïve \"dog\"".into()],
@@ -545,21 +547,21 @@ mod tests {
         assert!(!bytes(&task()).contains("temperature") && (task().meta.temperature() - 1.).abs() < f64::EPSILON);
         assert!(with(|t| t.meta.classes.clear()).contains("0 classes"));
         assert!(with(|t| t.meta.head = HeadKind::Cosine).contains("no tensor `head.log_scale`"));
-        assert!(with(|t| t.meta.prompt = PromptShape::None).contains("`prompt.tokens` has no place"));
+        assert!(with(|t| t.meta.parts = PartShapes::NONE).contains("`prompt.tokens` has no place"));
         assert!(with(|t| t.params.remove(0).values.clear()).contains("no tensor `prompt.tokens`"));
         assert!(with(|t| t.params.truncate(1)).contains("`head.weight` is missing"));
         assert!(with(|t| t.params[0].shape = vec![3, 2, 8]).contains("not what its metadata says"));
         let empty = TokenLayout { start: 0, layers: 0, tokens: 3 };
         let mut nothing = task();
-        nothing.meta.prompt = PromptShape::Tokens(empty);
+        nothing.meta.parts = PartShape::Tokens(empty).into();
         assert!(refused(&nothing).contains("a prompt without tokens or layers"));
-        let text = |beside| PromptShape::Text(TextShape { tokens: 3, layers: 2, beside });
+        let text = |beside| PartShapes::from(PartShape::Text(TextShape { tokens: 3, layers: 2, beside }));
         let mut linear = task();
-        linear.meta.prompt = text(Beside::Nothing);
+        linear.meta.parts = text(Beside::Nothing);
         linear.params[0].name = "prompt.text".into();
         assert!(refused(&linear).contains("texts make a cosine head"));
         linear.meta.head = HeadKind::Cosine;
-        linear.meta.prompt = text(Beside::MetaNet);
+        linear.meta.parts = text(Beside::MetaNet);
         assert!(refused(&linear).contains("no tensor `prompt.meta.fc1.weight`"));
         linear.params[0].shape = vec![3, 2, 8];
         assert!(refused(&linear).contains("the shape [3, 2, 8] of `prompt.text` is not"));
@@ -574,7 +576,7 @@ mod tests {
         };
         let tuned = |shape, params: Vec<Param>| {
             let mut file = task();
-            file.meta.prompt = PromptShape::Weights(shape);
+            file.meta.parts = PartShape::Weights(shape).into();
             file.params.splice(0..1, params);
             file
         };
@@ -614,10 +616,10 @@ mod tests {
             LoraShape { alpha: -1., ..lora },
             LoraShape { texts: false, ..lora },
         ] {
-            by_texts.meta.prompt = PromptShape::Weights(WeightShape::Lora(bad));
+            by_texts.meta.parts = PartShape::Weights(WeightShape::Lora(bad)).into();
             assert!(refused(&by_texts).contains("task metadata: --lora-"), "{bad:?}");
         }
-        by_texts.meta.prompt = PromptShape::None;
+        by_texts.meta.parts = PartShapes::NONE;
         assert!(refused(&by_texts).contains("`backbone.q.lora_A` has no place"));
     }
 

@@ -11,6 +11,7 @@ use crate::{
     backbone::OpenOptions,
     params::Group,
     prompt::{
+        PartShape,
         pixels::PixelShape,
         tokens::{PromptLayers, TokenLayout},
     },
@@ -48,9 +49,9 @@ impl Fixture {
         &self.tensors[name]
     }
 
-    fn model(&self, prompt: PromptShape, threads: usize) -> Model {
+    fn model(&self, parts: impl Into<PartShapes>, threads: usize) -> Model {
         let classes = self.get("head.bias").0[0];
-        Model::new(self.backbone.clone(), prompt, HeadKind::Linear, classes, threads).unwrap()
+        Model::new(self.backbone.clone(), &parts.into(), HeadKind::Linear, classes, threads).unwrap()
     }
 
     /// The learned values: `prompt` and the fixture's head.
@@ -117,7 +118,7 @@ fn token_prompts_have_pytorchs_gradients() {
             let (start, layers) = layers.resolve(depth).unwrap();
             let (shape, values) = fixture.get(&format!("{case}.prompts")).clone();
             assert_eq!(shape[0], layers, "{family} {case}");
-            let model = fixture.model(PromptShape::Tokens(TokenLayout { start, layers, tokens: shape[1] }), 2);
+            let model = fixture.model(PartShape::Tokens(TokenLayout { start, layers, tokens: shape[1] }), 2);
             let params = fixture.params(Some(("prompt.tokens", shape, values)));
             model.check(&params).unwrap();
             let expected = &fixture.get(&format!("{case}.grad.prompts")).1;
@@ -140,7 +141,7 @@ fn pixel_prompts_have_pytorchs_gradients() {
             let places = (0..planes.len()).filter(|i| outside(i % side) || outside(i / side % side));
             places.map(|i| planes[i]).collect()
         };
-        let model = fixture.model(PromptShape::Pixels(PixelShape::Pad { width: PAD }), 2);
+        let model = fixture.model(PartShape::Pixels(PixelShape::Pad { width: PAD }), 2);
         let values = border(&fixture.get("pad.pixels").1);
         let params = fixture.params(Some(("prompt.pixels", vec![3, values.len() / 3], values)));
         model.check(&params).unwrap();
@@ -153,7 +154,7 @@ fn pixel_prompts_have_pytorchs_gradients() {
 fn a_head_alone_has_pytorchs_gradients_on_images_and_on_their_features() {
     for family in FAMILIES {
         let fixture = Fixture::load(family);
-        let model = fixture.model(PromptShape::None, 1);
+        let model = fixture.model(PartShapes::NONE, 1);
         let params = fixture.params(None);
         let output = fixture.step(&model, &params, None);
         fixture.compare("linear", &model, &params, &output, None);
@@ -168,7 +169,8 @@ fn a_head_alone_has_pytorchs_gradients_on_images_and_on_their_features() {
 fn fresh_values_fit_and_others_are_refused() {
     let fixture = Fixture::load("clip");
     let layout = TokenLayout { start: 0, layers: 2, tokens: 3 };
-    let shapes = [PromptShape::None, PromptShape::Tokens(layout), PromptShape::Pixels(PixelShape::Pad { width: 2 })];
+    let shapes: [PartShapes; 3] =
+        [PartShapes::NONE, PartShape::Tokens(layout).into(), PartShape::Pixels(PixelShape::Pad { width: 2 }).into()];
     for prompt in shapes {
         let model = fixture.model(prompt, 1);
         let params = model.init(1).unwrap();
@@ -183,8 +185,8 @@ fn fresh_values_fit_and_others_are_refused() {
         more.push(params[0].clone());
         assert!(model.check(&more).unwrap_err().to_string().contains("has no place"));
     }
-    let deeper = PromptShape::Tokens(TokenLayout { start: 2, layers: usize::MAX, tokens: 1 });
-    assert!(Model::new(fixture.backbone.clone(), deeper, HeadKind::Linear, 2, 1).is_err());
+    let deeper = PartShape::Tokens(TokenLayout { start: 2, layers: usize::MAX, tokens: 1 }).into();
+    assert!(Model::new(fixture.backbone.clone(), &deeper, HeadKind::Linear, 2, 1).is_err());
 }
 
 /// The gradient of the prompt goes through CLIP's projection: against central differences along a direction.
@@ -193,10 +195,10 @@ fn a_text_head_hands_the_gradient_back_through_the_projection() {
     let fixture = Fixture::load("clip");
     let classes = fixture.get("head.bias").0[0];
     for prompt in [
-        PromptShape::Tokens(TokenLayout { start: 0, layers: 2, tokens: 3 }),
-        PromptShape::Pixels(PixelShape::Pad { width: PAD }),
+        PartShape::Tokens(TokenLayout { start: 0, layers: 2, tokens: 3 }),
+        PartShape::Pixels(PixelShape::Pad { width: PAD }),
     ] {
-        let model = Model::new(fixture.backbone.clone(), prompt, HeadKind::Text, classes, 1).unwrap();
+        let model = Model::new(fixture.backbone.clone(), &prompt.into(), HeadKind::Text, classes, 1).unwrap();
         assert_eq!(model.head().width, fixture.backbone.embedding_width());
         let params = model.init(1).unwrap();
         let gradients = fixture.step(&model, &params, None).gradients;

@@ -125,10 +125,7 @@ impl Model {
     }
 
     pub(super) fn text_shape(&self) -> Option<TextShape> {
-        match self.prompt {
-            crate::prompt::PromptShape::Text(shape) => Some(shape),
-            _ => None,
-        }
+        self.prompt.text()
     }
 
     /// The part that learns texts, if the method does.

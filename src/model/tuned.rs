@@ -259,10 +259,8 @@ impl Model {
 
     /// Values that a mask drops to keep what is learned from depending on single ones, if there are any such.
     pub fn dropout_len(&self) -> Option<usize> {
-        match (self.prompt, &self.weights) {
-            (crate::prompt::PromptShape::Tokens(layout), _) => {
-                Some(layout.layers * layout.tokens * self.backbone.vit.width())
-            }
+        match (self.prompt.tokens(), &self.weights) {
+            (Some(layout), _) => Some(layout.layers * layout.tokens * self.backbone.vit.width()),
             (_, Some(part)) => Some(part.channels()).filter(|&channels| channels > 0),
             _ => None,
         }

@@ -5,10 +5,7 @@ use crate::{
     Result,
     image::decode::Rgb8,
     params::{self, Param},
-    prompt::{
-        PromptShape,
-        pixels::{PixelPrompt, PixelShape, Places},
-    },
+    prompt::pixels::{PixelPrompt, PixelShape, Places},
     report,
 };
 
@@ -30,10 +27,8 @@ pub(super) fn write(folder: &RunFolder, setup: &Setup, values: &[Param]) -> Resu
         let image = preprocess.apply(&sample.load()?)?;
         let with = pixels.apply(prompt, &image, &Places::Same)?;
         // Of a frame's image, which is smaller, only its place on the canvas is known here.
-        let without = match setup.plan.prompt {
-            PromptShape::Pixels(PixelShape::Frame { .. }) => {
-                pixels.apply(&vec![0.; prompt.len()], &image, &Places::Same)?
-            }
+        let without = match setup.plan.parts.pixels() {
+            Some(PixelShape::Frame { .. }) => pixels.apply(&vec![0.; prompt.len()], &image, &Places::Same)?,
             _ => image,
         };
         let classes = &setup.dataset.classes;

@@ -91,7 +91,7 @@ impl Setup {
         let plan = config.resolve(&facts(&dataset))?;
         // First: a missing text tower should be told before a thousand images are read.
         let texts = prompts(&plan, &backbone, &dataset)?;
-        let mut model = Model::new(backbone.clone(), plan.prompt, plan.head, dataset.classes.len(), plan.threads)?;
+        let mut model = Model::new(backbone.clone(), &plan.parts, plan.head, dataset.classes.len(), plan.threads)?;
         if let Some(texts) = &texts {
             model = model.with_texts(texts)?;
         }
@@ -180,7 +180,7 @@ impl Setup {
         let backbone = self.model.backbone();
         let meta = TaskMeta::new(
             self.plan.config.method,
-            self.plan.prompt,
+            self.plan.parts.clone(),
             self.plan.head,
             BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() },
             self.dataset.classes.clone(),

@@ -13,7 +13,7 @@ use crate::{
         task_file::{BackboneId, TaskFile, TaskMeta, TaskMetrics},
     },
     params,
-    prompt::{PromptShape, pixels::Places, tokens::TokenLayout},
+    prompt::{PartShape, pixels::Places, tokens::TokenLayout},
     random::stream,
 };
 
@@ -49,8 +49,8 @@ impl Fixture {
     }
 
     fn model(&self, shape: TextShape, threads: usize) -> Model {
-        let prompt = PromptShape::Text(shape);
-        let model = Model::new(self.backbone.clone(), prompt, HeadKind::Linear, NAMES.len(), threads).unwrap();
+        let parts = PartShape::Text(shape).into();
+        let model = Model::new(self.backbone.clone(), &parts, HeadKind::Linear, NAMES.len(), threads).unwrap();
         model.with_classes(&Prompts::of_names(&names()).classnames).unwrap()
     }
 
@@ -168,7 +168,7 @@ fn task(fixture: &Fixture, model: &Model, learned: &[Param]) -> TaskModel {
     let id = BackboneId { name: "clip".to_owned(), hash: fixture.backbone.hash().unwrap().to_owned() };
     let meta = TaskMeta::new(
         crate::methods::Method::Coop,
-        model.prompt(),
+        model.parts().clone(),
         HeadKind::Cosine,
         id,
         names(),
@@ -211,17 +211,18 @@ fn a_task_file_tells_the_same_classes_and_others_by_their_names() {
 fn texts_need_a_text_tower_and_names() {
     let fixture = Fixture::load();
     let shape = TextShape { tokens: 4, layers: 1, beside: Beside::Nothing };
-    let nameless = Model::new(fixture.backbone.clone(), PromptShape::Text(shape), HeadKind::Cosine, 4, 1).unwrap();
+    let nameless =
+        Model::new(fixture.backbone.clone(), &PartShape::Text(shape).into(), HeadKind::Cosine, 4, 1).unwrap();
     assert!(nameless.init(1).unwrap_err().to_string().contains("without their names"));
     assert!(nameless.with_classes(&names()[..3]).unwrap_err().to_string().contains("3 names for 4"));
-    let deeper = PromptShape::Text(TextShape { layers: 4, ..shape });
-    assert!(Model::new(fixture.backbone.clone(), deeper, HeadKind::Cosine, 4, 1).is_err());
+    let deeper = PartShape::Text(TextShape { layers: 4, ..shape }).into();
+    assert!(Model::new(fixture.backbone.clone(), &deeper, HeadKind::Cosine, 4, 1).is_err());
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/vit");
     let vit = Arc::new(Backbone::open(dir.to_str().unwrap(), &OpenOptions::default()).unwrap());
-    assert!(Model::new(vit, PromptShape::Text(shape), HeadKind::Cosine, 4, 1).is_err());
+    assert!(Model::new(vit, &PartShape::Text(shape).into(), HeadKind::Cosine, 4, 1).is_err());
     let long = Model::new(
         fixture.backbone.clone(),
-        PromptShape::Text(TextShape { tokens: 76, ..shape }),
+        &PartShape::Text(TextShape { tokens: 76, ..shape }).into(),
         HeadKind::Cosine,
         4,
         1,

@@ -12,7 +12,7 @@ use crate::{
     backbone::{OpenOptions, Precision},
     loss::CrossEntropy,
     prompt::{
-        PromptShape,
+        PartShape,
         weights::{LoraShape, LoraTowers},
     },
     random::stream,
@@ -41,7 +41,7 @@ fn model(family: &str, shape: WeightShape, head: HeadKind, precision: Precision,
     let backbone = Arc::new(Backbone::open(fixtures().join(family).to_str().unwrap(), &options).unwrap());
     let prompts =
         Prompts { classnames: NAMES.map(str::to_owned).to_vec(), templates: TEMPLATES.map(str::to_owned).to_vec() };
-    let model = Model::new(backbone, PromptShape::Weights(shape), head, NAMES.len(), threads).unwrap();
+    let model = Model::new(backbone, &PartShape::Weights(shape).into(), head, NAMES.len(), threads).unwrap();
     model.with_texts(&prompts).unwrap()
 }
 

@@ -243,7 +243,7 @@ impl Session {
         if record.stage == Stage::Head {
             // Prompts that have not learned yet would only disturb.
             params.retain(|param| param.name != "prompt.tokens");
-            meta.prompt = crate::prompt::PromptShape::None;
+            meta.parts = crate::prompt::PartShapes::NONE;
         }
         self.folder.write(name, TaskFile { meta, params }.to_bytes()?)
     }

@@ -17,7 +17,6 @@ use crate::{
         detect::{Detector, levels},
         task_file::{BackboneId, DetectMeta, TaskMeta, TaskMetrics},
     },
-    prompt::PromptShape,
     train::observer::{Event, Observer},
 };
 
@@ -90,10 +89,7 @@ impl Setup {
             None => ClassLayer::Linear { classes },
         };
         let shape = Detector::shape(&backbone, classes, anchor(&dataset, detect.fit)?);
-        let layout = match plan.prompt {
-            PromptShape::Tokens(layout) => Some(layout),
-            _ => None,
-        };
+        let layout = plan.parts.tokens();
         let input = BoxInput { preprocess: backbone.preprocess.clone(), side: size, grid: shape.grid, fit: detect.fit };
         let blocks = levels(backbone.vit.depth());
         let model = Detector::new(backbone, layout, shape, &blocks, texts, plan.threads)?;
@@ -131,7 +127,7 @@ impl Setup {
         let backbone = self.model.backbone();
         let meta = TaskMeta::new(
             self.plan.config.method,
-            self.plan.prompt,
+            self.plan.parts.clone(),
             self.plan.head,
             BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() },
             self.dataset.names(),

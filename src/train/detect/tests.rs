@@ -23,7 +23,7 @@ use crate::{
     },
     model::{DetectTask, TaskOptions, task_file::TaskFile},
     optim::OptimizerKind,
-    prompt::{PromptShape, tokens::PromptLayers},
+    prompt::tokens::PromptLayers,
     train::{
         Event, Observer, Outcome, Silent, resume, run, run_folder,
         tests::{Cut, backbone, bytes, content, finish, finished},
@@ -266,10 +266,10 @@ fn what_is_there_before_the_prompts_have_learned_is_a_task_without_prompts() {
     let outcome = run(&config(&dir, Method::VptDeep), &dir.path().join("runs"), &mut Cut::after(8)).unwrap();
     let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
     let task = open(&folder);
-    assert_eq!((task.meta().prompt, task.meta().metrics.epoch), (PromptShape::None, 1));
+    assert_eq!((task.meta().parts.len(), task.meta().metrics.epoch), (0, 1));
     assert_eq!(task.meta().metrics.test, None);
     let (folder, _) = finished(resume(&folder, &mut Silent));
-    assert!(matches!(open(&folder).meta().prompt, PromptShape::Tokens(_)));
+    assert!(open(&folder).meta().parts.tokens().is_some());
 }
 
 #[test]

@@ -187,7 +187,7 @@ fn learned(
     let backbone = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clip");
     let backbone = Arc::new(Backbone::open(backbone.to_str().unwrap(), &OpenOptions::default()).unwrap());
     let keys = if method.has_cache() { train.labels.len() } else { 0 };
-    let model = Model::new(backbone, crate::prompt::PromptShape::None, HeadKind::Cosine, CLASSES, 1).unwrap();
+    let model = Model::new(backbone, &crate::prompt::PartShapes::NONE, HeadKind::Cosine, CLASSES, 1).unwrap();
     let model = model.on_embeddings(keys);
     let config = RunConfig { method, epochs: Some(epochs), views: Some(0), ..RunConfig::default() };
     let facts = facts(train.labels.len());
