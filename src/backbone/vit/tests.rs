@@ -14,7 +14,7 @@ use crate::backbone::spec::Family;
 use crate::backbone::spec::Spec;
 use crate::backbone::weights::Weights;
 use crate::kernel::Precision;
-use crate::kernel::testing::random;
+use vpt_base::testing::random;
 
 const WIDTH: usize = 24;
 const BATCH: usize = 5;

@@ -108,8 +108,8 @@ pub fn generalized_iou(predicted: [f64; 4], truth: [f64; 4]) -> (f64, [f64; 4]) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::central_differences;
     use proptest::prelude::*;
+    use vpt_base::testing::central_differences;
 
     fn any_box() -> impl Strategy<Value = [f64; 4]> {
         [0.0..1.0f64, 0.0..1.0f64, 0.02..0.9f64, 0.02..0.9f64]

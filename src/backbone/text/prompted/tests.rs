@@ -9,7 +9,8 @@ use super::*;
 use crate::backbone::registry::locate;
 use crate::backbone::spec::{Activation, TextSpec};
 use crate::backbone::weights::Weights;
-use crate::kernel::{Precision, testing::random};
+use crate::kernel::Precision;
+use vpt_base::testing::random;
 
 const N: usize = 3;
 

@@ -1,7 +1,7 @@
 //! Softmax attention of one sequence, head by head, and its VJP.
 //!
 //! Keys and values come from two places: the sequence's own tokens, and prompts that the whole batch shares
-//! (deep prompts are keys and values only, see [`crate::backbone::vit`]). The factor `1/√head_dim` is folded into the
+//! (deep prompts are keys and values only). The factor `1/√head_dim` is folded into the
 //! query weights, so scores are plain products here. Products of a head are small and run on the calling thread.
 
 use super::matmul::{Init, Mat, MatMut, Panels, matmul};
@@ -237,7 +237,7 @@ unsafe fn softmax_vjp_body<S: Simd>(p: &[f32], gradient: &mut [f32], rows: usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{assert_close, central_differences, random};
+    use vpt_base::testing::{assert_close, central_differences, random};
 
     #[derive(Clone, Copy)]
     struct Case {

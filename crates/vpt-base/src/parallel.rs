@@ -5,22 +5,19 @@ use std::ops::Range;
 
 /// Calls `work` on `0..count` cut into one consecutive share a thread, and returns the results in the order of the shares.
 /// There are no more threads than things to do; with one, the caller's own does it. A panic of `work` goes on here.
-pub(crate) fn shares<T: Send>(count: usize, threads: usize, work: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
+pub fn shares<T: Send>(count: usize, threads: usize, work: impl Fn(Range<usize>) -> T + Sync) -> Vec<T> {
     with_shares(cut(count, threads), work)
 }
 
 /// The shares of [`shares`].
-pub(crate) fn cut(count: usize, threads: usize) -> impl Iterator<Item = Range<usize>> {
+pub fn cut(count: usize, threads: usize) -> impl Iterator<Item = Range<usize>> {
     let threads = threads.clamp(1, count.max(1));
     (0..threads).map(move |thread| thread * count / threads..(thread + 1) * count / threads)
 }
 
 /// Calls `work` on each of `shares`, the first on the caller's thread and every other on one of its own; returns the results
 /// in their order.
-pub(crate) fn with_shares<S: Send, T: Send>(
-    shares: impl IntoIterator<Item = S>,
-    work: impl Fn(S) -> T + Sync,
-) -> Vec<T> {
+pub fn with_shares<S: Send, T: Send>(shares: impl IntoIterator<Item = S>, work: impl Fn(S) -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let work = &work;
         let mut shares = shares.into_iter();

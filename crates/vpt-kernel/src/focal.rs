@@ -62,7 +62,7 @@ unsafe fn background_body<S: Simd>(logits: &[f32], derivative: &mut [f32], sum: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::assert_close;
+    use vpt_base::testing::assert_close;
 
     #[test]
     fn loss_and_slope_are_exact_from_one_end_to_the_other() {

@@ -1,7 +1,7 @@
 //! A register tile of a product: the loop that takes the time.
 
 use super::left::SEGMENT;
-use crate::kernel::simd::{Simd, load, store};
+use crate::simd::{Simd, load, store};
 
 /// The left-hand side of one register tile.
 #[derive(Clone, Copy)]

@@ -121,7 +121,7 @@ unsafe fn centred<S: Simd>(p: *const f32, n: usize, mean: f32) -> S::V {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{assert_close, central_differences, random};
+    use vpt_base::testing::{assert_close, central_differences, random};
 
     fn plain(x: &[f64], eps: f64) -> (Vec<f64>, f64) {
         let n = x.len() as f64;

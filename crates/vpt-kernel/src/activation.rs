@@ -146,8 +146,8 @@ unsafe fn gelu<S: Simd>(x: S::V) -> (S::V, S::V) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::dispatched;
-    use crate::kernel::testing::assert_close;
+    use crate::dispatched;
+    use vpt_base::testing::assert_close;
 
     dispatched! {
         fn activate(activation: Activation, x: &mut [f32], derivative: &mut [f32]) = body

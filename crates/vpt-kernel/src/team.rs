@@ -30,8 +30,8 @@ pub(super) fn size() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::random;
-    use crate::kernel::{Activation, Init, Mat, MatMut, Panels, Precision, matmul, matmul_activate, matmul_scale};
+    use crate::{Activation, Init, Mat, MatMut, Panels, Precision, matmul, matmul_activate, matmul_scale};
+    use vpt_base::testing::random;
 
     /// All kinds of products of a `[70, k]` by a `[k, n]` matrix, one behind the other.
     fn products(k: usize, n: usize, precision: Precision) -> Vec<f32> {

@@ -1,7 +1,7 @@
 use super::*;
-use crate::kernel::Precision;
-use crate::kernel::row_stride;
-use crate::kernel::testing::{assert_close, random};
+use crate::Precision;
+use crate::row_stride;
+use vpt_base::testing::{assert_close, random};
 
 /// A value as `precision` holds it.
 fn rounded(x: f32, precision: Precision) -> f64 {

@@ -66,7 +66,7 @@ impl<'a> Mat<'a> {
     ///
     /// # Panics
     /// If this is a transposed view.
-    pub(in crate::kernel) fn contiguous_rows(&self) -> (&'a [f32], usize) {
+    pub(crate) fn contiguous_rows(&self) -> (&'a [f32], usize) {
         assert_eq!(self.col_stride, 1, "a view with contiguous rows is needed");
         (self.data, self.row_stride)
     }
@@ -112,7 +112,7 @@ impl<'a> MatMut<'a> {
     }
 
     /// The values from the first one on and the distance between rows.
-    pub(in crate::kernel) fn contiguous_rows(&mut self) -> (&mut [f32], usize) {
+    pub(crate) fn contiguous_rows(&mut self) -> (&mut [f32], usize) {
         (self.data, self.row_stride)
     }
 }

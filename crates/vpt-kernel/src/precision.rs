@@ -1,6 +1,6 @@
 //! The number formats of what is multiplied.
 
-use crate::choice::choice;
+use vpt_base::choice::choice;
 
 choice! {
     /// Number format of frozen weights and of what is multiplied with them or kept for the VJP. Sums, norms, softmax and
@@ -17,7 +17,7 @@ choice! {
 
 impl Precision {
     /// Bytes of a value.
-    pub(crate) fn bytes(self) -> usize {
+    pub fn bytes(self) -> usize {
         size_of::<f32>() / self.per_word()
     }
 

@@ -3,7 +3,7 @@
 //! Equal content gives equal bytes: the crate orders tensors by name, and all metadata sits in one string with sorted
 //! keys, because several metadata entries would come out in random order.
 
-use std::{borrow::Cow, collections::HashMap, fs::File, io::Read, path::Path};
+use std::{borrow::Cow, collections::HashMap, fs::File, hash::BuildHasher, io::Read, path::Path};
 
 use safetensors::{Dtype, SafeTensors, View};
 use serde_json::Value;
@@ -11,17 +11,20 @@ use serde_json::Value;
 use crate::{Error, Result, contain::contain, files};
 
 /// Larger than any task or checkpoint by far that does not hold the weights of a whole tower: 1 GiB.
-pub(crate) const MAX_BYTES: u64 = 1 << 30;
+pub const MAX_BYTES: u64 = 1 << 30;
 
 /// Of the header, as much as is looked at before a file is read.
 const MAX_HEADER: u64 = 4 << 20;
 
 /// A tensor on its way to or from a file.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Tensor<'a> {
-    pub(crate) name: String,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) values: Cow<'a, [f32]>,
+pub struct Tensor<'a> {
+    /// Its name in the file.
+    pub name: String,
+    /// Its shape; the product is the number of values.
+    pub shape: Vec<usize>,
+    /// The values, row by row.
+    pub values: Cow<'a, [f32]>,
 }
 
 impl View for Tensor<'_> {
@@ -43,7 +46,7 @@ impl View for Tensor<'_> {
 }
 
 /// The bytes of a file of `tensors` with `meta` under the metadata key `key`.
-pub(crate) fn to_bytes(tensors: Vec<Tensor>, key: &str, meta: Value) -> Result<Vec<u8>> {
+pub fn to_bytes(tensors: Vec<Tensor>, key: &str, meta: Value) -> Result<Vec<u8>> {
     let meta = HashMap::from([(key.to_owned(), sorted(meta).to_string())]);
     let named = tensors.into_iter().map(|t| (t.name.clone(), t));
     safetensors::serialize(named, Some(meta)).map_err(|error| Error::invalid("tensors", error.to_string()))
@@ -56,7 +59,7 @@ pub(crate) fn to_bytes(tensors: Vec<Tensor>, key: &str, meta: Value) -> Result<V
 /// # Errors
 /// The file cannot be read, is too large, is no safetensors file, has no such key, is not accepted or holds something other
 /// than finite f32 tensors.
-pub(crate) fn read(
+pub fn read(
     path: &Path,
     key: &str,
     kind: &str,
@@ -113,7 +116,7 @@ fn check_start(path: &Path) -> Result<std::result::Result<(), &'static str>> {
 
 /// Whether the metadata of the safetensors file `path` holds this text, as JSON in JSON has it; no more than its first megabytes
 /// are read.
-pub(crate) fn mentions(path: &Path, text: &str) -> bool {
+pub fn mentions(path: &Path, text: &str) -> bool {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = File::open(path)?;
         let mut length = [0; 8];
@@ -138,8 +141,8 @@ fn is_hollow(_: &std::fs::Metadata) -> bool {
 }
 
 /// Takes the tensor `name` of this `shape` out of `tensors`.
-pub(crate) fn take(
-    tensors: &mut HashMap<String, Tensor<'static>>,
+pub fn take<S: BuildHasher>(
+    tensors: &mut HashMap<String, Tensor<'static>, S>,
     name: &str,
     shape: &[usize],
     path: &Path,

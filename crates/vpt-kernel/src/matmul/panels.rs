@@ -10,8 +10,8 @@ use half::bf16;
 
 use super::DEPTH;
 use super::view::Mat;
-use crate::kernel::simd::{LANES_MAX, Simd, load, load_at_most, store, vectors};
-use crate::kernel::{Isa, Precision, dispatched, isa};
+use crate::simd::{LANES_MAX, Simd, load, load_at_most, store, vectors};
+use crate::{Isa, Precision, dispatched, isa};
 
 /// A matrix packed as right-hand side, `[k, n]`: blocks of `DEPTH` rows, in each block panels of two or three vectors'
 /// columns, in each panel the rows of words one after the other. The last panel is filled up with zeros.

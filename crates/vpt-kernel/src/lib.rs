@@ -1,13 +1,13 @@
 //! CPU kernels behind safe functions: matrix products with packed weights, attention, LayerNorm, GroupNorm, GELU, and
 //! their VJPs.
 //!
-//! This is the only module with `unsafe` code. Every kernel is written once, generic over `simd::Simd`, and compiled for
+//! This is the only crate with `unsafe` code. Every kernel is written once, generic over `simd::Simd`, and compiled for
 //! each instruction set; the set is chosen at run time (AVX-512 with bfloat16, AVX-512, AVX2 with FMA, portable) and can be
 //! forced with the environment variable `VPT_KERNEL=avx512|avx2|portable`. Safe entry points check every length; the loops behind them
 //! rely on those checks. The portable set runs under Miri, with smaller cases, in some minutes:
-//! `VPT_KERNEL=portable MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-tree-borrows" cargo +nightly miri test --lib -- kernel::`.
+//! `VPT_KERNEL=portable MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-tree-borrows" cargo +nightly miri test -p vpt-kernel`.
 //!
-//! Kernels run on the calling thread. Who wants parallelism gives each thread its own images ([`crate::backbone::vit`]),
+//! Kernels run on the calling thread. Who wants parallelism gives each thread its own images, as the vision tower does,
 //! which keeps sums in a fixed order and needs no synchronisation inside a step. Only where there are fewer images than
 //! threads are single products shared ([`with_team`]).
 
@@ -33,8 +33,6 @@ pub mod resample;
 mod simd;
 mod sums;
 mod team;
-#[cfg(test)]
-pub(crate) mod testing;
 
 pub use activation::Activation;
 pub use attention::{Attention, AttentionVjp};
@@ -54,19 +52,19 @@ pub use team::with_team;
 /// `pairs fn`: the body has use for the instructions on pairs of bfloat16; others are compiled without.
 macro_rules! dispatched {
     ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
-        $crate::kernel::dispatched!(@ [$(#[$meta])*] $name ($($arg: $ty),*) ($($arg),*) $body {
-            $crate::kernel::Isa::Avx512Bf16 | $crate::kernel::Isa::Avx512 => avx512, $crate::kernel::simd::Avx512<false>,
+        $crate::dispatched!(@ [$(#[$meta])*] $name ($($arg: $ty),*) ($($arg),*) $body {
+            $crate::Isa::Avx512Bf16 | $crate::Isa::Avx512 => avx512, $crate::simd::Avx512<false>,
                 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma";
-            $crate::kernel::Isa::Avx2 => avx2, $crate::kernel::simd::Avx2, "avx2,fma";
+            $crate::Isa::Avx2 => avx2, $crate::simd::Avx2, "avx2,fma";
         });
     };
     ($(#[$meta:meta])* pairs fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
-        $crate::kernel::dispatched!(@ [$(#[$meta])*] $name ($($arg: $ty),*) ($($arg),*) $body {
-            $crate::kernel::Isa::Avx512Bf16 => avx512_bf16, $crate::kernel::simd::Avx512<true>,
+        $crate::dispatched!(@ [$(#[$meta])*] $name ($($arg: $ty),*) ($($arg),*) $body {
+            $crate::Isa::Avx512Bf16 => avx512_bf16, $crate::simd::Avx512<true>,
                 "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma";
-            $crate::kernel::Isa::Avx512 => avx512, $crate::kernel::simd::Avx512<false>,
+            $crate::Isa::Avx512 => avx512, $crate::simd::Avx512<false>,
                 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma";
-            $crate::kernel::Isa::Avx2 => avx2, $crate::kernel::simd::Avx2, "avx2,fma";
+            $crate::Isa::Avx2 => avx2, $crate::simd::Avx2, "avx2,fma";
         });
     };
     (@ [$(#[$meta:meta])*] $name:ident $parameters:tt $arguments:tt $body:ident {
@@ -85,14 +83,14 @@ macro_rules! dispatched {
                         unsafe { $body::<$simd> $arguments }
                     }
                 )*
-                match $crate::kernel::isa() {
+                match $crate::isa() {
                     // SAFETY: detected at run time.
                     $($isa => return unsafe { $function $arguments },)*
-                    $crate::kernel::Isa::Portable => {}
+                    $crate::Isa::Portable => {}
                 }
             }
             // SAFETY: the portable form uses no special instructions; the caller has checked the lengths.
-            unsafe { $body::<$crate::kernel::simd::Portable> $arguments }
+            unsafe { $body::<$crate::simd::Portable> $arguments }
         }
     };
 }

@@ -69,7 +69,7 @@ mod tests {
         ) {
             let stride = width + gap;
             let mut values = vec![0; rows * stride];
-            rand::RngCore::fill_bytes(&mut crate::random::stream(seed, "test", 0, 0), &mut values);
+            rand::RngCore::fill_bytes(&mut vpt_base::random::stream(seed, "test", 0, 0), &mut values);
             let total: f64 = weights[..rows].iter().map(|w| w.abs()).sum();
             let weights: Vec<i32> =
                 weights[..rows].iter().map(|w| (w / total.max(1.0) * f64::from(1 << PRECISION)) as i32).collect();

@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::DEPTH;
 use super::panels::Part;
 use super::view::Mat;
-use crate::kernel::simd::{LANES_MAX, Simd, load, load_at_most};
-use crate::kernel::{Grow, Precision, dispatched};
+use crate::simd::{LANES_MAX, Simd, load, load_at_most};
+use crate::{Grow, Precision, dispatched};
 
 /// The left-hand side of a product.
 #[derive(Clone, Copy)]

@@ -2,7 +2,9 @@
 
 /// Defines an enum whose variants have names, with `ALL`, `name`, `Display`, `FromStr` and serde by name. The flag named
 /// in the head is what parse errors blame.
-macro_rules! choice {
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __choice {
     ($(#[$meta:meta])* $vis:vis enum $type:ident for $flag:literal {
         $($(#[$variant_meta:meta])* $variant:ident = $name:literal,)+
     }) => {
@@ -59,4 +61,5 @@ macro_rules! choice {
         }
     };
 }
-pub(crate) use choice;
+#[doc(inline)]
+pub use crate::__choice as choice;

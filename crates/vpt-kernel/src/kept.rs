@@ -123,7 +123,7 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::kernel::testing::random;
+    use vpt_base::testing::random;
 
     #[test]
     fn values_come_back_as_the_format_holds_them() {

@@ -65,7 +65,7 @@ unsafe fn add_products_body<S: Simd>(a: &[f32], b: &[f32], strides: [usize; 2], 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{assert_close, random};
+    use vpt_base::testing::{assert_close, random};
 
     #[test]
     fn sums_equal_those_of_a_loop() {

@@ -239,7 +239,7 @@ unsafe fn vjp_body<S: Simd>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{assert_close, central_differences, random};
+    use vpt_base::testing::{assert_close, central_differences, random};
 
     const EPS: f32 = 1e-5;
 
