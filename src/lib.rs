@@ -8,7 +8,6 @@ pub mod data;
 pub mod eval;
 pub mod feature_cache;
 pub mod head;
-pub mod image;
 pub mod infer;
 pub mod loss;
 pub mod methods;
@@ -22,4 +21,5 @@ pub mod train;
 
 pub use vpt_base::{Error, Progress, Result, contain, error, files, linear_algebra, logits, params, random, suggest};
 pub(crate) use vpt_base::{choice, parallel, tensor_file};
+pub use vpt_image as image;
 pub use vpt_kernel as kernel;

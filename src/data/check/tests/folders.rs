@@ -5,7 +5,7 @@ use std::fs;
 use image::ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
 
 use super::*;
-use crate::image::decode::tests::png_header;
+use crate::image::testing::png_header;
 use FindingKind as Kind;
 
 #[test]

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::files::read_limited;
-use crate::image::preprocess::{Preprocess, Size};
-use crate::image::resize::Filter;
-use crate::{Error, Result};
+use crate::preprocess::{Preprocess, Size};
+use crate::resize::Filter;
+use vpt_base::files::read_limited;
+use vpt_base::{Error, Result};
 
 /// A configuration of a megabyte is none.
 const MAX_BYTES: u64 = 1 << 20;
@@ -205,8 +205,8 @@ fn channels(fields: &Map<String, Value>, field: &'static str, default: [f32; 3])
 
 #[cfg(test)]
 mod tests {
-    use crate::image::decode::Rgb8;
-    use crate::image::processor_config::*;
+    use crate::decode::Rgb8;
+    use crate::processor_config::*;
     use std::fs;
 
     fn parse(json: &str) -> Result<Preprocess> {
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn results_equal_transformers() {
-        let bytes = include_bytes!("../../tests/fixtures/preprocess/transformers.safetensors");
+        let bytes = include_bytes!("../../../tests/fixtures/preprocess/transformers.safetensors");
         let (_, header) = safetensors::SafeTensors::read_metadata(bytes).unwrap();
         let configs: Map<String, Value> =
             serde_json::from_str(&header.metadata().as_ref().unwrap()["configs"]).unwrap();

@@ -4,6 +4,8 @@ pub mod decode;
 pub mod preprocess;
 mod processor_config;
 pub mod resize;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use decode::{Rgb8, decode};
 pub use preprocess::Preprocess;

@@ -13,9 +13,9 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
-use crate::contain::contain;
-use crate::files::read_limited;
-use crate::{Error, Result};
+use vpt_base::contain::contain;
+use vpt_base::files::read_limited;
+use vpt_base::{Error, Result};
 
 /// Most pixels an image may have: where Pillow stops suspecting a decompression bomb and refuses.
 pub const MAX_PIXELS: usize = 178_956_970;
@@ -103,7 +103,7 @@ fn header_size(reader: BufReader<File>) -> Result<[u32; 2], String> {
 }
 
 /// How the image in `path` is to be turned to be the right way up; not at all if that cannot be told.
-pub(crate) fn orientation_of(path: &Path) -> Orientation {
+pub fn orientation_of(path: &Path) -> Orientation {
     let read = || {
         let bytes = read_limited(path, MAX_FILE_BYTES).ok()?;
         let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
@@ -365,8 +365,9 @@ fn one_line(error: &impl std::fmt::Display) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
+    use crate::testing::png_header;
     use image::{ImageBuffer, Luma, LumaA, Rgb, Rgba};
 
     fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
@@ -402,7 +403,7 @@ pub(crate) mod tests {
             std::fs::write(&path, encode(&picture(), format)).unwrap();
             assert_eq!(size(&path).unwrap(), [61, 43], "{format:?}");
         }
-        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/images");
         for name in ["420.jpg", "422-progressive.jpg", "444.jpg", "grey.jpg"] {
             let path = images.join(name);
             let image = decode(&path).unwrap();
@@ -448,7 +449,7 @@ pub(crate) mod tests {
     // Decoded by Pillow 13 and saved as PNG.
     #[test]
     fn jpegs_equal_pillow_bit_for_bit() {
-        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/images");
         for name in ["420", "422-progressive", "444", "grey"] {
             let ours = decode(&images.join(format!("{name}.jpg"))).unwrap();
             assert_eq!(ours, decode(&images.join(format!("{name}.png"))).unwrap(), "{name}");
@@ -465,7 +466,7 @@ pub(crate) mod tests {
     // Made by scripts/make_decode_fixtures.py.
     #[test]
     fn every_form_of_every_format_equals_pillow_bit_for_bit() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decode");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/decode");
         let expected = std::fs::read(folder.join("expected.json")).unwrap();
         let expected: std::collections::BTreeMap<String, Decoded> = serde_json::from_slice(&expected).unwrap();
         let mut different = Vec::new();
@@ -490,18 +491,6 @@ pub(crate) mod tests {
         assert_eq!(one(ImageBuffer::from_pixel(1, 1, Rgba([1u8, 2, 3, 0])).into()), [1, 2, 3]);
         assert_eq!(one(ImageBuffer::from_pixel(1, 1, Rgb([0x01ff_u16, 0x0280, 0xffff])).into()), [1, 2, 255]);
         assert_eq!(one(ImageBuffer::from_pixel(1, 1, Luma([0x80ff_u16])).into()), [128, 128, 128]);
-    }
-
-    /// A PNG whose header claims `width` x `height` and that has almost no data.
-    pub(crate) fn png_header(width: u32, height: u32) -> Vec<u8> {
-        let mut bytes = encode(&ImageBuffer::from_pixel(1, 1, Luma([9u8])).into(), ImageFormat::Png);
-        bytes[16..20].copy_from_slice(&width.to_be_bytes());
-        bytes[20..24].copy_from_slice(&height.to_be_bytes());
-        // The checksum covers "IHDR" and the 13 bytes after it.
-        let mut crc = flate2::Crc::new();
-        crc.update(&bytes[12..29]);
-        bytes[29..33].copy_from_slice(&crc.sum().to_be_bytes());
-        bytes
     }
 
     #[test]

@@ -5,9 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
-use crate::image::decode::{MAX_PIXELS, Rgb8};
-use crate::image::resize::{Filter, Window, overlap, paste, resize, resize_window};
+use crate::decode::{MAX_PIXELS, Rgb8};
+use crate::resize::{Filter, Window, overlap, paste, resize, resize_window};
+use vpt_base::Error;
 
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
@@ -110,7 +110,7 @@ impl Preprocess {
     ///
     /// # Errors
     /// `n` is 0 or above [`MAX_SIDE`].
-    pub fn for_image_size(&self, n: usize) -> crate::Result<Self> {
+    pub fn for_image_size(&self, n: usize) -> vpt_base::Result<Self> {
         if n == 0 || n > MAX_SIDE {
             return Err(Error::invalid("image size", format!("{n} is not between 1 and {MAX_SIDE}")));
         }
@@ -131,7 +131,7 @@ impl Preprocess {
     ///
     /// # Errors
     /// As [`resized`](Self::resized).
-    pub fn pixels(&self, image: &Rgb8) -> crate::Result<Rgb8> {
+    pub fn pixels(&self, image: &Rgb8) -> vpt_base::Result<Rgb8> {
         let (width, height) = self.resized(image)?;
         let Some((crop_width, crop_height)) = self.crop else {
             return Ok(resize(image, width, height, self.filter));
@@ -146,7 +146,7 @@ impl Preprocess {
     ///
     /// # Errors
     /// `image` is so long and thin that this would be more than [`MAX_PIXELS`].
-    pub fn resized(&self, image: &Rgb8) -> crate::Result<(usize, usize)> {
+    pub fn resized(&self, image: &Rgb8) -> vpt_base::Result<(usize, usize)> {
         let (width, height) =
             self.resize.map_or((image.width, image.height), |size| size.of(image.width, image.height));
         if width.saturating_mul(height) > MAX_PIXELS {
@@ -157,7 +157,7 @@ impl Preprocess {
     }
 
     /// `image` resized to `size` and of that the crop from column and row `begin` on, black where it reaches outside.
-    pub(crate) fn crop_at(&self, image: &Rgb8, size: (usize, usize), begin: (isize, isize)) -> Rgb8 {
+    pub fn crop_at(&self, image: &Rgb8, size: (usize, usize), begin: (isize, isize)) -> Rgb8 {
         let (crop_width, crop_height) = self.crop.unwrap_or(size);
         let (x, left) = overlap(begin.0, crop_width, size.0);
         let (y, top) = overlap(begin.1, crop_height, size.1);
@@ -184,7 +184,7 @@ impl Preprocess {
     ///
     /// # Errors
     /// As [`pixels`](Self::pixels).
-    pub fn apply(&self, image: &Rgb8) -> crate::Result<Vec<f32>> {
+    pub fn apply(&self, image: &Rgb8) -> vpt_base::Result<Vec<f32>> {
         let pixels = self.pixels(image)?;
         let mut out = vec![0.0; pixels.pixels.len()];
         self.normalise_into(&pixels.pixels, &mut out);
@@ -220,7 +220,7 @@ impl Preprocess {
 
 #[cfg(test)]
 mod tests {
-    use crate::image::preprocess::*;
+    use crate::preprocess::*;
 
     #[test]
     fn the_longer_side_is_rounded_down() {

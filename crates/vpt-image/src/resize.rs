@@ -14,8 +14,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::decode::Rgb8;
-use crate::kernel::resample::{PRECISION, weighted_sum};
+use crate::decode::Rgb8;
+use vpt_kernel::resample::{PRECISION, weighted_sum};
 
 /// How new pixels are made from old ones; the names and numbers are Pillow's `Image.Resampling`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -136,14 +136,14 @@ pub fn crop(image: &Rgb8, left: isize, top: isize, width: usize, height: usize) 
 }
 
 /// A crop of `length` from `begin` on, of a side of `size`: the part of it that exists, and where in the crop that begins.
-pub(crate) fn overlap(begin: isize, length: usize, size: usize) -> (Range<usize>, usize) {
+pub fn overlap(begin: isize, length: usize, size: usize) -> (Range<usize>, usize) {
     let inside = |at: isize| at.clamp(0, size as isize) as usize;
     let offset = begin.saturating_neg().clamp(0, length as isize) as usize;
     (inside(begin)..inside(begin.saturating_add_unsigned(length)), offset)
 }
 
 /// A black image of `width` x `height` with `part`, which must fit, at column `left` and row `top`.
-pub(crate) fn paste(part: Rgb8, left: usize, top: usize, width: usize, height: usize) -> Rgb8 {
+pub fn paste(part: Rgb8, left: usize, top: usize, width: usize, height: usize) -> Rgb8 {
     if (part.width, part.height) == (width, height) {
         return part;
     }
@@ -289,11 +289,11 @@ fn vertical(image: &Rgb8, columns: Range<usize>, taps: &Taps) -> Rgb8 {
 
 #[cfg(test)]
 mod tests {
-    use crate::image::resize::*;
+    use crate::resize::*;
     use proptest::prelude::*;
     use safetensors::SafeTensors;
 
-    const FIXTURE: &[u8] = include_bytes!("../../tests/fixtures/resize/pillow.safetensors");
+    const FIXTURE: &[u8] = include_bytes!("../../../tests/fixtures/resize/pillow.safetensors");
 
     fn image(tensors: &SafeTensors<'_>, name: &str) -> Rgb8 {
         let tensor = tensors.tensor(name).unwrap();
@@ -341,7 +341,7 @@ mod tests {
     prop_compose! {
         fn any_image()(width in 1_usize..50, height in 1_usize..50, seed: u64) -> Rgb8 {
             let mut pixels = vec![0; width * height * 3];
-            rand::RngCore::fill_bytes(&mut crate::random::stream(seed, "test", 0, 0), &mut pixels);
+            rand::RngCore::fill_bytes(&mut vpt_base::random::stream(seed, "test", 0, 0), &mut pixels);
             Rgb8 { width, height, pixels }
         }
     }
