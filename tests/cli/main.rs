@@ -24,6 +24,7 @@ mod json;
 mod label_map;
 mod misuse;
 mod multilabel;
+mod old_runs;
 mod resume;
 mod runs;
 mod streams;
