@@ -65,7 +65,7 @@ fn normal_distribution(x: f64, density: f64) -> f64 {
 /// Replaces `n` values at `x` by their activation and writes the derivative to `derivative` unless it is null.
 ///
 /// # Safety
-/// `S` is available; `n` values at both places are valid.
+/// `n` values may be read and written at `x`, and written at `derivative` unless it is null; `S` is available.
 #[inline(always)]
 pub(super) unsafe fn activate_row<S: Simd>(activation: Activation, x: *mut f32, derivative: *mut f32, n: usize) {
     macro_rules! each {
@@ -80,6 +80,7 @@ pub(super) unsafe fn activate_row<S: Simd>(activation: Activation, x: *mut f32, 
             })
         };
     }
+    // SAFETY: `vectors!` stays inside the `n` values that the caller lets be read and written; it promises `S`.
     unsafe {
         match activation {
             Activation::Gelu => each!(|v| gelu::<S>(v)),
@@ -101,7 +102,8 @@ pub(super) unsafe fn activate_row<S: Simd>(activation: Activation, x: *mut f32, 
 
 /// `x σ(u)` and its derivative, where u is a function of x with derivative `slope`.
 #[inline(always)]
-unsafe fn swish<S: Simd>(x: S::V, u: S::V, slope: S::V) -> (S::V, S::V) {
+fn swish<S: Simd>(x: S::V, u: S::V, slope: S::V) -> (S::V, S::V) {
+    // SAFETY: `x` shows that `S` is available, which is all that constants need.
     unsafe {
         let one = S::splat(1.0);
         let s = S::reciprocal(S::add(one, S::exp(S::sub(S::zero(), u))));
@@ -112,7 +114,7 @@ unsafe fn swish<S: Simd>(x: S::V, u: S::V, slope: S::V) -> (S::V, S::V) {
 
 /// `x Φ(x)` and `Φ(x) + x φ(x)`.
 #[inline(always)]
-unsafe fn gelu<S: Simd>(x: S::V) -> (S::V, S::V) {
+fn gelu<S: Simd>(x: S::V) -> (S::V, S::V) {
     // Φ(-|x|) = e^(-x²/2) P(t), t = 1/(1 + 0.61 |x|/√2). P is a weighted Chebyshev fit of erfcx/2 by us, relative error
     // 1.5e-7 in f32; unlike the usual formula for erf it loses nothing near zero and in the tail.
     const P: [f32; 11] = [
@@ -128,6 +130,7 @@ unsafe fn gelu<S: Simd>(x: S::V) -> (S::V, S::V) {
         1.722_428_4e-1,
         -5.538_73e-6,
     ];
+    // SAFETY: `x` shows that `S` is available, which is all that constants need.
     unsafe {
         let one = S::splat(1.0);
         let t = S::reciprocal(S::fma(S::abs(x), S::splat(0.61 * std::f32::consts::FRAC_1_SQRT_2), one));
@@ -153,9 +156,12 @@ mod tests {
         fn activate(activation: Activation, x: &mut [f32], derivative: &mut [f32]) = body
     }
 
+    /// # Safety
+    /// `S` is available.
     #[inline(always)]
     unsafe fn body<S: Simd>(activation: Activation, x: &mut [f32], derivative: &mut [f32]) {
         assert_eq!(x.len(), derivative.len());
+        // SAFETY: both slices hold `x.len()` values; the caller promises `S`.
         unsafe { activate_row::<S>(activation, x.as_mut_ptr(), derivative.as_mut_ptr(), x.len()) }
     }
 

@@ -172,12 +172,14 @@ dispatched! {
 }
 
 /// # Safety
-/// `rows` rows of `stride >= keys` values lie in `scores`; `S` is available.
+/// `S` is available.
 #[inline(always)]
 unsafe fn softmax_body<S: Simd>(scores: &mut [f32], rows: usize, keys: usize, stride: usize, causal: bool) {
     for (i, row) in scores.chunks_exact_mut(stride).take(rows).enumerate() {
         let seen = if causal { i + 1 } else { keys };
         row[seen..keys].fill(0.0);
+        // SAFETY: the line above has checked `seen <= keys <= row.len()`, and all offsets are less than `seen`, whole vectors end
+        // there at most; the caller promises `S`.
         unsafe {
             // From here on the row is read and written through this pointer alone.
             let x = row.as_mut_ptr();
@@ -208,11 +210,14 @@ unsafe fn softmax_body<S: Simd>(scores: &mut [f32], rows: usize, keys: usize, st
 /// Turns the gradient of the probabilities `p` into that of the scores, in place.
 fn softmax_vjp(p: &[f32], gradient: &mut [f32], rows: usize, keys: usize, stride: usize) {
     assert!(p.len() >= rows * stride && gradient.len() >= rows * stride && stride >= keys);
-    softmax_vjp_rows(p, gradient, rows, keys, stride);
+    // SAFETY: checked in the line above.
+    unsafe { softmax_vjp_rows(p, gradient, rows, keys, stride) }
 }
 
 dispatched! {
-    fn softmax_vjp_rows(p: &[f32], gradient: &mut [f32], rows: usize, keys: usize, stride: usize) = softmax_vjp_body
+    /// # Safety
+    /// `rows` rows of `stride >= keys` values lie in both slices.
+    unsafe fn softmax_vjp_rows(p: &[f32], gradient: &mut [f32], rows: usize, keys: usize, stride: usize) = softmax_vjp_body
 }
 
 /// # Safety
@@ -220,6 +225,7 @@ dispatched! {
 #[inline(always)]
 unsafe fn softmax_vjp_body<S: Simd>(p: &[f32], gradient: &mut [f32], rows: usize, keys: usize, stride: usize) {
     for row in 0..rows {
+        // SAFETY: the row's `keys` values lie in both slices, as the caller promises, and `vectors!` stays inside them.
         unsafe {
             let p = p.as_ptr().add(row * stride);
             let g = gradient.as_mut_ptr().add(row * stride);

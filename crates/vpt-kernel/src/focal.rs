@@ -11,12 +11,15 @@ use super::simd::{Simd, load, store, vectors};
 pub fn focal_background(logits: &[f32], derivative: &mut [f32]) -> f32 {
     assert_eq!(logits.len(), derivative.len(), "focal loss lengths");
     let mut sum = 0.0;
-    background(logits, derivative, &mut sum);
+    // SAFETY: the lengths are equal.
+    unsafe { background(logits, derivative, &mut sum) };
     sum
 }
 
 dispatched! {
-    fn background(logits: &[f32], derivative: &mut [f32], sum: &mut f32) = background_body
+    /// # Safety
+    /// The lengths are equal.
+    unsafe fn background(logits: &[f32], derivative: &mut [f32], sum: &mut f32) = background_body
 }
 
 /// # Safety
@@ -24,6 +27,8 @@ dispatched! {
 #[inline(always)]
 unsafe fn background_body<S: Simd>(logits: &[f32], derivative: &mut [f32], sum: &mut f32) {
     let n = logits.len();
+    // SAFETY: `vectors!` stays inside `n` values, of which either slice has as many; `last` has room for every vector. The caller
+    // promises `S`.
     unsafe {
         let (x, d) = (logits.as_ptr(), derivative.as_mut_ptr());
         let one = S::splat(1.0);

@@ -69,7 +69,8 @@ impl GroupNorm<'_> {
         self.check(runs, stats.len(), shapes);
         let ((x, a), (out, b), (derivative, c)) =
             (x.contiguous_rows(), out.contiguous_rows(), derivative.contiguous_rows());
-        forward_rows(*self, x, out, derivative, [a, b, c], runs, stats);
+        // SAFETY: `check` has compared the shapes, and rows of a view lie in its slice.
+        unsafe { forward_rows(*self, x, out, derivative, [a, b, c], runs, stats) }
     }
 
     /// From `gradient`, the gradient of what [`Self::forward`] made of x: that of x, written to `dx`; those of scale and
@@ -94,7 +95,8 @@ impl GroupNorm<'_> {
         let ((x, a), (derivative, b), (gradient, c), (dx, d)) =
             (x.contiguous_rows(), derivative.contiguous_rows(), gradient.contiguous_rows(), dx.contiguous_rows());
         let mut sums = vec![0.0; 2 * channels];
-        vjp_rows(*self, x, derivative, gradient, dx, [a, b, c, d], runs, stats, &mut sums, d_affine);
+        // SAFETY: `check` has compared the shapes, and rows of a view lie in its slice; `sums` holds two values a channel.
+        unsafe { vjp_rows(*self, x, derivative, gradient, dx, [a, b, c, d], runs, stats, &mut sums, d_affine) }
     }
 
     /// Replaces each channel's value by the mean over its group of a sum over `tokens` rows.
@@ -108,11 +110,14 @@ impl GroupNorm<'_> {
 }
 
 dispatched! {
-    fn forward_rows(norm: GroupNorm, x: &[f32], out: &mut [f32], derivative: &mut [f32], strides: [usize; 3], runs: Runs, stats: &mut [f32]) = forward_body
+    /// # Safety
+    /// As for [`forward_body`], less the instructions.
+    unsafe fn forward_rows(norm: GroupNorm, x: &[f32], out: &mut [f32], derivative: &mut [f32], strides: [usize; 3], runs: Runs, stats: &mut [f32]) = forward_body
 }
 
 /// # Safety
-/// The shapes have been checked; `S` is available.
+/// With C the length of `norm.scale`: `norm.shift` is as long, `stats` twice as long, and every row of `runs` has C values in `x`,
+/// `out` and `derivative` at their strides; `S` is available.
 #[inline(always)]
 unsafe fn forward_body<S: Simd>(
     norm: GroupNorm,
@@ -126,6 +131,8 @@ unsafe fn forward_body<S: Simd>(
     let d = norm.scale.len();
     let (means, inverses) = stats.split_at_mut(d);
     let tokens = runs.count * runs.len;
+    // SAFETY: all that is read and written by pointer are the C values of a row of `runs`, of the halves of `stats`, of scale or of
+    // shift, which the caller promises, and `vectors!` stays inside C values.
     unsafe {
         // Pointers are taken anew whenever the slices have been used in between.
         means.fill(0.0);
@@ -169,11 +176,14 @@ unsafe fn forward_body<S: Simd>(
 }
 
 dispatched! {
-    fn vjp_rows(norm: GroupNorm, x: &[f32], derivative: &[f32], gradient: &[f32], dx: &mut [f32], strides: [usize; 4], runs: Runs, stats: &[f32], sums: &mut [f32], d_affine: &mut [f32]) = vjp_body
+    /// # Safety
+    /// As for [`vjp_body`], less the instructions.
+    unsafe fn vjp_rows(norm: GroupNorm, x: &[f32], derivative: &[f32], gradient: &[f32], dx: &mut [f32], strides: [usize; 4], runs: Runs, stats: &[f32], sums: &mut [f32], d_affine: &mut [f32]) = vjp_body
 }
 
 /// # Safety
-/// The shapes have been checked; `S` is available.
+/// With C the length of `norm.scale`: `stats`, `sums` and `d_affine` are twice as long, and every row of `runs` has C values in
+/// `x`, `derivative`, `gradient` and `dx` at their strides; `S` is available.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 unsafe fn vjp_body<S: Simd>(
@@ -191,6 +201,8 @@ unsafe fn vjp_body<S: Simd>(
     let d = norm.scale.len();
     let tokens = runs.count * runs.len;
     let (along, plain) = sums.split_at_mut(d);
+    // SAFETY: all that is read and written by pointer are the C values of a row of `runs`, of the halves of `stats` and `sums`, or of
+    // scale, which the caller promises, and `vectors!` stays inside C values.
     unsafe {
         let (mean, inverse) = (stats.as_ptr(), stats.as_ptr().add(d));
         // Sums over tokens of g x̂ and g, g the gradient in front of the activation, which is written to dx.

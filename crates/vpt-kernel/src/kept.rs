@@ -79,6 +79,8 @@ unsafe fn narrow_body<S: Simd>(from: &[f32], to: &mut [u16]) {
     assert_eq!(from.len(), to.len(), "as many values as room");
     let step = 2 * S::LANES;
     for (from, to) in from.chunks(step).zip(to.chunks_mut(step)) {
+        // SAFETY: `lower` and `upper` are read from what the chunk has in its first and second vector. A whole chunk has room for a
+        // vector of words, so has `all`. The caller promises `S`.
         unsafe {
             let lower = load_at_most::<S>(from.as_ptr(), from.len());
             let rest = from.len().saturating_sub(S::LANES);
@@ -106,6 +108,8 @@ dispatched! {
 unsafe fn widen_body<S: Simd>(from: &[u16], to: &mut [f32]) {
     assert_eq!(from.len(), to.len(), "as many values as room");
     for (from, to) in from.chunks(S::LANES).zip(to.chunks_mut(S::LANES)) {
+        // SAFETY: whole vectors are read from a chunk of `LANES` numbers or from `all`, and as many values are written as the chunk
+        // of `to` has, which is as long as that of `from`. The caller promises `S`.
         unsafe {
             if from.len() == S::LANES {
                 S::store(to.as_mut_ptr(), S::widen(from.as_ptr()));

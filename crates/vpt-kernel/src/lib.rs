@@ -4,7 +4,7 @@
 //! This is the only crate with `unsafe` code. Every kernel is written once, generic over `simd::Simd`, and compiled for
 //! each instruction set; the set is chosen at run time (AVX-512 with bfloat16, AVX-512, AVX2 with FMA, portable) and can be
 //! forced with the environment variable `VPT_KERNEL=avx512|avx2|portable`. Safe entry points check every length; the loops behind them
-//! rely on those checks. The portable set runs under Miri, with smaller cases, in some minutes:
+//! are `unsafe` and name what they rely on. The portable set runs under Miri, with smaller cases, in some minutes:
 //! `VPT_KERNEL=portable MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-tree-borrows" cargo +nightly miri test -p vpt-kernel`.
 //!
 //! Kernels run on the calling thread. Who wants parallelism gives each thread its own images, as the vision tower does,
@@ -49,17 +49,30 @@ pub use sums::{add_products, add_rows};
 pub use team::with_team;
 
 /// Defines a function that is compiled once per instruction set from one generic body and picks the right one at run time.
-/// `pairs fn`: the body has use for the instructions on pairs of bfloat16; others are compiled without.
+/// `pairs fn`: the body has use for the instructions on pairs of bfloat16; others are compiled without. `unsafe fn`: the body asks
+/// its caller for more than the instruction set, lengths above all, and so does the function.
 macro_rules! dispatched {
-    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
-        $crate::dispatched!(@ [$(#[$meta])*] $name ($($arg: $ty),*) ($($arg),*) $body {
+    ($(#[$meta:meta])* fn $($rest:tt)*) => {
+        $crate::dispatched!(@f32 [$(#[$meta])*] [] $($rest)*);
+    };
+    ($(#[$meta:meta])* unsafe fn $($rest:tt)*) => {
+        $crate::dispatched!(@f32 [$(#[$meta])*] [unsafe] $($rest)*);
+    };
+    ($(#[$meta:meta])* pairs fn $($rest:tt)*) => {
+        $crate::dispatched!(@pairs [$(#[$meta])*] [] $($rest)*);
+    };
+    ($(#[$meta:meta])* pairs unsafe fn $($rest:tt)*) => {
+        $crate::dispatched!(@pairs [$(#[$meta])*] [unsafe] $($rest)*);
+    };
+    (@f32 $meta:tt $safety:tt $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+        $crate::dispatched!(@ $meta $safety $name ($($arg: $ty),*) ($($arg),*) $body {
             $crate::Isa::Avx512Bf16 | $crate::Isa::Avx512 => avx512, $crate::simd::Avx512<false>,
                 "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma";
             $crate::Isa::Avx2 => avx2, $crate::simd::Avx2, "avx2,fma";
         });
     };
-    ($(#[$meta:meta])* pairs fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
-        $crate::dispatched!(@ [$(#[$meta])*] $name ($($arg: $ty),*) ($($arg),*) $body {
+    (@pairs $meta:tt $safety:tt $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+        $crate::dispatched!(@ $meta $safety $name ($($arg: $ty),*) ($($arg),*) $body {
             $crate::Isa::Avx512Bf16 => avx512_bf16, $crate::simd::Avx512<true>,
                 "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma";
             $crate::Isa::Avx512 => avx512, $crate::simd::Avx512<false>,
@@ -67,29 +80,31 @@ macro_rules! dispatched {
             $crate::Isa::Avx2 => avx2, $crate::simd::Avx2, "avx2,fma";
         });
     };
-    (@ [$(#[$meta:meta])*] $name:ident $parameters:tt $arguments:tt $body:ident {
+    (@ [$(#[$meta:meta])*] [$($safety:tt)?] $name:ident $parameters:tt $arguments:tt $body:ident {
         $($isa:pat => $function:ident, $simd:ty, $features:literal;)*
     }) => {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        fn $name $parameters {
+        $($safety)? fn $name $parameters {
             #[cfg(target_arch = "x86_64")]
             {
                 $(
+                    /// # Safety
+                    /// As for the function around it.
                     #[target_feature(enable = $features)]
                     #[allow(clippy::too_many_arguments)]
-                    fn $function $parameters {
-                        // SAFETY: the instructions are enabled here, and `isa()` names them only if the CPU has them.
+                    unsafe fn $function $parameters {
+                        // SAFETY: the instructions are enabled here; what else the body asks for, the caller has promised.
                         unsafe { $body::<$simd> $arguments }
                     }
                 )*
                 match $crate::isa() {
-                    // SAFETY: detected at run time.
+                    // SAFETY: `isa` names the instructions only if the CPU has them; the caller's promise is handed on.
                     $($isa => return unsafe { $function $arguments },)*
                     $crate::Isa::Portable => {}
                 }
             }
-            // SAFETY: the portable form uses no special instructions; the caller has checked the lengths.
+            // SAFETY: the portable form uses no special instructions; the caller's promise is handed on.
             unsafe { $body::<$crate::simd::Portable> $arguments }
         }
     };

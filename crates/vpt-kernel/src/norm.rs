@@ -13,11 +13,14 @@ pub fn normalize(x: Mat, eps: f32, out: &mut MatMut, inverse: &mut [f32]) {
     assert_eq!((x.rows(), x.cols(), x.rows()), (out.rows(), out.cols(), inverse.len()), "normalize shapes");
     let d = x.cols();
     let ((x, x_stride), (out, out_stride)) = (x.contiguous_rows(), out.contiguous_rows());
-    normalize_rows(x, x_stride, out, out_stride, inverse, d, eps);
+    // SAFETY: the shapes are equal, and rows of a view lie in its slice.
+    unsafe { normalize_rows(x, x_stride, out, out_stride, inverse, d, eps) }
 }
 
 dispatched! {
-    fn normalize_rows(x: &[f32], x_stride: usize, out: &mut [f32], out_stride: usize, inverse: &mut [f32], d: usize, eps: f32) = normalize_body
+    /// # Safety
+    /// Each of the `inverse.len()` rows of `d` values lies inside `x` and `out`.
+    unsafe fn normalize_rows(x: &[f32], x_stride: usize, out: &mut [f32], out_stride: usize, inverse: &mut [f32], d: usize, eps: f32) = normalize_body
 }
 
 /// # Safety
@@ -33,6 +36,7 @@ unsafe fn normalize_body<S: Simd>(
     eps: f32,
 ) {
     for (row, inverse) in inverse.iter_mut().enumerate() {
+        // SAFETY: the row's `d` values lie inside both slices, as the caller promises, and `vectors!` stays inside them.
         unsafe {
             let x = x.as_ptr().add(row * x_stride);
             let out = out.as_mut_ptr().add(row * out_stride);
@@ -62,11 +66,14 @@ pub fn normalize_vjp(normalized: Mat, inverse: &[f32], gradient: Mat, dx: &mut M
     assert_eq!((gradient.rows(), gradient.cols(), inverse.len()), (shape.0, shape.1, shape.0), "normalize_vjp shapes");
     let ((normalized, a), (gradient, b), (dx, c)) =
         (normalized.contiguous_rows(), gradient.contiguous_rows(), dx.contiguous_rows());
-    vjp_rows(normalized, gradient, dx, [a, b, c], inverse, shape.1);
+    // SAFETY: the shapes are equal, and rows of a view lie in its slice.
+    unsafe { vjp_rows(normalized, gradient, dx, [a, b, c], inverse, shape.1) }
 }
 
 dispatched! {
-    fn vjp_rows(normalized: &[f32], gradient: &[f32], dx: &mut [f32], strides: [usize; 3], inverse: &[f32], d: usize) = vjp_body
+    /// # Safety
+    /// Each of the `inverse.len()` rows of `d` values lies inside the three slices.
+    unsafe fn vjp_rows(normalized: &[f32], gradient: &[f32], dx: &mut [f32], strides: [usize; 3], inverse: &[f32], d: usize) = vjp_body
 }
 
 /// # Safety
@@ -81,6 +88,7 @@ unsafe fn vjp_body<S: Simd>(
     d: usize,
 ) {
     for (row, &inverse) in inverse.iter().enumerate() {
+        // SAFETY: the row's `d` values lie inside all three slices, as the caller promises, and `vectors!` stays inside them.
         unsafe {
             let y = normalized.as_ptr().add(row * strides[0]);
             let g = gradient.as_ptr().add(row * strides[1]);
@@ -104,8 +112,12 @@ unsafe fn vjp_body<S: Simd>(
 }
 
 /// `x - mean`, zero in the lanes behind `n`.
+///
+/// # Safety
+/// As for [`load`].
 #[inline(always)]
 unsafe fn centred<S: Simd>(p: *const f32, n: usize, mean: f32) -> S::V {
+    // SAFETY: the caller lets `n <= LANES` values be read, `lanes` has room for any vector; the caller promises `S`.
     unsafe {
         if n == S::LANES {
             return S::sub(S::load(p), S::splat(mean));

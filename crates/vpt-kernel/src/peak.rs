@@ -24,6 +24,7 @@ dispatched! {
 unsafe fn run_body<S: Simd>(rounds: usize, pairs: bool, done: &mut f64) {
     // Read from memory that the compiler knows nothing of, or it would compute the result beforehand.
     let values = std::hint::black_box([0.5_f32; 16]);
+    // SAFETY: the array holds as many values as the longest vector; the caller promises `S`.
     unsafe {
         let (a, b) = (S::load(values.as_ptr()), S::splat(values[1]));
         let mut sums = [S::zero(); CHAINS];

@@ -10,11 +10,14 @@ use super::{Mat, dispatched};
 pub fn add_rows(x: Mat, sums: &mut [f32]) {
     assert_eq!(x.cols(), sums.len(), "width of the sums");
     let (count, (x, stride)) = (x.rows(), x.contiguous_rows());
-    add_rows_at(x, stride, count, sums);
+    // SAFETY: the widths are equal, and rows of a view lie in its slice.
+    unsafe { add_rows_at(x, stride, count, sums) }
 }
 
 dispatched! {
-    fn add_rows_at(x: &[f32], stride: usize, rows: usize, sums: &mut [f32]) = add_rows_body
+    /// # Safety
+    /// `rows` rows of `sums.len()` values lie inside `x`.
+    unsafe fn add_rows_at(x: &[f32], stride: usize, rows: usize, sums: &mut [f32]) = add_rows_body
 }
 
 /// # Safety
@@ -23,6 +26,7 @@ dispatched! {
 unsafe fn add_rows_body<S: Simd>(x: &[f32], stride: usize, rows: usize, sums: &mut [f32]) {
     let (d, sums) = (sums.len(), sums.as_mut_ptr());
     for row in 0..rows {
+        // SAFETY: the row lies inside `x`, as the caller promises, and `vectors!` stays inside the row and the sums.
         unsafe {
             let x = x.as_ptr().add(row * stride);
             vectors!(S, d, |i, n| {
@@ -39,11 +43,14 @@ unsafe fn add_rows_body<S: Simd>(x: &[f32], stride: usize, rows: usize, sums: &m
 pub fn add_products(a: Mat, b: Mat, sums: &mut [f32]) {
     assert_eq!((a.rows(), a.cols(), b.cols()), (b.rows(), b.cols(), sums.len()), "shapes of products");
     let (count, (a, a_stride), (b, b_stride)) = (a.rows(), a.contiguous_rows(), b.contiguous_rows());
-    add_products_at(a, b, [a_stride, b_stride], count, sums);
+    // SAFETY: the shapes are equal, and rows of a view lie in its slice.
+    unsafe { add_products_at(a, b, [a_stride, b_stride], count, sums) }
 }
 
 dispatched! {
-    fn add_products_at(a: &[f32], b: &[f32], strides: [usize; 2], rows: usize, sums: &mut [f32]) = add_products_body
+    /// # Safety
+    /// `rows` rows of `sums.len()` values lie inside `a` and `b`.
+    unsafe fn add_products_at(a: &[f32], b: &[f32], strides: [usize; 2], rows: usize, sums: &mut [f32]) = add_products_body
 }
 
 /// # Safety
@@ -52,6 +59,7 @@ dispatched! {
 unsafe fn add_products_body<S: Simd>(a: &[f32], b: &[f32], strides: [usize; 2], rows: usize, sums: &mut [f32]) {
     let (d, sums) = (sums.len(), sums.as_mut_ptr());
     for row in 0..rows {
+        // SAFETY: the rows lie inside `a` and `b`, as the caller promises, and `vectors!` stays inside them and the sums.
         unsafe {
             let (a, b) = (a.as_ptr().add(row * strides[0]), b.as_ptr().add(row * strides[1]));
             vectors!(S, d, |i, n| {

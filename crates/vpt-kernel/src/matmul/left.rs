@@ -80,7 +80,8 @@ unsafe fn pack_rows_body<S: Simd>(a: Mat, width: usize, pairs: bool, to: &mut [f
     for block in (0..a.cols).step_by(DEPTH) {
         let depth = DEPTH.min(a.cols - block);
         let at = if pairs { block / 2 } else { block };
-        tiles.pack::<S>(a, block..block + depth, pairs, &mut to[at * a.rows..]);
+        // SAFETY: the caller promises `S`.
+        unsafe { tiles.pack::<S>(a, block..block + depth, pairs, &mut to[at * a.rows..]) }
     }
 }
 
@@ -105,8 +106,11 @@ impl Tiles {
     }
 
     /// Packs these columns of `a`, tile by tile.
+    ///
+    /// # Safety
+    /// `S` is available.
     #[inline(always)]
-    pub(super) fn pack<S: Simd>(self, a: Mat, columns: Range<usize>, pairs: bool, to: &mut [f32]) {
+    pub(super) unsafe fn pack<S: Simd>(self, a: Mat, columns: Range<usize>, pairs: bool, to: &mut [f32]) {
         let precision = if pairs { Precision::Bf16 } else { Precision::F32 };
         let words = packed_words(columns.len(), precision);
         for tile in 0..self.count {
@@ -115,7 +119,7 @@ impl Tiles {
             let to = &mut to[rows.start * words..rows.end * words];
             match precision {
                 Precision::F32 => pack_left(part, to),
-                // SAFETY: `to` has room for the rows; a tile has no more rows than a vector has lanes.
+                // SAFETY: the caller promises `S`.
                 Precision::Bf16 => unsafe { pack_pairs::<S>(part, to) },
             }
         }
@@ -146,7 +150,7 @@ fn pack_left(a: Mat, to: &mut [f32]) {
 /// [`pack_left`] in bfloat16, two columns to a word.
 ///
 /// # Safety
-/// `to` has room for whole segments of all rows, of which there are at most `S::LANES`; `S` is available.
+/// `S` is available.
 #[inline(always)]
 unsafe fn pack_pairs<S: Simd>(a: Mat, to: &mut [f32]) {
     let l = S::LANES;
@@ -160,7 +164,9 @@ unsafe fn pack_pairs<S: Simd>(a: Mat, to: &mut [f32]) {
             let from = |row: usize, column: usize| {
                 a.data.as_ptr().wrapping_add(row * a.row_stride + (first + column) * a.col_stride)
             };
-            // SAFETY: every place that is read holds a value of `a`, every word that is written is one of the segments'.
+            // SAFETY: reads stop at the last column and row of `a`, and a view has all its values. What is written lies in the rows of
+            // `segments`, each of SEGMENT words, a multiple of `l`, of which this part is `l`; `words` has room for `l` vectors, `values`
+            // for two. The caller promises `S`.
             unsafe {
                 if a.col_stride == 1 {
                     for row in 0..a.rows {

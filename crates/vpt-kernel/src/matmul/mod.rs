@@ -124,6 +124,11 @@ impl Then {
 }
 
 /// A product whose shapes have been checked, or some columns of it.
+///
+/// What [`product`] makes sure of, and what the loops rely on: A is `[m, k]`, B `[k, n]`, and no dimension is 0; the bias has n
+/// values; at `c`, and at the place that `then` names, there are m rows of n values, which may be read and, but for a factor,
+/// written as long as the product lives; nothing else touches them. The views they are from are borrowed by the functions that
+/// call [`product`], which returns when all is computed.
 #[derive(Clone)]
 struct Product<'a, 'b> {
     a: Left<'a>,
@@ -134,7 +139,8 @@ struct Product<'a, 'b> {
     then: Option<Then>,
 }
 
-// SAFETY: products that run at the same time write different columns, see `Product::columns`; everything else is read.
+// SAFETY: products that run at the same time write different columns of C and of the derivative, see `Product::shared`; everything
+// else is read, and what is pointed to is borrowed until all have ended.
 unsafe impl Send for Product<'_, '_> {}
 
 impl Product<'_, '_> {
@@ -173,7 +179,8 @@ impl Product<'_, '_> {
                 let lines = DEPTH.min(b.k()).div_ceil(b.precision().per_word()) * b.width / 16;
                 scratch.panel.resize(lines.max(scratch.panel.len()), Line::default());
             }
-            blocks(a, &b, c, accumulate, bias, then, scratch);
+            // SAFETY: they are a product's.
+            unsafe { blocks(a, &b, c, accumulate, bias, then, scratch) }
         });
     }
 }
@@ -205,7 +212,9 @@ fn product<'a>(a: Left<'a>, b: &Part, c: MatMut, init: Init<'a>, then: Option<Th
 }
 
 dispatched! {
-    pairs fn blocks(a: Left, b: &Part, c: Target, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, scratch: &mut Scratch) = blocks_body
+    /// # Safety
+    /// All but the buffers are the parts of a [`Product`].
+    pairs unsafe fn blocks(a: Left, b: &Part, c: Target, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, scratch: &mut Scratch) = blocks_body
 }
 
 /// Buffers of one thread, kept from call to call.
@@ -222,7 +231,7 @@ thread_local! {
 }
 
 /// # Safety
-/// The shapes have been checked by [`product`]; `S` is available.
+/// All but the buffers are the parts of a [`Product`]; `S` is available.
 #[inline(always)]
 unsafe fn blocks_body<S: Simd>(
     a: Left,
@@ -233,6 +242,7 @@ unsafe fn blocks_body<S: Simd>(
     then: Option<Then>,
     scratch: &mut Scratch,
 ) {
+    // SAFETY: the caller's promise.
     unsafe {
         match (S::TILE_ROWS_OF_3 > 0 && b.width == 3 * S::LANES, b.precision()) {
             (true, Precision::F32) => blocks_of::<S, 3, false>(a, b, c, accumulate, bias, then, scratch),
@@ -244,6 +254,9 @@ unsafe fn blocks_body<S: Simd>(
 }
 
 /// With tiles of `V` vectors; `PAIRS`: in bfloat16.
+///
+/// # Safety
+/// As for [`blocks_body`]; `PAIRS` is said of a B in bfloat16 and of no other.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 unsafe fn blocks_of<S: Simd, const V: usize, const PAIRS: bool>(
@@ -274,14 +287,15 @@ unsafe fn blocks_of<S: Simd, const V: usize, const PAIRS: bool>(
             // Copying A pays if enough panels read the copy.
             Left::Plain(_) if !PAIRS && b_columns.len().div_ceil(width) < 4 => None,
             Left::Plain(a) => {
-                tiles.pack::<S>(a, a_column..a_column + depth, PAIRS, left);
+                // SAFETY: the caller promises `S`.
+                unsafe { tiles.pack::<S>(a, a_column..a_column + depth, PAIRS, left) }
                 Some(&**left)
             }
         };
         for b_column in b_columns.clone().step_by(width) {
             let col = b_column - b_columns.start;
             let cols = width.min(b_columns.end - b_column);
-            // SAFETY: rows and columns of this panel lie inside the packed matrix.
+            // SAFETY: the steps of both loops begin at blocks and panels of B and end with it; the caller promises `S`.
             let panel = unsafe { b.panel::<S>(block..block + depth, b_column, transposed) };
             // The next panel comes from memory: each tile asks for its share of it in advance.
             let ahead = b.ahead(block..block + depth, b_column + width);
@@ -299,7 +313,9 @@ unsafe fn blocks_of<S: Simd, const V: usize, const PAIRS: bool>(
                     }
                 };
                 ahead.prefetch::<S>(tile, count);
-                // SAFETY: these rows and `cols` columns from `col` on lie in C.
+                // SAFETY: the tile's rows and `cols` columns from `col` on lie in C, and in the matrix that `then` names; the bias has been
+                // cut to them. Of A the rows have `depth` columns from `a_column` on, in place or packed; the panel has as many rows and is
+                // `V` vectors wide, which was compared above.
                 unsafe {
                     let to = c.at.add(rows.start * c.row_stride + col);
                     // So does the place of the result, and that of what it will be combined with.
@@ -329,8 +345,13 @@ unsafe fn blocks_of<S: Simd, const V: usize, const PAIRS: bool>(
     }
 }
 
+/// Multiplies `n` values at `x` by those at `factor`.
+///
+/// # Safety
+/// They may be read, and at `x` written; `S` is available.
 #[inline(always)]
 unsafe fn scale_row<S: Simd>(x: *mut f32, factor: *const f32, n: usize) {
+    // SAFETY: `vectors!` stays inside the `n` values that the caller allows.
     unsafe {
         vectors!(S, n, |i, n| store::<S>(x.add(i), S::mul(load::<S>(x.add(i), n), load::<S>(factor.add(i), n)), n));
     }

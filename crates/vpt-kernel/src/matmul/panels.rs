@@ -138,10 +138,13 @@ impl Panels {
                     let pairs = self.precision == Precision::Bf16;
                     let target = &mut self.floats_mut()[start..];
                     assert!((rows.div_ceil(per_word) - 1) * width + cols <= target.len());
-                    if strides.1 == 1 {
-                        fill_rows(part(rows), target, width, pairs);
-                    } else {
-                        fill_columns(part(rows), target, width, pairs);
+                    // SAFETY: the line above has checked the room, the one before the strides.
+                    unsafe {
+                        if strides.1 == 1 {
+                            fill_rows(part(rows), target, width, pairs);
+                        } else {
+                            fill_columns(part(rows), target, width, pairs);
+                        }
                     }
                 }
                 at_row += rows;
@@ -216,12 +219,12 @@ impl Panels {
     }
 
     fn floats(&self) -> &[f32] {
-        // SAFETY: `Line` is sixteen floats without padding.
+        // SAFETY: `Line` is sixteen floats without padding, so that the lines are as many floats, borrowed as `self` is.
         unsafe { std::slice::from_raw_parts(self.data.as_ptr().cast(), self.data.len() * 16) }
     }
 
     fn floats_mut(&mut self) -> &mut [f32] {
-        // SAFETY: as in `floats`.
+        // SAFETY: as in `floats`; any floats make lines.
         unsafe { std::slice::from_raw_parts_mut(self.data.as_mut_ptr().cast(), self.data.len() * 16) }
     }
 }
@@ -277,7 +280,7 @@ impl Part<'_> {
         }
     }
 
-    /// The panel whose columns begin at `column` and whose rows are `rows`; a transposed one is written to `to`.
+    /// The panel whose columns begin at `column` and whose rows are `rows`, `width` words a row; a transposed one is written to `to`.
     ///
     /// # Safety
     /// Both lie inside this part, `column` begins a panel and `rows` a block; `S` is available.
@@ -291,6 +294,7 @@ impl Part<'_> {
         assert!(rows.len().div_ceil(per_word) * width <= to.len() * 16, "room for a panel");
         let columns = column..(column + width).min(panels.k);
         let to = to.as_mut_ptr().cast();
+        // SAFETY: the room was checked above; rows and columns are a panel of the transpose, as the caller promises, along with `S`.
         unsafe {
             match panels.precision {
                 Precision::F32 => panels.transpose::<S>(rows, columns, to, *width),
@@ -357,10 +361,13 @@ impl Panels {
     /// Writes rows `rows` and columns `columns` of the transpose as a panel of `width` columns.
     ///
     /// # Safety
-    /// As [`Part::panel`]; `to` has room.
+    /// As for [`Part::panel`] of the transpose, of which at most `width` columns are left; `to` has room for as many rows of words as
+    /// `rows` fill, `width` words each.
     #[inline(always)]
     unsafe fn transpose<S: Simd>(&self, rows: Range<usize>, columns: Range<usize>, to: *mut f32, width: usize) {
         let l = S::LANES;
+        // SAFETY: a block of at most `l` by `l` words that begins at multiples of `l` lies in one panel and one block of rows, so its rows
+        // are `self.width` apart, and it ends inside the matrix; its columns go to rows of `to`, at columns that are less than `width`.
         unsafe {
             for i in columns.clone().step_by(l) {
                 let m = l.min(columns.end - i);
@@ -379,11 +386,13 @@ impl Panels {
     /// [`Self::transpose`] of bfloat16: words pair other values in the transpose.
     ///
     /// # Safety
-    /// As [`Self::transpose`].
+    /// As for [`Self::transpose`].
     #[inline(always)]
     unsafe fn transpose_pairs<S: Simd>(&self, rows: Range<usize>, columns: Range<usize>, to: *mut f32, width: usize) {
         let l = S::LANES;
         let mut words = [0.0; LANES_MAX * LANES_MAX];
+        // SAFETY: as in `transpose`; all `l` words of a row may be read, since panels are filled up to their width, a multiple of `l`.
+        // `words` has room for `l` vectors. The second vector of a pair of words is written only where the panel is that wide.
         unsafe {
             for i in columns.clone().step_by(2 * l) {
                 // Words that hold two columns of the transpose each.
@@ -415,15 +424,20 @@ impl Panels {
 }
 
 dispatched! {
-    pairs fn fill_rows(b: Mat, to: &mut [f32], width: usize, pairs: bool) = fill_rows_body
+    /// # Safety
+    /// As for [`fill_rows_body`], less the instructions.
+    pairs unsafe fn fill_rows(b: Mat, to: &mut [f32], width: usize, pairs: bool) = fill_rows_body
 }
 
 /// Copies `b`, whose rows are contiguous, into a panel; `pairs`: two rows to a row of words.
 ///
 /// # Safety
-/// `to` holds the rows at distance `width`; `S` is available.
+/// The rows of `b` are contiguous; `to` holds as many rows of words as it fills, `b.cols` words each, at distance `width`; `S` is
+/// available.
 #[inline(always)]
 unsafe fn fill_rows_body<S: Simd>(b: Mat, to: &mut [f32], width: usize, pairs: bool) {
+    // SAFETY: rows below `b.rows` are read, of which a view has `b.cols` values each, and rows of words are written that the caller
+    // has room for; `vectors!` stays inside `b.cols`.
     unsafe {
         let (from, to) = (b.data.as_ptr(), to.as_mut_ptr());
         if !pairs {
@@ -446,17 +460,21 @@ unsafe fn fill_rows_body<S: Simd>(b: Mat, to: &mut [f32], width: usize, pairs: b
 }
 
 dispatched! {
-    pairs fn fill_columns(b: Mat, to: &mut [f32], width: usize, pairs: bool) = fill_columns_body
+    /// # Safety
+    /// As for [`fill_columns_body`], less the instructions.
+    pairs unsafe fn fill_columns(b: Mat, to: &mut [f32], width: usize, pairs: bool) = fill_columns_body
 }
 
 /// Copies `b`, whose columns are contiguous, into a panel; `pairs`: two rows to a row of words.
 ///
 /// # Safety
-/// As [`fill_rows_body`].
+/// As for [`fill_rows_body`], but for `b`, whose columns are contiguous.
 #[inline(always)]
 unsafe fn fill_columns_body<S: Simd>(b: Mat, to: &mut [f32], width: usize, pairs: bool) {
     let l = S::LANES;
     let mut narrow = [0.0; LANES_MAX * LANES_MAX];
+    // SAFETY: of `m <= l` columns of `b`, which a view has, words `w` to `w + n` are read, no value behind the last row; they go to `n`
+    // rows of words from `w` on, at `m` columns from `c` on, that the caller has room for. `narrow` has room for `l` vectors.
     unsafe {
         let (from, to) = (b.data.as_ptr(), to.as_mut_ptr());
         for c in (0..b.cols).step_by(l) {

@@ -3,7 +3,7 @@
 use super::left::SEGMENT;
 use crate::simd::{Simd, load, store};
 
-/// The left-hand side of one register tile.
+/// The left-hand side of one register tile: where its words are.
 #[derive(Clone, Copy)]
 pub(super) enum TileLeft {
     /// As [`Tiles::pack`](super::left::Tiles::pack) wrote it.
@@ -21,6 +21,11 @@ pub(super) struct Tile {
     pub(super) add: bool,
 }
 
+/// The product of some rows of A and a panel of B, `depth` words deep, plus the bias.
+///
+/// # Safety
+/// There are `rows` rows of `depth` words where `left` says, and `depth` rows of `V` vectors at `panel`. `result.cols` values are
+/// at most `V` vectors; as many are in `bias`, and in `rows` rows of the result, which may be read and written. `S` is available.
 #[inline(always)]
 pub(super) unsafe fn multiply_tile<S: Simd, const V: usize, const PAIRS: bool>(
     rows: usize,
@@ -33,15 +38,19 @@ pub(super) unsafe fn multiply_tile<S: Simd, const V: usize, const PAIRS: bool>(
     macro_rules! by_rows {
         ($($n:literal)*) => {
             match rows {
-                $($n if $n <= (if V == 3 { S::TILE_ROWS_OF_3 } else { S::TILE_ROWS }) => unsafe {
-                    let sums = match left {
-                        TileLeft::Packed(at) => tile::<S, $n, V, PAIRS>(depth, at, SEGMENT, 1, $n * SEGMENT, panel),
-                        TileLeft::Strided(at, rows, columns) => {
-                            tile::<S, $n, V, PAIRS>(depth, at, rows, columns, SEGMENT * columns, panel)
-                        }
-                    };
-                    finish::<S, V>(&sums, bias, result);
-                },)*
+                $($n if $n <= (if V == 3 { S::TILE_ROWS_OF_3 } else { S::TILE_ROWS }) => {
+                    // SAFETY: `rows` is `n` here; a packed tile of n rows has a row's next word beside it and the row's next
+                    // SEGMENT words behind those of the other rows, as `Tiles::pack` lays them. The rest is the caller's promise.
+                    unsafe {
+                        let sums = match left {
+                            TileLeft::Packed(at) => tile::<S, $n, V, PAIRS>(depth, at, SEGMENT, 1, $n * SEGMENT, panel),
+                            TileLeft::Strided(at, rows, columns) => {
+                                tile::<S, $n, V, PAIRS>(depth, at, rows, columns, SEGMENT * columns, panel)
+                            }
+                        };
+                        finish::<S, V>(&sums, bias, result);
+                    }
+                })*
                 _ => unreachable!("a tile of {rows} rows"),
             }
         };
@@ -51,6 +60,10 @@ pub(super) unsafe fn multiply_tile<S: Simd, const V: usize, const PAIRS: bool>(
 
 /// `R` rows and `V` vectors of columns: all sums in registers. `segment_stride` is the distance between places whose columns
 /// are [`SEGMENT`] apart.
+///
+/// # Safety
+/// Word k of row r of the left-hand side may be read at `r * row_stride + k % SEGMENT * col_stride + k / SEGMENT * segment_stride`,
+/// for `depth` words of `R` rows, and `depth` rows of `V` vectors at `panel`; `S` is available.
 #[inline(always)]
 unsafe fn tile<S: Simd, const R: usize, const V: usize, const PAIRS: bool>(
     depth: usize,
@@ -61,6 +74,8 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize, const PAIRS: bool>(
     panel: *const f32,
 ) -> [[S::V; V]; R] {
     let width = V * S::LANES;
+    // SAFETY: step k reads word k of each row and row k of the panel, k < depth; `a` and `b` are moved on by as many words and rows as
+    // have been read. `b` ends one row behind the last at most. The caller promises `S`.
     unsafe {
         let mut sums = [[S::zero(); V]; R];
         // Behind the last column, `a` may point outside of the matrix.
@@ -106,8 +121,13 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize, const PAIRS: bool>(
 }
 
 /// Adds bias and previous content to a tile's sums and writes them.
+///
+/// # Safety
+/// The first `result.cols <= V * LANES` values of as many rows as `sums` has may be read and written; `bias` is as long; `S` is
+/// available.
 #[inline(always)]
 unsafe fn finish<S: Simd, const V: usize>(sums: &[[S::V; V]], bias: Option<&[f32]>, result: Tile) {
+    // SAFETY: in each row and in the bias, `n` values from `offset` on end at `result.cols` at most; `n` is a vector's at most.
     unsafe {
         for v in 0..V {
             let offset = v * S::LANES;

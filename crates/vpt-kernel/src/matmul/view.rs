@@ -1,6 +1,9 @@
 //! Views of matrices: where a product reads and writes.
 
 /// A read-only matrix view with strides, `[rows, cols]`.
+///
+/// Kernels rely on this without checking again: for every row i and column j, `data` has a value at
+/// `i * row_stride + j * col_stride`.
 #[derive(Clone, Copy)]
 pub struct Mat<'a> {
     pub(super) data: &'a [f32],
@@ -38,7 +41,8 @@ impl<'a> Mat<'a> {
     /// If there are not so many.
     #[must_use]
     pub fn columns(self, from: usize, n: usize) -> Self {
-        assert!(from + n <= self.cols, "columns {from}..{} of {}", from + n, self.cols);
+        let end = from.saturating_add(n);
+        assert!(end <= self.cols, "columns {from}..{end} of {}", self.cols);
         Self { data: &self.data[(from * self.col_stride).min(self.data.len())..], cols: n, ..self }
     }
 
@@ -48,7 +52,8 @@ impl<'a> Mat<'a> {
     /// If there are not so many.
     #[must_use]
     pub fn row_range(self, from: usize, n: usize) -> Self {
-        assert!(from + n <= self.rows, "rows {from}..{} of {}", from + n, self.rows);
+        let end = from.saturating_add(n);
+        assert!(end <= self.rows, "rows {from}..{end} of {}", self.rows);
         Self { data: &self.data[(from * self.row_stride).min(self.data.len())..], rows: n, ..self }
     }
 
@@ -73,6 +78,9 @@ impl<'a> Mat<'a> {
 }
 
 /// A writable matrix view with contiguous rows, `[rows, cols]`.
+///
+/// Kernels rely on this without checking again: for every row i and column j, `data` has a value at `i * row_stride + j`, a
+/// different one for each.
 pub struct MatMut<'a> {
     pub(super) data: &'a mut [f32],
     pub(super) rows: usize,
@@ -96,7 +104,8 @@ impl<'a> MatMut<'a> {
     /// # Panics
     /// If there are not so many.
     pub fn columns(&mut self, from: usize, n: usize) -> MatMut<'_> {
-        assert!(from + n <= self.cols, "columns {from}..{} of {}", from + n, self.cols);
+        let end = from.saturating_add(n);
+        assert!(end <= self.cols, "columns {from}..{end} of {}", self.cols);
         let start = from.min(self.data.len());
         MatMut { data: &mut self.data[start..], rows: self.rows, cols: n, row_stride: self.row_stride }
     }
@@ -118,6 +127,7 @@ impl<'a> MatMut<'a> {
 }
 
 fn assert_fits(len: usize, rows: usize, cols: usize, row_stride: usize) {
-    let needed = if rows == 0 { 0 } else { (rows - 1) * row_stride + cols };
+    // Saturated, since a sum that wraps would let a view of anything pass.
+    let needed = if rows == 0 { 0 } else { (rows - 1).saturating_mul(row_stride).saturating_add(cols) };
     assert!(needed <= len, "a view of {rows} rows of {cols} at stride {row_stride} needs {needed} values, got {len}");
 }

@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports, reason = "three dozen intrinsics, each named where it is used")]
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{Simd, on_registers};
 
 /// 16 lanes; with the instructions for bfloat16 or without.
 pub(crate) struct Avx512<const BF16: bool>;
@@ -16,109 +16,107 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
+        // SAFETY: the caller promises the instructions.
         unsafe { _mm512_set1_ps(x) }
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> __m512 {
+        // SAFETY: the caller lets sixteen floats be read, aligned or not, and promises the instructions.
         unsafe { _mm512_loadu_ps(p) }
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: __m512) {
+        // SAFETY: the caller lets sixteen floats be written, aligned or not; `v` shows that there are the instructions.
         unsafe { _mm512_storeu_ps(p, v) }
     }
     #[inline(always)]
     unsafe fn load_first(p: *const f32, n: usize) -> __m512 {
+        // SAFETY: lanes outside the mask are not read, the others the caller lets be read; it promises the instructions.
         unsafe { _mm512_maskz_loadu_ps((1u16 << n) - 1, p) }
     }
     #[inline(always)]
     unsafe fn store_first(p: *mut f32, v: __m512, n: usize) {
+        // SAFETY: lanes outside the mask are not written, the others the caller lets be written; `v` shows that there are the
+        // instructions.
         unsafe { _mm512_mask_storeu_ps(p, (1u16 << n) - 1, v) }
     }
-    #[inline(always)]
-    unsafe fn add(a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_add_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn sub(a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_sub_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn mul(a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn reciprocal(a: __m512) -> __m512 {
-        // 14 bits and one step of Newton's iteration: a division takes 16 cycles.
-        unsafe {
+
+    on_registers! {
+        fn add(a: __m512, b: __m512) -> __m512 {
+            _mm512_add_ps(a, b)
+        }
+        fn sub(a: __m512, b: __m512) -> __m512 {
+            _mm512_sub_ps(a, b)
+        }
+        fn mul(a: __m512, b: __m512) -> __m512 {
+            _mm512_mul_ps(a, b)
+        }
+        fn reciprocal(a: __m512) -> __m512 {
+            // 14 bits and one step of Newton's iteration: a division takes 16 cycles.
             let r = _mm512_rcp14_ps(a);
             let error = _mm512_fnmadd_ps(a, r, _mm512_set1_ps(1.0));
             _mm512_fmadd_ps(r, error, r)
         }
-    }
-    #[inline(always)]
-    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    unsafe fn max(a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_max_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn min(a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_min_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn abs(a: __m512) -> __m512 {
-        unsafe { _mm512_abs_ps(a) }
-    }
-    #[inline(always)]
-    unsafe fn if_negative(x: __m512, a: __m512, b: __m512) -> __m512 {
-        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, _mm512_setzero_ps()), b, a) }
-    }
-    #[inline(always)]
-    unsafe fn round(a: __m512) -> __m512 {
-        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
-    }
-    #[inline(always)]
-    unsafe fn exp2_integral(a: __m512) -> __m512 {
-        unsafe {
+        fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            _mm512_fmadd_ps(a, b, c)
+        }
+        fn max(a: __m512, b: __m512) -> __m512 {
+            _mm512_max_ps(a, b)
+        }
+        fn min(a: __m512, b: __m512) -> __m512 {
+            _mm512_min_ps(a, b)
+        }
+        fn abs(a: __m512) -> __m512 {
+            _mm512_abs_ps(a)
+        }
+        fn if_negative(x: __m512, a: __m512, b: __m512) -> __m512 {
+            _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, _mm512_setzero_ps()), b, a)
+        }
+        fn round(a: __m512) -> __m512 {
+            _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
+        }
+        fn exp2_integral(a: __m512) -> __m512 {
             let n = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(n))
         }
+        fn sum(a: __m512) -> f32 {
+            _mm512_reduce_add_ps(a)
+        }
+        fn largest(a: __m512) -> f32 {
+            _mm512_reduce_max_ps(a)
+        }
+        fn lower(a: __m512) -> __m512 {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(a)))
+        }
+        fn upper(a: __m512) -> __m512 {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_srli_epi32::<16>(_mm512_castps_si512(a))))
+        }
+        fn mix(a: __m512, b: __m512) -> [__m512; 2] {
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let (even, odd) = (_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
+            let first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+            let second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+            [first, second].map(|order| _mm512_castsi512_ps(_mm512_permutex2var_epi64(even, order, odd)))
+        }
     }
+
     #[inline(always)]
     fn prefetch(p: *const f32) {
-        // SAFETY: a hint that never faults.
+        // SAFETY: a hint that never faults, in an instruction of every x86-64 CPU.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
     #[inline(always)]
-    unsafe fn sum(a: __m512) -> f32 {
-        unsafe { _mm512_reduce_add_ps(a) }
-    }
-    #[inline(always)]
-    unsafe fn largest(a: __m512) -> f32 {
-        unsafe { _mm512_reduce_max_ps(a) }
-    }
-    #[inline(always)]
-    unsafe fn lower(a: __m512) -> __m512 {
-        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(a))) }
-    }
-    #[inline(always)]
-    unsafe fn upper(a: __m512) -> __m512 {
-        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_srli_epi32::<16>(_mm512_castps_si512(a)))) }
-    }
-    #[inline(always)]
     unsafe fn dot(a: __m512, b: __m512, c: __m512) -> __m512 {
-        unsafe {
-            if BF16 {
-                return _mm512_dpbf16_ps(c, bfloat16(a), bfloat16(b));
-            }
-            let upper = Self::fma(Self::upper(a), Self::upper(b), c);
-            Self::fma(Self::lower(a), Self::lower(b), upper)
+        if BF16 {
+            // SAFETY: the caller promises the instructions for bfloat16, which is what the set has with `BF16`.
+            return unsafe { _mm512_dpbf16_ps(c, bfloat16(a), bfloat16(b)) };
         }
+        let upper = Self::fma(Self::upper(a), Self::upper(b), c);
+        Self::fma(Self::lower(a), Self::lower(b), upper)
     }
     #[inline(always)]
     unsafe fn narrow(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: no memory is touched; the caller promises the instructions, those for bfloat16 where they are used.
         unsafe {
             if BF16 {
                 return words(_mm512_cvtne2ps_pbh(b, a));
@@ -129,6 +127,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
     #[inline(always)]
     unsafe fn pair(lower: __m512, upper: __m512) -> __m512 {
+        // SAFETY: as in `narrow`.
         unsafe {
             if BF16 {
                 // All of `lower`, then all of `upper`: one of each to a word.
@@ -146,20 +145,13 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
     #[inline(always)]
     unsafe fn widen(p: *const u16) -> __m512 {
+        // SAFETY: the caller lets sixteen numbers be read, which are 256 bits, aligned or not, and promises the instructions.
         unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))) }
     }
     #[inline(always)]
-    unsafe fn mix(a: __m512, b: __m512) -> [__m512; 2] {
-        unsafe {
-            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
-            let (even, odd) = (_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
-            let first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
-            let second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-            [first, second].map(|order| _mm512_castsi512_ps(_mm512_permutex2var_epi64(even, order, odd)))
-        }
-    }
-    #[inline(always)]
     unsafe fn transpose(from: *const f32, from_stride: usize, shape: (usize, usize), to: *mut f32, to_stride: usize) {
+        // SAFETY: row i is read for i < shape.0 only, and shape.1 <= 16 words of it; column j is written for j < shape.1 only, and
+        // shape.0 <= 16 words of it: what the caller allows. It promises the instructions for what happens between.
         unsafe {
             let mut r = [_mm512_setzero_ps(); 16];
             for i in 0..16 {
@@ -202,22 +194,21 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
 /// The same bits as 32 bfloat16.
 #[inline(always)]
-unsafe fn bfloat16(a: __m512) -> __m512bh {
+fn bfloat16(a: __m512) -> __m512bh {
     // SAFETY: both are 512 bits without invalid values.
     unsafe { std::mem::transmute(a) }
 }
 
 /// The same bits as 16 words.
 #[inline(always)]
-unsafe fn words(a: __m512bh) -> __m512 {
-    // SAFETY: as above.
+fn words(a: __m512bh) -> __m512 {
+    // SAFETY: both are 512 bits without invalid values.
     unsafe { std::mem::transmute(a) }
 }
 
-/// Each lane rounded to bfloat16, half way to even, in the lower half of its word; NaN stays NaN.
-#[inline(always)]
-unsafe fn rounded(a: __m512) -> __m512i {
-    unsafe {
+on_registers! {
+    /// Each lane rounded to bfloat16, half way to even, in the lower half of its word; NaN stays NaN.
+    fn rounded(a: __m512) -> __m512i {
         let bits = _mm512_castps_si512(a);
         let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
         let up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));

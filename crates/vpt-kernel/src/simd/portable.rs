@@ -23,84 +23,94 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> [f32; 8] {
+        // SAFETY: the caller lets eight floats be read.
         unsafe { p.cast::<[f32; 8]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: [f32; 8]) {
+        // SAFETY: the caller lets eight floats be written.
         unsafe { p.cast::<[f32; 8]>().write_unaligned(v) }
     }
     #[inline(always)]
     unsafe fn load_first(p: *const f32, n: usize) -> [f32; 8] {
-        std::array::from_fn(|i| if i < n { unsafe { *p.add(i) } } else { 0.0 })
+        std::array::from_fn(|i| {
+            if i < n {
+                // SAFETY: the caller lets the first `n` floats be read.
+                unsafe { *p.add(i) }
+            } else {
+                0.0
+            }
+        })
     }
     #[inline(always)]
     unsafe fn store_first(p: *mut f32, v: [f32; 8], n: usize) {
         for (i, x) in v.into_iter().enumerate().take(n) {
+            // SAFETY: the caller lets the first `n` floats be written.
             unsafe { *p.add(i) = x }
         }
     }
     #[inline(always)]
-    unsafe fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+    fn add(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         Self::map2(a, b, |x, y| x + y)
     }
     #[inline(always)]
-    unsafe fn sub(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+    fn sub(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         Self::map2(a, b, |x, y| x - y)
     }
     #[inline(always)]
-    unsafe fn mul(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+    fn mul(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         Self::map2(a, b, |x, y| x * y)
     }
     #[inline(always)]
-    unsafe fn reciprocal(a: [f32; 8]) -> [f32; 8] {
+    fn reciprocal(a: [f32; 8]) -> [f32; 8] {
         a.map(f32::recip)
     }
     #[inline(always)]
-    unsafe fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
+    fn fma(a: [f32; 8], b: [f32; 8], c: [f32; 8]) -> [f32; 8] {
         // Two roundings: a fused multiply-add without the instruction is a slow library call.
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
-    unsafe fn max(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+    fn max(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         Self::map2(a, b, |x, y| if x > y { x } else { y })
     }
     #[inline(always)]
-    unsafe fn min(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+    fn min(a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         Self::map2(a, b, |x, y| if x < y { x } else { y })
     }
     #[inline(always)]
-    unsafe fn abs(a: [f32; 8]) -> [f32; 8] {
+    fn abs(a: [f32; 8]) -> [f32; 8] {
         a.map(f32::abs)
     }
     #[inline(always)]
-    unsafe fn if_negative(x: [f32; 8], a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
+    fn if_negative(x: [f32; 8], a: [f32; 8], b: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|i| if x[i] < 0.0 { a[i] } else { b[i] })
     }
     #[inline(always)]
-    unsafe fn round(a: [f32; 8]) -> [f32; 8] {
+    fn round(a: [f32; 8]) -> [f32; 8] {
         // Adding and taking away 1.5 * 2^23 rounds to nearest without a library call; |a| is far below 2^22 here.
         a.map(|x| (x + 12_582_912.0) - 12_582_912.0)
     }
     #[inline(always)]
-    unsafe fn exp2_integral(a: [f32; 8]) -> [f32; 8] {
+    fn exp2_integral(a: [f32; 8]) -> [f32; 8] {
         a.map(|x| f32::from_bits(((x as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
     fn prefetch(_: *const f32) {}
     #[inline(always)]
-    unsafe fn sum(a: [f32; 8]) -> f32 {
+    fn sum(a: [f32; 8]) -> f32 {
         ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
     }
     #[inline(always)]
-    unsafe fn largest(a: [f32; 8]) -> f32 {
+    fn largest(a: [f32; 8]) -> f32 {
         a.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
     #[inline(always)]
-    unsafe fn lower(a: [f32; 8]) -> [f32; 8] {
+    fn lower(a: [f32; 8]) -> [f32; 8] {
         a.map(|x| f32::from_bits(x.to_bits() << 16))
     }
     #[inline(always)]
-    unsafe fn upper(a: [f32; 8]) -> [f32; 8] {
+    fn upper(a: [f32; 8]) -> [f32; 8] {
         a.map(|x| f32::from_bits(x.to_bits() & 0xFFFF_0000))
     }
 }
