@@ -20,6 +20,6 @@ pub mod runs;
 pub mod train;
 
 pub use vpt_base::{Error, Progress, Result, contain, error, files, linear_algebra, logits, params, random, suggest};
-pub(crate) use vpt_base::{choice, parallel, tensor_file};
+pub(crate) use vpt_base::{choice, file_at, parallel, tensor_file};
 pub use vpt_image as image;
 pub use vpt_kernel as kernel;

@@ -4,6 +4,7 @@
 pub mod choice;
 pub mod contain;
 pub mod error;
+pub mod file_at;
 pub mod files;
 pub mod linear_algebra;
 pub mod logits;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::CHUNK;
+use crate::file_at::read_exact_at;
 use crate::{Error, Result};
 
 /// The safetensors library refuses longer headers, too.
@@ -218,20 +219,4 @@ fn dtype_bytes(dtype: &str) -> Option<u64> {
         "U64" | "I64" | "F64" => Some(8),
         _ => None,
     }
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
-    while !buffer.is_empty() {
-        match std::os::windows::fs::FileExt::seek_read(file, buffer, offset)? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            n => (buffer, offset) = (&mut buffer[n..], offset + n as u64),
-        }
-    }
-    Ok(())
 }

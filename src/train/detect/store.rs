@@ -2,9 +2,9 @@
 //! they are many. The file has no name, so nothing is left of it when the run ends, however it ends.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::file_at::{read_exact_at, write_all_at};
 use crate::{Error, Result};
 
 /// Memory for features, in bytes; more than that go to the disk.
@@ -39,7 +39,7 @@ impl Store {
             Held::Memory(all) => all[index * self.width..(index + 1) * self.width].copy_from_slice(values),
             Held::Disk(file, folder) => {
                 let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                file.write_all_at(&bytes, (index * self.width * 4) as u64).map_err(Error::io(folder))?;
+                write_all_at(file, &bytes, (index * self.width * 4) as u64).map_err(Error::io(folder))?;
             }
         }
         Ok(())
@@ -51,7 +51,7 @@ impl Store {
             Held::Memory(all) => to.extend_from_slice(&all[index * self.width..(index + 1) * self.width]),
             Held::Disk(file, folder) => {
                 let mut bytes = vec![0; self.width * 4];
-                file.read_exact_at(&mut bytes, (index * self.width * 4) as u64).map_err(Error::io(folder))?;
+                read_exact_at(file, &mut bytes, (index * self.width * 4) as u64).map_err(Error::io(folder))?;
                 to.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
             }
         }
