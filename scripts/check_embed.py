@@ -1,6 +1,6 @@
 """Compares `vpt embed` with the PyTorch reference's `embed` on real photos.
 
-    python scripts/check_embed.py --reference torch_reference.py --photos DIR --checkpoints DIR...
+    python scripts/check_embed.py --photos DIR --checkpoints DIR...
 
 For each checkpoint folder (made by the reference's `checkpoint` command, or any other in the Hugging Face layout) both
 programs embed the same photos, once as they are (JPEG, where the decoders may differ) and once as PNG copies, and CLIP
@@ -27,7 +27,7 @@ def relative(a, b):
 
 if __name__ == "__main__":
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--reference", required=True, help="path of torch_reference.py")
+    ap.add_argument("--reference", default=os.path.join(os.path.dirname(__file__), "torch_reference.py"), help="the program that runs PyTorch")
     ap.add_argument("--photos", required=True, nargs="+", help="folders, searched for JPEG files")
     ap.add_argument("--checkpoints", required=True, nargs="+", help="checkpoint folders")
     ap.add_argument("--limit", type=int, default=8, help="photos of each folder")

@@ -1,6 +1,6 @@
 """Times `vpt bench step` beside the PyTorch reference's `step`, in turns, on the same checkpoint.
 
-    python scripts/compare_pytorch.py --reference torch_reference.py --run clip-b16:16 --run clip-b32:32
+    python scripts/compare_pytorch.py --run clip-b16:16 --run clip-b32:32
 
 A run is a checkpoint folder and a batch size. The programs take turns `--turns` times, so that all see the same machine;
 each turn's own median counts once. Printed are the medians over the turns, the ratio of speeds (above 1: vpt is faster; also
@@ -33,7 +33,7 @@ def row(name, batch, allocator, ours, theirs):
 
 if __name__ == "__main__":
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--reference", required=True, help="path of torch_reference.py")
+    ap.add_argument("--reference", default=os.path.join(os.path.dirname(__file__), "torch_reference.py"), help="the program that runs PyTorch")
     ap.add_argument("--run", required=True, action="append", metavar="CHECKPOINT:BATCH", help="may be given several times")
     ap.add_argument("--method", default="vpt-deep", choices=["linear", "vpt-deep", "vpt-shallow"])
     ap.add_argument("--prompt-tokens", type=int, default=50)

@@ -1,6 +1,6 @@
 """Makes tests/fixtures: what PyTorch and transformers compute, on small random checkpoints, for the Rust tests to equal.
 
-    python scripts/make_fixtures.py --reference torch_reference.py [--out tests/fixtures]
+    python scripts/make_fixtures.py [--out tests/fixtures]
 
 Needs torch, transformers, tokenizers, safetensors, pillow, numpy. Everything is seeded: a second run writes the same
 numbers up to the rounding of the PyTorch build. `--reference` is the independent PyTorch program whose `grads` command
@@ -235,7 +235,7 @@ def small_families(out, images):
 
 if __name__ == "__main__":
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--reference", required=True, help="path of torch_reference.py")
+    ap.add_argument("--reference", default=os.path.join(os.path.dirname(__file__), "torch_reference.py"), help="the program that runs PyTorch")
     ap.add_argument("--out", default=os.path.join(os.path.dirname(__file__), "..", "tests", "fixtures"))
     a = ap.parse_args()
     os.makedirs(a.out, exist_ok=True)
