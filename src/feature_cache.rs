@@ -18,7 +18,7 @@ use std::{
 
 use crate::{Error, Result, files::write_atomic};
 
-/// What a feature is found by within its space.
+/// Key of a feature within its space.
 pub(crate) type Key = [u8; 32];
 
 /// Changes whenever equal keys may stand for other features than before.
@@ -73,7 +73,7 @@ pub struct FeatureCache {
     limit: u64,
 }
 
-/// What a cache holds.
+/// Contents of a cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Contents {
     /// Bytes on disk.
@@ -107,7 +107,7 @@ impl FeatureCache {
         self.limit
     }
 
-    /// What is in it; nothing where the folder does not exist.
+    /// Its contents; nothing where the folder does not exist.
     ///
     /// # Errors
     /// A folder cannot be listed.
@@ -271,7 +271,7 @@ impl Segment {
     }
 }
 
-/// What is written behind a feature.
+/// Checksum that is written behind a feature.
 fn check(key: &Key, values: &[u8]) -> [u8; CHECK] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(key).update(values);

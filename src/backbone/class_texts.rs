@@ -84,7 +84,7 @@ impl Prompts {
     }
 }
 
-/// What is wrong with the first template that has no place for the class name.
+/// Error message for the first template that has no place for the class name.
 pub(crate) fn without_place(templates: &[String]) -> Option<String> {
     let lacks = |template: &String| !PLACES.iter().any(|place| template.contains(place));
     let i = templates.iter().position(lacks)?;
@@ -126,7 +126,7 @@ pub fn classifier(backbone: &Backbone, prompts: &Prompts, threads: usize) -> Res
     Ok(class_texts(prompts, |texts| backbone.embed_texts(texts, threads))?.unit)
 }
 
-/// What the texts of the classes say.
+/// Text embeddings of the classes.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ClassTexts {
     /// Zero-shot weights `[C, D]`: the direction of the mean of a class's unit embeddings.

@@ -25,7 +25,7 @@ pub struct SourceClassifier {
     bias: Vec<f32>,
     /// The weight again, packed: `[D, S]`.
     packed: Panels,
-    /// What the source classes are called, if config.json says so.
+    /// Names of the source classes, if config.json has them.
     names: Option<Vec<String>>,
     pooled: bool,
 }
@@ -62,7 +62,7 @@ impl SourceClassifier {
         self.pooled
     }
 
-    /// What a pass reads for it of a tower of `depth` blocks, where that is more than the class token.
+    /// Tokens that a pass reads for it of a tower of `depth` blocks, where they are more than the class token.
     pub(crate) fn reads(&self, depth: usize) -> Option<[Read; 1]> {
         self.pooled.then_some([Read { after: depth, rows: Rows::All }])
     }

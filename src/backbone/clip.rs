@@ -13,7 +13,7 @@ use crate::image::preprocess::Preprocess;
 use crate::kernel::{Init, Mat, MatMut, Panels, Part, Precision, matmul};
 use crate::{Error, Result};
 
-/// What CLIP's projection of image features is called.
+/// Name of CLIP's projection of image features.
 pub(crate) const VISUAL_PROJECTION: &str = "visual_projection.weight";
 
 /// How to open a backbone.
@@ -34,11 +34,11 @@ pub struct OpenOptions {
 pub struct Backbone {
     /// Its known name, `owner/name` or folder name.
     pub name: String,
-    /// What it is.
+    /// Its architecture.
     pub spec: Spec,
     /// The image tower.
     pub vit: Vit,
-    /// What CLIP has beside it.
+    /// CLIP's projections and logit scale.
     pub clip: Option<Clip>,
     /// How an image becomes pixels.
     pub preprocess: Preprocess,
@@ -201,7 +201,7 @@ impl Backbone {
         self.text().is_ok()
     }
 
-    /// What CLIP's text tower is; [`Self::text_tower`] is the tower itself.
+    /// Architecture of CLIP's text tower; [`Self::text_tower`] is the tower itself.
     ///
     /// # Errors
     /// The backbone has none.

@@ -62,7 +62,7 @@ impl Location {
         }
     }
 
-    /// What the backbone is, from its `config.json`.
+    /// The backbone's architecture, from its `config.json`.
     ///
     /// # Errors
     /// As [`Spec::from_config`].
@@ -244,7 +244,7 @@ pub fn list(weights_dir: Option<&Path>) -> Vec<Row> {
     KNOWN.iter().map(row).collect()
 }
 
-/// What `vpt backbones info` says about one backbone.
+/// Facts about one backbone, as `vpt backbones info` prints them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Info {
     /// The name it was found by.
@@ -261,7 +261,7 @@ pub struct Info {
     pub dtypes: Vec<String>,
     /// Its weight files.
     pub files: Vec<FileInfo>,
-    /// What it is.
+    /// Its architecture.
     pub spec: Spec,
 }
 

@@ -1,4 +1,4 @@
-//! What a backbone is, read from the `config.json` of a Hugging Face folder.
+//! Architecture of a backbone, read from the `config.json` of a Hugging Face folder.
 //!
 //! One [`Spec`] describes every family this crate can run, so that one `Vit` serves them all. Fields absent from the file
 //! take the defaults of transformers 5.23, and everything is checked here, before any memory is taken on its word.
@@ -114,7 +114,7 @@ impl TextSpec {
     }
 }
 
-/// What a backbone is: family, shapes, and what its forward pass must do.
+/// Architecture of a backbone: family, shapes, and the variants of its forward pass.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
     /// The family.

@@ -13,7 +13,7 @@ use super::weights::Weights;
 use crate::kernel::{Init, Mat, MatMut, Panels, Precision, matmul, normalize, normalize_vjp, row_stride};
 use crate::{Error, Result};
 
-/// What its tensors' names begin with.
+/// Prefix of its tensors' names.
 const TOWER: &str = "text_model";
 
 /// Rows that a thread works on at a time, about.
@@ -34,7 +34,7 @@ pub struct TextTower {
     precision: Precision,
 }
 
-/// What stands before and behind the blocks, as the checkpoint has it.
+/// Tensors before and behind the blocks, as the checkpoint has them.
 struct Ends {
     tokens: Vec<f32>,
     positions: Vec<f32>,

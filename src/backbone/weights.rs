@@ -43,7 +43,7 @@ pub struct Weights {
     /// In the order of their names.
     files: Vec<WeightFile>,
     tensors: BTreeMap<String, Tensor>,
-    /// What stands before the plain model's names.
+    /// Prefix of the plain model's names.
     prefix: String,
     /// Whether the file holds CLIP's image tower alone, whose names lack `vision_model.`.
     bare_image_tower: bool,

@@ -61,7 +61,7 @@ pub(crate) fn labels(params: &[Param], classes: usize) -> Result<Vec<u32>> {
     params::find(params, LABELS)?.values.iter().map(label).collect()
 }
 
-/// What the cache adds to the logits `[m, C]` of features `[m, D]`; `labels` are `u32`, `[N]`.
+/// Logits `[m, C]` with the cache's added, for features `[m, D]`; `labels` are `u32`, `[N]`.
 pub(super) fn forward(
     logits: &Tensor,
     features: &Tensor,

@@ -40,12 +40,12 @@ choice! {
 
 /// The mapping ω `[S, T]`: its name in task files and checkpoints.
 pub const MAP: &str = "label_map";
-/// What the epoch under way has counted, `[S, T]`: its name in checkpoints.
+/// Name in checkpoints of the counts of the epoch under way, `[S, T]`.
 pub(crate) const VOTES: &str = "label_map.votes";
 
 /// Source classes of an image that BLM+ looks at.
 const LIKELIEST: usize = 3;
-/// What Laplace's smoothing adds to how often a source class was predicted.
+/// Laplace smoothing: added to how often a source class was predicted.
 const LAPLACE: f64 = 1.;
 
 /// A part that an image has in the mapping: its label, a source class, and how much it counts.
@@ -75,7 +75,7 @@ impl LabelMap {
         matches!(self, Self::Rlm | Self::Flm | Self::Ilm)
     }
 
-    /// What an image of class `target` with source logits `row` `[S]` counts.
+    /// Votes of an image of class `target` with source logits `row` `[S]`.
     fn votes_of(self, row: &[f32], target: usize, out: &mut Vec<Vote>) {
         match self {
             Self::BlmPlus => {
@@ -99,7 +99,7 @@ impl LabelMap {
         }
     }
 
-    /// What images with source logits `[m, S]` and `labels` `[m]` count, in their order.
+    /// Votes of images with source logits `[m, S]` and `labels` `[m]`, in their order.
     pub fn votes(self, logits: &[f32], sources: usize, labels: &[u32]) -> Vec<Vote> {
         let mut votes = Vec::new();
         for (row, label) in logits.chunks_exact(sources.max(1)).zip(labels) {

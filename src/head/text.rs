@@ -7,7 +7,7 @@
 //! images a class enough: Wortsman et al., "Robust fine-tuning of zero-shot models" (2022), and Silva-Rodríguez et al., "A
 //! Closer Look at the Few-Shot Adaptation of Large Vision-Language Models" (2024), which calls it ZS-LP.
 //!
-//! What is learned are the tensors of the cosine head; the text tower is not needed again.
+//! The tensors of the cosine head are learned; the text tower is not needed again.
 
 use crate::{
     Error, Result,

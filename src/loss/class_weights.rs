@@ -35,7 +35,7 @@ impl ClassWeights {
         Some(raw.iter().map(|weight| (weight * images as f64 / total) as f32).collect())
     }
 
-    /// What being of a class weighs, where an image may have several and not being of it weighs one: `PyTorch`'s `pos_weight`.
+    /// Weight of a class's positives, where an image may have several classes and negatives weigh one: `PyTorch`'s `pos_weight`.
     ///
     /// `balanced` is `(n - n_c) / n_c` for `n` images, `n_c` of them with class c, and `inverse-sqrt` the square root of that. A
     /// class that all images have, or none, weighs one.

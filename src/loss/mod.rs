@@ -10,7 +10,7 @@ use candle_core::{D, Device, Tensor, Var};
 
 use crate::{Error, Result, data::LabelSets, head::BoundHead, logits::argmax};
 
-/// What is minimised.
+/// Loss function.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Loss {
     /// One class an image.
@@ -29,7 +29,7 @@ impl Loss {
         }
     }
 
-    /// What images with `labels` weigh together: the sum of their losses divided by it is their mean loss.
+    /// Total weight of images with `labels`: the sum of their losses divided by it is their mean loss.
     pub fn weight(&self, labels: &[u32]) -> f64 {
         match self {
             Self::CrossEntropy(CrossEntropy { weights: Some(weights), .. }) => {
@@ -74,13 +74,13 @@ pub struct CrossEntropy {
 /// Binary cross-entropy of each class by itself, mean over the classes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BinaryCrossEntropy {
-    /// What labels stand for.
+    /// Sets of classes that labels stand for.
     pub sets: Arc<LabelSets>,
     /// How much having each class counts beside not having it; as much if `None`. `PyTorch`'s `pos_weight`.
     pub weights: Option<Arc<[f32]>>,
 }
 
-/// What the loss of some images yields.
+/// Loss of some images, and its gradients.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LossGradients {
     /// Sum of the images' losses in nats, smoothing and weights included, not yet divided by what they weigh.

@@ -17,7 +17,7 @@ const TEXT_WEIGHT: f64 = 25.;
 /// The texts that images are compared with, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TextLoss<'a> {
-    /// What is minimised of the logits.
+    /// Loss of the logits.
     pub(crate) classify: &'a CrossEntropy,
     /// The factor between cosine and logit.
     pub(crate) scale: f32,

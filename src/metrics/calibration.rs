@@ -34,7 +34,7 @@ pub struct Ece {
     pub after: f64,
 }
 
-/// What became of a classifier's confidence.
+/// Calibration errors of a classifier.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
     /// On the validation images, which the temperature was fitted to.

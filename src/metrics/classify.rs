@@ -9,7 +9,7 @@ use crate::{
     logits::{argmax, log_sum_exp},
 };
 
-/// What one split scored. All but `loss` are fractions of one.
+/// Metrics of one split. All but `loss` are fractions of one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Share of images whose largest logit is the label's.

@@ -72,7 +72,7 @@ impl Scores {
         }
     }
 
-    /// What makes one result better than another: [`Self::main`], of equals the lower loss.
+    /// Sort key of results, better ones higher: [`Self::main`], of equals the lower loss.
     pub(crate) fn rank(&self) -> (f64, f64) {
         (self.main(), -self.loss().unwrap_or(0.))
     }
@@ -127,7 +127,7 @@ impl AnyTally {
         }
     }
 
-    /// What was counted where an image has any number of classes.
+    /// Counts of a multi-label task; `None` for other tasks.
     pub(crate) fn multilabel(&self) -> Option<&MultilabelTally> {
         match self {
             Self::Classify(_) => None,
@@ -135,7 +135,7 @@ impl AnyTally {
         }
     }
 
-    /// What was taken for what, where an image has one class.
+    /// Confusion matrix of a classification; `None` for other tasks.
     pub(crate) fn confusion(&self) -> Option<&Confusion> {
         match self {
             Self::Classify(tally) => Some(tally.confusion()),

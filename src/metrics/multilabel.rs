@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::sum;
 use crate::{Error, Result};
 
-/// What one split scored. All but `loss` are fractions of one.
+/// Metrics of one split. All but `loss` are fractions of one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MultilabelMetrics {
     /// Average precision of each class, averaged over the classes that occur.

@@ -44,7 +44,7 @@ pub struct Rates {
     pub prompt: Rate,
     /// Weights of the head; biases and scales share the learning rate and have no decay.
     pub head: Rate,
-    /// What keeps AdamW's division finite: PyTorch's default is [`EPSILON`].
+    /// Epsilon of AdamW, added to its denominator: PyTorch's default is [`EPSILON`].
     pub epsilon: f64,
 }
 

@@ -1,4 +1,4 @@
-//! What a run learns: a handful of named f32 tensors, kept flat on the CPU.
+//! Learned parameters: a handful of named f32 tensors, kept flat on the CPU.
 //!
 //! Prompts and heads hand their values out in this one form, so that the optimiser, the checkpoint and the task file each
 //! need a single loop and know nothing of methods.

@@ -1,4 +1,4 @@
-//! What the tests of numeric code share: seeded random values, closeness, central differences.
+//! Helpers for tests of numeric code: seeded random values, closeness, central differences.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -43,7 +43,7 @@ impl Size {
     }
 }
 
-/// What is done to an image before a backbone sees it.
+/// Preprocessing of an image: resize, crop, rescale, normalize.
 ///
 /// As JSON this is part of a task file; what is read back is checked like a configuration is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,11 +55,11 @@ pub struct Preprocess {
     pub filter: Filter,
     /// `(width, height)` of the part kept from the middle.
     pub crop: Option<(usize, usize)>,
-    /// What 8-bit values are multiplied by.
+    /// Factor of 8-bit values.
     pub rescale: f64,
     /// Taken off each channel after rescaling.
     pub mean: [f32; 3],
-    /// What each channel is then divided by.
+    /// Standard deviation that each channel is then divided by.
     pub std: [f32; 3],
 }
 
@@ -85,7 +85,7 @@ impl TryFrom<Unchecked> for Preprocess {
 }
 
 impl Preprocess {
-    /// What OpenAI's CLIP expects at `size` x `size` pixels.
+    /// Preprocessing of OpenAI's CLIP at `size` x `size` pixels.
     pub fn clip(size: usize) -> Self {
         Self {
             resize: Some(Size::ShortestEdge(size)),

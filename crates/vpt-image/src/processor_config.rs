@@ -44,7 +44,7 @@ impl Processor {
         }
     }
 
-    /// What a file without a single field means.
+    /// Preprocessing that a file without a single field stands for.
     fn defaults(self) -> Preprocess {
         let clip = Preprocess::clip(224);
         let half = Preprocess { mean: [0.5; 3], std: [0.5; 3], ..clip.clone() };

@@ -43,7 +43,7 @@ pub struct GroupNorm<'a> {
     pub scale: &'a [f32],
     /// Shift `[C]`.
     pub shift: &'a [f32],
-    /// What follows.
+    /// Activation behind the norm.
     pub activation: Activation,
 }
 

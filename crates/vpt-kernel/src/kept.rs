@@ -1,4 +1,4 @@
-//! What a forward pass keeps for its VJP: in f32, or rounded to bfloat16 in half of the memory.
+//! Activations kept for the VJP: in f32, or rounded to bfloat16 in half of the memory.
 //!
 //! In f32 the forward pass writes where the values stay. In bfloat16 it writes to a scratch buffer that stays in the cache,
 //! [`Kept::keep`] rounds that, and [`Kept::read`] widens it again.

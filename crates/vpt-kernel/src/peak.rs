@@ -1,4 +1,4 @@
-//! What a core can do at most: multiply-adds on registers alone, in chains that do not wait for each other.
+//! Peak rate of a core: multiply-adds on registers alone, in chains that do not wait for each other.
 
 use super::simd::Simd;
 use super::{Precision, dispatched};

@@ -61,7 +61,7 @@ pub(super) enum Failure {
     Refused(String),
 }
 
-/// What is being asked for.
+/// A request for a file.
 #[derive(Clone, Copy)]
 pub(super) struct Request<'a> {
     /// `owner/name`.
@@ -188,7 +188,7 @@ impl Client {
         })
     }
 
-    /// What the hub's refusal means, and the mend.
+    /// Meaning of a refusal by the hub, and its mend.
     fn refusal(&self, status: u16, code: &str, wait: Option<&str>, request: Request) -> Failure {
         let Request { repo, revision, .. } = request;
         let page = format!("{}/{repo}", self.endpoint);
@@ -257,7 +257,7 @@ impl Place {
     }
 }
 
-/// What the hub has said of a file, by itself and with its redirects.
+/// Facts about a file from the headers of the hub's answers, those of redirects included.
 #[derive(Default)]
 struct Told {
     commit: Option<String>,

@@ -1,4 +1,4 @@
-//! What the hub knows its files by. A file's entity tag is its hash: SHA-256 where it is kept in large-file storage, else
+//! Hashes by which the hub names its files. A file's entity tag is its hash: SHA-256 where it is kept in large-file storage, else
 //! the hash git gives it. So the name of a cached file says what must be in it.
 
 use std::fs::File;

@@ -24,7 +24,7 @@ pub(super) struct Download<'a> {
     pub(super) client: &'a Client,
     pub(super) cache: &'a Cache,
     pub(super) repo: &'a str,
-    /// What was asked for, and from the first answer on the commit it stands for.
+    /// The revision asked for; from the first answer on, the commit it stands for.
     pub(super) revision: String,
     pub(super) tell: &'a mut dyn FnMut(Event<'_>),
 }

@@ -40,7 +40,7 @@ struct Limits {
 
 const WEIGHTS: Limits = Limits { text: 4 << 20, tokenizer: 64 << 20, index: 16 << 20, weights: 1 << 37, shards: 512 };
 
-/// What [`fetch`] tells while it is under way.
+/// Progress events of [`fetch`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -66,7 +66,7 @@ pub enum Event<'a> {
     Retry {
         /// The file.
         file: &'a str,
-        /// What went wrong.
+        /// Cause of the failure.
         why: &'a str,
     },
     /// Another process is fetching the same file.
@@ -96,7 +96,7 @@ pub enum Source {
     Cache,
 }
 
-/// What [`fetch`] brought.
+/// Result of [`fetch`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Fetched {
     /// The name it was asked for by.
@@ -230,7 +230,7 @@ impl Fetch<'_> {
 
     /// Weights in PyTorch's form, made safetensors; whether the repository has them so.
     ///
-    /// What is made lies in the cache as if the hub had sent it, so that it is found, checked and not made again.
+    /// The file that is made lies in the cache as if the hub had sent it, so that it is found, checked and not made again.
     fn pickled(&mut self) -> Result<bool> {
         let cached = self.download.content(PICKLED, WEIGHTS.weights).map_err(|failed| self.explain(PICKLED, failed))?;
         let Some(Cached { tag, source, .. }) = cached else { return Ok(false) };

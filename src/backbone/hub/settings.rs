@@ -11,12 +11,12 @@ const ENDPOINT: &str = "https://huggingface.co";
 /// A token is a word; anything larger is something else.
 const MAX_TOKEN_BYTES: u64 = 1 << 12;
 
-/// What the environment says.
+/// Settings of the hub's client from environment variables.
 #[derive(Debug)]
 pub(super) struct Settings {
     /// Scheme and host of the hub, without a slash at the end.
     pub(super) endpoint: String,
-    /// What says who asks; repositories that are open to all need none.
+    /// Access token; repositories that are open to all need none.
     pub(super) token: Option<String>,
     /// The folder of `models--owner--name`.
     pub(super) cache: PathBuf,

@@ -15,7 +15,7 @@ use crate::backbone::{bundled, spec::Spec};
 use crate::files::read_limited;
 use crate::{Error, Result};
 
-/// What [`verify`] found.
+/// Result of [`verify`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verified {
     /// The name it was asked for by.
@@ -39,11 +39,11 @@ pub struct VerifiedFile {
     pub name: String,
     /// Its length, if it is there.
     pub bytes: Option<u64>,
-    /// What became of it.
+    /// State of the cached file.
     pub state: State,
 }
 
-/// What became of a cached file.
+/// State of a cached file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {

@@ -6,13 +6,13 @@ use crate::backbone::spec::Family;
 /// A backbone with a name.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Known {
-    /// What `--backbone` takes.
+    /// Name that `--backbone` takes.
     pub name: &'static str,
     /// Its repository on the hub, `owner/name`; empty for the bundled backbone.
     pub repo: &'static str,
     /// The repository's branch, tag or commit.
     pub revision: &'static str,
-    /// What its `config.json` will say.
+    /// Family that its `config.json` will name.
     pub family: Family,
 }
 

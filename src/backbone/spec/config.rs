@@ -142,7 +142,7 @@ enum Mlp {
 /// A JSON object of the configuration, or the absence of one (every field then has its default).
 struct Fields<'a> {
     path: &'a Path,
-    /// What stands before a field's name in errors, with its dot.
+    /// Prefix of a field's name in errors, with its dot.
     prefix: &'static str,
     map: Option<&'a Map<String, Value>>,
 }

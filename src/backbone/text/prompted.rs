@@ -35,13 +35,13 @@ pub struct TextPrompts<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassTexts {
     start: u32,
-    /// What stands behind the vectors, up to the end token.
+    /// Tokens behind the context vectors, up to the end token.
     tails: Vec<Vec<u32>>,
     /// Vectors that there is room for.
     room: usize,
 }
 
-/// What the VJP needs of a forward pass.
+/// Activations that the VJP needs of a forward pass.
 #[derive(Default)]
 pub struct TextTape {
     layers: usize,

@@ -19,7 +19,7 @@ pub struct TunedTexts {
     blocks: Vec<Block>,
 }
 
-/// What the VJP needs of a forward pass.
+/// Activations that the VJP needs of a forward pass.
 #[derive(Default)]
 pub struct TunedTape {
     /// Micro-batches of each thread, in the order of the texts.

@@ -100,7 +100,7 @@ pub(crate) enum Queries {
     First,
 }
 
-/// What a block's VJP needs of its forward pass.
+/// Activations that a block's VJP needs of its forward pass.
 #[derive(Default)]
 pub(crate) struct BlockTape {
     normalized1: Kept,
@@ -108,7 +108,7 @@ pub(crate) struct BlockTape {
     q: Kept,
     kv: Kept,
     probabilities: Kept,
-    /// What attention gives, where the weight behind it is tuned.
+    /// Output of attention in front of its projection, where that is tuned.
     mixed: Option<Kept>,
     normalized2: Kept,
     inverse2: Vec<f32>,

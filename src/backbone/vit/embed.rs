@@ -9,7 +9,7 @@ use crate::kernel::{
     Grow, Init, Mat, MatMut, Panels, Precision, add_products, add_rows, normalize, normalize_vjp, row_stride,
 };
 
-/// What stands before the blocks as the checkpoint has it, or the gradients of that.
+/// Tensors of the embedding as the checkpoint has them, or their gradients.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EmbeddingWeights {
     /// Class token `[D]`.
@@ -32,7 +32,7 @@ pub(crate) struct Embedding {
     patch_size: usize,
     /// Patch convolution as a product, `[D, 3 p p]`.
     patch: Linear,
-    /// What stands in front of the patches, class token first, positions included: `[1 + registers, D]`.
+    /// Tokens in front of the patches, class token first, positions included: `[1 + registers, D]`.
     prefix: Vec<f32>,
     /// Positions of the patches `[N, D]`.
     positions: Vec<f32>,
@@ -56,7 +56,7 @@ pub(crate) struct EmbeddingGrads {
     pre_norm: [Vec<f32>; 2],
 }
 
-/// What the VJP to the embedding's sum needs.
+/// Activations that the VJP to the embedding's sum needs.
 #[derive(Default)]
 pub(crate) struct EmbeddingTape {
     normalized: Vec<f32>,

@@ -9,7 +9,7 @@ use super::tuned::{TowerGrads, Tuned};
 use super::{Input, Job, Readout, Vit};
 use crate::kernel::{Grow, Mat, MatMut, add_products, add_rows, normalize, normalize_vjp, row_stride};
 
-/// What one thread needs to run micro-batches, kept from step to step: the tape and the buffers.
+/// Tape and buffers of one thread that runs micro-batches, kept from step to step.
 #[derive(Default)]
 pub(super) struct Workspace {
     x: Vec<f32>,
@@ -18,7 +18,7 @@ pub(super) struct Workspace {
     embedding: EmbeddingTape,
     /// One for each block, or one for all where blocks are run again.
     blocks: Vec<BlockTape>,
-    /// What went into each block that will be run again.
+    /// Input of each block that will be run again.
     inputs: Vec<Vec<f32>>,
     normalized: Vec<f32>,
     inverse: Vec<f32>,
@@ -26,7 +26,7 @@ pub(super) struct Workspace {
     embed_scratch: EmbedScratch,
 }
 
-/// What a thread adds gradients to.
+/// Gradients that a thread adds to.
 pub(super) struct Sums<'a> {
     pub(super) prompts: Option<&'a mut PreparedGrads>,
     pub(super) weights: Option<&'a mut TowerGrads>,

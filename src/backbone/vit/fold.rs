@@ -69,7 +69,7 @@ pub(crate) struct Folded {
     pub(crate) kv: Layer,
     pub(crate) out: Layer,
     pub(crate) fc1: Layer,
-    /// What a gated MLP's hidden units are multiplied by.
+    /// The linear branch of a gated MLP, which its hidden units are multiplied by.
     pub(crate) up: Option<Layer>,
     pub(crate) fc2: Layer,
 }
@@ -124,7 +124,7 @@ pub(super) fn fold_qkv(spec: &TowerSpec, weights: &BlockWeights, dense: bool) ->
 }
 
 impl Folded {
-    /// What a block of these weights multiplies with; the biases alone unless `dense`.
+    /// The folded layers of a block of these weights; the biases alone unless `dense`.
     pub(super) fn of(spec: &TowerSpec, weights: &BlockWeights, dense: bool) -> Self {
         let [q, kv] = fold_qkv(spec, weights, dense);
         let (fc1, up) = part(fold(&weights.fc1, &weights.norm2, dense), spec.mlp);

@@ -102,7 +102,7 @@ impl BlockGrads {
     }
 }
 
-/// What goes into queries, keys and values.
+/// Inputs of the query, key and value layers.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     /// The normalised rows that queries are made of, `[queries, D]`.

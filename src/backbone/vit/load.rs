@@ -11,7 +11,7 @@ use crate::backbone::spec::{Family, Spec, TowerSpec};
 use crate::backbone::weights::Weights;
 use crate::kernel::Precision;
 
-/// What the layers of a block are called.
+/// Names of the layers of a block.
 pub(super) struct Names {
     norm1: &'static str,
     qkv: [&'static str; 3],
@@ -138,7 +138,7 @@ pub(super) fn visit_block(block: &mut BlockWeights, spec: &Spec, index: usize, f
     block.visit(&prefix(spec, index), names(spec), &spec.vision, f)
 }
 
-/// What the query, key and value layers of the image tower's block `index` are called.
+/// Names of the query, key and value layers of the image tower's block `index`.
 pub(super) fn qkv_names(spec: &Spec, index: usize) -> [String; 3] {
     names(spec).qkv.map(|name| format!("{}.{name}", prefix(spec, index)))
 }
@@ -148,7 +148,7 @@ pub(crate) fn clip_qkv_names(tower_name: &str, index: usize) -> [String; 3] {
     CLIP.qkv.map(|name| format!("{}.{name}", clip_prefix(tower_name, index)))
 }
 
-/// What the last norm is called.
+/// Name of the last norm.
 pub(super) fn post_norm_name(spec: &Spec) -> &'static str {
     if spec.family == Family::Clip { "vision_model.post_layernorm" } else { "layernorm" }
 }
@@ -179,7 +179,7 @@ impl EmbeddingWeights {
         Ok(())
     }
 
-    /// What `get` gives of it.
+    /// Reads its tensors by `get`.
     pub(super) fn read(get: Get, spec: &Spec) -> Result<Self> {
         let mut weights = Self::default();
         weights.visit(spec, &mut reading(get))?;

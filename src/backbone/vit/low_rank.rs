@@ -13,7 +13,7 @@ use crate::backbone::spec::TowerSpec;
 use crate::kernel::Precision;
 use crate::{Error, Result, parallel};
 
-/// What the factors of a layer are called behind its name.
+/// Suffixes of the names of a layer's factors.
 const A: &str = "lora_A";
 const B: &str = "lora_B";
 
@@ -27,7 +27,7 @@ pub(crate) struct LowRankBlocks {
 
 /// The changes of one block.
 struct LowRank {
-    /// What queries, keys and values are called.
+    /// Names of the query, key and value layers.
     names: [String; 3],
     /// The frozen norm and layers; the rest is empty.
     weights: BlockWeights,
@@ -104,7 +104,7 @@ impl LowRankBlocks {
         Ok(())
     }
 
-    /// What is learned of block `i`.
+    /// Learned tensors of block `i`.
     pub(crate) fn learned(&self, i: usize) -> &Learned {
         &self.blocks[i].learned
     }
@@ -140,7 +140,7 @@ impl LowRankBlocks {
     }
 }
 
-/// What the low-rank product of queries (0), keys and values is multiplied by.
+/// Factor of the low-rank product of queries (0), keys (1) and values (2).
 fn output_scale(spec: &TowerSpec, which: usize, scale: f32) -> f32 {
     if which == 0 { scale * attention_scale(spec) } else { scale }
 }

@@ -1,6 +1,6 @@
 //! How much memory a step takes, counted from shapes, and how it keeps to a limit.
 //!
-//! What grows with a step is the tape: what each block keeps for its VJP, of as many images as a thread takes at a time. Fewer
+//! The tape grows with a step: activations that each block keeps for its VJP, of as many images as a thread takes at a time. Fewer
 //! images at a time take less. Where one image is too much still, only the input of each block is kept, and the backward
 //! pass runs the block once more. Both are decided from shapes alone, never from what the system says, so that a run that
 //! is resumed decides as before.
@@ -9,7 +9,7 @@ use super::{Pass, Tuned, Vit};
 use crate::kernel::row_stride;
 use crate::{Error, Result};
 
-/// What a process takes beside weights, images and the buffers of a step: the program, its libraries, small tensors.
+/// Bytes of a process beside weights, images and the buffers of a step: the program, its libraries, small tensors.
 const PROGRAM: usize = 40 << 20;
 /// Batches of images in memory while one is worked on: the next ones are decoded meanwhile.
 const BATCHES: usize = 3;

@@ -20,9 +20,9 @@ const CHUNK: usize = DEPTH;
 #[derive(Default)]
 pub(super) struct Scratch {
     hidden: Vec<f32>,
-    /// What a gated MLP's hidden units are multiplied by.
+    /// The linear branch of a gated MLP, which its hidden units are multiplied by.
     up: Vec<f32>,
-    /// What the first product of each chunk reads.
+    /// Packed input of each chunk's first product.
     rows: PackedRows,
     /// A chunk's derivatives.
     derivative: Vec<f32>,
@@ -31,7 +31,7 @@ pub(super) struct Scratch {
     units: Panels,
 }
 
-/// What the VJP needs of a forward pass.
+/// Activations that the VJP needs of a forward pass.
 #[derive(Default)]
 pub(super) struct Tape {
     derivative: Kept,

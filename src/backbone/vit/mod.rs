@@ -75,7 +75,7 @@ pub struct Vit {
     workspaces: Mutex<Vec<Workspace>>,
 }
 
-/// What goes into the tower.
+/// Input of the tower.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
     /// Images `[B, 3, S, S]`.
@@ -107,7 +107,7 @@ pub enum Rows {
     All,
 }
 
-/// What is read of the tower: what [`Loss`] calls features. The work done follows from it.
+/// Tokens that are read as features, which [`Loss`] gets. The work done follows from it.
 #[derive(Clone, Copy, Debug)]
 pub enum Readout<'a> {
     /// The class token after the last norm: `[m, D]`.
@@ -120,13 +120,13 @@ pub enum Readout<'a> {
 /// A pass through the tower.
 #[derive(Clone, Copy, Debug)]
 pub struct Pass<'a> {
-    /// What goes in.
+    /// Images, or tokens behind some block.
     pub input: Input<'a>,
     /// Prompts.
     pub prompts: Option<TokenPrompts<'a>>,
     /// The weights, where a task has tuned them; not together with prompts.
     pub tuned: Option<&'a Tuned>,
-    /// What is read.
+    /// Tokens that are read as features.
     pub readout: Readout<'a>,
     /// Gradients wanted.
     pub want: Want,
@@ -166,8 +166,8 @@ pub struct Grads {
     pub weights: Option<Vec<Vec<f32>>>,
 }
 
-/// What a step does with the features of a micro-batch (see [`Readout`]): given the images' indices and their features,
-/// returns the gradient of the features, of the same shape, and whatever else the caller wants to add up.
+/// Loss callback: called once a micro-batch with the images' indices and their features (see [`Readout`]), returns the gradient
+/// of the features, of the same shape, and whatever else the caller wants to add up.
 pub type Loss<'a, T> = dyn Fn(Range<usize>, &[f32]) -> Result<(Vec<f32>, T)> + Sync + 'a;
 
 impl Vit {
@@ -384,14 +384,14 @@ impl Vit {
     }
 }
 
-/// What one thread's share of a step comes to.
+/// Result of one thread's share of a step.
 struct Share<T> {
     prompts: Option<PreparedGrads>,
     weights: Option<TowerGrads>,
     values: Vec<T>,
 }
 
-/// What all threads of a step share.
+/// Inputs of a step, shared by its threads.
 struct Job<'a> {
     input: Input<'a>,
     readout: Readout<'a>,

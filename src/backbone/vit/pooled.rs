@@ -4,7 +4,7 @@ use super::{Rows, Vit};
 use crate::kernel::{Mat, MatMut, norm};
 use crate::{Error, Result};
 
-/// What the VJP of [`Vit::pool`] needs.
+/// Activations that the VJP of [`Vit::pool`] needs.
 pub(crate) struct PoolTape {
     /// All tokens after the last norm, without its scale and shift: `[m T, D]`.
     normalized: Vec<f32>,

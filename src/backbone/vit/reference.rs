@@ -22,7 +22,7 @@ pub struct Reference<'a> {
     image_size: usize,
     dtype: DType,
     device: Device,
-    /// What stands in the place of weights.
+    /// Tensors that stand in the place of the checkpoint's, by name.
     own: HashMap<String, Tensor>,
 }
 

@@ -262,7 +262,7 @@ impl Tuned {
             == (vit.image_size(), vit.width(), vit.depth())
     }
 
-    /// What is learned of block `i`.
+    /// Learned tensors of block `i`.
     pub(super) fn learned(&self, i: usize) -> &Learned {
         match &self.kind {
             Kind::Layers(learned, _) => learned,

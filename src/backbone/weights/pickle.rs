@@ -247,7 +247,7 @@ fn unpickle(pickle: &[u8]) -> Result<Object, String> {
     }
 }
 
-/// What candle says, without the backtrace that may follow.
+/// Candle's message, without the backtrace that may follow.
 fn brief(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }

@@ -21,7 +21,7 @@ pub struct Truth {
     pub crowd: bool,
 }
 
-/// What a token learns.
+/// Training target of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// That nothing is here.

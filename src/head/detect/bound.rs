@@ -50,7 +50,7 @@ enum ClassOutput {
     Text(TextLayer),
 }
 
-/// What the VJP of a GroupNorm with its activation needs of the forward pass.
+/// Activations that the VJP of a GroupNorm with its activation needs of the forward pass.
 #[derive(Default)]
 struct Stage {
     x: Vec<f32>,
@@ -196,7 +196,7 @@ impl BoundDetectHead {
         GroupNorm { groups: GROUPS, eps: GROUP_EPS, scale, shift, activation: Activation::Gelu }
     }
 
-    /// What the head says about an image with `features` `[levels, N, D]`: patch tokens after each block that is read,
+    /// Forward pass for an image with `features` `[levels, N, D]`: patch tokens after each block that is read,
     /// row-major.
     ///
     /// # Panics

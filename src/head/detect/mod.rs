@@ -38,7 +38,7 @@ pub use gradients::HeadGrads;
 pub use loss::{DetectionLoss, LossSums};
 pub use shape::{ClassLayer, DetectShape};
 
-/// What the head says about one image of T tokens, row-major, before any decoding; also the gradient of these values.
+/// Raw outputs for one image of T tokens, row-major, before any decoding; also the gradient of these values.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RawBoxes {
     /// Class logits `[T, K]`.

@@ -1,4 +1,4 @@
-//! What stands behind a tower: the layers that give a token's logits and offsets.
+//! Output layers behind a head's tower, which give a token's logits and offsets.
 //!
 //! Their rows are those of a map from its first token to its last. Gradients come as the tokens' values alone and are spread
 //! over these rows, zeros between the lines.

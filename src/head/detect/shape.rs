@@ -1,4 +1,4 @@
-//! What a dense head looks like: its sizes, the names and shapes of its tensors, and their first values.
+//! Shape of a dense head: its sizes, the names and shapes of its tensors, and their first values.
 
 use std::ops::Range;
 

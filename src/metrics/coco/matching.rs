@@ -7,13 +7,13 @@ use crate::metrics::coco::accumulate::{MOST, THRESHOLDS};
 /// Square pixels from and to, both inclusive: all, small, medium, large.
 const AREAS: [(f64, f64); 4] = [(0., 1e10), (0., 1024.), (1024., 9216.), (9216., 1e10)];
 
-/// What there is and what was found of one category in one image. Detections by falling score.
+/// Ground truth and detections of one category in one image. Detections by falling score.
 pub(super) struct Pair<'p, 'a> {
     pub(super) objects: &'p [(usize, &'a Object)],
     pub(super) detections: &'p [(usize, &'a Detection)],
 }
 
-/// What became of the detections of one [`Pair`], highest score first.
+/// Matches of the detections of one [`Pair`], highest score first.
 pub(super) struct Matches {
     /// `[detections]`
     pub(super) scores: Vec<f64>,

@@ -182,7 +182,7 @@ pub fn evaluate(images: &[BoxImage], categories: &[Category], detections: &[Dete
     Ok(CocoEval { metrics, categories, confidences, unknown: sorted.unknown })
 }
 
-/// What there is and what was found of one category, each beside its image's place in the order of ids. Sorted by image;
+/// Ground truth and detections of one category, each beside its image's place in the order of ids. Sorted by image;
 /// detections in one image by falling score.
 #[derive(Default)]
 struct InCategory<'a> {

@@ -29,16 +29,16 @@ pub use view::{Mat, MatMut};
 /// multiple of every panel's width.
 pub const DEPTH: usize = 384;
 
-/// What the result starts from.
+/// Initial value of the sums of a product.
 #[derive(Clone, Copy)]
 pub enum Init<'a> {
     /// Zero.
     Zero,
     /// The bias `[n]`, in every row.
     Bias(&'a [f32]),
-    /// What is in C.
+    /// The previous content of C.
     Add,
-    /// What is in C, plus the bias `[n]`.
+    /// The previous content of C, plus the bias `[n]`.
     AddBias(&'a [f32]),
 }
 
@@ -94,7 +94,7 @@ struct Target {
     row_stride: usize,
 }
 
-/// What happens to a finished tile.
+/// Epilogue: the operation on a finished tile while it is in the cache.
 #[derive(Clone, Copy)]
 enum Then {
     /// The activation, with its derivative written to rows of this stride unless the pointer is null.
@@ -125,7 +125,7 @@ impl Then {
 
 /// A product whose shapes have been checked, or some columns of it.
 ///
-/// What [`product`] makes sure of, and what the loops rely on: A is `[m, k]`, B `[k, n]`, and no dimension is 0; the bias has n
+/// Invariants, checked by [`product`] and relied on by the loops: A is `[m, k]`, B `[k, n]`, and no dimension is 0; the bias has n
 /// values; at `c`, and at the place that `then` names, there are m rows of n values, which may be read and, but for a factor,
 /// written as long as the product lives; nothing else touches them. The views they are from are borrowed by the functions that
 /// call [`product`], which returns when all is computed.
