@@ -112,7 +112,7 @@ struct Shapes {
 
 pub(crate) fn run(args: Data, global: &Global, out: Output) -> anyhow::Result<()> {
     match args.command {
-        Command::Info(args) if BoxDataset::recognise(&args.data).is_some() => box_info(&args, global, out),
+        Command::Info(args) if BoxDataset::recognize(&args.data).is_some() => box_info(&args, global, out),
         Command::Info(args) => {
             let summary = Dataset::open(&args.data, global.seed())?.summary();
             out.result(&summary, || describe(&summary))?;
@@ -278,7 +278,7 @@ fn describe_boxes(summary: &BoxSummary) -> String {
 fn describe(summary: &Summary) -> String {
     let mut text = table::pairs(&[
         ("name", summary.name.clone()),
-        ("layout", format!("{:?}", summary.layout).to_lowercase()),
+        ("layout", summary.layout.name().replace('_', "")),
         ("splits", summary.split_note.clone()),
         ("images", total(summary.images)),
         ("width", format!("{} pixels", size(summary.width))),

@@ -1,13 +1,14 @@
 //! A data set: images with labels in three parts.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::container::ImageSource;
+pub use super::formats::Layout;
 use crate::Result;
-use crate::image::decode::{Rgb8, decode};
+use crate::image::decode::Rgb8;
 
 /// A part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -51,49 +52,6 @@ impl fmt::Display for Split {
     }
 }
 
-/// How a data set lies on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Layout {
-    /// A folder for each class.
-    Folder,
-    /// Tables of paths and labels.
-    Csv,
-    /// The MNIST family's files.
-    Idx,
-    /// CoOp's list of which image is in which part.
-    #[serde(rename = "split_zhou")]
-    SplitZhou,
-    /// JSON objects of path and label.
-    Fgvc,
-    /// Text files with a path and a label in each line.
-    List,
-    /// Drawn by the program.
-    Generated,
-    /// Boxes, of which the classes alone are used.
-    Boxes,
-}
-
-/// Where the pixels of an image are.
-#[derive(Clone, Debug)]
-pub enum ImageSource {
-    /// In a file, decoded on each use.
-    File(PathBuf),
-    /// In memory.
-    Memory(Arc<Rgb8>),
-    /// In memory as one of many grey images of equal size that lie one after another.
-    Grey {
-        /// All images, `[images, height, width]`.
-        pixels: Arc<[u8]>,
-        /// Which of them.
-        index: usize,
-        /// Pixels in a row.
-        width: usize,
-        /// Rows.
-        height: usize,
-    },
-}
-
 /// An image and its label.
 #[derive(Clone, Debug)]
 pub struct Sample {
@@ -110,16 +68,9 @@ impl Sample {
     /// The decoded image.
     ///
     /// # Errors
-    /// As [`decode`]; images that are in memory always load.
+    /// As [`ImageSource::load`]; images that are in memory always load.
     pub fn load(&self) -> Result<Rgb8> {
-        match &self.image {
-            ImageSource::File(path) => decode(path),
-            ImageSource::Memory(image) => Ok(image.as_ref().clone()),
-            ImageSource::Grey { pixels, index, width, height } => {
-                let size = width * height;
-                Ok(Rgb8::from_grey(*width, *height, &pixels[index * size..(index + 1) * size]))
-            }
-        }
+        self.image.load()
     }
 
     /// The file to name when something is wrong with the image: its path, else its id.

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::dataset::{Dataset, ImageSource, Layout, Sample, Split};
+use super::dataset::{Dataset, Layout, Sample, Split};
 use crate::image::decode::Rgb8;
 use crate::{Error, Result};
 
@@ -82,8 +82,7 @@ impl Dataset {
     pub fn leave_out_unreadable(&mut self, skip: bool) -> Result<Vec<Unreadable>> {
         let mut unreadable = Vec::new();
         for split in Split::ALL {
-            let in_file = |s: &Sample| matches!(s.image, ImageSource::File(_));
-            let check = |s: &Sample| if in_file(s) { s.load().err() } else { None };
+            let check = |s: &Sample| if s.image.is_decoded() { None } else { s.load().err() };
             let errors: Vec<_> = self.part(split).par_iter().map(check).collect();
             let mut errors = errors.into_iter();
             self.part_mut(split).retain(|sample| match errors.next().flatten() {

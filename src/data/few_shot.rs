@@ -146,7 +146,7 @@ mod tests {
         };
         Dataset {
             name: "set".into(),
-            layout: Layout::Folder,
+            layout: Layout::FOLDER,
             classes: (0..counts.len()).map(|c| format!("class {c}")).collect(),
             train: samples("train", |n| n.0),
             val: samples("val", |n| n.1),

@@ -4,6 +4,7 @@ mod ahead;
 pub mod augment;
 pub mod boxes;
 pub mod check;
+mod container;
 pub mod dataset;
 pub mod examine;
 pub mod few_shot;
@@ -16,7 +17,8 @@ pub mod split;
 mod trivial;
 
 pub use augment::{Augment, AugmentPolicy};
-pub use dataset::{Dataset, ImageSource, Layout, Sample, Split};
+pub use container::{Container, ImageSource, Stored};
+pub use dataset::{Dataset, Layout, Sample, Split};
 pub(crate) use examine::{ContentHash, Digest, digest};
 pub use examine::{Summary, Unreadable};
 pub use few_shot::FewShot;

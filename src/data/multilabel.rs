@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::boxes::{BoxDataset, BoxImage, Problem};
-use super::dataset::{Dataset, ImageSource, Layout, Sample, Split};
+use super::dataset::{Dataset, Layout, Sample, Split};
 use crate::{Error, Result};
 
 /// The different sets of classes that images of a data set have.
@@ -128,13 +128,13 @@ impl MultilabelDataset {
                 sets.push(set.clone());
                 sets.len() as u32 - 1
             });
-            Sample { image: ImageSource::File(image.path.clone()), label, id: image.name.clone() }
+            Sample { image: image.image.clone(), label, id: image.name.clone() }
         };
         let [train, val, test] =
             Split::ALL.map(|split| boxes.part(split).iter().map(&mut sample).collect::<Vec<Sample>>());
         let dataset = Dataset {
             name: boxes.name.clone(),
-            layout: Layout::Boxes,
+            layout: Layout::BOXES,
             classes: boxes.names(),
             train,
             val,
@@ -160,7 +160,9 @@ impl MultilabelDataset {
 mod tests {
     use std::path::PathBuf;
 
-    use super::super::boxes::{BoxLayout, Category, Object, Rect};
+    use super::super::ImageSource;
+
+    use super::super::boxes::{Category, Object, Rect};
     use super::*;
 
     /// An image with an object of each of `categories`; the last is a crowd.
@@ -174,13 +176,13 @@ mod tests {
         };
         let name = format!("{id}.png");
         let objects = categories.iter().enumerate().map(object).collect();
-        BoxImage { id, path: PathBuf::from(&name), name, width: 9, height: 9, objects }
+        BoxImage { id, image: ImageSource::File(PathBuf::from(&name)), name, width: 9, height: 9, objects }
     }
 
     fn boxes(train: Vec<BoxImage>) -> BoxDataset {
         BoxDataset {
             name: "set".into(),
-            layout: BoxLayout::Coco,
+            layout: Layout::COCO,
             categories: ["cat", "dog", "owl"].map(|name| Category { id: 7, name: name.into() }).to_vec(),
             train,
             val: vec![image(8, &[1, 1])],

@@ -3,22 +3,20 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use super::boxes::BoxDataset;
-use super::dataset::{Dataset, Layout, Sample};
-use super::formats::{idx, image_folder as folder, lists, table, zhou};
+use super::dataset::{Dataset, Sample};
+use super::formats::{self, Candidate};
 use super::shapes::{self, ShapesConfig};
 use super::split;
 use crate::{Error, Result, suggest};
 
-/// A data set as it was found, before parts that are missing are made.
-pub(super) struct Found {
-    pub(super) layout: Layout,
+/// A data set of images with a class each as it was found, before parts that are missing are made.
+pub(crate) struct LabeledSet {
     pub(super) classes: Vec<String>,
     pub(super) samples: Parts<Sample>,
 }
 
 /// The parts that a data set comes in.
-pub(super) enum Parts<M> {
+pub(crate) enum Parts<M> {
     /// None: all samples together.
     Unsplit(Vec<M>),
     /// At least the first.
@@ -44,73 +42,28 @@ impl Dataset {
         {
             return Err(Error::file(path, format!("no such file or folder; did you mean {name}?")));
         }
-        let found = find(path)?;
-        split::complete(name_of(path), found, seed)
+        let candidate = Candidate::at(path).map_err(Error::typed(path))?;
+        let Some(found) = formats::recognize(&candidate)? else {
+            let message = if candidate.is_folder {
+                "no data set found: expected a sub-folder of images for each class (with train, val and test above them \
+                 or without), a .csv or .tsv table of path,label, lists of path and label (train.json or train.txt), a \
+                 split_zhou_*.json, or the IDX files of the MNIST family"
+            } else {
+                "not a data set: expected a folder, a .csv or .tsv table, or a .json or .txt list of path and label"
+            };
+            return Err(Error::file(path, message));
+        };
+        // Data sets of boxes are not to be mistaken for image folders.
+        let Some(files) = found.classes else {
+            let message = format!(
+                "a {} data set of boxes, where images with one label each are needed; `vpt data info`, `vpt data \
+                 convert` and `vpt train --task detect|multilabel` read boxes",
+                found.layout.title()
+            );
+            return Err(Error::file(path, message));
+        };
+        split::complete(name_of(path), found.layout, files.open()?, seed)
     }
-}
-
-fn find(path: &Path) -> Result<Found> {
-    let meta = fs::metadata(path).map_err(Error::typed(path))?;
-    if !meta.is_dir() {
-        refuse_boxes(path)?;
-        if table::has_extension(path) {
-            return table::open_file(path);
-        }
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("split_zhou_")) {
-            return zhou::open(path);
-        }
-        if let Some(lists) = lists::recognise_file(path) {
-            return lists::open(&lists);
-        }
-        return Err(Error::file(
-            path,
-            "not a data set: expected a folder, a .csv or .tsv table, or a .json or .txt list of path and label",
-        ));
-    }
-    if let Some(files) = idx::recognise(path)? {
-        return idx::open(&files);
-    }
-    refuse_boxes(path)?;
-    if folder::has_split_classes(path)? {
-        return folder::open_split(path);
-    }
-    if let Some(tables) = table::split_tables(path)? {
-        return table::open_split(path, &tables);
-    }
-    if let Some(file) = zhou::recognise(path)? {
-        return zhou::open(&file);
-    }
-    if let Some(lists) = lists::recognise(path)? {
-        return lists::open(&lists);
-    }
-    let single = table::single_table(path)?;
-    // A folder of pictures with a table beside it: the table says what the labels are. Without a header it may be any table.
-    if let Some(file) = single.as_ref().filter(|file| table::has_header(file)) {
-        return table::open_file(file);
-    }
-    if folder::has_classes(path)? {
-        return folder::open_flat(path);
-    }
-    if let Some(file) = single {
-        return table::open_file(&file);
-    }
-    Err(Error::file(
-        path,
-        "no data set found: expected a sub-folder of images for each class (with train, val and test above them or \
-         without), a .csv or .tsv table of path,label, lists of path and label (train.json or train.txt), a \
-         split_zhou_*.json, or the IDX files of the MNIST family",
-    ))
-}
-
-/// Data sets of boxes are not to be mistaken for image folders.
-fn refuse_boxes(path: &Path) -> Result<()> {
-    let Some(layout) = BoxDataset::recognise(path) else { return Ok(()) };
-    let message = format!(
-        "a {} data set of boxes, where images with one label each are needed; `vpt data info`, `vpt data convert` and \
-         `vpt train --task detect|multilabel` read boxes",
-        layout.title()
-    );
-    Err(Error::file(path, message))
 }
 
 /// Puts the names of classes in the order of their labels: numbers, if all are, by value, so that 2 comes before 10.
@@ -158,12 +111,13 @@ pub(super) fn relative_id(folder: &Path, file: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dataset::Layout;
     use super::*;
 
     #[test]
     fn shapes_are_drawn_and_the_same_for_every_seed() {
         let data = Dataset::open("shapes", 1).unwrap();
-        assert_eq!(data.layout, Layout::Generated);
+        assert_eq!(data.layout, Layout::GENERATED);
         assert_eq!(data.content_hash().unwrap(), Dataset::open("shapes", 2).unwrap().content_hash().unwrap());
     }
 

@@ -12,8 +12,8 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::boxes::BoxDataset;
-use super::dataset::{Dataset, Sample, Split};
-use super::open::{Found, Parts};
+use super::dataset::{Dataset, Layout, Sample, Split};
+use super::open::{LabeledSet, Parts};
 use crate::{Error, Result, random};
 
 /// What parts are made of.
@@ -36,8 +36,8 @@ impl Member for Sample {
 }
 
 /// Fills in the parts that `found` lacks.
-pub(super) fn complete(name: String, found: Found, seed: u64) -> Result<Dataset> {
-    let Found { layout, classes, samples } = found;
+pub(super) fn complete(name: String, layout: Layout, found: LabeledSet, seed: u64) -> Result<Dataset> {
+    let LabeledSet { classes, samples } = found;
     if let [class] = &classes[..] {
         let message = format!("only one class ('{class}'); there is nothing to tell apart");
         return Err(Error::invalid(format!("data set {name}"), message));
@@ -190,7 +190,7 @@ impl SplitFile {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dataset::{ImageSource, Layout};
+    use super::super::dataset::ImageSource;
     use super::*;
     use crate::image::decode::Rgb8;
     use proptest::prelude::*;
@@ -206,7 +206,7 @@ mod tests {
 
     fn completed(parts: Parts<Sample>, classes: usize, seed: u64) -> Result<Dataset> {
         let classes = (0..classes).map(|c| format!("c{c}")).collect();
-        complete("set".into(), Found { layout: Layout::Folder, classes, samples: parts }, seed)
+        complete("set".into(), Layout::FOLDER, LabeledSet { classes, samples: parts }, seed)
     }
 
     fn ids(samples: &[Sample]) -> BTreeSet<String> {

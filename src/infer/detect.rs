@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::name;
 use crate::Progress;
+use crate::data::ImageSource;
 use crate::data::boxes::BoxImage;
 use crate::image::decode;
 use crate::model::{DetectTask, Found};
@@ -50,7 +51,14 @@ pub fn predict_boxes(
 ) -> Result<Vec<DetectPrediction>> {
     let open = |path: &PathBuf| -> Result<BoxImage> {
         let [width, height] = decode::size(path)?;
-        Ok(BoxImage { id: 0, name: name(path), path: path.clone(), width, height, objects: Vec::new() })
+        Ok(BoxImage {
+            id: 0,
+            name: name(path),
+            image: ImageSource::File(path.clone()),
+            width,
+            height,
+            objects: Vec::new(),
+        })
     };
     let opened = images.iter().map(open).collect::<Result<Vec<_>>>()?;
     let sizes: Vec<[usize; 2]> = opened.iter().map(|image| [image.width, image.height]).collect();

@@ -110,7 +110,7 @@ impl Prepared {
 /// # Errors
 /// The data is for another task than `--task` says.
 fn task(config: &RunConfig) -> Result<Task> {
-    let has_boxes = BoxDataset::recognise(&config.data).is_some();
+    let has_boxes = BoxDataset::recognize(&config.data).is_some();
     match config.task {
         Task::Auto if has_boxes => Ok(Task::Detect),
         Task::Auto => Ok(Task::Classify),

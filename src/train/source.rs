@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    data::{self, Augment, Digest, ImageSource, Loader, LoaderOptions, PixelCache, Sample, Split, digest},
+    data::{self, Augment, Digest, Loader, LoaderOptions, PixelCache, Sample, Split, digest},
     image::Preprocess,
 };
 
@@ -116,7 +116,7 @@ impl Images {
     /// Reads every image of `split` once; `None` when the observer asked to stop. What is read is kept where there is room.
     pub(crate) fn read(&self, split: Split, observer: &mut dyn Observer) -> Result<Option<Read>> {
         let total = self.samples.len();
-        if self.samples.iter().all(|s| !matches!(s.image, ImageSource::File(_))) {
+        if self.samples.iter().all(|s| s.image.is_decoded()) {
             let digests =
                 self.samples.par_iter().map(|s| s.load().map(|image| digest(&image))).collect::<Result<_>>()?;
             return Ok(Some(Read { digests, unreadable: Vec::new() }));

@@ -194,6 +194,7 @@ mod tests {
     use super::super::view::tests::{assert_boxes_hold_their_pixels, input, object, painted};
     use super::super::view::{Fit, Target};
     use super::*;
+    use crate::data::ImageSource;
     use crate::random::stream;
     use proptest::prelude::*;
 
@@ -210,7 +211,7 @@ mod tests {
             let (image, object) = painted(size, rect, category);
             let name = format!("{category}.png");
             let (id, path, [width, height]) = (1, name.clone().into(), size);
-            (BoxImage { id, name, path, width, height, objects: vec![object] }, image)
+            (BoxImage { id, name, image: ImageSource::File(path), width, height, objects: vec![object] }, image)
         };
         made.into_iter().enumerate().map(one).unzip()
     }
@@ -332,7 +333,7 @@ mod tests {
             let fit = if letterbox { Fit::Letterbox } else { Fit::Stretch };
             let [width, height] = size;
             let image = BoxImage {
-                id: 1, name: String::new(), path: "".into(), width, height, objects: vec![object(rect, 0)],
+                id: 1, name: String::new(), image: ImageSource::File("".into()), width, height, objects: vec![object(rect, 0)],
             };
             let augment = BoxAugment { mosaic: 0., ..changes()[change] };
             let mut rng = stream(seed, "augment", 0, 0);

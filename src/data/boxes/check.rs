@@ -3,48 +3,48 @@
 //! Boxes are rounded to a thousandth of a pixel, cut at the image's border and left out if nothing remains. An image is as
 //! large as its file says, the right way up; boxes that were drawn in it as it is stored are turned with it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use image::metadata::Orientation;
 
 use super::problem::{Mend, Place, Problem, ProblemKind};
 use super::{BoxImage, Object, Rect};
-use crate::data::open::relative_id;
-use crate::image::decode::{orientation_of, size};
+use crate::data::ImageSource;
+use crate::image::decode::orientation_of;
 
 /// How far past the border a box may reach, in pixels, before it is more than rounding: six decimals of a fraction of
 /// 10,000 pixels.
 const ROUNDING: f64 = 0.02;
 
 /// An image as the annotations describe it.
-pub(in crate::data) struct FoundImage {
+pub(crate) struct AnnotatedImage {
     /// Its id; 0 where the format has none.
-    pub(in crate::data) id: u64,
-    pub(in crate::data) path: PathBuf,
+    pub(crate) id: u64,
+    pub(crate) image: ImageSource,
     /// Width and height according to the annotations.
-    pub(in crate::data) declared: Option<[usize; 2]>,
+    pub(crate) declared: Option<[usize; 2]>,
     /// The file with the annotations, or the list that names the image.
-    pub(in crate::data) source: Arc<Path>,
+    pub(crate) source: Arc<Path>,
     /// Where in it the image is.
-    pub(in crate::data) place: Option<Place>,
-    pub(in crate::data) objects: Vec<FoundObject>,
+    pub(crate) place: Option<Place>,
+    pub(crate) objects: Vec<AnnotatedObject>,
 }
 
 /// An object as the annotations describe it.
-pub(in crate::data) struct FoundObject {
+pub(crate) struct AnnotatedObject {
     /// Its id; 0 where the format has none.
-    pub(in crate::data) id: u64,
-    pub(in crate::data) place: Option<Place>,
-    pub(in crate::data) category: usize,
-    pub(in crate::data) extent: Extent,
-    pub(in crate::data) area: Option<f64>,
-    pub(in crate::data) crowd: bool,
+    pub(crate) id: u64,
+    pub(crate) place: Option<Place>,
+    pub(crate) category: usize,
+    pub(crate) extent: Extent,
+    pub(crate) area: Option<f64>,
+    pub(crate) crowd: bool,
 }
 
 /// A box: left, top, width, height.
 #[derive(Clone, Copy)]
-pub(in crate::data) enum Extent {
+pub(crate) enum Extent {
     /// In pixels.
     Pixels([f64; 4]),
     /// In fractions of the image's width and height.
@@ -52,16 +52,17 @@ pub(in crate::data) enum Extent {
 }
 
 /// Checks `image`, which is in the data set in `root`. None if it cannot be part of the data set.
-pub(in crate::data) fn check(root: &Path, image: FoundImage) -> (Option<BoxImage>, Vec<Problem>) {
-    let FoundImage { id, path, declared, source, place, objects } = image;
+pub(crate) fn verify(root: &Path, image: AnnotatedImage) -> (Option<BoxImage>, Vec<Problem>) {
+    let AnnotatedImage { id, image, declared, source, place, objects } = image;
     let mut problems = Vec::new();
     let at_source = |kind, mend, place, detail| Problem { kind, mend, file: source.to_path_buf(), place, detail };
-    if !path.exists() {
-        let detail = format!("{} is not there", path.display());
+    let file = image.file().unwrap_or(Path::new("")).to_path_buf();
+    if !file.exists() {
+        let detail = format!("{} is not there", file.display());
         problems.push(at_source(ProblemKind::MissingImage, Mend::ImageDropped, place, detail));
         return (None, problems);
     }
-    let [width, height] = match size(&path) {
+    let [width, height] = match image.size() {
         Ok(size) => size,
         Err(error) => {
             let detail = error.to_string();
@@ -71,10 +72,13 @@ pub(in crate::data) fn check(root: &Path, image: FoundImage) -> (Option<BoxImage
     };
     // A size that is right but for the turn says that the boxes lie as the sensor did.
     let may_lie = width != height && declared == Some([height, width]);
-    let orientation = if may_lie { orientation_of(&path) } else { Orientation::NoTransforms };
+    let orientation = match &image {
+        ImageSource::File(path) if may_lie => orientation_of(path),
+        _ => Orientation::NoTransforms,
+    };
     let lies = orientation != Orientation::NoTransforms;
     if let Some([w, h]) = declared.filter(|&d| d != [width, height] && !lies) {
-        let detail = format!("{w}x{h} pixels here, {width}x{height} in {}", path.display());
+        let detail = format!("{w}x{h} pixels here, {width}x{height} in {}", file.display());
         problems.push(at_source(ProblemKind::SizeMismatch, Mend::FileHolds, place, detail));
     }
     let mut kept = Vec::with_capacity(objects.len());
@@ -97,8 +101,8 @@ pub(in crate::data) fn check(root: &Path, image: FoundImage) -> (Option<BoxImage
         let (area, category, crowd) = (own.unwrap_or_else(|| rect.area()), object.category, object.crowd);
         kept.push(Object { id: object.id, category, rect, area, crowd });
     }
-    let name = relative_id(root, &path);
-    (Some(BoxImage { id, name, path, width, height, objects: kept }), problems)
+    let name = image.id(root);
+    (Some(BoxImage { id, name, image, width, height, objects: kept }), problems)
 }
 
 /// The box `[x, y, w, h]` of an image as it is stored in the image of `size` that it is the right way up. Only quarter turns show
@@ -119,7 +123,7 @@ fn is_product(area: f64, [_, _, w, h]: [f64; 4]) -> bool {
 }
 
 /// `value` to a thousandth.
-pub(in crate::data) fn thousandth(value: f64) -> f64 {
+pub(crate) fn thousandth(value: f64) -> f64 {
     // The sum turns -0 into 0.
     (value * 1000.).round() / 1000. + 0.
 }
@@ -188,10 +192,17 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decode/orientation-6.jpg");
         let check = |declared| {
             let extent = Extent::Pixels([2., 3., 5., 4.]);
-            let object = FoundObject { id: 1, place: None, category: 0, extent, area: None, crowd: false };
+            let object = AnnotatedObject { id: 1, place: None, category: 0, extent, area: None, crowd: false };
             let source: Arc<Path> = Path::new("train.json").into();
-            let image = FoundImage { id: 1, path: path.clone(), declared, source, place: None, objects: vec![object] };
-            let (image, problems) = super::check(path.parent().unwrap(), image);
+            let image = AnnotatedImage {
+                id: 1,
+                image: ImageSource::File(path.clone()),
+                declared,
+                source,
+                place: None,
+                objects: vec![object],
+            };
+            let (image, problems) = verify(path.parent().unwrap(), image);
             let image = image.unwrap();
             assert_eq!([image.width, image.height], [13, 19]);
             let Rect { x, y, width, height } = image.objects[0].rect;
@@ -208,10 +219,17 @@ mod tests {
         let path = dir.path().join("a.png");
         ::image::GrayImage::new(100, 50).save(&path).unwrap();
         let place = Some(Place::Annotation(7));
-        let object = FoundObject { id: 7, place, category: 2, extent, area, crowd: false };
+        let object = AnnotatedObject { id: 7, place, category: 2, extent, area, crowd: false };
         let source: Arc<Path> = Path::new("train.json").into();
-        let image = FoundImage { id: 1, path, declared: Some([100, 50]), source, place: None, objects: vec![object] };
-        let (image, problems) = check(dir.path(), image);
+        let image = AnnotatedImage {
+            id: 1,
+            image: ImageSource::File(path),
+            declared: Some([100, 50]),
+            source,
+            place: None,
+            objects: vec![object],
+        };
+        let (image, problems) = verify(dir.path(), image);
         assert!(problems.iter().all(|p| p.file == Path::new("train.json") && p.place == place));
         (image.unwrap().objects.pop(), problems.iter().map(|p| (p.kind, p.mend)).collect())
     }
@@ -261,15 +279,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         ::image::GrayImage::new(20, 10).save(dir.path().join("a.png")).unwrap();
         std::fs::write(dir.path().join("text.png"), "text").unwrap();
-        let found = |name: &str| FoundImage {
+        let found = |name: &str| AnnotatedImage {
             id: 3,
-            path: dir.path().join(name),
+            image: ImageSource::File(dir.path().join(name)),
             declared: Some([10, 20]),
             source: Path::new("x.json").into(),
             place: Some(Place::Image(3)),
             objects: Vec::new(),
         };
-        let (image, problems) = check(dir.path(), found("a.png"));
+        let (image, problems) = verify(dir.path(), found("a.png"));
         let image = image.unwrap();
         assert_eq!((image.width, image.height, image.name.as_str()), (20, 10, "a.png"));
         assert!(
@@ -278,7 +296,7 @@ mod tests {
             problems[0]
         );
         for (name, kind) in [("gone.png", ProblemKind::MissingImage), ("text.png", ProblemKind::UnreadableImage)] {
-            let (image, problems) = check(dir.path(), found(name));
+            let (image, problems) = verify(dir.path(), found(name));
             assert!(image.is_none());
             assert_eq!((problems[0].kind, problems[0].loses_image()), (kind, true));
             assert!(problems[0].detail.contains(name), "{}", problems[0]);

@@ -2,21 +2,43 @@
 //! of a pixel, categories with and without objects. What the target cannot hold is counted.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::json;
 
-use super::check::thousandth;
-use super::{BoxDataset, BoxImage, BoxLayout, Object, Rect};
-use crate::data::Split;
+use super::{BoxDataset, BoxImage, Object};
+use crate::choice::choice;
 use crate::data::examine::Counts;
-use crate::data::formats::yolo::label_path;
+use crate::data::formats;
+use crate::data::shapes::write_png;
+use crate::data::{ImageSource, Split, Stored};
 use crate::files::whole;
 use crate::image::decode::has_image_extension;
 use crate::{Error, Result};
+
+choice! {
+    /// A layout that data sets of boxes are written in.
+    pub enum BoxLayout for "--to" {
+        /// COCO: a JSON file for each part.
+        Coco = "coco",
+        /// YOLO: `data.yaml` and a text file for each image.
+        Yolo = "yolo",
+        /// Pascal VOC: an XML file for each image.
+        Voc = "voc",
+    }
+}
+
+impl BoxLayout {
+    /// The name as people write it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Coco => "COCO",
+            Self::Yolo => "YOLO",
+            Self::Voc => "Pascal VOC",
+        }
+    }
+}
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -69,19 +91,15 @@ pub fn convert(data: &BoxDataset, to: BoxLayout, out: &Path) -> Result<Converted
         lost.areas = areas.iter().sum();
     }
     whole(out, |folder| {
-        match to {
-            BoxLayout::Coco => write_coco(data, &names, folder),
-            BoxLayout::Yolo => write_yolo(data, &names, folder),
-            BoxLayout::Voc => write_voc(data, &names, folder),
-        }
-        // The folder has another name while it is filled.
-        .map_err(|error| match error {
-            Error::Io { path, source } => {
-                let path = path.strip_prefix(folder).map(|inner| out.join(inner)).unwrap_or(path.clone());
-                Error::Io { path, source }
-            }
-            other => other,
-        })
+        formats::write(to, &Conversion { data, names: &names, out: folder })
+            // The folder has another name while it is filled.
+            .map_err(|error| match error {
+                Error::Io { path, source } => {
+                    let path = path.strip_prefix(folder).map(|inner| out.join(inner)).unwrap_or(path.clone());
+                    Error::Io { path, source }
+                }
+                other => other,
+            })
     })?;
     let counts = |[train, val, test]: [usize; 3]| Counts { train, val, test };
     let written = if to == BoxLayout::Yolo { [0, 1, 2].map(|i| objects[i] - crowds[i]) } else { objects };
@@ -93,7 +111,8 @@ fn own_areas(image: &BoxImage) -> usize {
     image.objects.iter().filter(|object| !object.crowd && own_area(object).is_some()).count()
 }
 
-fn own_area(object: &Object) -> Option<f64> {
+/// The area of an object, if it is not the box's.
+pub(crate) fn own_area(object: &Object) -> Option<f64> {
     Some(object.area).filter(|area| (area - object.rect.area()).abs() > 1e-6 * area)
 }
 
@@ -105,6 +124,51 @@ fn is_numbered(part: &[BoxImage]) -> bool {
 
 /// What images are called in each part: paths with `/` between the parts.
 type Names = [Vec<String>; 3];
+
+/// A data set of boxes that is written to a folder in another layout.
+pub(crate) struct Conversion<'a> {
+    pub(crate) data: &'a BoxDataset,
+    names: &'a Names,
+    /// The folder.
+    pub(crate) out: &'a Path,
+}
+
+impl<'a> Conversion<'a> {
+    /// The images of a part, and what they are called in it.
+    pub(crate) fn part(&self, split: Split) -> impl Iterator<Item = (&'a BoxImage, &'a str)> {
+        self.data.part(split).iter().zip(self.names[split as usize].iter().map(String::as_str))
+    }
+
+    /// Writes a file whose folders are made.
+    pub(crate) fn write(&self, path: impl AsRef<Path>, content: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.out.join(path);
+        create_folder_of(&path)?;
+        fs::write(&path, content).map_err(Error::io(&path))
+    }
+
+    /// Puts an image at `path`: one that is a file as a hard link, where the file system has them.
+    pub(crate) fn place(&self, image: &BoxImage, path: impl AsRef<Path>) -> Result<()> {
+        let to = self.out.join(path);
+        create_folder_of(&to)?;
+        if let ImageSource::Member { container, index } = &image.image {
+            let bytes = match container.read(*index)? {
+                Stored::Encoded(bytes) => bytes,
+                Stored::Grey { .. } => return write_png(&to, &image.image.load()?),
+            };
+            return fs::write(&to, bytes).map_err(Error::io(&to));
+        }
+        // A link to a symbolic link would point elsewhere from its new place.
+        let from = fs::canonicalize(image.file()).map_err(Error::io(image.file()))?;
+        if fs::hard_link(&from, &to).is_err() {
+            fs::copy(&from, &to).map_err(Error::io(&from))?;
+        }
+        Ok(())
+    }
+}
+
+fn create_folder_of(path: &Path) -> Result<()> {
+    path.parent().map_or(Ok(()), |folder| fs::create_dir_all(folder).map_err(Error::io(folder)))
+}
 
 fn stored_names(data: &BoxDataset, to: BoxLayout) -> Result<Names> {
     let mut names = Split::ALL.map(|split| below_shared_folder(data.part(split)));
@@ -159,133 +223,4 @@ fn below_shared_folder(part: &[BoxImage]) -> Vec<String> {
         shared = shared.min(same).min(folders(name));
     }
     names.iter_mut().map(|name| name.split_off(shared).join("/")).collect()
-}
-
-fn create_folder_of(path: &Path) -> Result<()> {
-    path.parent().map_or(Ok(()), |folder| fs::create_dir_all(folder).map_err(Error::io(folder)))
-}
-
-fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
-    create_folder_of(path)?;
-    fs::write(path, content).map_err(Error::io(path))
-}
-
-fn place_image(from: &Path, to: &Path) -> Result<()> {
-    create_folder_of(to)?;
-    // A link to a symbolic link would point elsewhere from its new place.
-    let from = fs::canonicalize(from).map_err(Error::io(from))?;
-    if fs::hard_link(&from, to).is_err() {
-        fs::copy(&from, to).map_err(Error::io(&from))?;
-    }
-    Ok(())
-}
-
-fn write_coco(data: &BoxDataset, names: &Names, out: &Path) -> Result<()> {
-    let category = |c: &super::Category| json!({ "id": c.id, "name": c.name, "supercategory": "none" });
-    let categories: Vec<_> = data.categories.iter().map(category).collect();
-    for (split, names) in Split::ALL.into_iter().zip(names) {
-        let (mut images, mut annotations) = (Vec::new(), Vec::new());
-        for (image, name) in data.part(split).iter().zip(names) {
-            place_image(&image.path, &out.join(split.name()).join(name))?;
-            let BoxImage { id, width, height, .. } = image;
-            images.push(json!({ "id": id, "file_name": name, "width": width, "height": height }));
-            for Object { id, category, rect: Rect { x, y, width, height }, area, crowd } in &image.objects {
-                annotations.push(json!({
-                    "id": id,
-                    "image_id": image.id,
-                    "category_id": data.categories[*category].id,
-                    "bbox": [x, y, width, height],
-                    "area": area,
-                    "iscrowd": u8::from(*crowd),
-                }));
-            }
-        }
-        let info = json!({ "description": format!("{}, {split}", data.name) });
-        let all = json!({
-            "info": info,
-            "licenses": [],
-            "images": images,
-            "annotations": annotations,
-            "categories": categories,
-        });
-        write(&out.join(format!("annotations/instances_{split}.json")), all.to_string())?;
-    }
-    Ok(())
-}
-
-fn write_yolo(data: &BoxDataset, names: &Names, out: &Path) -> Result<()> {
-    // Without `path:`, other paths are seen from the file's own folder.
-    let mut yaml = String::new();
-    for split in Split::ALL {
-        _ = writeln!(yaml, "{split}: images/{split}");
-    }
-    _ = writeln!(yaml, "nc: {}\nnames:", data.categories.len());
-    for (i, category) in data.categories.iter().enumerate() {
-        // A string of JSON is one of YAML.
-        _ = writeln!(yaml, "  {i}: {}", json!(category.name));
-    }
-    write(&out.join("data.yaml"), yaml)?;
-    for (split, names) in Split::ALL.into_iter().zip(names) {
-        for (image, name) in data.part(split).iter().zip(names) {
-            let path = out.join("images").join(split.name()).join(name);
-            place_image(&image.path, &path)?;
-            let mut lines = String::new();
-            let (width, height) = (image.width as f64, image.height as f64);
-            for object in image.objects.iter().filter(|object| !object.crowd) {
-                let Rect { x, y, width: w, height: h } = object.rect;
-                let numbers = [(x + w / 2.) / width, (y + h / 2.) / height, w / width, h / height];
-                let numbers =
-                    numbers.map(|v| format!("{v:.12}").trim_end_matches('0').trim_end_matches('.').to_owned());
-                _ = writeln!(lines, "{} {}", object.category, numbers.join(" "));
-            }
-            write(&label_path(&path), lines)?;
-        }
-    }
-    Ok(())
-}
-
-fn write_voc(data: &BoxDataset, names: &Names, out: &Path) -> Result<()> {
-    let classes: Vec<&str> = data.categories.iter().map(|category| category.name.as_str()).collect();
-    write(&out.join("classes.txt"), classes.join("\n") + "\n")?;
-    for (split, names) in Split::ALL.into_iter().zip(names) {
-        let mut list = String::new();
-        for (image, name) in data.part(split).iter().zip(names) {
-            let id = name.rsplit_once('.').map_or(name.as_str(), |(stem, _)| stem);
-            place_image(&image.path, &out.join("JPEGImages").join(name))?;
-            write(&out.join("Annotations").join(format!("{id}.xml")), xml(image, name, &classes))?;
-            _ = writeln!(list, "{id}");
-        }
-        write(&out.join(format!("ImageSets/Main/{split}.txt")), list)?;
-    }
-    Ok(())
-}
-
-fn xml(image: &BoxImage, name: &str, classes: &[&str]) -> String {
-    let file = name.rsplit('/').next().unwrap_or(name);
-    let mut out = "<annotation>\n  <folder>JPEGImages</folder>\n".to_owned();
-    _ = writeln!(out, "  <filename>{}</filename>", escaped(file));
-    _ = write!(out, "  <size><width>{}</width><height>{}</height>", image.width, image.height);
-    out += "<depth>3</depth></size>\n  <segmented>0</segmented>\n";
-    for object in &image.objects {
-        let Object { category, rect, crowd, .. } = object;
-        _ = write!(out, "  <object>\n    <name>{}</name>\n    <pose>Unspecified</pose>\n", escaped(classes[*category]));
-        // Programs that know nothing of crowds do not count difficult objects.
-        _ = writeln!(out, "    <truncated>0</truncated>\n    <difficult>{}</difficult>", u8::from(*crowd));
-        let corners = [rect.x + 1., rect.y + 1., rect.right(), rect.bottom()].map(thousandth);
-        let corners = ["xmin", "ymin", "xmax", "ymax"].into_iter().zip(corners);
-        let corners: Vec<String> = corners.map(|(key, v)| format!("<{key}>{v}</{key}>")).collect();
-        _ = writeln!(out, "    <bndbox>{}</bndbox>", corners.concat());
-        if let Some(area) = own_area(object) {
-            _ = writeln!(out, "    <area>{area}</area>");
-        }
-        if *crowd {
-            out += "    <crowd>1</crowd>\n";
-        }
-        out += "  </object>\n";
-    }
-    out + "</annotation>\n"
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

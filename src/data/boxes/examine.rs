@@ -6,10 +6,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::problem::{Mend, Problem, ProblemKind};
-use super::{BoxDataset, BoxImage, BoxLayout, Object};
-use crate::data::Split;
+use super::{BoxDataset, BoxImage, Object};
 use crate::data::examine::{Counts, Unreadable, unreadable_error, widen};
-use crate::image::decode::decode;
+use crate::data::{Layout, Split};
 use crate::{Error, Result};
 
 /// Areas in square pixels up to which COCO calls an object small and medium.
@@ -21,7 +20,7 @@ pub struct BoxSummary {
     /// The data set's name.
     pub name: String,
     /// How it lies on disk.
-    pub layout: BoxLayout,
+    pub layout: Layout,
     /// Where the parts come from.
     pub split_note: String,
     /// Images in each part.
@@ -99,7 +98,7 @@ impl BoxDataset {
     pub fn leave_out_unreadable(&mut self, skip: bool) -> Result<Vec<Unreadable>> {
         let mut unreadable = Vec::new();
         for split in Split::ALL {
-            let errors: Vec<_> = self.part(split).par_iter().map(|image| decode(&image.path).err()).collect();
+            let errors: Vec<_> = self.part(split).par_iter().map(|image| image.image.load().err()).collect();
             let mut errors = errors.into_iter();
             self.part_mut(split).retain(|image| match errors.next().flatten() {
                 None => true,
@@ -143,7 +142,13 @@ impl BoxDataset {
                         if other != split {
                             let (kind, mend) = (ProblemKind::ImageInTwoParts, Mend::Kept);
                             let detail = format!("in {split}, with the same pixels as {name} in {other}");
-                            problems.push(Problem { kind, mend, file: image.path.clone(), place: None, detail });
+                            problems.push(Problem {
+                                kind,
+                                mend,
+                                file: image.file().to_path_buf(),
+                                place: None,
+                                detail,
+                            });
                         }
                     }
                 }
@@ -231,7 +236,7 @@ fn single(image: &BoxImage) -> impl Iterator<Item = &Object> {
 }
 
 fn pixels_hash(image: &BoxImage) -> Result<blake3::Hash> {
-    let image = decode(&image.path)?;
+    let image = image.image.load()?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(image.width as u64).to_le_bytes());
     hasher.update(&image.pixels);

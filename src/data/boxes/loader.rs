@@ -7,7 +7,7 @@ use super::super::loader::{AHEAD, PixelCache, check_order};
 use super::BoxImage;
 use super::augment::BoxAugment;
 use super::view::{BoxInput, Target, View, Viewed};
-use crate::image::decode::{Rgb8, decode};
+use crate::image::decode::Rgb8;
 use crate::{Error, Result, random};
 
 /// A batch of `B` images as `S` x `S` pixels, of which the network makes `G` x `G` tokens.
@@ -92,7 +92,7 @@ impl BoxLoader {
             cache.check(images.len(), input)?;
         }
         let images = Ahead::new(order, AHEAD * batch, threads, move |index| {
-            blaming(&images[index].path, || make(&images, index, &options))
+            blaming(images[index].file(), || make(&images, index, &options))
         })?;
         Ok(Self { images, batch, grid, failed: false })
     }
@@ -145,11 +145,11 @@ impl BoxBatch {
 
 /// The pixels of `image`.
 fn load(image: &BoxImage) -> Result<Rgb8> {
-    let pixels = decode(&image.path)?;
+    let pixels = image.image.load()?;
     if (pixels.width, pixels.height) != (image.width, image.height) {
         let (w, h) = (pixels.width, pixels.height);
         let message = format!("{w}x{h} pixels, but its annotation is for {}x{}", image.width, image.height);
-        return Err(Error::file(&image.path, message));
+        return Err(Error::file(image.file(), message));
     }
     Ok(pixels)
 }
@@ -188,6 +188,7 @@ mod tests {
     use super::super::view::Fit;
     use super::super::view::tests::{input, painted};
     use super::*;
+    use crate::data::ImageSource;
     use crate::files::write_atomic;
     use std::path::Path;
 
@@ -204,7 +205,7 @@ mod tests {
                 .write_to(&mut png, image::ImageFormat::Png)
                 .unwrap();
             write_atomic(&path, png.get_ref()).unwrap();
-            BoxImage { id: i as u64 + 1, name, path, width, height, objects: vec![object] }
+            BoxImage { id: i as u64 + 1, name, image: ImageSource::File(path), width, height, objects: vec![object] }
         };
         (0..n).map(one).collect()
     }
@@ -281,9 +282,9 @@ mod tests {
     fn an_image_that_cannot_be_used_is_an_error_that_names_it_and_ends_the_pass() {
         let dir = tempfile::tempdir().unwrap();
         let good = images(dir.path(), 6);
-        let name = good[4].path.display().to_string();
+        let name = good[4].file().display().to_string();
         let mut absent = good.to_vec();
-        absent[4].path = "/no/such/image.png".into();
+        absent[4].image = ImageSource::File("/no/such/image.png".into());
         let mut other_size = good.to_vec();
         other_size[4].width += 1;
         for (images, message) in

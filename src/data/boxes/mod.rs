@@ -4,32 +4,31 @@
 //! spans 0 to 1 in both directions.
 
 mod augment;
-pub(super) mod check;
+mod check;
 mod convert;
 mod examine;
-pub(super) mod inspect;
 mod loader;
-pub(super) mod open;
-pub(super) mod problem;
+mod open;
+mod problem;
 #[cfg(test)]
 mod tests;
 mod view;
 
-pub(super) use super::formats::yolo::label_file;
 pub use augment::BoxAugment;
-pub use convert::{Converted, Lost, convert};
+pub(super) use check::{AnnotatedImage, AnnotatedObject, Extent, thousandth, verify};
+pub use convert::{BoxLayout, Converted, Lost, convert};
+pub(super) use convert::{Conversion, own_area};
 pub use examine::{BoxSummary, CategorySummary, ProblemCount, Sizes};
 pub use loader::{BoxBatch, BoxLoader, BoxLoaderOptions};
-pub(super) use open::normal;
+pub(super) use open::{AnnotatedSet, normal, parts};
 pub use problem::{Mend, Place, Problem, ProblemKind};
 pub use view::{BoxInput, Fit, MIN_SEEN, Target, View, Viewed};
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Split, SplitFile};
-use crate::choice::choice;
+use super::{ImageSource, Layout, Split, SplitFile};
 
 /// A rectangle with sides along the axes, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,14 +97,21 @@ pub struct BoxImage {
     /// What the image is called in split files, unique in the data set: its path relative to the data set's folder with `/`
     /// between the parts.
     pub name: String,
-    /// The file.
-    pub path: PathBuf,
+    /// Where its pixels are.
+    pub image: ImageSource,
     /// Pixels in a row.
     pub width: usize,
     /// Rows.
     pub height: usize,
     /// What is in it.
     pub objects: Vec<Object>,
+}
+
+impl BoxImage {
+    /// The file to name when something is wrong with the image: the one that holds it, else its name.
+    pub fn file(&self) -> &Path {
+        self.image.file().unwrap_or(Path::new(&self.name))
+    }
 }
 
 /// What an object can be.
@@ -117,36 +123,13 @@ pub struct Category {
     pub name: String,
 }
 
-choice! {
-    /// How a data set of boxes lies on disk.
-    pub enum BoxLayout for "--to" {
-        /// COCO: a JSON file for each part.
-        Coco = "coco",
-        /// YOLO: `data.yaml` and a text file for each image.
-        Yolo = "yolo",
-        /// Pascal VOC: an XML file for each image.
-        Voc = "voc",
-    }
-}
-
-impl BoxLayout {
-    /// The name as people write it.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Coco => "COCO",
-            Self::Yolo => "YOLO",
-            Self::Voc => "Pascal VOC",
-        }
-    }
-}
-
 /// Images with objects, in three parts. Images are in the order of their file names.
 #[derive(Clone, Debug)]
 pub struct BoxDataset {
     /// A short name: the folder's or file's.
     pub name: String,
     /// How it lies on disk.
-    pub layout: BoxLayout,
+    pub layout: Layout,
     /// What objects can be, in COCO's order of ids, YOLO's order, VOC's `classes.txt` or else by name.
     pub categories: Vec<Category>,
     /// What is learned from.

@@ -1,52 +1,35 @@
 //! Opens a data set of boxes by recognising its layout.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::check::{FoundImage, check};
+use super::check::{AnnotatedImage, verify};
 use super::problem::{Mend, Problem, ProblemKind};
-use super::{BoxDataset, BoxImage, BoxLayout, Category};
-use crate::data::Split;
-use crate::data::formats::{coco, voc, yolo};
+use super::{BoxDataset, BoxImage, Category};
+use crate::data::formats::{self, BoxFiles, Candidate, Recognized};
 use crate::data::open::{Parts, name_of};
 use crate::data::split::{Member, complete_parts};
+use crate::data::{Layout, Split};
 use crate::{Error, Result};
 
-/// A data set as its files describe it, before the images are looked at.
-pub(in crate::data) struct Found {
+/// A data set of boxes as its files describe it, before the images are looked at.
+pub(crate) struct AnnotatedSet {
     /// The folder that images are named from.
-    pub(in crate::data) root: PathBuf,
-    pub(in crate::data) categories: Vec<Category>,
-    pub(in crate::data) parts: Parts<FoundImage>,
+    pub(crate) root: PathBuf,
+    pub(crate) categories: Vec<Category>,
+    pub(crate) parts: Parts<AnnotatedImage>,
     /// Whether images and objects have ids of their own.
-    pub(in crate::data) has_ids: bool,
-    pub(in crate::data) problems: Vec<Problem>,
-}
-
-/// A layout, and the files that it was recognised by.
-pub(in crate::data) enum Recognised {
-    Coco(coco::Files),
-    Yolo(PathBuf),
-    Voc(voc::Files),
-}
-
-pub(in crate::data) fn recognise(path: &Path) -> Option<Recognised> {
-    let coco = || coco::recognise(path).map(Recognised::Coco);
-    let yolo = || yolo::recognise(path).map(Recognised::Yolo);
-    coco().or_else(yolo).or_else(|| voc::recognise(path).map(Recognised::Voc))
+    pub(crate) has_ids: bool,
+    pub(crate) problems: Vec<Problem>,
 }
 
 impl BoxDataset {
     /// How the data set of boxes at `path` lies on disk; none if there is none.
-    pub fn recognise(path: impl AsRef<Path>) -> Option<BoxLayout> {
-        recognise(path.as_ref()).map(|found| match found {
-            Recognised::Coco(_) => BoxLayout::Coco,
-            Recognised::Yolo(_) => BoxLayout::Yolo,
-            Recognised::Voc(_) => BoxLayout::Voc,
-        })
+    pub fn recognize(path: impl AsRef<Path>) -> Option<Layout> {
+        let candidate = Candidate::at(path.as_ref()).ok()?;
+        formats::recognize_boxes(&candidate).ok()?.map(|found| found.layout)
     }
 
     /// Opens the data set of boxes at `spec`, a folder in the COCO, YOLO or Pascal VOC layout, or the one JSON or YAML file
@@ -58,21 +41,21 @@ impl BoxDataset {
     /// or a part has no images; the error names the file, and line and column where there are any.
     pub fn open(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
         let path = spec.as_ref();
-        fs::metadata(path).map_err(Error::typed(path))?;
-        let (layout, found) = match recognise(path) {
-            Some(Recognised::Coco(files)) => (BoxLayout::Coco, coco::open(&files)?),
-            Some(Recognised::Yolo(file)) => (BoxLayout::Yolo, yolo::open(&file)?),
-            Some(Recognised::Voc(files)) => (BoxLayout::Voc, voc::open(&files)?),
-            None => {
-                return Err(Error::file(
-                    path,
-                    "no data set of boxes found: expected COCO (annotations/instances_*.json, train.json or \
-                     train/_annotations.coco.json), YOLO (data.yaml) or Pascal VOC (Annotations/ and JPEGImages/, or \
-                     images with XML files beside them)",
-                ));
-            }
-        };
-        complete(name_of(path), layout, found, seed)
+        let found = formats::recognize_boxes(&Candidate::at(path).map_err(Error::typed(path))?)?;
+        match found {
+            Some(Recognized { layout, boxes: Some(files), .. }) => Self::of(path, layout, &*files, seed),
+            _ => Err(Error::file(
+                path,
+                "no data set of boxes found: expected COCO (annotations/instances_*.json, train.json or \
+                 train/_annotations.coco.json), YOLO (data.yaml) or Pascal VOC (Annotations/ and JPEGImages/, or images \
+                 with XML files beside them)",
+            )),
+        }
+    }
+
+    /// What `files` in `layout`, which were recognised at `path`, open as.
+    pub(crate) fn of(path: &Path, layout: Layout, files: &dyn BoxFiles, seed: u64) -> Result<Self> {
+        complete(name_of(path), layout, files.open()?, seed)
     }
 }
 
@@ -87,10 +70,10 @@ impl Member for BoxImage {
 }
 
 /// Looks at the images, and fills in the parts that `found` lacks.
-fn complete(name: String, layout: BoxLayout, found: Found, seed: u64) -> Result<BoxDataset> {
-    let Found { root, categories, parts, has_ids, mut problems } = found;
-    let mut look = |images: Vec<FoundImage>| -> Vec<BoxImage> {
-        let checked: Vec<_> = images.into_par_iter().map(|image| check(&root, image)).collect();
+fn complete(name: String, layout: Layout, found: AnnotatedSet, seed: u64) -> Result<BoxDataset> {
+    let AnnotatedSet { root, categories, parts, has_ids, mut problems } = found;
+    let mut look = |images: Vec<AnnotatedImage>| -> Vec<BoxImage> {
+        let checked: Vec<_> = images.into_par_iter().map(|image| verify(&root, image)).collect();
         let mut images = Vec::with_capacity(checked.len());
         for (image, these) in checked {
             images.extend(image);
@@ -144,11 +127,11 @@ fn complete(name: String, layout: BoxLayout, found: Found, seed: u64) -> Result<
 fn ignore_copies(parts: &mut [Option<Vec<BoxImage>>; 3], problems: &mut Vec<Problem>) {
     for (copy, of) in [(Split::Test, Split::Val), (Split::Test, Split::Train), (Split::Val, Split::Train)] {
         let (Some(part), Some(other)) = (&parts[copy as usize], &parts[of as usize]) else { continue };
-        if !part.is_empty() && part.iter().map(|i| &i.path).eq(other.iter().map(|i| &i.path)) {
+        if !part.is_empty() && part.iter().map(place_of).eq(other.iter().map(place_of)) {
             problems.push(Problem {
                 kind: ProblemKind::ImageInTwoParts,
                 mend: Mend::PartIgnored,
-                file: part[0].path.clone(),
+                file: part[0].file().to_path_buf(),
                 place: None,
                 detail: format!("{copy} has the images of {of}, this one and all others"),
             });
@@ -160,16 +143,17 @@ fn ignore_copies(parts: &mut [Option<Vec<BoxImage>>; 3], problems: &mut Vec<Prob
 /// An image in two parts stays where it is looked at last: what is tested on must not be learned from, and a test set stays
 /// comparable with itself.
 fn drop_repeated(parts: &mut [Option<Vec<BoxImage>>; 3], problems: &mut Vec<Problem>) {
-    let mut seen: HashMap<PathBuf, Split> = HashMap::new();
+    let mut seen: HashMap<(PathBuf, Option<usize>), Split> = HashMap::new();
     for split in [Split::Test, Split::Val, Split::Train] {
         let Some(part) = &mut parts[split as usize] else { continue };
         part.retain(|image| {
-            let other = *seen.entry(image.path.clone()).or_insert(split);
+            let (file, index) = place_of(image);
+            let other = *seen.entry((file.to_path_buf(), index)).or_insert(split);
             if other != split {
                 problems.push(Problem {
                     kind: ProblemKind::ImageInTwoParts,
                     mend: Mend::DroppedHere,
-                    file: image.path.clone(),
+                    file: file.to_path_buf(),
                     place: None,
                     detail: format!("in {split} and in {other}"),
                 });
@@ -177,6 +161,11 @@ fn drop_repeated(parts: &mut [Option<Vec<BoxImage>>; 3], problems: &mut Vec<Prob
             other == split
         });
     }
+}
+
+/// The file that an image is in, and where it is in a file of many.
+fn place_of(image: &BoxImage) -> (&Path, Option<usize>) {
+    (image.file(), image.image.index())
 }
 
 /// Counts images and objects from 1 through a part.
@@ -192,7 +181,7 @@ fn number(part: &mut [BoxImage]) {
 }
 
 /// `path` without `.` parts, and without `..` parts that follow a name.
-pub(in crate::data) fn normal(path: &Path) -> PathBuf {
+pub(crate) fn normal(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {
@@ -207,7 +196,7 @@ pub(in crate::data) fn normal(path: &Path) -> PathBuf {
 }
 
 /// Three parts as they were given; a single one that is not train is a data set without parts.
-pub(in crate::data) fn parts<M>(root: &Path, [train, val, test]: [Option<Vec<M>>; 3]) -> Result<Parts<M>> {
+pub(crate) fn parts<M>(root: &Path, [train, val, test]: [Option<Vec<M>>; 3]) -> Result<Parts<M>> {
     let some = |part: Option<Vec<M>>| part.filter(|part| !part.is_empty());
     match (some(train), some(val), some(test)) {
         (Some(train), val, test) => Ok(Parts::Split { train, val, test }),

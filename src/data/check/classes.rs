@@ -12,7 +12,7 @@ use crate::data::Split;
 const NAMED: usize = 5;
 
 /// A class that a part is known to lack.
-pub(in crate::data) type Absent = (Option<Split>, String);
+pub(crate) type Absent = (Option<Split>, String);
 
 /// Where something is said.
 type Place = (Arc<Path>, Option<u64>);
@@ -21,7 +21,7 @@ type Place = (Arc<Path>, Option<u64>);
 type Count<'a> = (usize, &'a Place);
 
 /// Compares the classes of parts. What is in `told` was told already.
-pub(in crate::data) fn check(listed: &[Listed], places: &Places, told: &HashSet<Absent>, out: &mut Findings) {
+pub(crate) fn check(listed: &[Listed], places: &Places, told: &HashSet<Absent>, out: &mut Findings) {
     let mut parts: BTreeMap<Option<Split>, BTreeMap<&str, Count<'_>>> = BTreeMap::new();
     for image in listed {
         let part = parts.entry(image.split).or_default();
@@ -95,7 +95,7 @@ fn similar<'a>(classes: impl Iterator<Item = (Option<Split>, &'a str, &'a Place)
 }
 
 /// Names in one list, which stands in `source`, that differ by case or spaces alone.
-pub(in crate::data) fn similar_names<'a>(names: impl Iterator<Item = &'a str>, source: &Path, out: &mut Findings) {
+pub(crate) fn similar_names<'a>(names: impl Iterator<Item = &'a str>, source: &Path, out: &mut Findings) {
     let place: Place = (source.into(), None);
     similar(names.map(|name| (None, name, &place)), out);
 }
@@ -111,7 +111,7 @@ fn plain(name: &str) -> Option<String> {
 }
 
 /// Numbers of classes that leave some out, where they otherwise count from 0 or 1.
-pub(in crate::data) fn gaps(numbers: &BTreeMap<i64, Place>, out: &mut Findings) {
+pub(crate) fn gaps(numbers: &BTreeMap<i64, Place>, out: &mut Findings) {
     let (Some((&first @ 0..=1, _)), Some((&last, _))) = (numbers.first_key_value(), numbers.last_key_value()) else {
         return;
     };
@@ -134,7 +134,7 @@ pub(in crate::data) fn gaps(numbers: &BTreeMap<i64, Place>, out: &mut Findings) 
 }
 
 /// The classes of train, or of all, as numbers with the place where each first occurs; nothing if some are names.
-pub(in crate::data) fn numbers(listed: &[Listed]) -> BTreeMap<i64, Place> {
+pub(crate) fn numbers(listed: &[Listed]) -> BTreeMap<i64, Place> {
     let mut out = BTreeMap::new();
     for image in listed.iter().filter(|image| image.split.is_none_or(|split| split == Split::Train)) {
         match image.label.parse() {

@@ -10,7 +10,7 @@ use super::listed::Listed;
 pub(super) fn check(listed: &[Listed], hashes: &[Option<blake3::Hash>], are_boxes: bool, out: &mut Findings) {
     let mut order: Vec<usize> = (0..listed.len().min(hashes.len())).collect();
     order.sort_by(|&a, &b| {
-        let key = |i: usize| (listed[i].split, &listed[i].path, listed[i].number);
+        let key = |i: usize| (listed[i].split, listed[i].file(), listed[i].image.index());
         key(a).cmp(&key(b))
     });
     let mut first: HashMap<blake3::Hash, usize> = HashMap::with_capacity(order.len());
@@ -28,16 +28,16 @@ pub(super) fn check(listed: &[Listed], hashes: &[Option<blake3::Hash>], are_boxe
             } else {
                 format!("the same as {name}, but labelled '{}', not '{}'", image.label, original.label)
             };
-            out.error(FindingKind::DuplicateOtherLabel, &image.path, None, prefix + &message);
+            out.error(FindingKind::DuplicateOtherLabel, image.file(), None, prefix + &message);
         } else if let (Some(here), Some(there)) = (image.split, original.split)
             && here != there
         {
             let message = format!("{prefix}in {here}, the same as {name} in {there}");
-            out.error(FindingKind::DuplicateAcrossSplits, &image.path, None, message);
+            out.error(FindingKind::DuplicateAcrossSplits, image.file(), None, message);
         } else {
             let drawn = if image.split.is_none() { "; the two may be drawn into train and test" } else { "" };
             let message = format!("{prefix}the same as {name}{drawn}");
-            out.warning(FindingKind::DuplicateImage, &image.path, None, message);
+            out.warning(FindingKind::DuplicateImage, image.file(), None, message);
         }
     }
 }

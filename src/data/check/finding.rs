@@ -170,7 +170,7 @@ choice! {
 
 impl FindingKind {
     /// The kind for a problem of annotations; none for what is no fault.
-    pub(in crate::data) fn of_problem(kind: ProblemKind) -> Option<Self> {
+    pub(crate) fn of_problem(kind: ProblemKind) -> Option<Self> {
         Some(match kind {
             ProblemKind::MissingImage => Self::MissingFile,
             ProblemKind::UnreadableImage => Self::UnreadableImage,
@@ -226,10 +226,10 @@ impl fmt::Display for Finding {
 
 /// What was found so far.
 #[derive(Default)]
-pub(in crate::data) struct Findings(pub(super) Vec<Finding>);
+pub(crate) struct Findings(pub(crate) Vec<Finding>);
 
 impl Findings {
-    pub(in crate::data) fn error(
+    pub(crate) fn error(
         &mut self,
         kind: FindingKind,
         path: impl AsRef<Path>,
@@ -239,7 +239,7 @@ impl Findings {
         self.add(kind, Severity::Error, path, line, message);
     }
 
-    pub(in crate::data) fn warning(
+    pub(crate) fn warning(
         &mut self,
         kind: FindingKind,
         path: impl AsRef<Path>,
@@ -249,7 +249,7 @@ impl Findings {
         self.add(kind, Severity::Warning, path, line, message);
     }
 
-    pub(in crate::data) fn add(
+    pub(crate) fn add(
         &mut self,
         kind: FindingKind,
         severity: Severity,
@@ -262,7 +262,7 @@ impl Findings {
     }
 
     /// What stops a run, in the words of the run. `whole` is named where the error names no file.
-    pub(in crate::data) fn refused(&mut self, kind: FindingKind, whole: &Path, error: &Error) {
+    pub(crate) fn refused(&mut self, kind: FindingKind, whole: &Path, error: &Error) {
         let (path, message) = match error {
             Error::File { path, message } => (path.as_path(), message.clone()),
             Error::Io { path, source } => (path.as_path(), source.to_string()),
@@ -271,7 +271,7 @@ impl Findings {
         self.error(kind, path, line_in(&message), message);
     }
 
-    pub(in crate::data) fn has_errors(&self) -> bool {
+    pub(crate) fn has_errors(&self) -> bool {
         self.0.iter().any(|finding| finding.severity == Severity::Error)
     }
 }

@@ -7,11 +7,12 @@ use std::path::Path;
 use image::ImageFormat;
 use rayon::prelude::*;
 
-use super::finding::{Finding, FindingKind, Findings, Severity};
+use super::finding::{Finding, FindingKind, Findings};
 use super::listed::Listed;
 use crate::Error;
+use crate::data::{ImageSource, Stored};
 use crate::files::read_limited;
-use crate::image::decode::{MAX_FILE_BYTES, MAX_PIXELS, Rgb8, decode_bytes, size};
+use crate::image::decode::{MAX_FILE_BYTES, MAX_PIXELS, Rgb8, decode_bytes};
 
 /// The shorter side below which an image is tiny, in pixels.
 const TINY: usize = 8;
@@ -31,9 +32,9 @@ struct Looked {
     hash: Option<blake3::Hash>,
 }
 
-/// Looks at the image files in `listed`, all together, and returns their hashes; none of files that cannot be read. If
+/// Looks at the images in `listed`, all together, and returns their hashes; none of files that cannot be read. If
 /// `fast`, at headers only, and there are no hashes. `progress` is told how many are done.
-pub(super) fn check(
+pub(crate) fn check(
     listed: &[Listed],
     fast: bool,
     out: &mut Findings,
@@ -41,7 +42,7 @@ pub(super) fn check(
 ) -> Vec<Option<blake3::Hash>> {
     let mut hashes = Vec::with_capacity(listed.len());
     for chunk in listed.chunks(STEP) {
-        let look = |image: &Listed| if fast { glance(&image.path) } else { look(image) };
+        let look = |image: &Listed| if fast { glance(image) } else { look(image) };
         let looked: Vec<Looked> = chunk.par_iter().map(look).collect();
         for Looked { findings, hash } in looked {
             out.0.extend(findings);
@@ -54,64 +55,81 @@ pub(super) fn check(
 
 /// Decodes the image.
 fn look(image: &Listed) -> Looked {
-    let path = &*image.path;
-    let has_objects = !image.label.is_empty();
+    let (path, prefix) = (image.file(), image.prefix());
     let mut out = Findings::default();
-    let bytes = match read_limited(path, MAX_FILE_BYTES) {
-        Ok(bytes) => bytes,
+    let stored = match &image.image {
+        ImageSource::Member { container, index } => container.read(*index),
+        _ => read_limited(path, MAX_FILE_BYTES).map(|bytes| Stored::Encoded(bytes.into())),
+    };
+    let (hash, blank) = match stored {
+        Ok(Stored::Encoded(bytes)) => {
+            let blank = match decode_bytes(&bytes) {
+                Ok(image) => {
+                    check_extension(path, &bytes, &mut out);
+                    check_size(path, &prefix, [image.width, image.height], &mut out);
+                    blank(&image)
+                }
+                Err(message) => {
+                    out.error(kind_of(&bytes, &message), path, None, prefix.clone() + &message);
+                    None
+                }
+            };
+            (blake3::hash(&bytes), blank)
+        }
+        // They all have one size, which is judged once.
+        Ok(Stored::Grey { pixels, width, height }) => {
+            let is_blank = width.min(height) > 1 && pixels.iter().all(|value| *value == pixels[0]);
+            (blake3::hash(pixels), is_blank.then(|| "all pixels are the same".to_owned()))
+        }
         Err(error) => {
-            unreadable_file(path, &error, &mut out);
+            unreadable_file(path, &prefix, &error, &mut out);
             return Looked { findings: out.0, hash: None };
         }
     };
-    let mut hash = Some(blake3::hash(&bytes));
-    match decode_bytes(&bytes) {
-        Ok(image) => {
-            check_extension(path, &bytes, &mut out);
-            check_size(path, [image.width, image.height], &mut out);
-            if let Some(message) = blank(&image) {
-                // Blank images equal each other, which says no more. One without objects is as it should be.
-                hash = None;
-                if has_objects {
-                    out.warning(FindingKind::BlankImage, path, None, message);
-                }
-            }
-        }
-        Err(message) => out.error(kind_of(&bytes, &message), path, None, message),
+    // Blank images equal each other, which says no more. One without objects is as it should be.
+    if let Some(message) = blank.as_ref().filter(|_| !image.label.is_empty()) {
+        out.warning(FindingKind::BlankImage, path, None, prefix + message);
     }
-    Looked { findings: out.0, hash }
+    Looked { findings: out.0, hash: Some(hash).filter(|_| blank.is_none()) }
 }
 
-/// Reads the image's header.
-fn glance(path: &Path) -> Looked {
+/// Reads the header of the image's file.
+fn glance(image: &Listed) -> Looked {
+    let (path, prefix) = (image.file(), image.prefix());
     let mut out = Findings::default();
     let mut start = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut start)).map_err(Error::io(path));
-    match read.and_then(|_| size(path)) {
+    let read = match &image.image {
+        ImageSource::File(path) => {
+            File::open(path).and_then(|file| file.take(64).read_to_end(&mut start)).map_err(Error::io(path)).map(|_| ())
+        }
+        _ => Ok(()),
+    };
+    match read.and_then(|()| image.image.size()) {
         Ok(size) => {
             check_extension(path, &start, &mut out);
-            check_size(path, size, &mut out);
+            check_size(path, &prefix, size, &mut out);
         }
         Err(Error::File { message, .. }) => {
-            let empty = if start.is_empty() { "empty file".to_owned() } else { message };
-            out.error(kind_of(&start, &empty), path, None, empty);
+            let is_empty = prefix.is_empty() && start.is_empty();
+            let message = if is_empty { "empty file".to_owned() } else { message };
+            out.error(kind_of(&start, &message), path, None, message);
         }
-        Err(error) => unreadable_file(path, &error, &mut out),
+        Err(error) => unreadable_file(path, &prefix, &error, &mut out),
     }
     Looked { findings: out.0, hash: None }
 }
 
-fn unreadable_file(path: &Path, error: &Error, out: &mut Findings) {
+fn unreadable_file(path: &Path, prefix: &str, error: &Error, out: &mut Findings) {
     let (kind, message) = match error {
         Error::Io { source, .. } => (FindingKind::NoAccess, source.to_string()),
         Error::File { message, .. } => (FindingKind::UnreadableImage, message.clone()),
         other => (FindingKind::UnreadableImage, other.to_string()),
     };
-    out.add(kind, Severity::Error, path, None, message);
+    out.error(kind, path, None, prefix.to_owned() + &message);
 }
 
 /// What kind of fault a decoder means by `message`.
-pub(super) fn kind_of(bytes: &[u8], message: &str) -> FindingKind {
+pub(crate) fn kind_of(bytes: &[u8], message: &str) -> FindingKind {
     let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
     if bytes.is_empty() {
         FindingKind::EmptyFile
@@ -150,14 +168,14 @@ fn check_extension(path: &Path, start: &[u8], out: &mut Findings) {
     }
 }
 
-fn check_size(path: &Path, size: [usize; 2], out: &mut Findings) {
+fn check_size(path: &Path, prefix: &str, size: [usize; 2], out: &mut Findings) {
     for (kind, message) in size_faults(size) {
-        out.warning(kind, path, None, message);
+        out.warning(kind, path, None, prefix.to_owned() + &message);
     }
 }
 
 /// What is wrong with images of `width` x `height` pixels.
-pub(super) fn size_faults([width, height]: [usize; 2]) -> Vec<(FindingKind, String)> {
+pub(crate) fn size_faults([width, height]: [usize; 2]) -> Vec<(FindingKind, String)> {
     let (short, long) = (width.min(height), width.max(height));
     let mut faults = Vec::new();
     if short < TINY {
@@ -181,7 +199,7 @@ fn blank(image: &Rgb8) -> Option<String> {
 }
 
 /// The format's name as people write it.
-pub(super) fn title(format: ImageFormat) -> String {
+pub(crate) fn title(format: ImageFormat) -> String {
     match format {
         ImageFormat::WebP => "WebP".to_owned(),
         other => format!("{other:?}").to_uppercase(),

@@ -3,17 +3,17 @@
 use super::text::Lines;
 
 /// An entry of a list that is the value of a key of the outermost object.
-pub(super) struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     /// The key, as it is written.
-    pub(super) key: &'a [u8],
+    pub(crate) key: &'a [u8],
     /// The line that the entry begins in, from 1.
-    pub(super) line: u64,
+    pub(crate) line: u64,
     /// The entry.
-    pub(super) text: &'a [u8],
+    pub(crate) text: &'a [u8],
 }
 
 /// The entries of all such lists. What is not JSON makes no entries or odd ones; the caller parses them.
-pub(super) fn entries(text: &[u8]) -> Vec<Entry<'_>> {
+pub(crate) fn entries(text: &[u8]) -> Vec<Entry<'_>> {
     let lines = Lines::new(text);
     let mut out = Vec::new();
     let (mut depth, mut at) = (0_usize, 0);

@@ -8,37 +8,31 @@
 mod boxes;
 pub(super) mod classes;
 mod duplicates;
-pub(super) mod finding;
-mod folders;
-mod idx;
-mod images;
-mod json;
-pub(super) mod listed;
+mod finding;
+pub(super) mod images;
+pub(super) mod json;
+mod listed;
 #[cfg(test)]
 mod tests;
 pub(super) mod text;
-mod tree;
-mod zhou;
+pub(super) mod tree;
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Serialize;
 
+pub(super) use boxes::repeated_boxes;
+pub(super) use finding::Findings;
 pub use finding::{Finding, FindingKind, Severity};
+pub(super) use listed::{Listed, Places};
 
-use super::boxes::{BoxDataset, BoxLayout, Problem};
-use super::dataset::{Dataset, Split};
-use super::formats::image_folder as folder;
-use super::formats::lists::check as lists;
-use super::formats::lists::{self as image_lists, Form, Lists};
-use super::formats::table::{self, check as tables};
-use super::open::entries;
+use super::boxes::Problem;
+use super::dataset::{Dataset, Layout, Split};
+use super::formats::{self, Candidate, Recognized};
 use crate::{Error, Result};
-use finding::Findings;
-use listed::Places;
+use classes::Absent;
 
 /// Warnings that a run tells one by one.
 const NAMED: usize = 5;
@@ -76,14 +70,8 @@ pub struct Report {
 /// There is no such file or folder. What is wrong with its content is in the report.
 pub fn check(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) -> Result<Report> {
     let started = Instant::now();
-    let (layout, images, mut out) = examine(data, fast, progress)?;
-    let is_opened = match layout {
-        Layout::Boxes(_) => false,
-        // Opening them reads all there is.
-        Layout::Idx => !fast,
-        _ => true,
-    };
-    if is_opened
+    let Examined { layout, images, needs_opening, findings: mut out } = examine(data, fast, progress)?;
+    if needs_opening
         && !out.has_errors()
         && let Err(error) = Dataset::open(data, 1)
     {
@@ -100,7 +88,7 @@ pub fn check(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) ->
     let wall_s = started.elapsed().as_secs_f64();
     Ok(Report {
         data: data.to_string_lossy().into_owned(),
-        layout: layout.name(),
+        layout: layout.map(Layout::name),
         fast,
         images,
         errors,
@@ -115,7 +103,7 @@ pub fn check(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) ->
 /// What a run that begins should say of `data`, a line each: the first warnings of the cheap part of a check, and where
 /// to find the rest. Errors are left to the run, which stops at them.
 pub(crate) fn notes(data: &Path) -> Vec<String> {
-    examine(data, true, &mut |_, _| {}).map(|(_, _, out)| told(&out, data)).unwrap_or_default()
+    examine(data, true, &mut |_, _| {}).map(|examined| told(&examined.findings, data)).unwrap_or_default()
 }
 
 /// [`notes`] of a data set of boxes that is open already, and in which `problems` were found.
@@ -138,140 +126,68 @@ fn told(out: &Findings, data: &Path) -> Vec<String> {
     lines
 }
 
-/// How a data set lies on disk, as far as can be told before it is opened.
-enum Layout {
-    Idx,
-    Boxes(BoxLayout),
-    Folder { has_parts: bool },
-    Tables(Vec<(Option<Split>, PathBuf)>),
-    Zhou(Vec<PathBuf>),
-    Lists(Lists),
-    Unknown,
+/// A check while it goes on.
+pub(crate) struct Checking<'a> {
+    /// The path that is checked.
+    pub(crate) data: &'a Path,
+    /// Whether headers and lists alone are read.
+    pub(crate) fast: bool,
+    /// What stands for the data set and its parts.
+    pub(crate) places: Places,
+    /// Classes whose absence is told already.
+    pub(crate) absent: HashSet<Absent>,
+    pub(crate) out: Findings,
 }
 
-impl Layout {
-    fn name(&self) -> Option<&'static str> {
-        Some(match self {
-            Self::Idx => "idx",
-            Self::Boxes(layout) => layout.name(),
-            Self::Folder { .. } => "folder",
-            Self::Tables(_) => "csv",
-            Self::Zhou(_) => "split_zhou",
-            Self::Lists(Lists { form: Form::Json, .. }) => "fgvc",
-            Self::Lists(Lists { form: Form::Text, .. }) => "list",
-            Self::Unknown => return None,
-        })
+impl Checking<'_> {
+    /// Takes in the lists that a data set consists of, sorted by part; `kind` is what to call one.
+    pub(crate) fn list_parts(&mut self, files: &[(Option<Split>, PathBuf)], kind: &str) {
+        for pair in files.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+            let message = format!("a second {kind} for one part beside {}", pair[0].1.display());
+            self.out.error(FindingKind::AmbiguousSplit, &pair[1].1, None, message);
+        }
+        for (split, file) in files.iter().filter_map(|(split, file)| Some(((*split)?, file))) {
+            self.places.parts[split as usize].get_or_insert_with(|| file.clone());
+        }
     }
 }
 
-/// The layout of `data`, recognised in the same order as when it is opened, but in spite of what that would refuse.
-fn recognise(data: &Path) -> Result<Layout> {
-    let is_folder = fs::metadata(data).map_err(Error::io(data))?.is_dir();
-    if is_folder && idx::recognise(data) {
-        return Ok(Layout::Idx);
-    }
-    if let Some(layout) = BoxDataset::recognise(data) {
-        return Ok(Layout::Boxes(layout));
-    }
-    let is_zhou = |name: &str| name.starts_with("split_zhou_");
-    if !is_folder {
-        let name = data.file_name().unwrap_or_default().to_string_lossy();
-        return Ok(if table::has_extension(data) {
-            Layout::Tables(vec![(None, data.into())])
-        } else if is_zhou(&name) {
-            Layout::Zhou(vec![data.into()])
-        } else {
-            image_lists::recognise_file(data).map_or(Layout::Unknown, Layout::Lists)
-        });
-    }
-    if folder::has_split_classes(data).unwrap_or(false) {
-        return Ok(Layout::Folder { has_parts: true });
-    }
-    let files: Vec<(String, PathBuf)> = entries(data)?.into_iter().filter(|(_, path)| path.is_file()).collect();
-    let tables = || files.iter().map(|(_, path)| path).filter(|path| table::has_extension(path));
-    let part = |path: &Path| path.file_stem().and_then(|stem| stem.to_str()).and_then(Split::from_name);
-    let mut parts: Vec<_> = tables().filter_map(|path| Some((Some(part(path)?), path.clone()))).collect();
-    parts.sort();
-    if parts.first().is_some_and(|(split, _)| *split == Some(Split::Train)) {
-        return Ok(Layout::Tables(parts));
-    }
-    let zhou = files.iter().filter(|(name, path)| is_zhou(name) && path.extension().is_some_and(|e| e == "json"));
-    let zhou: Vec<PathBuf> = zhou.map(|(_, path)| path.clone()).collect();
-    if !zhou.is_empty() {
-        return Ok(Layout::Zhou(zhou));
-    }
-    if let Some(lists) = image_lists::recognise(data)? {
-        return Ok(Layout::Lists(lists));
-    }
-    let single = tables().next().filter(|_| tables().count() == 1);
-    if let Some(file) = single.filter(|file| table::has_header(file)) {
-        return Ok(Layout::Tables(vec![(None, file.clone())]));
-    }
-    if folder::has_classes(data).unwrap_or(false) {
-        return Ok(Layout::Folder { has_parts: folders::has_parts(data) });
-    }
-    Ok(single.map_or(Layout::Unknown, |file| Layout::Tables(vec![(None, file.clone())])))
+/// What is known of a data set short of what only opening it tells.
+struct Examined {
+    layout: Option<Layout>,
+    images: usize,
+    /// Whether opening it may find more.
+    needs_opening: bool,
+    findings: Findings,
 }
 
-/// The layout of `data`, the number of its images, and what is wrong short of what only opening it tells.
-fn examine(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) -> Result<(Layout, usize, Findings)> {
-    let mut out = Findings::default();
-    let mut places = Places::new(data);
-    // Classes whose absence is told already.
-    let mut absent = HashSet::new();
-    let layout = recognise(data)?;
-    let mut hashes = None;
-    let listed = match &layout {
-        Layout::Idx => {
-            let (listed, found) = idx::check(data, fast, &mut places, &mut out);
-            hashes = Some(found);
-            listed
+fn examine(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) -> Result<Examined> {
+    let candidate = Candidate::at(data).map_err(Error::io(data))?;
+    if candidate.is_folder {
+        std::fs::read_dir(data).map_err(Error::io(data))?;
+    }
+    let (places, out) = (Places::new(data), Findings::default());
+    let mut check = Checking { data, fast, places, absent: HashSet::new(), out };
+    let (mut layout, mut has_classes, mut needs_opening) = (None, true, true);
+    let listed = match formats::recognize_to_check(&candidate) {
+        None => Vec::new(),
+        Some(Recognized { layout: known, classes, boxes }) => {
+            layout = Some(known);
+            has_classes = classes.is_some();
+            needs_opening = classes.as_ref().is_some_and(|files| !fast || files.opens_fast());
+            let boxes = boxes.filter(|_| !has_classes);
+            let of_classes = classes.map(|files| files.check(&mut check));
+            let of_boxes = boxes.map(|mut files| boxes::check(known, &mut *files, &mut check));
+            of_classes.or(of_boxes).unwrap_or_default()
         }
-        Layout::Boxes(_) => boxes::check(data, &mut places, &mut out),
-        Layout::Folder { has_parts } => folders::check(data, *has_parts, &mut places, &mut absent, &mut out),
-        Layout::Tables(tables) => {
-            for pair in tables.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
-                let message = format!("a second table for one part beside {}", pair[0].1.display());
-                out.error(FindingKind::AmbiguousSplit, &pair[1].1, None, message);
-            }
-            if let [(None, file)] = &tables[..] {
-                places.whole.clone_from(file);
-            }
-            for (split, file) in tables.iter().filter_map(|(split, file)| Some(((*split)?, file))) {
-                places.parts[split as usize].get_or_insert_with(|| file.clone());
-            }
-            tables::check(tables, &mut out)
-        }
-        Layout::Zhou(files) => {
-            for second in files.iter().skip(1) {
-                out.error(FindingKind::AmbiguousSplit, second, None, "a second file of this kind; keep one");
-            }
-            let all: Vec<_> = files.iter().map(|file| zhou::check(file, &mut out)).collect();
-            places.whole.clone_from(&files[0]);
-            all.into_iter().next().unwrap_or_default()
-        }
-        Layout::Lists(found) => {
-            for pair in found.files.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
-                let message = format!("a second list for one part beside {}", pair[0].1.display());
-                out.error(FindingKind::AmbiguousSplit, &pair[1].1, None, message);
-            }
-            for (split, file) in found.files.iter().filter_map(|(split, file)| Some(((*split)?, file))) {
-                places.parts[split as usize].get_or_insert_with(|| file.clone());
-            }
-            lists::check(found, &mut out)
-        }
-        Layout::Unknown => Vec::new(),
     };
-    let has_boxes = matches!(layout, Layout::Boxes(_));
-    if !has_boxes {
-        classes::check(&listed, &places, &absent, &mut out);
-        classes::gaps(&classes::numbers(&listed), &mut out);
+    let Checking { places, absent, out: mut findings, .. } = check;
+    if has_classes {
+        classes::check(&listed, &places, &absent, &mut findings);
+        classes::gaps(&classes::numbers(&listed), &mut findings);
     }
-    let listed = match layout {
-        Layout::Tables(_) | Layout::Zhou(_) | Layout::Lists(_) => tables::existing(listed, &mut out),
-        _ => listed,
-    };
-    let hashes = hashes.unwrap_or_else(|| images::check(&listed, fast, &mut out, progress));
-    duplicates::check(&listed, &hashes, has_boxes, &mut out);
-    Ok((layout, listed.len(), out))
+    let listed = if has_classes { listed::existing(listed, &mut findings) } else { listed };
+    let hashes = images::check(&listed, fast, &mut findings, progress);
+    duplicates::check(&listed, &hashes, !has_classes, &mut findings);
+    Ok(Examined { layout, images: listed.len(), needs_opening, findings })
 }

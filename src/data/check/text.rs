@@ -3,26 +3,30 @@
 use std::path::Path;
 
 use super::finding::{FindingKind, Findings};
+use crate::files::read_limited;
+
+/// Longest text that is looked at, in bytes.
+const MAX_BYTES: u64 = 1 << 32;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Where the lines of a text begin.
-pub(in crate::data) struct Lines(Vec<usize>);
+pub(crate) struct Lines(Vec<usize>);
 
 impl Lines {
-    pub(in crate::data) fn new(text: &[u8]) -> Self {
+    pub(crate) fn new(text: &[u8]) -> Self {
         let after = text.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1);
         Self(std::iter::once(0).chain(after).collect())
     }
 
     /// The line, from 1, of the byte at `at`.
-    pub(in crate::data) fn of(&self, at: usize) -> u64 {
+    pub(crate) fn of(&self, at: usize) -> u64 {
         self.0.partition_point(|&start| start <= at) as u64
     }
 }
 
 /// Looks for a mark at the beginning, and says whether it leaves UTF-8 possible.
-pub(in crate::data) fn check_start(path: &Path, bytes: &[u8], out: &mut Findings) -> bool {
+pub(crate) fn check_start(path: &Path, bytes: &[u8], out: &mut Findings) -> bool {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         out.error(FindingKind::NotUtf8Text, path, 1, "UTF-16 text; save it as UTF-8");
         return false;
@@ -34,7 +38,7 @@ pub(in crate::data) fn check_start(path: &Path, bytes: &[u8], out: &mut Findings
 }
 
 /// Looks at encoding and, in files that are `read_by_line`, at line ends.
-pub(in crate::data) fn check(path: &Path, bytes: &[u8], read_by_line: bool, out: &mut Findings) {
+pub(crate) fn check(path: &Path, bytes: &[u8], read_by_line: bool, out: &mut Findings) {
     if !check_start(path, bytes, out) {
         return;
     }
@@ -53,6 +57,14 @@ pub(in crate::data) fn check(path: &Path, bytes: &[u8], read_by_line: bool, out:
             _ => format!("{windows} lines end with CR LF, as on Windows; this is the first"),
         };
         out.warning(FindingKind::CrlfLineEnds, path, first as u64 + 1, message);
+    }
+}
+
+/// Looks at the text `path`, which is read line by line.
+pub(crate) fn check_file(path: &Path, out: &mut Findings) {
+    match read_limited(path, MAX_BYTES) {
+        Ok(bytes) => check(path, &bytes, true, out),
+        Err(error) => out.refused(FindingKind::NoAccess, path, &error),
     }
 }
 

@@ -62,15 +62,15 @@ const NOTES: [&str; 23] = [
 ];
 
 /// An entry of a folder.
-pub(super) struct Item {
-    pub(super) name: String,
-    pub(super) path: PathBuf,
-    pub(super) is_folder: bool,
+pub(crate) struct Item {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) is_folder: bool,
 }
 
 /// The entries of `folder` that are not hidden, by name. What is neither file nor folder is told and left out, except
 /// images behind broken links, which a run would try to read.
-pub(super) fn items(folder: &Path, out: &mut Findings) -> Vec<Item> {
+pub(crate) fn items(folder: &Path, out: &mut Findings) -> Vec<Item> {
     let read = match fs::read_dir(folder) {
         Ok(read) => read,
         Err(error) => {
@@ -133,7 +133,7 @@ fn unreachable_item(path: &Path, error: &std::io::Error, out: &mut Findings) {
 }
 
 /// The images under `folder`, by name.
-pub(super) fn images(folder: &Path, out: &mut Findings) -> Vec<PathBuf> {
+pub(crate) fn images(folder: &Path, out: &mut Findings) -> Vec<PathBuf> {
     let mut images = Vec::new();
     if let Ok(real) = fs::canonicalize(folder) {
         walk(folder, &real, 0, &mut HashSet::from([real.clone()]), &mut images, out);

@@ -5,6 +5,7 @@
 //! are called by their numbers.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,20 +13,68 @@ use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
 
-use crate::data::dataset::{ImageSource, Layout, Sample, Split};
-use crate::data::open::{Found, Parts, entries};
+use super::{Candidate, ClassFiles, Format, Layout, Recognition};
+use crate::data::check::images::size_faults;
+use crate::data::check::{Checking, FindingKind, Findings, Listed};
+use crate::data::container::{Container, ImageSource, Stored};
+use crate::data::dataset::{Sample, Split};
+use crate::data::open::{LabeledSet, Parts, entries};
 use crate::{Error, Result};
+
+impl Layout {
+    /// The MNIST family's files.
+    pub const IDX: Self = Self::new("idx", "IDX");
+}
+
+/// The MNIST family's files.
+pub(super) const FORMAT: Format = Format { has_boxes: false, recognize };
+
+fn recognize(candidate: &Candidate<'_>) -> Result<Recognition> {
+    if !candidate.is_folder {
+        return Ok(Recognition::No);
+    }
+    let folder = candidate.path.to_path_buf();
+    let files = named(&folder)?;
+    let has_images = files.iter().any(|file| file.is_images);
+    // What is wrong with the files is said on opening them.
+    let has_train = paired(&files).map_or(true, |parts| parts.iter().any(|part| part.split == Split::Train));
+    let found = Recognition::of_classes(Layout::IDX, has_images.then_some(IdxFiles { folder, files }));
+    Ok(match found {
+        Recognition::Yes(found) if !has_train => Recognition::Likely(found),
+        found => found,
+    })
+}
+
+/// The files in a folder that are called like ones of this kind.
+struct IdxFiles {
+    folder: PathBuf,
+    files: Vec<Named>,
+}
+
+impl ClassFiles for IdxFiles {
+    fn open(&self) -> Result<LabeledSet> {
+        open(&paired(&self.files)?)
+    }
+
+    fn check(&self, check: &mut Checking<'_>) -> Vec<Listed> {
+        self.check_parts(check)
+    }
+
+    fn opens_fast(&self) -> bool {
+        false
+    }
+}
 
 /// Longest content that is read, in bytes.
 const MAX_BYTES: u64 = 1 << 33;
 /// Bytes of content that deflate can make of one byte, at most.
 const MAX_RATIO: u64 = 1032;
 /// Two zero bytes, the type (unsigned byte), the number of dimensions.
-pub(in crate::data) const IMAGES_MAGIC: u32 = 0x0000_0803;
-pub(in crate::data) const LABELS_MAGIC: u32 = 0x0000_0801;
+const IMAGES_MAGIC: u32 = 0x0000_0803;
+const LABELS_MAGIC: u32 = 0x0000_0801;
 
 /// The files of one part.
-pub(in crate::data) struct PartFiles {
+struct PartFiles {
     split: Split,
     images: PathBuf,
     labels: PathBuf,
@@ -45,16 +94,16 @@ fn is_called(name: &str, part: &str, kind: &str) -> bool {
 }
 
 /// A file that is called like one of this kind.
-pub(in crate::data) struct Named {
-    pub(in crate::data) split: Split,
+struct Named {
+    split: Split,
     /// The part's name in the file's.
-    pub(in crate::data) part: &'static str,
-    pub(in crate::data) is_images: bool,
-    pub(in crate::data) path: PathBuf,
+    part: &'static str,
+    is_images: bool,
+    path: PathBuf,
 }
 
 /// All files in `folder` that are called like one of this kind.
-pub(in crate::data) fn named(folder: &Path) -> Result<Vec<Named>> {
+fn named(folder: &Path) -> Result<Vec<Named>> {
     let mut out = Vec::new();
     for (name, path) in entries(folder)?.into_iter().filter(|(_, path)| path.is_file()) {
         for (split, parts) in PARTS {
@@ -67,22 +116,20 @@ pub(in crate::data) fn named(folder: &Path) -> Result<Vec<Named>> {
     Ok(out)
 }
 
-/// The IDX files in `folder`, if there are any for training.
-pub(in crate::data) fn recognise(folder: &Path) -> Result<Option<Vec<PartFiles>>> {
-    let entries = entries(folder)?;
-    let find = |part: &str, kind: &str| {
-        let mut hits = entries.iter().filter(|(name, path)| is_called(name, part, kind) && path.is_file());
-        let first = hits.next();
-        match (first, hits.next()) {
-            (Some((_, a)), Some((_, b))) => Err(Error::file(b, format!("{} is here too; keep one", a.display()))),
-            _ => Ok(first.map(|(_, path)| path.clone())),
+/// Images and labels of each part among `files`.
+fn paired(files: &[Named]) -> Result<Vec<PartFiles>> {
+    let find = |part: &str, is_images: bool| {
+        let mut hits = files.iter().filter(|file| file.part == part && file.is_images == is_images);
+        match (hits.next(), hits.next()) {
+            (Some(a), Some(b)) => Err(Error::file(&b.path, format!("{} is here too; keep one", a.path.display()))),
+            (first, _) => Ok(first.map(|file| file.path.clone())),
         }
     };
     let mut parts: Vec<PartFiles> = Vec::new();
     for (split, names) in PARTS {
         for name in names {
-            let Some(images) = find(name, "images-idx3")? else { continue };
-            let labels = find(name, "labels-idx1")?;
+            let Some(images) = find(name, true)? else { continue };
+            let labels = find(name, false)?;
             let labels = labels.ok_or_else(|| Error::file(&images, "no labels file beside it"))?;
             if let Some(first) = parts.iter().find(|p| p.split == split) {
                 return Err(Error::file(&images, format!("{} is here too; keep one", first.images.display())));
@@ -90,11 +137,11 @@ pub(in crate::data) fn recognise(folder: &Path) -> Result<Option<Vec<PartFiles>>
             parts.push(PartFiles { split, images, labels });
         }
     }
-    Ok(parts.first().is_some_and(|p| p.split == Split::Train).then_some(parts))
+    Ok(parts)
 }
 
-/// Opens the files that [`recognise`] found.
-pub(in crate::data) fn open(files: &[PartFiles]) -> Result<Found> {
+/// Opens the files of all parts.
+fn open(files: &[PartFiles]) -> Result<LabeledSet> {
     let mut names: Vec<u8> = Vec::new();
     let mut parts = [None, None, None];
     for PartFiles { split, images, labels } in files {
@@ -111,7 +158,7 @@ pub(in crate::data) fn open(files: &[PartFiles]) -> Result<Found> {
         if *split == Split::Train {
             names = values.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         }
-        let pixels: Arc<[u8]> = pixels.into();
+        let pixels: Arc<dyn Container> = Arc::new(GreyImages { path: images.clone(), pixels, width, height });
         let prefix = images.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let prefix = prefix.split("-idx3").next().and_then(|p| p.split(".idx3").next()).unwrap_or_default();
         let mut samples = Vec::with_capacity(values.len());
@@ -119,19 +166,58 @@ pub(in crate::data) fn open(files: &[PartFiles]) -> Result<Found> {
             let label = names
                 .binary_search(value)
                 .map_err(|_| Error::file(labels, format!("label {value} (number {index}) does not occur in train")))?;
-            let image = ImageSource::Grey { pixels: pixels.clone(), index, width, height };
+            let image = ImageSource::Member { container: pixels.clone(), index };
             samples.push(Sample { image, label: label as u32, id: format!("{prefix}:{index}") });
         }
         parts[*split as usize] = Some(samples);
     }
     let [train, val, test] = parts;
     let samples = Parts::Split { train: train.unwrap_or_default(), val, test };
-    Ok(Found { layout: Layout::Idx, classes: names.iter().map(u8::to_string).collect(), samples })
+    Ok(LabeledSet { classes: names.iter().map(u8::to_string).collect(), samples })
+}
+
+/// The images of a file.
+struct GreyImages {
+    path: PathBuf,
+    /// `[images, height, width]`.
+    pixels: Vec<u8>,
+    width: usize,
+    height: usize,
+}
+
+impl fmt::Debug for GreyImages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, width, height, .. } = self;
+        f.debug_struct("GreyImages").field("path", path).field("width", width).field("height", height).finish()
+    }
+}
+
+impl Container for GreyImages {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn name(&self, index: usize) -> String {
+        format!("image {index}")
+    }
+
+    fn read(&self, index: usize) -> Result<Stored<'_>> {
+        let Self { path, pixels, width, height } = self;
+        let size = width * height;
+        match pixels.get(index * size..(index + 1) * size) {
+            Some(pixels) => Ok(Stored::Grey { pixels, width: *width, height: *height }),
+            None => Err(Error::file(path, format!("there is no image {index}"))),
+        }
+    }
+
+    fn is_decoded(&self) -> bool {
+        true
+    }
 }
 
 /// What is wrong with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::data) enum Flaw {
+enum Flaw {
     /// It ends too early.
     Truncated,
     /// It holds more than its header says.
@@ -142,9 +228,9 @@ pub(in crate::data) enum Flaw {
 
 /// A file that cannot be used.
 #[derive(Debug)]
-pub(in crate::data) struct Bad {
-    pub(in crate::data) flaw: Flaw,
-    pub(in crate::data) error: Error,
+struct Bad {
+    flaw: Flaw,
+    error: Error,
 }
 
 impl Bad {
@@ -199,13 +285,13 @@ fn open_file<const N: usize>(path: &Path, magic: u32) -> Result<Open<N>, Bad> {
 }
 
 /// The `N` numbers of a header, the first of which must be `magic`.
-pub(in crate::data) fn header<const N: usize>(path: &Path, magic: u32) -> Result<[usize; N], Bad> {
+fn header<const N: usize>(path: &Path, magic: u32) -> Result<[usize; N], Bad> {
     open_file(path, magic).map(|open| open.header)
 }
 
 /// The `N` numbers of a header, the first of which must be `magic`, and the bytes that follow: as many as the others
 /// multiplied, which is checked before memory is taken.
-pub(in crate::data) fn read<const N: usize>(path: &Path, magic: u32) -> Result<([usize; N], Vec<u8>), Bad> {
+fn read<const N: usize>(path: &Path, magic: u32) -> Result<([usize; N], Vec<u8>), Bad> {
     let Open { mut stream, header, compressed, most } = open_file::<N>(path, magic)?;
     let length = header[1..].iter().try_fold(1_u64, |product, &n| product.checked_mul(n as u64));
     let Some(length) = length.filter(|&n| n <= most.saturating_sub(4 * N as u64) && n <= MAX_BYTES) else {
@@ -233,6 +319,86 @@ fn broken(path: &Path, error: &std::io::Error) -> Bad {
         std::io::ErrorKind::UnexpectedEof => Bad::new(Flaw::Truncated, path, "truncated: the file ends too early"),
         _ => Bad::new(Flaw::Other, path, error.to_string()),
     }
+}
+
+impl IdxFiles {
+    /// The images. If a check is to be fast, headers only are read and no images come back.
+    fn check_parts(&self, check: &mut Checking<'_>) -> Vec<Listed> {
+        let Checking { fast, places, out, .. } = check;
+        let mut listed = Vec::new();
+        for split in Split::ALL {
+            let these = |is_images| self.files.iter().filter(move |f| f.split == split && f.is_images == is_images);
+            for is_images in [true, false] {
+                let pairs = these(is_images).zip(these(is_images).skip(1));
+                for (first, Named { path, .. }) in pairs.filter(|(a, b)| a.part != b.part || is_images) {
+                    let message = format!("{} is for {split} too; keep one", first.path.display());
+                    out.error(FindingKind::AmbiguousSplit, path, None, message);
+                }
+            }
+            match (these(true).next(), these(false).next()) {
+                (Some(images), Some(labels)) => {
+                    places.parts[split as usize] = Some(images.path.clone());
+                    listed.extend(check_part(split, &images.path, &labels.path, *fast, out));
+                }
+                (Some(images), None) => {
+                    out.error(FindingKind::IdxNoLabels, &images.path, None, "no labels file beside it");
+                }
+                (None, Some(labels)) => {
+                    out.error(FindingKind::IdxNoLabels, &labels.path, None, "no images file beside it");
+                }
+                (None, None) if split == Split::Train => {
+                    out.error(FindingKind::NoTrain, &self.folder, None, "IDX files, and none of images for train");
+                }
+                (None, None) => {}
+            }
+        }
+        listed
+    }
+}
+
+fn check_part(split: Split, images: &Path, labels: &Path, fast: bool, out: &mut Findings) -> Vec<Listed> {
+    let mut told = |path: &Path, bad: Bad| {
+        let kind = match bad.flaw {
+            Flaw::Truncated => FindingKind::IdxTruncated,
+            Flaw::Count => FindingKind::IdxCount,
+            Flaw::Other => FindingKind::IdxMalformed,
+        };
+        out.refused(kind, path, &bad.error);
+    };
+    let image_header = header::<4>(images, IMAGES_MAGIC).map_err(|bad| told(images, bad)).ok();
+    let label_header = header::<2>(labels, LABELS_MAGIC).map_err(|bad| told(labels, bad)).ok();
+    // What a header cannot say is not to be looked for behind it.
+    let pixels = image_header
+        .filter(|_| !fast)
+        .and_then(|_| read::<4>(images, IMAGES_MAGIC).map_err(|bad| told(images, bad)).ok().map(|(_, pixels)| pixels));
+    let values = label_header
+        .filter(|_| !fast)
+        .and_then(|_| read::<2>(labels, LABELS_MAGIC).map_err(|bad| told(labels, bad)).ok().map(|(_, values)| values));
+    let Some([_, count, height, width]) = image_header else { return Vec::new() };
+    if let Some([_, labelled]) = label_header
+        && labelled != count
+    {
+        let message = format!("{labelled} labels for the {count} images in {}", images.display());
+        out.error(FindingKind::IdxLabels, labels, None, message);
+    }
+    if count == 0 || width == 0 || height == 0 {
+        out.error(FindingKind::IdxMalformed, images, None, format!("{count} images of {width}x{height} pixels"));
+        return Vec::new();
+    }
+    for (kind, message) in size_faults([width, height]) {
+        out.warning(kind, images, None, format!("images of {message}"));
+    }
+    let (Some(pixels), Some(values)) = (pixels, values) else { return Vec::new() };
+    let container: Arc<dyn Container> = Arc::new(GreyImages { path: images.into(), pixels, width, height });
+    let place: (Arc<Path>, Option<u64>) = (labels.into(), None);
+    let names: Vec<Arc<str>> = (0..=u8::MAX).map(|value| value.to_string().into()).collect();
+    let image = |(index, value): (usize, &u8)| Listed {
+        image: ImageSource::Member { container: container.clone(), index },
+        split: Some(split),
+        label: names[usize::from(*value)].clone(),
+        place: place.clone(),
+    };
+    values.iter().take(count).enumerate().map(image).collect()
 }
 
 #[cfg(test)]
@@ -273,7 +439,7 @@ mod tests {
             ("t10k-images.idx3-ubyte.gz", gz(&images(1, 2, 3, &pixels[6..12]))),
             ("t10k-labels.idx1-ubyte", labels(1, &[7])),
         ]);
-        let found = open(&recognise(dir.path()).unwrap().unwrap()).unwrap();
+        let found = open(&paired(&named(dir.path()).unwrap()).unwrap()).unwrap();
         assert_eq!(found.classes, ["3", "7"]);
         let Parts::Split { train, val: None, test: Some(test) } = found.samples else { panic!("parts") };
         assert_eq!(train.iter().map(|s| s.label).collect::<Vec<_>>(), [1, 0, 1, 0]);

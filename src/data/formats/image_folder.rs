@@ -3,18 +3,56 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::data::dataset::{ImageSource, Layout, Sample, Split};
-use crate::data::open::{Found, Parts, entries, sort_classes};
+use super::{Candidate, ClassFiles, Format, Layout, Recognition};
+use crate::data::check::tree::{self, Item};
+use crate::data::check::{Checking, FindingKind, Findings, Listed, Severity};
+use crate::data::dataset::{ImageSource, Sample, Split};
+use crate::data::open::{LabeledSet, Parts, entries, sort_classes};
 use crate::image::decode::has_image_extension;
 use crate::{Error, Result};
 
 /// Folders inside folders that are followed at most.
-pub(in crate::data) const MAX_DEPTH: usize = 32;
+pub(crate) const MAX_DEPTH: usize = 32;
+
+impl Layout {
+    /// A folder for each class.
+    pub const FOLDER: Self = Self::new("folder", "image folder");
+}
+
+/// Class folders under folders of parts.
+pub(super) const WITH_PARTS: Format = Format { has_boxes: false, recognize: |candidate| recognize(candidate, true) };
+
+/// Class folders of all parts together.
+pub(super) const FLAT: Format = Format { has_boxes: false, recognize: |candidate| recognize(candidate, false) };
+
+fn recognize(candidate: &Candidate<'_>, has_parts: bool) -> Result<Recognition> {
+    let Candidate { path, is_folder } = *candidate;
+    let is_one = is_folder && if has_parts { has_split_classes(path)? } else { has_classes(path)? };
+    Ok(Recognition::of_classes(Layout::FOLDER, is_one.then(|| ClassFolders { root: path.into(), has_parts })))
+}
+
+/// An image folder.
+struct ClassFolders {
+    root: PathBuf,
+    /// Whether class folders lie under folders of parts.
+    has_parts: bool,
+}
+
+impl ClassFiles for ClassFolders {
+    fn open(&self) -> Result<LabeledSet> {
+        if self.has_parts { open_split(&self.root) } else { open_flat(&self.root) }
+    }
+
+    fn check(&self, check: &mut Checking<'_>) -> Vec<Listed> {
+        check_folders(&self.root, self.has_parts || are_parts(&self.root), check)
+    }
+}
 
 /// Whether `root` has class folders under a `train` folder. A class may itself be called `train`, so a folder of that name
 /// without folders in it is none.
-pub(in crate::data) fn has_split_classes(root: &Path) -> Result<bool> {
+fn has_split_classes(root: &Path) -> Result<bool> {
     for (_, path) in split_folders(root)?.iter().filter(|(split, _)| *split == Split::Train) {
         if has_classes(path)? {
             return Ok(true);
@@ -24,7 +62,7 @@ pub(in crate::data) fn has_split_classes(root: &Path) -> Result<bool> {
 }
 
 /// Whether any folder in `root` holds an image.
-pub(in crate::data) fn has_classes(root: &Path) -> Result<bool> {
+fn has_classes(root: &Path) -> Result<bool> {
     for (_, path) in sub_folders(root)? {
         if walk(&path, "", 0, &mut HashSet::new(), &mut |_, path| has_image_extension(&path))? {
             return Ok(true);
@@ -34,7 +72,7 @@ pub(in crate::data) fn has_classes(root: &Path) -> Result<bool> {
 }
 
 /// Opens `root`, whose class folders lie under `train`, `val` and `test`.
-pub(in crate::data) fn open_split(root: &Path) -> Result<Found> {
+fn open_split(root: &Path) -> Result<LabeledSet> {
     let folders = split_folders(root)?;
     let mut classes = Vec::new();
     let mut parts = [None, None, None];
@@ -70,11 +108,11 @@ pub(in crate::data) fn open_split(root: &Path) -> Result<Found> {
     let [train, val, test] = parts;
     let some = |samples: Option<Vec<Sample>>| samples.filter(|s| !s.is_empty());
     let samples = Parts::Split { train: train.unwrap_or_default(), val: some(val), test: some(test) };
-    Ok(Found { layout: Layout::Folder, classes, samples })
+    Ok(LabeledSet { classes, samples })
 }
 
 /// Opens `root`, which is a folder of class folders.
-pub(in crate::data) fn open_flat(root: &Path) -> Result<Found> {
+fn open_flat(root: &Path) -> Result<LabeledSet> {
     let folders = class_folders(root)?;
     let mut classes: Vec<String> = folders.iter().map(|(name, _)| name.clone()).collect();
     sort_classes(&mut classes);
@@ -86,7 +124,7 @@ pub(in crate::data) fn open_flat(root: &Path) -> Result<Found> {
         }
         samples.extend(labelled(images, classes.iter().position(|class| class == name).unwrap_or_default()));
     }
-    Ok(Found { layout: Layout::Folder, classes, samples: Parts::Unsplit(samples) })
+    Ok(LabeledSet { classes, samples: Parts::Unsplit(samples) })
 }
 
 fn empty(folder: &Path) -> Error {
@@ -114,16 +152,12 @@ fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// The images under `folder`, by name; names start with `prefix`.
-pub(in crate::data) fn images(folder: &Path, prefix: &str) -> Result<Vec<(String, PathBuf)>> {
+pub(crate) fn images(folder: &Path, prefix: &str) -> Result<Vec<(String, PathBuf)>> {
     files(folder, prefix, &has_image_extension)
 }
 
 /// The files under `folder` that are `wanted`, by name; names start with `prefix`.
-pub(in crate::data) fn files(
-    folder: &Path,
-    prefix: &str,
-    wanted: &dyn Fn(&Path) -> bool,
-) -> Result<Vec<(String, PathBuf)>> {
+pub(crate) fn files(folder: &Path, prefix: &str, wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<(String, PathBuf)>> {
     let mut out = Vec::new();
     walk(folder, prefix, 0, &mut HashSet::new(), &mut |name, path| {
         if wanted(&path) {
@@ -157,6 +191,71 @@ fn walk(
         }
     }
     Ok(false)
+}
+
+/// The images of `root`, whose class folders lie under parts if `has_parts`. Classes whose folder is empty are told here.
+fn check_folders(root: &Path, has_parts: bool, check: &mut Checking<'_>) -> Vec<Listed> {
+    let mut listed = Vec::new();
+    let top = tree::items(root, &mut check.out);
+    if !has_parts {
+        let folders = top.iter().filter(|item| item.is_folder);
+        if folders.clone().count() > 0 && folders.clone().all(|item| Split::from_name(&item.name).is_some()) {
+            let message = "folders called like parts and no train among them: they are taken for classes";
+            check.out.error(FindingKind::NoTrain, root, None, message);
+        }
+        check_classes(None, top, check, &mut listed);
+        return listed;
+    }
+    for item in top.into_iter().filter(|item| item.is_folder) {
+        let Some(split) = Split::from_name(&item.name) else { continue };
+        if let Some(first) = &check.places.parts[split as usize] {
+            let message = format!("a second {split} folder beside {}", first.display());
+            check.out.error(FindingKind::AmbiguousSplit, &item.path, None, message);
+        } else {
+            check.places.parts[split as usize] = Some(item.path.clone());
+        }
+        let items = tree::items(&item.path, &mut check.out);
+        check_classes(Some(split), items, check, &mut listed);
+    }
+    listed
+}
+
+/// Whether `root` has the folders of parts, if only empty ones. A class may be called `train`: its folder holds images.
+fn are_parts(root: &Path) -> bool {
+    let folders = |folder: &Path| tree::items(folder, &mut Findings::default());
+    let all = folders(root).into_iter().filter(|item| item.is_folder);
+    let parts: Vec<_> = all.filter_map(|item| Split::from_name(&item.name).zip(Some(item.path))).collect();
+    let is_train = |(split, path): &(Split, PathBuf)| {
+        *split == Split::Train && folders(path).iter().all(|item| item.is_folder || !has_image_extension(&item.path))
+    };
+    parts.len() > 1 && parts.iter().any(is_train)
+}
+
+fn check_classes(split: Option<Split>, items: Vec<Item>, check: &mut Checking<'_>, listed: &mut Vec<Listed>) {
+    for Item { name, path, is_folder } in items {
+        if !is_folder {
+            if has_image_extension(&path) {
+                let message = "beside the class folders, so it belongs to no class";
+                check.out.warning(FindingKind::StrayImage, &path, None, message);
+            }
+            continue;
+        }
+        let images = tree::images(&path, &mut check.out);
+        if images.is_empty() {
+            let is_needed = split.is_none_or(|split| split == Split::Train);
+            let severity = if is_needed { Severity::Error } else { Severity::Warning };
+            check.out.add(FindingKind::EmptyClass, severity, &path, None, "a class folder without images");
+            check.absent.insert((split, name));
+            continue;
+        }
+        let (label, place): (Arc<str>, Arc<Path>) = (name.into(), path.into());
+        listed.extend(images.into_iter().map(|image| Listed {
+            image: ImageSource::File(image),
+            split,
+            label: label.clone(),
+            place: (place.clone(), None),
+        }));
+    }
 }
 
 #[cfg(test)]
@@ -199,7 +298,7 @@ mod tests {
         assert_eq!(ids(&data.val), ["valid/a/v.png"]);
         assert_eq!(ids(&data.test), ["test/a/t.png", "test/b/t.png"]);
         assert_eq!(data.train.iter().map(|s| s.label).collect::<Vec<_>>(), [0, 1, 1]);
-        assert_eq!(data.layout, Layout::Folder);
+        assert_eq!(data.layout, Layout::FOLDER);
     }
 
     #[test]

@@ -1,18 +1,77 @@
 //! The `split_zhou_*.json` files of CoOp, which say for each of its data sets which image is in which part:
 //! `{"train": [[path, label, class name], …], "val": …, "test": …}`, with paths relative to the folder of the images.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use crate::data::dataset::{ImageSource, Layout, Sample, Split};
-use crate::data::open::{Found, Parts, entries, relative_id};
+use super::table::leads_out;
+use super::{Candidate, ClassFiles, Format, Layout, Recognition};
+use crate::data::boxes::normal;
+use crate::data::check::{Checking, FindingKind, Findings, Listed, classes, json, text};
+use crate::data::dataset::{ImageSource, Sample, Split};
+use crate::data::open::{LabeledSet, Parts, entries, relative_id};
 use crate::files::read_limited;
 use crate::{Error, Result};
 
+/// Images that are looked for, by a check, to find the folder they are in.
+const PROBES: usize = 32;
+
+impl Layout {
+    /// CoOp's list of which image is in which part.
+    pub const SPLIT_ZHOU: Self = Self::new("split_zhou", "split_zhou");
+}
+
+/// CoOp's list of which image is in which part.
+pub(super) const FORMAT: Format = Format { has_boxes: false, recognize };
+
+fn recognize(candidate: &Candidate<'_>) -> Result<Recognition> {
+    let Candidate { path, is_folder } = *candidate;
+    let is_called = |name: &str| name.starts_with("split_zhou_");
+    let files: Vec<PathBuf> = if is_folder {
+        let is_one = |name: &str, path: &Path| {
+            is_called(name) && path.extension().is_some_and(|e| e == "json") && path.is_file()
+        };
+        entries(path)?.into_iter().filter(|(name, path)| is_one(name, path)).map(|(_, path)| path).collect()
+    } else {
+        let is_one = path.file_name().is_some_and(|name| is_called(&name.to_string_lossy()));
+        is_one.then(|| path.to_path_buf()).into_iter().collect()
+    };
+    let mut files = files.into_iter();
+    let found = files.next().map(|file| SplitFiles { file, others: files.collect() });
+    Ok(Recognition::of_classes(Layout::SPLIT_ZHOU, found))
+}
+
+/// A file of this kind, and others that leave no choice between them.
+struct SplitFiles {
+    file: PathBuf,
+    others: Vec<PathBuf>,
+}
+
+impl ClassFiles for SplitFiles {
+    fn open(&self) -> Result<LabeledSet> {
+        match self.others.first() {
+            Some(second) => Err(Error::file(second, "a second file of this kind; keep one")),
+            None => open(&self.file),
+        }
+    }
+
+    fn check(&self, check: &mut Checking<'_>) -> Vec<Listed> {
+        check.places.whole.clone_from(&self.file);
+        let listed = check_file(&self.file, &mut check.out);
+        for second in &self.others {
+            check.out.error(FindingKind::AmbiguousSplit, second, None, "a second file of this kind; keep one");
+            check_file(second, &mut check.out);
+        }
+        listed
+    }
+}
+
 /// Longest file that is read, in bytes.
-pub(in crate::data) const MAX_BYTES: u64 = 1 << 28;
+const MAX_BYTES: u64 = 1 << 28;
 
 #[derive(Deserialize)]
 struct Lists {
@@ -22,22 +81,10 @@ struct Lists {
 }
 
 /// Path, label, class name.
-pub(in crate::data) type Item = (String, u32, String);
-
-/// The file of this kind in `folder`, if there is exactly one.
-pub(in crate::data) fn recognise(folder: &Path) -> Result<Option<PathBuf>> {
-    let is_one = |name: &str, path: &Path| {
-        name.starts_with("split_zhou_") && path.extension().is_some_and(|e| e == "json") && path.is_file()
-    };
-    let mut files = entries(folder)?.into_iter().filter(|(name, path)| is_one(name, path)).map(|(_, path)| path);
-    match (files.next(), files.next()) {
-        (Some(_), Some(second)) => Err(Error::file(second, "a second file of this kind; keep one")),
-        (first, _) => Ok(first),
-    }
-}
+type Item = (String, u32, String);
 
 /// Opens the data set that `file` describes; its images lie in the file's folder or in a folder beside it.
-pub(in crate::data) fn open(file: &Path) -> Result<Found> {
+fn open(file: &Path) -> Result<LabeledSet> {
     let bytes = read_limited(file, MAX_BYTES)?;
     let lists: Lists = serde_json::from_slice(&bytes).map_err(|e| Error::file(file, e.to_string()))?;
     let Some((first, ..)) = lists.train.first() else { return Err(Error::file(file, "train lists no images")) };
@@ -78,13 +125,82 @@ pub(in crate::data) fn open(file: &Path) -> Result<Found> {
         [samples(Split::Train, &lists.train)?, samples(Split::Val, &lists.val)?, samples(Split::Test, &lists.test)?];
     let [train, val, test] = parts;
     let some = |samples: Vec<Sample>| Some(samples).filter(|s| !s.is_empty());
-    Ok(Found { layout: Layout::SplitZhou, classes, samples: Parts::Split { train, val: some(val), test: some(test) } })
+    Ok(LabeledSet { classes, samples: Parts::Split { train, val: some(val), test: some(test) } })
 }
 
 /// `folder`, or the folder in it, that holds an image at the relative path `image`.
-pub(in crate::data) fn image_folder(folder: &Path, image: &str) -> Result<Option<PathBuf>> {
+pub(super) fn image_folder(folder: &Path, image: &str) -> Result<Option<PathBuf>> {
     let inside = entries(folder)?.into_iter().map(|(_, path)| path).filter(|path| path.is_dir());
     Ok(std::iter::once(folder.to_path_buf()).chain(inside).find(|f| f.join(image).is_file()))
+}
+
+/// The images that `file` lists.
+fn check_file(file: &Path, out: &mut Findings) -> Vec<Listed> {
+    let bytes = match read_limited(file, MAX_BYTES) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            out.refused(FindingKind::NoAccess, file, &error);
+            return Vec::new();
+        }
+    };
+    text::check(file, &bytes, false, out);
+    if let Err(error) = serde_json::from_slice::<IgnoredAny>(&bytes) {
+        out.error(FindingKind::MalformedFile, file, error.line() as u64, error.to_string());
+        return Vec::new();
+    }
+    let mut items: Vec<(Split, u64, Item)> = Vec::new();
+    for entry in json::entries(&bytes) {
+        let keys: [&[u8]; 3] = [b"train", b"val", b"test"];
+        let Some(split) = Split::ALL.into_iter().zip(keys).find(|(_, key)| *key == entry.key) else { continue };
+        if let Ok(item) = serde_json::from_slice::<Item>(entry.text) {
+            items.push((split.0, entry.line, item));
+        } else {
+            let message = "not a list of path, label and class name";
+            out.error(FindingKind::MalformedFile, file, entry.line, message);
+        }
+    }
+    // Train says what the classes are, wherever it stands in the file.
+    items.sort_by_key(|(split, ..)| *split);
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let probes = items.iter().take(PROBES).find_map(|(_, _, (path, ..))| image_folder(folder, path).ok().flatten());
+    let images = probes.unwrap_or_else(|| folder.to_path_buf());
+    let (mut names, mut numbers): (HashMap<u32, String>, HashMap<String, u32>) = (HashMap::new(), HashMap::new());
+    let mut seen: HashMap<String, u64> = HashMap::new();
+    let source: Arc<Path> = file.into();
+    let mut listed = Vec::new();
+    for (split, line, (path, number, name)) in items {
+        let known_name = names.get(&number).filter(|known| **known != name);
+        let known_number = numbers.get(&name).filter(|known| **known != number);
+        if let Some(known) = known_name {
+            let message = format!("{path}: label {number} is '{name}' here and '{known}' before");
+            out.error(FindingKind::LabelNameMismatch, file, line, message);
+        } else if let Some(known) = known_number {
+            let message = format!("{path}: class '{name}' has the label {number} here and {known} before");
+            out.error(FindingKind::LabelNameMismatch, file, line, message);
+        }
+        names.entry(number).or_insert_with(|| name.clone());
+        numbers.entry(name.clone()).or_insert(number);
+        if leads_out(&path) {
+            let message = format!("{path} leads out of the data set's folder");
+            out.warning(FindingKind::OutsideFolder, file, line, message);
+        }
+        let file_of_it = images.join(&path);
+        let id = relative_id(folder, &normal(&file_of_it));
+        if let Some(first) = seen.get(&id) {
+            let message = format!("{path} is listed already, in line {first}");
+            out.error(FindingKind::ListedTwice, file, line, message);
+            continue;
+        }
+        seen.insert(id, line);
+        let (image, label, place) = (ImageSource::File(file_of_it), name.as_str().into(), (source.clone(), Some(line)));
+        listed.push((number, Listed { image, split: Some(split), label, place }));
+    }
+    let mut first = BTreeMap::new();
+    for (number, image) in listed.iter().filter(|(_, image)| image.split == Some(Split::Train)) {
+        first.entry(i64::from(*number)).or_insert_with(|| image.place.clone());
+    }
+    classes::gaps(&first, out);
+    listed.into_iter().map(|(_, image)| image).collect()
 }
 
 #[cfg(test)]
@@ -107,7 +223,7 @@ mod tests {
                           "val": [["Sea/2.jpg", 0, "Sea or Lake"]], "test": [["Forest/3.jpg", 1, "Forest"]]}"#);
         let data = Dataset::open(dir.path(), 1).unwrap();
         assert_eq!(data.classes, ["Sea or Lake", "Forest"]);
-        assert_eq!(data.layout, Layout::SplitZhou);
+        assert_eq!(data.layout, Layout::SPLIT_ZHOU);
         assert_eq!((data.train[0].id.as_str(), data.train[0].label), ("2750/Forest/1.jpg", 1));
         assert_eq!((data.val.len(), data.test.len(), data.split_note.as_str()), (1, 1, "train, val and test as given"));
         assert!(matches!(&data.train[0].image, ImageSource::File(path) if path.is_file()));

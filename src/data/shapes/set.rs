@@ -189,7 +189,7 @@ pub fn dataset(config: &ShapesConfig) -> Result<Dataset> {
     );
     let mut set = Dataset {
         name: "shapes".to_owned(),
-        layout: Layout::Generated,
+        layout: Layout::GENERATED,
         classes,
         train: Vec::new(),
         val: Vec::new(),

@@ -147,7 +147,8 @@ fn empty_set(config: &ShapesConfig, split: Split) -> Coco {
     }
 }
 
-fn write_png(path: &Path, image: &Rgb8) -> Result<()> {
+/// Writes `image` as PNG.
+pub(crate) fn write_png(path: &Path, image: &Rgb8) -> Result<()> {
     let mut bytes = Vec::new();
     let (width, height) = (image.width as u32, image.height as u32);
     PngEncoder::new(&mut bytes)

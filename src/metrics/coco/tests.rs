@@ -4,7 +4,7 @@ use crate::metrics::coco::*;
 
 fn image(id: u64, objects: Vec<Object>) -> BoxImage {
     let name = format!("{id}.jpg");
-    BoxImage { id, path: name.clone().into(), name, width: 640, height: 480, objects }
+    BoxImage { id, image: crate::data::ImageSource::File(name.clone().into()), name, width: 640, height: 480, objects }
 }
 
 fn categories(ids: &[u64]) -> Vec<Category> {

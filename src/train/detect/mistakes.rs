@@ -7,7 +7,7 @@ use super::setup::Setup;
 use crate::{
     Error, Result,
     data::boxes::BoxImage,
-    image::{decode, decode::decode_bytes},
+    image::decode::decode_bytes,
     metrics::{
         Confusion,
         coco::{self, Detection},
@@ -76,7 +76,7 @@ pub(super) fn tile(setup: &Setup, image: &BoxImage, found: &[Detection], confide
         Some(DrawnBox { rect: found.rect, category, score: Some(found.score), crowd: false })
     });
     Ok(BoxTile {
-        image: decode(&image.path)?,
+        image: image.image.load()?,
         truth: image.objects.iter().map(DrawnBox::from).collect(),
         predicted: predicted.collect(),
     })

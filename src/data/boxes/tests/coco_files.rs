@@ -32,7 +32,7 @@ fn official_roboflow_and_plain_files_say_the_same() {
         (&plain, ["train/1.png", "val/2.png", "test/3.png"]),
     ] {
         let dir = set(files, &images);
-        assert_eq!(BoxDataset::recognise(dir.path()), Some(BoxLayout::Coco));
+        assert_eq!(BoxDataset::recognize(dir.path()), Some(Layout::COCO));
         let data = BoxDataset::open(dir.path(), 1).unwrap();
         assert_eq!(data.split_note, "train, val and test as given");
         assert_eq!(data.problems, []);

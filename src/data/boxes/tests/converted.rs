@@ -1,5 +1,5 @@
 use super::*;
-use crate::data::Split;
+use crate::data::{ImageSource, Split};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ fn content(data: &BoxDataset) -> (Vec<&str>, Vec<Kept>) {
 
 fn to(data: &BoxDataset, layout: BoxLayout, out: &Path) -> (Converted, BoxDataset) {
     let converted = convert(data, layout, out).unwrap();
-    assert_eq!(BoxDataset::recognise(out), Some(layout));
+    assert_eq!(BoxDataset::recognize(out).unwrap().name(), layout.name());
     let data = BoxDataset::open(out, 1).unwrap();
     assert_eq!(data.split_note, "train, val and test as given");
     (converted, data)
@@ -160,7 +160,7 @@ fn what_a_layout_cannot_hold_is_refused_and_nothing_is_left() {
     // YOLO can.
     assert_eq!(to(&data, BoxLayout::Yolo, &out).1.categories[0].name, "two\nlines");
     assert!(convert(&data, BoxLayout::Coco, &out).unwrap_err().to_string().contains("not empty"));
-    data.train[0].path = dir.path().join("gone.png");
+    data.train[0].image = ImageSource::File(dir.path().join("gone.png"));
     let message = convert(&data, BoxLayout::Coco, &dir.path().join("new")).unwrap_err().to_string();
     assert!(message.contains("gone.png") && !dir.path().join("new").exists(), "{message}");
 }

@@ -65,8 +65,8 @@ fn coco(images: &[(u64, &str)], annotations: &[(u64, u64, u64, [f64; 4])]) -> St
 fn other_folders_are_not_recognised() {
     let dir =
         set(&[("train.json", r#"{"images_of_mine": 3}"#), ("readme.md", "")], &["train/a/1.png", "train/b/1.png"]);
-    assert_eq!(BoxDataset::recognise(dir.path()), None);
-    assert_eq!(BoxDataset::recognise(dir.path().join("nowhere")), None);
+    assert_eq!(BoxDataset::recognize(dir.path()), None);
+    assert_eq!(BoxDataset::recognize(dir.path().join("nowhere")), None);
     assert!(error(&dir).contains("no data set of boxes found"));
 }
 

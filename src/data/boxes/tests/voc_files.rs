@@ -34,7 +34,7 @@ fn devkit(lists: &[(&str, &str)]) -> tempfile::TempDir {
 #[test]
 fn lists_make_parts_and_corners_count_from_one() {
     let dir = devkit(&[("train", "a\nb\n"), ("val", "c\n"), ("test", "d 1\n"), ("cat_train", "a -1\nb 1\n")]);
-    assert_eq!(BoxDataset::recognise(dir.path()), Some(BoxLayout::Voc));
+    assert_eq!(BoxDataset::recognize(dir.path()), Some(Layout::VOC));
     let data = BoxDataset::open(dir.path(), 1).unwrap();
     assert_eq!(data.problems, []);
     assert_eq!(names(&data.train), ["JPEGImages/a.png", "JPEGImages/b.png"]);
@@ -56,7 +56,7 @@ fn images_with_files_beside_them_are_read() {
     let [one, two] = [xml(&[("cat", [1., 1., 10., 10.])]), xml(&[("cat", [1., 1., 20., 10.])])];
     let files = [("train/1.xml", one.as_str()), ("valid/2.xml", &two), ("test/3.xml", &one)];
     let dir = set(&files, &["train/1.png", "valid/2.png", "test/3.png"]);
-    assert_eq!(BoxDataset::recognise(dir.path()), Some(BoxLayout::Voc));
+    assert_eq!(BoxDataset::recognize(dir.path()), Some(Layout::VOC));
     let data = BoxDataset::open(dir.path(), 1).unwrap();
     assert_eq!(rects(&data.val), [rect(0., 0., 20., 10.)]);
     let flat = [("1.xml", one.as_str()), ("2.xml", &two), ("3.xml", &one), ("4.xml", &one)];

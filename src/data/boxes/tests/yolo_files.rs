@@ -17,7 +17,7 @@ fn labelled(yaml: &str, folders: [&str; 3]) -> tempfile::TempDir {
 }
 
 fn is_whole(dir: &tempfile::TempDir) {
-    assert_eq!(BoxDataset::recognise(dir.path()), Some(BoxLayout::Yolo));
+    assert_eq!(BoxDataset::recognize(dir.path()), Some(Layout::YOLO));
     let data = BoxDataset::open(dir.path(), 1).unwrap();
     assert_eq!(data.problems, []);
     let categories: Vec<_> = data.categories.iter().map(|c| (c.id, c.name.as_str())).collect();

@@ -3,20 +3,28 @@
 //! Files are `annotations/instances_train2017.json` and the like, `train.json` beside the images, or Roboflow's
 //! `train/_annotations.coco.json`. Images are looked for where such files' images usually are.
 
+mod check;
+mod write;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::data::Split;
-use crate::data::boxes::Category;
-use crate::data::boxes::check::{Extent, FoundImage, FoundObject};
-use crate::data::boxes::open::{Found, normal, parts};
-use crate::data::boxes::problem::{Mend, Place, Problem, ProblemKind};
+use self::check::EntryLines;
+pub(super) use self::write::write;
+use super::{BoxFiles, Format, Layout, Recognition};
+use crate::data::boxes::{
+    AnnotatedImage, AnnotatedObject, AnnotatedSet, BoxDataset, Category, Extent, Mend, Place, Problem, ProblemKind,
+    normal, parts, verify,
+};
+use crate::data::check::{Checking, Findings, Listed};
 use crate::data::open::{Parts, entries};
+use crate::data::{ImageSource, Split};
 use crate::files::read_limited;
 use crate::{Error, Result};
 
@@ -26,63 +34,131 @@ const MAX_BYTES: u64 = 1 << 32;
 /// Images that are looked for to find out which folder they are in.
 const PROBES: usize = 32;
 
+impl Layout {
+    /// COCO: a JSON file for each part.
+    pub const COCO: Self = Self::new("coco", "COCO");
+}
+
+/// A JSON file for each part.
+pub(super) const FORMAT: Format = Format {
+    has_boxes: true,
+    recognize: |candidate| Ok(Recognition::of_boxes(Layout::COCO, CocoFiles::in_or_at(candidate.path))),
+};
+
 /// The annotation files of a data set.
-pub(in crate::data) struct Files {
-    pub(in crate::data) root: PathBuf,
-    pub(in crate::data) files: Vec<Annotations>,
+struct CocoFiles {
+    root: PathBuf,
+    files: Vec<Annotations>,
+    /// Where in them annotations stand.
+    lines: EntryLines,
 }
 
 /// An annotation file.
-pub(in crate::data) struct Annotations {
+#[derive(Clone)]
+struct Annotations {
     /// What its name says of the part: `train2017`, `val`.
-    pub(in crate::data) tag: String,
-    pub(in crate::data) path: PathBuf,
+    tag: String,
+    path: PathBuf,
+}
+
+impl Annotations {
+    /// The part that its name says.
+    fn part(&self) -> Option<Split> {
+        part(&self.tag)
+    }
+}
+
+impl BoxFiles for CocoFiles {
+    fn open(&self) -> Result<AnnotatedSet> {
+        open(&self.root, &self.files)
+    }
+
+    fn open_piecewise(&self) -> (Vec<Problem>, Vec<Error>) {
+        let (mut problems, mut errors) = (Vec::new(), Vec::new());
+        for file in &self.files {
+            match open(&self.root, std::slice::from_ref(file)) {
+                Ok(found) => {
+                    problems.extend(found.problems);
+                    let (Parts::Unsplit(images) | Parts::Split { train: images, .. }) = found.parts;
+                    let checked: Vec<_> = images.into_par_iter().map(|image| verify(&found.root, image)).collect();
+                    problems.extend(checked.into_iter().flat_map(|(_, problems)| problems));
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        (problems, errors)
+    }
+
+    fn check_texts(&self, check: &mut Checking<'_>) {
+        self.check_starts(check);
+    }
+
+    fn names_file(&self) -> Option<&Path> {
+        self.files.first().map(|file| file.path.as_path())
+    }
+
+    fn line_of(&mut self, file: &Path, place: Place, kind: ProblemKind) -> Option<u64> {
+        self.lines.of(file, place, kind)
+    }
+
+    fn check_opened(&mut self, data: &BoxDataset, _listed: &[Listed], out: &mut Findings) {
+        self.tell_repeated_boxes(data, out);
+    }
+
+    fn check_categories(&self, out: &mut Findings) {
+        self.compare_categories(out);
+    }
 }
 
 /// The part that `tag` means: a year or number at its end does not matter.
-pub(in crate::data) fn part(tag: &str) -> Option<Split> {
+fn part(tag: &str) -> Option<Split> {
     Split::from_name(tag.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_' || c == '-'))
 }
 
-/// The annotation files in the folder `path`, or `path` itself if it is one.
-pub(in crate::data) fn recognise(path: &Path) -> Option<Files> {
-    if path.is_file() {
-        let parent = path.parent().unwrap_or(Path::new(""));
-        let is_inside = parent.file_name().is_some_and(|name| name == "annotations");
-        let root = if is_inside { parent.parent().unwrap_or(parent) } else { parent };
-        let stem = path.file_stem()?.to_string_lossy().into_owned();
-        let tag = stem.strip_prefix("instances_").unwrap_or(&stem).to_owned();
-        return looks_like_coco(path)
-            .then(|| Files { root: root.into(), files: vec![Annotations { tag, path: path.into() }] });
+impl CocoFiles {
+    fn new(root: &Path, files: Vec<Annotations>) -> Self {
+        Self { root: root.into(), files, lines: EntryLines::default() }
     }
-    let json = |folder: &Path| -> Vec<(String, PathBuf)> {
-        let all = entries(folder).unwrap_or_default().into_iter();
-        all.filter_map(|(name, path)| Some((name.strip_suffix(".json")?.to_owned(), path)))
-            .filter(|(_, path)| path.is_file())
-            .collect()
-    };
-    let annotations = json(&path.join("annotations"));
-    let instances = annotations
-        .iter()
-        .filter_map(|(stem, path)| Some((stem.strip_prefix("instances_")?.to_owned(), path.clone())))
-        .collect();
-    let beside = entries(path).unwrap_or_default().into_iter().filter_map(|(name, folder)| {
-        let path = folder.join("_annotations.coco.json");
-        (Split::from_name(&name).is_some() && path.is_file()).then_some((name, path))
-    });
-    let named = |files: Vec<(String, PathBuf)>| -> Vec<(String, PathBuf)> {
-        files.into_iter().filter(|(tag, path)| part(tag).is_some() && looks_like_coco(path)).collect()
-    };
-    let plain = json(path);
-    let single = plain.iter().filter(|(stem, path)| {
-        ["_annotations.coco", "annotations", "instances", "labels", "result"].contains(&stem.as_str())
-            && looks_like_coco(path)
-    });
-    let single = single.take(1).cloned().collect();
-    let choices: [Vec<(String, PathBuf)>; 5] = [instances, beside.collect(), named(annotations), named(plain), single];
-    let files = choices.into_iter().find(|files| !files.is_empty())?;
-    let files = files.into_iter().map(|(tag, path)| Annotations { tag, path }).collect();
-    Some(Files { root: path.into(), files })
+
+    /// The annotation files in the folder `path`, or `path` itself if it is one.
+    fn in_or_at(path: &Path) -> Option<Self> {
+        if path.is_file() {
+            let parent = path.parent().unwrap_or(Path::new(""));
+            let is_inside = parent.file_name().is_some_and(|name| name == "annotations");
+            let root = if is_inside { parent.parent().unwrap_or(parent) } else { parent };
+            let stem = path.file_stem()?.to_string_lossy().into_owned();
+            let tag = stem.strip_prefix("instances_").unwrap_or(&stem).to_owned();
+            return looks_like_coco(path).then(|| Self::new(root, vec![Annotations { tag, path: path.into() }]));
+        }
+        let json = |folder: &Path| -> Vec<(String, PathBuf)> {
+            let all = entries(folder).unwrap_or_default().into_iter();
+            all.filter_map(|(name, path)| Some((name.strip_suffix(".json")?.to_owned(), path)))
+                .filter(|(_, path)| path.is_file())
+                .collect()
+        };
+        let annotations = json(&path.join("annotations"));
+        let instances = annotations
+            .iter()
+            .filter_map(|(stem, path)| Some((stem.strip_prefix("instances_")?.to_owned(), path.clone())))
+            .collect();
+        let beside = entries(path).unwrap_or_default().into_iter().filter_map(|(name, folder)| {
+            let path = folder.join("_annotations.coco.json");
+            (Split::from_name(&name).is_some() && path.is_file()).then_some((name, path))
+        });
+        let named = |files: Vec<(String, PathBuf)>| -> Vec<(String, PathBuf)> {
+            files.into_iter().filter(|(tag, path)| part(tag).is_some() && looks_like_coco(path)).collect()
+        };
+        let plain = json(path);
+        let single = plain.iter().filter(|(stem, path)| {
+            ["_annotations.coco", "annotations", "instances", "labels", "result"].contains(&stem.as_str())
+                && looks_like_coco(path)
+        });
+        let single = single.take(1).cloned().collect();
+        let choices: [Vec<(String, PathBuf)>; 5] =
+            [instances, beside.collect(), named(annotations), named(plain), single];
+        let files = choices.into_iter().find(|files| !files.is_empty())?;
+        Some(Self::new(path, files.into_iter().map(|(tag, path)| Annotations { tag, path }).collect()))
+    }
 }
 
 /// Whether `path` is JSON that starts like a COCO file.
@@ -98,11 +174,11 @@ fn looks_like_coco(path: &Path) -> bool {
 }
 
 /// Opens the data set that `files` describe.
-pub(in crate::data) fn open(files: &Files) -> Result<Found> {
-    let root = normal(&files.root);
+fn open(root: &Path, files: &[Annotations]) -> Result<AnnotatedSet> {
+    let root = normal(root);
     let mut problems = Vec::new();
     let mut categories: Option<(Vec<Category>, PathBuf)> = None;
-    let mut read = |file: &Annotations| -> Result<Vec<FoundImage>> {
+    let mut read = |file: &Annotations| -> Result<Vec<AnnotatedImage>> {
         let (found, images) = read_file(&root, file, &mut problems)?;
         match &categories {
             None => categories = Some((found, file.path.clone())),
@@ -110,18 +186,18 @@ pub(in crate::data) fn open(files: &Files) -> Result<Found> {
         }
         Ok(images)
     };
-    let parts = if let [file] = &files.files[..]
-        && part(&file.tag) != Some(Split::Train)
+    let parts = if let [file] = files
+        && file.part() != Some(Split::Train)
     {
         Parts::Unsplit(read(file)?)
     } else {
-        if let Some(file) = files.files.first().filter(|_| files.files.iter().all(|file| part(&file.tag).is_none())) {
+        if let Some(file) = files.first().filter(|_| files.iter().all(|file| file.part().is_none())) {
             let message = "this file and others beside it are named after no part (train, val, test)";
             return Err(Error::file(&file.path, message));
         }
         let mut given = [None, None, None];
         for split in Split::ALL {
-            let mut these = files.files.iter().filter(|file| part(&file.tag) == Some(split));
+            let mut these = files.iter().filter(|file| file.part() == Some(split));
             let Some(file) = these.next() else { continue };
             if let Some(second) = these.next() {
                 let message = format!("a second file for {split} beside {}", file.path.display());
@@ -132,25 +208,28 @@ pub(in crate::data) fn open(files: &Files) -> Result<Found> {
         parts(&root, given)?
     };
     let categories = categories.map(|(categories, _)| categories).unwrap_or_default();
-    Ok(Found { root, categories, parts, has_ids: true, problems })
+    Ok(AnnotatedSet { root, categories, parts, has_ids: true, problems })
 }
 
 /// Checks that `found` in `file` says nothing that `known` in `first` does not.
 fn agree(file: &Path, found: &[Category], first: &Path, known: &[Category]) -> Result<()> {
-    for Category { id, name } in found {
-        match known.iter().find(|c| c.id == *id) {
-            Some(other) if other.name == *name => {}
-            Some(other) => {
-                let message = format!("category {id} is '{name}' here and '{}' in {}", other.name, first.display());
-                return Err(Error::file(file, message));
-            }
-            None => {
-                let message = format!("category {id} ('{name}') does not occur in {}", first.display());
-                return Err(Error::file(file, message));
-            }
+    for category in found {
+        let name = known.iter().find(|c| c.id == category.id).map(|c| c.name.as_str());
+        if let Some(message) = disagreement(category, name, first) {
+            return Err(Error::file(file, message));
         }
     }
     Ok(())
+}
+
+/// What is wrong with a category that is called `known` in `first`, or is not there.
+fn disagreement(Category { id, name }: &Category, known: Option<&str>, first: &Path) -> Option<String> {
+    let first = first.display();
+    match known {
+        Some(known) if known == name => None,
+        Some(known) => Some(format!("category {id} is '{name}' here and '{known}' in {first}")),
+        None => Some(format!("category {id} ('{name}') does not occur in {first}")),
+    }
 }
 
 #[derive(Deserialize)]
@@ -191,7 +270,11 @@ fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
 }
 
 /// The categories in the order of their ids, and the images.
-fn read_file(root: &Path, file: &Annotations, problems: &mut Vec<Problem>) -> Result<(Vec<Category>, Vec<FoundImage>)> {
+fn read_file(
+    root: &Path,
+    file: &Annotations,
+    problems: &mut Vec<Problem>,
+) -> Result<(Vec<Category>, Vec<AnnotatedImage>)> {
     let path = file.path.as_path();
     let bytes = read_limited(path, MAX_BYTES)?;
     let content = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
@@ -221,7 +304,7 @@ fn read_file(root: &Path, file: &Annotations, problems: &mut Vec<Problem>) -> Re
 
 /// The folder that most of the first images are in.
 fn image_folder(root: &Path, file: &Annotations, images: &[Image]) -> Result<PathBuf> {
-    let part = part(&file.tag).map_or("", Split::name);
+    let part = file.part().map_or("", Split::name);
     let other = if part == "val" { "valid" } else { part };
     let beside = file.path.parent().unwrap_or(root);
     let inside = ["images", "data", "JPEGImages"].map(|name| root.join(name));
@@ -245,7 +328,7 @@ fn image_folder(root: &Path, file: &Annotations, images: &[Image]) -> Result<Pat
 /// A part while it is put together.
 struct Part<'a> {
     source: Arc<Path>,
-    images: Vec<FoundImage>,
+    images: Vec<AnnotatedImage>,
     /// Positions in `images`.
     by_id: HashMap<u64, usize>,
     problems: &'a mut Vec<Problem>,
@@ -263,8 +346,9 @@ impl Part<'_> {
             let path = normal(&folder.join(&file_name));
             let place = Place::Image(id);
             if let Some(&first) = self.by_id.get(&id) {
-                let detail = format!("its id is also that of {}", self.images[first].path.display());
-                let mend = if self.images[first].path == path { Mend::Joined } else { Mend::ImageDropped };
+                let other = self.images[first].image.file().unwrap_or(&self.source);
+                let detail = format!("its id is also that of {}", other.display());
+                let mend = if other == path { Mend::Joined } else { Mend::ImageDropped };
                 self.report(ProblemKind::DuplicateImageId, mend, place, format!("{file_name}: {detail}"));
                 continue;
             }
@@ -278,7 +362,8 @@ impl Part<'_> {
             by_path.insert(path.clone(), self.images.len());
             let declared = width.zip(height).map(|(w, h)| [w as usize, h as usize]);
             let (source, place) = (self.source.clone(), Some(place));
-            self.images.push(FoundImage { id, path, declared, source, place, objects: Vec::new() });
+            let image = ImageSource::File(path);
+            self.images.push(AnnotatedImage { id, image, declared, source, place, objects: Vec::new() });
         }
     }
 
@@ -316,7 +401,7 @@ impl Part<'_> {
             }
             let extent = Extent::Pixels(extent.map(|v| v.unwrap_or(f64::NAN)));
             let (place, area, crowd) = (Some(place), annotation.area, annotation.iscrowd);
-            self.images[image].objects.push(FoundObject { id, place, category, extent, area, crowd });
+            self.images[image].objects.push(AnnotatedObject { id, place, category, extent, area, crowd });
         }
     }
 }

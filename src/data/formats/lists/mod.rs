@@ -5,7 +5,7 @@
 //! Paths are relative to the lists' folder or to a folder in it. Labels are numbers, of which a `classes.txt` or `labels.txt`
 //! may hold the names, or names.
 
-pub(in crate::data) mod check;
+mod check;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -14,10 +14,12 @@ use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 
-use super::table::{Builder, MAX_BYTES, Row, at};
+use super::table::{MAX_BYTES, Row, SampleBuilder, at};
 use super::zhou::image_folder;
-use crate::data::dataset::{Layout, Split};
-use crate::data::open::{Found, Parts, entries};
+use super::{Candidate, ClassFiles, Format, Layout, Recognition};
+use crate::data::check::{Checking, FindingKind, Listed};
+use crate::data::dataset::Split;
+use crate::data::open::{LabeledSet, Parts, entries};
 use crate::files::read_limited;
 use crate::image::decode::has_image_extension;
 use crate::{Error, Result};
@@ -29,47 +31,63 @@ const START: u64 = 4096;
 /// Files that name classes.
 const NAMES: [&str; 2] = ["classes.txt", "labels.txt"];
 
+impl Layout {
+    /// JSON objects of path and label.
+    pub const FGVC: Self = Self::new("fgvc", "FGVC");
+    /// Text files with a path and a label in each line.
+    pub const LIST: Self = Self::new("list", "list");
+}
+
 /// How a list is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::data) enum Form {
+enum Syntax {
     /// An object of path and label.
     Json,
     /// Lines of path and label.
     Text,
 }
 
-impl Form {
+impl Syntax {
+    const ALL: [Self; 2] = [Self::Json, Self::Text];
+
     fn extension(self) -> &'static str {
         match self {
             Self::Json => "json",
             Self::Text => "txt",
         }
     }
-
-    pub(in crate::data) fn layout(self) -> Layout {
-        match self {
-            Self::Json => Layout::Fgvc,
-            Self::Text => Layout::List,
-        }
-    }
 }
+
+/// Lists of path and label.
+pub(super) const FORMAT: Format = Format {
+    has_boxes: false,
+    recognize: |candidate| {
+        let Candidate { path, is_folder } = *candidate;
+        let found = if is_folder { lists_in(path)? } else { list_of_all(path) };
+        let layout = match found.as_ref().map(|lists| lists.syntax) {
+            Some(Syntax::Json) => Layout::FGVC,
+            _ => Layout::LIST,
+        };
+        Ok(Recognition::of_classes(layout, found))
+    },
+};
 
 /// The lists of a data set.
 #[derive(Clone, Debug)]
-pub(in crate::data) struct Lists {
-    pub(in crate::data) form: Form,
+struct Lists {
+    syntax: Syntax,
     /// Train comes first; a single list that is for no part stands alone.
-    pub(in crate::data) files: Vec<(Option<Split>, PathBuf)>,
+    files: Vec<(Option<Split>, PathBuf)>,
 }
 
 /// The lists in `folder`, if there is one for train. Of two for a part both are among them.
-pub(in crate::data) fn recognise(folder: &Path) -> Result<Option<Lists>> {
+fn lists_in(folder: &Path) -> Result<Option<Lists>> {
     let all: Vec<PathBuf> = entries(folder)?.into_iter().map(|(_, path)| path).filter(|path| path.is_file()).collect();
-    Ok([Form::Json, Form::Text].into_iter().find_map(|form| {
+    Ok(Syntax::ALL.into_iter().find_map(|syntax| {
         let of = |part: fn(&str) -> Option<Split>| -> Vec<(Option<Split>, PathBuf)> {
             let part = |path: &PathBuf| part(path.file_stem()?.to_str()?);
             let lists = all.iter().filter_map(|path| Some((Some(part(path)?), path.clone())));
-            lists.filter(|(_, path)| looks_like(path, form)).collect()
+            lists.filter(|(_, path)| looks_like(path, syntax)).collect()
         };
         let mut files = of(part);
         if files.iter().all(|(split, _)| *split != Some(Split::Train)) {
@@ -77,14 +95,14 @@ pub(in crate::data) fn recognise(folder: &Path) -> Result<Option<Lists>> {
             files.extend(of(|stem| ["trainval", "train800val200"].contains(&stem).then_some(Split::Train)));
         }
         files.sort();
-        (files.first()?.0 == Some(Split::Train)).then_some(Lists { form, files })
+        (files.first()?.0 == Some(Split::Train)).then_some(Lists { syntax, files })
     }))
 }
 
 /// `path` as a list, if it is one.
-pub(in crate::data) fn recognise_file(path: &Path) -> Option<Lists> {
-    let form = [Form::Json, Form::Text].into_iter().find(|form| looks_like(path, *form))?;
-    Some(Lists { form, files: vec![(None, path.into())] })
+fn list_of_all(path: &Path) -> Option<Lists> {
+    let syntax = Syntax::ALL.into_iter().find(|syntax| looks_like(path, *syntax))?;
+    Some(Lists { syntax, files: vec![(None, path.into())] })
 }
 
 /// The part that a list called `stem` is for: a number at the end counts its images.
@@ -93,8 +111,8 @@ fn part(stem: &str) -> Option<Split> {
 }
 
 /// Whether `path` begins with an image and its label. Boxes, settings and notes have the same names.
-fn looks_like(path: &Path, form: Form) -> bool {
-    if !path.is_file() || !path.extension().is_some_and(|e| e.eq_ignore_ascii_case(form.extension())) {
+fn looks_like(path: &Path, syntax: Syntax) -> bool {
+    if !path.is_file() || !path.extension().is_some_and(|e| e.eq_ignore_ascii_case(syntax.extension())) {
         return false;
     }
     let mut start = Vec::new();
@@ -103,13 +121,13 @@ fn looks_like(path: &Path, form: Form) -> bool {
     }
     let text = String::from_utf8_lossy(&start);
     let text = text.trim_start_matches('\u{feff}').trim_start();
-    match form {
-        Form::Json => {
+    match syntax {
+        Syntax::Json => {
             let key = text.strip_prefix('{').and_then(|rest| rest.trim_start().strip_prefix('"'));
             let key = key.and_then(|rest| rest.split_once('"')).filter(|(_, rest)| rest.trim_start().starts_with(':'));
             key.is_some_and(|(key, _)| has_image_extension(Path::new(key)))
         }
-        Form::Text => {
+        Syntax::Text => {
             let first = text.lines().next().and_then(split_line);
             first.is_some_and(|(path, _)| has_image_extension(Path::new(path)))
         }
@@ -117,7 +135,7 @@ fn looks_like(path: &Path, form: Form) -> bool {
 }
 
 /// Path and label of a line. Either may hold spaces: the path ends like an image's.
-pub(in crate::data) fn split_line(line: &str) -> Option<(&str, &str)> {
+fn split_line(line: &str) -> Option<(&str, &str)> {
     let line = line.trim();
     let mut spaces = line.char_indices().filter(|(_, c)| c.is_whitespace()).map(|(at, _)| at);
     let is_end = |at: &usize| has_image_extension(Path::new(&line[..*at]));
@@ -126,34 +144,40 @@ pub(in crate::data) fn split_line(line: &str) -> Option<(&str, &str)> {
     Some((path.trim_end(), label.trim_start()))
 }
 
-/// Opens `lists`.
-pub(in crate::data) fn open(Lists { form, files }: &Lists) -> Result<Found> {
-    let mut parts = [None, None, None];
-    let mut whole = None;
-    let mut made: Option<(Builder, PathBuf)> = None;
-    for (i, (split, file)) in files.iter().enumerate() {
-        if i > 0 && files[i - 1].0 == *split {
-            return Err(Error::file(file, format!("a second list for one part beside {}", files[i - 1].1.display())));
+impl ClassFiles for Lists {
+    fn open(&self) -> Result<LabeledSet> {
+        let mut parts = [None, None, None];
+        let mut whole = None;
+        let mut made: Option<(SampleBuilder, PathBuf)> = None;
+        for (i, (split, file)) in self.files.iter().enumerate() {
+            if let Some((_, first)) = self.files[..i].last().filter(|(other, _)| other == split) {
+                return Err(Error::file(file, format!("a second list for one part beside {}", first.display())));
+            }
+            let rows = read(file, self.syntax)?;
+            let (builder, images) = match &mut made {
+                Some(made) => made,
+                none => none.insert((SampleBuilder::new(&rows), images(file, &rows)?)),
+            };
+            let samples = rows.into_iter().map(|row| builder.sample(file, images, row)).collect::<Result<Vec<_>>>()?;
+            match split {
+                Some(split) => parts[*split as usize] = Some(samples),
+                None => whole = Some(samples),
+            }
         }
-        let rows = read(file, *form)?;
-        let (builder, images) = match &mut made {
-            Some(made) => made,
-            none => none.insert((Builder::new(&rows), images(file, &rows)?)),
+        let Some((builder, _)) = made else { return Err(Error::invalid("data", "no list of images")) };
+        let classes = named(builder.classes, &self.files[0].1)?;
+        let [train, val, test] = parts;
+        let samples = match whole {
+            Some(samples) => Parts::Unsplit(samples),
+            None => Parts::Split { train: train.unwrap_or_default(), val, test },
         };
-        let samples = rows.into_iter().map(|row| builder.sample(file, images, row)).collect::<Result<Vec<_>>>()?;
-        match split {
-            Some(split) => parts[*split as usize] = Some(samples),
-            None => whole = Some(samples),
-        }
+        Ok(LabeledSet { classes, samples })
     }
-    let Some((builder, _)) = made else { return Err(Error::invalid("data", "no list of images")) };
-    let classes = named(builder.classes, &files[0].1)?;
-    let [train, val, test] = parts;
-    let samples = match whole {
-        Some(samples) => Parts::Unsplit(samples),
-        None => Parts::Split { train: train.unwrap_or_default(), val, test },
-    };
-    Ok(Found { layout: form.layout(), classes, samples })
+
+    fn check(&self, check: &mut Checking<'_>) -> Vec<Listed> {
+        check.list_parts(&self.files, "list");
+        check::check(self, &mut check.out)
+    }
 }
 
 /// The folder that the paths in `rows`, which `list` holds, are relative to.
@@ -168,51 +192,76 @@ fn images(list: &Path, rows: &[Row]) -> Result<PathBuf> {
     Err(Error::file(list, format!("{first} is neither beside it nor in a folder beside it")))
 }
 
-fn read(path: &Path, form: Form) -> Result<Vec<Row>> {
+fn read(path: &Path, syntax: Syntax) -> Result<Vec<Row>> {
     let bytes = read_limited(path, MAX_BYTES)?;
     let text = std::str::from_utf8(&bytes).map_err(|e| {
         let line = bytes[..e.valid_up_to()].split(|&b| b == b'\n').count() as u64;
         at(path, line, "not valid UTF-8")
     })?;
-    let text = text.trim_start_matches('\u{feff}');
-    let row = |line: u64, path: &str, label: &str| Row { line, path: path.into(), label: label.into(), split: None };
-    let rows = match form {
-        Form::Json => {
-            serde_json::from_str::<IgnoredAny>(text).map_err(|e| Error::file(path, e.to_string()))?;
-            let pair = |Pair { line, key, value }: Pair<'_>| {
-                let (key, label) = parse(key, value).map_err(|message| at(path, line, message))?;
-                Ok(row(line, &key, &label))
-            };
-            pairs(text.as_bytes()).into_iter().map(pair).collect::<Result<Vec<_>>>()?
+    let mut rows = Vec::new();
+    for entry in entries_of(text, syntax).map_err(|e| Error::file(path, e.to_string()))? {
+        match entry {
+            Entry::Row(row) => rows.push(row),
+            Entry::Blank { .. } => {}
+            Entry::Unusable { line, message, .. } => return Err(at(path, line, message)),
         }
-        Form::Text => {
-            let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-            let parse = |(number, line)| {
-                let (image, label) = split_line(line).ok_or_else(|| at(path, number, "no label"))?;
-                Ok(row(number, image, label))
-            };
-            lines.map(parse).collect::<Result<Vec<_>>>()?
-        }
-    };
+    }
     if rows.is_empty() {
         return Err(Error::file(path, "lists no images"));
     }
     Ok(rows)
 }
 
+/// An entry of a list.
+enum Entry {
+    /// An image and its label.
+    Row(Row),
+    /// An empty line.
+    Blank { line: u64 },
+    /// One that says too little.
+    Unusable { line: u64, kind: FindingKind, message: String },
+}
+
+/// The entries of `text`.
+///
+/// # Errors
+/// It is to be JSON and is none.
+fn entries_of(text: &str, syntax: Syntax) -> serde_json::Result<Vec<Entry>> {
+    let text = text.trim_start_matches('\u{feff}');
+    let row = |line: u64, path: String, label: String| Entry::Row(Row { line, path, label, split: None, name: None });
+    Ok(match syntax {
+        Syntax::Json => {
+            serde_json::from_str::<IgnoredAny>(text)?;
+            let entry = |Pair { line, key, value }: Pair<'_>| match parse(key, value) {
+                Ok((path, label)) => row(line, path, label),
+                Err(message) => Entry::Unusable { line, kind: FindingKind::MissingValue, message },
+            };
+            pairs(text.as_bytes()).into_iter().map(entry).collect()
+        }
+        Syntax::Text => {
+            let entry = |(number, line): (u64, &str)| match split_line(line) {
+                _ if line.trim().is_empty() => Entry::Blank { line: number },
+                Some((path, label)) => row(number, path.into(), label.into()),
+                None => Entry::Unusable { line: number, kind: FindingKind::ShortRow, message: "no label".into() },
+            };
+            (1..).zip(text.lines()).map(entry).collect()
+        }
+    })
+}
+
 /// A pair of the outermost object of a JSON text.
 #[derive(Debug, PartialEq)]
-pub(in crate::data) struct Pair<'a> {
+struct Pair<'a> {
     /// The line that it begins in, from 1.
-    pub(in crate::data) line: u64,
+    line: u64,
     /// The key, as it is written.
-    pub(in crate::data) key: &'a [u8],
+    key: &'a [u8],
     /// The value, as it is written.
-    pub(in crate::data) value: &'a [u8],
+    value: &'a [u8],
 }
 
 /// Path and label of a pair as it is written, or what is wrong with them.
-pub(in crate::data) fn parse(key: &[u8], value: &[u8]) -> Result<(String, String), String> {
+fn parse(key: &[u8], value: &[u8]) -> Result<(String, String), String> {
     let key: String = serde_json::from_slice(key).map_err(|_| "a path that is no text".to_owned())?;
     let label = match serde_json::from_slice(value) {
         Ok(serde_json::Value::String(name)) if !name.trim().is_empty() => name.trim().to_owned(),
@@ -223,7 +272,7 @@ pub(in crate::data) fn parse(key: &[u8], value: &[u8]) -> Result<(String, String
 }
 
 /// The pairs of the object that `text`, which is JSON, consists of. A parser would pass over those that are repeated.
-pub(in crate::data) fn pairs(text: &[u8]) -> Vec<Pair<'_>> {
+fn pairs(text: &[u8]) -> Vec<Pair<'_>> {
     let mut out = Vec::new();
     let (mut depth, mut line) = (0_usize, 1);
     // Where the key lies, in which line, and where the value begins.
@@ -330,7 +379,7 @@ mod tests {
             ("test.json", "{\"010.Crow/c.jpg\": 10}"),
         ]);
         let data = Dataset::open(dir.path(), 1).unwrap();
-        assert_eq!((data.layout, data.split_note.as_str()), (Layout::Fgvc, "train, val and test as given"));
+        assert_eq!((data.layout, data.split_note.as_str()), (Layout::FGVC, "train, val and test as given"));
         assert_eq!(data.classes, ["1", "2", "10"]);
         assert_eq!(
             labels(&data),
@@ -358,7 +407,7 @@ mod tests {
             ("test.txt", "images/test/0.jpg 12\n"),
         ]);
         let data = Dataset::open(dir.path(), 1).unwrap();
-        assert_eq!((data.layout, data.classes.join(" ")), (Layout::List, "3 12".into()));
+        assert_eq!((data.layout, data.classes.join(" ")), (Layout::LIST, "3 12".into()));
         let expected = [("train/0", "12"), ("train/1", "3"), ("train/my cat", "12"), ("val/0", "3"), ("test/0", "12")];
         let found: Vec<_> = labels(&data).iter().map(|(id, label)| (id[7..id.len() - 4].to_owned(), *label)).collect();
         assert_eq!(found, expected.map(|(id, label)| (id.to_owned(), label)));
@@ -405,10 +454,10 @@ mod tests {
             ("train.txt", ""),
         ] {
             let dir = set(&[("cat/a.jpg", ""), ("dog/a.jpg", ""), (name, text)]);
-            assert!(recognise(dir.path()).unwrap().is_none(), "{text}");
+            assert!(lists_in(dir.path()).unwrap().is_none(), "{text}");
         }
         let dir = set(&[("train.json", "{\"a.jpg\": 0}")]);
-        assert!(crate::data::boxes::BoxDataset::recognise(dir.path()).is_none());
+        assert!(crate::data::boxes::BoxDataset::recognize(dir.path()).is_none());
     }
 
     #[test]

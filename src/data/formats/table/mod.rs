@@ -3,63 +3,140 @@
 //! One file for each part (`train.csv`, `val.csv`, `test.csv`), or one file, with or without a column that names the part.
 //! Paths are relative to the table. Without a header the columns are path, label and, where there are three, part.
 
-pub(in crate::data) mod check;
+mod check;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use crate::data::dataset::{ImageSource, Layout, Sample, Split};
-use crate::data::open::{Found, Parts, entries, relative_id, sort_classes};
+pub(super) use self::check::{ListedRows, leads_out};
+use super::{Candidate, ClassFiles, Format, Layout, Recognition};
+use crate::data::check::{Checking, Listed};
+use crate::data::dataset::{ImageSource, Sample, Split};
+use crate::data::open::{LabeledSet, Parts, entries, relative_id, sort_classes};
 use crate::files::read_limited;
 use crate::{Error, Result};
 
 /// Longest table that is read, in bytes.
-pub(in crate::data) const MAX_BYTES: u64 = 1 << 28;
+pub(super) const MAX_BYTES: u64 = 1 << 28;
+
+impl Layout {
+    /// Tables of paths and labels.
+    pub const CSV: Self = Self::new("csv", "CSV");
+}
+
+/// A table that is named itself, or tables in a folder that are called like parts, `train` among them.
+pub(super) const BY_NAME: Format = Format {
+    has_boxes: false,
+    recognize: |candidate| {
+        let Candidate { path, is_folder } = *candidate;
+        let tables = if is_folder { tables_of_parts(path)? } else { has_extension(path).then(|| whole(path.into())) };
+        Ok(recognition(tables))
+    },
+};
+
+/// The only table in a folder, whose header names a path and a label column.
+pub(super) const WITH_HEADER: Format = Format {
+    has_boxes: false,
+    recognize: |candidate| Ok(recognition(single_table(candidate)?.filter(|file| has_header(file)).map(whole))),
+};
+
+/// The only table in a folder.
+pub(super) const SINGLE: Format =
+    Format { has_boxes: false, recognize: |candidate| Ok(recognition(single_table(candidate)?.map(whole))) };
+
+/// Tables for parts, or one for all.
+type Tables = Vec<(Option<Split>, PathBuf)>;
+
+fn whole(table: PathBuf) -> Tables {
+    vec![(None, table)]
+}
+
+fn recognition(tables: Option<Tables>) -> Recognition {
+    Recognition::of_classes(Layout::CSV, tables.map(TableFiles))
+}
+
+/// The tables of parts by name, or one for all parts.
+struct TableFiles(Tables);
+
+impl ClassFiles for TableFiles {
+    fn open(&self) -> Result<LabeledSet> {
+        match &self.0[..] {
+            [(None, file)] => open_file(file),
+            files => open_split(files),
+        }
+    }
+
+    fn check(&self, check: &mut Checking<'_>) -> Vec<Listed> {
+        let mut files = self.0.clone();
+        files.sort();
+        if let [(None, file)] = &files[..] {
+            check.places.whole.clone_from(file);
+        }
+        check.list_parts(&files, "table");
+        check::check(&files, &mut check.out)
+    }
+}
 
 const PATH_NAMES: [&str; 9] =
     ["path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img"];
 const LABEL_NAMES: [&str; 6] = ["label", "class", "class_name", "classname", "category", "target"];
 const SPLIT_NAMES: [&str; 4] = ["split", "set", "subset", "part"];
 
+/// Columns that number classes, and columns that name them, where a table has both.
+const NUMBER_NAMES: [&str; 3] = ["label", "class", "target"];
+const NAME_NAMES: [&str; 2] = ["class_name", "classname"];
+
 /// Whether the name of `path` ends like a table's.
-pub(in crate::data) fn has_extension(path: &Path) -> bool {
+fn has_extension(path: &Path) -> bool {
     let extension = path.extension().and_then(|e| e.to_str());
     extension.is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"))
 }
 
-/// The tables in `folder` that are named after parts, if there is one for `train`.
-pub(in crate::data) fn split_tables(folder: &Path) -> Result<Option<Vec<(Split, PathBuf)>>> {
-    let mut tables: Vec<(Split, PathBuf)> = Vec::new();
-    for (_, path) in entries(folder)? {
-        let split = path.file_stem().and_then(|s| s.to_str()).and_then(Split::from_name);
-        if let Some(split) = split.filter(|_| has_extension(&path) && path.is_file()) {
-            if let Some((_, first)) = tables.iter().find(|(s, _)| *s == split) {
-                return Err(Error::file(&path, format!("a second table for {split} beside {}", first.display())));
-            }
-            tables.push((split, path));
-        }
-    }
-    tables.sort();
-    Ok(tables.first().is_some_and(|(split, _)| *split == Split::Train).then_some(tables))
+/// The part that the table `path` is named after.
+fn part_of(path: &Path) -> Option<Split> {
+    path.file_stem().and_then(|stem| stem.to_str()).and_then(Split::from_name)
 }
 
-/// The table in `folder`, if there is exactly one.
-pub(in crate::data) fn single_table(folder: &Path) -> Result<Option<PathBuf>> {
-    let mut tables = entries(folder)?.into_iter().filter(|(_, path)| has_extension(path) && path.is_file());
-    let first = tables.next().map(|(_, path)| path);
+/// The tables in `folder` that are named after parts, by name, if there is one for `train`. Of two for a part both are among
+/// them.
+fn tables_of_parts(folder: &Path) -> Result<Option<Tables>> {
+    let all = entries(folder)?.into_iter().map(|(_, path)| path).filter(|path| has_extension(path) && path.is_file());
+    let tables: Vec<_> = all.filter_map(|path| Some((Some(part_of(&path)?), path))).collect();
+    if tables.iter().any(|(split, _)| *split == Some(Split::Train)) {
+        return Ok(Some(tables));
+    }
+    refuse_second(&tables)?;
+    Ok(None)
+}
+
+/// Refuses two tables for one part.
+fn refuse_second(tables: &[(Option<Split>, PathBuf)]) -> Result<()> {
+    for (i, (split, path)) in tables.iter().enumerate() {
+        if let (Some(split), Some((_, first))) = (split, tables[..i].iter().find(|(other, _)| other == split)) {
+            return Err(Error::file(path, format!("a second table for {split} beside {}", first.display())));
+        }
+    }
+    Ok(())
+}
+
+/// The table in a folder, if there is exactly one.
+fn single_table(candidate: &Candidate<'_>) -> Result<Option<PathBuf>> {
+    let all = if candidate.is_folder { entries(candidate.path)? } else { Vec::new() };
+    let mut tables = all.into_iter().map(|(_, path)| path).filter(|path| has_extension(path) && path.is_file());
+    let first = tables.next();
     Ok(first.filter(|_| tables.next().is_none()))
 }
 
 /// Whether the first line of `path` names a path and a label column.
-pub(in crate::data) fn has_header(path: &Path) -> bool {
+fn has_header(path: &Path) -> bool {
     let first = reader(path).ok().and_then(|mut reader| reader.records().next()?.ok());
     first.is_some_and(|line| column(&line, &PATH_NAMES).is_some() && column(&line, &LABEL_NAMES).is_some())
 }
 
 /// Opens one table.
-pub(in crate::data) fn open_file(path: &Path) -> Result<Found> {
+fn open_file(path: &Path) -> Result<LabeledSet> {
     let rows = read(path)?;
-    let mut builder = Builder::new(&rows);
+    let mut builder = SampleBuilder::new(&rows);
     let samples = if rows.first().is_some_and(|r| r.split.is_some()) {
         if builder.classes.is_empty() {
             return Err(Error::file(path, "no line belongs to train"));
@@ -75,26 +152,30 @@ pub(in crate::data) fn open_file(path: &Path) -> Result<Found> {
     } else {
         Parts::Unsplit(rows.into_iter().map(|row| builder.sample(path, folder_of(path), row)).collect::<Result<_>>()?)
     };
-    Ok(Found { layout: Layout::Csv, classes: builder.classes, samples })
+    Ok(LabeledSet { classes: builder.classes, samples })
 }
 
-/// Opens the tables of parts in `folder`.
-pub(in crate::data) fn open_split(folder: &Path, tables: &[(Split, PathBuf)]) -> Result<Found> {
+/// Opens the tables of parts.
+fn open_split(tables: &[(Option<Split>, PathBuf)]) -> Result<LabeledSet> {
+    refuse_second(tables)?;
+    let mut tables: Vec<(Split, &Path)> =
+        tables.iter().filter_map(|(split, path)| Some(((*split)?, path.as_path()))).collect();
+    // Train says what the classes are.
+    tables.sort_unstable();
     let mut parts = [None, None, None];
-    let mut builder: Option<Builder> = None;
+    let mut builder: Option<SampleBuilder> = None;
     for (split, path) in tables {
         let rows = read(path)?;
-        if rows.iter().any(|r| r.split.is_some_and(|s| s != *split)) {
+        if rows.iter().any(|r| r.split.is_some_and(|s| s != split)) {
             return Err(Error::file(path, format!("its split column names other parts than {split}")));
         }
-        let builder = builder.get_or_insert_with(|| Builder::new(&rows));
-        parts[*split as usize] =
-            Some(rows.into_iter().map(|row| builder.sample(path, folder, row)).collect::<Result<Vec<_>>>()?);
+        let builder = builder.get_or_insert_with(|| SampleBuilder::new(&rows));
+        let samples = rows.into_iter().map(|row| builder.sample(path, folder_of(path), row));
+        parts[split as usize] = Some(samples.collect::<Result<Vec<_>>>()?);
     }
     let [train, val, test] = parts;
     let classes = builder.map_or_else(Vec::new, |b| b.classes);
-    let train = train.ok_or_else(|| Error::file(folder, "no table for train"))?;
-    Ok(Found { layout: Layout::Csv, classes, samples: Parts::Split { train, val, test } })
+    Ok(LabeledSet { classes, samples: Parts::Split { train: train.unwrap_or_default(), val, test } })
 }
 
 /// The folder that `table` lies in.
@@ -102,25 +183,27 @@ fn folder_of(table: &Path) -> &Path {
     table.parent().unwrap_or(Path::new(""))
 }
 
-/// A line of a table.
-pub(in crate::data) struct Row {
-    pub(in crate::data) line: u64,
-    pub(in crate::data) path: String,
-    pub(in crate::data) label: String,
-    pub(in crate::data) split: Option<Split>,
+/// What a line says of an image.
+pub(super) struct Row {
+    pub(super) line: u64,
+    pub(super) path: String,
+    pub(super) label: String,
+    pub(super) split: Option<Split>,
+    /// The name that a column beside the label's says of a class that is a number.
+    pub(super) name: Option<String>,
 }
 
 /// Makes samples of rows, with one set of classes and without repeating an image.
-pub(in crate::data) struct Builder {
-    pub(in crate::data) classes: Vec<String>,
+pub(super) struct SampleBuilder {
+    pub(super) classes: Vec<String>,
     labels: HashMap<String, u32>,
     /// Where each image was listed.
     seen: HashMap<String, (PathBuf, u64)>,
 }
 
-impl Builder {
+impl SampleBuilder {
     /// The classes are those of `rows` that belong to `train` or to no part.
-    pub(in crate::data) fn new(rows: &[Row]) -> Self {
+    pub(super) fn new(rows: &[Row]) -> Self {
         let train = rows.iter().filter(|r| r.split.is_none_or(|s| s == Split::Train));
         let mut classes: Vec<String> = train.map(|r| r.label.clone()).collect::<BTreeSet<_>>().into_iter().collect();
         sort_classes(&mut classes);
@@ -129,7 +212,7 @@ impl Builder {
     }
 
     /// The sample that `row` of `table` describes, whose path is relative to the folder `images`.
-    pub(in crate::data) fn sample(&mut self, table: &Path, images: &Path, row: Row) -> Result<Sample> {
+    pub(super) fn sample(&mut self, table: &Path, images: &Path, row: Row) -> Result<Sample> {
         let Row { line, path, label, .. } = row;
         let Some(&label) = self.labels.get(&label) else {
             return Err(at(table, line, format!("label '{label}' does not occur in train")));
@@ -147,39 +230,30 @@ impl Builder {
 
 fn read(path: &Path) -> Result<Vec<Row>> {
     let mut reader = reader(path)?;
-    let mut columns: Option<[Option<usize>; 3]> = None;
+    let mut columns: Option<Columns> = None;
     let mut rows = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|e| unreadable(path, &e))?;
         let line = record.position().map_or(0, csv::Position::line);
-        let [path_column, label_column, split_column] = if let Some(columns) = columns {
+        let columns = if let Some(columns) = &columns {
             columns
         } else {
-            let (found, is_header) = find_columns(&record).map_err(|message| at(path, line, message))?;
-            columns = Some(found);
+            let (found, is_header) = Columns::of(&record).map_err(|message| at(path, line, message))?;
+            let columns = columns.insert(found);
             if is_header {
                 continue;
             }
-            found
+            columns
         };
         let field = |column: Option<usize>, name: &str| {
-            let value = column.and_then(|c| record.get(c)).map(str::trim).filter(|v| !v.is_empty());
-            value.ok_or_else(|| at(path, line, format!("no {name}")))
+            column.and_then(|c| value(&record, c)).ok_or_else(|| at(path, line, format!("no {name}")))
         };
-        let mut split = None;
-        if split_column.is_some() {
-            let name = field(split_column, "split")?;
-            split = Split::from_name(name);
-            if split.is_none() {
-                return Err(at(path, line, format!("split '{name}' is none of train, val and test")));
-            }
-        }
-        rows.push(Row {
-            line,
-            path: field(path_column, "path")?.to_string(),
-            label: field(label_column, "label")?.to_string(),
-            split,
-        });
+        let split = match columns.split {
+            None => None,
+            column => Some(part_called(field(column, "split")?).map_err(|message| at(path, line, message))?),
+        };
+        let (image, label) = (field(columns.path, "path")?.to_owned(), field(columns.label, "label")?.to_owned());
+        rows.push(Row { line, path: image, label, split, name: None });
     }
     if rows.is_empty() {
         return Err(Error::file(path, "the table lists no images"));
@@ -187,28 +261,56 @@ fn read(path: &Path) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The columns of path, label and part by the first line, and whether that is a header.
-pub(in crate::data) fn find_columns(first: &csv::StringRecord) -> Result<([Option<usize>; 3], bool), String> {
-    let [path, label, split] = [&PATH_NAMES[..], &LABEL_NAMES, &SPLIT_NAMES].map(|names| column(first, names));
-    match (path, label) {
-        (Some(_), Some(_)) => Ok(([path, label, split], true)),
-        (None, None) => match first.len() {
-            0 | 1 => Err("path and label are expected, separated by commas (tabs in a .tsv file)".into()),
-            2 => Ok(([Some(0), Some(1), None], false)),
-            3 if first.get(2).is_some_and(|s| Split::from_name(s.trim()).is_some()) => {
-                Ok(([Some(0), Some(1), Some(2)], false))
+/// The columns of a table.
+struct Columns {
+    path: Option<usize>,
+    label: Option<usize>,
+    split: Option<usize>,
+    /// Of a number and a name for the same class.
+    pair: Option<(usize, usize)>,
+    count: usize,
+}
+
+impl Columns {
+    /// The columns by the first line, and whether that is a header.
+    ///
+    /// # Errors
+    /// It is not told which are path and label.
+    fn of(first: &csv::StringRecord) -> Result<(Self, bool), String> {
+        let [path, label, split] = [&PATH_NAMES[..], &LABEL_NAMES, &SPLIT_NAMES].map(|names| column(first, names));
+        let count = first.len();
+        let plain = |split| Self { path: Some(0), label: Some(1), split, pair: None, count };
+        match (path, label) {
+            (Some(_), Some(_)) => {
+                let pair = column(first, &NUMBER_NAMES).zip(column(first, &NAME_NAMES));
+                Ok((Self { path, label, split, pair, count }, true))
             }
-            _ => Err("no header that names the columns path and label".into()),
-        },
-        (missing, _) => {
-            let missing = if missing.is_none() { "path" } else { "label" };
-            let found = first.iter().map(str::trim).collect::<Vec<_>>().join(", ");
-            Err(format!("no column called {missing} (found: {found})"))
+            (None, None) => match count {
+                0 | 1 => Err("path and label are expected, separated by commas (tabs in a .tsv file)".into()),
+                2 => Ok((plain(None), false)),
+                3 if first.get(2).is_some_and(|s| Split::from_name(s.trim()).is_some()) => Ok((plain(Some(2)), false)),
+                _ => Err("no header that names the columns path and label".into()),
+            },
+            (missing, _) => {
+                let missing = if missing.is_none() { "path" } else { "label" };
+                let found = first.iter().map(str::trim).collect::<Vec<_>>().join(", ");
+                Err(format!("no column called {missing} (found: {found})"))
+            }
         }
     }
 }
 
-pub(in crate::data) fn column(header: &csv::StringRecord, names: &[&str]) -> Option<usize> {
+/// What a row says in `column`; none if that is nothing.
+fn value(record: &csv::StringRecord, column: usize) -> Option<&str> {
+    record.get(column).map(str::trim).filter(|value| !value.is_empty())
+}
+
+/// The part that a split column means by `name`.
+fn part_called(name: &str) -> Result<Split, String> {
+    Split::from_name(name).ok_or_else(|| format!("split '{name}' is none of train, val and test"))
+}
+
+fn column(header: &csv::StringRecord, names: &[&str]) -> Option<usize> {
     header.iter().position(|field| names.iter().any(|name| field.trim().eq_ignore_ascii_case(name)))
 }
 
@@ -217,7 +319,7 @@ fn reader(path: &Path) -> Result<csv::Reader<std::io::Cursor<Vec<u8>>>> {
 }
 
 /// A reader of the table `path`, which holds `bytes`.
-pub(in crate::data) fn reader_of<B: AsRef<[u8]>>(path: &Path, bytes: B) -> csv::Reader<std::io::Cursor<B>> {
+fn reader_of<B: AsRef<[u8]>>(path: &Path, bytes: B) -> csv::Reader<std::io::Cursor<B>> {
     let tsv = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tsv"));
     let first = bytes.as_ref().split(|&b| b == b'\n').next().unwrap_or_default();
     let delimiter = match first {
@@ -230,7 +332,7 @@ pub(in crate::data) fn reader_of<B: AsRef<[u8]>>(path: &Path, bytes: B) -> csv::
     builder.has_headers(false).flexible(true).delimiter(delimiter).from_reader(std::io::Cursor::new(bytes))
 }
 
-pub(in crate::data) fn at(path: &Path, line: u64, message: impl std::fmt::Display) -> Error {
+pub(super) fn at(path: &Path, line: u64, message: impl std::fmt::Display) -> Error {
     Error::file(path, format!("line {line}: {message}"))
 }
 
@@ -255,12 +357,12 @@ mod tests {
         dir
     }
 
-    fn one(name: &str, text: &str) -> Result<Found> {
+    fn one(name: &str, text: &str) -> Result<LabeledSet> {
         let dir = write(&[(name, text)]);
         open_file(&dir.path().join(name))
     }
 
-    fn unsplit(found: Found) -> Vec<(String, u32)> {
+    fn unsplit(found: LabeledSet) -> Vec<(String, u32)> {
         let Parts::Unsplit(samples) = found.samples else { panic!("split") };
         samples.into_iter().map(|s| (s.id, s.label)).collect()
     }
@@ -300,7 +402,7 @@ mod tests {
         let dir = write(&[("train.csv", "a.png,x\nb.png,y\n"), ("test.csv", "c.png,y\n"), ("val.csv", "d.png,x\n")]);
         let data = Dataset::open(dir.path(), 1).unwrap();
         assert_eq!((data.train.len(), data.val.len(), data.test.len()), (2, 1, 1));
-        assert_eq!((data.test[0].label, data.layout), (1, Layout::Csv));
+        assert_eq!((data.test[0].label, data.layout), (1, Layout::CSV));
     }
 
     #[test]
@@ -335,9 +437,9 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
-        assert_eq!(Dataset::open(dir.path(), 1).unwrap().layout, Layout::Csv);
+        assert_eq!(Dataset::open(dir.path(), 1).unwrap().layout, Layout::CSV);
         fs::write(dir.path().join("labels.csv"), "a note,that is\nno,table\n").unwrap();
-        assert_eq!(Dataset::open(dir.path(), 1).unwrap().layout, Layout::Folder);
+        assert_eq!(Dataset::open(dir.path(), 1).unwrap().layout, Layout::FOLDER);
     }
 
     proptest::proptest! {

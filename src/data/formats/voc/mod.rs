@@ -9,6 +9,8 @@
 //! `difficult` objects are objects like others. Crowds and areas, which the format has no words for, are in the elements
 //! `crowd` and `area` that `vpt data convert` adds.
 
+mod write;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::Read;
@@ -18,14 +20,17 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use roxmltree::{Document, Node, ParsingOptions};
 
+pub(super) use self::write::write;
+use super::image_folder::{files, images};
+use super::{BoxFiles, Format, Layout, Recognition};
 use crate::contain::contain;
-use crate::data::Split;
-use crate::data::boxes::Category;
-use crate::data::boxes::check::{Extent, FoundImage, FoundObject};
-use crate::data::boxes::open::{Found, normal, parts};
-use crate::data::boxes::problem::{Mend, Place, Problem, ProblemKind};
-use crate::data::formats::image_folder::{files, images};
+use crate::data::boxes::{
+    AnnotatedImage, AnnotatedObject, AnnotatedSet, BoxDataset, Category, Extent, Mend, Place, Problem, ProblemKind,
+    normal, parts,
+};
+use crate::data::check::{Checking, FindingKind, Findings, Listed, repeated_boxes, text};
 use crate::data::open::{Parts, entries};
+use crate::data::{ImageSource, Split};
 use crate::files::read_limited;
 use crate::{Error, Result};
 
@@ -38,8 +43,19 @@ const MAX_NODES: u32 = 1 << 20;
 /// Longest list of images or classes.
 const MAX_LIST_BYTES: u64 = 1 << 28;
 
+impl Layout {
+    /// Pascal VOC: an XML file for each image.
+    pub const VOC: Self = Self::new("voc", "Pascal VOC");
+}
+
+/// An XML file for each image.
+pub(super) const FORMAT: Format = Format {
+    has_boxes: true,
+    recognize: |candidate| Ok(Recognition::of_boxes(Layout::VOC, VocFiles::at(candidate.path))),
+};
+
 /// Where a data set's files are.
-pub(in crate::data) enum Files {
+enum VocFiles {
     /// `Annotations`, the folder of images and `ImageSets/Main` in this folder.
     Devkit { root: PathBuf, images: PathBuf },
     /// Images with XML files beside them, in folders of parts.
@@ -48,31 +64,65 @@ pub(in crate::data) enum Files {
     Flat(PathBuf),
 }
 
-impl Files {
+impl VocFiles {
     /// The data set's folder.
-    pub(in crate::data) fn root(&self) -> &Path {
+    fn root(&self) -> &Path {
         match self {
             Self::Devkit { root, .. } | Self::Folders { root, .. } | Self::Flat(root) => root,
         }
     }
+
+    /// The files in the folder `path`.
+    fn at(path: &Path) -> Option<Self> {
+        if path.join("Annotations").is_dir() {
+            let images =
+                ["JPEGImages", "Images", "images"].map(|name| path.join(name)).into_iter().find(|f| f.is_dir());
+            if let Some(images) = images {
+                return Some(Self::Devkit { root: path.into(), images });
+            }
+        }
+        let folders = entries(path).ok()?.into_iter();
+        let parts: Vec<_> = folders
+            .filter_map(|(name, folder)| {
+                Split::from_name(&name).filter(|_| holds_annotations(&folder)).zip(Some(folder))
+            })
+            .collect();
+        if !parts.is_empty() {
+            return Some(Self::Folders { root: path.into(), parts });
+        }
+        holds_annotations(path).then(|| Self::Flat(path.into()))
+    }
 }
 
-/// The files in the folder `path`.
-pub(in crate::data) fn recognise(path: &Path) -> Option<Files> {
-    if path.join("Annotations").is_dir() {
-        let images = ["JPEGImages", "Images", "images"].map(|name| path.join(name)).into_iter().find(|f| f.is_dir());
-        if let Some(images) = images {
-            return Some(Files::Devkit { root: path.into(), images });
+impl BoxFiles for VocFiles {
+    fn open(&self) -> Result<AnnotatedSet> {
+        open(self)
+    }
+
+    fn open_piecewise(&self) -> (Vec<Problem>, Vec<Error>) {
+        let all = match files(self.root(), "", &is_xml) {
+            Ok(all) => all,
+            Err(error) => return (Vec::new(), vec![error]),
+        };
+        let pair = |xml: PathBuf| Pair { image: None, folder: self.root().to_path_buf(), xml };
+        (Vec::new(), all.into_par_iter().filter_map(|(_, xml)| read(pair(normal(&xml))).err()).collect())
+    }
+
+    fn check_texts(&self, check: &mut Checking<'_>) {
+        let lists = entries(&self.root().join("ImageSets/Main")).unwrap_or_default().into_iter().map(|(_, path)| path);
+        let is_list = |path: &PathBuf| path.extension().is_some_and(|e| e == "txt") && path.is_file();
+        let classes = Some(self.root().join("classes.txt")).filter(|file| file.is_file());
+        for file in lists.filter(is_list).chain(classes) {
+            text::check_file(&file, &mut check.out);
         }
     }
-    let folders = entries(path).ok()?.into_iter();
-    let parts: Vec<_> = folders
-        .filter_map(|(name, folder)| Split::from_name(&name).filter(|_| holds_annotations(&folder)).zip(Some(folder)))
-        .collect();
-    if !parts.is_empty() {
-        return Some(Files::Folders { root: path.into(), parts });
+
+    fn check_opened(&mut self, data: &BoxDataset, _listed: &[Listed], out: &mut Findings) {
+        repeated_boxes(data, |image, object, _, _| {
+            let message = format!("two equal boxes of '{}'", data.categories[object.category].name);
+            out.warning(FindingKind::DuplicateBox, image.file(), None, message);
+        });
     }
-    holds_annotations(path).then(|| Files::Flat(path.into()))
 }
 
 /// Files that are looked at to know the format: the first may be the one that is damaged.
@@ -102,11 +152,11 @@ struct Pair {
 }
 
 /// Opens the data set in `files`.
-pub(in crate::data) fn open(found: &Files) -> Result<Found> {
+fn open(found: &VocFiles) -> Result<AnnotatedSet> {
     let mut problems = Vec::new();
     let (root, pairs) = match found {
-        Files::Devkit { root, images } => (root, devkit(root, images, &mut problems)?),
-        Files::Folders { root, parts: folders } => {
+        VocFiles::Devkit { root, images } => (root, devkit(root, images, &mut problems)?),
+        VocFiles::Folders { root, parts: folders } => {
             let mut given = [None, None, None];
             for (split, folder) in folders {
                 let part = &mut given[*split as usize];
@@ -117,7 +167,7 @@ pub(in crate::data) fn open(found: &Files) -> Result<Found> {
             }
             (root, parts(root, given)?)
         }
-        Files::Flat(root) => (root, Parts::Unsplit(side_by_side(root, &mut problems)?)),
+        VocFiles::Flat(root) => (root, Parts::Unsplit(side_by_side(root, &mut problems)?)),
     };
     let described = match pairs {
         Parts::Unsplit(pairs) => Parts::Unsplit(read_all(pairs)?),
@@ -150,7 +200,7 @@ pub(in crate::data) fn open(found: &Files) -> Result<Found> {
         });
     }
     let index: HashMap<&str, usize> = categories.iter().zip(0..).map(|(c, i)| (c.name.as_str(), i)).collect();
-    let mut finish = |images: Vec<DescribedImage>| -> Vec<FoundImage> {
+    let mut finish = |images: Vec<DescribedImage>| -> Vec<AnnotatedImage> {
         images.into_iter().map(|image| image.finish(&index, first, &mut problems)).collect()
     };
     let parts = match described {
@@ -159,7 +209,7 @@ pub(in crate::data) fn open(found: &Files) -> Result<Found> {
             Parts::Split { train: finish(train), val: val.map(&mut finish), test: test.map(&mut finish) }
         }
     };
-    Ok(Found { root: normal(root), categories, parts, has_ids: false, problems })
+    Ok(AnnotatedSet { root: normal(root), categories, parts, has_ids: false, problems })
 }
 
 /// The parts that the lists in `ImageSets/Main` say; without lists, all annotations.
@@ -260,16 +310,6 @@ struct Described {
 
 fn read_all(pairs: Vec<Pair>) -> Result<Vec<DescribedImage>> {
     pairs.into_par_iter().map(read).collect()
-}
-
-/// What makes XML files under `root` unreadable, a file each.
-pub(in crate::data) fn inspect(root: &Path) -> Vec<Error> {
-    let all = match files(root, "", &is_xml) {
-        Ok(all) => all,
-        Err(error) => return vec![error],
-    };
-    let pair = |xml: PathBuf| Pair { image: None, folder: root.to_path_buf(), xml };
-    all.into_par_iter().filter_map(|(_, xml)| read(pair(normal(&xml))).err()).collect()
 }
 
 fn read(pair: Pair) -> Result<DescribedImage> {
@@ -375,7 +415,7 @@ fn categories(root: &Path, described: &Parts<DescribedImage>) -> Result<Vec<Cate
 
 impl DescribedImage {
     /// With categories by `index`, and corners that count from `first`.
-    fn finish(self, index: &HashMap<&str, usize>, first: f64, problems: &mut Vec<Problem>) -> FoundImage {
+    fn finish(self, index: &HashMap<&str, usize>, first: f64, problems: &mut Vec<Problem>) -> AnnotatedImage {
         let Self { xml, path, size, objects, problems: own } = self;
         problems.extend(own);
         let mut out = Vec::with_capacity(objects.len());
@@ -393,8 +433,8 @@ impl DescribedImage {
             };
             let (x, y) = (left - first, top - first);
             let extent = Extent::Pixels([x, y, right - x, bottom - y]);
-            out.push(FoundObject { id: 0, place, category, extent, area, crowd });
+            out.push(AnnotatedObject { id: 0, place, category, extent, area, crowd });
         }
-        FoundImage { id: 0, path, declared: size, source: xml, place: None, objects: out }
+        AnnotatedImage { id: 0, image: ImageSource::File(path), declared: size, source: xml, place: None, objects: out }
     }
 }

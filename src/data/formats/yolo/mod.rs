@@ -4,34 +4,70 @@
 //! A line is `class cx cy width height` in fractions of the image, or `class x1 y1 x2 y2 …`, a polygon, of which the box
 //! around it is taken. Paths are resolved as Ultralytics does. An image without a file of labels has no objects.
 
-use std::fmt;
+mod config;
+mod write;
+
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use serde::Deserialize;
-use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::contain::contain;
-use crate::data::Split;
-use crate::data::boxes::Category;
-use crate::data::boxes::check::{Extent, FoundImage, FoundObject};
-use crate::data::boxes::open::{Found, normal, parts};
-use crate::data::boxes::problem::{Mend, Place, Problem, ProblemKind};
-use crate::data::formats::image_folder::images;
+use self::config::{MAX_CONFIG_BYTES, bases, categories, read_config, resolve};
+pub(super) use self::write::write;
+use super::image_folder::images;
+use super::{BoxFiles, Format, Layout, Recognition};
+use crate::data::boxes::{
+    AnnotatedImage, AnnotatedObject, AnnotatedSet, BoxDataset, Extent, Mend, Place, Problem, ProblemKind, normal, parts,
+};
+use crate::data::check::{Checking, FindingKind, Findings, Listed, text};
 use crate::data::open::entries;
+use crate::data::{ImageSource, Split};
 use crate::files::read_limited;
 use crate::{Error, Result};
-
-/// Longest `data.yaml` that is read, in bytes.
-const MAX_CONFIG_BYTES: u64 = 1 << 23;
 
 /// Longest list of images or file of labels.
 const MAX_BYTES: u64 = 1 << 28;
 
+impl Layout {
+    /// YOLO: `data.yaml` and a text file for each image.
+    pub const YOLO: Self = Self::new("yolo", "YOLO");
+}
+
+/// `data.yaml` and a text file for each image.
+pub(super) const FORMAT: Format = Format {
+    has_boxes: true,
+    recognize: |candidate| Ok(Recognition::of_boxes(Layout::YOLO, config_in_or_at(candidate.path).map(YoloFiles))),
+};
+
+/// The file that describes a data set.
+struct YoloFiles(PathBuf);
+
+impl BoxFiles for YoloFiles {
+    fn open(&self) -> Result<AnnotatedSet> {
+        open(&self.0)
+    }
+
+    fn open_piecewise(&self) -> (Vec<Problem>, Vec<Error>) {
+        let (mut problems, mut errors) = (Vec::new(), Vec::new());
+        open_piecewise(&self.0, &mut problems, &mut errors);
+        (problems, errors)
+    }
+
+    fn check_texts(&self, check: &mut Checking<'_>) {
+        for file in config::lists(&self.0).iter().chain([&self.0]) {
+            text::check_file(file, &mut check.out);
+        }
+    }
+
+    fn check_opened(&mut self, _data: &BoxDataset, listed: &[Listed], out: &mut Findings) {
+        check_labels(listed, out);
+    }
+}
+
 /// `path` if it is a file that describes such a data set, or the one that does in the folder `path`.
-pub(in crate::data) fn recognise(path: &Path) -> Option<PathBuf> {
+fn config_in_or_at(path: &Path) -> Option<PathBuf> {
     if path.is_file() {
         return describes(path).then(|| path.to_path_buf());
     }
@@ -55,76 +91,8 @@ fn describes(file: &Path) -> bool {
         })
 }
 
-#[derive(Deserialize)]
-struct Config {
-    path: Option<String>,
-    train: Option<Sources>,
-    #[serde(alias = "valid", alias = "validation")]
-    val: Option<Sources>,
-    test: Option<Sources>,
-    nc: Option<usize>,
-    names: Option<Names>,
-    /// There for poses: five numbers of a box come before the points.
-    kpt_shape: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "train, val and test are a path or a list of paths")]
-enum Sources {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl Sources {
-    fn as_slice(&self) -> &[String] {
-        match self {
-            Self::One(source) => std::slice::from_ref(source),
-            Self::Many(sources) => sources,
-        }
-    }
-}
-
-/// Class names, as a list or as a map from 0, 1, ….
-struct Names(Vec<String>);
-
-impl<'de> Deserialize<'de> for Names {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NamesVisitor)
-    }
-}
-
-struct NamesVisitor;
-
-impl<'de> Visitor<'de> for NamesVisitor {
-    type Value = Names;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list or a map of class names")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Names, A::Error> {
-        let mut names = Vec::new();
-        while let Some(name) = list.next_element()? {
-            names.push(name);
-        }
-        Ok(Names(names))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
-        let mut names = Vec::new();
-        while let Some(entry) = map.next_entry::<u64, String>()? {
-            names.push(entry);
-        }
-        names.sort();
-        match names.iter().zip(0..).find(|((class, _), expected)| class != expected) {
-            Some((_, missing)) => Err(de::Error::custom(format!("names: there is no class {missing} between others"))),
-            None => Ok(Names(names.into_iter().map(|(_, name)| name).collect())),
-        }
-    }
-}
-
 /// Opens the data set that `file` describes.
-pub(in crate::data) fn open(file: &Path) -> Result<Found> {
+fn open(file: &Path) -> Result<AnnotatedSet> {
     let config = read_config(file)?;
     let categories = categories(file, &config)?;
     let folder = normal(file.parent().unwrap_or(Path::new("")));
@@ -158,26 +126,11 @@ pub(in crate::data) fn open(file: &Path) -> Result<Found> {
         }
         given[split as usize] = Some(images);
     }
-    Ok(Found { parts: parts(file, given)?, root, categories, has_ids: false, problems })
-}
-
-/// The folders that paths in `file` are relative to, first of all the one that it names.
-fn bases(file: &Path, config: &Config) -> Vec<PathBuf> {
-    let folder = normal(file.parent().unwrap_or(Path::new("")));
-    let named = config.path.as_deref().filter(|path| !path.is_empty()).map(|path| normal(&folder.join(path)));
-    named.into_iter().chain([folder]).collect()
-}
-
-/// The lists of images that `file` names.
-pub(in crate::data) fn lists(file: &Path) -> Vec<PathBuf> {
-    let Ok(config) = read_config(file) else { return Vec::new() };
-    let bases = bases(file, &config);
-    let sources = [&config.train, &config.val, &config.test].into_iter().flatten().flat_map(Sources::as_slice);
-    sources.filter_map(|source| resolve(&bases, source)).map(|(_, path)| path).filter(|path| path.is_file()).collect()
+    Ok(AnnotatedSet { parts: parts(file, given)?, root, categories, has_ids: false, problems })
 }
 
 /// What is wrong with the labels of all parts that are there, where [`open`] stops at the first that is not.
-pub(in crate::data) fn inspect(file: &Path, problems: &mut Vec<Problem>, errors: &mut Vec<Error>) {
+fn open_piecewise(file: &Path, problems: &mut Vec<Problem>, errors: &mut Vec<Error>) {
     let Ok(config) = read_config(file) else { return };
     let Ok(categories) = categories(file, &config) else { return };
     let labels = Labels { classes: categories.len(), has_points: config.kpt_shape.is_some() };
@@ -196,49 +149,11 @@ pub(in crate::data) fn inspect(file: &Path, problems: &mut Vec<Problem>, errors:
     }
 }
 
-fn read_config(file: &Path) -> Result<Config> {
-    let bytes = read_limited(file, MAX_CONFIG_BYTES)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| Error::file(file, "not UTF-8 text"))?;
-    let parsed = contain(|| serde_saphyr::from_str(text).map_err(|e| e.without_snippet().to_string()));
-    parsed
-        .unwrap_or_else(|panic| Err(format!("the YAML reader failed: {panic}")))
-        .map_err(|message| Error::file(file, message.split_whitespace().collect::<Vec<_>>().join(" ")))
-}
-
-fn categories(file: &Path, config: &Config) -> Result<Vec<Category>> {
-    let names = match (&config.names, config.nc) {
-        (Some(Names(names)), Some(nc)) if names.len() != nc => {
-            return Err(Error::file(file, format!("nc is {nc}, but there are {} names", names.len())));
-        }
-        (Some(Names(names)), _) => names.clone(),
-        (None, Some(nc @ 1..=100_000)) => (0..nc).map(|i| format!("class_{i}")).collect(),
-        (None, _) => Vec::new(),
-    };
-    if names.is_empty() {
-        return Err(Error::file(file, "it names no classes (`names:`)"));
-    }
-    let mut seen = std::collections::HashSet::new();
-    if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
-        return Err(Error::file(file, format!("names: two classes are called '{twice}'")));
-    }
-    Ok((1..).zip(names).map(|(id, name)| Category { id, name }).collect())
-}
-
-/// Where `source` is, and from which of `bases`. Like Ultralytics, a leading `../` that leads nowhere is left out: Roboflow
-/// writes one too many.
-fn resolve<'a>(bases: &'a [PathBuf], source: &str) -> Option<(&'a PathBuf, PathBuf)> {
-    let forms = |base: &'a PathBuf| {
-        let without = source.strip_prefix("../").map(|rest| (base, normal(&base.join(rest))));
-        std::iter::once((base, normal(&base.join(source)))).chain(without)
-    };
-    bases.iter().flat_map(forms).find(|(_, path)| path.exists())
-}
-
 /// An image, the list or folder that names it, and the line of a list.
-type Listed = (PathBuf, Arc<Path>, Option<Place>);
+type NamedImage = (PathBuf, Arc<Path>, Option<Place>);
 
 /// Adds the images in the folder or list `source`.
-fn listed(source: &Path, bases: &[PathBuf], out: &mut Vec<Listed>, problems: &mut Vec<Problem>) -> Result<()> {
+fn listed(source: &Path, bases: &[PathBuf], out: &mut Vec<NamedImage>, problems: &mut Vec<Problem>) -> Result<()> {
     let shared: Arc<Path> = source.into();
     let all: Vec<(PathBuf, Option<Place>)> = if source.is_dir() {
         images(source, "")?.into_iter().map(|(_, path)| (path, None)).collect()
@@ -254,7 +169,7 @@ fn listed(source: &Path, bases: &[PathBuf], out: &mut Vec<Listed>, problems: &mu
         };
         lines.map(place).collect()
     };
-    let mut seen: std::collections::HashSet<PathBuf> = out.iter().map(|(path, ..)| path.clone()).collect();
+    let mut seen: HashSet<PathBuf> = out.iter().map(|(path, ..)| path.clone()).collect();
     for (path, place) in all {
         if seen.insert(path.clone()) {
             out.push((path, shared.clone(), place));
@@ -268,7 +183,7 @@ fn listed(source: &Path, bases: &[PathBuf], out: &mut Vec<Listed>, problems: &mu
 }
 
 /// The file of labels of `image`: `images` becomes `labels`, the ending `.txt`.
-pub(in crate::data) fn label_path(image: &Path) -> PathBuf {
+fn label_path(image: &Path) -> PathBuf {
     let parts: Vec<Component<'_>> = image.components().collect();
     let folders = &parts[..parts.len().saturating_sub(1)];
     let last = folders.iter().rposition(|part| part.as_os_str() == "images");
@@ -279,7 +194,7 @@ pub(in crate::data) fn label_path(image: &Path) -> PathBuf {
 }
 
 /// The file of labels that is read for `image`: beside it if there is none in `labels`.
-pub(in crate::data) fn label_file(image: &Path) -> PathBuf {
+fn label_file(image: &Path) -> PathBuf {
     let beside = image.with_extension("txt");
     Some(label_path(image)).filter(|file| file.is_file() || !beside.is_file()).unwrap_or(beside)
 }
@@ -292,13 +207,20 @@ struct Labels {
 
 impl Labels {
     /// An image with its objects, and what is wrong with its labels.
-    fn of(&self, (path, list, place): Listed) -> Result<(FoundImage, Vec<Problem>)> {
+    fn of(&self, (path, list, place): NamedImage) -> Result<(AnnotatedImage, Vec<Problem>)> {
         let file = label_file(&path);
         let mut problems = Vec::new();
         let bytes = match read_limited(&file, MAX_BYTES) {
             // The second is a name that no file can have.
             Err(Error::Io { source, .. }) if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {
-                let image = FoundImage { id: 0, path, declared: None, source: list, place, objects: Vec::new() };
+                let image = AnnotatedImage {
+                    id: 0,
+                    image: ImageSource::File(path),
+                    declared: None,
+                    source: list,
+                    place,
+                    objects: Vec::new(),
+                };
                 return Ok((image, problems));
             }
             other => other?,
@@ -312,7 +234,7 @@ impl Labels {
             match self.object(line) {
                 Ok((category, extent)) => {
                     let place = Some(Place::Line(n));
-                    objects.push(FoundObject { id: 0, place, category, extent, area: None, crowd: false });
+                    objects.push(AnnotatedObject { id: 0, place, category, extent, area: None, crowd: false });
                 }
                 Err((kind, detail)) => {
                     let (file, place, mend) = (file.clone(), Some(Place::Line(n)), Mend::ObjectDropped);
@@ -320,7 +242,10 @@ impl Labels {
                 }
             }
         }
-        Ok((FoundImage { id: 0, path, declared: None, source, place: None, objects }, problems))
+        Ok((
+            AnnotatedImage { id: 0, image: ImageSource::File(path), declared: None, source, place: None, objects },
+            problems,
+        ))
     }
 
     fn object(&self, line: &str) -> Result<(usize, Extent), (ProblemKind, String)> {
@@ -363,6 +288,27 @@ fn shortened(word: &str) -> String {
     if start.len() < word.len() { start + "…" } else { start }
 }
 
+/// Files of labels: their encoding, and lines that are there twice.
+fn check_labels(listed: &[Listed], out: &mut Findings) {
+    let look = |image: &Listed| {
+        let mut found = Findings::default();
+        let file = label_file(image.file());
+        let Ok(bytes) = read_limited(&file, MAX_BYTES) else { return found };
+        text::check(&file, &bytes, true, &mut found);
+        let mut seen: HashMap<&[u8], u64> = HashMap::new();
+        for (line, number) in bytes.split(|&b| b == b'\n').map(<[u8]>::trim_ascii).zip(1..) {
+            let first = *seen.entry(line).or_insert(number);
+            if first != number && !line.is_empty() {
+                let message = format!("the same box as in line {first}");
+                found.warning(FindingKind::DuplicateBox, &file, number, message);
+            }
+        }
+        found
+    };
+    let found: Vec<Findings> = listed.par_iter().map(look).collect();
+    out.0.extend(found.into_iter().flat_map(|found| found.0));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,20 +320,6 @@ mod tests {
         assert_eq!(label("/images/set/train/images/sub/a.b.png"), "/images/set/train/labels/sub/a.b.txt");
         assert_eq!(label("set/my_images/a.jpg"), "set/my_images/a.txt");
         assert_eq!(label("images"), "images.txt");
-    }
-
-    #[test]
-    fn paths_are_resolved_as_ultralytics_does() {
-        let dir = tempfile::tempdir().unwrap();
-        let set = dir.path().join("set");
-        std::fs::create_dir_all(set.join("train/images")).unwrap();
-        let bases = [set.join("moved"), set.clone()];
-        let resolved = |source: &str| resolve(&bases, source).map(|(_, path)| path);
-        let images = Some(set.join("train/images"));
-        assert_eq!(resolved("train/images"), images);
-        assert_eq!(resolved("../train/images"), images);
-        assert_eq!(resolved(set.join("train/images").to_str().unwrap()), images);
-        assert_eq!(resolved("val/images"), None);
     }
 
     #[test]
