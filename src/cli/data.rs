@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use vpt::data::Dataset;
 use vpt::data::boxes::{BoxDataset, BoxLayout, BoxSummary, Converted, ProblemKind, convert};
-use vpt::data::examine::{Counts, Summary};
-use vpt::data::shapes::{self, Categories, Pairs, ShapesConfig, Style, Task};
+use vpt::data::examine::{DatasetSummary, SplitCounts};
+use vpt::data::shapes::{self, Categories, Pairs, ShapesConfig, ShapesTask, Style};
 use vpt::report::table;
 
 use super::data_check::{self, Check};
@@ -91,8 +91,8 @@ struct Shapes {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// What the data is for
-    #[arg(long, value_name = "TASK", default_value = "classify", value_parser = one_of::<Task>(Task::NAMES))]
-    task: Task,
+    #[arg(long, value_name = "TASK", default_value = "classify", value_parser = one_of::<ShapesTask>(ShapesTask::NAMES))]
+    task: ShapesTask,
     /// Images in all: about five eighths train, an eighth val, a quarter test
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = ShapesConfig::default().images)]
     images: usize,
@@ -179,7 +179,7 @@ fn convert_boxes(args: &Convert, global: &Global, out: Output) -> anyhow::Result
 
 fn make_shapes(args: &Shapes, global: &Global, out: Output) -> anyhow::Result<()> {
     let Shapes { images, size, style, pairs, task, categories, .. } = *args;
-    if task == Task::Classify && categories.is_some() {
+    if task == ShapesTask::Classify && categories.is_some() {
         return Err(
             Usage("--categories: only with --task detect; the classes of --task classify are pairs".into()).into()
         );
@@ -187,8 +187,8 @@ fn make_shapes(args: &Shapes, global: &Global, out: Output) -> anyhow::Result<()
     let categories = categories.unwrap_or(Categories::Shapes);
     let config = ShapesConfig { images, seed: global.seed(), style, pairs, task, categories, size };
     let [train, val, test] = match task {
-        Task::Classify => shapes::write_folder(&args.out, &config)?,
-        Task::Detect => shapes::write_coco(&args.out, &config)?,
+        ShapesTask::Classify => shapes::write_folder(&args.out, &config)?,
+        ShapesTask::Detect => shapes::write_coco(&args.out, &config)?,
     };
     let result = json!({
         "out": args.out,
@@ -215,7 +215,7 @@ fn size(range: Option<[usize; 2]>) -> String {
     }
 }
 
-fn total(Counts { train, val, test }: Counts) -> String {
+fn total(SplitCounts { train, val, test }: SplitCounts) -> String {
     format!("{} ({train} train, {val} val, {test} test)", train + val + test)
 }
 
@@ -264,7 +264,7 @@ fn describe_boxes(summary: &BoxSummary) -> String {
     if !summary.problems.is_empty() {
         let counts = summary.problem_counts.iter();
         let rows: Vec<Vec<String>> =
-            counts.map(|c| vec![c.kind.to_string(), c.mend.to_string(), c.count.to_string()]).collect();
+            counts.map(|c| vec![c.kind.to_string(), c.remedy.to_string(), c.count.to_string()]).collect();
         text.push('\n');
         text += &table::columns(&["problem", "what was done", "times"], &rows);
         text += &listed("problems", summary.problems.iter().map(ToString::to_string));
@@ -275,7 +275,7 @@ fn describe_boxes(summary: &BoxSummary) -> String {
     text
 }
 
-fn describe(summary: &Summary) -> String {
+fn describe(summary: &DatasetSummary) -> String {
     let mut text = table::pairs(&[
         ("name", summary.name.clone()),
         ("layout", summary.layout.name().replace('_', "")),
@@ -289,7 +289,7 @@ fn describe(summary: &Summary) -> String {
         .classes
         .iter()
         .map(|class| {
-            let Counts { train, val, test } = class.images;
+            let SplitCounts { train, val, test } = class.images;
             [train, val, test].iter().fold(vec![class.name.clone()], |mut row, n| {
                 row.push(n.to_string());
                 row

@@ -146,9 +146,9 @@ mod tests {
 
     /// Pictures one after another, as an archive has them.
     #[derive(Debug)]
-    struct Pictures(Vec<Vec<u8>>);
+    struct PictureFile(Vec<Vec<u8>>);
 
-    impl Container for Pictures {
+    impl Container for PictureFile {
         fn path(&self) -> &Path {
             Path::new("set/pictures.tar")
         }
@@ -166,7 +166,7 @@ mod tests {
     fn members_are_decoded_named_and_told_apart() {
         let mut png = std::io::Cursor::new(Vec::new());
         ::image::GrayImage::new(5, 3).write_to(&mut png, ::image::ImageFormat::Png).unwrap();
-        let container: Arc<dyn Container> = Arc::new(Pictures(vec![png.into_inner(), b"no image".to_vec()]));
+        let container: Arc<dyn Container> = Arc::new(PictureFile(vec![png.into_inner(), b"no image".to_vec()]));
         let at = |index| ImageSource::Member { container: container.clone(), index };
         assert_eq!(at(0).size().unwrap(), [5, 3]);
         assert!(!at(0).is_decoded());

@@ -28,10 +28,15 @@ impl Split {
 
     /// `train`, `val` or `test`.
     pub fn name(self) -> &'static str {
+        self.of(["train", "val", "test"])
+    }
+
+    /// Its one of train's, val's and test's.
+    pub(crate) fn of<T>(self, [train, val, test]: [T; 3]) -> T {
         match self {
-            Self::Train => "train",
-            Self::Val => "val",
-            Self::Test => "test",
+            Self::Train => train,
+            Self::Val => val,
+            Self::Test => test,
         }
     }
 
@@ -104,11 +109,7 @@ pub struct Dataset {
 impl Dataset {
     /// The samples of one part.
     pub fn part(&self, split: Split) -> &[Sample] {
-        match split {
-            Split::Train => &self.train,
-            Split::Val => &self.val,
-            Split::Test => &self.test,
-        }
+        split.of([&self.train, &self.val, &self.test])
     }
 
     /// The same with the classes alone that `keep` wants, in their order, and their images.
@@ -133,10 +134,6 @@ impl Dataset {
 
     /// The samples of one part.
     pub fn part_mut(&mut self, split: Split) -> &mut Vec<Sample> {
-        match split {
-            Split::Train => &mut self.train,
-            Split::Val => &mut self.val,
-            Split::Test => &mut self.test,
-        }
+        split.of([&mut self.train, &mut self.val, &mut self.test])
     }
 }

@@ -23,7 +23,7 @@ pub struct Unreadable {
 
 /// What a data set is, for `vpt data info`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Summary {
+pub struct DatasetSummary {
     /// The data set's name.
     pub name: String,
     /// How it lies on disk.
@@ -31,7 +31,7 @@ pub struct Summary {
     /// Where the parts come from.
     pub split_note: String,
     /// Images in each part.
-    pub images: Counts,
+    pub images: SplitCounts,
     /// Images of each class, in the order of the labels.
     pub classes: Vec<ClassCounts>,
     /// Least and greatest width of the readable images, in pixels.
@@ -46,7 +46,7 @@ pub struct Summary {
 
 /// Images in each part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Counts {
+pub struct SplitCounts {
     /// In train.
     pub train: usize,
     /// In val.
@@ -62,11 +62,11 @@ pub struct ClassCounts {
     pub name: String,
     /// Its images.
     #[serde(flatten)]
-    pub images: Counts,
+    pub images: SplitCounts,
 }
 
 /// What is learned from decoding one image.
-struct Examined {
+struct MeasuredImage {
     width: usize,
     height: usize,
     digest: Digest,
@@ -130,7 +130,7 @@ impl Dataset {
     }
 
     /// Decodes every image and sums the data set up.
-    pub fn summary(&self) -> Summary {
+    pub fn summary(&self) -> DatasetSummary {
         let mut unreadable = Vec::new();
         let (mut width, mut height): (Option<[usize; 2]>, Option<[usize; 2]>) = (None, None);
         let mut hash = ContentHash::new(&self.classes);
@@ -153,15 +153,15 @@ impl Dataset {
             hash.part(split, readable.iter().map(|(label, digest)| (&label[..], *digest)));
         }
         let content_hash = unreadable.is_empty().then(|| hash.finish());
-        let mut counts = vec![Counts { train: 0, val: 0, test: 0 }; self.classes.len()];
+        let mut counts = vec![SplitCounts { train: 0, val: 0, test: 0 }; self.classes.len()];
         self.train.iter().for_each(|s| counts[s.label as usize].train += 1);
         self.val.iter().for_each(|s| counts[s.label as usize].val += 1);
         self.test.iter().for_each(|s| counts[s.label as usize].test += 1);
-        Summary {
+        DatasetSummary {
             name: self.name.clone(),
             layout: self.layout,
             split_note: self.split_note.clone(),
-            images: Counts { train: self.train.len(), val: self.val.len(), test: self.test.len() },
+            images: SplitCounts { train: self.train.len(), val: self.val.len(), test: self.test.len() },
             classes: self
                 .classes
                 .iter()
@@ -176,9 +176,9 @@ impl Dataset {
     }
 }
 
-fn examine(sample: &Sample) -> Result<Examined> {
+fn examine(sample: &Sample) -> Result<MeasuredImage> {
     let image = sample.load()?;
-    Ok(Examined { width: image.width, height: image.height, digest: digest(&image) })
+    Ok(MeasuredImage { width: image.width, height: image.height, digest: digest(&image) })
 }
 
 /// BLAKE3 of the pixels of `image`, and of its size.
@@ -325,8 +325,8 @@ mod tests {
         image_folder(dir.path());
         png(&dir.path().join("train/7/wide.png"), 30, 2, 1);
         let summary = Dataset::open(dir.path(), 1).unwrap().summary();
-        assert_eq!(summary.images, Counts { train: 5, val: 2, test: 2 });
-        assert_eq!(summary.classes[1].images, Counts { train: 3, val: 1, test: 1 });
+        assert_eq!(summary.images, SplitCounts { train: 5, val: 2, test: 2 });
+        assert_eq!(summary.classes[1].images, SplitCounts { train: 3, val: 1, test: 1 });
         assert_eq!((summary.width, summary.height), (Some([5, 30]), Some([2, 4])));
         assert!(summary.unreadable.is_empty() && summary.content_hash.is_some());
         let json = serde_json::to_value(&summary).unwrap();

@@ -8,10 +8,10 @@ use std::sync::{Arc, OnceLock};
 
 use rand::seq::SliceRandom;
 
-use super::ahead::{Ahead, blaming};
 use super::augment::Augment;
 use super::dataset::Sample;
 use super::examine::digest;
+use super::prefetch::{Prefetch, blaming};
 use crate::image::decode::Rgb8;
 use crate::image::preprocess::Preprocess;
 use crate::{Error, Result, random};
@@ -105,9 +105,8 @@ impl<M: PartialEq> PixelCache<M> {
 #[derive(Debug)]
 pub struct Loader {
     samples: Arc<[Sample]>,
-    images: Ahead<Vec<f32>>,
+    images: Prefetch<Vec<f32>>,
     batch: usize,
-    failed: bool,
 }
 
 impl Loader {
@@ -131,11 +130,11 @@ impl Loader {
             cache.check(samples.len(), &options.preprocess)?;
         }
         let (made_of, threads) = (samples.clone(), options.threads);
-        let images = Ahead::new(order, AHEAD * batch, threads, move |index| {
+        let images = Prefetch::new(order, AHEAD * batch, threads, move |index| {
             let sample = &made_of[index];
             blaming(sample.path(), || make(sample, index, size, &options))
         })?;
-        Ok(Self { samples, images, batch, failed: false })
+        Ok(Self { samples, images, batch })
     }
 
     /// Number of batches in the whole pass.
@@ -148,20 +147,11 @@ impl Iterator for Loader {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        match self.images.take(self.batch) {
-            Ok((indices, _)) if indices.is_empty() => None,
-            Ok((indices, images)) => {
-                let labels = indices.iter().map(|&i| self.samples[i].label).collect();
-                Some(Ok(Batch { pixels: images.concat(), labels, indices }))
-            }
-            Err(error) => {
-                self.failed = true;
-                Some(Err(error))
-            }
-        }
+        let taken = self.images.batch(self.batch)?;
+        Some(taken.map(|(indices, images)| {
+            let labels = indices.iter().map(|&i| self.samples[i].label).collect();
+            Batch { pixels: images.concat(), labels, indices }
+        }))
     }
 }
 

@@ -1,6 +1,5 @@
 //! What goes in: decoded and transformed images, data set formats, splits, few-shot draws, batches.
 
-mod ahead;
 pub mod augment;
 pub mod boxes;
 pub mod check;
@@ -12,6 +11,7 @@ mod formats;
 pub mod loader;
 pub mod multilabel;
 mod open;
+mod prefetch;
 pub mod shapes;
 pub mod split;
 mod trivial;
@@ -20,7 +20,7 @@ pub use augment::{Augment, AugmentPolicy};
 pub use container::{Container, ImageSource, Stored};
 pub use dataset::{Dataset, Layout, Sample, Split};
 pub(crate) use examine::{ContentHash, Digest, digest};
-pub use examine::{Summary, Unreadable};
+pub use examine::{DatasetSummary, Unreadable};
 pub use few_shot::FewShot;
 pub use loader::{Batch, Loader, LoaderOptions, PixelCache, epoch_order};
 pub use multilabel::{LabelSets, MultilabelDataset};

@@ -156,28 +156,18 @@ pub struct SplitFile {
 impl SplitFile {
     /// What is to be written for `dataset`.
     pub fn new(dataset: &Dataset) -> Self {
-        let ids = |split| dataset.part(split).iter().map(|s| s.id.clone()).collect();
-        Self {
-            data: dataset.name.clone(),
-            note: dataset.split_note.clone(),
-            classes: dataset.classes.clone(),
-            train: ids(Split::Train),
-            val: ids(Split::Val),
-            test: ids(Split::Test),
-        }
+        let Dataset { name, split_note, classes, .. } = dataset;
+        Self::of(name, split_note, classes.clone(), |split| dataset.part(split))
     }
 
     /// What is to be written for a data set of boxes.
     pub fn of_boxes(dataset: &BoxDataset) -> Self {
-        let ids = |split| dataset.part(split).iter().map(|image| image.name.clone()).collect();
-        Self {
-            data: dataset.name.clone(),
-            note: dataset.split_note.clone(),
-            classes: dataset.categories.iter().map(|category| category.name.clone()).collect(),
-            train: ids(Split::Train),
-            val: ids(Split::Val),
-            test: ids(Split::Test),
-        }
+        Self::of(&dataset.name, &dataset.split_note, dataset.names(), |split| dataset.part(split))
+    }
+
+    fn of<'a, M: Member + 'a>(name: &str, note: &str, classes: Vec<String>, part: impl Fn(Split) -> &'a [M]) -> Self {
+        let [train, val, test] = Split::ALL.map(|split| part(split).iter().map(|m| m.id().to_owned()).collect());
+        Self { data: name.to_owned(), note: note.to_owned(), classes, train, val, test }
     }
 
     /// As JSON, ending with a new line.

@@ -266,12 +266,12 @@ mod tests {
     #[derive(serde::Deserialize)]
     struct Fixture {
         strengths: BTreeMap<String, Vec<f64>>,
-        pictures: Vec<Made>,
+        pictures: Vec<MadeByTorchvision>,
     }
 
     /// CRC-32 of a picture after each operation, at each strength, then at each negative one.
     #[derive(serde::Deserialize)]
-    struct Made {
+    struct MadeByTorchvision {
         width: usize,
         height: usize,
         checksums: BTreeMap<String, Vec<u32>>,
@@ -289,7 +289,7 @@ mod tests {
             let is_signed = operation.strength(0).1;
             let signs: &[f64] = if is_signed { &[1., -1.] } else { &[1.] };
             let all: Vec<f64> = signs.iter().flat_map(|sign| strengths.iter().map(move |s| sign * s)).collect();
-            for Made { width, height, checksums } in &fixture.pictures {
+            for MadeByTorchvision { width, height, checksums } in &fixture.pictures {
                 let checksums = &checksums[&name];
                 assert_eq!(checksums.len(), all.len(), "{name}");
                 for (strength, expected) in all.iter().zip(checksums) {

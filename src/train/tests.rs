@@ -584,7 +584,7 @@ fn few_shots_are_drawn_and_a_full_folder_is_refused() {
 fn scenes(dir: &TempDir, method: Method) -> RunConfig {
     let data = dir.path().join("scenes");
     if !data.exists() {
-        let task = shapes::Task::Detect;
+        let task = shapes::ShapesTask::Detect;
         shapes::write_coco(&data, &ShapesConfig { images: 120, task, ..ShapesConfig::default() }).unwrap();
     }
     RunConfig {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use image::metadata::Orientation;
 
-use super::problem::{Mend, Place, Problem, ProblemKind};
+use super::problem::{PlaceInFile, Problem, ProblemKind, Remedy};
 use super::{BoxImage, Object, Rect};
 use crate::data::ImageSource;
 use crate::image::decode::orientation_of;
@@ -27,7 +27,7 @@ pub(crate) struct AnnotatedImage {
     /// The file with the annotations, or the list that names the image.
     pub(crate) source: Arc<Path>,
     /// Where in it the image is.
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Option<PlaceInFile>,
     pub(crate) objects: Vec<AnnotatedObject>,
 }
 
@@ -35,16 +35,16 @@ pub(crate) struct AnnotatedImage {
 pub(crate) struct AnnotatedObject {
     /// Its id; 0 where the format has none.
     pub(crate) id: u64,
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Option<PlaceInFile>,
     pub(crate) category: usize,
-    pub(crate) extent: Extent,
+    pub(crate) extent: BoxExtent,
     pub(crate) area: Option<f64>,
     pub(crate) crowd: bool,
 }
 
 /// A box: left, top, width, height.
 #[derive(Clone, Copy)]
-pub(crate) enum Extent {
+pub(crate) enum BoxExtent {
     /// In pixels.
     Pixels([f64; 4]),
     /// In fractions of the image's width and height.
@@ -55,18 +55,18 @@ pub(crate) enum Extent {
 pub(crate) fn verify(root: &Path, image: AnnotatedImage) -> (Option<BoxImage>, Vec<Problem>) {
     let AnnotatedImage { id, image, declared, source, place, objects } = image;
     let mut problems = Vec::new();
-    let at_source = |kind, mend, place, detail| Problem { kind, mend, file: source.to_path_buf(), place, detail };
+    let at_source = |kind, remedy, place, detail| Problem { kind, remedy, file: source.to_path_buf(), place, detail };
     let file = image.file().unwrap_or(Path::new("")).to_path_buf();
     if !file.exists() {
         let detail = format!("{} is not there", file.display());
-        problems.push(at_source(ProblemKind::MissingImage, Mend::ImageDropped, place, detail));
+        problems.push(at_source(ProblemKind::MissingImage, Remedy::ImageDropped, place, detail));
         return (None, problems);
     }
     let [width, height] = match image.size() {
         Ok(size) => size,
         Err(error) => {
             let detail = error.to_string();
-            problems.push(at_source(ProblemKind::UnreadableImage, Mend::ImageDropped, place, detail));
+            problems.push(at_source(ProblemKind::UnreadableImage, Remedy::ImageDropped, place, detail));
             return (None, problems);
         }
     };
@@ -79,14 +79,14 @@ pub(crate) fn verify(root: &Path, image: AnnotatedImage) -> (Option<BoxImage>, V
     let lies = orientation != Orientation::NoTransforms;
     if let Some([w, h]) = declared.filter(|&d| d != [width, height] && !lies) {
         let detail = format!("{w}x{h} pixels here, {width}x{height} in {}", file.display());
-        problems.push(at_source(ProblemKind::SizeMismatch, Mend::FileHolds, place, detail));
+        problems.push(at_source(ProblemKind::SizeMismatch, Remedy::FileHolds, place, detail));
     }
     let mut kept = Vec::with_capacity(objects.len());
     for object in objects {
-        let mut report = |kind, mend, detail| problems.push(at_source(kind, mend, object.place, detail));
+        let mut report = |kind, remedy, detail| problems.push(at_source(kind, remedy, object.place, detail));
         let stated = match object.extent {
-            Extent::Pixels(extent) => turned(extent, [width, height], orientation),
-            Extent::Fractions([x, y, w, h]) => {
+            BoxExtent::Pixels(extent) => turned(extent, [width, height], orientation),
+            BoxExtent::Fractions([x, y, w, h]) => {
                 [x * width as f64, y * height as f64, w * width as f64, h * height as f64]
             }
         };
@@ -94,7 +94,7 @@ pub(crate) fn verify(root: &Path, image: AnnotatedImage) -> (Option<BoxImage>, V
             continue;
         };
         if object.crowd {
-            report(ProblemKind::Crowd, Mend::Kept, "a crowd in one box".into());
+            report(ProblemKind::Crowd, Remedy::Kept, "a crowd in one box".into());
         }
         // An area that only repeats the box follows it to the border.
         let own = object.area.filter(|&a| a > 0. && a.is_finite() && !is_product(a, stated));
@@ -128,21 +128,21 @@ pub(crate) fn thousandth(value: f64) -> f64 {
     (value * 1000.).round() / 1000. + 0.
 }
 
-fn rounded(extent: [f64; 4], report: &mut impl FnMut(ProblemKind, Mend, String)) -> Option<Rect> {
+fn rounded(extent: [f64; 4], report: &mut impl FnMut(ProblemKind, Remedy, String)) -> Option<Rect> {
     // Beyond this, thousandths are no longer told apart.
     if !extent.iter().all(|v| v.abs() < 1e12) {
-        report(ProblemKind::NotFinite, Mend::ObjectDropped, format!("a box of {extent:?}"));
+        report(ProblemKind::NotFinite, Remedy::ObjectDropped, format!("a box of {extent:?}"));
         return None;
     }
     let [x, y, width, height] = extent.map(thousandth);
     if width <= 0. || height <= 0. {
-        report(ProblemKind::EmptyBox, Mend::ObjectDropped, format!("a box of {width} x {height} pixels"));
+        report(ProblemKind::EmptyBox, Remedy::ObjectDropped, format!("a box of {width} x {height} pixels"));
         return None;
     }
     Some(Rect { x, y, width, height })
 }
 
-fn clipped(rect: Rect, size: [usize; 2], report: &mut impl FnMut(ProblemKind, Mend, String)) -> Option<Rect> {
+fn clipped(rect: Rect, size: [usize; 2], report: &mut impl FnMut(ProblemKind, Remedy, String)) -> Option<Rect> {
     let [width, height] = size.map(|v| v as f64);
     let past = [-rect.x, -rect.y, rect.right() - width, rect.bottom() - height].into_iter().fold(0., f64::max);
     if past < 1e-6 {
@@ -156,8 +156,8 @@ fn clipped(rect: Rect, size: [usize; 2], report: &mut impl FnMut(ProblemKind, Me
     let (y, h) = span(rect.y, rect.height, height);
     let is_left = w > 0. && h > 0.;
     if past > ROUNDING || !is_left {
-        let mend = if is_left { Mend::Clipped } else { Mend::ObjectDropped };
-        report(ProblemKind::OutsideImage, mend, format!("a box that reaches {past:.1} pixels past the border"));
+        let remedy = if is_left { Remedy::Clipped } else { Remedy::ObjectDropped };
+        report(ProblemKind::OutsideImage, remedy, format!("a box that reaches {past:.1} pixels past the border"));
     }
     is_left.then_some(Rect { x, y, width: w, height: h })
 }
@@ -191,7 +191,7 @@ mod tests {
     fn boxes_are_turned_where_the_size_says_that_they_lie() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/decode/orientation-6.jpg");
         let check = |declared| {
-            let extent = Extent::Pixels([2., 3., 5., 4.]);
+            let extent = BoxExtent::Pixels([2., 3., 5., 4.]);
             let object = AnnotatedObject { id: 1, place: None, category: 0, extent, area: None, crowd: false };
             let source: Arc<Path> = Path::new("train.json").into();
             let image = AnnotatedImage {
@@ -214,11 +214,11 @@ mod tests {
         assert_eq!(check(Some([20, 13])), ([2., 3., 5., 4.], 1));
     }
 
-    fn checked(extent: Extent, area: Option<f64>) -> (Option<Object>, Vec<(ProblemKind, Mend)>) {
+    fn checked(extent: BoxExtent, area: Option<f64>) -> (Option<Object>, Vec<(ProblemKind, Remedy)>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.png");
         ::image::GrayImage::new(100, 50).save(&path).unwrap();
-        let place = Some(Place::Annotation(7));
+        let place = Some(PlaceInFile::Annotation(7));
         let object = AnnotatedObject { id: 7, place, category: 2, extent, area, crowd: false };
         let source: Arc<Path> = Path::new("train.json").into();
         let image = AnnotatedImage {
@@ -231,42 +231,42 @@ mod tests {
         };
         let (image, problems) = verify(dir.path(), image);
         assert!(problems.iter().all(|p| p.file == Path::new("train.json") && p.place == place));
-        (image.unwrap().objects.pop(), problems.iter().map(|p| (p.kind, p.mend)).collect())
+        (image.unwrap().objects.pop(), problems.iter().map(|p| (p.kind, p.remedy)).collect())
     }
 
     #[test]
     fn boxes_are_rounded_cut_and_dropped() {
         let rect = |x, y, width, height| Some(Rect { x, y, width, height });
         let nothing = vec![];
-        let outside = |mend| vec![(ProblemKind::OutsideImage, mend)];
+        let outside = |remedy| vec![(ProblemKind::OutsideImage, remedy)];
         for (extent, expected, problems) in [
             ([1.23449, 2., 3., 4.], rect(1.234, 2., 3., 4.), nothing.clone()),
             ([90., 40., 10.001, 10.], rect(90., 40., 10., 10.), nothing.clone()),
             ([-0.0, 0., 100., 50.], rect(0., 0., 100., 50.), nothing.clone()),
-            ([-5., 40., 10., 20.], rect(0., 40., 5., 10.), outside(Mend::Clipped)),
-            ([100., 10., 5., 5.], None, outside(Mend::ObjectDropped)),
-            ([-9., 10., 5., 5.], None, outside(Mend::ObjectDropped)),
-            ([1., 1., 0., 5.], None, vec![(ProblemKind::EmptyBox, Mend::ObjectDropped)]),
-            ([1., 1., 4., -5.], None, vec![(ProblemKind::EmptyBox, Mend::ObjectDropped)]),
-            ([1., f64::NAN, 4., 5.], None, vec![(ProblemKind::NotFinite, Mend::ObjectDropped)]),
-            ([1., 1., f64::INFINITY, 5.], None, vec![(ProblemKind::NotFinite, Mend::ObjectDropped)]),
-            ([1e300, 1., 1., 5.], None, vec![(ProblemKind::NotFinite, Mend::ObjectDropped)]),
+            ([-5., 40., 10., 20.], rect(0., 40., 5., 10.), outside(Remedy::Clipped)),
+            ([100., 10., 5., 5.], None, outside(Remedy::ObjectDropped)),
+            ([-9., 10., 5., 5.], None, outside(Remedy::ObjectDropped)),
+            ([1., 1., 0., 5.], None, vec![(ProblemKind::EmptyBox, Remedy::ObjectDropped)]),
+            ([1., 1., 4., -5.], None, vec![(ProblemKind::EmptyBox, Remedy::ObjectDropped)]),
+            ([1., f64::NAN, 4., 5.], None, vec![(ProblemKind::NotFinite, Remedy::ObjectDropped)]),
+            ([1., 1., f64::INFINITY, 5.], None, vec![(ProblemKind::NotFinite, Remedy::ObjectDropped)]),
+            ([1e300, 1., 1., 5.], None, vec![(ProblemKind::NotFinite, Remedy::ObjectDropped)]),
         ] {
-            let (object, found) = checked(Extent::Pixels(extent), None);
+            let (object, found) = checked(BoxExtent::Pixels(extent), None);
             assert_eq!((object.map(|o| o.rect), found), (expected, problems), "{extent:?}");
         }
     }
 
     #[test]
     fn fractions_are_of_the_file() {
-        let (object, problems) = checked(Extent::Fractions([0.1, 0.2, 0.25, 0.5]), None);
+        let (object, problems) = checked(BoxExtent::Fractions([0.1, 0.2, 0.25, 0.5]), None);
         assert_eq!(object.unwrap().rect, Rect { x: 10., y: 10., width: 25., height: 25. });
         assert_eq!(problems, []);
     }
 
     #[test]
     fn an_area_is_the_annotations_unless_it_repeats_the_box() {
-        let area = |extent, area| checked(Extent::Pixels(extent), area).0.unwrap().area;
+        let area = |extent, area| checked(BoxExtent::Pixels(extent), area).0.unwrap().area;
         for (given, expected) in [(Some(12.5), 12.5), (None, 100.), (Some(0.), 100.), (Some(f64::NAN), 100.)] {
             assert!((area([10., 10., 10., 10.], given) - expected).abs() < 1e-9);
         }
@@ -284,7 +284,7 @@ mod tests {
             image: ImageSource::File(dir.path().join(name)),
             declared: Some([10, 20]),
             source: Path::new("x.json").into(),
-            place: Some(Place::Image(3)),
+            place: Some(PlaceInFile::Image(3)),
             objects: Vec::new(),
         };
         let (image, problems) = verify(dir.path(), found("a.png"));

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{BoxDataset, BoxImage, Object};
 use crate::choice::choice;
-use crate::data::examine::Counts;
+use crate::data::examine::SplitCounts;
 use crate::data::formats;
 use crate::data::shapes::write_png;
 use crate::data::{ImageSource, Split, Stored};
@@ -44,9 +44,9 @@ impl BoxLayout {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Converted {
     /// Images in each part.
-    pub images: Counts,
+    pub images: SplitCounts,
     /// Objects in each part.
-    pub objects: Counts,
+    pub objects: SplitCounts,
     /// Categories, those without objects too.
     pub categories: usize,
     /// What the layout cannot hold.
@@ -101,7 +101,7 @@ pub fn convert(data: &BoxDataset, to: BoxLayout, out: &Path) -> Result<Converted
                 other => other,
             })
     })?;
-    let counts = |[train, val, test]: [usize; 3]| Counts { train, val, test };
+    let counts = |[train, val, test]: [usize; 3]| SplitCounts { train, val, test };
     let written = if to == BoxLayout::Yolo { [0, 1, 2].map(|i| objects[i] - crowds[i]) } else { objects };
     Ok(Converted { images: counts(count(|_| 1)), objects: counts(written), categories: data.categories.len(), lost })
 }
@@ -123,12 +123,12 @@ fn is_numbered(part: &[BoxImage]) -> bool {
 }
 
 /// What images are called in each part: paths with `/` between the parts.
-type Names = [Vec<String>; 3];
+type StoredNames = [Vec<String>; 3];
 
 /// A data set of boxes that is written to a folder in another layout.
 pub(crate) struct Conversion<'a> {
     pub(crate) data: &'a BoxDataset,
-    names: &'a Names,
+    names: &'a StoredNames,
     /// The folder.
     pub(crate) out: &'a Path,
 }
@@ -170,7 +170,7 @@ fn create_folder_of(path: &Path) -> Result<()> {
     path.parent().map_or(Ok(()), |folder| fs::create_dir_all(folder).map_err(Error::io(folder)))
 }
 
-fn stored_names(data: &BoxDataset, to: BoxLayout) -> Result<Names> {
+fn stored_names(data: &BoxDataset, to: BoxLayout) -> Result<StoredNames> {
     let mut names = Split::ALL.map(|split| below_shared_folder(data.part(split)));
     let refuse =
         |name: &str, why: &str| Err(Error::invalid(format!("data set {}", data.name), format!("{name}: {why}")));

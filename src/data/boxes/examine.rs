@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::problem::{Mend, Problem, ProblemKind};
+use super::problem::{Problem, ProblemKind, Remedy};
 use super::{BoxDataset, BoxImage, Object};
-use crate::data::examine::{Counts, Unreadable, unreadable_error, widen};
+use crate::data::examine::{SplitCounts, Unreadable, unreadable_error, widen};
 use crate::data::{Layout, Split};
 use crate::{Error, Result};
 
@@ -24,13 +24,13 @@ pub struct BoxSummary {
     /// Where the parts come from.
     pub split_note: String,
     /// Images in each part.
-    pub images: Counts,
+    pub images: SplitCounts,
     /// Images without objects.
-    pub empty_images: Counts,
+    pub empty_images: SplitCounts,
     /// Objects, crowds aside.
-    pub objects: Counts,
+    pub objects: SplitCounts,
     /// Boxes around crowds.
-    pub crowds: Counts,
+    pub crowds: SplitCounts,
     /// Each category's share, in their order.
     pub categories: Vec<CategorySummary>,
     /// Least and greatest width of the images, in pixels.
@@ -61,9 +61,9 @@ pub struct CategorySummary {
     /// Its name.
     pub name: String,
     /// Images with at least one object of it, crowds aside.
-    pub images: Counts,
+    pub images: SplitCounts,
     /// Its objects, crowds aside.
-    pub objects: Counts,
+    pub objects: SplitCounts,
 }
 
 /// Objects by area, as the COCO metric tells them apart; crowds aside.
@@ -83,7 +83,8 @@ pub struct ProblemCount {
     /// The kind.
     pub kind: ProblemKind,
     /// What was done.
-    pub mend: Mend,
+    #[serde(rename = "mend")]
+    pub remedy: Remedy,
     /// How often.
     pub count: usize,
 }
@@ -140,11 +141,11 @@ impl BoxDataset {
                     Ok(hash) => {
                         let (other, name) = *seen.entry(hash).or_insert((split, &image.name));
                         if other != split {
-                            let (kind, mend) = (ProblemKind::ImageInTwoParts, Mend::Kept);
+                            let (kind, remedy) = (ProblemKind::ImageInTwoParts, Remedy::Kept);
                             let detail = format!("in {split}, with the same pixels as {name} in {other}");
                             problems.push(Problem {
                                 kind,
-                                mend,
+                                remedy,
                                 file: image.file().to_path_buf(),
                                 place: None,
                                 detail,
@@ -187,9 +188,9 @@ impl BoxDataset {
         }
     }
 
-    fn count(&self, of: impl Fn(&BoxImage) -> usize) -> Counts {
+    fn count(&self, of: impl Fn(&BoxImage) -> usize) -> SplitCounts {
         let [train, val, test] = Split::ALL.map(|split| self.part(split).iter().map(&of).sum());
-        Counts { train, val, test }
+        SplitCounts { train, val, test }
     }
 
     fn category_summaries(&self) -> Vec<CategorySummary> {
@@ -208,7 +209,7 @@ impl BoxDataset {
                 }
             }
         }
-        let counts = |[train, val, test]: [usize; 3]| Counts { train, val, test };
+        let counts = |[train, val, test]: [usize; 3]| SplitCounts { train, val, test };
         let all = self.categories.iter().zip(images.into_iter().zip(objects));
         all.map(|(category, (images, objects))| CategorySummary {
             id: category.id,
@@ -250,12 +251,12 @@ fn range(mut values: Vec<f64>) -> Option<[f64; 3]> {
 }
 
 fn count_kinds(problems: &[Problem]) -> Vec<ProblemCount> {
-    let mut counts: HashMap<(ProblemKind, Mend), usize> = HashMap::new();
+    let mut counts: HashMap<(ProblemKind, Remedy), usize> = HashMap::new();
     for problem in problems {
-        *counts.entry((problem.kind, problem.mend)).or_default() += 1;
+        *counts.entry((problem.kind, problem.remedy)).or_default() += 1;
     }
     let mut counts: Vec<_> =
-        counts.into_iter().map(|((kind, mend), count)| ProblemCount { kind, mend, count }).collect();
-    counts.sort_by_key(|c| (std::cmp::Reverse(c.count), c.kind.name(), c.mend.name()));
+        counts.into_iter().map(|((kind, remedy), count)| ProblemCount { kind, remedy, count }).collect();
+    counts.sort_by_key(|c| (std::cmp::Reverse(c.count), c.kind.name(), c.remedy.name()));
     counts
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::super::ahead::{Ahead, blaming};
 use super::super::loader::{AHEAD, PixelCache, check_order};
+use super::super::prefetch::{Prefetch, blaming};
 use super::BoxImage;
 use super::augment::BoxAugment;
 use super::view::{BoxInput, Target, View, Viewed};
@@ -57,15 +57,14 @@ impl BoxLoaderOptions {
 /// An iterator over the batches of one pass. Dropping it early stops its threads.
 #[derive(Debug)]
 pub struct BoxLoader {
-    images: Ahead<Made>,
+    images: Prefetch<MadeImage>,
     batch: usize,
     grid: usize,
-    failed: bool,
 }
 
 /// One image of a batch.
 #[derive(Debug)]
-struct Made {
+struct MadeImage {
     pixels: Vec<f32>,
     targets: Vec<Target>,
     view: View,
@@ -91,10 +90,10 @@ impl BoxLoader {
         if let Some(cache) = &options.cache {
             cache.check(images.len(), input)?;
         }
-        let images = Ahead::new(order, AHEAD * batch, threads, move |index| {
+        let images = Prefetch::new(order, AHEAD * batch, threads, move |index| {
             blaming(images[index].file(), || make(&images, index, &options))
         })?;
-        Ok(Self { images, batch, grid, failed: false })
+        Ok(Self { images, batch, grid })
     }
 
     /// Number of batches in the whole pass.
@@ -107,22 +106,13 @@ impl Iterator for BoxLoader {
     type Item = Result<BoxBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        match self.images.take(self.batch) {
-            Ok((indices, _)) if indices.is_empty() => None,
-            Ok((indices, made)) => Some(Ok(BoxBatch::of(indices, made, self.grid))),
-            Err(error) => {
-                self.failed = true;
-                Some(Err(error))
-            }
-        }
+        let taken = self.images.batch(self.batch)?;
+        Some(taken.map(|(indices, made)| BoxBatch::of(indices, made, self.grid)))
     }
 }
 
 impl BoxBatch {
-    fn of(indices: Vec<usize>, made: Vec<Made>, grid: usize) -> Self {
+    fn of(indices: Vec<usize>, made: Vec<MadeImage>, grid: usize) -> Self {
         let padded = made.iter().any(|m| m.valid.is_some());
         let mut batch = Self {
             pixels: Vec::with_capacity(made.iter().map(|m| m.pixels.len()).sum()),
@@ -131,7 +121,7 @@ impl BoxBatch {
             valid: padded.then(Vec::new),
             indices,
         };
-        for Made { pixels, targets, view, valid } in made {
+        for MadeImage { pixels, targets, view, valid } in made {
             batch.pixels.extend_from_slice(&pixels);
             batch.targets.push(targets);
             batch.views.push(view);
@@ -155,7 +145,7 @@ fn load(image: &BoxImage) -> Result<Rgb8> {
 }
 
 /// The image at `index`, ready for its batch.
-fn make(images: &[BoxImage], index: usize, options: &BoxLoaderOptions) -> Result<Made> {
+fn make(images: &[BoxImage], index: usize, options: &BoxLoaderOptions) -> Result<MadeImage> {
     let BoxLoaderOptions { input, augment, mirror, seed, epoch, cache, .. } = options;
     let mut rng = random::stream(*seed, "augment", *epoch, index as u64);
     let mut viewed: Viewed = if augment.only_flip() {
@@ -179,7 +169,7 @@ fn make(images: &[BoxImage], index: usize, options: &BoxLoaderOptions) -> Result
         viewed.mirror();
     }
     let (pixels, valid) = (input.normalised(&viewed), viewed.valid_tokens(input.grid));
-    Ok(Made { pixels, targets: viewed.targets, view: viewed.view, valid })
+    Ok(MadeImage { pixels, targets: viewed.targets, view: viewed.view, valid })
 }
 
 #[cfg(test)]

@@ -15,13 +15,13 @@ mod tests;
 mod view;
 
 pub use augment::BoxAugment;
-pub(super) use check::{AnnotatedImage, AnnotatedObject, Extent, thousandth, verify};
+pub(super) use check::{AnnotatedImage, AnnotatedObject, BoxExtent, thousandth, verify};
 pub use convert::{BoxLayout, Converted, Lost, convert};
 pub(super) use convert::{Conversion, own_area};
 pub use examine::{BoxSummary, CategorySummary, ProblemCount, Sizes};
 pub use loader::{BoxBatch, BoxLoader, BoxLoaderOptions};
 pub(super) use open::{AnnotatedSet, normal, parts};
-pub use problem::{Mend, Place, Problem, ProblemKind};
+pub use problem::{PlaceInFile, Problem, ProblemKind, Remedy};
 pub use view::{BoxInput, Fit, MIN_SEEN, Target, View, Viewed};
 
 use std::path::Path;
@@ -184,19 +184,11 @@ impl BoxDataset {
 
     /// The images of one part.
     pub fn part(&self, split: Split) -> &[BoxImage] {
-        match split {
-            Split::Train => &self.train,
-            Split::Val => &self.val,
-            Split::Test => &self.test,
-        }
+        split.of([&self.train, &self.val, &self.test])
     }
 
     /// The images of one part.
     pub fn part_mut(&mut self, split: Split) -> &mut Vec<BoxImage> {
-        match split {
-            Split::Train => &mut self.train,
-            Split::Val => &mut self.val,
-            Split::Test => &mut self.test,
-        }
+        split.of([&mut self.train, &mut self.val, &mut self.test])
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use rayon::prelude::*;
 
 use super::check::{AnnotatedImage, verify};
-use super::problem::{Mend, Problem, ProblemKind};
+use super::problem::{Problem, ProblemKind, Remedy};
 use super::{BoxDataset, BoxImage, Category};
 use crate::data::formats::{self, BoxFiles, Candidate, Recognized};
 use crate::data::open::{Parts, name_of};
@@ -91,7 +91,8 @@ fn complete(name: String, layout: Layout, found: AnnotatedSet, seed: u64) -> Res
             for (split, part) in Split::ALL.into_iter().zip(&given) {
                 if part.as_ref().is_some_and(Vec::is_empty) {
                     let start = format!("in {split} ");
-                    let moved = problems.iter().find(|p| p.mend == Mend::DroppedHere && p.detail.starts_with(&start));
+                    let moved =
+                        problems.iter().find(|p| p.remedy == Remedy::DroppedHere && p.detail.starts_with(&start));
                     let why = moved.or_else(|| problems.iter().find(|p| p.loses_image()));
                     let why = why.map(|p| format!(": {p}")).unwrap_or_default();
                     return Err(Error::invalid(format!("data set {name}"), format!("no images for {split}{why}")));
@@ -130,7 +131,7 @@ fn ignore_copies(parts: &mut [Option<Vec<BoxImage>>; 3], problems: &mut Vec<Prob
         if !part.is_empty() && part.iter().map(place_of).eq(other.iter().map(place_of)) {
             problems.push(Problem {
                 kind: ProblemKind::ImageInTwoParts,
-                mend: Mend::PartIgnored,
+                remedy: Remedy::PartIgnored,
                 file: part[0].file().to_path_buf(),
                 place: None,
                 detail: format!("{copy} has the images of {of}, this one and all others"),
@@ -152,7 +153,7 @@ fn drop_repeated(parts: &mut [Option<Vec<BoxImage>>; 3], problems: &mut Vec<Prob
             if other != split {
                 problems.push(Problem {
                     kind: ProblemKind::ImageInTwoParts,
-                    mend: Mend::DroppedHere,
+                    remedy: Remedy::DroppedHere,
                     file: file.to_path_buf(),
                     place: None,
                     detail: format!("in {split} and in {other}"),

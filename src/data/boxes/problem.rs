@@ -50,7 +50,7 @@ choice! {
 
 choice! {
     /// What was done about a problem.
-    pub enum Mend for "mend" {
+    pub enum Remedy for "mend" {
         /// Nothing needs to be done.
         Kept = "kept",
         /// The box was cut at the image's border.
@@ -77,7 +77,7 @@ choice! {
 /// Where in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Place {
+pub enum PlaceInFile {
     /// The line, from 1.
     Line(u64),
     /// The annotation with this id.
@@ -88,7 +88,7 @@ pub enum Place {
     Image(u64),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for PlaceInFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Line(n) => write!(f, "line {n}"),
@@ -105,12 +105,13 @@ pub struct Problem {
     /// What is wrong.
     pub kind: ProblemKind,
     /// What was done.
-    pub mend: Mend,
+    #[serde(rename = "mend")]
+    pub remedy: Remedy,
     /// The file at fault.
     pub file: PathBuf,
     /// Where in the file.
     #[serde(flatten)]
-    pub place: Option<Place>,
+    pub place: Option<PlaceInFile>,
     /// The case at hand, in words.
     pub detail: String,
 }
@@ -129,7 +130,7 @@ impl fmt::Display for Problem {
         if let Some(place) = self.place {
             write!(f, ", {place}")?;
         }
-        write!(f, ": {}; {}", self.detail, self.mend)
+        write!(f, ": {}; {}", self.detail, self.remedy)
     }
 }
 
@@ -141,9 +142,9 @@ mod tests {
     fn a_problem_names_file_place_case_and_mend() {
         let problem = Problem {
             kind: ProblemKind::OutsideImage,
-            mend: Mend::Clipped,
+            remedy: Remedy::Clipped,
             file: "labels/a.txt".into(),
-            place: Some(Place::Line(3)),
+            place: Some(PlaceInFile::Line(3)),
             detail: "2.5 pixels past the border".into(),
         };
         assert_eq!(problem.to_string(), "labels/a.txt, line 3: 2.5 pixels past the border; box clipped");

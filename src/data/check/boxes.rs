@@ -7,14 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::finding::{FindingKind, Findings, Severity};
-use super::listed::Listed;
+use super::listed::ListedImage;
 use super::{Checking, classes, images, tree};
-use crate::data::boxes::{BoxDataset, BoxImage, Mend, Object, Place, Problem, ProblemKind, Rect};
+use crate::data::boxes::{BoxDataset, BoxImage, Object, PlaceInFile, Problem, ProblemKind, Rect, Remedy};
 use crate::data::formats::{BoxFiles, Layout};
 use crate::data::{ImageSource, Split};
 
 /// The images of the data set that `files` in `layout` are.
-pub(super) fn check(layout: Layout, files: &mut dyn BoxFiles, check: &mut Checking<'_>) -> Vec<Listed> {
+pub(super) fn check(layout: Layout, files: &mut dyn BoxFiles, check: &mut Checking<'_>) -> Vec<ListedImage> {
     files.check_texts(check);
     let Checking { data: path, out, .. } = check;
     match BoxDataset::of(path, layout, files, 1) {
@@ -41,7 +41,7 @@ pub(super) fn check(layout: Layout, files: &mut dyn BoxFiles, check: &mut Checki
             let place: (Arc<Path>, Option<u64>) = (root.into(), None);
             let listed = |path| {
                 let image = ImageSource::File(path);
-                Listed { image, split: None, label: "".into(), place: place.clone() }
+                ListedImage { image, split: None, label: "".into(), place: place.clone() }
             };
             tree::images(root, &mut Findings::default()).into_iter().map(listed).collect()
         }
@@ -49,7 +49,7 @@ pub(super) fn check(layout: Layout, files: &mut dyn BoxFiles, check: &mut Checki
 }
 
 /// The images of `data`; what must be equal of images with the same content is what is in them.
-fn listed(data: &BoxDataset) -> Vec<Listed> {
+fn listed(data: &BoxDataset) -> Vec<ListedImage> {
     let mut out = Vec::new();
     for (split, given) in Split::ALL.into_iter().zip(data.given) {
         out.extend(data.part(split).iter().map(|image| {
@@ -57,7 +57,7 @@ fn listed(data: &BoxDataset) -> Vec<Listed> {
                 image.objects.iter().map(|o| format!("{} {:?}", o.category, o.rect)).collect();
             objects.sort();
             let place = (image.file().into(), None);
-            Listed { image: image.image.clone(), split: given, label: objects.join(", ").into(), place }
+            ListedImage { image: image.image.clone(), split: given, label: objects.join(", ").into(), place }
         }));
     }
     out
@@ -66,12 +66,12 @@ fn listed(data: &BoxDataset) -> Vec<Listed> {
 /// Says `problems` as findings. `locate` finds the line of what has an id.
 pub(crate) fn report(
     problems: &[Problem],
-    locate: &mut dyn FnMut(&Path, Place, ProblemKind) -> Option<u64>,
+    locate: &mut dyn FnMut(&Path, PlaceInFile, ProblemKind) -> Option<u64>,
     out: &mut Findings,
 ) {
     for problem in problems {
         let Some(mut kind) = FindingKind::of_problem(problem.kind) else { continue };
-        let Problem { mend, file, place, detail, .. } = problem;
+        let Problem { remedy, file, place, detail, .. } = problem;
         if problem.kind == ProblemKind::UnreadableImage
             && let Some((image, message)) = detail.split_once(": ")
         {
@@ -79,14 +79,14 @@ pub(crate) fn report(
             let read = File::open(image).and_then(|file| file.take(64).read_to_end(&mut start));
             kind = if read.is_ok() { images::kind_of(&start, message) } else { FindingKind::NoAccess };
         }
-        let loses = matches!(mend, Mend::ObjectDropped | Mend::ImageDropped | Mend::DroppedHere);
+        let loses = matches!(remedy, Remedy::ObjectDropped | Remedy::ImageDropped | Remedy::DroppedHere);
         let severity = if loses { Severity::Error } else { Severity::Warning };
         let (line, at) = match place {
             None => (None, String::new()),
-            Some(Place::Line(line)) => (Some(*line), String::new()),
+            Some(PlaceInFile::Line(line)) => (Some(*line), String::new()),
             Some(place) => (locate(file, *place, problem.kind), format!("{place}: ")),
         };
-        out.add(kind, severity, file, line, format!("{at}{detail}; {mend}"));
+        out.add(kind, severity, file, line, format!("{at}{detail}; {remedy}"));
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::finding::{FindingKind, Findings, Severity};
-use super::listed::{Listed, Places};
+use super::listed::{ListedImage, PartPlaces};
 use crate::data::Split;
 
 /// Classes that a message names.
@@ -15,14 +15,14 @@ const NAMED: usize = 5;
 pub(crate) type Absent = (Option<Split>, String);
 
 /// Where something is said.
-type Place = (Arc<Path>, Option<u64>);
+type Mention = (Arc<Path>, Option<u64>);
 
 /// A class in a part: how many images it has, and where it first occurs.
-type Count<'a> = (usize, &'a Place);
+type ClassCount<'a> = (usize, &'a Mention);
 
-/// Compares the classes of parts. What is in `told` was told already.
-pub(crate) fn check(listed: &[Listed], places: &Places, told: &HashSet<Absent>, out: &mut Findings) {
-    let mut parts: BTreeMap<Option<Split>, BTreeMap<&str, Count<'_>>> = BTreeMap::new();
+/// Compares the classes of parts. What is in `known_absent` was told already.
+pub(crate) fn check(listed: &[ListedImage], places: &PartPlaces, known_absent: &HashSet<Absent>, out: &mut Findings) {
+    let mut parts: BTreeMap<Option<Split>, BTreeMap<&str, ClassCount<'_>>> = BTreeMap::new();
     for image in listed {
         let part = parts.entry(image.split).or_default();
         part.entry(&image.label).or_insert((0, &image.place)).0 += 1;
@@ -30,10 +30,10 @@ pub(crate) fn check(listed: &[Listed], places: &Places, told: &HashSet<Absent>, 
     let is_given = parts.keys().any(Option::is_some);
     let train = parts.get(&is_given.then_some(Split::Train));
     if let Some(train) = train {
-        let absent = |name: &str| told.contains(&(is_given.then_some(Split::Train), name.to_owned()));
+        let absent = |name: &str| known_absent.contains(&(is_given.then_some(Split::Train), name.to_owned()));
         if let (1, Some(name)) = (train.len(), train.keys().next()) {
             // A second class whose folder is empty has been told, and would be there when it is mended.
-            if !told.iter().any(|(split, _)| split.is_none_or(|split| split == Split::Train)) {
+            if !known_absent.iter().any(|(split, _)| split.is_none_or(|split| split == Split::Train)) {
                 let message = format!("only one class ('{name}'); there is nothing to tell apart");
                 out.error(FindingKind::SingleClass, &places.whole, None, message);
             }
@@ -51,7 +51,7 @@ pub(crate) fn check(listed: &[Listed], places: &Places, told: &HashSet<Absent>, 
             let is_missing = |name: &&&str| {
                 !part.contains_key(**name)
                     && plain(name).is_none_or(|plain| !here.contains(&plain))
-                    && !told.contains(&(Some(split), (**name).to_owned()))
+                    && !known_absent.contains(&(Some(split), (**name).to_owned()))
             };
             let missing: Vec<&str> = train.keys().filter(is_missing).copied().collect();
             if !missing.is_empty() {
@@ -63,7 +63,7 @@ pub(crate) fn check(listed: &[Listed], places: &Places, told: &HashSet<Absent>, 
     similar(parts.iter().flat_map(|(split, part)| part.iter().map(|(name, (_, place))| (*split, *name, *place))), out);
 }
 
-fn few_images(train: &BTreeMap<&str, Count<'_>>, places: &Places, out: &mut Findings) {
+fn few_images(train: &BTreeMap<&str, ClassCount<'_>>, places: &PartPlaces, out: &mut Findings) {
     let single: Vec<_> = train.iter().filter(|(_, (count, _))| *count == 1).collect();
     if train.len() > 1 && single.len() == train.len() {
         let message = "every class has one image to learn from";
@@ -77,13 +77,13 @@ fn few_images(train: &BTreeMap<&str, Count<'_>>, places: &Places, out: &mut Find
 }
 
 /// Names that differ by case, spaces or what stands for spaces alone. `classes` come part by part.
-fn similar<'a>(classes: impl Iterator<Item = (Option<Split>, &'a str, &'a Place)>, out: &mut Findings) {
-    let mut first: HashMap<String, (&str, &Place)> = HashMap::new();
-    let mut told = HashSet::new();
+fn similar<'a>(classes: impl Iterator<Item = (Option<Split>, &'a str, &'a Mention)>, out: &mut Findings) {
+    let mut first: HashMap<String, (&str, &Mention)> = HashMap::new();
+    let mut reported = HashSet::new();
     for (split, name, place) in classes {
         let Some(plain) = plain(name) else { continue };
         let (known, at) = *first.entry(plain).or_insert((name, place));
-        if known != name && told.insert((known, name)) {
+        if known != name && reported.insert((known, name)) {
             // Within a part they are two classes; across parts the second is unknown.
             let is_refused = split.is_some_and(|split| split != Split::Train);
             let severity = if is_refused { Severity::Error } else { Severity::Warning };
@@ -96,7 +96,7 @@ fn similar<'a>(classes: impl Iterator<Item = (Option<Split>, &'a str, &'a Place)
 
 /// Names in one list, which stands in `source`, that differ by case or spaces alone.
 pub(crate) fn similar_names<'a>(names: impl Iterator<Item = &'a str>, source: &Path, out: &mut Findings) {
-    let place: Place = (source.into(), None);
+    let place: Mention = (source.into(), None);
     similar(names.map(|name| (None, name, &place)), out);
 }
 
@@ -111,7 +111,7 @@ fn plain(name: &str) -> Option<String> {
 }
 
 /// Numbers of classes that leave some out, where they otherwise count from 0 or 1.
-pub(crate) fn gaps(numbers: &BTreeMap<i64, Place>, out: &mut Findings) {
+pub(crate) fn gaps(numbers: &BTreeMap<i64, Mention>, out: &mut Findings) {
     let (Some((&first @ 0..=1, _)), Some((&last, _))) = (numbers.first_key_value(), numbers.last_key_value()) else {
         return;
     };
@@ -134,7 +134,7 @@ pub(crate) fn gaps(numbers: &BTreeMap<i64, Place>, out: &mut Findings) {
 }
 
 /// The classes of train, or of all, as numbers with the place where each first occurs; nothing if some are names.
-pub(crate) fn numbers(listed: &[Listed]) -> BTreeMap<i64, Place> {
+pub(crate) fn numbers(listed: &[ListedImage]) -> BTreeMap<i64, Mention> {
     let mut out = BTreeMap::new();
     for image in listed.iter().filter(|image| image.split.is_none_or(|split| split == Split::Train)) {
         match image.label.parse() {
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_gap_is_a_hole_in_a_count() {
         let gaps = |numbers: &[i64]| {
-            let place: Place = (Path::new("t.csv").into(), Some(2));
+            let place: Mention = (Path::new("t.csv").into(), Some(2));
             let mut out = Findings::default();
             super::gaps(&numbers.iter().map(|&n| (n, place.clone())).collect(), &mut out);
             out.0.into_iter().map(|f| f.message).collect::<Vec<_>>()

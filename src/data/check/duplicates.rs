@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use super::finding::{FindingKind, Findings};
-use super::listed::Listed;
+use super::listed::ListedImage;
 
 /// Compares the hashes of `listed`. Of equal images the first one, train before val before test, is the one that others
 /// repeat. Labels are said unless they `are_boxes`.
-pub(super) fn check(listed: &[Listed], hashes: &[Option<blake3::Hash>], are_boxes: bool, out: &mut Findings) {
+pub(super) fn check(listed: &[ListedImage], hashes: &[Option<blake3::Hash>], are_boxes: bool, out: &mut Findings) {
     let mut order: Vec<usize> = (0..listed.len().min(hashes.len())).collect();
     order.sort_by(|&a, &b| {
         let key = |i: usize| (listed[i].split, listed[i].file(), listed[i].image.index());

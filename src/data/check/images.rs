@@ -8,7 +8,7 @@ use image::ImageFormat;
 use rayon::prelude::*;
 
 use super::finding::{Finding, FindingKind, Findings};
-use super::listed::Listed;
+use super::listed::ListedImage;
 use crate::Error;
 use crate::data::{ImageSource, Stored};
 use crate::files::read_limited;
@@ -35,14 +35,14 @@ struct Looked {
 /// Looks at the images in `listed`, all together, and returns their hashes; none of files that cannot be read. If
 /// `fast`, at headers only, and there are no hashes. `progress` is told how many are done.
 pub(crate) fn check(
-    listed: &[Listed],
+    listed: &[ListedImage],
     fast: bool,
     out: &mut Findings,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Vec<Option<blake3::Hash>> {
     let mut hashes = Vec::with_capacity(listed.len());
     for chunk in listed.chunks(STEP) {
-        let look = |image: &Listed| if fast { glance(image) } else { look(image) };
+        let look = |image: &ListedImage| if fast { glance(image) } else { look(image) };
         let looked: Vec<Looked> = chunk.par_iter().map(look).collect();
         for Looked { findings, hash } in looked {
             out.0.extend(findings);
@@ -54,7 +54,7 @@ pub(crate) fn check(
 }
 
 /// Decodes the image.
-fn look(image: &Listed) -> Looked {
+fn look(image: &ListedImage) -> Looked {
     let (path, prefix) = (image.file(), image.prefix());
     let mut out = Findings::default();
     let stored = match &image.image {
@@ -94,7 +94,7 @@ fn look(image: &Listed) -> Looked {
 }
 
 /// Reads the header of the image's file.
-fn glance(image: &Listed) -> Looked {
+fn glance(image: &ListedImage) -> Looked {
     let (path, prefix) = (image.file(), image.prefix());
     let mut out = Findings::default();
     let mut start = Vec::new();

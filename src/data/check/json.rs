@@ -3,7 +3,7 @@
 use super::text::Lines;
 
 /// An entry of a list that is the value of a key of the outermost object.
-pub(crate) struct Entry<'a> {
+pub(crate) struct ListEntry<'a> {
     /// The key, as it is written.
     pub(crate) key: &'a [u8],
     /// The line that the entry begins in, from 1.
@@ -13,7 +13,7 @@ pub(crate) struct Entry<'a> {
 }
 
 /// The entries of all such lists. What is not JSON makes no entries or odd ones; the caller parses them.
-pub(crate) fn entries(text: &[u8]) -> Vec<Entry<'_>> {
+pub(crate) fn entries(text: &[u8]) -> Vec<ListEntry<'_>> {
     let lines = Lines::new(text);
     let mut out = Vec::new();
     let (mut depth, mut at) = (0_usize, 0);
@@ -26,7 +26,7 @@ pub(crate) fn entries(text: &[u8]) -> Vec<Entry<'_>> {
         }
         let ends = in_list && depth == 2 && matches!(byte, b',' | b']');
         if let Some(from) = start.take_if(|_| ends) {
-            out.push(Entry { key, line: lines.of(from), text: text[from..at].trim_ascii_end() });
+            out.push(ListEntry { key, line: lines.of(from), text: text[from..at].trim_ascii_end() });
         }
         match byte {
             b'"' => {

@@ -10,7 +10,7 @@ use crate::data::{ImageSource, Split};
 
 /// An image, and what its data set says of it.
 #[derive(Clone)]
-pub(crate) struct Listed {
+pub(crate) struct ListedImage {
     /// Where it is.
     pub(crate) image: ImageSource,
     /// The part; none if parts are still to be drawn.
@@ -21,7 +21,7 @@ pub(crate) struct Listed {
     pub(crate) place: (Arc<Path>, Option<u64>),
 }
 
-impl Listed {
+impl ListedImage {
     /// The file that holds it.
     pub(crate) fn file(&self) -> &Path {
         self.image.file().unwrap_or(&self.place.0)
@@ -40,14 +40,14 @@ impl Listed {
 }
 
 /// The files or folders that stand for a data set and its parts where no line can be named.
-pub(crate) struct Places {
+pub(crate) struct PartPlaces {
     /// The data set.
     pub(crate) whole: PathBuf,
     /// Each part.
     pub(crate) parts: [Option<PathBuf>; 3],
 }
 
-impl Places {
+impl PartPlaces {
     pub(crate) fn new(whole: &Path) -> Self {
         Self { whole: whole.into(), parts: [None, None, None] }
     }
@@ -58,8 +58,8 @@ impl Places {
 }
 
 /// `listed` without the images that a line of a file names and that are not there; these are told.
-pub(crate) fn existing(listed: Vec<Listed>, out: &mut Findings) -> Vec<Listed> {
-    let look = |image: &Listed| image.place.1.is_some().then(|| std::fs::metadata(image.file()));
+pub(crate) fn existing(listed: Vec<ListedImage>, out: &mut Findings) -> Vec<ListedImage> {
+    let look = |image: &ListedImage| image.place.1.is_some().then(|| std::fs::metadata(image.file()));
     let there: Vec<_> = listed.par_iter().map(look).collect();
     let mut kept = Vec::with_capacity(listed.len());
     for (image, meta) in listed.into_iter().zip(there) {

@@ -26,7 +26,7 @@ use serde::Serialize;
 pub(super) use boxes::repeated_boxes;
 pub(super) use finding::Findings;
 pub use finding::{Finding, FindingKind, Severity};
-pub(super) use listed::{Listed, Places};
+pub(super) use listed::{ListedImage, PartPlaces};
 
 use super::boxes::Problem;
 use super::dataset::{Dataset, Layout, Split};
@@ -70,7 +70,7 @@ pub struct Report {
 /// There is no such file or folder. What is wrong with its content is in the report.
 pub fn check(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) -> Result<Report> {
     let started = Instant::now();
-    let Examined { layout, images, needs_opening, findings: mut out } = examine(data, fast, progress)?;
+    let Examination { layout, images, needs_opening, findings: mut out } = examine(data, fast, progress)?;
     if needs_opening
         && !out.has_errors()
         && let Err(error) = Dataset::open(data, 1)
@@ -103,7 +103,7 @@ pub fn check(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) ->
 /// What a run that begins should say of `data`, a line each: the first warnings of the cheap part of a check, and where
 /// to find the rest. Errors are left to the run, which stops at them.
 pub(crate) fn notes(data: &Path) -> Vec<String> {
-    examine(data, true, &mut |_, _| {}).map(|examined| told(&examined.findings, data)).unwrap_or_default()
+    examine(data, true, &mut |_, _| {}).map(|examined| note_lines(&examined.findings, data)).unwrap_or_default()
 }
 
 /// [`notes`] of a data set of boxes that is open already, and in which `problems` were found.
@@ -112,10 +112,10 @@ pub(crate) fn notes_of_boxes(problems: &[Problem], data: &Path) -> Vec<String> {
     boxes::report(problems, &mut |_, _, _| None, &mut out);
     // None of them stops a run.
     out.0.iter_mut().for_each(|finding| finding.severity = Severity::Warning);
-    told(&out, data)
+    note_lines(&out, data)
 }
 
-fn told(out: &Findings, data: &Path) -> Vec<String> {
+fn note_lines(out: &Findings, data: &Path) -> Vec<String> {
     let warnings = out.0.iter().filter(|finding| finding.severity == Severity::Warning);
     let mut lines: Vec<String> = warnings.take(NAMED).map(ToString::to_string).collect();
     // A single error is told by the run itself.
@@ -133,7 +133,7 @@ pub(crate) struct Checking<'a> {
     /// Whether headers and lists alone are read.
     pub(crate) fast: bool,
     /// What stands for the data set and its parts.
-    pub(crate) places: Places,
+    pub(crate) places: PartPlaces,
     /// Classes whose absence is told already.
     pub(crate) absent: HashSet<Absent>,
     pub(crate) out: Findings,
@@ -153,7 +153,7 @@ impl Checking<'_> {
 }
 
 /// What is known of a data set short of what only opening it tells.
-struct Examined {
+struct Examination {
     layout: Option<Layout>,
     images: usize,
     /// Whether opening it may find more.
@@ -161,12 +161,12 @@ struct Examined {
     findings: Findings,
 }
 
-fn examine(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) -> Result<Examined> {
+fn examine(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) -> Result<Examination> {
     let candidate = Candidate::at(data).map_err(Error::io(data))?;
     if candidate.is_folder {
         std::fs::read_dir(data).map_err(Error::io(data))?;
     }
-    let (places, out) = (Places::new(data), Findings::default());
+    let (places, out) = (PartPlaces::new(data), Findings::default());
     let mut check = Checking { data, fast, places, absent: HashSet::new(), out };
     let (mut layout, mut has_classes, mut needs_opening) = (None, true, true);
     let listed = match formats::recognize_to_check(&candidate) {
@@ -189,5 +189,5 @@ fn examine(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) -> R
     let listed = if has_classes { listed::existing(listed, &mut findings) } else { listed };
     let hashes = images::check(&listed, fast, &mut findings, progress);
     duplicates::check(&listed, &hashes, !has_classes, &mut findings);
-    Ok(Examined { layout, images: listed.len(), needs_opening, findings })
+    Ok(Examination { layout, images: listed.len(), needs_opening, findings })
 }

@@ -62,7 +62,7 @@ const NOTES: [&str; 23] = [
 ];
 
 /// An entry of a folder.
-pub(crate) struct Item {
+pub(crate) struct FolderItem {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     pub(crate) is_folder: bool,
@@ -70,7 +70,7 @@ pub(crate) struct Item {
 
 /// The entries of `folder` that are not hidden, by name. What is neither file nor folder is told and left out, except
 /// images behind broken links, which a run would try to read.
-pub(crate) fn items(folder: &Path, out: &mut Findings) -> Vec<Item> {
+pub(crate) fn items(folder: &Path, out: &mut Findings) -> Vec<FolderItem> {
     let read = match fs::read_dir(folder) {
         Ok(read) => read,
         Err(error) => {
@@ -95,8 +95,8 @@ pub(crate) fn items(folder: &Path, out: &mut Findings) -> Vec<Item> {
         }
         check_name(raw, &name, &path, out);
         match fs::metadata(&path) {
-            Ok(meta) if meta.is_dir() => items.push(Item { name, path, is_folder: true }),
-            Ok(meta) if meta.is_file() => items.push(Item { name, path, is_folder: false }),
+            Ok(meta) if meta.is_dir() => items.push(FolderItem { name, path, is_folder: true }),
+            Ok(meta) if meta.is_file() => items.push(FolderItem { name, path, is_folder: false }),
             Ok(_) => {
                 let severity = if has_image_extension(&path) { Severity::Error } else { Severity::Warning };
                 out.add(FindingKind::SpecialFile, severity, &path, None, "neither a file nor a folder");
@@ -150,7 +150,7 @@ fn walk(
     images: &mut Vec<PathBuf>,
     out: &mut Findings,
 ) {
-    for Item { name, path, is_folder } in items(folder, out) {
+    for FolderItem { name, path, is_folder } in items(folder, out) {
         if !is_folder {
             if has_image_extension(&path) {
                 images.push(path);

@@ -15,7 +15,7 @@ use flate2::read::MultiGzDecoder;
 
 use super::{Candidate, ClassFiles, Format, Layout, Recognition};
 use crate::data::check::images::size_faults;
-use crate::data::check::{Checking, FindingKind, Findings, Listed};
+use crate::data::check::{Checking, FindingKind, Findings, ListedImage};
 use crate::data::container::{Container, ImageSource, Stored};
 use crate::data::dataset::{Sample, Split};
 use crate::data::open::{LabeledSet, Parts, entries};
@@ -48,7 +48,7 @@ fn recognize(candidate: &Candidate<'_>) -> Result<Recognition> {
 /// The files in a folder that are called like ones of this kind.
 struct IdxFiles {
     folder: PathBuf,
-    files: Vec<Named>,
+    files: Vec<NamedFile>,
 }
 
 impl ClassFiles for IdxFiles {
@@ -56,7 +56,7 @@ impl ClassFiles for IdxFiles {
         open(&paired(&self.files)?)
     }
 
-    fn check(&self, check: &mut Checking<'_>) -> Vec<Listed> {
+    fn check(&self, check: &mut Checking<'_>) -> Vec<ListedImage> {
         self.check_parts(check)
     }
 
@@ -94,7 +94,7 @@ fn is_called(name: &str, part: &str, kind: &str) -> bool {
 }
 
 /// A file that is called like one of this kind.
-struct Named {
+struct NamedFile {
     split: Split,
     /// The part's name in the file's.
     part: &'static str,
@@ -103,13 +103,13 @@ struct Named {
 }
 
 /// All files in `folder` that are called like one of this kind.
-fn named(folder: &Path) -> Result<Vec<Named>> {
+fn named(folder: &Path) -> Result<Vec<NamedFile>> {
     let mut out = Vec::new();
     for (name, path) in entries(folder)?.into_iter().filter(|(_, path)| path.is_file()) {
         for (split, parts) in PARTS {
             for (kind, is_images) in [("images-idx3", true), ("labels-idx1", false)] {
                 let part = parts.iter().find(|part| is_called(&name, part, kind));
-                out.extend(part.map(|part| Named { split, part, is_images, path: path.clone() }));
+                out.extend(part.map(|part| NamedFile { split, part, is_images, path: path.clone() }));
             }
         }
     }
@@ -117,7 +117,7 @@ fn named(folder: &Path) -> Result<Vec<Named>> {
 }
 
 /// Images and labels of each part among `files`.
-fn paired(files: &[Named]) -> Result<Vec<PartFiles>> {
+fn paired(files: &[NamedFile]) -> Result<Vec<PartFiles>> {
     let find = |part: &str, is_images: bool| {
         let mut hits = files.iter().filter(|file| file.part == part && file.is_images == is_images);
         match (hits.next(), hits.next()) {
@@ -323,14 +323,14 @@ fn broken(path: &Path, error: &std::io::Error) -> Bad {
 
 impl IdxFiles {
     /// The images. If a check is to be fast, headers only are read and no images come back.
-    fn check_parts(&self, check: &mut Checking<'_>) -> Vec<Listed> {
+    fn check_parts(&self, check: &mut Checking<'_>) -> Vec<ListedImage> {
         let Checking { fast, places, out, .. } = check;
         let mut listed = Vec::new();
         for split in Split::ALL {
             let these = |is_images| self.files.iter().filter(move |f| f.split == split && f.is_images == is_images);
             for is_images in [true, false] {
                 let pairs = these(is_images).zip(these(is_images).skip(1));
-                for (first, Named { path, .. }) in pairs.filter(|(a, b)| a.part != b.part || is_images) {
+                for (first, NamedFile { path, .. }) in pairs.filter(|(a, b)| a.part != b.part || is_images) {
                     let message = format!("{} is for {split} too; keep one", first.path.display());
                     out.error(FindingKind::AmbiguousSplit, path, None, message);
                 }
@@ -356,8 +356,8 @@ impl IdxFiles {
     }
 }
 
-fn check_part(split: Split, images: &Path, labels: &Path, fast: bool, out: &mut Findings) -> Vec<Listed> {
-    let mut told = |path: &Path, bad: Bad| {
+fn check_part(split: Split, images: &Path, labels: &Path, fast: bool, out: &mut Findings) -> Vec<ListedImage> {
+    let mut report = |path: &Path, bad: Bad| {
         let kind = match bad.flaw {
             Flaw::Truncated => FindingKind::IdxTruncated,
             Flaw::Count => FindingKind::IdxCount,
@@ -365,15 +365,15 @@ fn check_part(split: Split, images: &Path, labels: &Path, fast: bool, out: &mut 
         };
         out.refused(kind, path, &bad.error);
     };
-    let image_header = header::<4>(images, IMAGES_MAGIC).map_err(|bad| told(images, bad)).ok();
-    let label_header = header::<2>(labels, LABELS_MAGIC).map_err(|bad| told(labels, bad)).ok();
+    let image_header = header::<4>(images, IMAGES_MAGIC).map_err(|bad| report(images, bad)).ok();
+    let label_header = header::<2>(labels, LABELS_MAGIC).map_err(|bad| report(labels, bad)).ok();
     // What a header cannot say is not to be looked for behind it.
-    let pixels = image_header
-        .filter(|_| !fast)
-        .and_then(|_| read::<4>(images, IMAGES_MAGIC).map_err(|bad| told(images, bad)).ok().map(|(_, pixels)| pixels));
-    let values = label_header
-        .filter(|_| !fast)
-        .and_then(|_| read::<2>(labels, LABELS_MAGIC).map_err(|bad| told(labels, bad)).ok().map(|(_, values)| values));
+    let pixels = image_header.filter(|_| !fast).and_then(|_| {
+        read::<4>(images, IMAGES_MAGIC).map_err(|bad| report(images, bad)).ok().map(|(_, pixels)| pixels)
+    });
+    let values = label_header.filter(|_| !fast).and_then(|_| {
+        read::<2>(labels, LABELS_MAGIC).map_err(|bad| report(labels, bad)).ok().map(|(_, values)| values)
+    });
     let Some([_, count, height, width]) = image_header else { return Vec::new() };
     if let Some([_, labelled]) = label_header
         && labelled != count
@@ -392,7 +392,7 @@ fn check_part(split: Split, images: &Path, labels: &Path, fast: bool, out: &mut 
     let container: Arc<dyn Container> = Arc::new(GreyImages { path: images.into(), pixels, width, height });
     let place: (Arc<Path>, Option<u64>) = (labels.into(), None);
     let names: Vec<Arc<str>> = (0..=u8::MAX).map(|value| value.to_string().into()).collect();
-    let image = |(index, value): (usize, &u8)| Listed {
+    let image = |(index, value): (usize, &u8)| ListedImage {
         image: ImageSource::Member { container: container.clone(), index },
         split: Some(split),
         label: names[usize::from(*value)].clone(),

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Candidate, ClassFiles, Format, Layout, Recognition};
-use crate::data::check::tree::{self, Item};
-use crate::data::check::{Checking, FindingKind, Findings, Listed, Severity};
+use crate::data::check::tree::{self, FolderItem};
+use crate::data::check::{Checking, FindingKind, Findings, ListedImage, Severity};
 use crate::data::dataset::{ImageSource, Sample, Split};
 use crate::data::open::{LabeledSet, Parts, entries, sort_classes};
 use crate::image::decode::has_image_extension;
@@ -45,7 +45,7 @@ impl ClassFiles for ClassFolders {
         if self.has_parts { open_split(&self.root) } else { open_flat(&self.root) }
     }
 
-    fn check(&self, check: &mut Checking<'_>) -> Vec<Listed> {
+    fn check(&self, check: &mut Checking<'_>) -> Vec<ListedImage> {
         check_folders(&self.root, self.has_parts || are_parts(&self.root), check)
     }
 }
@@ -194,7 +194,7 @@ fn walk(
 }
 
 /// The images of `root`, whose class folders lie under parts if `has_parts`. Classes whose folder is empty are told here.
-fn check_folders(root: &Path, has_parts: bool, check: &mut Checking<'_>) -> Vec<Listed> {
+fn check_folders(root: &Path, has_parts: bool, check: &mut Checking<'_>) -> Vec<ListedImage> {
     let mut listed = Vec::new();
     let top = tree::items(root, &mut check.out);
     if !has_parts {
@@ -231,8 +231,13 @@ fn are_parts(root: &Path) -> bool {
     parts.len() > 1 && parts.iter().any(is_train)
 }
 
-fn check_classes(split: Option<Split>, items: Vec<Item>, check: &mut Checking<'_>, listed: &mut Vec<Listed>) {
-    for Item { name, path, is_folder } in items {
+fn check_classes(
+    split: Option<Split>,
+    items: Vec<FolderItem>,
+    check: &mut Checking<'_>,
+    listed: &mut Vec<ListedImage>,
+) {
+    for FolderItem { name, path, is_folder } in items {
         if !is_folder {
             if has_image_extension(&path) {
                 let message = "beside the class folders, so it belongs to no class";
@@ -249,7 +254,7 @@ fn check_classes(split: Option<Split>, items: Vec<Item>, check: &mut Checking<'_
             continue;
         }
         let (label, place): (Arc<str>, Arc<Path>) = (name.into(), path.into());
-        listed.extend(images.into_iter().map(|image| Listed {
+        listed.extend(images.into_iter().map(|image| ListedImage {
             image: ImageSource::File(image),
             split,
             label: label.clone(),

@@ -19,8 +19,8 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
-use super::boxes::{AnnotatedSet, BoxDataset, BoxLayout, Conversion, Place, Problem, ProblemKind};
-use super::check::{Checking, Findings, Listed};
+use super::boxes::{AnnotatedSet, BoxDataset, BoxLayout, Conversion, PlaceInFile, Problem, ProblemKind};
+use super::check::{Checking, Findings, ListedImage};
 use super::open::LabeledSet;
 use crate::{Error, Result};
 
@@ -145,7 +145,7 @@ pub(crate) trait ClassFiles {
     fn open(&self) -> Result<LabeledSet>;
 
     /// Tells `check` everything that is wrong, and returns the images.
-    fn check(&self, check: &mut Checking<'_>) -> Vec<Listed>;
+    fn check(&self, check: &mut Checking<'_>) -> Vec<ListedImage>;
 
     /// Whether opening reads lists alone, and not the images as well.
     fn opens_fast(&self) -> bool {
@@ -169,7 +169,7 @@ pub(crate) trait BoxFiles {
     fn check_texts(&self, check: &mut Checking<'_>);
 
     /// Looks for what opening it as `data` does not mind. `listed` are its images.
-    fn check_opened(&mut self, data: &BoxDataset, listed: &[Listed], out: &mut Findings);
+    fn check_opened(&mut self, data: &BoxDataset, listed: &[ListedImage], out: &mut Findings);
 
     /// Compares the categories of files where the data set cannot be opened.
     fn check_categories(&self, _out: &mut Findings) {}
@@ -180,7 +180,7 @@ pub(crate) trait BoxFiles {
     }
 
     /// The line of `file` in which what has an id stands, for a problem of `kind`.
-    fn line_of(&mut self, _file: &Path, _place: Place, _kind: ProblemKind) -> Option<u64> {
+    fn line_of(&mut self, _file: &Path, _place: PlaceInFile, _kind: ProblemKind) -> Option<u64> {
         None
     }
 }

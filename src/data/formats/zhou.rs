@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 use super::table::leads_out;
 use super::{Candidate, ClassFiles, Format, Layout, Recognition};
 use crate::data::boxes::normal;
-use crate::data::check::{Checking, FindingKind, Findings, Listed, classes, json, text};
+use crate::data::check::{Checking, FindingKind, Findings, ListedImage, classes, json, text};
 use crate::data::dataset::{ImageSource, Sample, Split};
 use crate::data::open::{LabeledSet, Parts, entries, relative_id};
 use crate::files::read_limited;
@@ -59,7 +59,7 @@ impl ClassFiles for SplitFiles {
         }
     }
 
-    fn check(&self, check: &mut Checking<'_>) -> Vec<Listed> {
+    fn check(&self, check: &mut Checking<'_>) -> Vec<ListedImage> {
         check.places.whole.clone_from(&self.file);
         let listed = check_file(&self.file, &mut check.out);
         for second in &self.others {
@@ -74,19 +74,19 @@ impl ClassFiles for SplitFiles {
 const MAX_BYTES: u64 = 1 << 28;
 
 #[derive(Deserialize)]
-struct Lists {
-    train: Vec<Item>,
-    val: Vec<Item>,
-    test: Vec<Item>,
+struct SplitLists {
+    train: Vec<SplitItem>,
+    val: Vec<SplitItem>,
+    test: Vec<SplitItem>,
 }
 
 /// Path, label, class name.
-type Item = (String, u32, String);
+type SplitItem = (String, u32, String);
 
 /// Opens the data set that `file` describes; its images lie in the file's folder or in a folder beside it.
 fn open(file: &Path) -> Result<LabeledSet> {
     let bytes = read_limited(file, MAX_BYTES)?;
-    let lists: Lists = serde_json::from_slice(&bytes).map_err(|e| Error::file(file, e.to_string()))?;
+    let lists: SplitLists = serde_json::from_slice(&bytes).map_err(|e| Error::file(file, e.to_string()))?;
     let Some((first, ..)) = lists.train.first() else { return Err(Error::file(file, "train lists no images")) };
     let folder = file.parent().unwrap_or(Path::new(""));
     let images = image_folder(folder, first)?
@@ -107,8 +107,8 @@ fn open(file: &Path) -> Result<LabeledSet> {
     let labels: BTreeMap<u32, u32> = names.keys().copied().zip(0..).collect();
 
     let mut seen = HashSet::new();
-    let mut samples = |split: Split, items: &[Item]| -> Result<Vec<Sample>> {
-        let sample = |(path, label, class): &Item| {
+    let mut samples = |split: Split, items: &[SplitItem]| -> Result<Vec<Sample>> {
+        let sample = |(path, label, class): &SplitItem| {
             let at = |message: String| Error::file(file, format!("{split}, {path}: {message}"));
             let label = labels.get(label).copied().filter(|&l| classes[l as usize] == *class);
             let label = label.ok_or_else(|| at(format!("class '{class}' with this label does not occur in train")))?;
@@ -135,7 +135,7 @@ pub(super) fn image_folder(folder: &Path, image: &str) -> Result<Option<PathBuf>
 }
 
 /// The images that `file` lists.
-fn check_file(file: &Path, out: &mut Findings) -> Vec<Listed> {
+fn check_file(file: &Path, out: &mut Findings) -> Vec<ListedImage> {
     let bytes = match read_limited(file, MAX_BYTES) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -148,11 +148,11 @@ fn check_file(file: &Path, out: &mut Findings) -> Vec<Listed> {
         out.error(FindingKind::MalformedFile, file, error.line() as u64, error.to_string());
         return Vec::new();
     }
-    let mut items: Vec<(Split, u64, Item)> = Vec::new();
+    let mut items: Vec<(Split, u64, SplitItem)> = Vec::new();
     for entry in json::entries(&bytes) {
         let keys: [&[u8]; 3] = [b"train", b"val", b"test"];
         let Some(split) = Split::ALL.into_iter().zip(keys).find(|(_, key)| *key == entry.key) else { continue };
-        if let Ok(item) = serde_json::from_slice::<Item>(entry.text) {
+        if let Ok(item) = serde_json::from_slice::<SplitItem>(entry.text) {
             items.push((split.0, entry.line, item));
         } else {
             let message = "not a list of path, label and class name";
@@ -193,7 +193,7 @@ fn check_file(file: &Path, out: &mut Findings) -> Vec<Listed> {
         }
         seen.insert(id, line);
         let (image, label, place) = (ImageSource::File(file_of_it), name.as_str().into(), (source.clone(), Some(line)));
-        listed.push((number, Listed { image, split: Some(split), label, place }));
+        listed.push((number, ListedImage { image, split: Some(split), label, place }));
     }
     let mut first = BTreeMap::new();
     for (number, image) in listed.iter().filter(|(_, image)| image.split == Some(Split::Train)) {

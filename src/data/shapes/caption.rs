@@ -4,7 +4,7 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::scene::{Colour, Fill, Object, Pattern, Scene, Shape, Size};
+use super::scene::{Colour, DrawnObject, Fill, ObjectSize, Pattern, Scene, Shape};
 
 /// A class name: "red circle".
 pub fn name(colour: Colour, shape: Shape) -> String {
@@ -41,13 +41,13 @@ pub struct Caption {
 struct Traits {
     colour: Option<Colour>,
     shape: Option<Shape>,
-    size: Option<Size>,
+    size: Option<ObjectSize>,
     fill: Option<Fill>,
     position: Option<&'static str>,
 }
 
 impl Traits {
-    fn hold(&self, object: &Object) -> bool {
+    fn hold(&self, object: &DrawnObject) -> bool {
         self.colour.is_none_or(|colour| colour == object.colour)
             && self.shape.is_none_or(|shape| shape == object.shape)
             && self.size.is_none_or(|size| size == object.size)
@@ -67,7 +67,7 @@ enum Claim {
 }
 
 /// Whether all objects are of one colour and shape.
-fn alike(objects: &[Object]) -> bool {
+fn alike(objects: &[DrawnObject]) -> bool {
     objects.windows(2).all(|two| two[0].colour == two[1].colour && two[0].shape == two[1].shape)
 }
 
@@ -82,8 +82,8 @@ impl Caption {
             Some(_) if alike(objects) => counted(objects, rng),
             Some(_) => different(objects, rng),
         };
-        let told = (!short && rng.random_bool(0.12)).then(|| background(scene));
-        if let Some(word) = told {
+        let background = (!short && rng.random_bool(0.12)).then(|| background(scene));
+        if let Some(word) = background {
             said = format!("{said} on a {word} background");
         }
         let around = AROUND.choose(rng).unwrap_or(&AROUND[0]);
@@ -96,7 +96,7 @@ impl Caption {
             }
             _ => around.replace("{}", &said),
         };
-        Self { text, claim, background: told }
+        Self { text, claim, background }
     }
 
     /// Whether the caption is true of a scene: `None` where people may differ, such as "a red circle" of a scene that
@@ -123,7 +123,7 @@ impl Caption {
             }
             Claim::Different(named, relation) => {
                 let find = |pair: &(Colour, Shape)| objects.iter().find(|o| (o.colour, o.shape) == *pair);
-                let found: Vec<&Object> = named.iter().filter_map(find).collect();
+                let found: Vec<&DrawnObject> = named.iter().filter_map(find).collect();
                 if found.len() < named.len() {
                     return Some(false);
                 }
@@ -148,7 +148,7 @@ fn background(scene: &Scene) -> &'static str {
     }
 }
 
-fn single(object: &Object, short: bool, rng: &mut ChaCha8Rng) -> (String, Claim) {
+fn single(object: &DrawnObject, short: bool, rng: &mut ChaCha8Rng) -> (String, Claim) {
     let mut traits = Traits::default();
     let kind: f64 = rng.random();
     if kind < 0.10 {
@@ -192,7 +192,7 @@ fn position((x, y): (f32, f32)) -> &'static str {
     ][third(y)][third(x)]
 }
 
-fn counted(objects: &[Object], rng: &mut ChaCha8Rng) -> (String, Claim) {
+fn counted(objects: &[DrawnObject], rng: &mut ChaCha8Rng) -> (String, Claim) {
     let (object, count) = (&objects[0], objects.len());
     let mut traits = Traits::default();
     let number = match count {
@@ -202,7 +202,7 @@ fn counted(objects: &[Object], rng: &mut ChaCha8Rng) -> (String, Claim) {
         _ => None,
     };
     let number = number.filter(|_| rng.random_bool(0.8));
-    let told = number.map(|_| count);
+    let named = number.map(|_| count);
     let number = number.unwrap_or("several");
     let kind: f64 = rng.random();
     let said = if kind < 0.1 {
@@ -221,10 +221,10 @@ fn counted(objects: &[Object], rng: &mut ChaCha8Rng) -> (String, Claim) {
             format!("{number} {pair}")
         }
     };
-    (said, Claim::Several(told, traits))
+    (said, Claim::Several(named, traits))
 }
 
-fn relation_of(a: &Object, b: &Object) -> &'static str {
+fn relation_of(a: &DrawnObject, b: &DrawnObject) -> &'static str {
     let (dx, dy) = (a.centre.0 - b.centre.0, a.centre.1 - b.centre.1);
     match (dx.abs() > dy.abs(), dx < 0.0, dy < 0.0) {
         (true, true, _) => "to the left of",
@@ -234,8 +234,8 @@ fn relation_of(a: &Object, b: &Object) -> &'static str {
     }
 }
 
-fn different(objects: &[Object], rng: &mut ChaCha8Rng) -> (String, Claim) {
-    let mut order: Vec<&Object> = objects.iter().collect();
+fn different(objects: &[DrawnObject], rng: &mut ChaCha8Rng) -> (String, Claim) {
+    let mut order: Vec<&DrawnObject> = objects.iter().collect();
     if rng.random_bool(0.5) {
         order.reverse();
     }

@@ -1,6 +1,6 @@
 //! Draws a scene at any side length. Edges are anti-aliased by the signed distance to the outline.
 
-use super::scene::{Background, Fill, Object, Pattern, Scene, Shape, Style};
+use super::scene::{Background, DrawnObject, Fill, Pattern, Scene, Shape, Style};
 use crate::image::Rgb8;
 
 /// A drawn scene.
@@ -76,7 +76,7 @@ fn backdrop(scene: &Scene, side: usize) -> Vec<f32> {
 }
 
 /// Paints one object over the canvas and says which pixels it covers.
-fn paint(canvas: &mut [f32], side: usize, object: &Object, scene: &Scene) -> Extent {
+fn paint(canvas: &mut [f32], side: usize, object: &DrawnObject, scene: &Scene) -> Extent {
     let scale = side as f32;
     let radius = object.radius * scale;
     let (cx, cy) = (object.centre.0 * scale, object.centre.1 * scale);

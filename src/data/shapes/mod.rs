@@ -9,8 +9,10 @@ mod write;
 
 pub use caption::{Caption, name};
 pub use draw::{Drawing, Extent, draw};
-pub use scene::{Background, Colour, Fill, Object, Pairs, Pattern, Scene, Shape, Size, Style, Tone, held_out, rng};
-pub use set::{Categories, ShapesConfig, Task, dataset};
+pub use scene::{
+    Background, Colour, DrawnObject, Fill, ObjectSize, Pairs, Pattern, Scene, Shape, Style, Tone, held_out, rng,
+};
+pub use set::{Categories, ShapesConfig, ShapesTask, dataset};
 pub(super) use write::write_png;
 pub use write::{write_coco, write_folder};
 

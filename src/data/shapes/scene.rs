@@ -116,13 +116,13 @@ impl Fill {
 /// How large an object is beside the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "a size's name says all there is")]
-pub enum Size {
+pub enum ObjectSize {
     Small,
     Medium,
     Large,
 }
 
-impl Size {
+impl ObjectSize {
     /// The English word.
     pub fn word(self) -> &'static str {
         match self {
@@ -190,7 +190,7 @@ pub struct Background {
 
 /// One object of a scene. Lengths are shares of the image's side; x grows to the right, y downwards.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Object {
+pub struct DrawnObject {
     /// Its outline.
     pub shape: Shape,
     /// Its colour.
@@ -198,7 +198,7 @@ pub struct Object {
     /// How it is painted.
     pub fill: Fill,
     /// Its size in words.
-    pub size: Size,
+    pub size: ObjectSize,
     /// Its centre (x, y).
     pub centre: (f32, f32),
     /// The radius of the circle around it.
@@ -262,7 +262,7 @@ pub fn held_out(colour: Colour, shape: Shape) -> bool {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scene {
     /// The objects, the main one first. They do not overlap.
-    pub objects: Vec<Object>,
+    pub objects: Vec<DrawnObject>,
     /// What is behind them.
     pub background: Background,
     /// How it looks.
@@ -289,7 +289,7 @@ fn pick<T: Copy>(rng: &mut ChaCha8Rng, all: &[T]) -> T {
 impl Scene {
     /// One object of this pair, not too far from the middle: the scene of a classification set.
     pub fn single(rng: &mut ChaCha8Rng, style: Style, colour: Colour, shape: Shape) -> Self {
-        let mut object = object(rng, style, colour, shape, &[Size::Small, Size::Medium, Size::Large]);
+        let mut object = object(rng, style, colour, shape, &[ObjectSize::Small, ObjectSize::Medium, ObjectSize::Large]);
         let reach = (0.47 - object.radius).max(0.0);
         object.centre = (0.5 + reach * rng.random_range(-1.0..1.0), 0.5 + reach * rng.random_range(-1.0..1.0));
         Self::of(rng, style, vec![object])
@@ -297,7 +297,7 @@ impl Scene {
 
     /// One solid object of this pair, not small, on a plain background: a scene to begin learning with.
     pub fn easy(rng: &mut ChaCha8Rng, colour: Colour, shape: Shape) -> Self {
-        let mut object = object(rng, Style::Plain, colour, shape, &[Size::Medium, Size::Large]);
+        let mut object = object(rng, Style::Plain, colour, shape, &[ObjectSize::Medium, ObjectSize::Large]);
         object.fill = Fill::Solid;
         let reach = 0.47 - object.radius;
         object.centre = (0.5 + reach * rng.random_range(-1.0..1.0), 0.5 + reach * rng.random_range(-1.0..1.0));
@@ -309,9 +309,13 @@ impl Scene {
     /// Two to four objects alike in colour, shape, fill and size.
     pub fn repeated(rng: &mut ChaCha8Rng, style: Style, colour: Colour, shape: Shape) -> Self {
         let count = rng.random_range(2..=4);
-        let first = object(rng, style, colour, shape, &[Size::Small]);
+        let first = object(rng, style, colour, shape, &[ObjectSize::Small]);
         let objects = (0..count)
-            .map(|_| Object { angle: tilt(rng, style), radius: rng.random_range(Size::Small.radii()), ..first })
+            .map(|_| DrawnObject {
+                angle: tilt(rng, style),
+                radius: rng.random_range(ObjectSize::Small.radii()),
+                ..first
+            })
             .collect();
         let objects = place(rng, objects);
         Self::of(rng, style, objects)
@@ -319,7 +323,8 @@ impl Scene {
 
     /// Up to `count` objects of any pair in `pairs`; fewer where there is no room.
     pub fn several(rng: &mut ChaCha8Rng, style: Style, pairs: Pairs, count: usize) -> Self {
-        let sizes: &[Size] = if count > 2 { &[Size::Small] } else { &[Size::Small, Size::Medium] };
+        let sizes: &[ObjectSize] =
+            if count > 2 { &[ObjectSize::Small] } else { &[ObjectSize::Small, ObjectSize::Medium] };
         let list = pairs.list();
         let objects = (0..count)
             .map(|_| {
@@ -331,7 +336,7 @@ impl Scene {
         Self::of(rng, style, objects)
     }
 
-    fn of(rng: &mut ChaCha8Rng, style: Style, objects: Vec<Object>) -> Self {
+    fn of(rng: &mut ChaCha8Rng, style: Style, objects: Vec<DrawnObject>) -> Self {
         let tone = pick(rng, &[Tone::White, Tone::Gray, Tone::Black]);
         let level = match tone {
             Tone::White => rng.random_range(0.90..1.0),
@@ -350,23 +355,23 @@ fn tilt(rng: &mut ChaCha8Rng, style: Style) -> f32 {
     rng.random_range(-most..most)
 }
 
-fn object(rng: &mut ChaCha8Rng, style: Style, colour: Colour, shape: Shape, sizes: &[Size]) -> Object {
+fn object(rng: &mut ChaCha8Rng, style: Style, colour: Colour, shape: Shape, sizes: &[ObjectSize]) -> DrawnObject {
     let size = pick(rng, sizes);
     let fill = pick(rng, &[Fill::Solid, Fill::Solid, Fill::Outlined, Fill::Striped, Fill::Dotted]);
     let rgb = colour.rgb().map(|level| (level + rng.random_range(-0.06..0.06_f32)).clamp(0.0, 1.0));
     let radius = rng.random_range(size.radii());
-    Object { shape, colour, fill, size, centre: (0.5, 0.5), radius, angle: tilt(rng, style), rgb }
+    DrawnObject { shape, colour, fill, size, centre: (0.5, 0.5), radius, angle: tilt(rng, style), rgb }
 }
 
 /// Puts the objects where their circles are apart and inside the image; those that find no room are left out, the
 /// first never.
-fn place(rng: &mut ChaCha8Rng, objects: Vec<Object>) -> Vec<Object> {
-    let mut placed: Vec<Object> = Vec::with_capacity(objects.len());
+fn place(rng: &mut ChaCha8Rng, objects: Vec<DrawnObject>) -> Vec<DrawnObject> {
+    let mut placed: Vec<DrawnObject> = Vec::with_capacity(objects.len());
     for mut object in objects {
         let span = (object.radius + 0.02)..(0.98 - object.radius);
         for _ in 0..60 {
             object.centre = (rng.random_range(span.clone()), rng.random_range(span.clone()));
-            let apart = |other: &Object| {
+            let apart = |other: &DrawnObject| {
                 let (dx, dy) = (object.centre.0 - other.centre.0, object.centre.1 - other.centre.1);
                 dx.hypot(dy) > object.radius + other.radius + 0.02
             };

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 choice! {
     /// What a drawn data set is for.
-    pub enum Task for "--task" {
+    pub enum ShapesTask for "--task" {
         /// One object in each image; classes are colour-shape pairs.
         Classify = "classify",
         /// Several objects in each image, with boxes; classes are shapes.
@@ -53,7 +53,7 @@ pub struct ShapesConfig {
     /// Which colour-shape pairs occur.
     pub pairs: Pairs,
     /// What the set is for.
-    pub task: Task,
+    pub task: ShapesTask,
     /// What the categories are, where it is for detection.
     pub categories: Categories,
     /// Side of the square images, pixels.
@@ -68,7 +68,7 @@ impl Default for ShapesConfig {
             seed: 1,
             style: Style::Plain,
             pairs: Pairs::All,
-            task: Task::Classify,
+            task: ShapesTask::Classify,
             categories: Categories::Shapes,
             size: 64,
         }
@@ -89,7 +89,7 @@ fn parts(n: usize) -> [usize; 3] {
 }
 
 /// An image of a classification set, not yet drawn.
-pub(super) struct Item {
+pub(super) struct DrawnItem {
     pub(super) split: Split,
     pub(super) label: usize,
     /// `train/red circle/0001.png`.
@@ -103,10 +103,10 @@ impl ShapesConfig {
         if !(16..=1024).contains(&self.size) {
             return Err(Error::flag("--size", format!("{} is not between 16 and 1024 pixels", self.size)));
         }
-        let least = if self.task == Task::Classify { 3 * self.pairs.list().len() } else { 3 };
+        let least = if self.task == ShapesTask::Classify { 3 * self.pairs.list().len() } else { 3 };
         if !(least..=MAX_IMAGES).contains(&self.images) {
             let why = format!("{} is not between {least} and {MAX_IMAGES}", self.images);
-            let each = if self.task == Task::Classify { "; every class needs one in each part" } else { "" };
+            let each = if self.task == ShapesTask::Classify { "; every class needs one in each part" } else { "" };
             return Err(Error::flag("--images", why + each));
         }
         Ok(())
@@ -121,7 +121,7 @@ impl ShapesConfig {
     }
 
     /// The classification set's images, part by part, class by class. Classes differ by at most one image, in train.
-    pub(super) fn items(&self) -> impl Iterator<Item = Item> + use<> {
+    pub(super) fn items(&self) -> impl Iterator<Item = DrawnItem> + use<> {
         let config = *self;
         let classes = self.classes();
         let (base, more) = (self.images / classes.len(), self.images % classes.len());
@@ -140,7 +140,7 @@ impl ShapesConfig {
                     let pair = colour as u64 * 8 + shape as u64;
                     let mut rng = rng(config.seed, PURPOSE_CLASSIFY, pair << 32 | k as u64);
                     let scene = Scene::single(&mut rng, config.style, colour, shape);
-                    Item { split, label, id: format!("{split}/{class}/{:06}.png", k - first + 1), scene }
+                    DrawnItem { split, label, id: format!("{split}/{class}/{:06}.png", k - first + 1), scene }
                 })
             })
         })
@@ -170,15 +170,15 @@ impl ShapesConfig {
 /// The configuration is for detection, has a number out of range, or asks for more pixels than memory should hold.
 pub fn dataset(config: &ShapesConfig) -> Result<Dataset> {
     config.check()?;
-    if config.task != Task::Classify {
+    if config.task != ShapesTask::Classify {
         return Err(Error::flag(
             "--task",
             "generated data for detection must be written first: `vpt data make shapes`",
         ));
     }
     if config.images * config.size * config.size * 3 > MAX_BYTES {
-        let mend = "write the images with `vpt data make shapes` and train on the folder";
-        return Err(Error::flag("--images", format!("{} images do not fit into memory; {mend}", config.images)));
+        let remedy = "write the images with `vpt data make shapes` and train on the folder";
+        return Err(Error::flag("--images", format!("{} images do not fit into memory; {remedy}", config.images)));
     }
     let classes: Vec<String> = config.classes().into_iter().map(|(class, _)| class).collect();
     let split_note = format!(

@@ -38,20 +38,20 @@ pub fn write_folder(out: &Path, config: &ShapesConfig) -> Result<[usize; 3]> {
 
 #[derive(Serialize)]
 struct Coco {
-    info: Info,
+    info: SetInfo,
     licenses: [(); 0],
-    images: Vec<Image>,
-    annotations: Vec<Annotation>,
-    categories: Vec<Category>,
+    images: Vec<ImageEntry>,
+    annotations: Vec<AnnotationEntry>,
+    categories: Vec<CategoryEntry>,
 }
 
 #[derive(Serialize)]
-struct Info {
+struct SetInfo {
     description: String,
 }
 
 #[derive(Serialize)]
-struct Image {
+struct ImageEntry {
     id: u64,
     file_name: String,
     width: usize,
@@ -59,7 +59,7 @@ struct Image {
 }
 
 #[derive(Serialize)]
-struct Annotation {
+struct AnnotationEntry {
     id: u64,
     image_id: u64,
     category_id: u64,
@@ -70,7 +70,7 @@ struct Annotation {
 }
 
 #[derive(Serialize)]
-struct Category {
+struct CategoryEntry {
     id: u64,
     name: String,
     supercategory: &'static str,
@@ -98,10 +98,10 @@ pub fn write_coco(out: &Path, config: &ShapesConfig) -> Result<[usize; 3]> {
             let id = index as u64 + 1;
             let file_name = format!("{id:06}.png");
             write_png(&folder.join(split.name()).join(&file_name), &drawing.image)?;
-            set.images.push(Image { id, file_name, width: config.size, height: config.size });
+            set.images.push(ImageEntry { id, file_name, width: config.size, height: config.size });
             for (object, extent) in scene.objects.iter().zip(drawing.extents) {
                 boxes += 1;
-                set.annotations.push(Annotation {
+                set.annotations.push(AnnotationEntry {
                     id: boxes,
                     image_id: id,
                     category_id: config.categories.id(object.colour, object.shape),
@@ -130,16 +130,16 @@ fn empty_set(config: &ShapesConfig, split: Split) -> Coco {
             Categories::Shapes => shape.word().to_owned(),
             Categories::Pairs => name(colour, shape),
         };
-        Category { id: config.categories.id(colour, shape), name, supercategory: "shape" }
+        CategoryEntry { id: config.categories.id(colour, shape), name, supercategory: "shape" }
     };
     let objects = match config.categories {
         Categories::Shapes => Shape::ALL.map(|shape| (Colour::ALL[0], shape)).to_vec(),
         Categories::Pairs => config.pairs.list(),
     };
-    let mut categories: Vec<Category> = objects.into_iter().map(category).collect();
+    let mut categories: Vec<CategoryEntry> = objects.into_iter().map(category).collect();
     categories.sort_by_key(|category| category.id);
     Coco {
-        info: Info { description: format!("drawn shapes, {split}, seed {}", config.seed) },
+        info: SetInfo { description: format!("drawn shapes, {split}, seed {}", config.seed) },
         licenses: [],
         images: Vec::new(),
         annotations: Vec::new(),
@@ -160,7 +160,7 @@ pub(crate) fn write_png(path: &Path, image: &Rgb8) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::shapes::{Pairs, Task, dataset};
+    use crate::data::shapes::{Pairs, ShapesTask, dataset};
     use crate::image::decode;
 
     #[test]
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn coco_files_describe_the_scenes() {
-        let config = ShapesConfig { images: 40, task: Task::Detect, ..ShapesConfig::default() };
+        let config = ShapesConfig { images: 40, task: ShapesTask::Detect, ..ShapesConfig::default() };
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(write_coco(dir.path(), &config).unwrap(), [25, 5, 10]);
         let (mut images, mut boxes) = (Vec::new(), Vec::new());
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn categories_can_be_pairs_with_the_same_ids_in_all_sets() {
         let read = |pairs| {
-            let (task, categories) = (Task::Detect, Categories::Pairs);
+            let (task, categories) = (ShapesTask::Detect, Categories::Pairs);
             let config = ShapesConfig { images: 40, task, categories, pairs, ..ShapesConfig::default() };
             let dir = tempfile::tempdir().unwrap();
             write_coco(dir.path(), &config).unwrap();

@@ -33,7 +33,7 @@ use crate::{
 /// 15 images to train on, 3 and 6 for the rest, of 48 x 48 pixels.
 fn workplace() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let config = ShapesConfig { images: 24, size: 48, task: shapes::Task::Detect, ..ShapesConfig::default() };
+    let config = ShapesConfig { images: 24, size: 48, task: shapes::ShapesTask::Detect, ..ShapesConfig::default() };
     assert_eq!(write_coco(&dir.path().join("data"), &config).unwrap(), [15, 3, 6]);
     dir
 }

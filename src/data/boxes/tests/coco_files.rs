@@ -118,21 +118,21 @@ fn problems_are_mended_and_named() {
     let mut found = kinds(&data);
     found.sort_by_key(|(kind, _)| ProblemKind::ALL.iter().position(|k| k == kind));
     let expected = [
-        (ProblemKind::MissingImage, Mend::ImageDropped),
-        (ProblemKind::SizeMismatch, Mend::FileHolds),
-        (ProblemKind::DuplicateImageId, Mend::ImageDropped),
-        (ProblemKind::DuplicateImage, Mend::Joined),
-        (ProblemKind::ImageInTwoParts, Mend::DroppedHere),
-        (ProblemKind::DuplicateAnnotationId, Mend::Renumbered),
-        (ProblemKind::ZeroAnnotationId, Mend::Renumbered),
-        (ProblemKind::ZeroAnnotationId, Mend::Renumbered),
-        (ProblemKind::UnknownImage, Mend::ObjectDropped),
-        (ProblemKind::UnknownCategory, Mend::ObjectDropped),
-        (ProblemKind::UnreadableObject, Mend::ObjectDropped),
-        (ProblemKind::NotFinite, Mend::ObjectDropped),
-        (ProblemKind::EmptyBox, Mend::ObjectDropped),
-        (ProblemKind::OutsideImage, Mend::Clipped),
-        (ProblemKind::Crowd, Mend::Kept),
+        (ProblemKind::MissingImage, Remedy::ImageDropped),
+        (ProblemKind::SizeMismatch, Remedy::FileHolds),
+        (ProblemKind::DuplicateImageId, Remedy::ImageDropped),
+        (ProblemKind::DuplicateImage, Remedy::Joined),
+        (ProblemKind::ImageInTwoParts, Remedy::DroppedHere),
+        (ProblemKind::DuplicateAnnotationId, Remedy::Renumbered),
+        (ProblemKind::ZeroAnnotationId, Remedy::Renumbered),
+        (ProblemKind::ZeroAnnotationId, Remedy::Renumbered),
+        (ProblemKind::UnknownImage, Remedy::ObjectDropped),
+        (ProblemKind::UnknownCategory, Remedy::ObjectDropped),
+        (ProblemKind::UnreadableObject, Remedy::ObjectDropped),
+        (ProblemKind::NotFinite, Remedy::ObjectDropped),
+        (ProblemKind::EmptyBox, Remedy::ObjectDropped),
+        (ProblemKind::OutsideImage, Remedy::Clipped),
+        (ProblemKind::Crowd, Remedy::Kept),
     ];
     assert_eq!(found, expected);
     let lines: Vec<String> = data.problems.iter().map(ToString::to_string).collect();

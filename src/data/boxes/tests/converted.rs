@@ -4,10 +4,10 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 /// Part, name, size and objects of an image.
-type Kept = (Split, String, [usize; 2], Vec<Object>);
+type KeptImage = (Split, String, [usize; 2], Vec<Object>);
 
 /// Everything that a layout is to keep: names of categories; name, size and objects of each image.
-fn content(data: &BoxDataset) -> (Vec<&str>, Vec<Kept>) {
+fn content(data: &BoxDataset) -> (Vec<&str>, Vec<KeptImage>) {
     let image = |split, image: &BoxImage| {
         let name = image.name.rsplit('/').next().unwrap().to_owned();
         let objects = image.objects.iter().map(|object| Object { id: 0, ..*object }).collect();
@@ -195,12 +195,12 @@ fn a_summary_counts_images_objects_and_problems() {
     assert_eq!((summary.width, summary.box_width), (Some([100, 100]), Some([10., 50., 100.])));
     assert_eq!(summary.unreadable.len(), 1);
     assert_eq!(summary.unreadable[0].id, "3.png");
-    let mut found: Vec<_> = summary.problem_counts.iter().map(|c| (c.kind, c.mend, c.count)).collect();
+    let mut found: Vec<_> = summary.problem_counts.iter().map(|c| (c.kind, c.remedy, c.count)).collect();
     found.sort_by_key(|(kind, ..)| kind.name());
     let expected = [
-        (ProblemKind::Crowd, Mend::Kept, 1),
-        (ProblemKind::ImageInTwoParts, Mend::Kept, 1),
-        (ProblemKind::OutsideImage, Mend::Clipped, 1),
+        (ProblemKind::Crowd, Remedy::Kept, 1),
+        (ProblemKind::ImageInTwoParts, Remedy::Kept, 1),
+        (ProblemKind::OutsideImage, Remedy::Clipped, 1),
     ];
     assert_eq!(found, expected);
     let message = data.clone().leave_out_unreadable(false).unwrap_err().to_string();

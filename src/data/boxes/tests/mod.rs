@@ -35,8 +35,8 @@ fn names(part: &[BoxImage]) -> Vec<&str> {
     part.iter().map(|image| image.name.as_str()).collect()
 }
 
-fn kinds(data: &BoxDataset) -> Vec<(ProblemKind, Mend)> {
-    data.problems.iter().map(|p| (p.kind, p.mend)).collect()
+fn kinds(data: &BoxDataset) -> Vec<(ProblemKind, Remedy)> {
+    data.problems.iter().map(|p| (p.kind, p.remedy)).collect()
 }
 
 fn error(dir: &tempfile::TempDir) -> String {

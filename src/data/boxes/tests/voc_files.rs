@@ -64,7 +64,7 @@ fn images_with_files_beside_them_are_read() {
     let data = BoxDataset::open(dir.path(), 1).unwrap();
     // The fourth names its image; the fifth is not annotated.
     assert_eq!(data.train.len() + data.val.len() + data.test.len(), 4);
-    let without = (ProblemKind::MissingAnnotation, Mend::ImageDropped);
+    let without = (ProblemKind::MissingAnnotation, Remedy::ImageDropped);
     assert!(!data.problems[0].loses_image());
     assert_eq!(kinds(&data), [without; 2]);
 }
@@ -75,7 +75,7 @@ fn corners_below_one_count_from_zero() {
     let files: Vec<_> = files.iter().map(|(name, xml)| (*name, xml.as_str())).collect();
     let dir = set(&[&files[..], &[("3.xml", &xml(&[]))]].concat(), &["1.png", "2.png", "3.png"]);
     let data = BoxDataset::open(dir.path(), 1).unwrap();
-    assert_eq!(kinds(&data), [(ProblemKind::CountsFromZero, Mend::TakenAsEdges)]);
+    assert_eq!(kinds(&data), [(ProblemKind::CountsFromZero, Remedy::TakenAsEdges)]);
     let mut found = [rects(&data.train), rects(&data.val), rects(&data.test)].concat();
     found.sort_by(|a, b| a.x.total_cmp(&b.x));
     assert_eq!(found, [rect(0., 0., 100., 50.), rect(1., 1., 9., 9.5)]);
@@ -97,7 +97,7 @@ fn categories_follow_classes_txt_and_must_occur_in_train() {
     assert_eq!(data.train[0].objects[0].category, 2);
     fs::write(dir.path().join("classes.txt"), "cat\nbird\n").unwrap();
     let data = BoxDataset::open(dir.path(), 1).unwrap();
-    assert_eq!(kinds(&data), [(ProblemKind::UnknownCategory, Mend::ObjectDropped)]);
+    assert_eq!(kinds(&data), [(ProblemKind::UnknownCategory, Remedy::ObjectDropped)]);
     fs::write(dir.path().join("classes.txt"), "cat\ncat\n").unwrap();
     assert!(error(&dir).contains("classes.txt: 'cat' is listed twice"));
 }
@@ -117,13 +117,13 @@ fn problems_are_mended_and_named() {
     let mut found = kinds(&data);
     found.sort_by_key(|(kind, _)| ProblemKind::ALL.iter().position(|k| k == kind));
     let expected = [
-        (ProblemKind::MissingImage, Mend::ImageDropped),
-        (ProblemKind::MissingAnnotation, Mend::ImageDropped),
-        (ProblemKind::SizeMismatch, Mend::FileHolds),
-        (ProblemKind::DuplicateImage, Mend::Joined),
-        (ProblemKind::UnreadableObject, Mend::ObjectDropped),
-        (ProblemKind::UnreadableObject, Mend::ObjectDropped),
-        (ProblemKind::OutsideImage, Mend::Clipped),
+        (ProblemKind::MissingImage, Remedy::ImageDropped),
+        (ProblemKind::MissingAnnotation, Remedy::ImageDropped),
+        (ProblemKind::SizeMismatch, Remedy::FileHolds),
+        (ProblemKind::DuplicateImage, Remedy::Joined),
+        (ProblemKind::UnreadableObject, Remedy::ObjectDropped),
+        (ProblemKind::UnreadableObject, Remedy::ObjectDropped),
+        (ProblemKind::OutsideImage, Remedy::Clipped),
     ];
     assert_eq!(found, expected);
     assert_eq!(rects(&data.train), [rect(89., 0., 11., 50.)]);

@@ -64,7 +64,7 @@ fn lists_name_images_and_missing_ones_are_problems() {
     is_whole(&dir);
     fs::write(dir.path().join("train.txt"), "images/train/a.png\nimages/train/a.png\nimages/gone.png\n").unwrap();
     let data = BoxDataset::open(dir.path(), 1).unwrap();
-    let found = [(ProblemKind::DuplicateImage, Mend::Joined), (ProblemKind::MissingImage, Mend::ImageDropped)];
+    let found = [(ProblemKind::DuplicateImage, Remedy::Joined), (ProblemKind::MissingImage, Remedy::ImageDropped)];
     assert_eq!(kinds(&data), found);
     assert!(data.problems[1].to_string().contains("train.txt, line 3: "), "{}", data.problems[1]);
 }
@@ -75,7 +75,7 @@ fn a_val_that_repeats_train_is_none() {
     let images: Vec<String> = (0..10).map(|i| format!("images/{i}.png")).collect();
     let dir = set(&files, &images.iter().map(String::as_str).collect::<Vec<_>>());
     let data = BoxDataset::open(dir.path(), 1).unwrap();
-    assert_eq!(kinds(&data), [(ProblemKind::ImageInTwoParts, Mend::PartIgnored)]);
+    assert_eq!(kinds(&data), [(ProblemKind::ImageInTwoParts, Remedy::PartIgnored)]);
     assert_eq!((data.train.len(), data.val.len(), data.test.len()), (6, 2, 2));
 }
 
@@ -91,7 +91,7 @@ fn lines_that_cannot_be_used_are_problems_with_their_place() {
     assert_eq!(rects(&data.train), [rect(45., 22.5, 10., 5.), rect(75., 12.5, 25., 25.)]);
     let mut found: Vec<_> = data.problems.iter().map(|p| (p.place, p.kind)).collect();
     found.sort_by_key(|(place, _)| format!("{place:?}"));
-    let line = |n| Some(Place::Line(n));
+    let line = |n| Some(PlaceInFile::Line(n));
     let expected = [
         (line(3), ProblemKind::UnknownCategory),
         (line(4), ProblemKind::UnreadableObject),
@@ -105,7 +105,7 @@ fn lines_that_cannot_be_used_are_problems_with_their_place() {
     fs::write(dir.path().join("labels/train/a.txt"), [0xff, 0xfe, 0, 10]).unwrap();
     assert_eq!(
         kinds(&BoxDataset::open(dir.path(), 1).unwrap()),
-        [(ProblemKind::UnreadableObject, Mend::ObjectDropped)]
+        [(ProblemKind::UnreadableObject, Remedy::ObjectDropped)]
     );
 }
 

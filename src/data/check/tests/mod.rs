@@ -90,11 +90,12 @@ fn severities(set: &Set) -> Vec<Severity> {
 #[test]
 fn good_sets_of_every_layout_are_good() {
     use crate::data::boxes::{BoxDataset, BoxLayout, convert};
-    use crate::data::shapes::{ShapesConfig, Task, write_coco, write_folder};
+    use crate::data::shapes::{ShapesConfig, ShapesTask, write_coco, write_folder};
     let set = Set::new();
     let config = ShapesConfig { images: 320, size: 32, ..ShapesConfig::default() };
     write_folder(&set.path().join("folder"), &config).unwrap();
-    write_coco(&set.path().join("coco"), &ShapesConfig { images: 24, task: Task::Detect, size: 64, ..config }).unwrap();
+    write_coco(&set.path().join("coco"), &ShapesConfig { images: 24, task: ShapesTask::Detect, size: 64, ..config })
+        .unwrap();
     let coco = BoxDataset::open(set.path().join("coco"), 1).unwrap();
     convert(&coco, BoxLayout::Yolo, &set.path().join("yolo")).unwrap();
     convert(&coco, BoxLayout::Voc, &set.path().join("voc")).unwrap();

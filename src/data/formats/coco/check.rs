@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Annotations, CocoFiles, MAX_BYTES, disagreement};
 use crate::data::Split;
-use crate::data::boxes::{BoxDataset, Category, Place, ProblemKind};
+use crate::data::boxes::{BoxDataset, Category, PlaceInFile, ProblemKind};
 use crate::data::check::{Checking, FindingKind, Findings, json, repeated_boxes, text};
 use crate::files::read_limited;
 
@@ -61,7 +61,7 @@ impl CocoFiles {
             |file: &Annotations, split: Option<Split>| split.is_none() || file.part().is_none() || file.part() == split;
         repeated_boxes(data, |_, object, split, first| {
             let Some(Annotations { path, .. }) = files.iter().find(|file| is_of(file, split)) else { return };
-            let place = Place::Annotation(object.id);
+            let place = PlaceInFile::Annotation(object.id);
             let name = &data.categories[object.category].name;
             let message = format!("{place}: the same box of '{name}' as annotation {first}");
             out.warning(FindingKind::DuplicateBox, path, lines.of(path, place, ProblemKind::Crowd), message);
@@ -115,7 +115,7 @@ impl EntryLines {
     }
 
     /// The line of `place` in `file`. Of ids that occur twice, problems come in the order of the later ones.
-    pub(super) fn of(&mut self, file: &Path, place: Place, kind: ProblemKind) -> Option<u64> {
+    pub(super) fn of(&mut self, file: &Path, place: PlaceInFile, kind: ProblemKind) -> Option<u64> {
         let is_repeated = matches!(kind, ProblemKind::DuplicateImageId | ProblemKind::DuplicateAnnotationId);
         let nth = if is_repeated {
             let asked = self.asked.entry((file.to_path_buf(), place.to_string())).or_default();
@@ -126,10 +126,10 @@ impl EntryLines {
         };
         let known = self.in_file(file);
         let lines = match place {
-            Place::Line(line) => return Some(line),
-            Place::Entry(number) => return known.order.get(number.saturating_sub(1) as usize).copied(),
-            Place::Image(id) => known.images.get(&id),
-            Place::Annotation(id) => known.annotations.get(&id),
+            PlaceInFile::Line(line) => return Some(line),
+            PlaceInFile::Entry(number) => return known.order.get(number.saturating_sub(1) as usize).copied(),
+            PlaceInFile::Image(id) => known.images.get(&id),
+            PlaceInFile::Annotation(id) => known.annotations.get(&id),
         }?;
         lines.get(nth).or(lines.last()).copied()
     }

@@ -19,10 +19,10 @@ use self::check::EntryLines;
 pub(super) use self::write::write;
 use super::{BoxFiles, Format, Layout, Recognition};
 use crate::data::boxes::{
-    AnnotatedImage, AnnotatedObject, AnnotatedSet, BoxDataset, Category, Extent, Mend, Place, Problem, ProblemKind,
-    normal, parts, verify,
+    AnnotatedImage, AnnotatedObject, AnnotatedSet, BoxDataset, BoxExtent, Category, PlaceInFile, Problem, ProblemKind,
+    Remedy, normal, parts, verify,
 };
-use crate::data::check::{Checking, Findings, Listed};
+use crate::data::check::{Checking, Findings, ListedImage};
 use crate::data::open::{Parts, entries};
 use crate::data::{ImageSource, Split};
 use crate::files::read_limited;
@@ -97,11 +97,11 @@ impl BoxFiles for CocoFiles {
         self.files.first().map(|file| file.path.as_path())
     }
 
-    fn line_of(&mut self, file: &Path, place: Place, kind: ProblemKind) -> Option<u64> {
+    fn line_of(&mut self, file: &Path, place: PlaceInFile, kind: ProblemKind) -> Option<u64> {
         self.lines.of(file, place, kind)
     }
 
-    fn check_opened(&mut self, data: &BoxDataset, _listed: &[Listed], out: &mut Findings) {
+    fn check_opened(&mut self, data: &BoxDataset, _listed: &[ListedImage], out: &mut Findings) {
         self.tell_repeated_boxes(data, out);
     }
 
@@ -233,14 +233,14 @@ fn disagreement(Category { id, name }: &Category, known: Option<&str>, first: &P
 }
 
 #[derive(Deserialize)]
-struct Content {
-    images: Vec<Image>,
-    annotations: Vec<Annotation>,
+struct CocoFile {
+    images: Vec<CocoImage>,
+    annotations: Vec<CocoAnnotation>,
     categories: Vec<Category>,
 }
 
 #[derive(Deserialize)]
-struct Image {
+struct CocoImage {
     id: u64,
     file_name: String,
     width: Option<f64>,
@@ -248,7 +248,7 @@ struct Image {
 }
 
 #[derive(Deserialize)]
-struct Annotation {
+struct CocoAnnotation {
     id: Option<u64>,
     image_id: u64,
     category_id: u64,
@@ -278,7 +278,7 @@ fn read_file(
     let path = file.path.as_path();
     let bytes = read_limited(path, MAX_BYTES)?;
     let content = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
-    let Content { images, annotations, mut categories } =
+    let CocoFile { images, annotations, mut categories } =
         serde_json::from_slice(content).map_err(|error| Error::file(path, error.to_string()))?;
     drop(bytes);
     categories.sort_by_key(|category| category.id);
@@ -296,14 +296,14 @@ fn read_file(
         return Err(Error::file(path, "it lists no images"));
     }
     let folder = image_folder(root, file, &images)?;
-    let mut part = Part { source: path.into(), images: Vec::new(), by_id: HashMap::new(), problems };
+    let mut part = PartBuilder { source: path.into(), images: Vec::new(), by_id: HashMap::new(), problems };
     part.add_images(&folder, images);
     part.add_annotations(&categories, annotations);
     Ok((categories, part.images))
 }
 
 /// The folder that most of the first images are in.
-fn image_folder(root: &Path, file: &Annotations, images: &[Image]) -> Result<PathBuf> {
+fn image_folder(root: &Path, file: &Annotations, images: &[CocoImage]) -> Result<PathBuf> {
     let part = file.part().map_or("", Split::name);
     let other = if part == "val" { "valid" } else { part };
     let beside = file.path.parent().unwrap_or(root);
@@ -326,7 +326,7 @@ fn image_folder(root: &Path, file: &Annotations, images: &[Image]) -> Result<Pat
 }
 
 /// A part while it is put together.
-struct Part<'a> {
+struct PartBuilder<'a> {
     source: Arc<Path>,
     images: Vec<AnnotatedImage>,
     /// Positions in `images`.
@@ -334,27 +334,27 @@ struct Part<'a> {
     problems: &'a mut Vec<Problem>,
 }
 
-impl Part<'_> {
-    fn report(&mut self, kind: ProblemKind, mend: Mend, place: Place, detail: String) {
+impl PartBuilder<'_> {
+    fn report(&mut self, kind: ProblemKind, remedy: Remedy, place: PlaceInFile, detail: String) {
         let (file, place) = (self.source.to_path_buf(), Some(place));
-        self.problems.push(Problem { kind, mend, file, place, detail });
+        self.problems.push(Problem { kind, remedy, file, place, detail });
     }
 
-    fn add_images(&mut self, folder: &Path, images: Vec<Image>) {
+    fn add_images(&mut self, folder: &Path, images: Vec<CocoImage>) {
         let mut by_path: HashMap<PathBuf, usize> = HashMap::new();
-        for Image { id, file_name, width, height } in images {
+        for CocoImage { id, file_name, width, height } in images {
             let path = normal(&folder.join(&file_name));
-            let place = Place::Image(id);
+            let place = PlaceInFile::Image(id);
             if let Some(&first) = self.by_id.get(&id) {
                 let other = self.images[first].image.file().unwrap_or(&self.source);
                 let detail = format!("its id is also that of {}", other.display());
-                let mend = if other == path { Mend::Joined } else { Mend::ImageDropped };
-                self.report(ProblemKind::DuplicateImageId, mend, place, format!("{file_name}: {detail}"));
+                let remedy = if other == path { Remedy::Joined } else { Remedy::ImageDropped };
+                self.report(ProblemKind::DuplicateImageId, remedy, place, format!("{file_name}: {detail}"));
                 continue;
             }
             if let Some(&first) = by_path.get(&path) {
                 let detail = format!("{file_name} is listed already, as image {}", self.images[first].id);
-                self.report(ProblemKind::DuplicateImage, Mend::Joined, place, detail);
+                self.report(ProblemKind::DuplicateImage, Remedy::Joined, place, detail);
                 self.by_id.insert(id, first);
                 continue;
             }
@@ -367,27 +367,27 @@ impl Part<'_> {
         }
     }
 
-    fn add_annotations(&mut self, categories: &[Category], annotations: Vec<Annotation>) {
+    fn add_annotations(&mut self, categories: &[Category], annotations: Vec<CocoAnnotation>) {
         let given: HashSet<u64> = annotations.iter().filter_map(|a| a.id).collect();
         let mut free = (1..).filter(|id| !given.contains(id));
         let mut seen = HashSet::new();
         for (annotation, number) in annotations.into_iter().zip(1..) {
             let mut id = annotation.id.unwrap_or_default();
-            let place = annotation.id.map_or(Place::Entry(number), Place::Annotation);
+            let place = annotation.id.map_or(PlaceInFile::Entry(number), PlaceInFile::Annotation);
             let Some(&image) = self.by_id.get(&annotation.image_id) else {
                 let detail = format!("image {} is not listed", annotation.image_id);
-                self.report(ProblemKind::UnknownImage, Mend::ObjectDropped, place, detail);
+                self.report(ProblemKind::UnknownImage, Remedy::ObjectDropped, place, detail);
                 continue;
             };
             let Ok(category) = categories.binary_search_by_key(&annotation.category_id, |c| c.id) else {
                 let detail = format!("category {} is not listed", annotation.category_id);
-                self.report(ProblemKind::UnknownCategory, Mend::ObjectDropped, place, detail);
+                self.report(ProblemKind::UnknownCategory, Remedy::ObjectDropped, place, detail);
                 continue;
             };
             let bbox = annotation.bbox.unwrap_or_default();
             let Ok(extent) = <[Option<f64>; 4]>::try_from(bbox) else {
                 let detail = "it has no bbox of four numbers".into();
-                self.report(ProblemKind::UnreadableObject, Mend::ObjectDropped, place, detail);
+                self.report(ProblemKind::UnreadableObject, Remedy::ObjectDropped, place, detail);
                 continue;
             };
             if id == 0 || !seen.insert(id) {
@@ -396,10 +396,10 @@ impl Part<'_> {
                     Some(0) => (ProblemKind::ZeroAnnotationId, "ids count from 1"),
                     Some(_) => (ProblemKind::DuplicateAnnotationId, "an annotation before it has the same id"),
                 };
-                self.report(kind, Mend::Renumbered, place, detail.into());
+                self.report(kind, Remedy::Renumbered, place, detail.into());
                 id = free.next().unwrap_or_default();
             }
-            let extent = Extent::Pixels(extent.map(|v| v.unwrap_or(f64::NAN)));
+            let extent = BoxExtent::Pixels(extent.map(|v| v.unwrap_or(f64::NAN)));
             let (place, area, crowd) = (Some(place), annotation.area, annotation.iscrowd);
             self.images[image].objects.push(AnnotatedObject { id, place, category, extent, area, crowd });
         }

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Entry, Lists, Syntax, entries_of};
+use super::{ListFiles, ListLine, Syntax, entries_of};
 use crate::data::Split;
-use crate::data::check::{FindingKind, Findings, Listed, text};
-use crate::data::formats::table::{ListedRows, MAX_BYTES, Row};
+use crate::data::check::{FindingKind, Findings, ListedImage, text};
+use crate::data::formats::table::{ImageRow, ListedRows, MAX_BYTES};
 use crate::data::formats::zhou::image_folder;
 use crate::files::read_limited;
 
@@ -14,8 +14,8 @@ use crate::files::read_limited;
 const PROBES: usize = 32;
 
 /// The images that `lists` hold.
-pub(super) fn check(lists: &Lists, out: &mut Findings) -> Vec<Listed> {
-    let read: Vec<(Option<Split>, &PathBuf, Vec<Row>)> =
+pub(super) fn check(lists: &ListFiles, out: &mut Findings) -> Vec<ListedImage> {
+    let read: Vec<(Option<Split>, &PathBuf, Vec<ImageRow>)> =
         lists.files.iter().map(|(split, file)| (*split, file, rows(file, lists.syntax, out))).collect();
     let folder = lists.files[0].1.parent().unwrap_or(Path::new(""));
     let all = read.iter().flat_map(|(_, _, rows)| rows);
@@ -30,7 +30,7 @@ pub(super) fn check(lists: &Lists, out: &mut Findings) -> Vec<Listed> {
     listed.listed
 }
 
-fn rows(file: &Path, syntax: Syntax, out: &mut Findings) -> Vec<Row> {
+fn rows(file: &Path, syntax: Syntax, out: &mut Findings) -> Vec<ImageRow> {
     let bytes = match read_limited(file, MAX_BYTES) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -49,9 +49,9 @@ fn rows(file: &Path, syntax: Syntax, out: &mut Findings) -> Vec<Row> {
     let mut rows = Vec::new();
     for entry in entries {
         match entry {
-            Entry::Row(row) => rows.push(row),
-            Entry::Blank { line } => out.warning(FindingKind::BlankRow, file, line, "an empty line"),
-            Entry::Unusable { line, kind, message } => out.error(kind, file, line, message),
+            ListLine::Row(row) => rows.push(row),
+            ListLine::Blank { line } => out.warning(FindingKind::BlankRow, file, line, "an empty line"),
+            ListLine::Unusable { line, kind, message } => out.error(kind, file, line, message),
         }
     }
     rows

@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 
-use super::table::{MAX_BYTES, Row, SampleBuilder, at};
+use super::table::{ImageRow, MAX_BYTES, SampleBuilder, at};
 use super::zhou::image_folder;
 use super::{Candidate, ClassFiles, Format, Layout, Recognition};
-use crate::data::check::{Checking, FindingKind, Listed};
+use crate::data::check::{Checking, FindingKind, ListedImage};
 use crate::data::dataset::Split;
 use crate::data::open::{LabeledSet, Parts, entries};
 use crate::files::read_limited;
@@ -74,14 +74,14 @@ pub(super) const FORMAT: Format = Format {
 
 /// The lists of a data set.
 #[derive(Clone, Debug)]
-struct Lists {
+struct ListFiles {
     syntax: Syntax,
     /// Train comes first; a single list that is for no part stands alone.
     files: Vec<(Option<Split>, PathBuf)>,
 }
 
 /// The lists in `folder`, if there is one for train. Of two for a part both are among them.
-fn lists_in(folder: &Path) -> Result<Option<Lists>> {
+fn lists_in(folder: &Path) -> Result<Option<ListFiles>> {
     let all: Vec<PathBuf> = entries(folder)?.into_iter().map(|(_, path)| path).filter(|path| path.is_file()).collect();
     Ok(Syntax::ALL.into_iter().find_map(|syntax| {
         let of = |part: fn(&str) -> Option<Split>| -> Vec<(Option<Split>, PathBuf)> {
@@ -95,14 +95,14 @@ fn lists_in(folder: &Path) -> Result<Option<Lists>> {
             files.extend(of(|stem| ["trainval", "train800val200"].contains(&stem).then_some(Split::Train)));
         }
         files.sort();
-        (files.first()?.0 == Some(Split::Train)).then_some(Lists { syntax, files })
+        (files.first()?.0 == Some(Split::Train)).then_some(ListFiles { syntax, files })
     }))
 }
 
 /// `path` as a list, if it is one.
-fn list_of_all(path: &Path) -> Option<Lists> {
+fn list_of_all(path: &Path) -> Option<ListFiles> {
     let syntax = Syntax::ALL.into_iter().find(|syntax| looks_like(path, *syntax))?;
-    Some(Lists { syntax, files: vec![(None, path.into())] })
+    Some(ListFiles { syntax, files: vec![(None, path.into())] })
 }
 
 /// The part that a list called `stem` is for: a number at the end counts its images.
@@ -144,7 +144,7 @@ fn split_line(line: &str) -> Option<(&str, &str)> {
     Some((path.trim_end(), label.trim_start()))
 }
 
-impl ClassFiles for Lists {
+impl ClassFiles for ListFiles {
     fn open(&self) -> Result<LabeledSet> {
         let mut parts = [None, None, None];
         let mut whole = None;
@@ -174,14 +174,14 @@ impl ClassFiles for Lists {
         Ok(LabeledSet { classes, samples })
     }
 
-    fn check(&self, check: &mut Checking<'_>) -> Vec<Listed> {
+    fn check(&self, check: &mut Checking<'_>) -> Vec<ListedImage> {
         check.list_parts(&self.files, "list");
         check::check(self, &mut check.out)
     }
 }
 
 /// The folder that the paths in `rows`, which `list` holds, are relative to.
-fn images(list: &Path, rows: &[Row]) -> Result<PathBuf> {
+fn images(list: &Path, rows: &[ImageRow]) -> Result<PathBuf> {
     let folder = list.parent().unwrap_or(Path::new(""));
     for row in rows.iter().take(PROBES) {
         if let Some(found) = image_folder(folder, &row.path)? {
@@ -192,7 +192,7 @@ fn images(list: &Path, rows: &[Row]) -> Result<PathBuf> {
     Err(Error::file(list, format!("{first} is neither beside it nor in a folder beside it")))
 }
 
-fn read(path: &Path, syntax: Syntax) -> Result<Vec<Row>> {
+fn read(path: &Path, syntax: Syntax) -> Result<Vec<ImageRow>> {
     let bytes = read_limited(path, MAX_BYTES)?;
     let text = std::str::from_utf8(&bytes).map_err(|e| {
         let line = bytes[..e.valid_up_to()].split(|&b| b == b'\n').count() as u64;
@@ -201,9 +201,9 @@ fn read(path: &Path, syntax: Syntax) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for entry in entries_of(text, syntax).map_err(|e| Error::file(path, e.to_string()))? {
         match entry {
-            Entry::Row(row) => rows.push(row),
-            Entry::Blank { .. } => {}
-            Entry::Unusable { line, message, .. } => return Err(at(path, line, message)),
+            ListLine::Row(row) => rows.push(row),
+            ListLine::Blank { .. } => {}
+            ListLine::Unusable { line, message, .. } => return Err(at(path, line, message)),
         }
     }
     if rows.is_empty() {
@@ -213,9 +213,9 @@ fn read(path: &Path, syntax: Syntax) -> Result<Vec<Row>> {
 }
 
 /// An entry of a list.
-enum Entry {
+enum ListLine {
     /// An image and its label.
-    Row(Row),
+    Row(ImageRow),
     /// An empty line.
     Blank { line: u64 },
     /// One that says too little.
@@ -226,23 +226,24 @@ enum Entry {
 ///
 /// # Errors
 /// It is to be JSON and is none.
-fn entries_of(text: &str, syntax: Syntax) -> serde_json::Result<Vec<Entry>> {
+fn entries_of(text: &str, syntax: Syntax) -> serde_json::Result<Vec<ListLine>> {
     let text = text.trim_start_matches('\u{feff}');
-    let row = |line: u64, path: String, label: String| Entry::Row(Row { line, path, label, split: None, name: None });
+    let row =
+        |line: u64, path: String, label: String| ListLine::Row(ImageRow { line, path, label, split: None, name: None });
     Ok(match syntax {
         Syntax::Json => {
             serde_json::from_str::<IgnoredAny>(text)?;
-            let entry = |Pair { line, key, value }: Pair<'_>| match parse(key, value) {
+            let entry = |JsonPair { line, key, value }: JsonPair<'_>| match parse(key, value) {
                 Ok((path, label)) => row(line, path, label),
-                Err(message) => Entry::Unusable { line, kind: FindingKind::MissingValue, message },
+                Err(message) => ListLine::Unusable { line, kind: FindingKind::MissingValue, message },
             };
             pairs(text.as_bytes()).into_iter().map(entry).collect()
         }
         Syntax::Text => {
             let entry = |(number, line): (u64, &str)| match split_line(line) {
-                _ if line.trim().is_empty() => Entry::Blank { line: number },
+                _ if line.trim().is_empty() => ListLine::Blank { line: number },
                 Some((path, label)) => row(number, path.into(), label.into()),
-                None => Entry::Unusable { line: number, kind: FindingKind::ShortRow, message: "no label".into() },
+                None => ListLine::Unusable { line: number, kind: FindingKind::ShortRow, message: "no label".into() },
             };
             (1..).zip(text.lines()).map(entry).collect()
         }
@@ -251,7 +252,7 @@ fn entries_of(text: &str, syntax: Syntax) -> serde_json::Result<Vec<Entry>> {
 
 /// A pair of the outermost object of a JSON text.
 #[derive(Debug, PartialEq)]
-struct Pair<'a> {
+struct JsonPair<'a> {
     /// The line that it begins in, from 1.
     line: u64,
     /// The key, as it is written.
@@ -272,7 +273,7 @@ fn parse(key: &[u8], value: &[u8]) -> Result<(String, String), String> {
 }
 
 /// The pairs of the object that `text`, which is JSON, consists of. A parser would pass over those that are repeated.
-fn pairs(text: &[u8]) -> Vec<Pair<'_>> {
+fn pairs(text: &[u8]) -> Vec<JsonPair<'_>> {
     let mut out = Vec::new();
     let (mut depth, mut line) = (0_usize, 1);
     // Where the key lies, in which line, and where the value begins.
@@ -282,7 +283,7 @@ fn pairs(text: &[u8]) -> Vec<Pair<'_>> {
     while let Some(&byte) = text.get(at) {
         let ends = depth == 1 && matches!(byte, b',' | b'}');
         if let (true, Some((from, to, line)), Some(start)) = (ends, key, value) {
-            out.push(Pair { line, key: &text[from..to], value: text[start..at].trim_ascii() });
+            out.push(JsonPair { line, key: &text[from..to], value: text[start..at].trim_ascii() });
             (key, value) = (None, None);
         }
         match byte {

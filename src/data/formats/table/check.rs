@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Columns, MAX_BYTES, Row, part_called, reader_of, value};
+use super::{Columns, ImageRow, MAX_BYTES, part_called, reader_of, value};
 use crate::data::boxes::normal;
 use crate::data::check::text::{self, Lines};
-use crate::data::check::{FindingKind, Findings, Listed};
+use crate::data::check::{FindingKind, Findings, ListedImage};
 use crate::data::open::relative_id;
 use crate::data::{ImageSource, Split};
 use crate::files::read_limited;
@@ -17,7 +17,7 @@ use crate::files::read_limited;
 pub(crate) struct ListedRows {
     /// The folder that paths are relative to, where it is not the table's.
     images: Option<PathBuf>,
-    pub(crate) listed: Vec<Listed>,
+    pub(crate) listed: Vec<ListedImage>,
     /// Where each image was listed, and with which label.
     seen: HashMap<String, (Arc<Path>, u64, String)>,
     /// What goes with what: a number's name and a name's number.
@@ -25,7 +25,7 @@ pub(crate) struct ListedRows {
 }
 
 /// The images in `tables`, which are for the given part or say the part of each image themselves.
-pub(crate) fn check(tables: &[(Option<Split>, PathBuf)], out: &mut Findings) -> Vec<Listed> {
+pub(crate) fn check(tables: &[(Option<Split>, PathBuf)], out: &mut Findings) -> Vec<ListedImage> {
     let mut all = ListedRows::default();
     for (split, path) in tables {
         all.read(*split, path, out);
@@ -82,8 +82,8 @@ impl ListedRows {
     }
 
     /// Takes in a row of the table `source`, which is for the part `given`.
-    pub(crate) fn add(&mut self, given: Option<Split>, source: &Arc<Path>, row: &Row, out: &mut Findings) {
-        let Row { line, path, label, split, name } = row;
+    pub(crate) fn add(&mut self, given: Option<Split>, source: &Arc<Path>, row: &ImageRow, out: &mut Findings) {
+        let ImageRow { line, path, label, split, name } = row;
         let line = *line;
         if let (Some(given), Some(split)) = (given, split)
             && given != *split
@@ -109,7 +109,7 @@ impl ListedRows {
             return;
         }
         self.seen.insert(id, (source.clone(), line, label.clone()));
-        self.listed.push(Listed {
+        self.listed.push(ListedImage {
             image: ImageSource::File(folder.join(path)),
             split: given.or(*split),
             label: label.as_str().into(),
@@ -150,7 +150,7 @@ fn blank_lines(path: &Path, bytes: &[u8], mut at: usize, lines: &Lines, out: &mu
 
 impl Columns {
     /// What the row says; nothing if it lacks what is needed.
-    fn row(&self, record: &csv::StringRecord, file: &Path, line: u64, out: &mut Findings) -> Option<Row> {
+    fn row(&self, record: &csv::StringRecord, file: &Path, line: u64, out: &mut Findings) -> Option<ImageRow> {
         if record.iter().all(|field| field.trim().is_empty()) {
             out.error(FindingKind::BlankRow, file, line, "a row with nothing in it");
             return None;
@@ -191,6 +191,6 @@ impl Columns {
         }
         let pair = self.pair.and_then(|(number, name)| Some((value(record, number)?, value(record, name)?)));
         let name = pair.filter(|(number, _)| number.parse::<i64>().is_ok()).map(|(_, name)| name.to_owned());
-        Some(Row { line, path: path?, label: label?, split, name })
+        Some(ImageRow { line, path: path?, label: label?, split, name })
     }
 }

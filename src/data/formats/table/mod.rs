@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 pub(super) use self::check::{ListedRows, leads_out};
 use super::{Candidate, ClassFiles, Format, Layout, Recognition};
-use crate::data::check::{Checking, Listed};
+use crate::data::check::{Checking, ListedImage};
 use crate::data::dataset::{ImageSource, Sample, Split};
 use crate::data::open::{LabeledSet, Parts, entries, relative_id, sort_classes};
 use crate::files::read_limited;
@@ -66,7 +66,7 @@ impl ClassFiles for TableFiles {
         }
     }
 
-    fn check(&self, check: &mut Checking<'_>) -> Vec<Listed> {
+    fn check(&self, check: &mut Checking<'_>) -> Vec<ListedImage> {
         let mut files = self.0.clone();
         files.sort();
         if let [(None, file)] = &files[..] {
@@ -184,7 +184,7 @@ fn folder_of(table: &Path) -> &Path {
 }
 
 /// What a line says of an image.
-pub(super) struct Row {
+pub(super) struct ImageRow {
     pub(super) line: u64,
     pub(super) path: String,
     pub(super) label: String,
@@ -203,7 +203,7 @@ pub(super) struct SampleBuilder {
 
 impl SampleBuilder {
     /// The classes are those of `rows` that belong to `train` or to no part.
-    pub(super) fn new(rows: &[Row]) -> Self {
+    pub(super) fn new(rows: &[ImageRow]) -> Self {
         let train = rows.iter().filter(|r| r.split.is_none_or(|s| s == Split::Train));
         let mut classes: Vec<String> = train.map(|r| r.label.clone()).collect::<BTreeSet<_>>().into_iter().collect();
         sort_classes(&mut classes);
@@ -212,8 +212,8 @@ impl SampleBuilder {
     }
 
     /// The sample that `row` of `table` describes, whose path is relative to the folder `images`.
-    pub(super) fn sample(&mut self, table: &Path, images: &Path, row: Row) -> Result<Sample> {
-        let Row { line, path, label, .. } = row;
+    pub(super) fn sample(&mut self, table: &Path, images: &Path, row: ImageRow) -> Result<Sample> {
+        let ImageRow { line, path, label, .. } = row;
         let Some(&label) = self.labels.get(&label) else {
             return Err(at(table, line, format!("label '{label}' does not occur in train")));
         };
@@ -228,7 +228,7 @@ impl SampleBuilder {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<Row>> {
+fn read(path: &Path) -> Result<Vec<ImageRow>> {
     let mut reader = reader(path)?;
     let mut columns: Option<Columns> = None;
     let mut rows = Vec::new();
@@ -253,7 +253,7 @@ fn read(path: &Path) -> Result<Vec<Row>> {
             column => Some(part_called(field(column, "split")?).map_err(|message| at(path, line, message))?),
         };
         let (image, label) = (field(columns.path, "path")?.to_owned(), field(columns.label, "label")?.to_owned());
-        rows.push(Row { line, path: image, label, split, name: None });
+        rows.push(ImageRow { line, path: image, label, split, name: None });
     }
     if rows.is_empty() {
         return Err(Error::file(path, "the table lists no images"));

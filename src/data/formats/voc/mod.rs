@@ -25,10 +25,10 @@ use super::image_folder::{files, images};
 use super::{BoxFiles, Format, Layout, Recognition};
 use crate::contain::contain;
 use crate::data::boxes::{
-    AnnotatedImage, AnnotatedObject, AnnotatedSet, BoxDataset, Category, Extent, Mend, Place, Problem, ProblemKind,
-    normal, parts,
+    AnnotatedImage, AnnotatedObject, AnnotatedSet, BoxDataset, BoxExtent, Category, PlaceInFile, Problem, ProblemKind,
+    Remedy, normal, parts,
 };
-use crate::data::check::{Checking, FindingKind, Findings, Listed, repeated_boxes, text};
+use crate::data::check::{Checking, FindingKind, Findings, ListedImage, repeated_boxes, text};
 use crate::data::open::{Parts, entries};
 use crate::data::{ImageSource, Split};
 use crate::files::read_limited;
@@ -104,7 +104,7 @@ impl BoxFiles for VocFiles {
             Ok(all) => all,
             Err(error) => return (Vec::new(), vec![error]),
         };
-        let pair = |xml: PathBuf| Pair { image: None, folder: self.root().to_path_buf(), xml };
+        let pair = |xml: PathBuf| XmlWithImage { image: None, folder: self.root().to_path_buf(), xml };
         (Vec::new(), all.into_par_iter().filter_map(|(_, xml)| read(pair(normal(&xml))).err()).collect())
     }
 
@@ -117,7 +117,7 @@ impl BoxFiles for VocFiles {
         }
     }
 
-    fn check_opened(&mut self, data: &BoxDataset, _listed: &[Listed], out: &mut Findings) {
+    fn check_opened(&mut self, data: &BoxDataset, _listed: &[ListedImage], out: &mut Findings) {
         repeated_boxes(data, |image, object, _, _| {
             let message = format!("two equal boxes of '{}'", data.categories[object.category].name);
             out.warning(FindingKind::DuplicateBox, image.file(), None, message);
@@ -143,7 +143,7 @@ fn is_xml(path: &Path) -> bool {
 }
 
 /// An XML file and the image that it describes.
-struct Pair {
+struct XmlWithImage {
     xml: PathBuf,
     /// None if there is no image of its name; the file may name one.
     image: Option<PathBuf>,
@@ -193,9 +193,9 @@ fn open(found: &VocFiles) -> Result<AnnotatedSet> {
     if let Some((file, line)) = from_zero {
         problems.push(Problem {
             kind: ProblemKind::CountsFromZero,
-            mend: Mend::TakenAsEdges,
+            remedy: Remedy::TakenAsEdges,
             file: file.to_path_buf(),
-            place: Some(Place::Line(line)),
+            place: Some(PlaceInFile::Line(line)),
             detail: "a corner below 1 in a format that counts pixels from 1".into(),
         });
     }
@@ -213,10 +213,10 @@ fn open(found: &VocFiles) -> Result<AnnotatedSet> {
 }
 
 /// The parts that the lists in `ImageSets/Main` say; without lists, all annotations.
-fn devkit(root: &Path, folder: &Path, problems: &mut Vec<Problem>) -> Result<Parts<Pair>> {
+fn devkit(root: &Path, folder: &Path, problems: &mut Vec<Problem>) -> Result<Parts<XmlWithImage>> {
     let annotations = root.join("Annotations");
     let by_stem = by_stem(folder)?;
-    let pair = |id: &str| Pair {
+    let pair = |id: &str| XmlWithImage {
         xml: normal(&annotations.join(format!("{id}.xml"))),
         image: by_stem.get(id).cloned(),
         folder: folder.to_path_buf(),
@@ -229,28 +229,28 @@ fn devkit(root: &Path, folder: &Path, problems: &mut Vec<Problem>) -> Result<Par
         let ids = all.iter().filter_map(|(name, _)| Some(name.rsplit_once('.')?.0));
         return Ok(Parts::Unsplit(ids.map(pair).collect()));
     }
-    let mut listed = |path: PathBuf| -> Result<Vec<Pair>> {
+    let mut listed = |path: PathBuf| -> Result<Vec<XmlWithImage>> {
         let bytes = read_limited(&path, MAX_LIST_BYTES)?;
         let (mut seen, mut out) = (BTreeSet::new(), Vec::new());
         for (line, n) in String::from_utf8_lossy(&bytes).lines().zip(1..) {
             let line = line.trim();
-            let mut report = |kind, mend, detail| {
-                let (file, place) = (path.clone(), Some(Place::Line(n)));
-                problems.push(Problem { kind, mend, file, place, detail });
+            let mut report = |kind, remedy, detail| {
+                let (file, place) = (path.clone(), Some(PlaceInFile::Line(n)));
+                problems.push(Problem { kind, remedy, file, place, detail });
             };
             // Lists of one class have a second column.
             let forms = [line, line.split_whitespace().next().unwrap_or_default()];
             let Some(pair) = forms.into_iter().map(pair).find(|pair| pair.xml.is_file()) else {
                 if !line.is_empty() {
                     let detail = format!("there is no Annotations/{line}.xml");
-                    report(ProblemKind::MissingAnnotation, Mend::ImageDropped, detail);
+                    report(ProblemKind::MissingAnnotation, Remedy::ImageDropped, detail);
                 }
                 continue;
             };
             if seen.insert(pair.xml.clone()) {
                 out.push(pair);
             } else {
-                report(ProblemKind::DuplicateImage, Mend::Joined, format!("{line} is listed already"));
+                report(ProblemKind::DuplicateImage, Remedy::Joined, format!("{line} is listed already"));
             }
         }
         Ok(out)
@@ -269,19 +269,19 @@ fn by_stem(folder: &Path) -> Result<HashMap<String, PathBuf>> {
 }
 
 /// XML files in `folder` with the images beside them.
-fn side_by_side(folder: &Path, problems: &mut Vec<Problem>) -> Result<Vec<Pair>> {
+fn side_by_side(folder: &Path, problems: &mut Vec<Problem>) -> Result<Vec<XmlWithImage>> {
     let mut by_stem = by_stem(folder)?;
     let mut pairs = Vec::new();
     for (name, xml) in files(folder, "", &is_xml)? {
         let image = name.rsplit_once('.').and_then(|(stem, _)| by_stem.remove(stem));
         let beside = xml.parent().unwrap_or(folder).to_path_buf();
-        pairs.push(Pair { xml: normal(&xml), image, folder: beside });
+        pairs.push(XmlWithImage { xml: normal(&xml), image, folder: beside });
     }
     let mut left: Vec<PathBuf> = by_stem.into_values().collect();
     left.sort();
     problems.extend(left.into_iter().map(|file| Problem {
         kind: ProblemKind::MissingAnnotation,
-        mend: Mend::ImageDropped,
+        remedy: Remedy::ImageDropped,
         file,
         place: None,
         detail: "there is no XML file beside it".into(),
@@ -308,12 +308,12 @@ struct Described {
     crowd: bool,
 }
 
-fn read_all(pairs: Vec<Pair>) -> Result<Vec<DescribedImage>> {
+fn read_all(pairs: Vec<XmlWithImage>) -> Result<Vec<DescribedImage>> {
     pairs.into_par_iter().map(read).collect()
 }
 
-fn read(pair: Pair) -> Result<DescribedImage> {
-    let Pair { xml, image, folder } = pair;
+fn read(pair: XmlWithImage) -> Result<DescribedImage> {
+    let XmlWithImage { xml, image, folder } = pair;
     let bytes = read_limited(&xml, MAX_XML_BYTES)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| Error::file(&xml, "not UTF-8 text"))?;
     let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
@@ -341,9 +341,9 @@ fn read(pair: Pair) -> Result<DescribedImage> {
             Ok(object) => image.objects.push(object),
             Err(detail) => image.problems.push(Problem {
                 kind: ProblemKind::UnreadableObject,
-                mend: Mend::ObjectDropped,
+                remedy: Remedy::ObjectDropped,
                 file: xml.clone(),
-                place: Some(Place::Line(line)),
+                place: Some(PlaceInFile::Line(line)),
                 detail,
             }),
         }
@@ -420,11 +420,11 @@ impl DescribedImage {
         problems.extend(own);
         let mut out = Vec::with_capacity(objects.len());
         for Described { line, name, corners: [left, top, right, bottom], area, crowd } in objects {
-            let place = Some(Place::Line(line));
+            let place = Some(PlaceInFile::Line(line));
             let Some(&category) = index.get(name.as_str()) else {
                 problems.push(Problem {
                     kind: ProblemKind::UnknownCategory,
-                    mend: Mend::ObjectDropped,
+                    remedy: Remedy::ObjectDropped,
                     file: xml.to_path_buf(),
                     place,
                     detail: format!("'{name}' is not in classes.txt"),
@@ -432,7 +432,7 @@ impl DescribedImage {
                 continue;
             };
             let (x, y) = (left - first, top - first);
-            let extent = Extent::Pixels([x, y, right - x, bottom - y]);
+            let extent = BoxExtent::Pixels([x, y, right - x, bottom - y]);
             out.push(AnnotatedObject { id: 0, place, category, extent, area, crowd });
         }
         AnnotatedImage { id: 0, image: ImageSource::File(path), declared: size, source: xml, place: None, objects: out }

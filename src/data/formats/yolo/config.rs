@@ -23,7 +23,7 @@ pub(super) struct Config {
     pub(super) val: Option<Sources>,
     pub(super) test: Option<Sources>,
     nc: Option<usize>,
-    names: Option<Names>,
+    names: Option<ClassNames>,
     /// There for poses: five numbers of a box come before the points.
     pub(super) kpt_shape: Option<IgnoredAny>,
 }
@@ -45,9 +45,9 @@ impl Sources {
 }
 
 /// Class names, as a list or as a map from 0, 1, ….
-pub(super) struct Names(Vec<String>);
+pub(super) struct ClassNames(Vec<String>);
 
-impl<'de> Deserialize<'de> for Names {
+impl<'de> Deserialize<'de> for ClassNames {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(NamesVisitor)
     }
@@ -56,21 +56,21 @@ impl<'de> Deserialize<'de> for Names {
 struct NamesVisitor;
 
 impl<'de> Visitor<'de> for NamesVisitor {
-    type Value = Names;
+    type Value = ClassNames;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list or a map of class names")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Names, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<ClassNames, A::Error> {
         let mut names = Vec::new();
         while let Some(name) = list.next_element()? {
             names.push(name);
         }
-        Ok(Names(names))
+        Ok(ClassNames(names))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ClassNames, A::Error> {
         let mut names = Vec::new();
         while let Some(entry) = map.next_entry::<u64, String>()? {
             names.push(entry);
@@ -78,7 +78,7 @@ impl<'de> Visitor<'de> for NamesVisitor {
         names.sort();
         match names.iter().zip(0..).find(|((class, _), expected)| class != expected) {
             Some((_, missing)) => Err(de::Error::custom(format!("names: there is no class {missing} between others"))),
-            None => Ok(Names(names.into_iter().map(|(_, name)| name).collect())),
+            None => Ok(ClassNames(names.into_iter().map(|(_, name)| name).collect())),
         }
     }
 }
@@ -109,10 +109,10 @@ pub(super) fn read_config(file: &Path) -> Result<Config> {
 
 pub(super) fn categories(file: &Path, config: &Config) -> Result<Vec<Category>> {
     let names = match (&config.names, config.nc) {
-        (Some(Names(names)), Some(nc)) if names.len() != nc => {
+        (Some(ClassNames(names)), Some(nc)) if names.len() != nc => {
             return Err(Error::file(file, format!("nc is {nc}, but there are {} names", names.len())));
         }
-        (Some(Names(names)), _) => names.clone(),
+        (Some(ClassNames(names)), _) => names.clone(),
         (None, Some(nc @ 1..=100_000)) => (0..nc).map(|i| format!("class_{i}")).collect(),
         (None, _) => Vec::new(),
     };

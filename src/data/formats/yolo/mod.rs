@@ -19,9 +19,10 @@ pub(super) use self::write::write;
 use super::image_folder::images;
 use super::{BoxFiles, Format, Layout, Recognition};
 use crate::data::boxes::{
-    AnnotatedImage, AnnotatedObject, AnnotatedSet, BoxDataset, Extent, Mend, Place, Problem, ProblemKind, normal, parts,
+    AnnotatedImage, AnnotatedObject, AnnotatedSet, BoxDataset, BoxExtent, PlaceInFile, Problem, ProblemKind, Remedy,
+    normal, parts,
 };
-use crate::data::check::{Checking, FindingKind, Findings, Listed, text};
+use crate::data::check::{Checking, FindingKind, Findings, ListedImage, text};
 use crate::data::open::entries;
 use crate::data::{ImageSource, Split};
 use crate::files::read_limited;
@@ -61,7 +62,7 @@ impl BoxFiles for YoloFiles {
         }
     }
 
-    fn check_opened(&mut self, _data: &BoxDataset, listed: &[Listed], out: &mut Findings) {
+    fn check_opened(&mut self, _data: &BoxDataset, listed: &[ListedImage], out: &mut Findings) {
         check_labels(listed, out);
     }
 }
@@ -150,12 +151,12 @@ fn open_piecewise(file: &Path, problems: &mut Vec<Problem>, errors: &mut Vec<Err
 }
 
 /// An image, the list or folder that names it, and the line of a list.
-type NamedImage = (PathBuf, Arc<Path>, Option<Place>);
+type NamedImage = (PathBuf, Arc<Path>, Option<PlaceInFile>);
 
 /// Adds the images in the folder or list `source`.
 fn listed(source: &Path, bases: &[PathBuf], out: &mut Vec<NamedImage>, problems: &mut Vec<Problem>) -> Result<()> {
     let shared: Arc<Path> = source.into();
-    let all: Vec<(PathBuf, Option<Place>)> = if source.is_dir() {
+    let all: Vec<(PathBuf, Option<PlaceInFile>)> = if source.is_dir() {
         images(source, "")?.into_iter().map(|(_, path)| (path, None)).collect()
     } else {
         let bytes = read_limited(source, MAX_BYTES)?;
@@ -165,7 +166,7 @@ fn listed(source: &Path, bases: &[PathBuf], out: &mut Vec<NamedImage>, problems:
         let place = |(line, n): (&str, u64)| {
             let mut places = std::iter::once(beside).chain(bases.iter().map(PathBuf::as_path)).map(|f| f.join(line));
             let path = places.find(|path| path.is_file()).unwrap_or_else(|| beside.join(line));
-            (normal(&path), Some(Place::Line(n)))
+            (normal(&path), Some(PlaceInFile::Line(n)))
         };
         lines.map(place).collect()
     };
@@ -174,9 +175,9 @@ fn listed(source: &Path, bases: &[PathBuf], out: &mut Vec<NamedImage>, problems:
         if seen.insert(path.clone()) {
             out.push((path, shared.clone(), place));
         } else {
-            let (kind, mend) = (ProblemKind::DuplicateImage, Mend::Joined);
+            let (kind, remedy) = (ProblemKind::DuplicateImage, Remedy::Joined);
             let detail = format!("{} is listed already", path.display());
-            problems.push(Problem { kind, mend, file: source.into(), place, detail });
+            problems.push(Problem { kind, remedy, file: source.into(), place, detail });
         }
     }
     Ok(())
@@ -233,12 +234,12 @@ impl Labels {
             }
             match self.object(line) {
                 Ok((category, extent)) => {
-                    let place = Some(Place::Line(n));
+                    let place = Some(PlaceInFile::Line(n));
                     objects.push(AnnotatedObject { id: 0, place, category, extent, area: None, crowd: false });
                 }
                 Err((kind, detail)) => {
-                    let (file, place, mend) = (file.clone(), Some(Place::Line(n)), Mend::ObjectDropped);
-                    problems.push(Problem { kind, mend, file, place, detail });
+                    let (file, place, remedy) = (file.clone(), Some(PlaceInFile::Line(n)), Remedy::ObjectDropped);
+                    problems.push(Problem { kind, remedy, file, place, detail });
                 }
             }
         }
@@ -248,7 +249,7 @@ impl Labels {
         ))
     }
 
-    fn object(&self, line: &str) -> Result<(usize, Extent), (ProblemKind, String)> {
+    fn object(&self, line: &str) -> Result<(usize, BoxExtent), (ProblemKind, String)> {
         let unreadable = |detail: String| (ProblemKind::UnreadableObject, detail);
         let numbers = line
             .split_whitespace()
@@ -265,7 +266,7 @@ impl Labels {
             polygon if polygon.len() >= 6 && polygon.len() % 2 == 0 => around(polygon),
             _ => return Err(unreadable(format!("{} numbers, neither a box (5) nor a polygon", numbers.len()))),
         };
-        Ok((*class as usize, Extent::Fractions(extent)))
+        Ok((*class as usize, BoxExtent::Fractions(extent)))
     }
 }
 
@@ -289,8 +290,8 @@ fn shortened(word: &str) -> String {
 }
 
 /// Files of labels: their encoding, and lines that are there twice.
-fn check_labels(listed: &[Listed], out: &mut Findings) {
-    let look = |image: &Listed| {
+fn check_labels(listed: &[ListedImage], out: &mut Findings) {
+    let look = |image: &ListedImage| {
         let mut found = Findings::default();
         let file = label_file(image.file());
         let Ok(bytes) = read_limited(&file, MAX_BYTES) else { return found };
@@ -327,8 +328,8 @@ mod tests {
         let read = |line: &str, has_points| {
             let found = Labels { classes: 2, has_points }.object(line);
             found.map(|(class, extent)| match extent {
-                Extent::Fractions(f) => (class, f.map(|v| (v * 1e6).round() / 1e6)),
-                Extent::Pixels(_) => panic!("pixels"),
+                BoxExtent::Fractions(f) => (class, f.map(|v| (v * 1e6).round() / 1e6)),
+                BoxExtent::Pixels(_) => panic!("pixels"),
             })
         };
         assert_eq!(read("1 0.5 0.5 0.2 0.1", false).unwrap(), (1, [0.4, 0.45, 0.2, 0.1]));

@@ -12,17 +12,18 @@ use crate::contain::contain;
 use crate::{Error, Result};
 
 /// Makes the item with an index.
-type Make<T> = dyn Fn(usize) -> Result<T> + Send + Sync;
+type MakeItem<T> = dyn Fn(usize) -> Result<T> + Send + Sync;
 
 /// Items in a given order. Dropping it early stops its threads.
-pub(super) struct Ahead<T> {
+pub(super) struct Prefetch<T> {
     work: Arc<Work<T>>,
     threads: Vec<JoinHandle<()>>,
+    failed: bool,
 }
 
 /// What the threads share.
 struct Work<T> {
-    make: Box<Make<T>>,
+    make: Box<MakeItem<T>>,
     order: Vec<usize>,
     /// Items that may be made or wait at a time.
     window: usize,
@@ -42,7 +43,7 @@ struct Queue<T> {
     stop: bool,
 }
 
-impl<T: Send + 'static> Ahead<T> {
+impl<T: Send + 'static> Prefetch<T> {
     /// The items with the indices in `order`, in that order, made by `make` on `threads` threads (at least one), of which
     /// `ahead` wait beside those being made. `make` must not panic.
     ///
@@ -58,7 +59,7 @@ impl<T: Send + 'static> Ahead<T> {
         let queue = Mutex::new(Queue { first: 0, items: VecDeque::new(), stop: false });
         let (finished, taken) = (Condvar::new(), Condvar::new());
         let work = Arc::new(Work { make: Box::new(make), order, window: ahead + wanted, queue, finished, taken });
-        let mut ahead = Self { work, threads: Vec::with_capacity(wanted) };
+        let mut ahead = Self { work, threads: Vec::with_capacity(wanted), failed: false };
         for _ in 0..wanted {
             let work = ahead.work.clone();
             match std::thread::Builder::new().name("vpt-data".into()).spawn(move || work.run()) {
@@ -72,17 +73,27 @@ impl<T: Send + 'static> Ahead<T> {
     }
 }
 
-impl<T> Ahead<T> {
+impl<T> Prefetch<T> {
     /// Number of items in all.
     pub(super) fn len(&self) -> usize {
         self.work.order.len()
+    }
+
+    /// The next `most` items with their indices, fewer before the end; none at the end and after an error.
+    pub(super) fn batch(&mut self, most: usize) -> Option<Result<(Vec<usize>, Vec<T>)>> {
+        if self.failed {
+            return None;
+        }
+        let taken = self.take(most);
+        self.failed = taken.is_err();
+        Some(taken).filter(|taken| !matches!(taken, Ok((indices, _)) if indices.is_empty()))
     }
 
     /// Waits for the next items, at most `most` of them, and takes them out with their indices; none at the end.
     ///
     /// # Errors
     /// The first item among them that could not be made.
-    pub(super) fn take(&mut self, most: usize) -> Result<(Vec<usize>, Vec<T>)> {
+    fn take(&mut self, most: usize) -> Result<(Vec<usize>, Vec<T>)> {
         let mut queue = self.work.lock();
         let rest = &self.work.order[queue.first..];
         let indices = rest[..rest.len().min(most)].to_vec();
@@ -102,16 +113,16 @@ impl<T> Ahead<T> {
     }
 }
 
-impl<T> fmt::Debug for Ahead<T> {
+impl<T> fmt::Debug for Prefetch<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ahead")
+        f.debug_struct("Prefetch")
             .field("items", &self.len())
             .field("threads", &self.threads.len())
             .finish_non_exhaustive()
     }
 }
 
-impl<T> Drop for Ahead<T> {
+impl<T> Drop for Prefetch<T> {
     fn drop(&mut self) {
         self.work.lock().stop = true;
         self.work.taken.notify_all();
@@ -167,8 +178,8 @@ mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
-    fn squares(n: usize, threads: usize) -> Ahead<usize> {
-        Ahead::new((0..n).collect(), 3, threads, |i| {
+    fn squares(n: usize, threads: usize) -> Prefetch<usize> {
+        Prefetch::new((0..n).collect(), 3, threads, |i| {
             // Later items may be finished first.
             std::thread::sleep(Duration::from_micros((i * 7919 % 13) as u64 * 50));
             Ok(i * i)
@@ -194,7 +205,7 @@ mod tests {
     fn no_more_is_made_than_the_window_holds() {
         let made = Arc::new(Mutex::new(0));
         let count = made.clone();
-        let mut ahead = Ahead::new((0..100).collect(), 5, 2, move |_| {
+        let mut ahead = Prefetch::new((0..100).collect(), 5, 2, move |_| {
             *count.lock().unwrap() += 1;
             Ok(())
         })
