@@ -333,7 +333,7 @@ impl TextTower {
             // The tails' own tokens do not learn.
             let depth = if i == 0 { Depth::Prompts } else { Depth::Rows };
             let (prompts, d_prompts) = (Some(stem.seen(i, tokens, d)), Some(&mut *d_read[i]));
-            block.vjp(&mut dx, sequences, prompts, Queries::All, &part.blocks[i], depth, d_prompts, scratch);
+            block.vjp(&mut dx, sequences, prompts, Queries::All, &part.blocks[i], depth, d_prompts, None, scratch);
         }
     }
 

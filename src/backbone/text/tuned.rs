@@ -165,7 +165,8 @@ impl TextTower {
         for (i, block) in tuned.blocks.iter().enumerate().rev() {
             let depth = if i == 0 { Depth::Weights } else { Depth::Rows };
             let (learned, grads) = (tuned.low_rank.learned(i), &mut sums[i]);
-            block.vjp_weights(&mut dx, sequences, Queries::All, &part.blocks[i], depth, learned, grads, scratch);
+            let weights = Some((learned, grads));
+            block.vjp(&mut dx, sequences, None, Queries::All, &part.blocks[i], depth, None, weights, scratch);
         }
     }
 }

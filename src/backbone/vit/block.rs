@@ -336,7 +336,8 @@ impl Block {
     /// Turns `dx`, the gradient of the block's output, into that of its input, in place, as far down as `depth` says.
     ///
     /// Layout as in [`Block::forward`]; with [`Queries::First`] the gradient comes in the first `count` rows and leaves in
-    /// all rows. The gradient of the prompts' keys and values is added to `d_prompts` `[P, 2D]`.
+    /// all rows. The gradient of the prompts' keys and values is added to `d_prompts` `[P, 2D]`, those of the weights that are
+    /// learned to those beside them.
     #[allow(clippy::too_many_arguments, reason = "forward's arguments and the gradients")]
     pub(crate) fn vjp(
         &self,
@@ -347,25 +348,10 @@ impl Block {
         tape: &BlockTape,
         depth: Depth,
         d_prompts: Option<&mut [f32]>,
+        weights: Option<(&Learned, &mut BlockGrads)>,
         scratch: &mut Scratch,
     ) {
-        self.back(dx, sequences, prompts, queries, tape, depth, None, d_prompts, None, scratch);
-    }
-
-    /// As [`Block::vjp`] without prompts; adds to `grads` the gradients of the weights that are `learned`.
-    #[allow(clippy::too_many_arguments, reason = "forward's arguments and the gradients")]
-    pub(crate) fn vjp_weights(
-        &self,
-        dx: &mut Vec<f32>,
-        sequences: Sequences,
-        queries: Queries,
-        tape: &BlockTape,
-        depth: Depth,
-        learned: &Learned,
-        grads: &mut BlockGrads,
-        scratch: &mut Scratch,
-    ) {
-        self.back(dx, sequences, None, queries, tape, depth, None, None, Some((learned, grads)), scratch);
+        self.back(dx, sequences, prompts, queries, tape, depth, None, d_prompts, weights, scratch);
     }
 
     /// As [`Block::vjp`] of sequences whose keys and values others have read too, as prompts of theirs: `d_read`

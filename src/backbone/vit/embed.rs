@@ -247,10 +247,8 @@ impl Embedding {
         let Some(pre) = &self.pre_norm else { return };
         let d = self.width();
         let stride = row_stride(d);
-        if let Some([scale, shift]) = grads.map(|grads| &mut grads.pre_norm) {
-            let dx = Mat::new(dx, rows, d, stride);
-            add_products(dx, Mat::new(&tape.normalized, rows, d, stride), scale);
-            add_rows(dx, shift);
+        if let Some(grads) = grads {
+            grads.add_pre_norm(Mat::new(dx, rows, d, stride), &tape.normalized);
         }
         let gradient = scratch.gradient.grow(rows * stride);
         for (to, from) in gradient.chunks_exact_mut(stride).zip(dx.chunks_exact_mut(stride)) {
@@ -343,6 +341,14 @@ impl Embedding {
 }
 
 impl EmbeddingGrads {
+    /// Adds the gradients of scale and shift of `ln_pre` from that of what it gives, `dy` `[rows, D]`, for the `normalized`
+    /// rows (stride `row_stride(D)`).
+    pub(super) fn add_pre_norm(&mut self, dy: Mat, normalized: &[f32]) {
+        let [scale, shift] = &mut self.pre_norm;
+        add_products(dy, Mat::new(normalized, dy.rows(), dy.cols(), row_stride(dy.cols())), scale);
+        add_rows(dy, shift);
+    }
+
     /// Adds another thread's gradients.
     pub(super) fn add(&mut self, other: &Self) {
         let Self { patch, prefix, positions, pre_norm: [scale, shift] } = self;

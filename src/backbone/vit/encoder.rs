@@ -246,8 +246,8 @@ impl Vit {
             let of_embedding = weights.as_ref().is_some_and(|weights| weights.embedding.is_some());
             let lowest = i == first && !want.pixels && !of_embedding;
             let depth = match (lowest, prepared) {
-                (true, _) if want.weights => Depth::Weights,
                 (true, Some(p)) if inserted == Some(i) => Depth::LastRows(p.tokens),
+                (true, _) if want.weights => Depth::Weights,
                 (true, _) => Depth::Prompts,
                 _ => Depth::Rows,
             };
@@ -260,13 +260,9 @@ impl Vit {
             } else {
                 &blocks[i]
             };
-            match (job.tuned, weights.as_deref_mut()) {
-                (Some(tuned), Some(weights)) => {
-                    let (learned, grads) = (tuned.learned(i), &mut weights.blocks[i]);
-                    block.vjp_weights(dx, sequences, queries, tape, depth, learned, grads, scratch);
-                }
-                _ => block.vjp(dx, sequences, prompts, queries, tape, depth, d_prompts, scratch),
-            }
+            let of_weights = job.tuned.zip(weights.as_deref_mut());
+            let of_weights = of_weights.map(|(tuned, weights)| (tuned.learned(i), &mut weights.blocks[i]));
+            block.vjp(dx, sequences, prompts, queries, tape, depth, d_prompts, of_weights, scratch);
             if i == 0 && (inserted == Some(0) || want.pixels || of_embedding) {
                 self.add_reads(dx, readout, 0, (count, tokens), d_features);
                 let grads = weights.as_deref_mut().and_then(|weights| weights.embedding.as_mut());

@@ -158,6 +158,27 @@ impl Scratch {
         }
     }
 
+    /// Adds the gradients of keys and values alone from theirs, `dkv` `[rows, 2D]`, for normalised rows `x` `[rows, D]`.
+    pub(super) fn add_keys_values(
+        &mut self,
+        learned: &Learned,
+        grads: &mut BlockGrads,
+        dkv: Mat,
+        x: Mat,
+        precision: Precision,
+    ) {
+        let d = x.cols();
+        match (grads, learned) {
+            (BlockGrads::Layers(layers), _) => self.add(&mut layers.kv, dkv, Some(x), precision),
+            (BlockGrads::LowRank(grads), Learned::LowRank(factors)) => {
+                for (i, dy) in [(1, dkv.columns(0, d)), (2, dkv.columns(d, d))] {
+                    self.add_factors(&factors[i], &mut grads[i], dy, x);
+                }
+            }
+            (BlockGrads::LowRank(_), _) => {}
+        }
+    }
+
     fn add_factors(&mut self, factors: &Factors, grads: &mut FactorGrads, dy: Mat, x: Mat) {
         let (rows, d, rank) = (dy.rows(), dy.cols(), factors.shift.len());
         let inner = self.inner.grow(rows * rank);

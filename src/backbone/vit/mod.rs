@@ -124,7 +124,7 @@ pub struct Pass<'a> {
     pub input: Input<'a>,
     /// Prompts.
     pub prompts: Option<TokenPrompts<'a>>,
-    /// The weights, where a task has tuned them; not together with prompts.
+    /// The weights, where a task has tuned them.
     pub tuned: Option<&'a Tuned>,
     /// Tokens that are read as features.
     pub readout: Readout<'a>,
@@ -295,7 +295,13 @@ impl Vit {
             }
             values.append(&mut part);
         }
-        let tokens = prepared.zip(sums).map(|(p, sums)| p.vjp(&sums, &tower.embedding, &tower.blocks, pass.threads));
+        let tokens = prepared.zip(sums).map(|(prepared, sums)| {
+            if let Some((tuned, weights)) = pass.tuned.zip(weights.as_mut()) {
+                prepared.add_weights(&sums, tower, tuned, weights, self.precision);
+            }
+            prepared.vjp(&sums, &tower.embedding, &tower.blocks, pass.threads)
+        });
+        let tokens = tokens.filter(|_| want.tokens);
         let weights = pass.tuned.zip(weights).map(|(tuned, grads)| tuned.unfold(grads)).transpose()?;
         Ok((Grads { tokens, pixels: pixel_grads, weights }, values))
     }
@@ -306,9 +312,7 @@ impl Vit {
         if let Some(prompts) = &pass.prompts {
             prompts.check(depth, self.width())?;
         }
-        let plain = pass.prompts.is_none()
-            && matches!((pass.input, pass.readout), (Input::Images(_), Readout::ClassToken))
-            && !pass.want.pixels;
+        let plain = matches!((pass.input, pass.readout), (Input::Images(_), Readout::ClassToken));
         if pass.tuned.is_some_and(|tuned| !plain || !tuned.fits(self)) {
             return Err(Error::invalid(
                 "tuned weights",
@@ -354,7 +358,8 @@ impl Vit {
         workspace: &mut Workspace,
     ) -> Result<Share<T>> {
         let pixels = if job.want.pixels { self.tower.embedding.pixels() } else { 0 };
-        let prepared = job.prepared.filter(|_| job.want.tokens);
+        // Weights learn from what prompts make of them, too.
+        let prepared = job.prepared.filter(|_| job.want.tokens || job.want.weights);
         let mut grads = prepared.map(|p| PreparedGrads::zeros(p, self.width()));
         let mut weights = job.tuned.filter(|_| job.want.weights).map(Tuned::zero_grads);
         let mut values = Vec::new();

@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::block::Block;
 use super::embed::Embedding;
-use crate::kernel::{Grow, Init, Mat, MatMut, normalize, normalize_vjp, row_stride};
+use super::grads::Scratch as GradScratch;
+use super::tower::Tower;
+use super::tuned::{TowerGrads, Tuned};
+use crate::kernel::{Grow, Init, Mat, MatMut, Precision, normalize, normalize_vjp, row_stride};
 use crate::{Error, Result, parallel};
 
 /// Which blocks are prompted.
@@ -200,6 +203,30 @@ impl Prepared {
         layers.push(grads.inserted.clone());
         layers.concat()
     }
+
+    /// Adds to `weights`, the gradients of what is `tuned` of `tower`, what comes through the prompts' keys and values, which
+    /// the tower's layers make once for the whole batch.
+    pub(crate) fn add_weights(
+        &self,
+        grads: &PreparedGrads,
+        tower: &Tower,
+        tuned: &Tuned,
+        weights: &mut TowerGrads,
+        precision: Precision,
+    ) {
+        let d = tower.embedding.width();
+        let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
+        let scratch = &mut GradScratch::default();
+        for ((i, shared), gradient) in (self.start..).zip(&self.shared).zip(&grads.shared) {
+            let of_keys_values = Mat::new(gradient, self.tokens, 2 * d, kv_stride);
+            let x = Mat::new(&shared.normalized, self.tokens, d, stride);
+            scratch.add_keys_values(tuned.learned(i), &mut weights.blocks[i], of_keys_values, x, precision);
+            if let (Some((normalized, _)), Some(of_embedding)) = (&shared.pre, &mut weights.embedding) {
+                let of_input = shared.input_vjp(gradient, self.tokens, d, &tower.blocks[i]);
+                of_embedding.add_pre_norm(Mat::new(&of_input, self.tokens, d, d), normalized);
+            }
+        }
+    }
 }
 
 /// `f` of every layer, dealt out to threads.
@@ -225,7 +252,15 @@ impl SharedPrompts {
 
     /// `[P, D]` from the gradient of keys and values `[P, 2D]`.
     fn vjp(&self, gradient: &[f32], p: usize, embedding: &Embedding, block: &Block) -> Vec<f32> {
-        let d = embedding.width();
+        let dx = self.input_vjp(gradient, p, embedding.width(), block);
+        match &self.pre {
+            Some((normalized, inverse)) => embedding.pre_norm_vjp(&dx, normalized, inverse),
+            None => dx,
+        }
+    }
+
+    /// The gradient `[P, D]` of what enters the block.
+    fn input_vjp(&self, gradient: &[f32], p: usize, d: usize, block: &Block) -> Vec<f32> {
         let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
         let mut wide = Vec::new();
         let d_normalized = wide.grow(p * stride);
@@ -238,10 +273,7 @@ impl SharedPrompts {
             Mat::new(d_normalized, p, d, stride),
             &mut MatMut::new(&mut dx, p, d, d),
         );
-        match &self.pre {
-            Some((normalized, inverse)) => embedding.pre_norm_vjp(&dx, normalized, inverse),
-            None => dx,
-        }
+        dx
     }
 }
 

@@ -97,6 +97,63 @@ fn gradients_of_weights_equal_the_textbook_form() {
     }
 }
 
+/// Prompts, pixels and weights that learn at once: every gradient, as features depend on all of them together.
+#[test]
+fn gradients_of_weights_prompts_and_pixels_together_equal_the_textbook_form() {
+    for (spec, size) in families() {
+        let weights = weights(&spec);
+        let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
+        let images = random(100, BATCH * 3 * size * size);
+        let slopes = random(101, BATCH * WIDTH);
+        let data = random(102, 3 * TOKENS * WIDTH);
+        for (tune, layers) in KINDS.into_iter().flat_map(|tune| LAYERS.map(|layers| (tune, layers))) {
+            let case = format!("{:?} {tune:?} {layers:?}", spec.family);
+            let mut tuned = vit.tuned(&spec, &weights, tune).unwrap();
+            let values = moved(&mut tuned);
+            set(&mut tuned, &values);
+            let (reference, vars) = reference((&spec, size), &weights, &values);
+            let prompts = prompts(layers, &data);
+            let image = Var::from_tensor(&f64_tensor(&images, &[BATCH, 3, size, size])).unwrap();
+            let prompt =
+                prompts.as_ref().map(|p| Var::from_tensor(&f64_tensor(p.data, &[p.layers, p.tokens, WIDTH])).unwrap());
+            let features = reference.features(&image, layers.zip(prompt.as_ref().map(Var::as_tensor))).unwrap();
+            let pass = Pass { prompts, tuned: Some(&tuned), ..Pass::forward(&images, 2) };
+            let error = relative_error(&vit.read(&pass).unwrap(), &super::values(&features));
+            assert!(error < 5e-6, "{case}: features off by {error:e}");
+
+            let weighted = (&features * f64_tensor(&slopes, &[BATCH, WIDTH])).unwrap().sum_all().unwrap();
+            let grads = weighted.backward().unwrap();
+            let gradient = |var: &Var| super::values(grads.get(var).unwrap());
+            let lengths: Vec<f64> = vars.iter().map(|var| norm(&gradient(var))).collect();
+            let floor = 0.03 * lengths.iter().sum::<f64>() / vars.len() as f64;
+            let loss =
+                |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
+            for (tokens, pixels) in [(true, false), (true, true), (false, true)] {
+                let want = Want { tokens, pixels, weights: true };
+                let (got, _) = vit.step(&Pass { want, micro_batch: Some(2), ..pass }, &loss).unwrap();
+                assert_eq!(
+                    (got.tokens.is_some(), got.pixels.is_some()),
+                    (tokens && layers.is_some(), pixels),
+                    "{case}"
+                );
+                for ((name, ..), (var, got)) in values.iter().zip(vars.iter().zip(got.weights.unwrap())) {
+                    let want = gradient(var);
+                    let difference: Vec<f64> = got.iter().zip(&want).map(|(&g, w)| f64::from(g) - w).collect();
+                    let error = norm(&difference) / norm(&want).max(floor);
+                    assert!(error < 1e-5, "{case}: {name} off by {error:e}");
+                }
+                for (what, got, var) in [("prompts", got.tokens, prompt.as_ref()), ("pixels", got.pixels, Some(&image))]
+                {
+                    if let Some((got, var)) = got.zip(var) {
+                        let error = relative_error(&got, &gradient(var));
+                        assert!(error < 1e-5, "{case}: {what} off by {error:e}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 fn norm(values: &[f64]) -> f64 {
     values.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
@@ -150,9 +207,6 @@ fn what_tuned_weights_are_not_for_is_an_error() {
     let tuned = vit.tuned(&spec, &weights, Tune::Biases).unwrap();
     let pass = Pass { tuned: Some(&tuned), ..Pass::forward(&images, 1) };
     assert!(vit.read(&pass).is_ok());
-    let data = random(1, TOKENS * WIDTH);
-    let prompts = Some(TokenPrompts { start: 0, layers: 1, tokens: TOKENS, data: &data });
-    assert!(vit.read(&Pass { prompts, ..pass }).is_err());
     let reads = [Read { after: 1, rows: Rows::All }];
     assert!(vit.read(&Pass { readout: Readout::Tokens(&reads), ..pass }).is_err());
     let larger = random(100, 3 * (size + 8) * (size + 8));
