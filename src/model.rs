@@ -1,5 +1,5 @@
-//! A frozen backbone with a learned input and a learned output, or with weights of its own: what training steps through and
-//! what a task file brings back to life.
+//! A frozen backbone, the parts that are learned beside it and what makes logits of its features: what training steps through
+//! and what a task file brings back to life.
 
 pub mod detect;
 mod detect_task;
@@ -7,61 +7,95 @@ mod label_map;
 pub mod run_origin;
 mod task;
 pub mod task_file;
+mod templates;
 #[cfg(test)]
 mod tests;
 mod text;
-mod tuned;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 pub use detect_task::{DetectTask, Found};
 use label_map::Mapped;
 pub(crate) use task::sigmoid;
 pub use task::{AnyTask, TaskModel, TaskOptions};
-use text::TextPart;
+use templates::TemplateTexts;
+use text::LearnedTexts;
 pub use text::{Classifier, Frozen};
-use tuned::WeightPart;
 
 use crate::{
     Error, Result,
     backbone::{
         Backbone,
-        vit::{Course, Input, Pass, Read, Readout, Rows, TokenPrompts, Want},
+        class_texts::Prompts,
+        vit::{Course, Pass, Read, Readout, Rows},
     },
     head::{
-        BoundHead, Head, HeadKind,
-        label_map::{VOTES, Vote},
+        Head, HeadKind,
+        label_map::{LabelMap, VOTES, Vote},
     },
     image::Preprocess,
     loss::{Loss, LossGradients},
     params::{self, Group, Param},
     prompt::{
-        PartShapes,
-        pixels::{PixelPrompt, Places},
-        tokens::{DropoutMask, TokenLayout},
+        PartShape, PartShapes,
+        part::{Draw, Drawn, Gradients, Inputs, Part, Site, TensorShape},
+        pixels::PixelPrompt,
+        weights::TunedWeights,
     },
     random::stream,
 };
 
-/// Standard deviation of fresh prompt pixels, in units of the normalised image.
-const PIXEL_STD: f32 = 0.01;
-
-/// The frozen and the learned parts put together; the learned values are passed in.
+/// A frozen backbone and what is learned put together; the learned values are passed in: those of the parts in their order, then
+/// those of the head.
 #[derive(Debug, Clone)]
 pub struct Model {
     backbone: Arc<Backbone>,
-    prompt: PartShapes,
-    pixels: Option<PixelPrompt>,
-    /// Where texts are learned, once the names of the classes are known.
-    text: Option<TextPart>,
-    /// Where weights of the backbone are tuned.
-    weights: Option<WeightPart>,
+    /// Kind and place of the parts.
+    shapes: PartShapes,
+    parts: Vec<Arc<dyn Part>>,
     head: Head,
-    /// Where classes of the backbone's own classifier stand for those of the head.
-    mapped: Option<Mapped>,
+    output: Output,
     threads: usize,
-    /// Whether features are image embeddings, not the class token after the last norm.
-    on_embeddings: bool,
+}
+
+/// How features become logits.
+#[derive(Debug, Clone)]
+enum Output {
+    /// The head reads the class token after the last norm.
+    ClassToken,
+    /// The head reads image embeddings, as [`Backbone::embed`] makes them.
+    Embedding,
+    /// Classes of the backbone's own classifier stand for those of the head.
+    LabelMap(Mapped),
+    /// The head is made of texts with learned vectors in them.
+    LearnedTexts(LearnedTexts),
+    /// The head is made of texts in templates, through a tuned tower.
+    TemplateTexts(TemplateTexts),
+}
+
+/// What tells classes, for [`Model::new`].
+#[derive(Debug, Clone, Copy)]
+pub enum ClassifierSpec<'a> {
+    /// A learned head on the class token; that of [`HeadKind::Text`] is on image embeddings.
+    Head(HeadKind),
+    /// A head on image embeddings, as [`Backbone::embed`] makes them, with so many keys of a cache in it.
+    OnEmbeddings {
+        /// Which.
+        kind: HeadKind,
+        /// Keys.
+        keys: usize,
+    },
+    /// The backbone's own classifier, some of whose classes stand for these.
+    LabelMap(LabelMap),
+    /// Texts with learned vectors in them, for methods that learn such.
+    Texts {
+        /// What texts call the classes.
+        names: &'a [String],
+        /// What the vectors begin as; drawn at random if `None`.
+        words: Option<&'a str>,
+    },
+    /// Texts in templates, for low-rank changes that are told by texts; only steps and task files need to know them.
+    Templates(Option<&'a Prompts>),
 }
 
 /// A batch to learn from.
@@ -73,10 +107,8 @@ pub struct StepInput<'a> {
     pub blocks: usize,
     /// Their labels, as the loss takes them.
     pub labels: &'a [u32],
-    /// Where prompt patches lie.
-    pub places: Places,
-    /// Dropout on prompt tokens, or on what goes into low-rank changes: see [`Model::dropout_len`].
-    pub mask: Option<DropoutMask>,
+    /// What was drawn at random for each part ([`Model::draw`]); nothing for those that are not in it.
+    pub drawn: &'a [Drawn],
     /// The loss.
     pub loss: &'a Loss,
     /// What PromptSRC ties the learned embeddings to.
@@ -99,66 +131,73 @@ pub struct StepOutput {
 }
 
 impl Model {
-    /// Puts `backbone`, a prompt and a head for `classes` classes together.
+    /// Puts `backbone`, the parts that are learned and what tells `classes` classes together.
     ///
     /// # Errors
-    /// The prompt does not fit the backbone's depth or image size, or is one of texts and the backbone has no text tower.
+    /// A part does not fit the backbone or another part, or the backbone has not what tells the classes.
     pub fn new(
         backbone: Arc<Backbone>,
-        parts: &PartShapes,
-        head: HeadKind,
+        shapes: &PartShapes,
+        classifier: ClassifierSpec,
         classes: usize,
         threads: usize,
     ) -> Result<Self> {
-        if head == HeadKind::Text && backbone.clip.is_none() {
+        check_together(shapes, &classifier)?;
+        if matches!(classifier, ClassifierSpec::Head(HeadKind::Text)) && backbone.clip.is_none() {
             let message =
                 format!("text is for CLIP backbones, which {} ({}) is not", backbone.name, backbone.spec.family);
             return Err(Error::flag("--head", message));
         }
-        let told_by_texts = parts.told_by_texts();
-        let on_embeddings = head == HeadKind::Text || told_by_texts;
-        let width = if on_embeddings { backbone.embedding_width() } else { backbone.vit.width() };
-        let mut head = Head { kind: head, width, classes, keys: 0 };
-        let mut layout = parts.tokens();
-        if let Some(shape) = parts.text() {
-            head = text::check(&backbone, &shape, classes)?;
-            layout = shape.image_tokens();
-        }
-        let weights = if let Some(shape) = parts.weights() {
-            let (part, own_head) = tuned::part(&backbone, shape, head, on_embeddings)?;
-            head = own_head;
-            Some(part)
-        } else {
-            None
-        };
-        let Preprocess { mean, std, .. } = backbone.preprocess;
-        let pixels = parts.pixels().map(|shape| PixelPrompt::new(shape, backbone.vit.image_size(), mean, std));
-        let pixels = pixels.transpose()?;
-        if let Some(TokenLayout { start, layers, .. }) = layout {
-            let depth = backbone.vit.depth();
-            if layers == 0 || start.checked_add(layers).is_none_or(|end| end > depth) {
-                let message = format!("{layers} prompted blocks from block {start} on, where the backbone has {depth}");
-                return Err(Error::flag("--prompt-layers", message));
+        let words = match (&classifier, shapes.text()) {
+            (ClassifierSpec::Texts { words: Some(words), .. }, Some(shape)) => {
+                Some(text::first_words(&backbone, &shape, words)?)
             }
+            _ => None,
+        };
+        let site = Site {
+            backbone: &backbone,
+            embeds: !matches!(
+                classifier,
+                ClassifierSpec::Head(HeadKind::Linear | HeadKind::Cosine) | ClassifierSpec::LabelMap(_)
+            ),
+            maps_labels: matches!(classifier, ClassifierSpec::LabelMap(_)),
+            words: words.as_deref(),
+        };
+        let head = |kind, keys| {
+            let width = if site.embeds { backbone.embedding_width() } else { backbone.vit.width() };
+            Head { kind, width, classes, keys }
+        };
+        if let (ClassifierSpec::Templates(prompts), Some(shape)) = (&classifier, shapes.weights()) {
+            backbone.text_spec()?;
+            let (head, weights) = (head(HeadKind::Cosine, 0), Arc::new(TunedWeights::new(shape, &site)?));
+            let texts = TemplateTexts::new(&backbone, weights.clone(), *prompts, classes, threads)?;
+            let (parts, output): (Vec<Arc<dyn Part>>, _) = (vec![weights], Output::TemplateTexts(texts));
+            return Ok(Self { shapes: shapes.clone(), parts, head, output, threads, backbone });
         }
-        Ok(Self {
-            backbone,
-            prompt: parts.clone(),
-            pixels,
-            text: None,
-            weights,
-            head,
-            mapped: None,
-            threads,
-            on_embeddings,
-        })
+        let parts = shapes.iter().map(|shape| shape.kind().build(&site)).collect::<Result<_>>()?;
+        let (head, output) = match (classifier, shapes.text()) {
+            (ClassifierSpec::Texts { names, .. }, Some(shape)) => {
+                let texts = LearnedTexts::new(&backbone, shape, names, classes)?;
+                (head(HeadKind::Cosine, 0), Output::LearnedTexts(texts))
+            }
+            (ClassifierSpec::LabelMap(kind), _) => {
+                let (mapped, head) = label_map::mapped(&backbone, kind, classes)?;
+                (head, Output::LabelMap(mapped))
+            }
+            (ClassifierSpec::OnEmbeddings { kind, keys }, _) => (head(kind, keys), Output::Embedding),
+            (ClassifierSpec::Head(kind), _) if site.embeds => (head(kind, 0), Output::Embedding),
+            (ClassifierSpec::Head(kind), _) => (head(kind, 0), Output::ClassToken),
+            (ClassifierSpec::Texts { .. } | ClassifierSpec::Templates(_), _) => {
+                return Err(Error::invalid("parts", "no texts are learned"));
+            }
+        };
+        Ok(Self { shapes: shapes.clone(), parts, head, output, threads, backbone })
     }
 
-    /// The same with a head on image embeddings, as [`Backbone::embed`] makes them, and with `keys` keys of a cache in it.
+    /// The same with `keys` keys of a cache in its head.
     #[must_use]
-    pub fn on_embeddings(self, keys: usize) -> Self {
-        let head = Head { width: self.backbone.embedding_width(), keys, ..self.head };
-        Self { head, on_embeddings: true, ..self }
+    pub fn with_keys(self, keys: usize) -> Self {
+        Self { head: Head { keys, ..self.head }, ..self }
     }
 
     /// The frozen part.
@@ -173,12 +212,15 @@ impl Model {
 
     /// What is learned beside the head.
     pub fn parts(&self) -> &PartShapes {
-        &self.prompt
+        &self.shapes
     }
 
-    /// The prompt pixels, where the method has any.
-    pub fn pixels(&self) -> Option<&PixelPrompt> {
-        self.pixels.as_ref()
+    /// The prompt pixels and their values among `params`, if there are any.
+    pub fn pixels<'a>(&self, params: &'a [Param]) -> Result<Option<(PixelPrompt, &'a [f32])>> {
+        let found = self.shapes.iter().position(|shape| matches!(shape, PartShape::Pixels(_)));
+        let Some((place, shape)) = found.zip(self.shapes.pixels()) else { return Ok(None) };
+        let values = self.values(params, place)?.first().map_or(&[][..], |param| &param.values);
+        Ok(Some((PixelPrompt::on(shape, &self.backbone)?, values)))
     }
 
     /// Threads a step or a prediction uses.
@@ -191,110 +233,150 @@ impl Model {
     /// # Errors
     /// The memory limit is too low for it.
     pub fn course(&self, micro_batch: Option<usize>, batch: usize) -> Result<Course> {
-        if let Some(part) = &self.weights {
-            return self.with_pass(part, micro_batch, |pass| self.backbone.vit.course(pass, batch));
-        }
-        let layout = self.prompt.tokens().or_else(|| self.prompt.text()?.image_tokens());
-        let prompts =
-            layout.map(|TokenLayout { start, layers, tokens }| TokenPrompts { start, layers, tokens, data: &[] });
-        let want = Want { tokens: prompts.is_some(), pixels: self.pixels.is_some(), ..Want::default() };
+        let mut inputs = Inputs::new(&[], self.threads);
+        self.parts.iter().for_each(|part| part.outline(&mut inputs));
         let mut reads = Vec::new();
-        let pass = Pass { prompts, want, micro_batch, ..Pass::forward(&[], self.threads) };
-        self.backbone.vit.course(&self.mapped_pass(pass, &mut reads), batch)
+        self.backbone.vit.course(&self.mapped_pass(inputs.pass(0, micro_batch), &mut reads), batch)
     }
 
     /// How images are made ready for [`Self::logits`] and [`Self::step`].
     pub fn preprocess(&self) -> Result<Preprocess> {
-        let side = self.pixels.as_ref().map_or(self.backbone.vit.image_size(), PixelPrompt::input_side);
-        self.backbone.preprocess.for_image_size(side)
+        let side = self.parts.iter().find_map(|part| part.input_side());
+        self.backbone.preprocess.for_image_size(side.unwrap_or(self.backbone.vit.image_size()))
     }
 
-    /// Fresh learned values: the prompt, if there is one, then the head.
+    /// Fresh learned values: those of the parts, then those of the head.
     pub fn init(&self, seed: u64) -> Result<Vec<Param>> {
-        let rng = &mut stream(seed, "prompt init", 0, 0);
-        if let Some(part) = self.text_part()? {
-            return self.init_texts(part, rng);
-        }
         let mut params = Vec::new();
-        match (self.prompt.tokens(), &self.pixels) {
-            (Some(layout), _) => {
-                params.push(layout.init(self.backbone.vit.width(), self.backbone.spec.patch_size, rng)?);
+        for (place, part) in self.parts.iter().enumerate() {
+            let own = part.init(&mut stream(seed, "prompt init", place as u64, 0))?.into_iter();
+            params.extend(own.map(|param| Param { group: param.group.of_part(place), ..param }));
+        }
+        match &self.output {
+            Output::ClassToken | Output::Embedding => {
+                params.extend(self.head.init(&mut stream(seed, "head init", 0, 0))?);
             }
-            // The mapping is counted without a prompt, and learning begins there.
-            (_, Some(pixels)) if self.mapped.is_some() => params.push(pixels.init(0., rng)?),
-            (_, Some(pixels)) => params.push(pixels.init(PIXEL_STD, rng)?),
-            _ => {}
+            Output::LabelMap(mapped) => params.extend(mapped.init(self.head.classes, seed)?),
+            Output::LearnedTexts(_) | Output::TemplateTexts(_) => {}
         }
-        if let Some(part) = &self.weights {
-            params = self.init_weights(part, rng)?;
-            if self.told_by_texts() {
-                return Ok(params);
-            }
-        }
-        if self.mapped.is_some() {
-            params.extend(self.init_map(seed)?);
-            return Ok(params);
-        }
-        params.extend(self.head.init(&mut stream(seed, "head init", 0, 0))?);
         Ok(params)
     }
 
     /// Name and shape of every learned tensor, in the order of [`Self::init`].
-    pub fn tensors(&self) -> Vec<(Cow<'static, str>, Vec<usize>)> {
-        let known = |(name, shape)| (Cow::Borrowed(name), shape);
-        if let (Some(shape), Ok(widths)) = (self.text_shape(), self.widths()) {
-            return shape.tensors_on(widths).into_iter().map(known).collect();
-        }
-        let weights = self.weight_tensors().iter().map(|(name, shape)| (Cow::Owned(name.clone()), shape.clone()));
-        let weights: Vec<_> = weights.collect();
-        if self.told_by_texts() {
-            return weights;
-        }
-        let prompt = match (self.prompt.tokens(), &self.pixels) {
-            (Some(layout), _) => Some(("prompt.tokens", vec![layout.layers, layout.tokens, self.backbone.vit.width()])),
-            (_, Some(pixels)) => Some(("prompt.pixels", vec![3, pixels.len() / 3])),
-            _ => None,
+    pub fn tensors(&self) -> Vec<TensorShape> {
+        let of_output = match &self.output {
+            Output::ClassToken | Output::Embedding => self.head.tensors(),
+            Output::LabelMap(mapped) => mapped.tensors(self.head.classes),
+            Output::LearnedTexts(_) | Output::TemplateTexts(_) => Vec::new(),
         };
-        let head = if self.mapped.is_some() { self.map_tensors() } else { self.head.tensors() };
-        weights.into_iter().chain(prompt.into_iter().chain(head).map(known)).collect()
+        let of_output = of_output.into_iter().map(|(name, shape)| (name.to_owned(), shape));
+        self.parts.iter().flat_map(|part| part.tensors().to_vec()).chain(of_output).collect()
+    }
+
+    /// The learned tensors beside the head: how many of them come first.
+    pub(crate) fn part_tensors(&self) -> usize {
+        self.parts.iter().map(|part| part.tensors().len()).sum()
+    }
+
+    /// The part at `place`: where its tensors are among the learned ones.
+    fn range(&self, place: usize) -> Range<usize> {
+        let start = self.parts[..place].iter().map(|part| part.tensors().len()).sum();
+        start..start + self.parts[place].tensors().len()
+    }
+
+    /// The values of the part at `place`.
+    fn values<'a>(&self, params: &'a [Param], place: usize) -> Result<&'a [Param]> {
+        params.get(self.range(place)).ok_or_else(|| Error::invalid("parameters", "not those of this model"))
+    }
+
+    /// The values behind those of the parts: the head's.
+    fn head_values<'a>(&self, params: &'a [Param]) -> &'a [Param] {
+        params.get(self.part_tensors()..).unwrap_or_default()
     }
 
     /// Checks that the values of a task file are the ones this model has, by name and shape.
     pub fn check(&self, params: &[Param]) -> Result<()> {
         let mut tensors = self.tensors();
-        if self.text_shape().is_some_and(|shape| shape.keeps_head()) || self.told_by_texts() {
-            tensors.extend(self.head.tensors().into_iter().map(|(name, shape)| (name.into(), shape)));
+        let of_texts = match &self.output {
+            Output::LearnedTexts(texts) => texts.keeps_head(),
+            Output::TemplateTexts(_) => true,
+            _ => false,
+        };
+        if of_texts {
+            tensors.extend(self.head.tensors().into_iter().map(|(name, shape)| (name.to_owned(), shape)));
         }
-        tensors.retain(|(name, _)| name.as_ref() != VOTES);
-        // A file tells its weights in the order of their names.
-        let weights = self.weight_tensors().len();
-        tensors[..weights].sort();
-        params::check(params, &tensors)
+        tensors.retain(|(name, _)| name != VOTES);
+        // Files and models may have tensors of a part in different orders.
+        let mut given: Vec<&Param> = params.iter().collect();
+        for range in (0..self.parts.len()).map(|place| self.range(place)) {
+            tensors[range.clone()].sort();
+            if let Some(own) = given.get_mut(range) {
+                own.sort_by(|a, b| a.name.cmp(&b.name));
+            }
+        }
+        params::check(&given, &tensors)
     }
 
-    /// What the head takes, of class tokens after the last norm `[B, width]`: themselves or their embeddings `[B, D]`.
+    /// The values of a task file in the order of this model.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub(crate) fn adopt(&self, mut params: Vec<Param>) -> Result<Vec<Param>> {
+        self.check(&params)?;
+        for (place, part) in self.parts.iter().enumerate() {
+            let at = |param: &Param| part.tensors().iter().position(|(name, _)| *name == param.name);
+            params[self.range(place)].sort_by_cached_key(at);
+        }
+        Ok(params)
+    }
+
+    /// What the parts draw at random for a step on the images at `indices`, each with its own rate of `dropout`.
+    pub fn draw(&self, draw: &Draw, dropout: &[f32]) -> Vec<Drawn> {
+        let of_part = |(place, part): (usize, &Arc<dyn Part>)| {
+            let dropout = dropout.get(place).copied().unwrap_or_default();
+            part.draw(&Draw { dropout, part: place as u64, ..*draw })
+        };
+        self.parts.iter().enumerate().map(of_part).collect()
+    }
+
+    /// What goes into a pass: `images`, which all parts have joined.
+    fn join<'a>(&'a self, params: &'a [Param], images: &'a [f32], drawn: &[Drawn]) -> Result<Inputs<'a>> {
+        let mut inputs = Inputs::new(images, self.threads);
+        for (place, part) in self.parts.iter().enumerate() {
+            let drawn = drawn.get(place).unwrap_or(&Drawn::Nothing);
+            part.join(self.values(params, place)?, drawn, &mut inputs)?;
+        }
+        Ok(inputs)
+    }
+
+    /// The gradient of every tensor of the parts from what a pass gave that they have joined.
+    fn take(&self, params: &[Param], drawn: &[Drawn], mut gradients: Gradients) -> Result<Vec<Vec<f32>>> {
+        let mut all = Vec::new();
+        for (place, part) in self.parts.iter().enumerate() {
+            let drawn = drawn.get(place).unwrap_or(&Drawn::Nothing);
+            all.extend(part.take_gradient(self.values(params, place)?, drawn, &mut gradients)?);
+        }
+        Ok(all)
+    }
+
+    /// What the head takes, of class tokens after the last norm `[B, width]` of the frozen tower: themselves or their embeddings
+    /// `[B, D]`.
     pub fn readout(&self, tokens: Vec<f32>) -> Vec<f32> {
-        if self.on_embeddings { self.backbone.project(tokens) } else { tokens }
+        match &self.output {
+            Output::Embedding | Output::TemplateTexts(_) => self.backbone.project(tokens),
+            _ => tokens,
+        }
     }
 
-    /// What the head takes of images `[B, 3, s, s]`, prompts applied: the class token after the last norm or its embedding,
+    /// What the head takes of images `[B, 3, s, s]`, parts applied: the class token after the last norm or its embedding,
     /// `[B, D]`.
     pub fn features(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
-        if let Some(pixels) = self.pixels.as_ref().filter(|_| self.is_pooled()) {
-            let values = &params::find(params, "prompt.pixels")?.values;
-            let (images, mut reads) = (pixels.apply(values, images, &Places::Same)?, Vec::new());
-            let pass = self.mapped_pass(Pass::forward(&images, self.threads), &mut reads);
-            return Ok(self.backbone.vit.pool(&self.backbone.vit.read(&pass)?)?.0);
-        }
-        match &self.weights {
-            Some(part) => self.tuned_features(part, params, images, self.on_embeddings),
-            None => Ok(self.readout(self.class_tokens(params, images)?)),
-        }
+        self.features_behind(params, images, 0)
     }
 
-    /// Blocks that no prompt changes anything in, as the first one comes behind them.
+    /// Blocks that no part changes anything in, as the first that it does comes behind them; 0 if nothing is learned.
     pub fn prefix_blocks(&self) -> usize {
-        self.prompt.tokens().map_or(0, |layout| layout.start)
+        self.parts.iter().map(|part| part.prefix_blocks()).min().unwrap_or(0)
     }
 
     /// Values that [`Self::prefix`] makes of an image.
@@ -310,44 +392,20 @@ impl Model {
 
     /// [`Self::features`] of what comes out of the first `blocks` blocks, if that is not 0.
     pub fn features_behind(&self, params: &[Param], values: &[f32], blocks: usize) -> Result<Vec<f32>> {
-        if blocks == 0 {
-            return self.features(params, values);
+        let inputs = self.join(params, values, &[])?;
+        let mut reads = Vec::new();
+        let read = self.backbone.vit.read(&self.mapped_pass(inputs.pass(blocks, None), &mut reads))?;
+        match &self.output {
+            Output::LabelMap(mapped) if mapped.is_pooled() => Ok(self.backbone.vit.pool(&read)?.0),
+            Output::Embedding | Output::TemplateTexts(_) => Ok(inputs.project(&self.backbone, read)),
+            _ => Ok(read),
         }
-        let prompts = self.token_prompts(&params::find(params, "prompt.tokens")?.values);
-        Ok(self.readout(self.backbone.vit.read(&Pass { prompts, ..self.pass_from(values, blocks) })?))
     }
 
-    /// A forward pass over images, or over what comes out of the first `blocks` blocks.
-    fn pass_from<'a>(&self, values: &'a [f32], blocks: usize) -> Pass<'a> {
-        let pass = Pass::forward(values, self.threads);
-        if blocks == 0 { pass } else { Pass { input: Input::Tokens { blocks, tokens: values }, ..pass } }
-    }
-
-    /// Embeddings of images `[B, 3, s, s]`, prompts applied, as [`Backbone::embed`] makes them without.
+    /// Embeddings of images `[B, 3, s, s]`, parts applied, as [`Backbone::embed`] makes them without.
     pub fn embed(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
-        match &self.weights {
-            Some(part) => self.tuned_features(part, params, images, true),
-            None => Ok(self.backbone.project(self.class_tokens(params, images)?)),
-        }
-    }
-
-    /// The class tokens after the last norm, `[B, D]`.
-    fn class_tokens(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
-        if let Some(part) = self.text_part()? {
-            return self.text_features(part, params, images);
-        }
-        let vit = &self.backbone.vit;
-        match (self.prompt.tokens(), &self.pixels) {
-            (Some(_), _) => {
-                let prompts = self.token_prompts(&params::find(params, "prompt.tokens")?.values);
-                vit.features(images, prompts, self.threads)
-            }
-            (_, Some(pixels)) => {
-                let values = &params::find(params, "prompt.pixels")?.values;
-                vit.features(&pixels.apply(values, images, &Places::Same)?, None, self.threads)
-            }
-            _ => vit.features(images, None, self.threads),
-        }
+        let inputs = self.join(params, images, &[])?;
+        Ok(inputs.project(&self.backbone, self.backbone.vit.read(&inputs.pass(0, None))?))
     }
 
     /// Logits `[B, C]` of images `[B, 3, s, s]`.
@@ -357,96 +415,95 @@ impl Model {
 
     /// Loss and gradients of a batch.
     pub fn step(&self, params: &[Param], input: &StepInput) -> Result<StepOutput> {
-        if let Some(part) = self.text_part()? {
-            return self.text_step(part, params, input);
-        }
-        if let Some(part) = &self.weights {
-            return self.weights_step(part, params, input);
-        }
-        let head = self.bind(params)?;
-        match (self.prompt.tokens(), &self.pixels) {
-            (Some(_), _) => {
-                let values = &params::find(params, "prompt.tokens")?.values;
-                let masked = input.mask.as_ref().map(|mask| mask.apply(values));
-                let prompts = self.token_prompts(masked.as_ref().unwrap_or(values));
-                let (gradient, output) = self.backbone_step(input, input.images, prompts, &head)?;
-                let gradient = input.mask.as_ref().map_or_else(|| gradient.clone(), |mask| mask.apply(&gradient));
-                Ok(output.with_prompt(gradient))
-            }
-            (_, Some(pixels)) => {
-                let values = &params::find(params, "prompt.pixels")?.values;
-                let images = pixels.apply(values, input.images, &input.places)?;
-                let (gradient, output) = self.backbone_step(input, &images, None, &head)?;
-                Ok(output.with_prompt(pixels.vjp(values, &gradient, &input.places)?))
-            }
-            _ => {
+        match &self.output {
+            Output::LearnedTexts(texts) => self.step_of_texts(texts, params, input),
+            Output::TemplateTexts(texts) => self.step_of_templates(texts, params, input),
+            _ if self.parts.is_empty() => {
                 let features = self.features(params, input.images)?;
-                self.head_step(params, &features, input.labels, input.loss)
+                self.head_step(params, &[], &features, input.labels, input.loss)
             }
+            _ => self.step_of_head(params, input),
         }
     }
 
     /// As [`Self::step`] on [`Self::features`] that are known already: for the head, or the texts, alone.
-    pub fn head_step(&self, params: &[Param], features: &[f32], labels: &[u32], loss: &Loss) -> Result<StepOutput> {
-        self.masked_head_step(params, None, features, labels, loss)
-    }
-
-    /// As [`Self::head_step`], with dropout as in [`StepInput::mask`].
-    pub(crate) fn masked_head_step(
+    pub fn head_step(
         &self,
         params: &[Param],
-        mask: Option<&DropoutMask>,
+        drawn: &[Drawn],
         features: &[f32],
         labels: &[u32],
         loss: &Loss,
     ) -> Result<StepOutput> {
-        if let Some(part) = &self.weights {
-            return self.weights_head_step(part, params, mask, features, labels, loss);
+        match &self.output {
+            Output::LearnedTexts(texts) => self.head_step_of_texts(texts, params, features, labels, loss),
+            Output::TemplateTexts(texts) => {
+                self.head_step_of_templates(texts, params, drawn.first(), features, labels, loss)
+            }
+            _ => Ok(StepOutput::sum(vec![loss.head_gradients(&self.bind(params)?, features, labels)?])),
         }
-        if let Some(part) = self.text_part()? {
-            return self.text_head_step(part, params, features, labels, loss);
-        }
-        let parts = vec![loss.head_gradients(&self.bind(params)?, features, labels)?];
-        Ok(StepOutput::sum(parts))
     }
 
-    /// Forward and backward through the backbone; returns the gradient of the tokens or else of the pixels.
-    fn backbone_step(
-        &self,
-        input: &StepInput,
-        images: &[f32],
-        prompts: Option<TokenPrompts>,
-        head: &BoundHead,
-    ) -> Result<(Vec<f32>, StepOutput)> {
-        let want = Want { tokens: prompts.is_some(), pixels: prompts.is_none(), ..Want::default() };
+    /// The step of a head, forward and backward through the backbone.
+    fn step_of_head(&self, params: &[Param], input: &StepInput) -> Result<StepOutput> {
+        let head = self.bind(params)?;
         let total = input.loss.weight(input.labels);
-        let loss = |range: std::ops::Range<usize>, features: &[f32]| {
-            let labels = Self::labels_of(input, range)?;
-            if self.is_pooled() {
-                let (features, tape) = self.backbone.vit.pool(features)?;
-                let mut part = input.loss.gradients(head, &features, labels, total)?;
-                let gradient = self.backbone.vit.pool_vjp(&tape, &std::mem::take(&mut part.features));
-                return Ok((gradient, (part, self.votes(&features, labels))));
+        let inputs = self.join(params, input.images, input.drawn)?;
+        let loss = |range: Range<usize>, read: &[f32]| {
+            let labels = labels_of(input.labels, range)?;
+            match &self.output {
+                Output::LabelMap(mapped) if mapped.is_pooled() => {
+                    let (features, tape) = self.backbone.vit.pool(read)?;
+                    let mut part = input.loss.gradients(&head, &features, labels, total)?;
+                    let gradient = self.backbone.vit.pool_vjp(&tape, &std::mem::take(&mut part.features));
+                    Ok((gradient, (part, mapped.votes(&features, labels))))
+                }
+                Output::Embedding => {
+                    let embeds = inputs.project(&self.backbone, read.to_vec());
+                    let mut part = input.loss.gradients(&head, &embeds, labels, total)?;
+                    let gradient = std::mem::take(&mut part.features);
+                    let (gradient, of_projection) = inputs.project_vjp(&self.backbone, read, gradient);
+                    part.head.splice(0..0, of_projection);
+                    Ok((gradient, (part, Vec::new())))
+                }
+                output => {
+                    let mut part = input.loss.gradients(&head, read, labels, total)?;
+                    let votes =
+                        if let Output::LabelMap(mapped) = output { mapped.votes(read, labels) } else { Vec::new() };
+                    Ok((std::mem::take(&mut part.features), (part, votes)))
+                }
             }
-            if !self.on_embeddings {
-                let mut part = input.loss.gradients(head, features, labels, total)?;
-                return Ok((std::mem::take(&mut part.features), (part, self.votes(features, labels))));
-            }
-            let mut part = input.loss.gradients(head, &self.readout(features.to_vec()), labels, total)?;
-            Ok((self.backbone.project_vjp(std::mem::take(&mut part.features)), (part, Vec::new())))
         };
         let mut reads = Vec::new();
-        let pass = Pass { prompts, want, micro_batch: input.micro_batch, ..self.pass_from(images, input.blocks) };
-        let (gradients, parts) = self.backbone.vit.step(&self.mapped_pass(pass, &mut reads), &loss)?;
-        let gradient = gradients.tokens.or(gradients.pixels).unwrap_or_default();
+        let pass = self.mapped_pass(inputs.pass(input.blocks, input.micro_batch), &mut reads);
+        let (of_pass, parts) = self.backbone.vit.step(&pass, &loss)?;
         let (parts, votes): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-        Ok((gradient, StepOutput { votes: votes.concat(), ..StepOutput::sum(parts) }))
+        let mut output = StepOutput { votes: votes.concat(), ..StepOutput::sum(parts) };
+        let tuned = inputs.tunes_projection() && !output.gradients.is_empty();
+        let of_projection = tuned.then(|| output.gradients.remove(0));
+        let of_parts = self.take(params, input.drawn, Gradients { of_pass, of_projection })?;
+        output.gradients.splice(0..0, of_parts);
+        Ok(output)
     }
+}
 
-    fn token_prompts<'a>(&self, data: &'a [f32]) -> Option<TokenPrompts<'a>> {
-        let layout = self.prompt.tokens()?;
-        Some(TokenPrompts { start: layout.start, layers: layout.layers, tokens: layout.tokens, data })
+/// Fails unless parts of these shapes can learn together, and with what tells the classes.
+fn check_together(shapes: &PartShapes, classifier: &ClassifierSpec) -> Result<()> {
+    shapes.check()?;
+    let texts = [shapes.text().is_some(), matches!(classifier, ClassifierSpec::Texts { .. })];
+    let templates = [shapes.told_by_texts(), matches!(classifier, ClassifierSpec::Templates(_))];
+    if texts[0] != texts[1] || templates[0] != templates[1] {
+        return Err(Error::invalid("parts", "classes are told by texts where texts, or what reads them, learn"));
     }
+    if matches!(classifier, ClassifierSpec::LabelMap(_)) && (shapes.are_several() || shapes.pixels().is_none()) {
+        return Err(Error::invalid("parts", "a label map stands beside prompt pixels alone"));
+    }
+    Ok(())
+}
+
+/// The labels of the images of a step at `range`.
+fn labels_of(all: &[u32], range: Range<usize>) -> Result<&[u32]> {
+    all.get(range).ok_or_else(|| Error::invalid("labels", "fewer than images"))
 }
 
 impl StepOutput {
@@ -464,14 +521,9 @@ impl StepOutput {
         }
         sum
     }
-
-    fn with_prompt(mut self, gradient: Vec<f32>) -> Self {
-        self.gradients.insert(0, gradient);
-        self
-    }
 }
 
 /// Number of learned values outside the head.
 pub fn prompt_params(params: &[Param]) -> usize {
-    params.iter().filter(|p| matches!(p.group, Group::Prompt | Group::PromptBias)).map(|p| p.values.len()).sum()
+    params.iter().filter(|p| matches!(p.group, Group::Part(_) | Group::PartBias(_))).map(|p| p.values.len()).sum()
 }

@@ -12,6 +12,7 @@ use crate::backbone::Backbone;
 use crate::config::{Facts, RunConfig, Task};
 use crate::head::detect::{ClassLayer, Truth};
 use crate::model::detect::{DetectInput, DetectStep, Detector, levels};
+use crate::prompt::part::Drawn;
 use crate::random::{normal, stream};
 use crate::train::results::peak_rss_bytes;
 use crate::{Error, Result};
@@ -103,7 +104,7 @@ pub fn detect(
                 detector.features(&images)?;
             } else {
                 let micro_batch = config.micro_batch;
-                let step = DetectStep { input, truths: &truths, valid: None, mask: None, micro_batch };
+                let step = DetectStep { input, truths: &truths, valid: None, drawn: Drawn::Nothing, micro_batch };
                 detector.step(&params, &step)?;
             }
             *taken = begin.elapsed().as_secs_f64();

@@ -29,36 +29,8 @@
 //! and value weights; all weights as many products again as the forward pass has with weights, patch embedding included.
 
 use crate::backbone::spec::Spec;
-
-/// What is learned besides the head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Learned {
-    /// Nothing.
-    Head,
-    /// Prompt tokens.
-    Tokens {
-        /// First prompted block.
-        start: usize,
-        /// Number of prompted blocks.
-        layers: usize,
-        /// Prompts a block.
-        tokens: usize,
-    },
-    /// Prompt pixels.
-    Pixels {
-        /// Number of patches that hold at least one of them.
-        patches: usize,
-    },
-    /// Biases.
-    Biases,
-    /// Low-rank changes to queries, keys and values.
-    LowRank {
-        /// Their rank.
-        rank: usize,
-    },
-    /// Every weight.
-    Weights,
-}
+use crate::prompt::part::Work;
+use crate::prompt::weights::WeightShape;
 
 /// A training step's shapes.
 #[derive(Debug, Clone, Copy)]
@@ -67,8 +39,8 @@ pub struct Step<'a> {
     pub spec: &'a Spec,
     /// Side of the images in pixels.
     pub image_size: usize,
-    /// What is learned.
-    pub learned: Learned,
+    /// What is learned beside the head.
+    pub learned: Work,
     /// Images in the batch.
     pub batch: usize,
     /// Classes of the head.
@@ -80,13 +52,10 @@ impl Step<'_> {
     pub fn flop(&self) -> f64 {
         let backward: f64 = (0..self.spec.vision.depth).map(|block| self.block(block).1).sum();
         let patches = (self.image_size / self.spec.patch_size).pow(2);
-        let (patches, head) = match self.learned {
-            Learned::Head => (0, 2.),
-            Learned::Tokens { .. } | Learned::Biases | Learned::LowRank { .. } => (0, 4.),
-            Learned::Pixels { patches: prompted } => (prompted, 4.),
-            Learned::Weights => (patches, 4.),
-        };
-        self.forward_flop() + backward + self.ends(patches, head)
+        let patches = if self.learned.weights == Some(WeightShape::Full) { patches } else { 0 };
+        let prompted = self.learned.patches.unwrap_or(0);
+        let head = if self.learned == Work::default() { 2. } else { 4. };
+        self.forward_flop() + backward + self.ends(patches + prompted, head)
     }
 
     /// Of the forward pass alone.
@@ -109,15 +78,13 @@ impl Step<'_> {
         let tower = &self.spec.vision;
         let (d, mlp, batch) = (tower.width as f64, tower.mlp as f64, self.batch as f64);
         let last = block + 1 == tower.depth;
-        let (start, end, tokens) = match self.learned {
-            Learned::Head => (usize::MAX, usize::MAX, 0),
-            Learned::Tokens { start, layers, tokens } => (start, start + layers, tokens),
-            // Pixels come before every block: none of them is the first prompted one.
-            Learned::Pixels { .. } | Learned::Biases | Learned::LowRank { .. } | Learned::Weights => (0, 0, 0),
-        };
-        let pixels = start == 0 && end == 0;
+        let Work { tokens, patches, weights } = self.learned;
+        let (start, end, tokens) = tokens
+            .map_or((usize::MAX, usize::MAX, 0), |layout| (layout.start, layout.start + layout.layers, layout.tokens));
+        // Pixels and weights come before every block: none of them is the first that something learns in.
+        let everywhere = patches.is_some() || weights.is_some();
         let own = (start..end).contains(&block);
-        let travelled = if block >= end && !pixels { tokens } else { 0 };
+        let travelled = if block >= end { tokens } else { 0 };
         let p = if own { tokens as f64 } else { 0. };
         let travelling = own && block + 1 == end && !last;
         let patches = (self.image_size / self.spec.patch_size).pow(2);
@@ -130,9 +97,9 @@ impl Step<'_> {
         let prompts_qkv = 2. * d * d * p * if travelling { 3. } else { 2. };
         let rows = 2. * r * d * d + if tower.gated { 6. } else { 4. } * r * d * mlp;
         let forward = batch * (qkv + 4. * d * r * (n + p) + rows) + prompts_qkv;
-        let backward = if block < start {
+        let backward = if block < start && !everywhere {
             0.
-        } else if block == start && !pixels {
+        } else if block == start && !everywhere {
             let travelling = if travelling { 4. * d * p * n } else { 0. };
             // dQ of a travelling prompt runs over the prompts' columns too.
             let own_columns = if travelling > 0. { 2. * d * p * p } else { 0. };
@@ -142,13 +109,13 @@ impl Step<'_> {
         };
         let backward = backward
             + batch
-                * match self.learned {
-                    Learned::LowRank { rank } => {
-                        let unread = if block == 0 { qkv } else { 0. };
-                        8. * d * rank as f64 * (image_rows + 2. * n) - unread
+                * match weights {
+                    Some(WeightShape::Lora(shape)) => {
+                        let unread = if block == 0 && self.learned.patches.is_none() { qkv } else { 0. };
+                        8. * d * shape.rank as f64 * (image_rows + 2. * n) - unread
                     }
-                    Learned::Weights => qkv + rows,
-                    _ => 0.,
+                    Some(WeightShape::Full) => qkv + rows,
+                    Some(WeightShape::Bias) | None => 0.,
                 };
         (forward, backward)
     }
@@ -159,12 +126,22 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::prompt::{
+        PartShape, PartShapes,
+        pixels::PixelShape,
+        tokens::TokenLayout,
+        weights::{LoraShape, LoraTowers},
+    };
+
+    fn tokens(start: usize, layers: usize, tokens: usize) -> Work {
+        Work { tokens: Some(TokenLayout { start, layers, tokens }), ..Work::default() }
+    }
 
     fn vit_b16() -> Spec {
         Spec::from_json(br#"{"model_type": "vit"}"#, Path::new("config.json")).unwrap()
     }
 
-    fn step(spec: &Spec, learned: Learned, batch: usize) -> f64 {
+    fn step(spec: &Spec, learned: Work, batch: usize) -> f64 {
         Step { spec, image_size: 224, learned, batch, classes: 10 }.flop()
     }
 
@@ -175,7 +152,7 @@ mod tests {
         let full: f64 =
             12. * 2. * (197. * 768. * (4. * 768. + 2. * 3072.) + 2. * 197. * 197. * 768.) + 2. * 196. * 768. * 768.;
         assert!((full / 2. / 1e9 - 17.6).abs() < 0.2, "{full}");
-        let ours = step(&vit_b16(), Learned::Head, 1);
+        let ours = step(&vit_b16(), Work::default(), 1);
         let saved = 2. * 196. * 768. * (2. * 768. + 2. * 3072.) + 4. * 196. * 197. * 768.;
         assert!((full - saved - ours).abs() < 1e6, "{full} {saved} {ours}");
     }
@@ -183,7 +160,7 @@ mod tests {
     #[test]
     fn the_step_of_the_reference_measurement() {
         // ViT-B/16, 16 images, 50 deep prompts: 1.07 TFLOP, counted by hand before this code was written.
-        let all = Learned::Tokens { start: 0, layers: 12, tokens: 50 };
+        let all = tokens(0, 12, 50);
         let flop = step(&vit_b16(), all, 16);
         assert!((flop / 1e12 - 1.07).abs() < 0.01, "{flop}");
     }
@@ -191,8 +168,8 @@ mod tests {
     #[test]
     fn more_to_learn_is_never_less_work() {
         let spec = vit_b16();
-        let tokens = |start, layers, tokens| step(&spec, Learned::Tokens { start, layers, tokens }, 4);
-        let head = step(&spec, Learned::Head, 4);
+        let tokens = |start, layers, count| step(&spec, tokens(start, layers, count), 4);
+        let head = step(&spec, Work::default(), 4);
         let mut before = head;
         for layers in 1..=12 {
             let now = tokens(12 - layers, layers, 10);
@@ -201,17 +178,23 @@ mod tests {
         }
         assert!(tokens(0, 12, 10) < tokens(0, 12, 20));
         assert!(tokens(0, 1, 10) > tokens(0, 12, 10), "shallow prompts are rows in every block, deep ones only keys");
-        let pixels = |patches| step(&spec, Learned::Pixels { patches }, 4);
+        let pixels = |patches| step(&spec, Work { patches: Some(patches), ..Work::default() }, 4);
         assert!(pixels(196) > pixels(100) && pixels(1) > 1.9 * head);
+        // Beside weights, prompts cost no backward pass of their own.
+        let bias = Work { weights: Some(WeightShape::Bias), ..Work::default() };
+        let alone = step(&spec, bias, 4);
+        let together = step(&spec, Work { tokens: Some(TokenLayout { start: 0, layers: 12, tokens: 10 }), ..bias }, 4);
+        assert!(together > alone && together < alone + tokens(0, 12, 10) - head);
     }
 
     #[test]
     fn tuning_every_weight_is_three_forward_passes_and_less_is_two() {
         let spec = vit_b16();
         let per_image = |learned| step(&spec, learned, 2) - step(&spec, learned, 1);
-        let forward = per_image(Learned::Head);
-        let [biases, low_rank, all] = [Learned::Biases, Learned::LowRank { rank: 2 }, Learned::Weights]
-            .map(|learned| per_image(learned) / forward);
+        let forward = per_image(Work::default());
+        let lora = LoraShape { rank: 2, alpha: 1., towers: LoraTowers::Image, texts: false };
+        let [biases, low_rank, all] = [WeightShape::Bias, WeightShape::Lora(lora), WeightShape::Full]
+            .map(|shape| per_image(Work { weights: Some(shape), ..Work::default() }) / forward);
         assert!((all - 3.).abs() < 0.1 && (biases - 2.).abs() < 0.1 && (low_rank - 2.).abs() < 0.1);
         assert!(low_rank < biases && biases < all, "{low_rank} {biases} {all}");
     }
@@ -219,9 +202,19 @@ mod tests {
     #[test]
     fn prompts_cost_their_projection_once_a_batch() {
         let spec = vit_b16();
-        let deep = |batch| step(&spec, Learned::Tokens { start: 11, layers: 1, tokens: 50 }, batch);
+        let deep = |batch| step(&spec, tokens(11, 1, 50), batch);
         let per_image = deep(2) - deep(1);
         let shared = deep(1) - per_image;
         assert!((shared - 2. * 4. * 768. * 768. * 50.).abs() < 1., "{shared}");
+    }
+
+    #[test]
+    fn prompted_patches_are_counted() {
+        let patches = |shape| PartShapes::from(PartShape::Pixels(shape)).work(224, 16).patches.unwrap();
+        assert_eq!(patches(PixelShape::Full), 196);
+        assert_eq!(patches(PixelShape::Pad { width: 16 }), 196 - 144);
+        assert_eq!(patches(PixelShape::Pad { width: 17 }), 196 - 100);
+        assert_eq!(patches(PixelShape::Pad { width: 112 }), 196);
+        assert_eq!(patches(PixelShape::Frame { inner: 192 }), 196 - 144);
     }
 }

@@ -7,13 +7,11 @@ use std::time::Instant;
 use rand::Rng;
 use serde::Serialize;
 
-use super::flop::{Learned, Step};
+use super::flop::Step;
 use crate::backbone::{Backbone, Precision};
 use crate::loss::{CrossEntropy, Loss};
-use crate::model::{Model, StepInput};
-use crate::prompt::PartShape;
-use crate::prompt::pixels::{PixelShape, Places};
-use crate::prompt::weights::WeightShape;
+use crate::model::{ClassifierSpec, Model, StepInput};
+use crate::prompt::part::Draw;
 use crate::random::{normal, stream};
 use crate::train::results::peak_rss_bytes;
 use crate::{Error, Result};
@@ -120,7 +118,8 @@ pub fn step(
     options.check(batch, image_size)?;
     let facts = Facts { task: Task::Classify, depth, text_depth: None, image_size, train_images: batch, shots: None };
     let plan = config.resolve(&facts)?;
-    let model = Model::new(Arc::new(backbone), &plan.parts, plan.head, options.classes, plan.threads)?;
+    let model =
+        Model::new(Arc::new(backbone), &plan.parts, ClassifierSpec::Head(plan.head), options.classes, plan.threads)?;
     let params = model.init(config.seed)?;
     let side = model.preprocess()?.output_size().map_or(facts.image_size, |(width, _)| width);
     let mut rng = stream(config.seed, "bench step", 0, 0);
@@ -131,14 +130,13 @@ pub fn step(
     let loss = Loss::CrossEntropy(CrossEntropy { smoothing: config.label_smoothing, weights: None });
     let mut seconds = Vec::with_capacity(options.repeats);
     for repeat in 0..=options.repeats {
-        let places =
-            model.pixels().map_or(Places::Same, |pixels| pixels.training_places(config.seed, repeat, &indices));
+        let draw = Draw { seed: config.seed, epoch: repeat, step: 0, indices: &indices, dropout: 0., part: 0 };
+        let drawn = model.draw(&draw, &[]);
         let input = StepInput {
             images: &images,
             blocks: 0,
             labels: &labels,
-            places,
-            mask: None,
+            drawn: &drawn,
             loss: &loss,
             frozen: None,
             micro_batch: config.micro_batch,
@@ -164,10 +162,7 @@ pub fn step(
     let work = Step {
         spec: &backbone.spec,
         image_size: facts.image_size,
-        learned: plan
-            .parts
-            .first()
-            .map_or(Learned::Head, |&part| learned(part, facts.image_size, backbone.spec.patch_size)),
+        learned: plan.parts.work(facts.image_size, backbone.spec.patch_size),
         batch,
         classes: options.classes,
     };
@@ -191,48 +186,4 @@ pub fn step(
         gflop_per_s: gflop / median_s,
         peak_rss_bytes: peak_rss_bytes(),
     })
-}
-
-/// What the count of work needs to know of a prompt.
-fn learned(part: PartShape, side: usize, patch: usize) -> Learned {
-    match part {
-        PartShape::Text(_) => Learned::Head,
-        PartShape::Weights(WeightShape::Bias) => Learned::Biases,
-        PartShape::Weights(WeightShape::Full) => Learned::Weights,
-        PartShape::Weights(WeightShape::Lora(shape)) => Learned::LowRank { rank: shape.rank },
-        PartShape::Tokens(layout) => {
-            Learned::Tokens { start: layout.start, layers: layout.layers, tokens: layout.tokens }
-        }
-        PartShape::Pixels(shape) => {
-            let grid = side / patch;
-            let all = grid * grid;
-            // Patches that lie whole inside an image without prompt.
-            let inside = |border: usize| grid.saturating_sub(2 * border.div_ceil(patch)).pow(2);
-            let patches = match shape {
-                PixelShape::Pad { width } => all - inside(width),
-                PixelShape::Frame { inner } => all - inside((side - inner) / 2),
-                PixelShape::Patch { side, .. } => side.div_ceil(patch).pow(2).min(all),
-                PixelShape::Full => all,
-            };
-            Learned::Pixels { patches }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prompted_patches_are_counted() {
-        let patches = |shape| match learned(PartShape::Pixels(shape), 224, 16) {
-            Learned::Pixels { patches } => patches,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(patches(PixelShape::Full), 196);
-        assert_eq!(patches(PixelShape::Pad { width: 16 }), 196 - 144);
-        assert_eq!(patches(PixelShape::Pad { width: 17 }), 196 - 100);
-        assert_eq!(patches(PixelShape::Pad { width: 112 }), 196);
-        assert_eq!(patches(PixelShape::Frame { inner: 192 }), 196 - 144);
-    }
 }

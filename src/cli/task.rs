@@ -10,10 +10,6 @@ use vpt::image::preprocess::{Preprocess, Size};
 use vpt::metrics::Scores;
 use vpt::model::task_file::{DetectMeta, MapMeta, NAMED_SOURCES, TaskFile};
 use vpt::params;
-use vpt::prompt::pixels::PixelShape;
-use vpt::prompt::text::{Beside, TextShape};
-use vpt::prompt::weights::WeightShape;
-use vpt::prompt::{PartShape, PartShapes};
 use vpt::report::table;
 use vpt::runs;
 
@@ -94,7 +90,7 @@ fn describe(file: &TaskFile, path: &Path, bytes: u64) -> String {
         ("format", meta.format().to_string()),
         ("task", kind(file).to_string()),
         ("method", meta.method.to_string()),
-        ("prompt", prompts(&meta.parts)),
+        ("prompt", meta.parts.describe()),
         ("head", head(file)),
         ("backbone", printable(&meta.backbone.name)),
         ("BLAKE3", printable(&meta.backbone.hash)),
@@ -161,55 +157,6 @@ fn mapping(file: &TaskFile) -> Vec<(&'static str, String)> {
         lines.push(("label map", format!("and {} more", classes.len() - NAMED)));
     }
     lines
-}
-
-fn prompts(shapes: &PartShapes) -> String {
-    if shapes.is_empty() {
-        return "none".to_owned();
-    }
-    shapes.iter().map(|&shape| prompt(shape)).collect::<Vec<_>>().join("; ")
-}
-
-fn prompt(shape: PartShape) -> String {
-    match shape {
-        PartShape::Tokens(layout) if layout.layers == 1 => {
-            format!("{} tokens at block {}", layout.tokens, layout.start.saturating_add(1))
-        }
-        PartShape::Tokens(layout) => {
-            let (first, last) = (layout.start.saturating_add(1), layout.start.saturating_add(layout.layers));
-            format!("{} tokens at each of the {} blocks {first} to {last}", layout.tokens, layout.layers)
-        }
-        PartShape::Pixels(PixelShape::Pad { width }) => format!("a border of {width} pixels"),
-        PartShape::Pixels(PixelShape::Patch { side, place }) => format!("a {place} square of {side} pixels"),
-        PartShape::Pixels(PixelShape::Full) => "every pixel".to_owned(),
-        PartShape::Text(shape) => text(shape),
-        PartShape::Weights(WeightShape::Bias) => "none; the biases of the image tower are tuned".to_owned(),
-        PartShape::Weights(WeightShape::Full) => "none; every weight of the image tower is tuned".to_owned(),
-        PartShape::Weights(WeightShape::Lora(lora)) => {
-            let towers =
-                if lora.towers.name() == "both" { "both towers" } else { &format!("the {} tower", lora.towers) };
-            format!(
-                "none; changes of rank {} to queries, keys and values of {towers}, times {:.4}",
-                lora.rank,
-                lora.scale()
-            )
-        }
-        PartShape::Pixels(PixelShape::Frame { inner }) => format!("pixels around the image of {inner} pixels"),
-    }
-}
-
-fn text(shape: TextShape) -> String {
-    let TextShape { tokens, layers, beside } = shape;
-    let vectors = match layers {
-        1 => format!("{tokens} vectors in the texts of the classes"),
-        _ => format!("{tokens} vectors in the texts of the classes, in each of the first {layers} blocks"),
-    };
-    match beside {
-        Beside::Nothing => vectors,
-        Beside::MetaNet => format!("{vectors}; a network that shifts them by the image"),
-        Beside::Map => format!("{vectors}, mapped to tokens of the image tower"),
-        Beside::Tokens(layout) => format!("{vectors}; in the image tower {}", prompt(PartShape::Tokens(layout))),
-    }
 }
 
 fn dense(detect: &DetectMeta) -> String {

@@ -101,7 +101,7 @@ impl Plan {
         let head = if self.parts.is_empty() { lr } else { self.head_lr };
         let rate = |lr| Rate { lr, decay: self.weight_decay };
         let epsilon = defaults::epsilon(self.config.method);
-        Rates { prompt: rate(lr), head: rate(head), epsilon }
+        Rates { parts: vec![rate(lr); self.parts.len()], head: rate(head), epsilon }
     }
 
     /// Rates of detection, of either stage.
@@ -109,7 +109,12 @@ impl Plan {
         let lr = self.learning_rates[0];
         let head = if self.parts.is_empty() { lr } else { self.head_lr };
         let head = Rate { lr: head, decay: self.weight_decay };
-        Rates { prompt: Rate { lr, decay: 0. }, head, epsilon: optim::EPSILON }
+        Rates { parts: vec![Rate { lr, decay: 0. }; self.parts.len()], head, epsilon: optim::EPSILON }
+    }
+
+    /// Share of values that a step drops, for each part.
+    pub fn dropout(&self) -> Vec<f32> {
+        vec![self.prompt_dropout; self.parts.len()]
     }
 
     /// How the learning rate goes over `epochs` epochs of `per_epoch` steps: a trial of the rate may have fewer than the run.

@@ -68,7 +68,7 @@ fn low_rank_changes_are_clip_lora_s_where_texts_tell_the_classes() {
     assert_eq!((plan.epochs, plan.total_steps, plan.warmup_steps, plan.prompt_dropout), (1000, 2000, 0, 0.25));
     assert_eq!((plan.head, plan.config.head), (HeadKind::Cosine, None));
     let rates = plan.rates(2e-4);
-    assert_eq!((plan.learning_rates[0], rates.prompt.decay, plan.batch_size), (2e-4, 0.01, 32));
+    assert_eq!((plan.learning_rates[0], rates.parts[0].decay, plan.batch_size), (2e-4, 0.01, 32));
     let without = Facts { text_depth: None, ..facts };
     for (plan, towers) in [
         (lora(|_| {}, without), LoraTowers::Image),

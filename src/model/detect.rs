@@ -12,7 +12,7 @@ use crate::{
     Error, Result,
     backbone::{
         Backbone,
-        vit::{Input, Pass, Read, Readout, Rows, TokenPrompts, Want},
+        vit::{Grads, Input, Pass, Read, Readout, Rows, TokenPrompts, Want},
     },
     head::detect::{
         BoundDetectHead, BoxScore, DetectShape, FeatureGradients, HeadGrads, RawBoxes, Workspace,
@@ -23,7 +23,10 @@ use crate::{
     },
     parallel,
     params::{self, Param},
-    prompt::tokens::{DropoutMask, TokenLayout},
+    prompt::{
+        part::{Draw, Drawn, Gradients, Part, TensorShape},
+        tokens::{self, PromptTokens, TokenLayout},
+    },
     random::stream,
 };
 
@@ -54,8 +57,8 @@ pub struct DetectStep<'a> {
     pub truths: &'a [Vec<Truth>],
     /// `[B, G, G]`: tokens that lie on an image; all of them if `None`.
     pub valid: Option<&'a [bool]>,
-    /// Dropout on prompt tokens.
-    pub mask: Option<DropoutMask>,
+    /// What was drawn at random for the prompt tokens ([`Detector::draw`]).
+    pub drawn: Drawn,
     /// Images whose activations are in memory at once.
     pub micro_batch: Option<usize>,
 }
@@ -63,7 +66,7 @@ pub struct DetectStep<'a> {
 /// The frozen and the learned parts put together; the learned values are passed in.
 pub struct Detector {
     backbone: Arc<Backbone>,
-    layout: Option<TokenLayout>,
+    tokens: Option<PromptTokens>,
     shape: DetectShape,
     reads: Vec<Read>,
     /// Embeddings `[K, E]` of the class names, for a head that tells classes by them.
@@ -115,24 +118,19 @@ impl Detector {
         texts: Option<Vec<f32>>,
         threads: usize,
     ) -> Result<Self> {
-        let (depth, vit) = (backbone.vit.depth(), &backbone.vit);
+        let vit = &backbone.vit;
         shape.check()?;
         let grid = vit.image_size() / backbone.spec.patch_size;
         if (shape.width, shape.grid, shape.levels) != (vit.width(), grid, blocks.len()) {
             let message = format!("made for tokens of {} values on a grid of {}", shape.width, shape.grid);
             return Err(Error::invalid("head", message));
         }
-        if blocks.last().is_none_or(|&last| last > depth) || !blocks.is_sorted() {
-            return Err(Error::invalid("head", format!("reads behind blocks {blocks:?} of {depth}")));
+        if blocks.last().is_none_or(|&last| last > vit.depth()) || !blocks.is_sorted() {
+            return Err(Error::invalid("head", format!("reads behind blocks {blocks:?} of {}", vit.depth())));
         }
-        if let Some(TokenLayout { start, layers, .. }) = layout
-            && (layers == 0 || start.checked_add(layers).is_none_or(|end| end > depth))
-        {
-            let message = format!("{layers} prompted blocks from block {start} on, where the backbone has {depth}");
-            return Err(Error::flag("--prompt-layers", message));
-        }
+        let tokens = layout.map(|layout| PromptTokens::new(layout, &backbone)).transpose()?;
         let reads = blocks.iter().map(|&after| Read { after, rows: Rows::Patches }).collect();
-        Ok(Self { backbone, layout, shape, reads, texts, threads, pool: Mutex::default() })
+        Ok(Self { backbone, tokens, shape, reads, texts, threads, pool: Mutex::default() })
     }
 
     /// The frozen part.
@@ -147,7 +145,29 @@ impl Detector {
 
     /// Where the prompts are.
     pub fn layout(&self) -> Option<TokenLayout> {
-        self.layout
+        self.tokens.as_ref().map(PromptTokens::layout)
+    }
+
+    /// What the prompt tokens draw at random for a step.
+    pub fn draw(&self, draw: &Draw) -> Drawn {
+        self.tokens.as_ref().map_or(Drawn::Nothing, |tokens| tokens.draw(draw))
+    }
+
+    /// The learned values without those of prompt tokens: what is known of a detector whose head has learned alone.
+    pub(crate) fn without_prompts(&self, params: &[Param]) -> Vec<Param> {
+        params.iter().skip(self.prompt_tensors().len()).cloned().collect()
+    }
+
+    /// Name and shape of the prompt tokens, which come before the head.
+    fn prompt_tensors(&self) -> &[TensorShape] {
+        self.tokens.as_ref().map_or(&[], |tokens| tokens.tensors())
+    }
+
+    /// The prompt tokens and their values among `params`, if there are any.
+    fn prompts<'a>(&'a self, params: &'a [Param]) -> Result<Option<(&'a PromptTokens, &'a [Param])>> {
+        let Some(tokens) = &self.tokens else { return Ok(None) };
+        let own = params.get(..self.prompt_tensors().len());
+        own.map(|own| Some((tokens, own))).ok_or_else(|| Error::invalid("parameters", "not those of this detector"))
     }
 
     /// Blocks behind which tokens are read, from 1.
@@ -169,9 +189,8 @@ impl Detector {
     /// Fresh learned values: the prompts, if there are any, then the head.
     pub fn init(&self, seed: u64) -> Result<Vec<Param>> {
         let mut params = Vec::new();
-        if let Some(layout) = self.layout {
-            let rng = &mut stream(seed, "prompt init", 0, 0);
-            params.push(layout.init(self.shape.width, self.backbone.spec.patch_size, rng)?);
+        if let Some(tokens) = &self.tokens {
+            params.extend(tokens.init(&mut stream(seed, "prompt init", 0, 0))?);
         }
         params.extend(self.shape.init(&mut stream(seed, "head init", 0, 0))?);
         Ok(params)
@@ -179,19 +198,18 @@ impl Detector {
 
     /// Checks that learned values from a file are the ones this detector has, by name and shape.
     pub fn check(&self, params: &[Param]) -> Result<()> {
-        let prompts = self.layout.map(|l| ("prompt.tokens".to_owned(), vec![l.layers, l.tokens, self.shape.width]));
-        params::check(params, &prompts.into_iter().chain(self.shape.tensors()).collect::<Vec<_>>())
+        params::check(params, &[self.prompt_tensors(), &self.shape.tensors()].concat())
     }
 
     /// The reads that prompts have no part in, and those that they have.
     fn split_reads(&self) -> (&[Read], &[Read]) {
-        let start = self.layout.map_or(self.backbone.vit.depth(), |layout| layout.start);
+        let start = self.tokens.as_ref().map_or(self.backbone.vit.depth(), Part::prefix_blocks);
         self.reads.split_at(self.reads.partition_point(|read| read.after <= start))
     }
 
     /// Blocks before the first prompted one.
     fn prefix_blocks(&self) -> usize {
-        self.layout.map_or(0, |layout| layout.start)
+        self.tokens.as_ref().map_or(0, Part::prefix_blocks)
     }
 
     /// Values a record of [`Self::features`] has.
@@ -227,11 +245,6 @@ impl Detector {
         self.backbone.vit.read(&pass)
     }
 
-    fn token_prompts<'a>(&self, data: &'a [f32]) -> Option<TokenPrompts<'a>> {
-        let layout = self.layout?;
-        Some(TokenPrompts { start: layout.start, layers: layout.layers, tokens: layout.tokens, data })
-    }
-
     /// Losses of a batch, summed over its images, and the gradient of the batch's loss for each learned tensor, in the order
     /// of [`Self::init`]. Without prompts, or on [`DetectInput::Features`], the prompts' gradient is zero.
     pub fn step(&self, params: &[Param], step: &DetectStep) -> Result<(LossSums, Vec<Vec<f32>>)> {
@@ -258,10 +271,10 @@ impl Detector {
             sums.losses.add(&losses);
             head.vjp(&d_raw, gradient, &mut sums.head, &mut sums.workspace);
         };
-        let values = self.layout.map(|_| params::find(params, "prompt.tokens")).transpose()?.map(|p| &p.values);
-        let masked = values.and_then(|values| Some(step.mask.as_ref()?.apply(values)));
-        let prompts = masked.as_ref().or(values);
-        let d_prompts = self.visit(prompts.map(Vec::as_slice), step.input, step.micro_batch, true, &learn)?;
+        let prompts = self.prompts(params)?;
+        let values = prompts.map(|(_, own)| tokens::masked(own, &step.drawn)).transpose()?;
+        let tokens = prompts.zip(values.as_ref()).map(|((tokens, _), values)| tokens.layout().prompts(values));
+        let d_prompts = self.visit(tokens, step.input, step.micro_batch, true, &learn)?;
 
         let mut total = HeadGrads::new(&self.shape);
         let mut losses = LossSums::default();
@@ -272,9 +285,11 @@ impl Detector {
             self.pool.lock().unwrap_or_else(PoisonError::into_inner).push(sums);
         }
         let mut gradients = head.gradients(&total);
-        if let Some(values) = values {
-            let gradient = d_prompts.unwrap_or_else(|| vec![0.; values.len()]);
-            gradients.insert(0, step.mask.as_ref().map_or_else(|| gradient.clone(), |mask| mask.apply(&gradient)));
+        if let Some(((tokens, own), values)) = prompts.zip(values) {
+            let of_tokens = d_prompts.unwrap_or_else(|| vec![0.; values.len()]);
+            let of_pass = Grads { tokens: Some(of_tokens), ..Grads::default() };
+            let gradient = &mut Gradients { of_pass, of_projection: None };
+            gradients.splice(0..0, tokens.take_gradient(own, &step.drawn, gradient)?);
         }
         Ok((losses, gradients))
     }
@@ -303,7 +318,7 @@ impl Detector {
     /// makes a difference to them, where their gradient goes. Returns the gradient of the prompts then.
     fn visit(
         &self,
-        prompts: Option<&[f32]>,
+        prompts: Option<TokenPrompts>,
         input: DetectInput,
         micro_batch: Option<usize>,
         train: bool,
@@ -316,7 +331,6 @@ impl Detector {
             });
             return Ok(None);
         }
-        let prompts = prompts.and_then(|data| self.token_prompts(data));
         let (early, late) = self.split_reads();
         let early_len = early.len() * self.level_len();
         let late_len = late.len() * self.level_len();
@@ -380,9 +394,10 @@ impl Detector {
             let boxes = decode(&raw, grid, self.valid(valid, image).as_deref());
             found.lock().unwrap_or_else(PoisonError::into_inner).push((image, boxes));
         };
-        let prompts = params.filter(|_| self.layout.is_some());
-        let prompts = prompts.map(|params| params::find(params, "prompt.tokens")).transpose()?;
-        self.visit(prompts.map(|p| p.values.as_slice()), input, None, false, &look)?;
+        let prompts = params.map(|params| self.prompts(params)).transpose()?.flatten();
+        let values = prompts.map(|(_, own)| tokens::masked(own, &Drawn::Nothing)).transpose()?;
+        let tokens = prompts.zip(values.as_ref()).map(|((tokens, _), values)| tokens.layout().prompts(values));
+        self.visit(tokens, input, None, false, &look)?;
         let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         found.sort_by_key(|(image, _)| *image);
         Ok(found.into_iter().map(|(_, boxes)| boxes).collect())
@@ -391,8 +406,8 @@ impl Detector {
 
 impl std::fmt::Debug for Detector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { backbone, layout, shape, .. } = self;
-        f.debug_struct("Detector").field("backbone", backbone).field("layout", layout).field("head", shape).finish()
+        let Self { backbone, tokens, shape, .. } = self;
+        f.debug_struct("Detector").field("backbone", backbone).field("tokens", tokens).field("head", shape).finish()
     }
 }
 

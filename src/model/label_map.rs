@@ -4,12 +4,13 @@
 //! the prompt of its epoch, and has to be in checkpoints and task files with it. So are, while training, the votes that the
 //! next mapping will follow from. Both are tensors of [`Group::Fixed`].
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
-use super::{Model, StepInput};
+use super::{Model, Output};
 use crate::{
     Error, Result,
     backbone::{
+        Backbone,
         classifier::SourceClassifier,
         vit::{Pass, Readout},
     },
@@ -28,53 +29,72 @@ pub(super) struct Mapped {
     source: Arc<SourceClassifier>,
 }
 
+/// The classifier of `backbone`, whose classes `kind` maps to `classes` others, and the head that this makes.
+///
+/// # Errors
+/// The backbone has no classifier, or one of fewer classes.
+pub(super) fn mapped(backbone: &Backbone, kind: LabelMap, classes: usize) -> Result<(Mapped, Head)> {
+    let source = backbone.classifier()?;
+    let found = source.classes();
+    if found < classes {
+        let message = format!("{classes} classes of the data, where the backbone's classifier has {found}");
+        return Err(Error::flag("--label-map", message));
+    }
+    let head = Head { kind: HeadKind::Linear, width: source.width(), classes, keys: 0 };
+    Ok((Mapped { kind, source: Arc::new(source) }, head))
+}
+
+impl Mapped {
+    /// Name and shape of the mapping's tensors while it is learned.
+    pub(super) fn tensors(&self, classes: usize) -> Vec<(&'static str, Vec<usize>)> {
+        [MAP, VOTES].map(|name| (name, vec![self.source.classes(), classes])).to_vec()
+    }
+
+    /// The mapping before anything was counted: nothing, or what is drawn at random.
+    pub(super) fn init(&self, classes: usize, seed: u64) -> Result<Vec<Param>> {
+        let sources = self.source.classes();
+        let tensor = |(name, shape): (&str, Vec<usize>)| {
+            let values = if name == MAP && self.kind == LabelMap::Rlm {
+                label_map::random(sources, classes, &mut stream(seed, "label map", 0, 0))
+            } else {
+                vec![0.; sources * classes]
+            };
+            Param::new(name, &shape, values, Group::Fixed)
+        };
+        self.tensors(classes).into_iter().map(tensor).collect()
+    }
+
+    /// Whether the head reads the class token and the mean of the patches.
+    pub(super) fn is_pooled(&self) -> bool {
+        self.source.is_pooled()
+    }
+
+    /// What images of a step count for the mapping of the next epoch, by what the head reads of them.
+    pub(super) fn votes(&self, features: &[f32], labels: &[u32]) -> Vec<Vote> {
+        if self.kind.follows_epochs() { self.count(features, labels) } else { Vec::new() }
+    }
+
+    fn count(&self, features: &[f32], labels: &[u32]) -> Vec<Vote> {
+        self.kind.votes(&self.source.logits(features), self.source.classes(), labels)
+    }
+}
+
 impl Model {
-    /// The same model with the backbone's own classifier, whose classes `kind` maps to this model's, in the place of a head.
-    ///
-    /// # Errors
-    /// The backbone has no classifier, or one of fewer classes.
-    pub fn with_label_map(self, kind: LabelMap) -> Result<Self> {
-        let source = self.backbone.classifier()?;
-        let (found, wanted) = (source.classes(), self.head.classes);
-        if found < wanted {
-            let message = format!("{wanted} classes of the data, where the backbone's classifier has {found}");
-            return Err(Error::flag("--label-map", message));
-        }
-        let head = Head { kind: HeadKind::Linear, width: source.width(), classes: wanted, keys: 0 };
-        Ok(Self { mapped: Some(Mapped { kind, source: Arc::new(source) }), head, ..self })
+    fn mapped(&self) -> Option<&Mapped> {
+        if let Output::LabelMap(mapped) = &self.output { Some(mapped) } else { None }
     }
 
     /// The kind of label mapping and the classifier it maps from, where there is one.
     pub fn label_map(&self) -> Option<(LabelMap, &SourceClassifier)> {
-        self.mapped.as_ref().map(|mapped| (mapped.kind, &*mapped.source))
+        self.mapped().map(|mapped| (mapped.kind, &*mapped.source))
     }
 
     /// The head with these learned values in it; a mapping of source classes becomes one.
     pub(super) fn bind(&self, params: &[Param]) -> Result<BoundHead> {
-        let Some(Mapped { source, .. }) = &self.mapped else { return self.head.bind(params) };
-        let map = &params::find(params, MAP)?.values;
+        let own = self.head_values(params);
+        let Some(Mapped { source, .. }) = self.mapped() else { return self.head.bind(own) };
+        let map = &params::find(own, MAP)?.values;
         self.head.bind(&label_map::fold(map, source.weight(), source.bias(), self.head.classes)?)
-    }
-
-    /// Name and shape of the mapping's tensors while it is learned.
-    pub(super) fn map_tensors(&self) -> Vec<(&'static str, Vec<usize>)> {
-        let Some(Mapped { source, .. }) = &self.mapped else { return Vec::new() };
-        [MAP, VOTES].map(|name| (name, vec![source.classes(), self.head.classes])).to_vec()
-    }
-
-    /// The mapping before anything was counted: nothing, or what is drawn at random.
-    pub(super) fn init_map(&self, seed: u64) -> Result<Vec<Param>> {
-        let tensor = |(name, shape): (&str, Vec<usize>)| {
-            let [sources, targets] = shape[..] else { return Err(Error::invalid(name, "not of two dimensions")) };
-            let random = name == MAP && self.mapped.as_ref().is_some_and(|mapped| mapped.kind == LabelMap::Rlm);
-            let values = if random {
-                label_map::random(sources, targets, &mut stream(seed, "label map", 0, 0))
-            } else {
-                vec![0.; sources * targets]
-            };
-            Param::new(name, &shape, values, Group::Fixed)
-        };
-        self.map_tensors().into_iter().map(tensor).collect()
     }
 
     /// What a task file keeps of learned values: not the votes of the epoch under way.
@@ -85,32 +105,16 @@ impl Model {
     /// `pass`, made to read what the classifier reads, and `read` to hold what says so.
     pub(super) fn mapped_pass<'a>(&self, pass: Pass<'a>, reads: &'a mut Vec<crate::backbone::vit::Read>) -> Pass<'a> {
         let depth = self.backbone.vit.depth();
-        let Some(read) = self.mapped.as_ref().and_then(|mapped| mapped.source.reads(depth)) else { return pass };
+        let Some(read) = self.mapped().and_then(|mapped| mapped.source.reads(depth)) else { return pass };
         reads.extend(read);
         Pass { readout: Readout::Tokens(reads), ..pass }
-    }
-
-    /// Whether the head reads the class token and the mean of the patches.
-    pub(super) fn is_pooled(&self) -> bool {
-        self.mapped.as_ref().is_some_and(|mapped| mapped.source.is_pooled())
-    }
-
-    /// What images of a step count for the mapping of the next epoch, by what the head reads of them.
-    pub(super) fn votes(&self, features: &[f32], labels: &[u32]) -> Vec<Vote> {
-        match &self.mapped {
-            Some(Mapped { kind, source }) if kind.follows_epochs() => {
-                kind.votes(&source.logits(features), source.classes(), labels)
-            }
-            _ => Vec::new(),
-        }
     }
 
     /// Adds what images `[B, 3, s, s]` with `labels` count, with the prompt of `params`, to the votes among these: for the
     /// first mapping, of which no step has told the logits yet.
     pub(crate) fn count_votes(&self, params: &mut [Param], images: &[f32], labels: &[u32]) -> Result<()> {
-        let Some(Mapped { kind, source }) = &self.mapped else { return Ok(()) };
-        let features = self.features(params, images)?;
-        let votes = kind.votes(&source.logits(&features), source.classes(), labels);
+        let Some(mapped) = self.mapped() else { return Ok(()) };
+        let votes = mapped.count(&self.features(params, images)?, labels);
         label_map::count(params, &votes, self.head.classes);
         Ok(())
     }
@@ -122,16 +126,10 @@ impl Model {
 
     /// Makes the mapping among `params` anew of their votes, if `first` or where it follows the epochs.
     pub(crate) fn renew_map(&self, params: &mut [Param], first: bool) {
-        if let Some(Mapped { kind, .. }) =
-            self.mapped.as_ref().filter(|m| m.kind.follows_epochs() || first && m.kind.counts())
-        {
+        let renews = |kind: LabelMap| kind.follows_epochs() || first && kind.counts();
+        if let Some(Mapped { kind, .. }) = self.mapped().filter(|mapped| renews(mapped.kind)) {
             label_map::renew(params, *kind, self.head.classes);
         }
-    }
-
-    /// The labels of the images of a step at `range`.
-    pub(super) fn labels_of<'a>(input: &StepInput<'a>, range: Range<usize>) -> Result<&'a [u32]> {
-        input.labels.get(range).ok_or_else(|| Error::invalid("labels", "fewer than images"))
     }
 }
 
@@ -141,13 +139,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        backbone::{Backbone, OpenOptions},
+        backbone::OpenOptions,
         loss::Loss,
+        model::{ClassifierSpec, StepInput},
         params::find,
-        prompt::{
-            PartShape,
-            pixels::{PixelShape, Places},
-        },
+        prompt::{PartShape, pixels::PixelShape},
         tensor_file::Tensor,
     };
 
@@ -164,7 +160,7 @@ mod tests {
 
     fn model(family: &str, kind: LabelMap, classes: usize) -> Model {
         let prompt = PartShape::Pixels(PixelShape::Frame { inner: INNER }).into();
-        Model::new(backbone(family), &prompt, HeadKind::Linear, classes, 2).unwrap().with_label_map(kind).unwrap()
+        Model::new(backbone(family), &prompt, ClassifierSpec::LabelMap(kind), classes, 2).unwrap()
     }
 
     /// What PyTorch made: `scripts/make_label_map_fixtures.py`.
@@ -223,8 +219,7 @@ mod tests {
                         images,
                         blocks: 0,
                         labels,
-                        places: Places::Same,
-                        mask: None,
+                        drawn: &[],
                         loss: &loss,
                         frozen: None,
                         micro_batch: Some(3),
@@ -273,9 +268,8 @@ mod tests {
     fn a_backbone_that_cannot_be_mapped_from_is_refused_by_the_flag() {
         let refusal = |dir: &Path, classes| {
             let backbone = Arc::new(Backbone::open(dir.to_str().unwrap(), &OpenOptions::default()).unwrap());
-            let model = Model::new(backbone, &PartShape::Pixels(PixelShape::Full).into(), HeadKind::Linear, classes, 1)
-                .unwrap();
-            model.with_label_map(LabelMap::Ilm).unwrap_err().to_string()
+            let (parts, spec) = (PartShape::Pixels(PixelShape::Full).into(), ClassifierSpec::LabelMap(LabelMap::Ilm));
+            Model::new(backbone, &parts, spec, classes, 1).unwrap_err().to_string()
         };
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
         assert_eq!(

@@ -5,14 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use super::{DetectTask, Model, run_origin::RunOrigin};
+use super::{ClassifierSpec, DetectTask, Model, run_origin::RunOrigin};
 use crate::{
     Error, Result,
     backbone::{Backbone, OpenOptions, Precision},
     head::cache::KEYS,
     image::Preprocess,
     model::task_file::{BackboneId, TaskFile, TaskMeta, TaskMetrics},
-    params::{Group, Param},
+    params::Param,
 };
 
 /// How to open a task.
@@ -115,16 +115,19 @@ impl TaskModel {
                 format!("the task was learned on images of {} pixels, the backbone is open at {side}", meta.image_size);
             return Err(Error::flag("--image-size", message));
         }
-        let mut model = Model::new(backbone, &meta.parts, meta.head, meta.classes.len(), threads)?;
-        if let Some(map) = &meta.label_map {
-            model = model.with_label_map(map.kind)?;
-        }
-        if meta.method.on_embeddings() {
-            let keys = params.iter().find(|param| param.name == KEYS).map_or(0, |param| param.shape[0]);
-            model = model.on_embeddings(keys);
-        }
-        let model = model.with_classes(&meta.names_in_texts())?;
-        model.check(&params)?;
+        let names = meta.names_in_texts();
+        let classifier = match &meta.label_map {
+            Some(map) => ClassifierSpec::LabelMap(map.kind),
+            None if meta.parts.text().is_some() => ClassifierSpec::Texts { names: &names, words: None },
+            None if meta.parts.told_by_texts() => ClassifierSpec::Templates(None),
+            None if meta.method.on_embeddings() => {
+                let keys = params.iter().find(|param| param.name == KEYS).map_or(0, |param| param.shape[0]);
+                ClassifierSpec::OnEmbeddings { kind: meta.head, keys }
+            }
+            None => ClassifierSpec::Head(meta.head),
+        };
+        let model = Model::new(backbone, &meta.parts, classifier, meta.classes.len(), threads)?;
+        let params = model.adopt(params)?;
         let input = model.preprocess()?.output_size();
         if meta.preprocess.output_size() != input {
             let message = format!("makes images of {:?}, not {input:?}", meta.preprocess.output_size());
@@ -184,10 +187,10 @@ impl TaskModel {
         meta.metrics = TaskMetrics { epoch: meta.metrics.epoch, ..TaskMetrics::default() };
         (meta.classes, meta.classnames) = (classes, classnames);
         let backbone = model.backbone().clone();
-        let model = Model::new(backbone, &meta.parts, meta.head, meta.classes.len(), model.threads())?;
-        let model = model.with_classes(&meta.names_in_texts())?;
-        let learned: Vec<Param> = params.iter().filter(|param| param.group == Group::Prompt).cloned().collect();
-        let params = model.task_params(&learned)?;
+        let (names, threads) = (meta.names_in_texts(), model.threads());
+        let classifier = ClassifierSpec::Texts { names: &names, words: None };
+        let model = Model::new(backbone, &meta.parts, classifier, meta.classes.len(), threads)?;
+        let params = model.task_params(params.get(..model.part_tensors()).unwrap_or_default())?;
         Ok(Self { model, params, meta })
     }
 

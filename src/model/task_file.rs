@@ -11,11 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::prompt::{
-    PartShape, PartShapes,
-    text::OpenTensor,
-    weights::{self, WeightShape},
-};
+use crate::prompt::{PartShape, PartShapes};
 use crate::{
     Error, Result,
     backbone::{class_texts::Prompts, classifier::SourceClassifier},
@@ -38,8 +34,9 @@ use crate::{
 pub const BEST: &str = "best.safetensors";
 /// The metadata's key.
 const KEY: &str = "vpt";
-/// The version this program writes and reads.
+/// The version of files with one learned part or none, and of those with several.
 const FORMAT: u64 = 1;
+const FORMAT_OF_SEVERAL: u64 = 2;
 /// More classes than any data set of the field has; bounds what a crafted file can make us allocate.
 const MAX_CLASSES: usize = 1_000_000;
 
@@ -190,7 +187,7 @@ impl TaskMeta {
         metrics: TaskMetrics,
     ) -> Self {
         Self {
-            format: FORMAT,
+            format: format_of(&parts),
             method,
             parts,
             head,
@@ -273,18 +270,9 @@ impl TaskFile {
         let (mut tensors, meta) = tensor_file::read(path, KEY, "task file", limit, |meta| check_format(meta, path))?;
         let meta = parse_meta(meta, path)?;
         let mut params = Vec::new();
-        for (name, expected) in prompt_tensors(&meta.parts, path)? {
-            let shape = tensors.get(name).map(|t| t.shape.clone()).unwrap_or_default();
-            let values = tensor_file::take(&mut tensors, name, &shape, path)?;
-            let fits = |(n, expected): (&usize, &Option<usize>)| expected.is_none_or(|expected| *n == expected);
-            if shape.len() != expected.len() || !shape.iter().zip(&expected).all(fits) {
-                let message = format!("the shape {shape:?} of `{name}` is not what its metadata says");
-                return Err(Error::file(path, message));
-            }
-            params.push(Param::new(name, &shape, values, Group::Prompt)?);
-        }
-        if let Some(shape) = meta.parts.weights() {
-            params.extend(take_weights(shape, &mut tensors, path)?);
+        for (place, part) in meta.parts.iter().enumerate() {
+            let own = part.kind().take(&mut tensors, path)?.into_iter();
+            params.extend(own.map(|param| Param { group: param.group.of_part(place), ..param }));
         }
         for (name, shape) in head_tensors(&meta, &tensors, path)? {
             let group = if meta.label_map.is_some() { Group::Fixed } else { head_group(&meta, &name, &shape) };
@@ -367,52 +355,37 @@ fn head_group(meta: &TaskMeta, name: &str, shape: &[usize]) -> Group {
     }
 }
 
-/// Name and shape of every learned tensor at the input; a dimension that depends on the backbone is `None`.
-fn prompt_tensors(parts: &PartShapes, path: &Path) -> Result<Vec<OpenTensor>> {
-    let of_part = |part: &PartShape| match part {
-        // Which weights there are depends on the backbone.
-        PartShape::Weights(_) => Vec::new(),
-        PartShape::Tokens(layout) => vec![("prompt.tokens", vec![Some(layout.layers), Some(layout.tokens), None])],
-        PartShape::Pixels(_) => vec![("prompt.pixels", vec![Some(3), None])],
-        PartShape::Text(shape) => shape.tensors(),
-    };
-    let tensors: Vec<OpenTensor> = parts.iter().flat_map(of_part).collect();
-    if tensors.iter().any(|(_, shape)| shape.contains(&Some(0))) {
-        return Err(Error::file(path, "task metadata: a prompt without tokens or layers"));
-    }
-    Ok(tensors)
-}
-
-/// The tuned weights, in the order of their names; which they must be only the backbone can tell.
-fn take_weights(shape: WeightShape, tensors: &mut HashMap<String, Tensor<'static>>, path: &Path) -> Result<Vec<Param>> {
-    let mut names: Vec<String> = tensors.keys().filter(|name| name.starts_with(weights::PREFIX)).cloned().collect();
-    names.sort();
-    let lora = shape.lora();
-    if let Some(lora) = lora {
-        lora.check().map_err(|error| Error::file(path, format!("task metadata: {error}")))?;
-    }
-    let take = |name: &String| {
-        let shape = tensors.get(name).map(|t| t.shape.clone()).unwrap_or_default();
-        let group = if lora.is_some() { Group::Prompt } else { weights::group(name, &shape) };
-        Param::new(name, &shape, tensor_file::take(tensors, name, &shape, path)?, group)
-    };
-    names.iter().map(take).collect()
+/// The format of a file with these parts.
+fn format_of(parts: &PartShapes) -> u64 {
+    if parts.are_several() { FORMAT_OF_SEVERAL } else { FORMAT }
 }
 
 fn check_format(meta: &Value, path: &Path) -> Result<()> {
     let other = match meta.get("format").and_then(Value::as_u64) {
-        Some(FORMAT) => return Ok(()),
+        Some(FORMAT | FORMAT_OF_SEVERAL) => return Ok(()),
         Some(other) => other,
         None => return Err(Error::file(path, "not a task file: its metadata has no format number")),
     };
-    let mend = if other > FORMAT { "a newer version of vpt is needed" } else { "an older version of vpt is needed" };
-    let message = format!("is a task file of format {other}; this program reads format {FORMAT}: {mend}");
+    let mend = if other > FORMAT_OF_SEVERAL {
+        "a newer version of vpt is needed"
+    } else {
+        "an older version of vpt is needed"
+    };
+    let message = format!(
+        "is a task file of format {other}; this program reads formats {FORMAT} and {FORMAT_OF_SEVERAL}: {mend}"
+    );
     Err(Error::file(path, message))
 }
 
 fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
     let meta: TaskMeta =
         serde_json::from_value(meta).map_err(|error| Error::file(path, format!("task metadata: {error}")))?;
+    let parts = meta.parts.check().map_err(|error| Error::file(path, format!("task metadata: {error}")));
+    parts?;
+    if meta.format != format_of(&meta.parts) {
+        let message = format!("task metadata: {} learned parts in a file of format {}", meta.parts.len(), meta.format);
+        return Err(Error::file(path, message));
+    }
     if meta.classes.is_empty() || meta.classes.len() > MAX_CLASSES {
         return Err(Error::file(path, format!("task metadata: {} classes", meta.classes.len())));
     }
@@ -472,7 +445,7 @@ mod tests {
         prompt::{
             text::{Beside, TextShape},
             tokens::TokenLayout,
-            weights::{LoraShape, LoraTowers},
+            weights::{LoraShape, LoraTowers, WeightShape},
         },
         random::stream,
     };
@@ -532,7 +505,8 @@ mod tests {
             change(&mut task);
             refused(&task)
         };
-        assert!(with(|t| t.meta.format = 2).contains("format 2; this program reads format 1"));
+        assert!(with(|t| t.meta.format = 3).contains("format 3; this program reads formats 1 and 2"));
+        assert!(with(|t| t.meta.format = 2).contains("1 learned parts in a file of format 2"));
         assert!(with(|t| t.meta.classes.push("third".into())).contains("[2, 8] where [3, 8]"));
         assert!(with(|t| t.meta.image_size = 16_384).contains("image size 16384"));
         let bytes = |task: &TaskFile| String::from_utf8_lossy(&task.to_bytes().unwrap()).into_owned();
@@ -585,15 +559,15 @@ mod tests {
         for (shape, params) in [
             (
                 WeightShape::Bias,
-                vec![weight("a.bias", &[3], Group::PromptBias), weight("b.bias", &[2], Group::PromptBias)],
+                vec![weight("a.bias", &[3], Group::PartBias(0)), weight("b.bias", &[2], Group::PartBias(0))],
             ),
             (
                 WeightShape::Full,
-                vec![weight("a.bias", &[3], Group::PromptBias), weight("a.weight", &[3, 2], Group::Prompt)],
+                vec![weight("a.bias", &[3], Group::PartBias(0)), weight("a.weight", &[3, 2], Group::Part(0))],
             ),
             (
                 WeightShape::Lora(LoraShape { texts: false, towers: LoraTowers::Image, ..lora }),
-                vec![weight("q.lora_A", &[2, 8], Group::Prompt), weight("q.lora_B", &[8, 2], Group::Prompt)],
+                vec![weight("q.lora_A", &[2, 8], Group::Part(0)), weight("q.lora_B", &[8, 2], Group::Part(0))],
             ),
         ] {
             let mut file = tuned(shape, params);
@@ -607,7 +581,7 @@ mod tests {
             assert_eq!(TaskFile::open(&path).unwrap(), read);
         }
         // The head that texts made was not learned.
-        let mut by_texts = tuned(WeightShape::Lora(lora), vec![weight("q.lora_A", &[2, 8], Group::Prompt)]);
+        let mut by_texts = tuned(WeightShape::Lora(lora), vec![weight("q.lora_A", &[2, 8], Group::Part(0))]);
         by_texts.save(&path).unwrap();
         assert_eq!(crate::params::count(&TaskFile::open(&path).unwrap().params), 16);
         for bad in [
@@ -621,6 +595,31 @@ mod tests {
         }
         by_texts.meta.parts = PartShapes::NONE;
         assert!(refused(&by_texts).contains("`backbone.q.lora_A` has no place"));
+    }
+
+    #[test]
+    fn several_parts_are_a_list_in_a_format_of_their_own() {
+        let mut several = task();
+        several.meta.parts.push(PartShape::Weights(WeightShape::Bias));
+        several.params.insert(1, Param::new("backbone.a.bias", &[2], vec![0.5; 2], Group::PartBias(1)).unwrap());
+        assert!(refused(&several).contains("2 learned parts in a file of format 1"));
+        several.meta.format = FORMAT_OF_SEVERAL;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("task.safetensors");
+        several.save(&path).unwrap();
+        assert_eq!(TaskFile::open(&path).unwrap(), several);
+        let text = String::from_utf8_lossy(&several.to_bytes().unwrap()).into_owned();
+        assert!(text.contains(r#"\"format\":2"#) && text.contains(r#"\"prompt\":[{\"input\":\"tokens\""#), "{text}");
+        assert!(String::from_utf8_lossy(&task().to_bytes().unwrap()).contains(r#"\"prompt\":{\"input\":\"tokens\""#));
+
+        let twice = PartShape::Tokens(TokenLayout { start: 0, layers: 1, tokens: 1 });
+        let text = PartShape::Text(TextShape { tokens: 3, layers: 1, beside: Beside::Nothing });
+        for (other, why) in [(twice, "two of one kind"), (text, "texts are learned alone")] {
+            let mut bad = task();
+            bad.meta.parts.push(other);
+            bad.meta.format = FORMAT_OF_SEVERAL;
+            assert!(refused(&bad).contains(why), "{why}");
+        }
     }
 
     // A later program may know more formats, methods and fields, and keep tensors in another form.
@@ -641,10 +640,12 @@ mod tests {
             of_meta.unwrap_err().to_string()
         };
         assert!(
-            refused(|meta| meta["format"] = 2.into()).ends_with("reads format 1: a newer version of vpt is needed")
+            refused(|meta| meta["format"] = 3.into())
+                .ends_with("reads formats 1 and 2: a newer version of vpt is needed")
         );
         assert!(
-            refused(|meta| meta["format"] = 0.into()).ends_with("reads format 1: an older version of vpt is needed")
+            refused(|meta| meta["format"] = 0.into())
+                .ends_with("reads formats 1 and 2: an older version of vpt is needed")
         );
         assert!(refused(|meta| meta["format"] = "1".into()).ends_with("has no format number"));
         assert!(refused(|meta| meta["method"] = "lora9".into()).contains("`lora9` is not one of linear, zero-shot"));

@@ -13,8 +13,11 @@ use crate::{
     prompt::{
         PartShape,
         pixels::PixelShape,
+        text::{Beside, TextShape},
         tokens::{PromptLayers, TokenLayout},
+        weights::{LoraShape, LoraTowers, WeightShape},
     },
+    random::normal,
 };
 
 const FAMILIES: [&str; 5] = ["clip", "clip-gelu", "vit", "dinov2", "dinov2-registers"];
@@ -51,14 +54,15 @@ impl Fixture {
 
     fn model(&self, parts: impl Into<PartShapes>, threads: usize) -> Model {
         let classes = self.get("head.bias").0[0];
-        Model::new(self.backbone.clone(), &parts.into(), HeadKind::Linear, classes, threads).unwrap()
+        let spec = ClassifierSpec::Head(HeadKind::Linear);
+        Model::new(self.backbone.clone(), &parts.into(), spec, classes, threads).unwrap()
     }
 
     /// The learned values: `prompt` and the fixture's head.
     fn params(&self, prompt: Option<(&str, Vec<usize>, Vec<f32>)>) -> Vec<Param> {
         let head = ["head.weight", "head.bias"].map(|name| (name, self.get(name).clone(), Group::Head));
         prompt
-            .map(|(name, shape, values)| (name, (shape, values), Group::Prompt))
+            .map(|(name, shape, values)| (name, (shape, values), Group::Part(0)))
             .into_iter()
             .chain(head)
             .map(|(name, (shape, values), group)| Param::new(name, &shape, values, group).unwrap())
@@ -66,12 +70,13 @@ impl Fixture {
     }
 
     fn step(&self, model: &Model, params: &[Param], micro_batch: Option<usize>) -> StepOutput {
+        // Around a frame there is less of an image.
+        let (side, _) = model.preprocess().unwrap().output_size().unwrap();
         let input = StepInput {
-            images: &self.get("images").1,
+            images: &self.get("images").1[..self.labels.len() * 3 * side * side],
             blocks: 0,
             labels: &self.labels,
-            places: Places::Same,
-            mask: None,
+            drawn: &[],
             loss: &Loss::CrossEntropy(CrossEntropy::default()),
             frozen: None,
             micro_batch,
@@ -160,7 +165,7 @@ fn a_head_alone_has_pytorchs_gradients_on_images_and_on_their_features() {
         fixture.compare("linear", &model, &params, &output, None);
         let features = model.features(&params, &fixture.get("images").1).unwrap();
         let loss = Loss::CrossEntropy(CrossEntropy::default());
-        let again = model.head_step(&params, &features, &fixture.labels, &loss).unwrap();
+        let again = model.head_step(&params, &[], &features, &fixture.labels, &loss).unwrap();
         assert_eq!(again, output);
     }
 }
@@ -186,7 +191,7 @@ fn fresh_values_fit_and_others_are_refused() {
         assert!(model.check(&more).unwrap_err().to_string().contains("has no place"));
     }
     let deeper = PartShape::Tokens(TokenLayout { start: 2, layers: usize::MAX, tokens: 1 }).into();
-    assert!(Model::new(fixture.backbone.clone(), &deeper, HeadKind::Linear, 2, 1).is_err());
+    assert!(Model::new(fixture.backbone.clone(), &deeper, ClassifierSpec::Head(HeadKind::Linear), 2, 1).is_err());
 }
 
 /// The gradient of the prompt goes through CLIP's projection: against central differences along a direction.
@@ -198,7 +203,8 @@ fn a_text_head_hands_the_gradient_back_through_the_projection() {
         PartShape::Tokens(TokenLayout { start: 0, layers: 2, tokens: 3 }),
         PartShape::Pixels(PixelShape::Pad { width: PAD }),
     ] {
-        let model = Model::new(fixture.backbone.clone(), &prompt.into(), HeadKind::Text, classes, 1).unwrap();
+        let spec = ClassifierSpec::Head(HeadKind::Text);
+        let model = Model::new(fixture.backbone.clone(), &prompt.into(), spec, classes, 1).unwrap();
         assert_eq!(model.head().width, fixture.backbone.embedding_width());
         let params = model.init(1).unwrap();
         let gradients = fixture.step(&model, &params, None).gradients;
@@ -216,4 +222,95 @@ fn a_text_head_hands_the_gradient_back_through_the_projection() {
         let found = (loss(step) - loss(-step)) / f64::from(2. * step);
         assert!((found - expected).abs() < 2e-2 * expected.abs(), "{prompt:?}: {found} where {expected} is expected");
     }
+}
+
+/// Parts that learn together: the gradient of each, and of the head, against central differences along directions close to
+/// it, as a step goes through all of them.
+#[test]
+fn parts_that_learn_together_have_the_gradients_of_central_differences() {
+    let lora = LoraShape { rank: 2, alpha: 1., towers: LoraTowers::Image, texts: false };
+    let tokens = |start, layers| PartShape::Tokens(TokenLayout { start, layers, tokens: 3 });
+    let [lora, bias, full] = [WeightShape::Lora(lora), WeightShape::Bias, WeightShape::Full].map(PartShape::Weights);
+    let (pad, frame) = (PixelShape::Pad { width: PAD }, PixelShape::Frame { inner: 20 });
+    let (pad, frame) = (PartShape::Pixels(pad), PartShape::Pixels(frame));
+    let all = |depth: usize| tokens(0, depth);
+    for (family, heads) in [("clip", HeadKind::ALL), ("vit", &[HeadKind::Linear]), ("dinov2", &[HeadKind::Cosine])] {
+        let fixture = Fixture::load(family);
+        let depth = fixture.backbone.vit.depth();
+        let mut together: Vec<Vec<PartShape>> = vec![
+            vec![all(depth), lora],
+            vec![tokens(0, 1), bias],
+            vec![tokens(1, 1), full],
+            vec![pad, all(depth)],
+            vec![frame, tokens(0, 2)],
+            vec![pad, lora],
+            vec![full, pad],
+            vec![pad, all(depth), lora],
+            vec![lora, tokens(0, 1), frame],
+            vec![pad, tokens(depth - 1, 1), full],
+        ];
+        for (parts, &head) in together.drain(..).flat_map(|parts| heads.iter().map(move |head| (parts.clone(), head))) {
+            let case = format!("{family} {head} {parts:?}");
+            let classes = fixture.get("head.bias").0[0];
+            let (shapes, spec) = (parts.into_iter().collect(), ClassifierSpec::Head(head));
+            let model = Model::new(fixture.backbone.clone(), &shapes, spec, classes, 2).unwrap();
+            let mut params = model.init(1).unwrap();
+            // Away from where half of the gradients vanish.
+            let mut rng = stream(1, "away", 0, 0);
+            for param in &mut params {
+                param.values.iter_mut().for_each(|v| *v += 0.02 * normal(&mut rng));
+            }
+            let gradients = fixture.step(&model, &params, Some(1)).gradients;
+            assert_eq!(gradients.len(), params.len(), "{case}");
+            let mut ranges: Vec<Range<usize>> = (0..shapes.len()).map(|place| model.range(place)).collect();
+            ranges.push(model.part_tensors()..params.len());
+            for range in ranges {
+                let own = &gradients[range.clone()];
+                let length = own.iter().flatten().map(|g| g * g).sum::<f32>().sqrt();
+                assert!(length > 0., "{case} {range:?}: learns nothing");
+                let noise = 0.1 / (own.iter().map(Vec::len).sum::<usize>() as f32).sqrt();
+                let direction: Vec<Vec<f32>> =
+                    own.iter().map(|g| g.iter().map(|g| g / length + noise * normal(&mut rng)).collect()).collect();
+                let loss = |step: f32| {
+                    let mut moved = params.clone();
+                    for (param, direction) in moved[range.clone()].iter_mut().zip(&direction) {
+                        param.values.iter_mut().zip(direction).for_each(|(v, d)| *v += step * d);
+                    }
+                    fixture.step(&model, &moved, None).loss / fixture.labels.len() as f64
+                };
+                let pairs = own.iter().flatten().zip(direction.iter().flatten());
+                let expected: f64 = pairs.map(|(g, d)| f64::from(g * d)).sum();
+                let step = 2e-3;
+                let found = (loss(step) - loss(-step)) / f64::from(2. * step);
+                let off = (found - expected).abs();
+                assert!(off < 2e-2 * expected.abs() + 1e-4, "{case} {range:?}: {found} where {expected} is expected");
+            }
+            // A file tells the same model in an order of its own.
+            let mut file = model.task_params(&params).unwrap();
+            for range in (0..shapes.len()).map(|place| model.range(place)) {
+                file[range].sort_by(|a, b| b.name.cmp(&a.name));
+            }
+            assert_eq!(model.adopt(file).unwrap(), params, "{case}");
+            assert_eq!(model.prefix_blocks(), 0, "{case}");
+        }
+    }
+}
+
+#[test]
+fn parts_that_do_not_go_together_are_refused() {
+    let fixture = Fixture::load("clip");
+    let tokens = PartShape::Tokens(TokenLayout { start: 0, layers: 1, tokens: 3 });
+    let text = PartShape::Text(TextShape { tokens: 4, layers: 1, beside: Beside::Nothing });
+    let refused = |parts: &[PartShape], spec| {
+        let shapes = parts.iter().copied().collect();
+        Model::new(fixture.backbone.clone(), &shapes, spec, 2, 1).unwrap_err().to_string()
+    };
+    let names = ["a", "b"].map(str::to_owned);
+    let texts = ClassifierSpec::Texts { names: &names, words: None };
+    let head = ClassifierSpec::Head(HeadKind::Linear);
+    assert_eq!(refused(&[tokens, tokens], head), "parts: two of one kind");
+    assert_eq!(refused(&[tokens, text], texts), "parts: texts are learned alone");
+    assert!(refused(&[tokens], texts).contains("told by texts where texts"));
+    let map = ClassifierSpec::LabelMap(LabelMap::Ilm);
+    assert!(refused(&[tokens], map).contains("prompt pixels alone"));
 }

@@ -37,11 +37,11 @@ pub struct Rate {
     pub decay: f64,
 }
 
-/// Rates of prompts and head.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Rates of what is learned.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rates {
-    /// Prompt tokens or pixels, or weights of the backbone, whose biases and norms have no decay.
-    pub prompt: Rate,
+    /// Of each part of the model: prompt tokens or pixels, or weights of the backbone, whose biases and norms have no decay.
+    pub parts: Vec<Rate>,
     /// Weights of the head; biases and scales share the learning rate and have no decay.
     pub head: Rate,
     /// Epsilon of AdamW, added to its denominator: PyTorch's default is [`EPSILON`].
@@ -51,12 +51,17 @@ pub struct Rates {
 impl Rates {
     fn of(&self, group: Group) -> Rate {
         match group {
-            Group::Prompt => self.prompt,
-            Group::PromptBias => Rate { lr: self.prompt.lr, decay: 0. },
+            Group::Part(place) => self.of_part(place),
+            Group::PartBias(place) => Rate { decay: 0., ..self.of_part(place) },
             Group::Head => self.head,
             Group::HeadBias => Rate { lr: self.head.lr, decay: 0. },
             Group::Fixed => Rate { lr: 0., decay: 0. },
         }
+    }
+
+    /// A part that no rate is for learns like the one before it.
+    fn of_part(&self, place: usize) -> Rate {
+        self.parts.get(place).or(self.parts.last()).copied().unwrap_or(self.head)
     }
 }
 
@@ -166,14 +171,14 @@ mod tests {
 
     fn params() -> Vec<Param> {
         vec![
-            Param::new("prompt.tokens", &[2], vec![1., -2.], Group::Prompt).unwrap(),
+            Param::new("prompt.tokens", &[2], vec![1., -2.], Group::Part(0)).unwrap(),
             Param::new("head.weight", &[1], vec![0.5], Group::Head).unwrap(),
             Param::new("head.bias", &[1], vec![0.5], Group::HeadBias).unwrap(),
         ]
     }
 
     fn rates() -> Rates {
-        Rates { prompt: Rate { lr: 0.1, decay: 0. }, head: Rate { lr: 0.01, decay: 0.1 }, epsilon: EPSILON }
+        Rates { parts: vec![Rate { lr: 0.1, decay: 0. }], head: Rate { lr: 0.01, decay: 0.1 }, epsilon: EPSILON }
     }
 
     fn gradients() -> Vec<Vec<f32>> {

@@ -2,6 +2,7 @@
 //! name the classes ([`text`]); or what is tuned of the backbone itself ([`weights`]); and the file that keeps a learned task
 //! ([`task_file`]).
 
+pub mod part;
 pub mod pixels;
 pub mod text;
 pub mod tokens;
@@ -10,7 +11,14 @@ pub mod weights;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
 
-use self::{pixels::PixelShape, text::TextShape, tokens::TokenLayout, weights::WeightShape};
+use self::{
+    part::{Kind, Work},
+    pixels::PixelShape,
+    text::TextShape,
+    tokens::TokenLayout,
+    weights::WeightShape,
+};
+use crate::Error;
 
 /// What is learned beside the head: kind and place, not the values.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -26,6 +34,18 @@ pub enum PartShape {
     Weights(WeightShape),
 }
 
+impl PartShape {
+    /// The kind of part that it is.
+    pub(crate) fn kind(&self) -> &dyn Kind {
+        match self {
+            Self::Tokens(layout) => layout,
+            Self::Pixels(shape) => shape,
+            Self::Text(shape) => shape,
+            Self::Weights(shape) => shape,
+        }
+    }
+}
+
 /// All that is learned beside the head, at most one of each kind.
 ///
 /// A file has `{"input": "none"}` for nothing, the entry itself for one part, and a list of entries for several.
@@ -39,6 +59,32 @@ impl PartShapes {
     /// Whether there are several, which older programs cannot read.
     pub fn are_several(&self) -> bool {
         self.0.len() > 1
+    }
+
+    /// What it is, in words.
+    pub fn describe(&self) -> String {
+        let parts: Vec<String> = self.iter().map(|shape| shape.kind().describe()).collect();
+        let at_input = self.iter().any(|shape| !matches!(shape, PartShape::Weights(_)));
+        (!at_input).then(|| "none".to_owned()).into_iter().chain(parts).collect::<Vec<_>>().join("; ")
+    }
+
+    /// What they ask of a step on images of `side` pixels with patches of `patch`.
+    pub fn work(&self, side: usize, patch: usize) -> Work {
+        let mut work = Work::default();
+        self.iter().for_each(|shape| shape.kind().add_work(side, patch, &mut work));
+        work
+    }
+
+    /// Fails unless they can learn together: at most one of a kind, and texts alone, or what is told by them.
+    pub(crate) fn check(&self) -> crate::Result<()> {
+        let kinds: Vec<_> = self.iter().map(std::mem::discriminant).collect();
+        if (1..kinds.len()).any(|i| kinds[..i].contains(&kinds[i])) {
+            return Err(Error::invalid("parts", "two of one kind"));
+        }
+        if self.are_several() && (self.text().is_some() || self.told_by_texts()) {
+            return Err(Error::invalid("parts", "texts are learned alone"));
+        }
+        Ok(())
     }
 
     /// Adds a part.

@@ -7,11 +7,15 @@
 //! Only the learned values are stored, `[3, n]` with the `n` places of one channel in reading order: 69,840 values for a
 //! border of 30 at 224 pixels, not 150,528.
 
-use rand::Rng;
+use std::{path::Path, sync::Arc};
+
+use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
+use super::part::{Draw, Drawn, FileTensors, Gradients, Inputs, Kind, Part, Site, TensorShape, Work, only, take_open};
 use crate::{
     Error, Result,
+    backbone::Backbone,
     choice::choice,
     params::{Group, Param},
     random::{self, normal},
@@ -19,6 +23,8 @@ use crate::{
 
 /// The learned tensor's name.
 const NAME: &str = "prompt.pixels";
+/// Standard deviation of fresh prompt pixels, in units of the normalised image.
+const STD: f32 = 0.01;
 
 /// Where the learned pixels are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +83,95 @@ pub struct PixelPrompt {
     runs: Vec<(usize, usize)>,
 }
 
+impl Kind for PixelShape {
+    fn build(&self, site: &Site) -> Result<Arc<dyn Part>> {
+        let prompt = PixelPrompt::on(*self, site.backbone)?;
+        let tensors = [(NAME.to_owned(), vec![3, prompt.len() / 3])];
+        // A mapping of labels is counted without a prompt, and learning begins there.
+        let std = if site.maps_labels { 0. } else { STD };
+        Ok(Arc::new(PromptPixels { prompt, std, tensors }))
+    }
+
+    fn take(&self, tensors: &mut FileTensors, path: &Path) -> Result<Vec<Param>> {
+        take_open(vec![(NAME, vec![Some(3), None])], tensors, path)
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Pad { width } => format!("a border of {width} pixels"),
+            Self::Patch { side, place } => format!("a {place} square of {side} pixels"),
+            Self::Full => "every pixel".to_owned(),
+            Self::Frame { inner } => format!("pixels around the image of {inner} pixels"),
+        }
+    }
+
+    fn add_work(&self, side: usize, patch: usize, work: &mut Work) {
+        let grid = side / patch;
+        let all = grid * grid;
+        // Patches that lie whole inside an image without prompt.
+        let inside = |border: usize| grid.saturating_sub(2 * border.div_ceil(patch)).pow(2);
+        work.patches = Some(match *self {
+            Self::Pad { width } => all - inside(width),
+            Self::Frame { inner } => all - inside((side - inner) / 2),
+            Self::Patch { side, .. } => side.div_ceil(patch).pow(2).min(all),
+            Self::Full => all,
+        });
+    }
+}
+
+/// Prompt pixels of a backbone; the values are passed in.
+#[derive(Debug)]
+struct PromptPixels {
+    prompt: PixelPrompt,
+    /// Standard deviation of fresh values.
+    std: f32,
+    tensors: [TensorShape; 1],
+}
+
+impl Part for PromptPixels {
+    fn tensors(&self) -> &[TensorShape] {
+        &self.tensors
+    }
+
+    fn init(&self, mut rng: &mut dyn RngCore) -> Result<Vec<Param>> {
+        Ok(vec![self.prompt.init(self.std, &mut rng)?])
+    }
+
+    fn draw(&self, draw: &Draw) -> Drawn {
+        Drawn::Places(self.prompt.training_places(draw.seed, draw.epoch, draw.indices))
+    }
+
+    fn input_side(&self) -> Option<usize> {
+        Some(self.prompt.input_side())
+    }
+
+    fn outline<'a>(&'a self, inputs: &mut Inputs<'a>) {
+        inputs.want.pixels = true;
+    }
+
+    fn join<'a>(&'a self, values: &'a [Param], drawn: &Drawn, inputs: &mut Inputs<'a>) -> Result<()> {
+        self.outline(inputs);
+        let values = &only(values, NAME)?.values;
+        inputs.images = self.prompt.apply(values, &inputs.images, drawn.places())?.into();
+        Ok(())
+    }
+
+    fn take_gradient(&self, values: &[Param], drawn: &Drawn, gradients: &mut Gradients) -> Result<Vec<Vec<f32>>> {
+        let gradient = gradients.of_pass.pixels.take().unwrap_or_default();
+        Ok(vec![self.prompt.vjp(&only(values, NAME)?.values, &gradient, drawn.places())?])
+    }
+}
+
 impl PixelPrompt {
+    /// A prompt for images of `backbone`.
+    ///
+    /// # Errors
+    /// It does not fit them.
+    pub(crate) fn on(shape: PixelShape, backbone: &Backbone) -> Result<Self> {
+        let preprocess = &backbone.preprocess;
+        Self::new(shape, backbone.vit.image_size(), preprocess.mean, preprocess.std)
+    }
+
     /// A prompt for square images of `side` pixels that are normalised with `mean` and `std`.
     pub fn new(shape: PixelShape, side: usize, mean: [f32; 3], std: [f32; 3]) -> Result<Self> {
         let runs = match shape {
@@ -137,7 +231,7 @@ impl PixelPrompt {
     /// soon outgrows. Steps of AdamW are bounded by the learning rate, so here training starts close to the plain image.
     pub fn init(&self, std: f32, rng: &mut impl Rng) -> Result<Param> {
         let values = (0..self.len()).map(|_| std * normal(rng)).collect();
-        Param::new(NAME, &[3, self.len() / 3], values, Group::Prompt)
+        Param::new(NAME, &[3, self.len() / 3], values, Group::Part(0))
     }
 
     /// Draws the places for images `indices` of `epoch`: the same for the same seed, whatever the batches.

@@ -9,13 +9,19 @@
 //!
 //! A class is the text "vectors, name, full stop"; images are told apart by the cosine to these texts.
 
+use std::{path::Path, sync::Arc};
+
 use candle_core::{Device, Tensor, Var};
-use rand::Rng;
+use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
-use super::tokens::TokenLayout;
+use super::{
+    part::{Drawn, FileTensors, Gradients, Inputs, Kind, OpenTensor, Part, Site, TensorShape, Work, take_open},
+    tokens::{self, TokenLayout},
+};
 use crate::{
-    Result,
+    Error, Result,
+    backbone::Backbone,
     params::{self, Group, Param},
     random::normal,
 };
@@ -27,7 +33,7 @@ const META_SHARE: usize = 16;
 
 /// The learned vectors, in the order text, beside: names in files.
 const TEXT: &str = "prompt.text";
-const TOKENS: &str = "prompt.tokens";
+const TOKENS: &str = tokens::NAME;
 const MAP: [&str; 2] = ["prompt.map.weight", "prompt.map.bias"];
 const META: [&str; 4] =
     ["prompt.meta.fc1.weight", "prompt.meta.fc1.bias", "prompt.meta.fc2.weight", "prompt.meta.fc2.bias"];
@@ -58,18 +64,108 @@ pub enum Beside {
     Map,
 }
 
-/// Name and shape of a tensor; a dimension that depends on the backbone is `None`.
-pub(crate) type OpenTensor = (&'static str, Vec<Option<usize>>);
-
 /// Widths of the backbone that learned tensors depend on.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Widths {
+struct Widths {
     /// Of a token of the text tower.
-    pub(crate) text: usize,
+    text: usize,
     /// Of a token of the image tower.
-    pub(crate) image: usize,
+    image: usize,
     /// Of an embedding.
-    pub(crate) embedding: usize,
+    embedding: usize,
+}
+
+impl Kind for TextShape {
+    fn build(&self, site: &Site) -> Result<Arc<dyn Part>> {
+        Ok(Arc::new(TextVectors::new(*self, site.backbone, site.words)?))
+    }
+
+    fn take(&self, tensors: &mut FileTensors, path: &Path) -> Result<Vec<Param>> {
+        take_open(self.tensors(), tensors, path)
+    }
+
+    fn describe(&self) -> String {
+        let Self { tokens, layers, beside } = *self;
+        let vectors = match layers {
+            1 => format!("{tokens} vectors in the texts of the classes"),
+            _ => format!("{tokens} vectors in the texts of the classes, in each of the first {layers} blocks"),
+        };
+        match beside {
+            Beside::Nothing => vectors,
+            Beside::MetaNet => format!("{vectors}; a network that shifts them by the image"),
+            Beside::Map => format!("{vectors}, mapped to tokens of the image tower"),
+            Beside::Tokens(layout) => format!("{vectors}; in the image tower {}", layout.describe()),
+        }
+    }
+
+    fn add_work(&self, _: usize, _: usize, work: &mut Work) {
+        work.tokens = self.image_tokens();
+    }
+}
+
+/// Learned vectors in texts, and what is learned beside them; the values are passed in.
+#[derive(Debug)]
+struct TextVectors {
+    shape: TextShape,
+    widths: Widths,
+    /// Embeddings `[k, D]` of the words that the vectors begin as.
+    words: Option<Vec<f32>>,
+    tensors: Vec<TensorShape>,
+}
+
+impl TextVectors {
+    fn new(shape: TextShape, backbone: &Backbone, words: Option<&[f32]>) -> Result<Self> {
+        let text = backbone.text_spec()?;
+        if shape.layers == 0 || shape.layers > text.tower.depth {
+            let message = format!("{} blocks of a text tower that has {}", shape.layers, text.tower.depth);
+            return Err(Error::flag("--prompt-layers", message));
+        }
+        if let Some(layout) = shape.image_tokens() {
+            layout.check(backbone.vit.depth())?;
+        }
+        let widths = Widths { text: text.tower.width, image: backbone.vit.width(), embedding: text.projection };
+        let tensors = shape.tensors_on(widths).into_iter().map(|(name, shape)| (name.to_owned(), shape));
+        Ok(Self { shape, widths, words: words.map(<[f32]>::to_vec), tensors: tensors.collect() })
+    }
+}
+
+impl Part for TextVectors {
+    fn tensors(&self) -> &[TensorShape] {
+        &self.tensors
+    }
+
+    fn init(&self, mut rng: &mut dyn RngCore) -> Result<Vec<Param>> {
+        self.shape.init(self.widths, self.words.as_deref(), &mut rng)
+    }
+
+    fn outline<'a>(&'a self, inputs: &mut Inputs<'a>) {
+        if let Some(layout) = self.shape.image_tokens() {
+            inputs.tokens = Some((layout, Vec::new().into()));
+            inputs.want.tokens = true;
+        }
+    }
+
+    fn join<'a>(&'a self, values: &'a [Param], _: &Drawn, inputs: &mut Inputs<'a>) -> Result<()> {
+        self.outline(inputs);
+        if let (Some(layout), Some(made)) = (self.shape.image_tokens(), image_tokens(&self.shape, values)?) {
+            inputs.tokens = Some((layout, made.values.into()));
+        }
+        Ok(())
+    }
+
+    /// Of what the image tower's prompts are made of; what texts teach the vectors comes from elsewhere. Empty where no
+    /// image tower's prompt has a part in it.
+    fn take_gradient(&self, values: &[Param], _: &Drawn, gradients: &mut Gradients) -> Result<Vec<Vec<f32>>> {
+        let mut own = match image_tokens(&self.shape, values)? {
+            Some(made) => chain(&made.vars, &made.tokens, gradients.of_pass.tokens.take().unwrap_or_default())?,
+            None => Vec::new(),
+        };
+        if self.shape.beside != Beside::Map {
+            own.insert(0, Vec::new());
+        }
+        own.resize(self.tensors.len(), Vec::new());
+        Ok(own)
+    }
 }
 
 impl TextShape {
@@ -88,7 +184,7 @@ impl TextShape {
     }
 
     /// Name and shape of every learned tensor; a dimension that depends on the backbone is `None`.
-    pub(crate) fn tensors(&self) -> Vec<OpenTensor> {
+    fn tensors(&self) -> Vec<OpenTensor> {
         let Self { tokens, layers, beside } = *self;
         let mut tensors = vec![(TEXT, vec![Some(layers), Some(tokens), None])];
         match beside {
@@ -105,7 +201,7 @@ impl TextShape {
     }
 
     /// Name and shape of every learned tensor on a backbone of these widths.
-    pub(crate) fn tensors_on(&self, widths: Widths) -> Vec<(&'static str, Vec<usize>)> {
+    fn tensors_on(&self, widths: Widths) -> Vec<(&'static str, Vec<usize>)> {
         let Widths { text, image, embedding } = widths;
         let hidden = (embedding / META_SHARE).max(1);
         let open: &[&[usize]] = match self.beside {
@@ -123,7 +219,7 @@ impl TextShape {
 
     /// Fresh values: the vectors at the input are the embeddings `words` `[k, D]`, k at least their number, if there are any;
     /// all else is drawn: vectors and prompt tokens from N(0, .02²), layers as PyTorch does, uniform in ±1/√inputs.
-    pub(crate) fn init(&self, widths: Widths, words: Option<&[f32]>, rng: &mut impl Rng) -> Result<Vec<Param>> {
+    fn init(&self, widths: Widths, words: Option<&[f32]>, rng: &mut impl Rng) -> Result<Vec<Param>> {
         let mut inputs = 1;
         let mut made = Vec::new();
         for (name, shape) in self.tensors_on(widths) {
@@ -136,7 +232,7 @@ impl TextShape {
                 let bound = (inputs as f32).powf(-0.5);
                 (0..len).map(|_| rng.random_range(-bound..bound)).collect()
             };
-            made.push(Param::new(name, &shape, values, Group::Prompt)?);
+            made.push(Param::new(name, &shape, values, Group::Part(0))?);
         }
         for (value, word) in made[0].values.iter_mut().take(self.tokens * widths.text).zip(words.unwrap_or_default()) {
             *value = *word;
@@ -151,16 +247,16 @@ pub(crate) fn vectors(params: &[Param]) -> Result<&Param> {
 }
 
 /// Prompt tokens of the image tower, `[layers, P, D]`, and what they are made of.
-pub(crate) struct ImageTokens {
-    pub(crate) values: Vec<f32>,
+struct ImageTokens {
+    values: Vec<f32>,
     /// The variables whose gradients [`chain`] gives.
-    pub(crate) vars: Vec<Var>,
+    vars: Vec<Var>,
     /// The values again, made of the variables.
-    pub(crate) tokens: Tensor,
+    tokens: Tensor,
 }
 
 /// The image tower's prompt tokens among the learned values, or made of them.
-pub(crate) fn image_tokens(shape: &TextShape, params: &[Param]) -> Result<Option<ImageTokens>> {
+fn image_tokens(shape: &TextShape, params: &[Param]) -> Result<Option<ImageTokens>> {
     let names: &[&str] = match shape.beside {
         Beside::Nothing | Beside::MetaNet => return Ok(None),
         Beside::Tokens(_) => &[TOKENS],

@@ -4,14 +4,22 @@
 //! VPT-shallow has them at the first block's input, from where they travel on; VPT-deep puts fresh ones into every
 //! prompted block.
 
-use rand::Rng;
+use std::{borrow::Cow, path::Path, sync::Arc};
+
+use rand::{Rng, RngCore};
 use serde::{Deserialize, Serialize};
 
+use super::part::{Draw, Drawn, FileTensors, Gradients, Inputs, Kind, Part, Site, TensorShape, Work, only, take_open};
 pub use crate::backbone::vit::PromptLayers;
 use crate::{
-    Result,
+    Error, Result,
+    backbone::{Backbone, vit::TokenPrompts},
     params::{Group, Param},
+    random::stream,
 };
+
+/// The learned tensor's name.
+pub(super) const NAME: &str = "prompt.tokens";
 
 /// Where prompt tokens sit, and how many: the shape `[layers, tokens, D]` of the learned tensor and its first block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +39,125 @@ impl TokenLayout {
     pub fn init(&self, width: usize, patch: usize, rng: &mut impl Rng) -> Result<Param> {
         let bound = (6. / (3 * patch * patch + width) as f64).sqrt() as f32;
         let values = (0..self.layers * self.tokens * width).map(|_| rng.random_range(-bound..bound)).collect();
-        Param::new("prompt.tokens", &[self.layers, self.tokens, width], values, Group::Prompt)
+        Param::new(NAME, &[self.layers, self.tokens, width], values, Group::Part(0))
+    }
+
+    /// `data` `[layers, P, D]` as prompts of a pass.
+    pub(crate) fn prompts<'a>(&self, data: &'a [f32]) -> TokenPrompts<'a> {
+        TokenPrompts { start: self.start, layers: self.layers, tokens: self.tokens, data }
+    }
+
+    /// Fails unless a backbone of `depth` blocks has all that are prompted.
+    pub(super) fn check(&self, depth: usize) -> Result<()> {
+        let Self { start, layers, .. } = *self;
+        if layers == 0 || start.checked_add(layers).is_none_or(|end| end > depth) {
+            let message = format!("{layers} prompted blocks from block {start} on, where the backbone has {depth}");
+            return Err(Error::flag("--prompt-layers", message));
+        }
+        Ok(())
+    }
+}
+
+impl Kind for TokenLayout {
+    fn build(&self, site: &Site) -> Result<Arc<dyn Part>> {
+        Ok(Arc::new(PromptTokens::new(*self, site.backbone)?))
+    }
+
+    fn take(&self, tensors: &mut FileTensors, path: &Path) -> Result<Vec<Param>> {
+        take_open(vec![(NAME, vec![Some(self.layers), Some(self.tokens), None])], tensors, path)
+    }
+
+    fn describe(&self) -> String {
+        let Self { start, layers, tokens } = *self;
+        let first = start.saturating_add(1);
+        match layers {
+            1 => format!("{tokens} tokens at block {first}"),
+            _ => format!("{tokens} tokens at each of the {layers} blocks {first} to {}", start.saturating_add(layers)),
+        }
+    }
+
+    fn add_work(&self, _: usize, _: usize, work: &mut Work) {
+        work.tokens = Some(*self);
+    }
+}
+
+/// Prompt tokens of a backbone; the values are passed in.
+#[derive(Debug, Clone)]
+pub(crate) struct PromptTokens {
+    layout: TokenLayout,
+    /// Side of a patch.
+    patch: usize,
+    tensors: [TensorShape; 1],
+}
+
+impl PromptTokens {
+    /// Tokens for `backbone`.
+    ///
+    /// # Errors
+    /// It has fewer blocks than are prompted.
+    pub(crate) fn new(layout: TokenLayout, backbone: &Backbone) -> Result<Self> {
+        layout.check(backbone.vit.depth())?;
+        let tensors = [(NAME.to_owned(), vec![layout.layers, layout.tokens, backbone.vit.width()])];
+        Ok(Self { layout, patch: backbone.spec.patch_size, tensors })
+    }
+
+    /// Where they are.
+    pub(crate) fn layout(&self) -> TokenLayout {
+        self.layout
+    }
+}
+
+impl Part for PromptTokens {
+    fn tensors(&self) -> &[TensorShape] {
+        &self.tensors
+    }
+
+    fn init(&self, mut rng: &mut dyn RngCore) -> Result<Vec<Param>> {
+        Ok(vec![self.layout.init(self.tensors[0].1[2], self.patch, &mut rng)?])
+    }
+
+    fn draw(&self, draw: &Draw) -> Drawn {
+        draw.mask(self.tensors[0].1.iter().product())
+    }
+
+    fn prefix_blocks(&self) -> usize {
+        self.layout.start
+    }
+
+    fn outline<'a>(&'a self, inputs: &mut Inputs<'a>) {
+        inputs.tokens = Some((self.layout, Cow::default()));
+        inputs.want.tokens = true;
+    }
+
+    fn join<'a>(&'a self, values: &'a [Param], drawn: &Drawn, inputs: &mut Inputs<'a>) -> Result<()> {
+        self.outline(inputs);
+        inputs.tokens = Some((self.layout, masked(values, drawn)?));
+        Ok(())
+    }
+
+    fn take_gradient(&self, _: &[Param], drawn: &Drawn, gradients: &mut Gradients) -> Result<Vec<Vec<f32>>> {
+        let gradient = gradients.of_pass.tokens.take().unwrap_or_default();
+        Ok(vec![match drawn.mask() {
+            Some(mask) => mask.apply(&gradient),
+            None => gradient,
+        }])
+    }
+}
+
+/// The `values` of prompt tokens `[layers, P, D]` in a step.
+pub(crate) fn masked<'a>(values: &'a [Param], drawn: &Drawn) -> Result<Cow<'a, [f32]>> {
+    let values = &only(values, NAME)?.values;
+    Ok(drawn.mask().map_or(Cow::from(values), |mask| mask.apply(values).into()))
+}
+
+impl Draw<'_> {
+    /// A dropout mask for `len` values, unless nothing is dropped.
+    pub(super) fn mask(&self, len: usize) -> Drawn {
+        if self.dropout <= 0. || len == 0 {
+            return Drawn::Nothing;
+        }
+        let rng = &mut stream(self.seed, "prompt dropout", self.part, self.step);
+        Drawn::Mask(DropoutMask::draw(len, self.dropout, rng))
     }
 }
 

@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn the_last_average_is_the_gaussian_sum() {
-        let values = |epoch: usize| vec![Param::new("x", &[2], vec![epoch as f32, 1.], Group::Prompt).unwrap()];
+        let values = |epoch: usize| vec![Param::new("x", &[2], vec![epoch as f32, 1.], Group::Part(0)).unwrap()];
         let average = Average { epochs: 50 };
         let last = (1..=50).fold(None, |before, epoch| Some(average.after(epoch, before, &values(epoch)))).unwrap();
         // Mean 30, deviation 30, weights that add up to one.

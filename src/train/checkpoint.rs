@@ -270,7 +270,7 @@ mod tests {
 
     fn initial() -> Vec<Param> {
         vec![
-            Param::new("prompt.tokens", &[1, 2, 2], vec![1., 2., 3., 4.], Group::Prompt).unwrap(),
+            Param::new("prompt.tokens", &[1, 2, 2], vec![1., 2., 3., 4.], Group::Part(0)).unwrap(),
             Param::new("head.bias", &[1], vec![0.5], Group::HeadBias).unwrap(),
         ]
     }
@@ -297,7 +297,7 @@ mod tests {
         state.optimizer.update(
             &mut state.params,
             &gradients,
-            &Rates { prompt: rate, head: rate, epsilon: EPSILON },
+            &Rates { parts: vec![rate], head: rate, epsilon: EPSILON },
             0.5,
         );
         state.copies.insert(BEST, initial());

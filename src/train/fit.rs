@@ -20,8 +20,7 @@ use crate::{
     metrics::{AnyTally, calibration::Logits},
     model::{Frozen, Model, StepInput, StepOutput},
     params::Param,
-    prompt::{pixels::Places, tokens::DropoutMask},
-    random::stream,
+    prompt::part::Draw,
 };
 use crate::{
     loss::Loss,
@@ -167,22 +166,16 @@ impl Fit<'_> {
 
     fn gradients(&self, state: &State, batch: &Batch, epoch: usize, step: u64) -> Result<StepOutput> {
         let (config, loss) = (&self.plan.config, self.loss);
-        let mask = self.model.dropout_len().filter(|_| self.plan.prompt_dropout > 0.).map(|len| {
-            let mut rng = stream(config.seed, "prompt dropout", 0, step);
-            DropoutMask::draw(len, self.plan.prompt_dropout, &mut rng)
-        });
+        let draw = Draw { seed: config.seed, epoch, step, indices: &batch.indices, dropout: 0., part: 0 };
+        let drawn = self.model.draw(&draw, &self.plan.dropout());
         if self.train.holds_features() {
             let (values, labels) = (&batch.values, &batch.labels);
-            let mut output = self.model.masked_head_step(&state.params, mask.as_ref(), values, labels, loss)?;
+            let mut output = self.model.head_step(&state.params, &drawn, values, labels, loss)?;
             if let Some(penalty) = self.penalty {
                 penalty.add_to(&mut output, &state.params, loss.weight(&batch.labels))?;
             }
             return Ok(output);
         }
-        let places = match self.model.pixels() {
-            Some(pixels) => pixels.training_places(config.seed, epoch, &batch.indices),
-            None => Places::Same,
-        };
         let features = self.frozen.and_then(|frozen| frozen.features).map(|all| {
             let width = all.len() / self.train.len();
             batch.indices.iter().flat_map(|&i| &all[i * width..(i + 1) * width]).copied().collect::<Vec<f32>>()
@@ -191,8 +184,7 @@ impl Fit<'_> {
             images: &batch.values,
             blocks: self.train.blocks(),
             labels: &batch.labels,
-            places,
-            mask,
+            drawn: &drawn,
             loss,
             frozen: self.frozen.map(|frozen| Frozen { features: features.as_deref(), ..frozen }),
             micro_batch: config.micro_batch,

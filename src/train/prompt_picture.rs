@@ -4,7 +4,7 @@ use super::{run_folder, run_folder::RunFolder, setup::Setup};
 use crate::{
     Result,
     image::decode::Rgb8,
-    params::{self, Param},
+    params::Param,
     prompt::pixels::{PixelPrompt, PixelShape, Places},
     report,
 };
@@ -16,9 +16,8 @@ const MOST_CONTRAST: f32 = 64.;
 
 /// Writes the picture of the prompt among `values`, if the method learns pixels.
 pub(super) fn write(folder: &RunFolder, setup: &Setup, values: &[Param]) -> Result<()> {
-    let Some(pixels) = setup.model.pixels() else { return Ok(()) };
-    let prompt = &params::find(values, "prompt.pixels")?.values;
-    let mut columns = vec![alone(setup, pixels, prompt)?];
+    let Some((pixels, prompt)) = setup.model.pixels(values)? else { return Ok(()) };
+    let mut columns = vec![alone(setup, &pixels, prompt)?];
     let samples = &setup.dataset.val;
     let preprocess = setup.model.preprocess()?;
     let count = SHOWN.min(samples.len());

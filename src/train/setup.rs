@@ -20,7 +20,7 @@ use crate::{
     head::HeadKind,
     methods::Method,
     model::{
-        Model,
+        ClassifierSpec, Model,
         task_file::{BackboneId, MapMeta, TaskMeta, TaskMetrics},
     },
     params::Param,
@@ -91,19 +91,8 @@ impl Setup {
         let plan = config.resolve(&facts(&dataset))?;
         // First: a missing text tower should be told before a thousand images are read.
         let texts = prompts(&plan, &backbone, &dataset)?;
-        let mut model = Model::new(backbone.clone(), &plan.parts, plan.head, dataset.classes.len(), plan.threads)?;
-        if let Some(texts) = &texts {
-            model = model.with_texts(texts)?;
-        }
-        if let Some(texts) = texts.as_ref().filter(|_| config.method.has_texts()) {
-            model = model.with_classes(&texts.classnames)?.with_context(plan.context_words())?;
-        }
-        if let Some(kind) = plan.config.label_map {
-            model = model.with_label_map(kind)?;
-        }
-        if config.method.on_embeddings() {
-            model = model.on_embeddings(if config.method.has_cache() { dataset.train.len() } else { 0 });
-        }
+        let classifier = classifier(&plan, texts.as_ref(), dataset.train.len());
+        let mut model = Model::new(backbone.clone(), &plan.parts, classifier, dataset.classes.len(), plan.threads)?;
         // Too little memory should be told now, too.
         model.course(plan.config.micro_batch, plan.batch_size)?;
         let extractor = extractor(&plan, &model)?;
@@ -113,7 +102,7 @@ impl Setup {
         // Images that were left out may change the number of steps, and of keys.
         let plan = config.resolve(&facts(&dataset))?;
         if config.method.has_cache() {
-            model = model.on_embeddings(dataset.train.len());
+            model = model.with_keys(dataset.train.len());
         }
         let mut next = || images.pop().ok_or_else(|| Error::invalid("data", "fewer than three parts"));
         let (test, val, train) = (Source::Images(next()?), Source::Images(next()?), Source::Images(next()?));
@@ -146,11 +135,8 @@ impl Setup {
         let mut params = model.init(plan.config.seed)?;
         if wanted && let Some(texts) = self.class_texts(observer)? {
             let scale = model.backbone().logit_scale().unwrap_or(1.);
-            for param in model.head().of_texts(texts.unit, scale)? {
-                if let Some(fresh) = params.iter_mut().find(|fresh| fresh.name == param.name) {
-                    *fresh = param;
-                }
-            }
+            params.truncate(model.part_tensors());
+            params.extend(model.head().of_texts(texts.unit, scale)?);
         }
         Ok(params)
     }
@@ -192,6 +178,22 @@ impl Setup {
         let mut meta = meta.with_classnames(classnames);
         meta.label_map = self.model.label_map().map(MapMeta::new);
         Ok(if self.sets.is_some() { meta.with_many_labels() } else { meta })
+    }
+}
+
+/// What tells the classes in a run of `plan` on `images` training images, whose classes `texts` name.
+fn classifier<'a>(plan: &'a Plan, texts: Option<&'a Prompts>, images: usize) -> ClassifierSpec<'a> {
+    let method = plan.config.method;
+    match (plan.config.label_map, texts) {
+        (Some(kind), _) => ClassifierSpec::LabelMap(kind),
+        (None, Some(texts)) if method.has_texts() => {
+            ClassifierSpec::Texts { names: &texts.classnames, words: plan.context_words() }
+        }
+        (None, texts) if plan.told_by_texts() => ClassifierSpec::Templates(texts),
+        (None, _) if method.on_embeddings() => {
+            ClassifierSpec::OnEmbeddings { kind: plan.head, keys: if method.has_cache() { images } else { 0 } }
+        }
+        (None, _) => ClassifierSpec::Head(plan.head),
     }
 }
 

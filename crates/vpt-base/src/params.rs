@@ -3,21 +3,35 @@
 //! Prompts and heads hand their values out in this one form, so that the optimiser, the checkpoint and the task file each
 //! need a single loop and know nothing of methods.
 
+use std::borrow::Borrow;
+
 use crate::{Error, Result};
 
 /// Which learning rate and weight decay a tensor gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Group {
-    /// Prompt tokens or pixels, or weights of the backbone.
-    Prompt,
-    /// Biases and norms of the backbone: the learning rate of prompts, never decayed.
-    PromptBias,
+    /// The part of the model at this place: prompt tokens or pixels, or weights of the backbone.
+    Part(usize),
+    /// Biases and norms of that part: its learning rate, never decayed.
+    PartBias(usize),
     /// Weights of the head.
     Head,
     /// Biases and scales of the head: the head's learning rate, never decayed.
     HeadBias,
     /// Part of the head, but not learned: it has no gradient, no step changes it, and it is not counted.
     Fixed,
+}
+
+impl Group {
+    /// The same of the part at `place`.
+    #[must_use]
+    pub fn of_part(self, place: usize) -> Self {
+        match self {
+            Self::Part(_) => Self::Part(place),
+            Self::PartBias(_) => Self::PartBias(place),
+            other => other,
+        }
+    }
 }
 
 /// One learned tensor.
@@ -59,17 +73,17 @@ pub fn find<'a>(params: &'a [Param], name: &str) -> Result<&'a Param> {
 }
 
 /// Fails unless `params` are the `expected` tensors, by name and shape and in this order.
-pub fn check<N: AsRef<str>>(params: &[Param], expected: &[(N, Vec<usize>)]) -> Result<()> {
+pub fn check<P: Borrow<Param>, N: AsRef<str>>(params: &[P], expected: &[(N, Vec<usize>)]) -> Result<()> {
     for (i, (name, shape)) in expected.iter().enumerate() {
         let name = name.as_ref();
-        let found = params.get(i).filter(|param| param.name == name);
+        let found = params.get(i).map(Borrow::borrow).filter(|param: &&Param| param.name == name);
         if found.is_none_or(|param| param.shape != *shape) {
             let found = found.map_or_else(|| "nothing".to_owned(), |param| format!("{:?}", param.shape));
             return Err(Error::invalid(name, format!("found {found} where {shape:?} is expected")));
         }
     }
     match params.get(expected.len()) {
-        Some(other) => Err(Error::invalid(&other.name, "has no place in this model")),
+        Some(other) => Err(Error::invalid(&other.borrow().name, "has no place in this model")),
         None => Ok(()),
     }
 }

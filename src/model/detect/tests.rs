@@ -11,7 +11,7 @@ use crate::{
         geometry::{self, corners},
     },
     image::Rgb8,
-    prompt::tokens::PromptLayers,
+    prompt::tokens::{DropoutMask, PromptLayers},
     random::normal,
 };
 
@@ -75,7 +75,7 @@ fn learned(detector: &Detector) -> Vec<Param> {
 }
 
 fn step<'a>(input: DetectInput<'a>, truths: &'a [Vec<Truth>]) -> DetectStep<'a> {
-    DetectStep { input, truths, valid: None, mask: None, micro_batch: None }
+    DetectStep { input, truths, valid: None, drawn: Drawn::Nothing, micro_batch: None }
 }
 
 type Stepped = (LossSums, Vec<Vec<f32>>);
@@ -113,7 +113,7 @@ fn a_prefix_stands_for_its_images() {
             for rate in [0., 0.5] {
                 let run = |input: DetectInput| {
                     let mask = DropoutMask::draw(params[0].values.len(), rate, &mut stream(5, "mask", 0, 0));
-                    let step = DetectStep { mask: Some(mask), micro_batch, ..step(input, &truths) };
+                    let step = DetectStep { drawn: Drawn::Mask(mask), micro_batch, ..step(input, &truths) };
                     detector.step(&params, &step).unwrap()
                 };
                 let what = format!("{layers} at {side} pixels, dropout {rate}");
@@ -184,7 +184,7 @@ fn loss(
     let positives = assignments.iter().map(Assignment::positives).sum();
     let raws = Mutex::new(vec![RawBoxes::default(); IMAGES]);
     let head = detector.bind(params).unwrap();
-    let prompts = params.iter().find(|p| p.name == "prompt.tokens").map(|p| p.values.as_slice());
+    let prompts = detector.layout().map(|layout| layout.prompts(&params[0].values));
     let look = |image: usize, features: &[f32], _: Option<FeatureGradients>| {
         raws.lock().unwrap()[image] = head.forward(features, &mut Workspace::default());
     };

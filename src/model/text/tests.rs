@@ -8,13 +8,13 @@ use safetensors::{Dtype, SafeTensors};
 use super::*;
 use crate::{
     backbone::OpenOptions,
+    head::HeadKind,
     model::{
-        TaskModel,
+        ClassifierSpec, TaskModel,
         task_file::{BackboneId, TaskFile, TaskMeta, TaskMetrics},
     },
     params,
-    prompt::{PartShape, pixels::Places, tokens::TokenLayout},
-    random::stream,
+    prompt::{PartShape, tokens::TokenLayout},
 };
 
 const NAMES: [&str; 4] = ["red square", "two small_circles", "star", "a drawing of the picture"];
@@ -49,17 +49,24 @@ impl Fixture {
     }
 
     fn model(&self, shape: TextShape, threads: usize) -> Model {
-        let parts = PartShape::Text(shape).into();
-        let model = Model::new(self.backbone.clone(), &parts, HeadKind::Linear, NAMES.len(), threads).unwrap();
-        model.with_classes(&Prompts::of_names(&names()).classnames).unwrap()
+        self.with_words(shape, None, threads).unwrap()
+    }
+
+    fn with_words(&self, shape: TextShape, words: Option<&str>, threads: usize) -> Result<Model> {
+        self.with_names(shape, &Prompts::of_names(&names()).classnames, words, threads)
+    }
+
+    fn with_names(&self, shape: TextShape, names: &[String], words: Option<&str>, threads: usize) -> Result<Model> {
+        let (parts, spec) = (PartShape::Text(shape).into(), ClassifierSpec::Texts { names, words });
+        Model::new(self.backbone.clone(), &parts, spec, NAMES.len(), threads)
     }
 
     /// The learned values of `case`.
     fn params(&self, case: &str, model: &Model) -> Vec<Param> {
-        let param = |(name, shape): (std::borrow::Cow<str>, Vec<usize>)| {
+        let param = |(name, shape): (String, Vec<usize>)| {
             let (found, values) = &self.tensors[&format!("{case}.{name}")];
             assert_eq!(*found, shape, "{case} {name}");
-            Param::new(&name, &shape, values.clone(), Group::Prompt).unwrap()
+            Param::new(&name, &shape, values.clone(), Group::Part(0)).unwrap()
         };
         model.tensors().into_iter().map(param).collect()
     }
@@ -119,20 +126,11 @@ fn every_method_has_pytorchs_loss_logits_and_gradients() {
         let kept = frozen.map(|frozen| Frozen { features: Some(&features), ..frozen });
         for (frozen, micro_batch) in [(frozen, None), (kept, Some(1))] {
             let (images, labels) = (fixture.get("images"), &fixture.labels[..]);
-            let input = StepInput {
-                images,
-                blocks: 0,
-                labels,
-                places: Places::Same,
-                mask: None,
-                loss: &loss,
-                frozen,
-                micro_batch,
-            };
+            let input = StepInput { images, blocks: 0, labels, drawn: &[], loss: &loss, frozen, micro_batch };
             fixture.compare(&case, &model, &params, &model.step(&params, &input).unwrap());
         }
         if shape.image_tokens().is_none() {
-            let output = model.head_step(&params, &features, &fixture.labels, &loss).unwrap();
+            let output = model.head_step(&params, &[], &features, &fixture.labels, &loss).unwrap();
             fixture.compare(&case, &model, &params, &output);
         }
     }
@@ -147,14 +145,14 @@ fn fresh_vectors_are_words_or_drawn() {
         assert_eq!((model.init(1).unwrap() == drawn, model.init(2).unwrap() == drawn), (true, false));
         let expected: Vec<_> = drawn.iter().map(|p| (p.name.as_str(), p.shape.clone())).collect();
         assert_eq!(expected, model.tensors().iter().map(|(n, s)| (&**n, s.clone())).collect::<Vec<_>>());
-        let words = model.clone().with_context(Some("a photo of a red")).unwrap().init(1).unwrap();
+        let words = fixture.with_words(shape, Some("a photo of a red"), 1).unwrap().init(1).unwrap();
         let embeddings = fixture.backbone.word_embeddings("a photo of a red").unwrap();
         let len = shape.tokens * 32;
         assert_eq!(words[0].values[..len], embeddings[..len]);
         // All else is drawn as before.
         assert_eq!((&words[0].values[len..], &words[1..]), (&drawn[0].values[len..], &drawn[1..]));
         if shape.tokens > 1 {
-            let error = model.with_context(Some("a")).unwrap_err().to_string();
+            let error = fixture.with_words(shape, Some("a"), 1).unwrap_err().to_string();
             assert_eq!(error, format!("--context-init: 'a' is 1 tokens where {} vectors are learned", shape.tokens));
         }
     }
@@ -211,27 +209,21 @@ fn a_task_file_tells_the_same_classes_and_others_by_their_names() {
 fn texts_need_a_text_tower_and_names() {
     let fixture = Fixture::load();
     let shape = TextShape { tokens: 4, layers: 1, beside: Beside::Nothing };
-    let nameless =
-        Model::new(fixture.backbone.clone(), &PartShape::Text(shape).into(), HeadKind::Cosine, 4, 1).unwrap();
-    assert!(nameless.init(1).unwrap_err().to_string().contains("without their names"));
-    assert!(nameless.with_classes(&names()[..3]).unwrap_err().to_string().contains("3 names for 4"));
-    let deeper = PartShape::Text(TextShape { layers: 4, ..shape }).into();
-    assert!(Model::new(fixture.backbone.clone(), &deeper, HeadKind::Cosine, 4, 1).is_err());
+    let few = fixture.with_names(shape, &names()[..3], None, 1);
+    assert!(few.unwrap_err().to_string().contains("3 names for 4"));
+    // A head of their own is not what tells these classes.
+    let parts = PartShape::Text(shape).into();
+    assert!(Model::new(fixture.backbone.clone(), &parts, ClassifierSpec::Head(HeadKind::Cosine), 4, 1).is_err());
+    assert!(fixture.with_words(TextShape { layers: 4, ..shape }, None, 1).is_err());
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/vit");
     let vit = Arc::new(Backbone::open(dir.to_str().unwrap(), &OpenOptions::default()).unwrap());
-    assert!(Model::new(vit, &PartShape::Text(shape).into(), HeadKind::Cosine, 4, 1).is_err());
-    let long = Model::new(
-        fixture.backbone.clone(),
-        &PartShape::Text(TextShape { tokens: 76, ..shape }).into(),
-        HeadKind::Cosine,
-        4,
-        1,
-    );
-    assert!(long.unwrap().with_classes(&names()).unwrap_err().to_string().starts_with("--prompt-tokens: "));
+    let (names, words) = (&names()[..], None);
+    assert!(Model::new(vit, &parts, ClassifierSpec::Texts { names, words }, 4, 1).is_err());
+    let long = fixture.with_words(TextShape { tokens: 76, ..shape }, None, 1);
+    assert!(long.unwrap_err().to_string().starts_with("--prompt-tokens: "));
     // Vectors that are many learn all the same.
-    let mut rng = stream(1, "test", 0, 0);
     let many = fixture.model(TextShape { tokens: 70, ..shape }, 1);
-    let params = many.init_texts(many.text_part().unwrap().unwrap(), &mut rng).unwrap();
+    let params = many.init(1).unwrap();
     assert_eq!(params::count(&params), 70 * 32);
     assert_eq!(many.logits(&params, fixture.get("images")).unwrap().len(), fixture.labels.len() * NAMES.len());
 }

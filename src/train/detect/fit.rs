@@ -15,8 +15,7 @@ use crate::{
     model::detect::DetectStep,
     optim::{self, Optimizer, schedule::Schedule},
     params::Param,
-    prompt::tokens::DropoutMask,
-    random::stream,
+    prompt::part::Draw,
     train::{
         checkpoint::{BEST, State},
         keeper::Keeper,
@@ -149,15 +148,13 @@ impl Fit<'_> {
     fn step(&self, state: &mut DetectState, batch: &Batch, epoch: usize) -> Result<LossSums> {
         let Setup { plan, detect, model, .. } = self.setup;
         let stage_step = (epoch - self.epochs().0) as u64 * self.steps_per_epoch() + state.progress.epoch_steps;
-        let mask = model.layout().filter(|_| self.stage == Stage::Prompts && plan.prompt_dropout > 0.).map(|layout| {
-            let len = layout.layers * layout.tokens * model.head().width;
-            DropoutMask::draw(len, plan.prompt_dropout, &mut stream(plan.config.seed, "prompt dropout", 0, stage_step))
-        });
+        let dropout = if self.stage == Stage::Prompts { plan.prompt_dropout } else { 0. };
+        let draw = Draw { seed: plan.config.seed, epoch, step: stage_step, indices: &batch.indices, dropout, part: 0 };
         let step = DetectStep {
             input: batch.input(),
             truths: &batch.truths,
             valid: batch.valid.as_deref(),
-            mask,
+            drawn: model.draw(&draw),
             micro_batch: plan.config.micro_batch,
         };
         let (sums, mut gradients) = model.step(&state.params, &step)?;

@@ -239,12 +239,13 @@ impl Session {
             test: test.map(|eval| Scores::Detect(eval.metrics)),
         };
         let mut meta = self.setup.task_meta(metrics, confidence)?;
-        let mut params = values.to_vec();
-        if record.stage == Stage::Head {
+        let params = if record.stage == Stage::Head {
             // Prompts that have not learned yet would only disturb.
-            params.retain(|param| param.name != "prompt.tokens");
             meta.parts = crate::prompt::PartShapes::NONE;
-        }
+            self.setup.model.without_prompts(values)
+        } else {
+            values.to_vec()
+        };
         self.folder.write(name, TaskFile { meta, params }.to_bytes()?)
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     config::{Facts, LearningRate, RunConfig, Task},
     head::BoundHead,
     loss::Loss,
-    model::{Model, StepOutput},
+    model::{ClassifierSpec, Model, StepOutput},
     optim::EPSILON,
     params,
     train::{
@@ -187,8 +187,8 @@ fn learned(
     let backbone = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clip");
     let backbone = Arc::new(Backbone::open(backbone.to_str().unwrap(), &OpenOptions::default()).unwrap());
     let keys = if method.has_cache() { train.labels.len() } else { 0 };
-    let model = Model::new(backbone, &crate::prompt::PartShapes::NONE, HeadKind::Cosine, CLASSES, 1).unwrap();
-    let model = model.on_embeddings(keys);
+    let spec = ClassifierSpec::OnEmbeddings { kind: HeadKind::Cosine, keys };
+    let model = Model::new(backbone, &crate::prompt::PartShapes::NONE, spec, CLASSES, 1).unwrap();
     let config = RunConfig { method, epochs: Some(epochs), views: Some(0), ..RunConfig::default() };
     let facts = facts(train.labels.len());
     let plan = config.resolve(&facts).unwrap();

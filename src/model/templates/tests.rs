@@ -10,12 +10,14 @@ use safetensors::SafeTensors;
 use super::*;
 use crate::{
     backbone::{OpenOptions, Precision},
+    head::HeadKind,
     loss::CrossEntropy,
+    model::ClassifierSpec,
     prompt::{
         PartShape,
-        weights::{LoraShape, LoraTowers},
+        part::Draw,
+        weights::{FACTORS, LoraShape, LoraTowers, PREFIX, WeightShape},
     },
-    random::stream,
 };
 
 const NAMES: [&str; 4] = ["red square", "two small circles", "star", "a drawing of the picture"];
@@ -41,8 +43,9 @@ fn model(family: &str, shape: WeightShape, head: HeadKind, precision: Precision,
     let backbone = Arc::new(Backbone::open(fixtures().join(family).to_str().unwrap(), &options).unwrap());
     let prompts =
         Prompts { classnames: NAMES.map(str::to_owned).to_vec(), templates: TEMPLATES.map(str::to_owned).to_vec() };
-    let model = Model::new(backbone, &PartShape::Weights(shape).into(), head, NAMES.len(), threads).unwrap();
-    model.with_texts(&prompts).unwrap()
+    let spec =
+        if shape.told_by_texts() { ClassifierSpec::Templates(Some(&prompts)) } else { ClassifierSpec::Head(head) };
+    Model::new(backbone, &PartShape::Weights(shape).into(), spec, NAMES.len(), threads).unwrap()
 }
 
 /// The model's fresh values, with those of `case` in the place of what the fixture holds.
@@ -103,8 +106,7 @@ fn the_first_step_is_pytorch_s() {
                 images,
                 blocks: 0,
                 labels: &labels,
-                places: crate::prompt::pixels::Places::Same,
-                mask: None,
+                drawn: &[],
                 loss: &loss,
                 frozen: None,
                 micro_batch: Some(1),
@@ -146,19 +148,18 @@ fn dropped_channels_are_dropped_on_both_ways() {
     let labels: Vec<u32> = recorded["clip.labels"].iter().map(|&l| l as u32).collect();
     let model = model("clip", lora(LoraTowers::Both, true), HeadKind::Linear, Precision::F32, 1);
     let params = params(&model, &recorded, "clip.lora.both");
-    let mask = DropoutMask::draw(model.dropout_len().unwrap(), 0.4, &mut stream(1, "mask", 0, 0));
-    let step = |params: &[Param], mask: Option<&DropoutMask>| {
-        let places = crate::prompt::pixels::Places::Same;
-        let (frozen, micro_batch, mask) = (None, None, mask.cloned());
+    let draw = Draw { seed: 1, epoch: 1, step: 0, indices: &[], dropout: 0., part: 0 };
+    let drawn = model.draw(&draw, &[0.4]);
+    let mask = drawn[0].mask().unwrap();
+    let step = |params: &[Param], drawn: &[Drawn]| {
+        let (frozen, micro_batch) = (None, None);
         model
-            .step(
-                params,
-                &StepInput { images, blocks: 0, labels: &labels, places, mask, loss: &loss, frozen, micro_batch },
-            )
+            .step(params, &StepInput { images, blocks: 0, labels: &labels, drawn, loss: &loss, frozen, micro_batch })
             .unwrap()
     };
     // The same by hand: the columns of A times the mask.
-    let factors = mask.apply(&vec![1.; model.dropout_len().unwrap()]);
+    let channels = params.iter().filter(|p| p.name.ends_with(FACTORS[0])).map(|p| p.shape[1]).sum();
+    let factors = mask.apply(&vec![1.; channels]);
     let (mut by_hand, mut at) = (params.clone(), 0);
     let mut of_param = Vec::new();
     for param in &mut by_hand {
@@ -172,8 +173,8 @@ fn dropped_channels_are_dropped_on_both_ways() {
         of_param.push(columns);
     }
     assert_eq!(at, factors.len());
-    let (masked, want) = (step(&params, Some(&mask)), step(&by_hand, None));
-    assert!((masked.loss - want.loss).abs() < 1e-9 && (masked.loss - step(&params, None).loss).abs() > 1e-6);
+    let (masked, want) = (step(&params, &drawn), step(&by_hand, &[]));
+    assert!((masked.loss - want.loss).abs() < 1e-9 && (masked.loss - step(&params, &[]).loss).abs() > 1e-6);
     for ((got, want), columns) in masked.gradients.iter().zip(&want.gradients).zip(of_param) {
         for (i, (got, want)) in got.iter().zip(want).enumerate() {
             let factor = columns.as_ref().map_or(1., |c| factors[c.start + i % c.len()]);
@@ -203,16 +204,17 @@ fn before_the_first_step_nothing_is_changed() {
         );
         // A file's values are told in another order.
         let mut file = model.task_params(&params).unwrap();
-        let weights = model.weight_tensors().len();
+        let weights = model.part_tensors();
         file[..weights].sort_by(|a, b| a.name.cmp(&b.name));
         model.check(&file).unwrap();
-        assert_eq!(model.logits(&file, images).unwrap(), model.logits(&params, images).unwrap());
+        let adopted = model.adopt(file.clone()).unwrap();
+        assert_eq!(model.logits(&adopted, images).unwrap(), model.logits(&params, images).unwrap());
         // Weights that are missing, of another backbone or of another shape.
         let name = file[0].name.clone();
         assert!(model.check(&file[1..]).unwrap_err().to_string().starts_with(&name));
         file[0].shape.push(1);
         assert!(model.check(&file).unwrap_err().to_string().starts_with(&name));
-        file.push(Param::new("backbone.other", &[1], vec![0.], Group::Prompt).unwrap());
+        file.push(Param::new("backbone.other", &[1], vec![0.], Group::Part(0)).unwrap());
         file[0].shape.pop();
         assert!(model.check(&file).unwrap_err().to_string().contains("no place"));
     }
@@ -228,13 +230,11 @@ fn results_depend_on_the_number_of_threads_and_on_nothing_else() {
         let step = || {
             let model = model("clip", shape, HeadKind::Linear, Precision::F32, 2);
             let params = params(&model, &recorded, case);
-            let places = crate::prompt::pixels::Places::Same;
             let input = StepInput {
                 images,
                 blocks: 0,
                 labels: &labels,
-                places,
-                mask: None,
+                drawn: &[],
                 loss: &loss,
                 frozen: None,
                 micro_batch: None,
