@@ -140,6 +140,7 @@ fn error(vit: &Vit, expected: &Expected, case: &str, threads: usize, micro_batch
     let pass = Pass { prompts, want, micro_batch, ..Pass::forward(&images, threads) };
     let (grads, parts) = vit.step(&pass, &|range, features| Ok(head.loss(range, features))).unwrap();
 
+    assert_eq!((grads.tokens.is_some(), grads.pixels.is_some()), (data.is_some(), case == "pad"), "{case}");
     let sum = |of: fn(&Part) -> &[f32]| {
         parts
             .iter()
@@ -166,6 +167,8 @@ fn error(vit: &Vit, expected: &Expected, case: &str, threads: usize, micro_batch
         }
         errors.push(relative(&sum, &want));
     }
+    // Or the largest would be that of the others.
+    assert!(errors.iter().all(|error| error.is_finite()), "{case}: {errors:?}");
     errors.into_iter().fold(0.0, f64::max)
 }
 

@@ -106,6 +106,7 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
     let length = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let difference = length(&mut found.iter().zip(expected).map(|(a, b)| f64::from(a - b)));
     let scale = length(&mut expected.iter().map(|&v| f64::from(v)));
+    assert!(scale > 0., "{what}: nothing to tell right from wrong by");
     assert!(difference <= 1e-4 * scale, "{what}: relative error {}", difference / scale);
 }
 

@@ -250,12 +250,16 @@ fn tokens_of_several_blocks_and_their_gradients_equal_the_textbook_form() {
             for pixels in [false, true] {
                 let want = Want { tokens: true, pixels, ..Want::default() };
                 let (got, _) = vit.step(&Pass { want, micro_batch: Some(2), ..pass }, &loss).unwrap();
-                if let (Some(got), Some(var)) = (&got.tokens, &prompt_var) {
-                    // Prompts behind the last read learn nothing.
-                    let none = vec![0.; got.len()];
-                    let want = grads.get(var).map_or(none, values);
-                    let error = relative_error(got, &want);
-                    assert!(error < 1e-5 || got.iter().all(|&g| g == 0.), "{case}: prompt gradient off by {error:e}");
+                assert_eq!((got.tokens.is_some(), got.pixels.is_some()), (prompts.is_some(), pixels), "{case}");
+                if let (Some(got), Some(prompts), Some(var)) = (&got.tokens, prompts, &prompt_var) {
+                    if reads.iter().any(|read| read.after > prompts.start) {
+                        let error = relative_error(got, &values(grads.get(var).unwrap()));
+                        assert!(error < 1e-5, "{case}: prompt gradient off by {error:e}");
+                    } else {
+                        // Prompts behind the last read learn nothing.
+                        assert!(grads.get(var).is_none_or(|want| values(want).iter().all(|&w| w == 0.)), "{case}");
+                        assert!(got.iter().all(|&g| g == 0.), "{case}: prompts that nothing reads have a gradient");
+                    }
                 }
                 if let Some(got) = &got.pixels {
                     let error = relative_error(got, &values(grads.get(&image_var).unwrap()));
@@ -287,6 +291,7 @@ fn a_pass_goes_on_from_tokens_as_if_it_had_come_from_images() {
                 let (whole, features) = vit.step(&pass, &loss).unwrap();
                 let (rest, features_of_rest) = vit.step(&Pass { input, ..pass }, &loss).unwrap();
                 assert_eq!(features, features_of_rest, "{blocks} blocks, {readout:?}");
+                assert!(whole.tokens.as_ref().unwrap().iter().any(|&g| g != 0.), "{blocks} blocks, {readout:?}");
                 assert_eq!(whole.tokens, rest.tokens, "{blocks} blocks, {readout:?}");
             }
         }
@@ -318,6 +323,9 @@ fn blocks_that_are_run_again_give_the_same_gradients() {
                 vit.limit_memory(Some(least as u64));
                 assert_eq!(vit.course(&pass, BATCH).unwrap(), Course { micro_batch: 1, recompute: true });
                 let (again, _) = vit.step(&pass, &loss).unwrap();
+                for (given, gradient) in [(layers.is_some(), &kept.tokens), (pixels, &kept.pixels)] {
+                    assert_eq!(given, gradient.as_ref().is_some_and(|g| g.iter().any(|&g| g != 0.)), "{layers:?}");
+                }
                 assert_eq!((kept.tokens, kept.pixels), (again.tokens, again.pixels), "{layers:?}");
 
                 vit.limit_memory(Some(least as u64 - 1));
@@ -353,6 +361,7 @@ fn gradients_equal_central_differences() {
             let (grads, _) =
                 vit.step(&Pass { prompts: Some(prompts), want, ..Pass::forward(&images, 1) }, &loss).unwrap();
             // Along random directions: each checks every entry of the gradient at once.
+            let mut steepest = [0_f64; 2];
             for seed in 0..3 {
                 let h = 1e-5;
                 let along = |direction: &[f32], grad: &[f32]| {
@@ -363,6 +372,7 @@ fn gradients_equal_central_differences() {
                 let up = value(&image, &(&prompt + &step).unwrap());
                 let down = value(&image, &(&prompt - &step).unwrap());
                 let (got, want) = (along(&direction, &grads.tokens.clone().unwrap()), (up - down) / (2.0 * h));
+                steepest[0] = steepest[0].max(want.abs());
                 assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "{layers}: {got} and {want}");
 
                 let direction = random(300 + seed, images.len());
@@ -370,8 +380,10 @@ fn gradients_equal_central_differences() {
                 let up = value(&(&image + &step).unwrap(), &prompt);
                 let down = value(&(&image - &step).unwrap(), &prompt);
                 let (got, want) = (along(&direction, &grads.pixels.clone().unwrap()), (up - down) / (2.0 * h));
+                steepest[1] = steepest[1].max(want.abs());
                 assert!((got - want).abs() < 1e-4 * want.abs().max(1.0), "pixels: {got} and {want}");
             }
+            assert!(steepest.iter().all(|&slope| slope > 1e-2), "{layers}: no slope to tell right from wrong by");
         }
     }
 }

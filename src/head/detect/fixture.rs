@@ -43,6 +43,7 @@ impl Fixture {
 #[test]
 fn outputs_losses_gradients_and_detections_equal_pytorch() {
     let fixture = Fixture::open();
+    assert!(!fixture.shapes.is_empty());
     for (case, shape) in &fixture.shapes {
         let at = |name: &str| format!("{case}.{name}");
         let params: Vec<Param> = shape

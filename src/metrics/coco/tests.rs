@@ -38,6 +38,7 @@ fn numbers(m: &CocoMetrics) -> [f64; 12] {
 
 fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
+    assert!(a.iter().chain(b).all(|value| value.is_finite()), "{a:?} {b:?}");
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0., f64::max)
 }
 

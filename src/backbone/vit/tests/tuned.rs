@@ -177,6 +177,7 @@ fn weights_that_are_not_changed_change_no_byte_and_blocks_can_be_run_again() {
 
         let want = Want { weights: true, ..Want::default() };
         let (kept, _) = vit.step(&Pass { want, micro_batch: Some(1), ..pass }, &loss).unwrap();
+        assert!(kept.weights.as_ref().unwrap().iter().flatten().any(|&g| g != 0.), "{tune:?}");
         let least = vit.bytes(&Pass { want, ..pass }, BATCH, Course { micro_batch: 1, recompute: true });
         vit.limit_memory(Some(least as u64));
         let (again, _) = vit.step(&Pass { want, ..pass }, &loss).unwrap();
