@@ -43,7 +43,7 @@ impl Interrupt {
         self.signal.load(Ordering::SeqCst) != 0
     }
 
-    /// What a shell makes of a program that was ended by the signal: 130 for Ctrl-C, 143 for SIGTERM.
+    /// Exit code by a shell's convention for the signal: 130 for Ctrl-C, 143 for SIGTERM.
     pub(crate) fn exit_code(&self) -> u8 {
         128 + self.signal.load(Ordering::SeqCst) as u8
     }

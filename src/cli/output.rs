@@ -1,4 +1,4 @@
-//! What is printed where. Results go to stdout, everything else to stderr; neither may fail loudly: a reader that went
+//! Output of the program. Results go to stdout, everything else to stderr; neither may fail loudly: a reader that went
 //! away (`vpt … | head`) ends the program quietly.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};

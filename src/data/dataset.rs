@@ -14,11 +14,11 @@ use crate::image::decode::Rgb8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// What is learned from.
+    /// Training part.
     Train,
-    /// What chooses epochs and hyperparameters.
+    /// Validation part, which chooses epochs and hyperparameters.
     Val,
-    /// What is looked at once, at the end.
+    /// Test part, which is looked at once, at the end.
     Test,
 }
 
@@ -64,7 +64,7 @@ pub struct Sample {
     pub image: ImageSource,
     /// Index into [`Dataset::classes`]; in a [`MultilabelDataset`](super::MultilabelDataset) into its sets of classes.
     pub label: u32,
-    /// What the sample is called in split and index files, unique in the data set: its path relative to the data set's
+    /// Id of the sample in split and index files, unique in the data set: its path relative to the data set's
     /// folder with `/` between the parts, or the name of the file that holds it and its position, `train-images:123`.
     pub id: String,
 }
@@ -96,11 +96,11 @@ pub struct Dataset {
     pub layout: Layout,
     /// Class names; a label is an index into them.
     pub classes: Vec<String>,
-    /// What is learned from.
+    /// Training part.
     pub train: Vec<Sample>,
-    /// What chooses epochs and hyperparameters.
+    /// Validation part, which chooses epochs and hyperparameters.
     pub val: Vec<Sample>,
-    /// What is looked at once, at the end.
+    /// Test part, which is looked at once, at the end.
     pub test: Vec<Sample>,
     /// Where the three parts come from, as a sentence for the user.
     pub split_note: String,

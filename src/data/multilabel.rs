@@ -93,7 +93,7 @@ pub struct MultilabelDataset {
     pub dataset: Dataset,
     /// The sets of classes.
     pub sets: LabelSets,
-    /// What was wrong with the data set of boxes and what was done about it.
+    /// Faults of the data set of boxes, and how they were mended.
     pub problems: Vec<Problem>,
 }
 

@@ -163,7 +163,7 @@ impl<T> Work<T> {
     }
 }
 
-/// What `make` gives; whatever goes wrong in it, a panic too, is an error that names `path`. A panic on one of the threads
+/// Result of `make`; a failure in it, a panic too, is an error that names `path`. A panic on one of the threads
 /// would leave the consumer waiting for ever.
 pub(super) fn blaming<T>(path: &Path, make: impl FnOnce() -> Result<T>) -> Result<T> {
     match contain(make) {

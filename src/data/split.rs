@@ -16,9 +16,9 @@ use super::dataset::{Dataset, Layout, Sample, Split};
 use super::open::{LabeledSet, Parts};
 use crate::{Error, Result, random};
 
-/// What parts are made of.
+/// A member of a part.
 pub(super) trait Member {
-    /// What it is called, unique in the data set.
+    /// Its id, unique in the data set.
     fn id(&self) -> &str;
 
     /// The group it is drawn from: a position in the list of groups' names.
@@ -154,13 +154,13 @@ pub struct SplitFile {
 }
 
 impl SplitFile {
-    /// What is to be written for `dataset`.
+    /// Split file of `dataset`.
     pub fn new(dataset: &Dataset) -> Self {
         let Dataset { name, split_note, classes, .. } = dataset;
         Self::of(name, split_note, classes.clone(), |split| dataset.part(split))
     }
 
-    /// What is to be written for a data set of boxes.
+    /// Split file of a data set of boxes.
     pub fn of_boxes(dataset: &BoxDataset) -> Self {
         Self::of(&dataset.name, &dataset.split_note, dataset.names(), |split| dataset.part(split))
     }

@@ -13,7 +13,7 @@ use crate::image::decode::Rgb8;
 /// Strengths that an operation has.
 const BINS: usize = 31;
 
-/// What may be done to an image.
+/// Operations on an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
     Identity,

@@ -12,7 +12,7 @@ use crate::image::decode;
 use crate::model::{DetectTask, Found};
 use crate::{Error, Result};
 
-/// What a detector says of one image.
+/// Detections in one image.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DetectPrediction {
     /// The image's path as it was given.
@@ -21,14 +21,14 @@ pub struct DetectPrediction {
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// What was found, best first.
+    /// Boxes, best first.
     pub boxes: Vec<PredictedBox>,
 }
 
 /// An object found in an image.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PredictedBox {
-    /// What it is.
+    /// Its class.
     pub label: String,
     /// How sure the detector is, 0 to 1.
     pub score: f64,
@@ -79,7 +79,7 @@ pub fn predict_boxes(
     Ok(predictions.collect())
 }
 
-/// What ends an image file's name may have, and what may stand for several files: a file, a folder of images (not the folders
+/// Image files that an argument stands for: a file, a folder of images (not the folders
 /// in it), or a pattern with `*`, `?` or `[`, for where no shell has filled it in.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ pub const CONFIG: &str = "config.toml";
 /// A configuration is short, but for lists of templates and class names.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// What a run's configuration says of its backbone.
+/// Backbone of a run, from its configuration.
 #[derive(Debug, Deserialize)]
 pub(super) struct RunOrigin {
     /// A known backbone's name or a folder.

@@ -44,7 +44,7 @@ pub struct DrawnBox {
     pub rect: Rect,
     /// Index into the names that it is drawn with.
     pub category: usize,
-    /// What a model gave it; none for the truth.
+    /// Score by a model; none for the truth.
     pub score: Option<f64>,
     /// Many objects in one: drawn in dashes.
     pub crowd: bool,
@@ -90,7 +90,7 @@ pub fn draw_boxes(image: &mut Rgb8, boxes: &[DrawnBox], names: &[String]) {
     draw(image, boxes, names, Scale::of(image.width, image.height), Text::Name);
 }
 
-/// What stands at a box.
+/// Kind of a box's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Text {
     /// Its name, and its score if it has one.
@@ -242,9 +242,9 @@ fn paste(image: &mut Rgb8, part: &Rgb8, x: usize, y: usize) {
 pub struct BoxTile {
     /// The image as it is in the data set, any size.
     pub image: Rgb8,
-    /// What is in it.
+    /// Ground truth.
     pub truth: Vec<DrawnBox>,
-    /// What a model found in it.
+    /// Detections by a model.
     pub predicted: Vec<DrawnBox>,
 }
 

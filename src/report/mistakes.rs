@@ -21,13 +21,13 @@ const NAME: usize = 60;
 /// The mistakes in one part of a data set.
 #[derive(Debug, Clone)]
 pub struct MistakePart {
-    /// What the part is, as a heading.
+    /// Name of the part, as a heading.
     pub heading: String,
     /// A sentence below it.
     pub summary: String,
     /// Whether it is folded up when the page is opened.
     pub folded: bool,
-    /// What was taken for what, most frequent first.
+    /// Confused pairs of classes, most frequent first.
     pub pairs: Vec<ConfusedPair>,
     /// The images, worst first.
     pub mistakes: Vec<Mistake>,
@@ -36,9 +36,9 @@ pub struct MistakePart {
 /// Images of one class that were taken for another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfusedPair {
-    /// What they are.
+    /// Their class.
     pub truth: String,
-    /// What they were taken for.
+    /// The class they were taken for.
     pub predicted: String,
     /// How many.
     pub count: u64,
@@ -53,7 +53,7 @@ pub struct Mistake {
     pub image: Rgb8,
     /// Where it is.
     pub path: String,
-    /// What was said of it, line by line.
+    /// Predictions, line by line.
     pub lines: Vec<MistakeLine>,
 }
 

@@ -1,4 +1,4 @@
-//! What a run leaves for the eye: the pictures of the run folder, the description of the machine, and the tables on the
+//! Reports of a run: the pictures of the run folder, the description of the machine, and the tables on the
 //! console. Everything here turns numbers into text or pixels; nothing is computed or decided.
 
 mod boxes;

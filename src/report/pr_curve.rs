@@ -16,7 +16,7 @@ const MOST_NAMED: usize = 20;
 const NAME: usize = 24;
 /// The picture, in pixels.
 const SIZE: (u32, u32) = (960, 560);
-/// What of it the legend takes, on the right.
+/// Width of the legend, on the right.
 const LEGEND: u32 = 280;
 
 /// Draws precision over recall at IoU .5: a line for each category with objects, in bold their mean if there are several.
@@ -101,7 +101,7 @@ struct Figure {
     /// Those with the most objects first.
     categories: Vec<Line>,
     mean: Line,
-    /// What the values of the legend are.
+    /// Heading of the legend's values.
     heading: String,
     mark: Option<(f64, f64)>,
 }

@@ -1,4 +1,4 @@
-//! What the blocks before the first prompt make of an image never changes: where images come as they are, it is computed once a
+//! The blocks before the first prompt never change: where images come as they are, their output is computed once a
 //! run and goes in their place. Results are the same to the last bit.
 
 use super::{

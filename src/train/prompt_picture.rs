@@ -1,4 +1,4 @@
-//! What a pixel prompt looks like: alone, and on validation images.
+//! Pictures of a pixel prompt: alone, and on validation images.
 
 use super::{run_folder, run_folder::RunFolder, setup::Setup};
 use crate::{

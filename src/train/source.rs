@@ -20,7 +20,7 @@ pub(crate) enum Source {
     Images(Images),
     /// Their features.
     Features(Features),
-    /// What comes out of their first blocks.
+    /// Output of their first blocks.
     Tokens {
         /// How many blocks.
         blocks: usize,
@@ -73,9 +73,9 @@ pub(crate) struct Images {
     options: LoaderOptions,
 }
 
-/// What reading every image yields.
+/// Result of reading every image.
 pub(crate) struct Read {
-    /// What stands for the pixels of those that can be read, in order.
+    /// Digests of the pixels of those that can be read, in order.
     pub(crate) digests: Vec<Digest>,
     /// Position and error of those that cannot.
     pub(crate) unreadable: Vec<(usize, Error)>,

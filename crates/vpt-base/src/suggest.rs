@@ -1,4 +1,4 @@
-//! What may have been meant by a misspelt name: one measure of likeness for every place where names are typed, of backbones,
+//! Suggestions for a misspelt name: one measure of likeness for every place where names are typed, of backbones,
 //! methods, layouts, runs and files.
 
 use std::{ffi::OsStr, fs, path::Path};

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 /// Resamples of an interval.
 const RESAMPLES: usize = 2000;
-/// What the interval leaves out at each end.
+/// Share that the interval leaves out at each end.
 const TAIL: f64 = 0.025;
 
 /// A difference of two accuracies, fractions of one, and its 95 % interval.

@@ -1,4 +1,4 @@
-//! What the jobs of a folder say together: means over seeds, means over data sets, differences between methods.
+//! Summary of the jobs of a folder: means over seeds, means over data sets, differences between methods.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ impl Spread {
     }
 }
 
-/// What a method scores with so many shots, over the seeds.
+/// Metrics of a method with so many shots, over the seeds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cell {
     /// The data set; `None` for the mean of all.
@@ -45,7 +45,7 @@ pub struct Cell {
     pub method: GridMethod,
     /// Images a class; 0 where nothing is learned.
     pub shots: usize,
-    /// What it was measured on.
+    /// Part it was measured on.
     pub part: String,
     /// The seeds.
     pub seeds: Vec<u64>,
@@ -64,7 +64,7 @@ pub struct Comparison {
     pub dataset: String,
     /// Images a class.
     pub shots: usize,
-    /// What both were measured on.
+    /// Part both were measured on.
     pub part: String,
     /// The one.
     pub method: GridMethod,
@@ -88,10 +88,10 @@ pub struct Failure {
     pub error: String,
 }
 
-/// What a folder holds.
+/// Contents of a folder.
 #[derive(Debug, Clone)]
 pub struct Summary {
-    /// What its jobs have in common.
+    /// Settings its jobs have in common.
     pub grid: GridFile,
     /// The results by data set, method, shots and seed.
     pub jobs: Vec<JobResult>,
@@ -109,7 +109,7 @@ type Values = (f64, Option<f64>, Option<f64>);
 type Key = (Option<String>, usize, usize, usize);
 
 impl Summary {
-    /// What `jobs` say together.
+    /// Summary of `jobs`.
     pub fn new(grid: GridFile, mut jobs: Vec<JobResult>, failures: Vec<Failure>, threads: usize) -> Result<Self> {
         let key = |job: &JobResult| (job.dataset.clone(), job.method.rank(), job.shots, job.seed);
         jobs.sort_by_key(key);
@@ -166,7 +166,7 @@ fn parts(grid: &GridFile) -> Vec<String> {
     }
 }
 
-/// What `job` scored on `part`, which may be one that follows from others.
+/// Metrics of `job` on `part`, which may be one that follows from others.
 fn values(grid: &GridFile, job: &JobResult, part: &str) -> Option<Values> {
     let acc1 = |part: &str| job.part(part).map(|result| result.metrics.acc1);
     if let Some(PartResult { metrics, ece, .. }) = job.part(part) {

@@ -11,7 +11,7 @@ use crate::{Error, Result, report::table};
 
 /// A table of accuracies.
 pub(super) struct Table {
-    /// What it is of.
+    /// Title of the table.
     pub(super) title: String,
     /// Names of the columns.
     pub(super) header: Vec<String>,
@@ -22,9 +22,9 @@ pub(super) struct Table {
 /// A cell of a table.
 #[derive(Clone)]
 pub(super) struct Entry {
-    /// What it says.
+    /// Its text.
     pub(super) text: String,
-    /// What it is sorted by.
+    /// Value it is sorted by.
     pub(super) value: Option<f64>,
     /// Whether none of its column is higher.
     pub(super) best: bool,
@@ -40,7 +40,7 @@ impl Entry {
     }
 }
 
-/// What was done, in sentences.
+/// The protocol, in sentences.
 pub(super) fn protocol(grid: &GridFile) -> String {
     let schedule = match grid.schedule {
         Schedule::Published => "each method learns as long as its defaults say".to_owned(),
@@ -177,7 +177,7 @@ pub(super) fn differences(summary: &Summary) -> Option<Table> {
     })
 }
 
-/// What a method costs: the mean over all jobs of a method and number of shots.
+/// Cost of a method: the mean over all jobs of a method and number of shots.
 pub(super) fn costs(summary: &Summary) -> Table {
     let mut rows = Vec::new();
     for method in summary.methods() {

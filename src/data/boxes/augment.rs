@@ -25,7 +25,7 @@ const MEETING: (f64, f64) = (0.3, 0.7);
 /// Zooms that can be asked for, at least and at most.
 const ZOOM: (f32, f32) = (0.1, 10.);
 
-/// What is done to training images with boxes. The default does nothing.
+/// Augmentation of training images with boxes. The default does nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BoxAugment {
@@ -110,7 +110,7 @@ impl BoxAugment {
         }
     }
 
-    /// What is seen of `image`, and where in `cell`. Without zoom, an image is as large as an input of the cell's longer
+    /// The view of `image`, and its place in `cell`. Without zoom, an image is as large as an input of the cell's longer
     /// side would make it.
     fn placement(
         &self,

@@ -40,7 +40,7 @@ impl BoxLayout {
     }
 }
 
-/// What was written.
+/// Summary of what was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Converted {
     /// Images in each part.
@@ -49,11 +49,11 @@ pub struct Converted {
     pub objects: SplitCounts,
     /// Categories, those without objects too.
     pub categories: usize,
-    /// What the layout cannot hold.
+    /// Parts that the layout cannot hold.
     pub lost: Lost,
 }
 
-/// What a layout cannot hold.
+/// Parts that a layout cannot hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Lost {
     /// Boxes around crowds, which are left out: a layout without a word for them would make objects of them.
@@ -122,7 +122,7 @@ fn is_numbered(part: &[BoxImage]) -> bool {
     part.iter().zip(1..).all(|(image, id)| image.id == id) && objects.all(|(object, id)| object.id == id)
 }
 
-/// What images are called in each part: paths with `/` between the parts.
+/// Names of the images in each part: paths with `/` between the parts.
 type StoredNames = [Vec<String>; 3];
 
 /// A data set of boxes that is written to a folder in another layout.

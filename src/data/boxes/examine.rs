@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// Areas in square pixels up to which COCO calls an object small and medium.
 const SMALL_AND_MEDIUM: [f64; 2] = [32. * 32., 96. * 96.];
 
-/// What a data set of boxes is, for `vpt data info`.
+/// Facts about a data set of boxes, for `vpt data info`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BoxSummary {
     /// The data set's name.
@@ -45,7 +45,7 @@ pub struct BoxSummary {
     pub box_height: Option<[f64; 3]>,
     /// How often each kind of problem occurs, commonest first.
     pub problem_counts: Vec<ProblemCount>,
-    /// What is wrong, and what was done about it.
+    /// Faults, and how they were mended.
     pub problems: Vec<Problem>,
     /// Images whose header can be read and whose pixels cannot.
     pub unreadable: Vec<Unreadable>,
@@ -82,7 +82,7 @@ pub struct Sizes {
 pub struct ProblemCount {
     /// The kind.
     pub kind: ProblemKind,
-    /// What was done.
+    /// How it was mended.
     #[serde(rename = "mend")]
     pub remedy: Remedy,
     /// How often.

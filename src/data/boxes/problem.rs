@@ -1,4 +1,4 @@
-//! What is wrong with a data set of boxes and can be lived with. Annotations of the wild have boxes past the border, two
+//! Faults of a data set of boxes that can be lived with. Annotations of the wild have boxes past the border, two
 //! entries with one id, files that were lost: each is mended in the one way that is documented here, and said.
 
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::choice::choice;
 
 choice! {
-    /// What is wrong.
+    /// Kind of a fault.
     pub enum ProblemKind for "problem" {
         /// An image that the annotations name and that is not there.
         MissingImage = "missing image",
@@ -49,7 +49,7 @@ choice! {
 }
 
 choice! {
-    /// What was done about a problem.
+    /// Mend of a fault.
     pub enum Remedy for "mend" {
         /// Nothing needs to be done.
         Kept = "kept",
@@ -102,9 +102,9 @@ impl fmt::Display for PlaceInFile {
 /// Something wrong with a data set, and what was done about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// What is wrong.
+    /// Kind of a fault.
     pub kind: ProblemKind,
-    /// What was done.
+    /// How it was mended.
     #[serde(rename = "mend")]
     pub remedy: Remedy,
     /// The file at fault.

@@ -1,4 +1,4 @@
-//! What a data set says of an image before anything is decoded.
+//! Facts about an image that a data set lists, before anything is decoded.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ impl ListedImage {
         self.image.file().unwrap_or(&self.place.0)
     }
 
-    /// What to call the image in the message about another one.
+    /// Name of the image in the message about another one.
     pub(crate) fn name(&self) -> String {
         let file = self.file().display();
         self.image.member().map_or_else(|| file.to_string(), |member| format!("{member} of {file}"))

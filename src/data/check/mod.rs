@@ -37,7 +37,7 @@ use classes::Absent;
 /// Warnings that a run tells one by one.
 const NAMED: usize = 5;
 
-/// What a check found.
+/// Result of a check.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     /// The path that was checked.
@@ -59,7 +59,7 @@ pub struct Report {
     pub wall_s: f64,
     /// How fast it was.
     pub images_per_minute: f64,
-    /// What was found, by path and line.
+    /// Findings, by path and line.
     pub findings: Vec<Finding>,
 }
 
@@ -100,7 +100,7 @@ pub fn check(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) ->
     })
 }
 
-/// What a run that begins should say of `data`, a line each: the first warnings of the cheap part of a check, and where
+/// Warnings about `data` for a run that begins, a line each: the first of the cheap part of a check, and where
 /// to find the rest. Errors are left to the run, which stops at them.
 pub(crate) fn notes(data: &Path) -> Vec<String> {
     examine(data, true, &mut |_, _| {}).map(|examined| note_lines(&examined.findings, data)).unwrap_or_default()

@@ -36,7 +36,7 @@ pub struct Caption {
     background: Option<&'static str>,
 }
 
-/// What a sentence says of an object; what it leaves open is `None`.
+/// Description of an object in a sentence; parts left open are `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Traits {
     colour: Option<Colour>,

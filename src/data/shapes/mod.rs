@@ -19,7 +19,7 @@ pub use write::{write_coco, write_folder};
 use rand::Rng;
 use rand::seq::IndexedRandom;
 
-/// What [`rng`] is asked for; 2 is what pre-training measures itself with.
+/// Purposes of [`rng`]; pre-training measures itself with 2.
 const PURPOSE_PRETRAIN: u64 = 1;
 const PURPOSE_CLASSIFY: u64 = 3;
 const PURPOSE_DETECT: u64 = 4;

@@ -82,7 +82,7 @@ pub(super) fn tile(setup: &Setup, image: &BoxImage, found: &[Detection], confide
     })
 }
 
-/// What was taken for what wrongly, and how often.
+/// Pairs of classes that were confused, and how often.
 fn errors(confusion: &Confusion) -> impl Iterator<Item = (usize, usize, u64)> {
     let classes = confusion.classes();
     (0..classes).flat_map(move |truth| {

@@ -20,12 +20,12 @@ use crate::{
 /// Images that go through the backbone at a time when nothing is learned.
 pub(super) const EVAL_BATCH: usize = 16;
 
-/// What is read of every image of a part.
+/// Kind of input that is read of every image of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// The image itself, every time.
     Images,
-    /// What the backbone makes of it before the first prompt, once.
+    /// Tokens in front of the first prompted block, computed once.
     Prefix,
     /// All that the head reads of it, once.
     Features,
@@ -38,7 +38,7 @@ pub(super) struct Source {
     cache: Option<Cache>,
 }
 
-/// What was computed once, for each image and, where the flip is wanted, for its mirrored form behind it.
+/// Values computed once, for each image and, where the flip is wanted, for its mirrored form behind it.
 struct Cache {
     store: Store,
     forms: usize,
@@ -60,7 +60,7 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// What the detector is given.
+    /// Input of the detector.
     pub(super) fn input(&self) -> DetectInput<'_> {
         match self.kind {
             Kind::Images => DetectInput::Images(&self.values),
@@ -76,7 +76,7 @@ impl Batch {
     }
 }
 
-/// What is not to be learned is treated as crowds are: nothing is learned in it.
+/// Objects that are not to be learned are treated as crowds are: nothing is learned in them.
 fn truth(target: &Target) -> Truth {
     Truth { rect: target.bbox, class: target.category, crowd: target.crowd || target.ignore }
 }

@@ -20,7 +20,7 @@ pub(crate) struct ListedRows {
     pub(crate) listed: Vec<ListedImage>,
     /// Where each image was listed, and with which label.
     seen: HashMap<String, (Arc<Path>, u64, String)>,
-    /// What goes with what: a number's name and a name's number.
+    /// Name of each number, and number of each name.
     pairs: HashMap<String, String>,
 }
 
@@ -149,7 +149,7 @@ fn blank_lines(path: &Path, bytes: &[u8], mut at: usize, lines: &Lines, out: &mu
 }
 
 impl Columns {
-    /// What the row says; nothing if it lacks what is needed.
+    /// Facts of the row; nothing if it lacks what is needed.
     fn row(&self, record: &csv::StringRecord, file: &Path, line: u64, out: &mut Findings) -> Option<ImageRow> {
         if record.iter().all(|field| field.trim().is_empty()) {
             out.error(FindingKind::BlankRow, file, line, "a row with nothing in it");
