@@ -367,7 +367,7 @@ impl Detector {
             Ok((gradient, ()))
         };
         let readout = Readout::Tokens(reads);
-        let pass = Pass { input, prompts, tuned: None, readout, want, micro_batch, threads: self.threads };
+        let pass = Pass { input, prompts, readout, want, micro_batch, ..Pass::forward(&[], self.threads) };
         Ok(self.backbone.vit.step(&pass, &loss)?.0.tokens)
     }
 

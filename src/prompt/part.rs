@@ -186,6 +186,7 @@ impl<'a> Inputs<'a> {
         Pass {
             input,
             prompts: self.tokens.as_ref().map(|(layout, values)| layout.prompts(values)),
+            keys_values: None,
             tuned: self.towers.as_ref().and_then(|towers| towers.image()),
             readout: Readout::ClassToken,
             want: self.want,

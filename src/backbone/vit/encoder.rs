@@ -42,8 +42,7 @@ impl Vit {
     fn first_trained(&self, job: &Job) -> usize {
         match job.prepared {
             _ if job.want.pixels || job.want.weights => 0,
-            Some(p) if job.want.tokens => p.start,
-            _ => self.depth(),
+            prepared => prepared.and_then(|p| p.first_trained(job.want)).unwrap_or(self.depth()),
         }
     }
 
@@ -58,7 +57,7 @@ impl Vit {
     /// Tokens of an image in `block`, prompts that travel included.
     fn tokens_in(&self, block: usize, prepared: Option<&Prepared>) -> usize {
         let travelling = prepared.filter(|p| p.inserted.as_ref().is_some_and(|(at, _)| *at <= block));
-        self.tokens() + travelling.map_or(0, |p| p.tokens)
+        self.tokens() + travelling.map_or(0, Prepared::tokens)
     }
 
     fn queries(&self, block: usize, readout: Readout) -> Queries {
@@ -107,7 +106,7 @@ impl Vit {
                 let each = tower.embedding.pixels();
                 let at_input = inserted.filter(|(at, _)| *at == 0).map_or(&[][..], |(_, tokens)| tokens);
                 // Deep prompts learn no further down than the first block's keys and values.
-                let wanted = job.want.pixels || job.want.weights || job.want.tokens && !at_input.is_empty();
+                let wanted = job.want.pixels || job.want.weights || job.want.any_prompts() && !at_input.is_empty();
                 let tape = wanted.then_some(embedding);
                 tower.embedding.forward(
                     &pixels[images.start * each..images.end * each],
@@ -246,13 +245,12 @@ impl Vit {
             let of_embedding = weights.as_ref().is_some_and(|weights| weights.embedding.is_some());
             let lowest = i == first && !want.pixels && !of_embedding;
             let depth = match (lowest, prepared) {
-                (true, Some(p)) if inserted == Some(i) => Depth::LastRows(p.tokens),
+                (true, Some(p)) if inserted == Some(i) => Depth::LastRows(p.tokens()),
                 (true, _) if want.weights => Depth::Weights,
                 (true, _) => Depth::Prompts,
                 _ => Depth::Rows,
             };
-            let shared = prepared.and_then(|p| p.shared_index(i));
-            let d_prompts = shared.zip(grads.as_deref_mut()).map(|(at, g)| g.shared[at].as_mut_slice());
+            let d_prompts = grads.as_deref_mut().filter(|_| prompts.is_some()).map(|g| g.shared[i].as_mut_slice());
             let queries = self.queries(i, readout);
             let tape = if job.course.recompute {
                 block.forward(&mut inputs[i], sequences, prompts, queries, Some(&mut blocks[0]), scratch);
@@ -273,9 +271,9 @@ impl Vit {
                     dx,
                     widened,
                     count,
-                    tokens - p.tokens,
+                    tokens - p.tokens(),
                     grads.as_deref_mut().map(|g| &mut *g.inserted),
-                    (p.tokens, d),
+                    (p.tokens(), d),
                 );
                 std::mem::swap(dx, widened);
             }

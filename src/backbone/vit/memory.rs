@@ -70,13 +70,14 @@ impl Vit {
     /// Bytes of one thread's buffers: tape and scratch.
     fn workspace_bytes(&self, pass: &Pass, course: Course) -> usize {
         let travelling = pass.prompts.filter(|prompts| self.travels(prompts)).map_or(0, |prompts| prompts.tokens);
-        let prompts = pass.prompts.map_or(0, |prompts| prompts.tokens);
+        let prompts = pass.prompts.map_or(0, |prompts| prompts.tokens) + pass.keys_values.map_or(0, |rows| rows.rows);
         let rows = course.micro_batch * (self.tokens() + travelling);
         let keys = self.tokens() + prompts;
-        let first = match pass.prompts {
+        let of_tokens = pass.prompts.filter(|_| pass.want.tokens).map(|prompts| prompts.start);
+        let of_rows = pass.keys_values.filter(|_| pass.want.keys_values).map(|rows| rows.start);
+        let first = match of_tokens.into_iter().chain(of_rows).min() {
             _ if pass.want.pixels || pass.want.weights => 0,
-            Some(prompts) if pass.want.tokens => prompts.start,
-            _ => self.depth(),
+            first => first.unwrap_or(self.depth()),
         };
         let kept = self.depth().saturating_sub(first);
         let Some(block) = self.tower.blocks.first() else { return 0 };

@@ -51,8 +51,8 @@ pub(crate) use grads::BlockGrads;
 pub(crate) use load::{Get, clip_block, clip_qkv_names, norm};
 pub(crate) use low_rank::LowRankBlocks;
 pub use memory::Course;
+pub use prompts::{KeyValuePrompts, PromptLayers, TokenPrompts};
 use prompts::{Prepared, PreparedGrads};
-pub use prompts::{PromptLayers, TokenPrompts};
 use tower::Tower;
 pub(crate) use tuned::Lookup;
 use tuned::TowerGrads;
@@ -122,8 +122,10 @@ pub enum Readout<'a> {
 pub struct Pass<'a> {
     /// Images, or tokens behind some block.
     pub input: Input<'a>,
-    /// Prompts.
+    /// Token prompts.
     pub prompts: Option<TokenPrompts<'a>>,
+    /// Key and value prompts.
+    pub keys_values: Option<KeyValuePrompts<'a>>,
     /// The weights, where a task has tuned them.
     pub tuned: Option<&'a Tuned>,
     /// Tokens that are read as features.
@@ -140,19 +142,30 @@ impl<'a> Pass<'a> {
     /// A forward pass over `images` `[B, 3, S, S]` that reads the class token.
     pub fn forward(images: &'a [f32], threads: usize) -> Self {
         let (input, readout) = (Input::Images(images), Readout::ClassToken);
-        Self { input, prompts: None, tuned: None, readout, want: Want::default(), micro_batch: None, threads }
+        let want = Want::default();
+        Self { input, prompts: None, keys_values: None, tuned: None, readout, want, micro_batch: None, threads }
     }
 }
 
 /// Which gradients a step is asked for.
+#[allow(clippy::struct_excessive_bools, reason = "each gradient is wanted or not")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Want {
     /// Of the token prompts.
     pub tokens: bool,
+    /// Of the key and value prompts.
+    pub keys_values: bool,
     /// Of the pixels.
     pub pixels: bool,
     /// Of the weights that are tuned.
     pub weights: bool,
+}
+
+impl Want {
+    /// Whether prompts of either kind learn.
+    fn any_prompts(self) -> bool {
+        self.tokens || self.keys_values
+    }
 }
 
 /// The gradients of a step.
@@ -160,6 +173,8 @@ pub struct Want {
 pub struct Grads {
     /// Of the token prompts `[layers, P, D]`, summed over the images.
     pub tokens: Option<Vec<f32>>,
+    /// Of the key and value prompts `[layers, N, 2D]`, summed over the images.
+    pub keys_values: Option<Vec<f32>>,
     /// Of the pixels `[B, 3, S, S]`, image by image.
     pub pixels: Option<Vec<f32>>,
     /// Of the tuned weights, in the order of [`Tuned::tensors`], summed over the images.
@@ -255,9 +270,9 @@ impl Vit {
     pub fn step<T: Send>(&self, pass: &Pass, loss: &Loss<T>) -> Result<(Grads, Vec<T>)> {
         let batch = self.check(pass)?;
         let tower = pass.tuned.map_or(&self.tower, Tuned::tower);
-        let prepared = pass.prompts.map(|p| Prepared::new(&p, &tower.embedding, &tower.blocks, pass.threads));
-        let tokens = pass.want.tokens && prepared.is_some();
-        let want = Want { tokens, weights: pass.want.weights && pass.tuned.is_some(), ..pass.want };
+        let prepared = Prepared::new(pass, tower);
+        let want = Want { weights: pass.want.weights && pass.tuned.is_some(), ..pass.want };
+        let want = Prepared::wanted(prepared.as_ref(), want);
         let course = self.course(&Pass { want, ..*pass }, batch)?;
         let pixels = if want.pixels { self.tower.embedding.pixels() } else { 0 };
         let mut pixel_grads = want.pixels.then(|| vec![0.0; batch * pixels]);
@@ -295,15 +310,16 @@ impl Vit {
             }
             values.append(&mut part);
         }
-        let tokens = prepared.zip(sums).map(|(prepared, sums)| {
+        let (mut tokens, mut keys_values) = (None, None);
+        if let Some((prepared, sums)) = prepared.zip(sums) {
             if let Some((tuned, weights)) = pass.tuned.zip(weights.as_mut()) {
                 prepared.add_weights(&sums, tower, tuned, weights, self.precision);
             }
-            prepared.vjp(&sums, &tower.embedding, &tower.blocks, pass.threads)
-        });
-        let tokens = tokens.filter(|_| want.tokens);
+            tokens = want.tokens.then(|| prepared.vjp(&sums, tower, pass.threads));
+            keys_values = want.keys_values.then(|| prepared.of_keys_values(&sums, self.width()));
+        }
         let weights = pass.tuned.zip(weights).map(|(tuned, grads)| tuned.unfold(grads)).transpose()?;
-        Ok((Grads { tokens, pixels: pixel_grads, weights }, values))
+        Ok((Grads { tokens, keys_values, pixels: pixel_grads, weights }, values))
     }
 
     /// The number of images of a pass that fits the tower.
@@ -311,6 +327,9 @@ impl Vit {
         let (depth, size) = (self.depth(), self.image_size());
         if let Some(prompts) = &pass.prompts {
             prompts.check(depth, self.width())?;
+        }
+        if let Some(rows) = &pass.keys_values {
+            rows.check(depth, self.width())?;
         }
         let plain = matches!((pass.input, pass.readout), (Input::Images(_), Readout::ClassToken));
         if pass.tuned.is_some_and(|tuned| !plain || !tuned.fits(self)) {
@@ -333,6 +352,7 @@ impl Vit {
             Input::Images(images) => (images.len(), self.tower.embedding.pixels(), format!("3 x {size} x {size}")),
             Input::Tokens { blocks, tokens } => {
                 let early = pass.prompts.is_some_and(|p| p.start < blocks)
+                    || pass.keys_values.is_some_and(|rows| rows.start < blocks)
                     || matches!(pass.readout, Readout::Tokens(reads) if reads.iter().any(|read| read.after < blocks));
                 let most = depth - usize::from(matches!(pass.readout, Readout::ClassToken));
                 if blocks > most || early || pass.want.pixels {
@@ -359,7 +379,7 @@ impl Vit {
     ) -> Result<Share<T>> {
         let pixels = if job.want.pixels { self.tower.embedding.pixels() } else { 0 };
         // Weights learn from what prompts make of them, too.
-        let prepared = job.prepared.filter(|_| job.want.tokens || job.want.weights);
+        let prepared = job.prepared.filter(|_| job.want.any_prompts() || job.want.weights);
         let mut grads = prepared.map(|p| PreparedGrads::zeros(p, self.width()));
         let mut weights = job.tuned.filter(|_| job.want.weights).map(Tuned::zero_grads);
         let mut values = Vec::new();

@@ -1,10 +1,13 @@
-//! Token prompts inside the encoder: which blocks get them, their shared keys and values, and the VJP to them.
+//! Prompts inside the encoder: which blocks get them, their shared keys and values, and the VJP to them.
 //!
 //! In VPT-Deep (Jia et al. 2022) every prompted block gets fresh prompts and the outputs of the old ones are thrown away.
 //! Outputs that nobody reads need no queries, no attention rows and no MLP: such a block sees its prompts as keys and
 //! values only, `[K, V] = LN1(P) [Wk, Wv] + [bk, bv]`, which do not depend on the image and are computed once per batch.
 //! Where the outputs are read (the last prompted block of `first:K`, K < L), the prompts enter as ordinary tokens behind
 //! the others and travel on. Their place in the sequence is of no consequence, since they carry no position embedding.
+//!
+//! Key and value prompts (E²VPT, Han et al. 2023) are rows of the keys and values themselves, learned as they are: they join
+//! those of the token prompts without norm or projection.
 
 use std::str::FromStr;
 
@@ -15,6 +18,7 @@ use super::embed::Embedding;
 use super::grads::Scratch as GradScratch;
 use super::tower::Tower;
 use super::tuned::{TowerGrads, Tuned};
+use super::{Pass, Want};
 use crate::kernel::{Grow, Init, Mat, MatMut, Precision, normalize, normalize_vjp, row_stride};
 use crate::{Error, Result, parallel};
 
@@ -119,21 +123,63 @@ impl TokenPrompts<'_> {
     }
 }
 
+/// Rows of keys and values for consecutive blocks, which every query of every image of a batch sees beside its own: of
+/// E²VPT's code, where a block has a tensor `[heads, N, D / heads]`, the heads' rows side by side. Keys are as they are
+/// before the scores are divided by `√(D / heads)`.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyValuePrompts<'a> {
+    /// First prompted block.
+    pub start: usize,
+    /// Number of prompted blocks.
+    pub layers: usize,
+    /// Rows per block, N.
+    pub rows: usize,
+    /// `[layers, N, 2D]`: a row's key, then its value.
+    pub data: &'a [f32],
+}
+
+impl KeyValuePrompts<'_> {
+    pub(crate) fn check(&self, depth: usize, width: usize) -> Result<()> {
+        let Self { start, layers, rows, data } = *self;
+        let fits = start.checked_add(layers).is_some_and(|end| end <= depth);
+        let len = layers.checked_mul(rows).and_then(|n| n.checked_mul(2 * width));
+        if layers == 0 || rows == 0 || !fits || len != Some(data.len()) {
+            let message = format!(
+                "{} values are not {rows} keys and values for {layers} blocks from block {start} on, of {depth} blocks of \
+                 width {width}",
+                data.len()
+            );
+            return Err(Error::invalid("key and value prompts", message));
+        }
+        Ok(())
+    }
+}
+
 /// The prompts of a batch as the blocks see them.
 pub(crate) struct Prepared {
-    /// First prompted block.
-    pub(crate) start: usize,
-    /// P.
-    pub(crate) tokens: usize,
-    /// Keys and values `[P, 2D]` (stride `row_stride(2D)`) of blocks `start..start + shared.len()`.
-    shared: Vec<SharedPrompts>,
+    /// Token prompts, if there are any: the first prompted block, and P.
+    of_tokens: Option<(usize, usize)>,
+    /// Key and value prompts, if there are any: first and number of prompted blocks, and N.
+    of_rows: Option<(usize, usize, usize)>,
+    /// Of each block its keys and values, where it sees any that are not of tokens of its sequences.
+    shared: Vec<Option<SharedRows>>,
     /// The block at whose input the prompts enter as tokens `[P, D]`, and these.
     pub(crate) inserted: Option<(usize, Vec<f32>)>,
 }
 
-/// One block's prompts as keys and values, with what their VJP needs.
-struct SharedPrompts {
+/// The keys and values that all images share in one block.
+struct SharedRows {
+    rows: usize,
+    /// `[rows, 2D]` at stride `row_stride(2D)`: those of token prompts, then those that are learned as they are.
     keys_values: Vec<f32>,
+    /// Those of token prompts.
+    prompts: Option<SharedPrompts>,
+}
+
+/// One block's token prompts as keys and values: what their VJP needs.
+struct SharedPrompts {
+    /// P.
+    tokens: usize,
     normalized: Vec<f32>,
     inverse: Vec<f32>,
     /// Output and inverse deviation of `ln_pre` (block 0 of CLIP).
@@ -142,7 +188,7 @@ struct SharedPrompts {
 
 /// Gradients of what [`Prepared`] holds, summed over images.
 pub(crate) struct PreparedGrads {
-    /// `[P, 2D]` (stride `row_stride(2D)`) per block.
+    /// `[rows, 2D]` (stride `row_stride(2D)`) of each block, empty where it shares none.
     pub(crate) shared: Vec<Vec<f32>>,
     /// `[P, D]`.
     pub(crate) inserted: Vec<f32>,
@@ -150,8 +196,9 @@ pub(crate) struct PreparedGrads {
 
 impl PreparedGrads {
     pub(crate) fn zeros(prepared: &Prepared, width: usize) -> Self {
-        let inserted = prepared.inserted.as_ref().map_or(0, |_| prepared.tokens * width);
-        let shared = vec![vec![0.0; prepared.tokens * row_stride(2 * width)]; prepared.shared.len()];
+        let inserted = prepared.inserted.as_ref().map_or(0, |(_, tokens)| tokens.len());
+        let rows = |shared: &Option<SharedRows>| shared.as_ref().map_or(0, |shared| shared.rows);
+        let shared = prepared.shared.iter().map(|shared| vec![0.0; rows(shared) * row_stride(2 * width)]).collect();
         Self { shared, inserted: vec![0.0; inserted] }
     }
 
@@ -164,44 +211,82 @@ impl PreparedGrads {
 }
 
 impl Prepared {
-    pub(crate) fn new(prompts: &TokenPrompts, embedding: &Embedding, blocks: &[Block], threads: usize) -> Self {
-        let d = embedding.width();
-        let end = prompts.start + prompts.layers;
+    /// What `pass` puts into the blocks of `tower`; `None` if it has no prompts.
+    pub(crate) fn new(pass: &Pass, tower: &Tower) -> Option<Self> {
+        if pass.prompts.is_none() && pass.keys_values.is_none() {
+            return None;
+        }
+        let (d, depth) = (tower.embedding.width(), tower.blocks.len());
         // A block's prompt outputs are read by nobody if the next block gets fresh prompts or there is no next block.
-        let travels = end < blocks.len();
-        let shared_layers = prompts.layers - usize::from(travels);
-        let layer = |i: usize| &prompts.data[i * prompts.tokens * d..(i + 1) * prompts.tokens * d];
-        let shared = each_layer(shared_layers, threads, |i| {
-            SharedPrompts::new(layer(i), prompts.start + i, embedding, &blocks[prompts.start + i])
+        let travels = pass.prompts.is_some_and(|prompts| prompts.start + prompts.layers < depth);
+        let of_tokens = |block: usize| {
+            let prompts = pass.prompts?;
+            let i = block.checked_sub(prompts.start).filter(|&i| i < prompts.layers - usize::from(travels))?;
+            Some(&prompts.data[i * prompts.tokens * d..(i + 1) * prompts.tokens * d])
+        };
+        let of_rows = |block: usize| {
+            let rows = pass.keys_values?;
+            let i = block.checked_sub(rows.start).filter(|&i| i < rows.layers)?;
+            Some(&rows.data[i * rows.rows * 2 * d..(i + 1) * rows.rows * 2 * d])
+        };
+        let shared = each_layer(depth, pass.threads, |i| {
+            SharedRows::new(of_tokens(i), of_rows(i), i, &tower.embedding, &tower.blocks[i])
         });
-        let inserted = travels.then(|| (end - 1, layer(prompts.layers - 1).to_vec()));
-        Self { start: prompts.start, tokens: prompts.tokens, shared, inserted }
+        let inserted = pass.prompts.filter(|_| travels).map(|prompts| {
+            (prompts.start + prompts.layers - 1, prompts.data[(prompts.layers - 1) * prompts.tokens * d..].to_vec())
+        });
+        Some(Self {
+            of_tokens: pass.prompts.map(|prompts| (prompts.start, prompts.tokens)),
+            of_rows: pass.keys_values.map(|rows| (rows.start, rows.layers, rows.rows)),
+            shared,
+            inserted,
+        })
     }
 
-    /// Index into [`PreparedGrads::shared`] of a block that sees prompts as keys and values.
-    pub(crate) fn shared_index(&self, block: usize) -> Option<usize> {
-        block.checked_sub(self.start).filter(|&i| i < self.shared.len())
+    /// P; 0 without token prompts.
+    pub(crate) fn tokens(&self) -> usize {
+        self.of_tokens.map_or(0, |(_, tokens)| tokens)
     }
 
-    /// The prompts' keys and values in `block`, if it sees any, `[P, 2D]`.
+    /// What a pass can want of prompts, of what it does want.
+    pub(crate) fn wanted(prepared: Option<&Self>, want: Want) -> Want {
+        let tokens = want.tokens && prepared.is_some_and(|prepared| prepared.of_tokens.is_some());
+        let keys_values = want.keys_values && prepared.is_some_and(|prepared| prepared.of_rows.is_some());
+        Want { tokens, keys_values, ..want }
+    }
+
+    /// The first block that learns by prompts, where the gradients of `want` are wanted.
+    pub(crate) fn first_trained(&self, want: Want) -> Option<usize> {
+        let of_tokens = self.of_tokens.filter(|_| want.tokens).map(|(start, _)| start);
+        let of_rows = self.of_rows.filter(|_| want.keys_values).map(|(start, ..)| start);
+        of_tokens.into_iter().chain(of_rows).min()
+    }
+
+    /// The keys and values that all images share in `block`, if there are any, `[rows, 2D]`.
     pub(crate) fn keys_values(&self, block: usize, width: usize) -> Option<Mat<'_>> {
-        let shared = &self.shared[self.shared_index(block)?];
-        Some(Mat::new(&shared.keys_values, self.tokens, 2 * width, row_stride(2 * width)))
+        let shared = self.shared[block].as_ref()?;
+        Some(Mat::new(&shared.keys_values, shared.rows, 2 * width, row_stride(2 * width)))
     }
 
-    /// The gradient of the prompts `[layers, P, D]`.
-    pub(crate) fn vjp(
-        &self,
-        grads: &PreparedGrads,
-        embedding: &Embedding,
-        blocks: &[Block],
-        threads: usize,
-    ) -> Vec<f32> {
+    /// The gradient of the token prompts `[layers, P, D]`.
+    pub(crate) fn vjp(&self, grads: &PreparedGrads, tower: &Tower, threads: usize) -> Vec<f32> {
         let mut layers = each_layer(self.shared.len(), threads, |i| {
-            self.shared[i].vjp(&grads.shared[i], self.tokens, embedding, &blocks[self.start + i])
+            let prompts = self.shared[i].as_ref().and_then(|shared| shared.prompts.as_ref());
+            prompts.map(|prompts| prompts.vjp(&grads.shared[i], &tower.embedding, &tower.blocks[i])).unwrap_or_default()
         });
         layers.push(grads.inserted.clone());
         layers.concat()
+    }
+
+    /// The gradient of the key and value prompts `[layers, N, 2D]`.
+    pub(crate) fn of_keys_values(&self, grads: &PreparedGrads, width: usize) -> Vec<f32> {
+        let Some((start, layers, rows)) = self.of_rows else { return Vec::new() };
+        let stride = row_stride(2 * width);
+        let own = |layer: &'_ Vec<f32>| {
+            let first = layer.len() - rows * stride;
+            layer[first..].chunks_exact(stride).flat_map(|row| row[..2 * width].to_vec()).collect::<Vec<f32>>()
+        };
+        grads.shared[start..start + layers].iter().flat_map(own).collect()
     }
 
     /// Adds to `weights`, the gradients of what is `tuned` of `tower`, what comes through the prompts' keys and values, which
@@ -217,13 +302,14 @@ impl Prepared {
         let d = tower.embedding.width();
         let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
         let scratch = &mut GradScratch::default();
-        for ((i, shared), gradient) in (self.start..).zip(&self.shared).zip(&grads.shared) {
-            let of_keys_values = Mat::new(gradient, self.tokens, 2 * d, kv_stride);
-            let x = Mat::new(&shared.normalized, self.tokens, d, stride);
+        for ((i, shared), gradient) in self.shared.iter().enumerate().zip(&grads.shared) {
+            let Some(prompts) = shared.as_ref().and_then(|shared| shared.prompts.as_ref()) else { continue };
+            let of_keys_values = Mat::new(gradient, prompts.tokens, 2 * d, kv_stride);
+            let x = Mat::new(&prompts.normalized, prompts.tokens, d, stride);
             scratch.add_keys_values(tuned.learned(i), &mut weights.blocks[i], of_keys_values, x, precision);
-            if let (Some((normalized, _)), Some(of_embedding)) = (&shared.pre, &mut weights.embedding) {
-                let of_input = shared.input_vjp(gradient, self.tokens, d, &tower.blocks[i]);
-                of_embedding.add_pre_norm(Mat::new(&of_input, self.tokens, d, d), normalized);
+            if let (Some((normalized, _)), Some(of_embedding)) = (&prompts.pre, &mut weights.embedding) {
+                let of_input = prompts.input_vjp(gradient, d, &tower.blocks[i]);
+                of_embedding.add_pre_norm(Mat::new(&of_input, prompts.tokens, d, d), normalized);
             }
         }
     }
@@ -234,25 +320,50 @@ fn each_layer<T: Send>(layers: usize, threads: usize, f: impl Fn(usize) -> T + S
     parallel::shares(layers, threads, |range| range.map(&f).collect::<Vec<T>>()).into_iter().flatten().collect()
 }
 
-impl SharedPrompts {
-    /// `prompts` `[P, D]`, dense.
-    fn new(prompts: &[f32], index: usize, embedding: &Embedding, block: &Block) -> Self {
+impl SharedRows {
+    /// Those of block `index`: of token prompts `[P, D]` and of rows `[N, 2D]`, both dense.
+    fn new(
+        tokens: Option<&[f32]>,
+        rows: Option<&[f32]>,
+        index: usize,
+        embedding: &Embedding,
+        block: &Block,
+    ) -> Option<Self> {
+        if tokens.is_none() && rows.is_none() {
+            return None;
+        }
         let d = embedding.width();
-        let (p, stride, kv_stride) = (prompts.len() / d, row_stride(d), row_stride(2 * d));
+        let stride = row_stride(2 * d);
+        let count = tokens.map_or(0, |tokens| tokens.len() / d);
+        let all = count + rows.map_or(0, |rows| rows.len() / (2 * d));
+        let mut keys_values = vec![0.0; all * stride];
+        let (of_tokens, of_rows) = keys_values.split_at_mut(count * stride);
+        for (to, from) in of_rows.chunks_exact_mut(stride).zip(rows.unwrap_or_default().chunks_exact(2 * d)) {
+            to[..2 * d].copy_from_slice(from);
+        }
+        let prompts = tokens.map(|tokens| SharedPrompts::new(tokens, index, embedding, block, of_tokens));
+        Some(Self { rows: all, keys_values, prompts })
+    }
+}
+
+impl SharedPrompts {
+    /// `prompts` `[P, D]`, dense; their keys and values go to `keys_values` `[P, 2D]` (stride `row_stride(2D)`).
+    fn new(prompts: &[f32], index: usize, embedding: &Embedding, block: &Block, keys_values: &mut [f32]) -> Self {
+        let d = embedding.width();
+        let (tokens, stride, kv_stride) = (prompts.len() / d, row_stride(d), row_stride(2 * d));
         let pre = if index == 0 { embedding.pre_norm(prompts) } else { None };
         let x = pre.as_ref().map_or(prompts, |(_, _, scaled)| scaled);
-        let (mut normalized, mut inverse) = (vec![0.0; p * stride], vec![0.0; p]);
-        let view = &mut MatMut::new(&mut normalized, p, d, stride);
-        normalize(Mat::new(x, p, d, d), block.eps(), view, &mut inverse);
-        let mut keys_values = vec![0.0; p * kv_stride];
-        let view = MatMut::new(&mut keys_values, p, 2 * d, kv_stride);
-        block.keys_values().apply(Mat::new(&normalized, p, d, stride), view);
-        Self { keys_values, normalized, inverse, pre: pre.map(|(normalized, inverse, _)| (normalized, inverse)) }
+        let (mut normalized, mut inverse) = (vec![0.0; tokens * stride], vec![0.0; tokens]);
+        let view = &mut MatMut::new(&mut normalized, tokens, d, stride);
+        normalize(Mat::new(x, tokens, d, d), block.eps(), view, &mut inverse);
+        let view = MatMut::new(keys_values, tokens, 2 * d, kv_stride);
+        block.keys_values().apply(Mat::new(&normalized, tokens, d, stride), view);
+        Self { tokens, normalized, inverse, pre: pre.map(|(normalized, inverse, _)| (normalized, inverse)) }
     }
 
-    /// `[P, D]` from the gradient of keys and values `[P, 2D]`.
-    fn vjp(&self, gradient: &[f32], p: usize, embedding: &Embedding, block: &Block) -> Vec<f32> {
-        let dx = self.input_vjp(gradient, p, embedding.width(), block);
+    /// `[P, D]` from the gradient of keys and values, whose first rows `[P, 2D]` are theirs.
+    fn vjp(&self, gradient: &[f32], embedding: &Embedding, block: &Block) -> Vec<f32> {
+        let dx = self.input_vjp(gradient, embedding.width(), block);
         match &self.pre {
             Some((normalized, inverse)) => embedding.pre_norm_vjp(&dx, normalized, inverse),
             None => dx,
@@ -260,8 +371,8 @@ impl SharedPrompts {
     }
 
     /// The gradient `[P, D]` of what enters the block.
-    fn input_vjp(&self, gradient: &[f32], p: usize, d: usize, block: &Block) -> Vec<f32> {
-        let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
+    fn input_vjp(&self, gradient: &[f32], d: usize, block: &Block) -> Vec<f32> {
+        let (p, stride, kv_stride) = (self.tokens, row_stride(d), row_stride(2 * d));
         let mut wide = Vec::new();
         let d_normalized = wide.grow(p * stride);
         let view = MatMut::new(d_normalized, p, d, stride);

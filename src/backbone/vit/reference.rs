@@ -24,6 +24,8 @@ pub struct Reference<'a> {
     device: Device,
     /// Tensors that stand in the place of the checkpoint's, by name.
     own: HashMap<String, Tensor>,
+    /// Key and value prompts `[layers, N, 2D]`, and the first block that has them.
+    keys_values: Option<(usize, Tensor)>,
 }
 
 impl<'a> Reference<'a> {
@@ -33,13 +35,19 @@ impl<'a> Reference<'a> {
     /// `image_size` is no multiple of the patch size.
     pub fn new(spec: &'a Spec, weights: &'a Weights, image_size: usize, dtype: DType, device: &Device) -> Result<Self> {
         spec.check_image_size(image_size)?;
-        Ok(Self { spec, weights, image_size, dtype, device: device.clone(), own: HashMap::new() })
+        Ok(Self { spec, weights, image_size, dtype, device: device.clone(), own: HashMap::new(), keys_values: None })
     }
 
     /// The same with these tensors in the place of the checkpoint's of the same names.
     #[must_use]
     pub fn with(self, own: HashMap<String, Tensor>) -> Self {
         Self { own, ..self }
+    }
+
+    /// The same with key and value prompts `[layers, N, 2D]` for the blocks from `start` on.
+    #[must_use]
+    pub fn with_keys_values(self, start: usize, prompts: Tensor) -> Self {
+        Self { keys_values: Some((start, prompts)), ..self }
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
@@ -115,12 +123,19 @@ impl<'a> Reference<'a> {
         };
         let (b, n, _) = x.dims3()?;
         let y = self.norm(x, &at(norm1))?;
-        let heads = |name: &str| -> Result<Tensor> {
-            let y = self.linear(&y, &at(name), [d, d], spec.vision.qkv_bias)?;
-            Ok(y.reshape((b, n, h, d / h))?.transpose(1, 2)?.contiguous()?)
+        let own = self.keys_values.as_ref().filter(|(start, own)| (*start..*start + own.dims()[0]).contains(&i));
+        let heads = |name: &str, of_row: Option<usize>| -> Result<Tensor> {
+            let mut y = self.linear(&y, &at(name), [d, d], spec.vision.qkv_bias)?;
+            if let (Some((start, own)), Some(from)) = (own, of_row) {
+                let rows = own.get(i - start)?.narrow(1, from, d)?.unsqueeze(0)?;
+                y = Tensor::cat(&[&rows.broadcast_as((b, rows.dim(1)?, d))?, &y], 1)?;
+            }
+            let rows = y.dim(1)?;
+            Ok(y.reshape((b, rows, h, d / h))?.transpose(1, 2)?.contiguous()?)
         };
-        let scores = (heads(q)?.matmul(&heads(k)?.t()?.contiguous()?)? / ((d / h) as f64).sqrt())?;
-        let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&heads(v)?)?;
+        let (query, key, value) = (heads(q, None)?, heads(k, Some(0))?, heads(v, Some(d))?);
+        let scores = (query.matmul(&key.t()?.contiguous()?)? / ((d / h) as f64).sqrt())?;
+        let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&value)?;
         let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape((b, n, d))?;
         let x = (x + scaled(self.linear(&mixed, &at(out), [d, d], true)?, 1)?)?;
         let y = self.norm(&x, &at(norm2))?;

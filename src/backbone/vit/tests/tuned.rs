@@ -129,7 +129,7 @@ fn gradients_of_weights_prompts_and_pixels_together_equal_the_textbook_form() {
             let loss =
                 |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
             for (tokens, pixels) in [(true, false), (true, true), (false, true)] {
-                let want = Want { tokens, pixels, weights: true };
+                let want = Want { tokens, pixels, weights: true, ..Want::default() };
                 let (got, _) = vit.step(&Pass { want, micro_batch: Some(2), ..pass }, &loss).unwrap();
                 assert_eq!(
                     (got.tokens.is_some(), got.pixels.is_some()),
