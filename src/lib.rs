@@ -4,7 +4,6 @@
 pub mod backbone;
 pub mod bench;
 pub mod config;
-pub mod data;
 pub mod eval;
 pub mod feature_cache;
 pub mod head;
@@ -21,5 +20,6 @@ pub mod train;
 
 pub use vpt_base::{Error, Progress, Result, contain, error, files, linear_algebra, logits, params, random, suggest};
 pub(crate) use vpt_base::{choice, file_at, parallel, tensor_file};
+pub use vpt_data as data;
 pub use vpt_image as image;
 pub use vpt_kernel as kernel;

@@ -1,0 +1,373 @@
+//! Image folders: a sub-folder for each class, directly or under `train`, `val` and `test`.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Candidate, ClassFiles, Format, Layout, Recognition};
+use crate::check::tree::{self, FolderItem};
+use crate::check::{Checking, FindingKind, Findings, ListedImage, Severity};
+use crate::dataset::{ImageSource, Sample, Split};
+use crate::open::{LabeledSet, Parts, entries, sort_classes};
+use vpt_base::{Error, Result};
+use vpt_image::decode::has_image_extension;
+
+/// Folders inside folders that are followed at most.
+pub(crate) const MAX_DEPTH: usize = 32;
+
+impl Layout {
+    /// A folder for each class.
+    pub const FOLDER: Self = Self::new("folder", "image folder");
+}
+
+/// Class folders under folders of parts.
+pub(super) const WITH_PARTS: Format = Format { has_boxes: false, recognize: |candidate| recognize(candidate, true) };
+
+/// Class folders of all parts together.
+pub(super) const FLAT: Format = Format { has_boxes: false, recognize: |candidate| recognize(candidate, false) };
+
+fn recognize(candidate: &Candidate<'_>, has_parts: bool) -> Result<Recognition> {
+    let Candidate { path, is_folder } = *candidate;
+    let is_one = is_folder && if has_parts { has_split_classes(path)? } else { has_classes(path)? };
+    Ok(Recognition::of_classes(Layout::FOLDER, is_one.then(|| ClassFolders { root: path.into(), has_parts })))
+}
+
+/// An image folder.
+struct ClassFolders {
+    root: PathBuf,
+    /// Whether class folders lie under folders of parts.
+    has_parts: bool,
+}
+
+impl ClassFiles for ClassFolders {
+    fn open(&self) -> Result<LabeledSet> {
+        if self.has_parts { open_split(&self.root) } else { open_flat(&self.root) }
+    }
+
+    fn check(&self, check: &mut Checking<'_>) -> Vec<ListedImage> {
+        check_folders(&self.root, self.has_parts || are_parts(&self.root), check)
+    }
+}
+
+/// Whether `root` has class folders under a `train` folder. A class may itself be called `train`, so a folder of that name
+/// without folders in it is none.
+fn has_split_classes(root: &Path) -> Result<bool> {
+    for (_, path) in split_folders(root)?.iter().filter(|(split, _)| *split == Split::Train) {
+        if has_classes(path)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether any folder in `root` holds an image.
+fn has_classes(root: &Path) -> Result<bool> {
+    for (_, path) in sub_folders(root)? {
+        if walk(&path, "", 0, &mut HashSet::new(), &mut |_, path| has_image_extension(&path))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Opens `root`, whose class folders lie under `train`, `val` and `test`.
+fn open_split(root: &Path) -> Result<LabeledSet> {
+    let folders = split_folders(root)?;
+    let mut classes = Vec::new();
+    let mut parts = [None, None, None];
+    // `train` comes first and says what the classes are.
+    for split in Split::ALL {
+        let mut these = folders.iter().filter(|(s, _)| *s == split);
+        let Some((_, path)) = these.next() else { continue };
+        if let Some((_, second)) = these.next() {
+            return Err(Error::file(second, format!("a second {split} folder beside {}", path.display())));
+        }
+        let found = class_folders(path)?;
+        if split == Split::Train {
+            classes = found.iter().map(|(name, _)| name.clone()).collect();
+            sort_classes(&mut classes);
+        }
+        let prefix = path.file_name().map_or_else(String::new, |n| format!("{}/", n.to_string_lossy()));
+        let mut samples = Vec::new();
+        for (name, folder) in found {
+            let images = images(&folder, &format!("{prefix}{name}/"))?;
+            let Some(label) = classes.iter().position(|class| *class == name) else {
+                if images.is_empty() {
+                    continue;
+                }
+                return Err(Error::file(folder, format!("class '{name}' does not occur in train")));
+            };
+            if images.is_empty() && split == Split::Train {
+                return Err(empty(&folder));
+            }
+            samples.extend(labelled(images, label));
+        }
+        parts[split as usize] = Some(samples);
+    }
+    let [train, val, test] = parts;
+    let some = |samples: Option<Vec<Sample>>| samples.filter(|s| !s.is_empty());
+    let samples = Parts::Split { train: train.unwrap_or_default(), val: some(val), test: some(test) };
+    Ok(LabeledSet { classes, samples })
+}
+
+/// Opens `root`, which is a folder of class folders.
+fn open_flat(root: &Path) -> Result<LabeledSet> {
+    let folders = class_folders(root)?;
+    let mut classes: Vec<String> = folders.iter().map(|(name, _)| name.clone()).collect();
+    sort_classes(&mut classes);
+    let mut samples = Vec::new();
+    for (name, folder) in &folders {
+        let images = images(folder, &format!("{name}/"))?;
+        if images.is_empty() {
+            return Err(empty(folder));
+        }
+        samples.extend(labelled(images, classes.iter().position(|class| class == name).unwrap_or_default()));
+    }
+    Ok(LabeledSet { classes, samples: Parts::Unsplit(samples) })
+}
+
+fn empty(folder: &Path) -> Error {
+    Error::file(folder, "a class folder without images; fill it or remove it")
+}
+
+fn labelled(images: Vec<(String, PathBuf)>, label: usize) -> impl Iterator<Item = Sample> {
+    images.into_iter().map(move |(id, path)| Sample { image: ImageSource::File(path), label: label as u32, id })
+}
+
+fn split_folders(root: &Path) -> Result<Vec<(Split, PathBuf)>> {
+    Ok(sub_folders(root)?.into_iter().filter_map(|(name, path)| Some((Split::from_name(&name)?, path))).collect())
+}
+
+fn sub_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
+    Ok(entries(root)?.into_iter().filter(|(_, path)| path.is_dir()).collect())
+}
+
+fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let folders = sub_folders(root)?;
+    if folders.is_empty() {
+        return Err(Error::file(root, "no class folders in it"));
+    }
+    Ok(folders)
+}
+
+/// The images under `folder`, by name; names start with `prefix`.
+pub(crate) fn images(folder: &Path, prefix: &str) -> Result<Vec<(String, PathBuf)>> {
+    files(folder, prefix, &has_image_extension)
+}
+
+/// The files under `folder` that are `wanted`, by name; names start with `prefix`.
+pub(crate) fn files(folder: &Path, prefix: &str, wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<(String, PathBuf)>> {
+    let mut out = Vec::new();
+    walk(folder, prefix, 0, &mut HashSet::new(), &mut |name, path| {
+        if wanted(&path) {
+            out.push((name, path));
+        }
+        false
+    })?;
+    out.sort();
+    Ok(out)
+}
+
+/// Calls `visit` with the files under `folder`, which is `depth` folders below the first, until it returns true, and says
+/// whether it did. `seen` are the folders that were entered: one that a link leads to again is not.
+fn walk(
+    folder: &Path,
+    prefix: &str,
+    depth: usize,
+    seen: &mut HashSet<PathBuf>,
+    visit: &mut dyn FnMut(String, PathBuf) -> bool,
+) -> Result<bool> {
+    let real = fs::canonicalize(folder).map_err(Error::io(folder))?;
+    if depth >= MAX_DEPTH || !seen.insert(real) {
+        return Ok(false);
+    }
+    for (name, path) in entries(folder)? {
+        let name = format!("{prefix}{name}");
+        let stop =
+            if path.is_dir() { walk(&path, &format!("{name}/"), depth + 1, seen, visit)? } else { visit(name, path) };
+        if stop {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The images of `root`, whose class folders lie under parts if `has_parts`. Classes whose folder is empty are told here.
+fn check_folders(root: &Path, has_parts: bool, check: &mut Checking<'_>) -> Vec<ListedImage> {
+    let mut listed = Vec::new();
+    let top = tree::items(root, &mut check.out);
+    if !has_parts {
+        let folders = top.iter().filter(|item| item.is_folder);
+        if folders.clone().count() > 0 && folders.clone().all(|item| Split::from_name(&item.name).is_some()) {
+            let message = "folders called like parts and no train among them: they are taken for classes";
+            check.out.error(FindingKind::NoTrain, root, None, message);
+        }
+        check_classes(None, top, check, &mut listed);
+        return listed;
+    }
+    for item in top.into_iter().filter(|item| item.is_folder) {
+        let Some(split) = Split::from_name(&item.name) else { continue };
+        if let Some(first) = &check.places.parts[split as usize] {
+            let message = format!("a second {split} folder beside {}", first.display());
+            check.out.error(FindingKind::AmbiguousSplit, &item.path, None, message);
+        } else {
+            check.places.parts[split as usize] = Some(item.path.clone());
+        }
+        let items = tree::items(&item.path, &mut check.out);
+        check_classes(Some(split), items, check, &mut listed);
+    }
+    listed
+}
+
+/// Whether `root` has the folders of parts, if only empty ones. A class may be called `train`: its folder holds images.
+fn are_parts(root: &Path) -> bool {
+    let folders = |folder: &Path| tree::items(folder, &mut Findings::default());
+    let all = folders(root).into_iter().filter(|item| item.is_folder);
+    let parts: Vec<_> = all.filter_map(|item| Split::from_name(&item.name).zip(Some(item.path))).collect();
+    let is_train = |(split, path): &(Split, PathBuf)| {
+        *split == Split::Train && folders(path).iter().all(|item| item.is_folder || !has_image_extension(&item.path))
+    };
+    parts.len() > 1 && parts.iter().any(is_train)
+}
+
+fn check_classes(
+    split: Option<Split>,
+    items: Vec<FolderItem>,
+    check: &mut Checking<'_>,
+    listed: &mut Vec<ListedImage>,
+) {
+    for FolderItem { name, path, is_folder } in items {
+        if !is_folder {
+            if has_image_extension(&path) {
+                let message = "beside the class folders, so it belongs to no class";
+                check.out.warning(FindingKind::StrayImage, &path, None, message);
+            }
+            continue;
+        }
+        let images = tree::images(&path, &mut check.out);
+        if images.is_empty() {
+            let is_needed = split.is_none_or(|split| split == Split::Train);
+            let severity = if is_needed { Severity::Error } else { Severity::Warning };
+            check.out.add(FindingKind::EmptyClass, severity, &path, None, "a class folder without images");
+            check.absent.insert((split, name));
+            continue;
+        }
+        let (label, place): (Arc<str>, Arc<Path>) = (name.into(), path.into());
+        listed.extend(images.into_iter().map(|image| ListedImage {
+            image: ImageSource::File(image),
+            split,
+            label: label.clone(),
+            place: (place.clone(), None),
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::Dataset;
+
+    /// A folder of empty files; nothing here looks into them.
+    fn tree(files: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = dir.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        dir
+    }
+
+    fn ids(samples: &[Sample]) -> Vec<&str> {
+        samples.iter().map(|s| s.id.as_str()).collect()
+    }
+
+    #[test]
+    fn split_folders_are_read_in_name_order_under_their_usual_names() {
+        let dir = tree(&[
+            "train/b/2.png",
+            "train/b/10.JPG",
+            "train/a/deep/1.jpeg",
+            "train/a/notes.txt",
+            "train/a/.hidden.png",
+            "train/.cache/x.png",
+            "valid/a/v.png",
+            "test/b/t.png",
+            "test/a/t.png",
+            "readme.png",
+        ]);
+        let data = Dataset::open(dir.path(), 1).unwrap();
+        assert_eq!(data.classes, ["a", "b"]);
+        assert_eq!(ids(&data.train), ["train/a/deep/1.jpeg", "train/b/10.JPG", "train/b/2.png"]);
+        assert_eq!(ids(&data.val), ["valid/a/v.png"]);
+        assert_eq!(ids(&data.test), ["test/a/t.png", "test/b/t.png"]);
+        assert_eq!(data.train.iter().map(|s| s.label).collect::<Vec<_>>(), [0, 1, 1]);
+        assert_eq!(data.layout, Layout::FOLDER);
+    }
+
+    #[test]
+    fn a_class_may_be_called_train() {
+        let dir = tree(&["train/1.png", "train/2.png", "train/3.png", "car/1.png", "bus/1.png"]);
+        let data = Dataset::open(dir.path(), 1).unwrap();
+        assert_eq!(data.classes, ["bus", "car", "train"]);
+    }
+
+    #[test]
+    fn classes_must_agree_across_parts() {
+        let dir = tree(&["train/a/1.png", "val/a/1.png", "val/cat/1.png"]);
+        let message = Dataset::open(dir.path(), 1).unwrap_err().to_string();
+        assert!(message.contains("val/cat") && message.contains("'cat'"), "{message}");
+        // Fewer are fine.
+        let dir = tree(&["train/a/1.png", "train/b/1.png", "val/a/1.png", "test/a/1.png"]);
+        assert_eq!(Dataset::open(dir.path(), 1).unwrap().classes.len(), 2);
+    }
+
+    #[test]
+    fn classes_that_are_numbers_are_in_the_order_of_numbers() {
+        for prefix in ["", "train/"] {
+            let files =
+                ["10/1.png", "10/2.png", "10/3.png", "9/1.png", "9/2.png", "9/3.png"].map(|f| format!("{prefix}{f}"));
+            let data = Dataset::open(tree(&files.each_ref().map(String::as_str)).path(), 1).unwrap();
+            assert_eq!(data.classes, ["9", "10"]);
+            let all = [&data.train, &data.val, &data.test].into_iter().flatten();
+            assert!(all.into_iter().all(|s| s.id.starts_with(&format!("{prefix}{}/", data.classes[s.label as usize]))));
+        }
+    }
+
+    #[test]
+    fn an_empty_class_folder_is_named() {
+        for files in [&["train/a/1.png", "train/empty/x.txt"][..], &["a/1.png", "empty/x.txt"][..]] {
+            let dir = tree(files);
+            let message = Dataset::open(dir.path(), 1).unwrap_err().to_string();
+            assert!(message.contains("empty: a class folder without images"), "{message}");
+        }
+    }
+
+    #[test]
+    fn two_names_for_one_part_are_refused() {
+        let dir = tree(&["train/a/1.png", "val/a/1.png", "valid/a/1.png"]);
+        assert!(Dataset::open(dir.path(), 1).unwrap_err().to_string().contains("a second val folder"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_back_is_not_followed_for_ever() {
+        let dir = tree(&["a/1.png", "b/1.png"]);
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("a/loop")).unwrap();
+        let found = open_flat(dir.path()).unwrap();
+        let Parts::Unsplit(samples) = found.samples else { panic!("split") };
+        // Through the link the other class is seen once; nothing is seen twice by one way.
+        assert_eq!(ids(&samples), ["a/1.png", "a/loop/b/1.png", "b/1.png"]);
+    }
+
+    #[test]
+    fn what_is_no_data_set_is_refused_with_what_was_expected() {
+        let dir = tree(&["1.png", "2.png"]);
+        assert!(Dataset::open(dir.path(), 1).unwrap_err().to_string().contains("expected"));
+        let dir = tree(&["annotations/instances_train.json", "train/1.jpg"]);
+        assert!(Dataset::open(dir.path(), 1).unwrap_err().to_string().contains("COCO"));
+        let message = Dataset::open("/no/such/folder", 1).unwrap_err().to_string();
+        assert!(message.starts_with("/no/such/folder: "), "{message}");
+    }
+}

@@ -1,0 +1,27 @@
+//! What goes in: decoded and transformed images, data set formats, splits, few-shot draws, batches.
+
+pub mod augment;
+pub mod boxes;
+pub mod check;
+mod container;
+pub mod dataset;
+pub mod examine;
+pub mod few_shot;
+mod formats;
+pub mod loader;
+pub mod multilabel;
+mod open;
+mod prefetch;
+pub mod shapes;
+pub mod split;
+mod trivial;
+
+pub use augment::{Augment, AugmentPolicy};
+pub use container::{Container, ImageSource, Stored};
+pub use dataset::{Dataset, Layout, Sample, Split};
+pub use examine::{ContentHash, Digest, digest};
+pub use examine::{DatasetSummary, Unreadable};
+pub use few_shot::FewShot;
+pub use loader::{Batch, Loader, LoaderOptions, PixelCache, epoch_order};
+pub use multilabel::{LabelSets, MultilabelDataset};
+pub use split::SplitFile;

@@ -1,0 +1,322 @@
+//! Batches, decoded and transformed on threads of their own ahead of whoever trains on them.
+//!
+//! What a batch holds depends on the samples, the order, the seed and the epoch alone: each image is made from its own
+//! random stream and put in its place, whichever thread makes it and whenever.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use rand::seq::SliceRandom;
+
+use super::augment::Augment;
+use super::dataset::Sample;
+use super::examine::digest;
+use super::prefetch::{Prefetch, blaming};
+use vpt_base::{Error, Result, random};
+use vpt_image::decode::Rgb8;
+use vpt_image::preprocess::Preprocess;
+
+/// Batches that are made ahead.
+pub(super) const AHEAD: usize = 2;
+
+/// The positions `0..n` in the order in which epoch `epoch` visits them.
+pub fn epoch_order(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..n).collect();
+    order.shuffle(&mut random::stream(seed, "epoch order", epoch, 0));
+    order
+}
+
+/// A batch of `B` images of `H` x `W` pixels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// `[B, 3, H, W]`, normalised.
+    pub pixels: Vec<f32>,
+    /// Class of each image.
+    pub labels: Vec<u32>,
+    /// Position of each image in the loader's samples.
+    pub indices: Vec<usize>,
+}
+
+/// How a [`Loader`] makes its batches.
+#[derive(Clone, Debug)]
+pub struct LoaderOptions {
+    /// What the backbone expects.
+    pub preprocess: Preprocess,
+    /// Random changes; the default for evaluation.
+    pub augment: Augment,
+    /// Seed of the random changes.
+    pub seed: u64,
+    /// Epoch of the random changes.
+    pub epoch: u64,
+    /// Images in a batch; the last one may have fewer.
+    pub batch: usize,
+    /// Threads that make images; at least one is used.
+    pub threads: usize,
+    /// Where resized pixels are kept from one epoch to the next.
+    pub cache: Option<Arc<PixelCache>>,
+    /// Where digests of the decoded images are put, by position.
+    pub digests: Option<Arc<[OnceLock<[u8; 32]>]>>,
+}
+
+/// Pixels of a set of samples as `made` makes them, a [`Preprocess`] here, kept while there is room. What is kept is what
+/// would be computed again, so it never changes a batch.
+#[derive(Debug)]
+pub struct PixelCache<M = Preprocess> {
+    made: M,
+    slots: Vec<OnceLock<Box<[u8]>>>,
+    room: AtomicUsize,
+}
+
+impl<M: PartialEq> PixelCache<M> {
+    /// An empty cache for `samples` images behind `made` that keeps at most `bytes`.
+    pub fn new(samples: usize, made: M, bytes: usize) -> Self {
+        Self { made, slots: (0..samples).map(|_| OnceLock::new()).collect(), room: AtomicUsize::new(bytes) }
+    }
+
+    /// Whether it is for `samples` images behind `made`.
+    pub(super) fn check(&self, samples: usize, made: &M) -> Result<()> {
+        if self.slots.len() != samples || self.made != *made {
+            return Err(Error::invalid("cache", "made for other samples or another preprocessing"));
+        }
+        Ok(())
+    }
+
+    /// The same where what was at `order[i]` is at `i`.
+    #[must_use]
+    pub fn reordered(mut self, order: &[usize]) -> Self {
+        self.slots =
+            order.iter().map(|&from| self.slots.get_mut(from).map(std::mem::take).unwrap_or_default()).collect();
+        self
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&[u8]> {
+        self.slots.get(index)?.get().map(AsRef::as_ref)
+    }
+
+    pub(super) fn keep(&self, index: usize, pixels: &[u8]) {
+        let Some(slot) = self.slots.get(index) else { return };
+        let take = |room: usize| room.checked_sub(pixels.len());
+        if slot.get().is_none() && self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+            let _ = slot.set(pixels.into());
+        }
+    }
+}
+
+/// An iterator over the batches of one pass. Dropping it early stops its threads.
+#[derive(Debug)]
+pub struct Loader {
+    samples: Arc<[Sample]>,
+    images: Prefetch<Vec<f32>>,
+    batch: usize,
+}
+
+impl Loader {
+    /// The samples at the positions in `order`, in that order, as batches.
+    ///
+    /// # Errors
+    /// The batch size is 0, a position is none, the augmentation makes no sense, the preprocessing does not give all images
+    /// the same size, or no thread can be started. An image that cannot be read is an error of its batch, after which the
+    /// iterator ends.
+    pub fn new(samples: Arc<[Sample]>, order: Vec<usize>, options: LoaderOptions) -> Result<Self> {
+        let batch = options.batch;
+        check_order(&order, samples.len(), batch)?;
+        options.augment.check()?;
+        let size = options.preprocess.output_size().ok_or_else(|| {
+            Error::invalid(
+                "preprocessing",
+                "gives images of different sizes, which cannot be one batch; a crop is missing",
+            )
+        })?;
+        if let Some(cache) = &options.cache {
+            cache.check(samples.len(), &options.preprocess)?;
+        }
+        let (made_of, threads) = (samples.clone(), options.threads);
+        let images = Prefetch::new(order, AHEAD * batch, threads, move |index| {
+            let sample = &made_of[index];
+            blaming(sample.path(), || make(sample, index, size, &options))
+        })?;
+        Ok(Self { samples, images, batch })
+    }
+
+    /// Number of batches in the whole pass.
+    pub fn batches(&self) -> usize {
+        self.images.len().div_ceil(self.batch)
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let taken = self.images.batch(self.batch)?;
+        Some(taken.map(|(indices, images)| {
+            let labels = indices.iter().map(|&i| self.samples[i].label).collect();
+            Batch { pixels: images.concat(), labels, indices }
+        }))
+    }
+}
+
+/// Whether `order` is of positions in a list of `samples`, and `batch` of them can be one.
+pub(super) fn check_order(order: &[usize], samples: usize, batch: usize) -> Result<()> {
+    if batch == 0 {
+        return Err(Error::invalid("batch size", "0"));
+    }
+    match order.iter().find(|&&i| i >= samples) {
+        Some(bad) => Err(Error::invalid("order", format!("position {bad} of {samples} samples"))),
+        None => Ok(()),
+    }
+}
+
+/// The image of `sample`, at `index`, of `size` (width, height): `[3, H, W]`.
+fn make(sample: &Sample, index: usize, size: (usize, usize), options: &LoaderOptions) -> Result<Vec<f32>> {
+    let LoaderOptions { preprocess, augment, seed, epoch, cache, digests, .. } = options;
+    let mut rng = random::stream(*seed, "augment", *epoch, index as u64);
+    let cache = cache.as_deref().filter(|_| augment.keeps_crop());
+    let mut image = if let Some(kept) = cache.and_then(|c| c.get(index)) {
+        Rgb8 { width: size.0, height: size.1, pixels: kept.to_vec() }
+    } else {
+        let whole = sample.load()?;
+        if let Some(slot) = digests.as_deref().and_then(|digests| digests.get(index)) {
+            let _ = slot.set(digest(&whole));
+        }
+        let image = augment.pixels(&whole, preprocess, &mut rng)?;
+        if let Some(cache) = cache {
+            cache.keep(index, &image.pixels);
+        }
+        image
+    };
+    augment.change(&mut image, &mut rng);
+    let mut out = vec![0.0; image.pixels.len()];
+    preprocess.normalise_into(&image.pixels, &mut out);
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::augment::AugmentPolicy;
+    use super::super::dataset::ImageSource;
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    fn samples(n: usize) -> Arc<[Sample]> {
+        let sample = |i: usize| {
+            let grey: Vec<u8> = (0..20 * 16).map(|p| (p * 31 + i * 97) as u8).collect();
+            let image = ImageSource::Memory(Arc::new(Rgb8::from_grey(20, 16, &grey)));
+            Sample { image, label: i as u32 % 3, id: format!("image {i}") }
+        };
+        (0..n).map(sample).collect()
+    }
+
+    fn options(threads: usize) -> LoaderOptions {
+        let augment = Augment { flip: true, random_resized_crop: Some((0.2, 1.0)), ..Augment::default() };
+        LoaderOptions {
+            preprocess: Preprocess::clip(8),
+            augment,
+            seed: 5,
+            epoch: 2,
+            batch: 4,
+            threads,
+            cache: None,
+            digests: None,
+        }
+    }
+
+    fn all(n: usize, options: LoaderOptions) -> Vec<Batch> {
+        let order = epoch_order(n, options.seed, options.epoch);
+        Loader::new(samples(n), order, options).unwrap().collect::<Result<_>>().unwrap()
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bytes() {
+        let one = all(23, options(1));
+        assert_eq!(one.iter().map(|b| b.labels.len()).collect::<Vec<_>>(), [4, 4, 4, 4, 4, 3]);
+        assert_eq!(one.iter().flat_map(|b| b.indices.clone()).collect::<Vec<_>>(), epoch_order(23, 5, 2));
+        assert!(one.iter().all(|b| b.pixels.len() == b.labels.len() * 3 * 8 * 8));
+        assert!(one.iter().all(|b| b.indices.iter().zip(&b.labels).all(|(&i, &l)| l == i as u32 % 3)));
+        for threads in [2, 3, 8, 100] {
+            assert_eq!(all(23, options(threads)), one, "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn an_image_changes_with_the_epoch_and_not_with_its_place() {
+        let of = |epoch: u64, order: Vec<usize>| {
+            let options = LoaderOptions { epoch, ..options(2) };
+            Loader::new(samples(6), order, options).unwrap().next().unwrap().unwrap()
+        };
+        let size = 3 * 8 * 8;
+        assert_eq!(of(1, vec![4, 2]).pixels[size..], of(1, vec![2, 5]).pixels[..size]);
+        assert_ne!(of(1, vec![2]).pixels, of(2, vec![2]).pixels);
+        assert_ne!(epoch_order(50, 1, 0), epoch_order(50, 1, 1));
+    }
+
+    #[test]
+    fn a_cache_changes_nothing_whether_it_holds_all_or_some() {
+        let augment = Augment { flip: true, policy: AugmentPolicy::Trivial, ..Augment::default() };
+        let plain = LoaderOptions { augment, ..options(3) };
+        for images in [0, 4, 1000] {
+            let cache = Arc::new(PixelCache::new(10, Preprocess::clip(8), images * 8 * 8 * 3));
+            for epoch in 0..3 {
+                let plain = LoaderOptions { epoch, ..plain.clone() };
+                let cached = LoaderOptions { cache: Some(cache.clone()), ..plain.clone() };
+                assert_eq!(all(10, cached), all(10, plain));
+            }
+            let kept = cache.slots.iter().filter(|s| s.get().is_some()).count();
+            assert_eq!(kept, images.min(10));
+        }
+        let other = LoaderOptions { cache: Some(Arc::new(PixelCache::new(10, Preprocess::clip(9), 0))), ..plain };
+        assert!(Loader::new(samples(10), vec![0], other).is_err());
+    }
+
+    #[test]
+    fn what_is_kept_moves_with_its_image() {
+        let cache = PixelCache::new(3, (), 100);
+        cache.keep(0, &[1]);
+        cache.keep(2, &[3]);
+        let cache = cache.reordered(&[2, 0, 1]);
+        assert_eq!([0, 1, 2].map(|i| cache.get(i)), [Some(&[3][..]), Some(&[1][..]), None]);
+    }
+
+    #[test]
+    fn an_unreadable_image_is_an_error_that_names_it_and_ends_the_pass() {
+        let mut broken = samples(9).to_vec();
+        broken[5].image = ImageSource::File("/no/such/image.png".into());
+        broken[7].image = ImageSource::Memory(Arc::new(Rgb8::new(3_000_000, 1)));
+        for (index, name) in [(5, "/no/such/image.png"), (7, "image 7")] {
+            let order = vec![0, 1, 2, 3, 4, index, 6];
+            let mut loader = Loader::new(broken.clone().into(), order, options_plain()).unwrap();
+            assert!(loader.next().unwrap().is_ok());
+            let message = loader.next().unwrap().unwrap_err().to_string();
+            assert!(message.starts_with(&format!("{name}: ")), "{message}");
+            assert!(loader.next().is_none());
+        }
+    }
+
+    fn options_plain() -> LoaderOptions {
+        LoaderOptions { augment: Augment::default(), ..options(3) }
+    }
+
+    #[test]
+    fn dropping_it_early_stops_its_threads() {
+        let start = Instant::now();
+        for taken in [0, 1] {
+            let mut loader = Loader::new(samples(10), (0..10).cycle().take(100_000).collect(), options(4)).unwrap();
+            assert_eq!(loader.by_ref().take(taken).count(), taken);
+            let samples = Arc::downgrade(&loader.samples);
+            drop(loader);
+            assert_eq!(samples.strong_count(), 0);
+        }
+        // All of it would take minutes.
+        assert!(start.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn nothing_and_nonsense() {
+        assert!(Loader::new(samples(3), vec![], options(2)).unwrap().next().is_none());
+        assert!(Loader::new(samples(3), vec![3], options(2)).is_err());
+        assert!(Loader::new(samples(3), vec![0], LoaderOptions { batch: 0, ..options(2) }).is_err());
+        let preprocess = Preprocess { crop: None, ..Preprocess::clip(8) };
+        let message = Loader::new(samples(3), vec![0], LoaderOptions { preprocess, ..options(2) }).unwrap_err();
+        assert!(message.to_string().contains("different sizes"));
+    }
+}
