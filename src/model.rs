@@ -235,8 +235,7 @@ impl Model {
     pub fn course(&self, micro_batch: Option<usize>, batch: usize) -> Result<Course> {
         let mut inputs = Inputs::new(&[], self.threads);
         self.parts.iter().for_each(|part| part.outline(&mut inputs));
-        let mut reads = Vec::new();
-        self.backbone.vit.course(&self.mapped_pass(inputs.pass(0, micro_batch), &mut reads), batch)
+        self.backbone.vit.course(&self.mapped_pass(inputs.pass(0, micro_batch)), batch)
     }
 
     /// How images are made ready for [`Self::logits`] and [`Self::step`].
@@ -393,10 +392,8 @@ impl Model {
     /// [`Self::features`] of what comes out of the first `blocks` blocks, if that is not 0.
     pub fn features_behind(&self, params: &[Param], values: &[f32], blocks: usize) -> Result<Vec<f32>> {
         let inputs = self.join(params, values, &[])?;
-        let mut reads = Vec::new();
-        let read = self.backbone.vit.read(&self.mapped_pass(inputs.pass(blocks, None), &mut reads))?;
+        let read = self.backbone.vit.read(&self.mapped_pass(inputs.pass(blocks, None)))?;
         match &self.output {
-            Output::LabelMap(mapped) if mapped.is_pooled() => Ok(self.backbone.vit.pool(&read)?.0),
             Output::Embedding | Output::TemplateTexts(_) => Ok(inputs.project(&self.backbone, read)),
             _ => Ok(read),
         }
@@ -452,12 +449,6 @@ impl Model {
         let loss = |range: Range<usize>, read: &[f32]| {
             let labels = labels_of(input.labels, range)?;
             match &self.output {
-                Output::LabelMap(mapped) if mapped.is_pooled() => {
-                    let (features, tape) = self.backbone.vit.pool(read)?;
-                    let mut part = input.loss.gradients(&head, &features, labels, total)?;
-                    let gradient = self.backbone.vit.pool_vjp(&tape, &std::mem::take(&mut part.features));
-                    Ok((gradient, (part, mapped.votes(&features, labels))))
-                }
                 Output::Embedding => {
                     let embeds = inputs.project(&self.backbone, read.to_vec());
                     let mut part = input.loss.gradients(&head, &embeds, labels, total)?;
@@ -474,8 +465,7 @@ impl Model {
                 }
             }
         };
-        let mut reads = Vec::new();
-        let pass = self.mapped_pass(inputs.pass(input.blocks, input.micro_batch), &mut reads);
+        let pass = self.mapped_pass(inputs.pass(input.blocks, input.micro_batch));
         let (of_pass, parts) = self.backbone.vit.step(&pass, &loss)?;
         let (parts, votes): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         let mut output = StepOutput { votes: votes.concat(), ..StepOutput::sum(parts) };

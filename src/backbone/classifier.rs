@@ -6,18 +6,14 @@ use std::path::Path;
 
 use super::clip::{Backbone, product};
 use super::registry::CONFIG;
-use super::spec::{Family, Spec};
-use super::vit::{Read, Rows};
+use super::spec::{Pool, Spec};
 use crate::kernel::{Mat, Panels};
 use crate::{Error, Result};
 
 /// More source classes than any published classifier has; bounds what a mapping of them takes.
 const MAX_CLASSES: usize = 1 << 17;
-/// The tensors, as transformers names them.
-const WEIGHT: &str = "classifier.weight";
-const BIAS: &str = "classifier.bias";
 
-/// A frozen linear classifier on what its `reads` says.
+/// A frozen linear classifier on what its [`Pool`] makes of an image.
 pub struct SourceClassifier {
     /// `[S, D]`.
     weight: Vec<f32>,
@@ -27,7 +23,7 @@ pub struct SourceClassifier {
     packed: Panels,
     /// Names of the source classes, if config.json has them.
     names: Option<Vec<String>>,
-    pooled: bool,
+    pool: Pool,
 }
 
 impl SourceClassifier {
@@ -56,15 +52,9 @@ impl SourceClassifier {
         self.names.as_deref()
     }
 
-    /// Whether it reads the class token followed by the mean of the patches, as DINOv2's does; else the class token. Both
-    /// after the last norm.
-    pub fn is_pooled(&self) -> bool {
-        self.pooled
-    }
-
-    /// Tokens that a pass reads for it of a tower of `depth` blocks, where they are more than the class token.
-    pub(crate) fn reads(&self, depth: usize) -> Option<[Read; 1]> {
-        self.pooled.then_some([Read { after: depth, rows: Rows::All }])
+    /// How the tokens of an image are pooled for it.
+    pub fn pool(&self) -> Pool {
+        self.pool
     }
 
     /// Source logits `[m, S]` of what it reads, `[m, D]`.
@@ -93,28 +83,31 @@ impl Backbone {
             let message = format!("{} ({}) has no classifier of its own: {why}", self.name, self.spec.family);
             Error::flag("--label-map", message)
         };
-        let pooled = match self.spec.family {
-            Family::Clip => return Err(none("CLIP tells classes by texts; take a ViT, DeiT or DINOv2 with one")),
-            Family::Vit => false,
-            Family::Dinov2 | Family::Dinov2WithRegisters => true,
+        let Some(pool) = self.spec.classifier else {
+            return Err(none("CLIP tells classes by texts; take a ViT, DeiT or DINOv2 with one"));
         };
-        let Some(shape) = self.weights().shape_beside(WEIGHT) else {
+        let layer = self.spec.family.classifier;
+        let [weight_name, bias_name] = [format!("{layer}.weight"), format!("{layer}.bias")];
+        let Some(shape) = self.weights().shape_beside(&weight_name) else {
             let why = match self.weights().shape_beside("distillation_classifier.weight") {
                 Some(_) => "two of them are averaged (a distilled DeiT), which is not supported".to_owned(),
-                None => format!("there is no tensor `{WEIGHT}`; take a checkpoint published for image classification"),
+                None => {
+                    format!("there is no tensor `{weight_name}`; take a checkpoint published for image classification")
+                }
             };
             return Err(none(&why));
         };
         let classes = shape.first().copied().unwrap_or(0);
-        let width = if pooled { 2 * self.vit.width() } else { self.vit.width() };
+        let width = pool.vectors() * self.vit.width();
         if !(1..=MAX_CLASSES).contains(&classes) {
-            let message =
-                format!("tensor `{WEIGHT}` has shape {shape:?}: {classes} classes are not from 1 to {MAX_CLASSES}");
+            let message = format!(
+                "tensor `{weight_name}` has shape {shape:?}: {classes} classes are not from 1 to {MAX_CLASSES}"
+            );
             return Err(Error::file(self.weights().origin(), message));
         }
-        let weight = self.weights().get_beside(WEIGHT, &[classes, width])?;
-        let bias = self.weights().get_beside(BIAS, &[classes])?;
-        for (name, values) in [(WEIGHT, &weight), (BIAS, &bias)] {
+        let weight = self.weights().get_beside(&weight_name, &[classes, width])?;
+        let bias = self.weights().get_beside(&bias_name, &[classes])?;
+        for (name, values) in [(&weight_name, &weight), (&bias_name, &bias)] {
             if values.iter().any(|v| !v.is_finite()) {
                 let message = format!("tensor `{name}` holds values that are not finite");
                 return Err(Error::file(self.weights().origin(), message));
@@ -122,7 +115,7 @@ impl Backbone {
         }
         let packed = Panels::pack(Mat::new(&weight, classes, width, width).t());
         let names = self.class_names(classes)?;
-        Ok(SourceClassifier { weight, bias, packed, names, pooled })
+        Ok(SourceClassifier { weight, bias, packed, names, pool })
     }
 
     /// Names of the classes of a classifier for so many, if config.json has any.

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::names::TextNames;
 use super::registry::{Location, PREPROCESSOR, locate};
-use super::spec::{Family, Spec, TextSpec};
+use super::spec::{Spec, TextSpec};
 use super::text::{ClassTexts, TextTower, TunedTexts};
 use super::tokenizer::Tokenizer;
 use super::vit::{TokenPrompts, Tune, Tuned, Vit};
@@ -60,6 +61,7 @@ pub struct Clip {
 /// A text tower that is read once it is needed: most tasks need none, and the embeddings of its words alone are large.
 struct Text {
     spec: TextSpec,
+    names: &'static TextNames,
     precision: Precision,
     tower: OnceLock<TextTower>,
 }
@@ -76,9 +78,10 @@ impl Backbone {
         let path = location.path(PREPROCESSOR);
         let preprocess = match location.read(PREPROCESSOR)? {
             Some(bytes) => Preprocess::from_json(&bytes, &path)?,
-            // Every OpenAI-style CLIP is prepared alike; for the others a guess could be silently wrong.
-            None if spec.family == Family::Clip => Preprocess::clip(spec.image_size),
-            None => return Err(Error::file(path, "no such file: it says how images are prepared")),
+            None => match spec.family.preprocess {
+                Some(preprocess) => preprocess(spec.image_size),
+                None => return Err(Error::file(path, "no such file: it says how images are prepared")),
+            },
         };
         let preprocess = match options.image_size {
             Some(n) => {
@@ -184,7 +187,7 @@ impl Backbone {
     /// # Errors
     /// There is none, or it cannot be read any more.
     pub(crate) fn visual_projection(&self) -> Result<Vec<f32>> {
-        self.weights.get(VISUAL_PROJECTION, &[self.embedding_width(), self.vit.width()])
+        self.weights.get(self.spec.family.joint.projection, &[self.embedding_width(), self.vit.width()])
     }
 
     /// `texts` as token ids, up to the end token of each.
@@ -225,7 +228,7 @@ impl Backbone {
         if let Some(tower) = text.tower.get() {
             return Ok(tower);
         }
-        let tower = TextTower::load(&text.spec, &self.weights, text.precision)?;
+        let tower = TextTower::load(&text.spec, text.names, &self.weights, text.precision)?;
         Ok(text.tower.get_or_init(|| tower))
     }
 
@@ -285,21 +288,22 @@ impl Backbone {
 
 impl Text {
     /// Checks that the tensors are there.
-    fn new(spec: &TextSpec, weights: &Weights, precision: Precision) -> Result<Self> {
-        TextTower::check(spec, weights)?;
-        Ok(Self { spec: spec.clone(), precision, tower: OnceLock::new() })
+    fn new(spec: &TextSpec, names: &'static TextNames, weights: &Weights, precision: Precision) -> Result<Self> {
+        TextTower::check(spec, names, weights)?;
+        Ok(Self { spec: spec.clone(), names, precision, tower: OnceLock::new() })
     }
 }
 
 impl Clip {
     fn load(spec: &Spec, width: usize, weights: &Weights, precision: Precision) -> Result<Self> {
-        let d = spec.vision.width;
-        let projection = weights.get(VISUAL_PROJECTION, &[width, d])?;
-        let logit_scale = if weights.has("logit_scale") { weights.get("logit_scale", &[])?[0] } else { 0.0 };
+        let (d, names) = (spec.vision.width, &spec.family.joint);
+        let projection = weights.get(names.projection, &[width, d])?;
+        let logit_scale = if weights.has(names.logit_scale) { weights.get(names.logit_scale, &[])?[0] } else { 0.0 };
+        let text = spec.text.as_ref().zip(names.text);
         Ok(Self {
             projection: Panels::pack(Mat::new(&projection, width, d, d).t()),
             logit_scale,
-            text: spec.text.as_ref().map(|text| Text::new(text, weights, precision)).transpose()?,
+            text: text.map(|(spec, names)| Text::new(spec, names, weights, precision)).transpose()?,
             tokenizer: OnceLock::new(),
         })
     }

@@ -5,6 +5,7 @@ pub mod class_texts;
 pub mod classifier;
 pub mod clip;
 pub mod hub;
+pub mod names;
 pub mod position;
 pub mod registry;
 pub mod spec;

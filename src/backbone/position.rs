@@ -1,26 +1,23 @@
 //! Position embeddings for image sizes other than the stored one: the stored grid, resampled as transformers 5.23 does.
 //!
 //! That is torch's bicubic `interpolate` with `align_corners=False` to the wanted grid: Keys' cubic with a = -0.75 at four
-//! taps for every family but DINOv2 with registers, which asks for `antialias=True` and so gets Pillow's form of it:
-//! a = -0.5, and a filter as wide as the scale. The class token's position is left as it is.
+//! taps or, with `antialias=True`, Pillow's form of it: a = -0.5, and a filter as wide as the scale. Positions of tokens
+//! before the patches are left as they are.
 
-use super::spec::Family;
+use super::spec::Resampling;
 use crate::{Error, Result};
 
-/// Resamples `pos` `[1 + G*G, width]` (class token first, then the grid row by row) to the grid `target`, as
-/// `(rows, columns)`: `[1 + rows*columns, width]`.
+/// Resamples the positions of patches `[G*G, width]`, row by row of the image, to the grid `target`, as `(rows, columns)`:
+/// `[rows*columns, width]`.
 ///
 /// # Errors
 /// `pos` is not that shape for any G, or the target is empty.
-pub fn interpolate(pos: &[f32], width: usize, family: Family, target: (usize, usize)) -> Result<Vec<f32>> {
+pub fn interpolate(pos: &[f32], width: usize, resampling: Resampling, target: (usize, usize)) -> Result<Vec<f32>> {
     let count = pos.len().checked_div(width).unwrap_or(0);
-    let grid = count.saturating_sub(1).isqrt();
+    let grid = count.isqrt();
     let (rows, columns) = target;
-    if grid == 0 || (1 + grid * grid) * width != pos.len() {
-        return Err(Error::invalid(
-            "position embeddings",
-            format!("{count} of them are not a class token and a square"),
-        ));
+    if grid == 0 || grid * grid * width != pos.len() {
+        return Err(Error::invalid("position embeddings", format!("{count} of them are not a square")));
     }
     if rows == 0 || columns == 0 {
         return Err(Error::invalid("position embeddings", format!("cannot be made for {rows} x {columns} patches")));
@@ -28,18 +25,18 @@ pub fn interpolate(pos: &[f32], width: usize, family: Family, target: (usize, us
     if target == (grid, grid) {
         return Ok(pos.to_vec());
     }
-    let taps = if family == Family::Dinov2WithRegisters { antialiased } else { four_taps };
-    let (class, stored) = pos.split_at(width);
+    let taps = match resampling {
+        Resampling::Bicubic => four_taps,
+        Resampling::AntialiasedBicubic => antialiased,
+    };
     let mut wide = vec![0.0; grid * columns * width];
-    for (from, to) in stored.chunks_exact(grid * width).zip(wide.chunks_exact_mut(columns * width)) {
+    for (from, to) in pos.chunks_exact(grid * width).zip(wide.chunks_exact_mut(columns * width)) {
         for (taps, to) in taps(grid, columns).iter().zip(to.chunks_exact_mut(width)) {
             taps.apply(from, width, to);
         }
     }
-    let mut out = vec![0.0; (1 + rows * columns) * width];
-    let (out_class, out_grid) = out.split_at_mut(width);
-    out_class.copy_from_slice(class);
-    for (taps, to) in taps(grid, rows).iter().zip(out_grid.chunks_exact_mut(columns * width)) {
+    let mut out = vec![0.0; rows * columns * width];
+    for (taps, to) in taps(grid, rows).iter().zip(out.chunks_exact_mut(columns * width)) {
         taps.apply(&wide, columns * width, to);
     }
     Ok(out)
@@ -111,11 +108,14 @@ fn cubic(x: f32, a: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use candle_core::{Device, Tensor};
 
     use super::*;
+    use crate::backbone::spec::Spec;
 
-    const FAMILIES: [Family; 4] = [Family::Clip, Family::Vit, Family::Dinov2, Family::Dinov2WithRegisters];
+    const WAYS: [Resampling; 2] = [Resampling::Bicubic, Resampling::AntialiasedBicubic];
 
     fn values(tensor: &Tensor) -> Vec<f32> {
         tensor.flatten_all().unwrap().to_vec1().unwrap()
@@ -129,40 +129,40 @@ mod tests {
         for (name, want) in &fixture {
             let parts: Vec<&str> = name.split('.').collect();
             let [family, grid, target] = parts[..] else { continue };
-            let family = FAMILIES.into_iter().find(|f| f.model_type() == family).unwrap();
+            let config = format!(r#"{{"model_type": "{family}"}}"#);
+            let spec = Spec::from_json(config.as_bytes(), Path::new("config.json")).unwrap();
+            // The class token's position is the first row of both.
             let stored = values(&fixture[&format!("{family}.{grid}")]);
             let (h, w) = target.split_once('x').unwrap();
-            let got = interpolate(&stored, 8, family, (h.parse().unwrap(), w.parse().unwrap())).unwrap();
-            let want = values(want);
+            let target = (h.parse().unwrap(), w.parse().unwrap());
+            let got = interpolate(&stored[8..], 8, spec.positions.resampling, target).unwrap();
+            let want = &values(want)[8..];
             assert_eq!(got.len(), want.len(), "{name}");
             let square = |x: &mut dyn Iterator<Item = f32>| x.map(|v| f64::from(v) * f64::from(v)).sum::<f64>();
-            let error = square(&mut got.iter().zip(&want).map(|(a, b)| a - b)) / square(&mut want.iter().copied());
+            let error = square(&mut got.iter().zip(want).map(|(a, b)| a - b)) / square(&mut want.iter().copied());
             assert!(error.sqrt() < 1e-6, "{name}: {}", error.sqrt());
             cases += 1;
-            moved += usize::from(got.len() != stored.len());
+            moved += usize::from(got.len() + 8 != stored.len());
         }
         assert_eq!((cases, moved), (48, 38), "the fixture holds every case");
     }
 
     #[test]
-    fn a_constant_stays_constant_and_the_class_stays() {
-        for family in FAMILIES {
+    fn a_constant_stays_constant() {
+        for way in WAYS {
             for target in [(1, 1), (3, 9), (37, 2)] {
-                let stored = [vec![7.0], vec![2.5; 25]].concat();
-                let out = interpolate(&stored, 1, family, target).unwrap();
-                assert!(
-                    out[0].to_bits() == 7f32.to_bits() && out[1..].iter().all(|v| (v - 2.5).abs() < 1e-5),
-                    "{family} {target:?}"
-                );
+                let out = interpolate(&[2.5; 25], 1, way, target).unwrap();
+                assert!(out.iter().all(|v| (v - 2.5).abs() < 1e-5), "{way:?} {target:?}");
             }
         }
     }
 
     #[test]
     fn shapes_that_cannot_be_are_refused() {
-        assert!(interpolate(&[0.0; 16], 4, Family::Vit, (2, 2)).is_err());
-        assert!(interpolate(&[0.0; 4], 4, Family::Vit, (2, 2)).is_err());
-        assert!(interpolate(&[0.0; 20], 4, Family::Vit, (0, 2)).is_err());
-        assert!(interpolate(&[], 0, Family::Vit, (1, 1)).is_err());
+        let interpolate = |pos: &[f32], width, target| interpolate(pos, width, Resampling::Bicubic, target);
+        assert!(interpolate(&[0.0; 12], 4, (2, 2)).is_err());
+        assert!(interpolate(&[0.0; 16], 4, (0, 2)).is_err());
+        assert!(interpolate(&[0.0; 17], 4, (2, 2)).is_err());
+        assert!(interpolate(&[], 0, (1, 1)).is_err());
     }
 }

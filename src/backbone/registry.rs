@@ -215,7 +215,7 @@ pub struct Row {
     /// The known name.
     pub name: &'static str,
     /// Its family.
-    pub family: Family,
+    pub family: &'static Family,
     /// Its repository on the Hugging Face hub; empty for the bundled one.
     pub repo: &'static str,
     /// The revision of the repository.
@@ -301,6 +301,7 @@ pub fn info(name_or_dir: &str, weights_dir: Option<&Path>) -> Result<Info> {
 mod tests {
     use super::named::is_repository;
     use super::*;
+    use crate::backbone::names::{clip, deit, dinov2, dinov2_with_registers, mae, vit};
 
     /// Makes an (empty) checkpoint folder.
     fn fill(dir: &Path) {
@@ -443,15 +444,15 @@ mod tests {
         assert_eq!(with(&[]), None);
     }
 
-    const CASES: [(&str, Family, u64, &str, usize, &str); 8] = [
-        ("clip", Family::Clip, 106_337, "F16", 1, "vision_model.embeddings.class_embedding"),
-        ("clip-gelu", Family::Clip, 93_633, "BF16", 1, "text_model.final_layer_norm.bias"),
-        ("vit", Family::Vit, 44_994, "F32", 3, "embeddings.cls_token"),
-        ("deit", Family::Vit, 45_124, "F16", 1, "embeddings.distillation_token"),
-        ("dinov2", Family::Dinov2, 45_152, "BF16", 3, "encoder.layer.2.layer_scale1.lambda1"),
-        ("dinov2-registers", Family::Dinov2WithRegisters, 45_410, "F16", 1, "embeddings.register_tokens"),
-        ("dinov2-swiglu", Family::Dinov2WithRegisters, 10_688, "F16", 1, "encoder.layer.1.mlp.weights_in.bias"),
-        ("mae", Family::Vit, 13_936, "F16", 1, "encoder.layer.1.output.dense.bias"),
+    const CASES: [(&str, &Family, u64, &str, usize, &str); 8] = [
+        ("clip", &clip::FAMILY, 106_337, "F16", 1, "vision_model.embeddings.class_embedding"),
+        ("clip-gelu", &clip::FAMILY, 93_633, "BF16", 1, "text_model.final_layer_norm.bias"),
+        ("vit", &vit::FAMILY, 44_994, "F32", 3, "embeddings.cls_token"),
+        ("deit", &deit::FAMILY, 45_124, "F16", 1, "embeddings.distillation_token"),
+        ("dinov2", &dinov2::FAMILY, 45_152, "BF16", 3, "encoder.layer.2.layer_scale1.lambda1"),
+        ("dinov2-registers", &dinov2_with_registers::FAMILY, 45_410, "F16", 1, "embeddings.register_tokens"),
+        ("dinov2-swiglu", &dinov2_with_registers::FAMILY, 10_688, "F16", 1, "encoder.layer.1.mlp.weights_in.bias"),
+        ("mae", &mae::FAMILY, 13_936, "F16", 1, "encoder.layer.1.output.dense.bias"),
     ];
 
     // Counts by PyTorch: the sum of the checkpoint's tensor sizes.

@@ -7,14 +7,12 @@ use std::path::Path;
 
 pub use self::prompted::{ClassTexts, TextPrompts, TextTape};
 pub use self::tuned::{TunedTape, TunedTexts};
+use super::names::TextNames;
 use super::spec::TextSpec;
-use super::vit::{Block, BlockScratch, Get, Queries, Sequences, clip_block, norm};
+use super::vit::{Block, BlockScratch, BlockWeights, Get, Queries, Sequences, norm};
 use super::weights::Weights;
 use crate::kernel::{Init, Mat, MatMut, Panels, Precision, matmul, normalize, normalize_vjp, row_stride};
 use crate::{Error, Result};
-
-/// Prefix of its tensors' names.
-const TOWER: &str = "text_model";
 
 /// Rows that a thread works on at a time, about.
 const ROWS: usize = 400;
@@ -23,6 +21,7 @@ const ROWS: usize = 400;
 /// changes nothing and is never computed.
 pub struct TextTower {
     spec: TextSpec,
+    names: &'static TextNames,
     /// `[vocab, D]`.
     tokens: Vec<f32>,
     /// `[context, D]`.
@@ -43,36 +42,43 @@ struct Ends {
 }
 
 impl Ends {
-    fn read(spec: &TextSpec, get: Get) -> Result<Self> {
+    fn read(spec: &TextSpec, names: &TextNames, get: Get) -> Result<Self> {
         let d = spec.tower.width;
-        let embedding = |name: &str, rows| get(&format!("{TOWER}.embeddings.{name}_embedding.weight"), &[rows, d]);
         Ok(Self {
-            projection: get("text_projection.weight", &[spec.projection, d])?,
-            tokens: embedding("token", spec.vocab)?,
-            positions: embedding("position", spec.context)?,
-            final_norm: norm(get, &format!("{TOWER}.final_layer_norm"), d)?,
+            projection: get(names.projection, &[spec.projection, d])?,
+            tokens: get(names.tokens, &[spec.vocab, d])?,
+            positions: get(names.positions, &[spec.context, d])?,
+            final_norm: norm(get, names.final_norm, d)?,
         })
     }
 }
 
 impl TextTower {
-    /// Loads the tower `spec` describes; weights are kept, and products computed, in `precision`.
+    /// Loads the tower that `spec` describes, by its tensors' `names`; weights are kept, and products computed, in `precision`.
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
-    pub fn load(spec: &TextSpec, weights: &Weights, precision: Precision) -> Result<Self> {
+    pub(super) fn load(
+        spec: &TextSpec,
+        names: &'static TextNames,
+        weights: &Weights,
+        precision: Precision,
+    ) -> Result<Self> {
         let get: Get = &|name, shape| weights.get(name, shape);
-        let Ends { tokens, positions, final_norm, projection } = Ends::read(spec, get)?;
+        let Ends { tokens, positions, final_norm, projection } = Ends::read(spec, names, get)?;
         let d = spec.tower.width;
         Ok(Self {
             tokens,
             positions,
             blocks: (0..spec.tower.depth)
-                .map(|i| Ok(Block::new(&spec.tower, &clip_block(get, TOWER, i, &spec.tower)?, precision)))
+                .map(|i| {
+                    Ok(Block::new(&spec.tower, &BlockWeights::read(get, &names.blocks, i, &spec.tower)?, precision))
+                })
                 .collect::<Result<_>>()?,
             final_norm,
             projection: Panels::pack(Mat::new(&projection, spec.projection, d, d).t()),
             spec: spec.clone(),
+            names,
             precision,
         })
     }
@@ -81,10 +87,10 @@ impl TextTower {
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub(super) fn check(spec: &TextSpec, weights: &Weights) -> Result<()> {
+    pub(super) fn check(spec: &TextSpec, names: &TextNames, weights: &Weights) -> Result<()> {
         let get: Get = &|name, shape| weights.check(name, shape).map(|()| Vec::new());
-        Ends::read(spec, get)?;
-        (0..spec.tower.depth).try_for_each(|i| clip_block(get, TOWER, i, &spec.tower).map(drop))
+        Ends::read(spec, names, get)?;
+        (0..spec.tower.depth).try_for_each(|i| BlockWeights::read(get, &names.blocks, i, &spec.tower).map(drop))
     }
 
     /// Longest text in tokens, start and end included.

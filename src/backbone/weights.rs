@@ -14,6 +14,7 @@ use half::{bf16, f16};
 use serde::Deserialize;
 
 use self::file::{Source, Tensor, WeightFile};
+use super::names::{Anchor, FAMILIES};
 use crate::files::read_limited;
 use crate::{Error, Result};
 
@@ -25,11 +26,6 @@ pub const INDEX: &str = "model.safetensors.index.json";
 const MAX_INDEX_BYTES: u64 = 100_000_000;
 /// Bytes converted at a time.
 const CHUNK: usize = 1 << 18;
-
-/// A tensor that ends so tells what stands before the names of the whole model.
-const CLASS_TOKEN: &str = "embeddings.cls_token";
-const CLIP_CLASS_TOKEN: &str = "embeddings.class_embedding";
-const CLIP_IMAGE_TOWER: &str = "vision_model.";
 
 /// An open checkpoint.
 ///
@@ -45,8 +41,8 @@ pub struct Weights {
     tensors: BTreeMap<String, Tensor>,
     /// Prefix of the plain model's names.
     prefix: String,
-    /// Whether the file holds CLIP's image tower alone, whose names lack `vision_model.`.
-    bare_image_tower: bool,
+    /// What the names of an image tower begin with that the file holds alone and without it, as CLIP's without `vision_model.`.
+    bare_image_tower: Option<&'static str>,
 }
 
 impl Weights {
@@ -108,20 +104,23 @@ impl Weights {
     }
 
     fn new(origin: &Path, files: Vec<WeightFile>, tensors: BTreeMap<String, Tensor>) -> Result<Self> {
-        let mut found = BTreeSet::new();
+        let mut found = BTreeMap::new();
         for name in tensors.keys() {
-            for anchor in [CLASS_TOKEN, CLIP_CLASS_TOKEN] {
-                if let Some(before) = name.strip_suffix(anchor).filter(|b| b.is_empty() || b.ends_with('.')) {
-                    let tower = before.strip_suffix(CLIP_IMAGE_TOWER);
-                    found.insert((tower.unwrap_or(before), tower.is_none() && anchor == CLIP_CLASS_TOKEN));
-                }
+            for Anchor { tower, tensor } in FAMILIES.map(|family| family.anchor) {
+                let Some(before) = name.strip_suffix(tensor).filter(|b| b.is_empty() || b.ends_with('.')) else {
+                    continue;
+                };
+                match before.strip_suffix(tower) {
+                    Some(before) => found.insert((before, None), tensor),
+                    None => found.insert((before, Some(tower)), tensor),
+                };
             }
         }
         let (prefix, bare_image_tower) = match found.iter().collect::<Vec<_>>()[..] {
-            [] => (String::new(), false),
-            [&(prefix, bare)] => (prefix.to_owned(), bare),
-            [(one, _), (two, _), ..] => {
-                let message = format!("holds several models, `{one}{CLASS_TOKEN}` and `{two}{CLASS_TOKEN}`");
+            [] => (String::new(), None),
+            [(&(prefix, bare), _)] => (prefix.to_owned(), bare),
+            [(&(one, _), first), (&(two, _), second), ..] => {
+                let message = format!("holds several models, `{one}{first}` and `{two}{second}`");
                 return Err(Error::file(origin, message));
             }
         };
@@ -161,7 +160,7 @@ impl Weights {
     }
 
     fn find(&self, name: &str) -> Option<&Tensor> {
-        let bare = if self.bare_image_tower { name.strip_prefix(CLIP_IMAGE_TOWER).unwrap_or(name) } else { name };
+        let bare = self.bare_image_tower.and_then(|tower| name.strip_prefix(tower)).unwrap_or(name);
         if self.prefix.is_empty() {
             self.tensors.get(bare)
         } else {

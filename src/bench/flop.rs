@@ -28,7 +28,7 @@
 //! `8 D k (r + 2n)` a block (two products each way for A and for B), and in the first block no product with the query, key
 //! and value weights; all weights as many products again as the forward pass has with weights, patch embedding included.
 
-use crate::backbone::spec::Spec;
+use crate::backbone::spec::{Pool, Spec};
 use crate::prompt::part::Work;
 use crate::prompt::weights::WeightShape;
 
@@ -88,9 +88,9 @@ impl Step<'_> {
         let p = if own { tokens as f64 } else { 0. };
         let travelling = own && block + 1 == end && !last;
         let patches = (self.image_size / self.spec.patch_size).pow(2);
-        let n = (1 + self.spec.registers + patches + travelled) as f64;
+        let n = (self.spec.prefix_tokens() + patches + travelled) as f64;
         // Rows of the image, and rows of all.
-        let image_rows = if last { 1. } else { n };
+        let image_rows = if last && self.spec.pool == Pool::ClassToken { 1. } else { n };
         let r = image_rows + if travelling { p } else { 0. };
 
         let qkv = 2. * d * d * (image_rows + 2. * n);

@@ -64,11 +64,6 @@ impl Mapped {
         self.tensors(classes).into_iter().map(tensor).collect()
     }
 
-    /// Whether the head reads the class token and the mean of the patches.
-    pub(super) fn is_pooled(&self) -> bool {
-        self.source.is_pooled()
-    }
-
     /// What images of a step count for the mapping of the next epoch, by what the head reads of them.
     pub(super) fn votes(&self, features: &[f32], labels: &[u32]) -> Vec<Vote> {
         if self.kind.follows_epochs() { self.count(features, labels) } else { Vec::new() }
@@ -102,12 +97,12 @@ impl Model {
         learned.iter().filter(|param| param.name != VOTES).cloned().collect()
     }
 
-    /// `pass`, made to read what the classifier reads, and `read` to hold what says so.
-    pub(super) fn mapped_pass<'a>(&self, pass: Pass<'a>, reads: &'a mut Vec<crate::backbone::vit::Read>) -> Pass<'a> {
-        let depth = self.backbone.vit.depth();
-        let Some(read) = self.mapped().and_then(|mapped| mapped.source.reads(depth)) else { return pass };
-        reads.extend(read);
-        Pass { readout: Readout::Tokens(reads), ..pass }
+    /// `pass`, made to read what the classifier reads.
+    pub(super) fn mapped_pass<'a>(&self, pass: Pass<'a>) -> Pass<'a> {
+        match self.mapped() {
+            Some(mapped) => Pass { readout: Readout::Pooled(mapped.source.pool()), ..pass },
+            None => pass,
+        }
     }
 
     /// Adds what images `[B, 3, s, s]` with `labels` count, with the prompt of `params`, to the votes among these: for the

@@ -188,7 +188,7 @@ impl<'a> Inputs<'a> {
             prompts: self.tokens.as_ref().map(|(layout, values)| layout.prompts(values)),
             keys_values: None,
             tuned: self.towers.as_ref().and_then(|towers| towers.image()),
-            readout: Readout::ClassToken,
+            readout: Readout::Features,
             want: self.want,
             micro_batch,
             threads: self.threads,

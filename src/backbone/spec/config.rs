@@ -1,19 +1,21 @@
-//! `config.json`, field by field: defaults, ranges, and errors that name the field.
+//! The fields of `config.json`: ranges, and errors that name the field. Which of them say what, and what stands for those that
+//! are absent, is the family's matter ([`crate::backbone::names`]).
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Activation, Family, MAX_GRID, MAX_IMAGE, SUPPORTED, Spec, TextSpec, TowerSpec};
+use super::{Activation, MAX_GRID, MAX_IMAGE, QkvBias, Spec, TowerSpec};
+use crate::backbone::names::{self, FAMILIES};
 use crate::{Error, Result};
 
 /// Largest accepted values: some ten times beyond any published model, small enough that no product of two overflows.
 const MAX_WIDTH: usize = 1 << 14;
-const MAX_MLP: usize = 1 << 17;
+pub(crate) const MAX_MLP: usize = 1 << 17;
 const MAX_DEPTH: usize = 256;
-const MAX_REGISTERS: usize = 1 << 10;
-const MAX_VOCAB: usize = 1 << 22;
-const MAX_CONTEXT: usize = 1 << 14;
+pub(crate) const MAX_REGISTERS: usize = 1 << 10;
+pub(crate) const MAX_VOCAB: usize = 1 << 22;
+pub(crate) const MAX_CONTEXT: usize = 1 << 14;
 
 /// The specification in the bytes of a `config.json`; `path` names it in errors.
 pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Spec> {
@@ -23,116 +25,22 @@ pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Spec> {
         _ => return Err(Error::file(path, "not a model configuration: no JSON object")),
     };
     let Some(model_type) = root.text("model_type")? else {
-        return Err(root.error("model_type", &format!("missing; supported are {}", SUPPORTED.join(", "))));
+        return Err(root.error("model_type", &format!("missing; supported are {}", supported())));
     };
-    match model_type {
-        "clip" => clip(&root),
-        "clip_vision_model" => clip_vision(&root),
-        "vit" | "deit" | "vit_mae" => vit(&root, model_type == "deit"),
-        "dinov2" => dinov2(&root, Family::Dinov2),
-        "dinov2_with_registers" => dinov2(&root, Family::Dinov2WithRegisters),
-        other => {
-            let supported = SUPPORTED.join(", ");
-            let message = format!("{} is not supported; supported are {supported}", brief(&other.into()));
-            Err(root.error("model_type", &message))
-        }
-    }
+    let Some(family) = names::by_model_type(model_type) else {
+        let message = format!("{} is not supported; supported are {}", brief(&model_type.into()), supported());
+        return Err(root.error("model_type", &message));
+    };
+    (family.spec)(&root)
 }
 
-/// CLIP with both towers; either section may be missing or hold only what differs from the defaults.
-fn clip(root: &Fields) -> Result<Spec> {
-    // An older form, written by transformers before 4.27: where it is present it replaces the section altogether.
-    let section = |name: &'static str, old: &'static str, prefix: &'static str, old_prefix: &'static str| {
-        root.section(old, old_prefix).and_then(|f| if f.map.is_some() { Ok(f) } else { root.section(name, prefix) })
-    };
-    let v = section("vision_config", "vision_config_dict", "vision_config.", "vision_config_dict.")?;
-    let t = section("text_config", "text_config_dict", "text_config.", "text_config_dict.")?;
-    let projection = root.size("projection_dim", Some(512), MAX_MLP)?;
-    let text = TextSpec {
-        tower: t.tower((512, 12, 8), "quick_gelu", 1e-5, &Mlp::Size(2048))?,
-        vocab: t.size("vocab_size", Some(49408), MAX_VOCAB)?,
-        context: t.size("max_position_embeddings", Some(77), MAX_CONTEXT)?,
-        eos_token_id: t.token_id("eos_token_id", 49407)?,
-        projection,
-    };
-    if text.context < 3 {
-        return Err(t.error("max_position_embeddings", "must be at least 3: start token, end token and one between"));
-    }
-    Ok(Spec { projection: Some(projection), text: Some(text), ..clip_vision_tower(&v)? })
-}
-
-/// CLIP's image tower published on its own, with or without its projection.
-fn clip_vision(root: &Fields) -> Result<Spec> {
-    let named = |name: &str| match root.get("architectures") {
-        Some(Value::Array(list)) => list.iter().any(|x| x.as_str() == Some(name)),
-        _ => false,
-    };
-    let projection = if named("CLIPVisionModelWithProjection") {
-        Some(root.size("projection_dim", Some(512), MAX_MLP)?)
-    } else {
-        None
-    };
-    Ok(Spec { projection, ..clip_vision_tower(root)? })
-}
-
-fn clip_vision_tower(f: &Fields) -> Result<Spec> {
-    let (image_size, patch_size) = f.image_and_patch(224, 32)?;
-    Ok(Spec {
-        family: Family::Clip,
-        vision: f.tower((768, 12, 12), "quick_gelu", 1e-5, &Mlp::Size(3072))?,
-        image_size,
-        patch_size,
-        registers: 0,
-        distilled: false,
-        layer_scale: false,
-        projection: None,
-        text: None,
-    })
-}
-
-fn vit(root: &Fields, distilled: bool) -> Result<Spec> {
-    let (image_size, patch_size) = root.image_and_patch(224, 16)?;
-    Ok(Spec {
-        family: Family::Vit,
-        vision: root.tower((768, 12, 12), "gelu", 1e-12, &Mlp::Size(3072))?,
-        image_size,
-        patch_size,
-        registers: usize::from(distilled),
-        distilled,
-        layer_scale: false,
-        projection: None,
-        text: None,
-    })
-}
-
-fn dinov2(root: &Fields, family: Family) -> Result<Spec> {
-    let mut vision = root.tower((768, 12, 12), "gelu", 1e-6, &Mlp::Ratio(4.0))?;
-    if root.flag("use_swiglu_ffn", false)? {
-        // Two thirds of the width, so that three layers have the parameters of two, and a multiple of eight; `hidden_act` is
-        // not asked.
-        let mlp = (vision.mlp * 2 / 3).next_multiple_of(8);
-        if mlp == 0 {
-            return Err(root.error("mlp_ratio", "gives an MLP without hidden units"));
-        }
-        vision = TowerSpec { mlp, gated: true, activation: Activation::Silu, ..vision };
-    }
-    let registers = family == Family::Dinov2WithRegisters;
-    let (image_size, patch_size) = root.image_and_patch(224, if registers { 16 } else { 14 })?;
-    Ok(Spec {
-        family,
-        vision,
-        image_size,
-        patch_size,
-        registers: if registers { root.count("num_register_tokens", 4, MAX_REGISTERS)? } else { 0 },
-        distilled: false,
-        layer_scale: true,
-        projection: None,
-        text: None,
-    })
+/// The `model_type`s that can be read.
+fn supported() -> String {
+    FAMILIES.iter().flat_map(|family| family.model_types).copied().collect::<Vec<_>>().join(", ")
 }
 
 /// How a configuration gives the hidden width of the MLP, with its default.
-enum Mlp {
+pub(crate) enum MlpWidth {
     /// As `intermediate_size`.
     Size(usize),
     /// As `mlp_ratio`, a multiple of the width.
@@ -140,7 +48,7 @@ enum Mlp {
 }
 
 /// A JSON object of the configuration, or the absence of one (every field then has its default).
-struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     path: &'a Path,
     /// Prefix of a field's name in errors, with its dot.
     prefix: &'static str,
@@ -149,15 +57,20 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// The field's value; `null` counts as absent.
-    fn get(&self, name: &str) -> Option<&'a Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         self.map.and_then(|m| m.get(name)).filter(|v| !v.is_null())
     }
 
-    fn error(&self, name: &str, message: &str) -> Error {
+    /// Whether there is such an object.
+    pub(crate) fn is_present(&self) -> bool {
+        self.map.is_some()
+    }
+
+    pub(crate) fn error(&self, name: &str, message: &str) -> Error {
         Error::file(self.path, format!("{}{name}: {message}", self.prefix))
     }
 
-    fn section(&self, name: &str, prefix: &'static str) -> Result<Fields<'a>> {
+    pub(crate) fn section(&self, name: &str, prefix: &'static str) -> Result<Fields<'a>> {
         match self.get(name) {
             None => Ok(Fields { path: self.path, prefix, map: None }),
             Some(Value::Object(map)) => Ok(Fields { path: self.path, prefix, map: Some(map) }),
@@ -165,7 +78,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn text(&self, name: &str) -> Result<Option<&'a str>> {
+    pub(crate) fn text(&self, name: &str) -> Result<Option<&'a str>> {
         match self.get(name) {
             None => Ok(None),
             Some(Value::String(s)) => Ok(Some(s)),
@@ -173,7 +86,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn flag(&self, name: &str, default: bool) -> Result<bool> {
+    pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool> {
         match self.get(name) {
             None => Ok(default),
             Some(Value::Bool(b)) => Ok(*b),
@@ -192,7 +105,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number from 1 to `max`.
-    fn size(&self, name: &str, default: Option<usize>, max: usize) -> Result<usize> {
+    pub(crate) fn size(&self, name: &str, default: Option<usize>, max: usize) -> Result<usize> {
         match (self.get(name), default) {
             (Some(v), _) => self.integer(name, v, 1..=max),
             (None, Some(n)) => Ok(n),
@@ -201,7 +114,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A whole number from 0 to `max`.
-    fn count(&self, name: &str, default: usize, max: usize) -> Result<usize> {
+    pub(crate) fn count(&self, name: &str, default: usize, max: usize) -> Result<usize> {
         self.get(name).map_or(Ok(default), |v| self.integer(name, v, 0..=max))
     }
 
@@ -217,7 +130,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A token's number, alone or in a list of one.
-    fn token_id(&self, name: &str, default: u32) -> Result<u32> {
+    pub(crate) fn token_id(&self, name: &str, default: u32) -> Result<u32> {
         let Some(value) = self.get(name) else { return Ok(default) };
         let one = match value {
             Value::Array(list) if list.len() == 1 => &list[0],
@@ -233,7 +146,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn image_and_patch(&self, image: usize, patch: usize) -> Result<(usize, usize)> {
+    pub(crate) fn image_and_patch(&self, image: usize, patch: usize) -> Result<(usize, usize)> {
         let channels = self.size("num_channels", Some(3), MAX_WIDTH)?;
         if channels != 3 {
             return Err(self.error("num_channels", &format!("{channels} is not supported: images have 3 channels")));
@@ -249,7 +162,13 @@ impl<'a> Fields<'a> {
     }
 
     /// The transformer's shape; `default` is width, depth, heads.
-    fn tower(&self, default: (usize, usize, usize), activation: &str, eps: f64, mlp: &Mlp) -> Result<TowerSpec> {
+    pub(crate) fn tower(
+        &self,
+        default: (usize, usize, usize),
+        activation: &str,
+        eps: f64,
+        mlp: &MlpWidth,
+    ) -> Result<TowerSpec> {
         let width = self.size("hidden_size", Some(default.0), MAX_WIDTH)?;
         let depth = self.size("num_hidden_layers", Some(default.1), MAX_DEPTH)?;
         let heads = self.size("num_attention_heads", Some(default.2), MAX_WIDTH)?;
@@ -264,8 +183,8 @@ impl<'a> Fields<'a> {
             return Err(self.error("head_dim", &message));
         }
         let mlp = match mlp {
-            Mlp::Size(n) => self.size("intermediate_size", Some(*n), MAX_MLP)?,
-            Mlp::Ratio(r) => {
+            MlpWidth::Size(n) => self.size("intermediate_size", Some(*n), MAX_MLP)?,
+            MlpWidth::Ratio(r) => {
                 // Truncated, as transformers' `int(hidden_size * mlp_ratio)`; NaN and negatives become 0 and are refused.
                 let n = (width as f64 * self.number("mlp_ratio", *r)?) as usize;
                 if !(1..=MAX_MLP).contains(&n) {
@@ -289,8 +208,8 @@ impl<'a> Fields<'a> {
         if !(eps > 0.0 && eps < 1.0) {
             return Err(self.error("layer_norm_eps", &format!("must lie between 0 and 1, not {eps}")));
         }
-        let qkv_bias = self.flag("qkv_bias", true)?;
-        Ok(TowerSpec { width, depth, heads, mlp, gated: false, activation, eps, qkv_bias })
+        let qkv_bias = QkvBias::all(self.flag("qkv_bias", true)?);
+        Ok(TowerSpec { width, depth, heads, mlp, gated: false, activation, eps, qkv_bias, layer_scale: false })
     }
 }
 
@@ -305,7 +224,9 @@ fn brief(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Pool, Positions, Resampling, TextSpec};
     use super::*;
+    use crate::backbone::names::{clip, deit, dinov2, dinov2_with_registers, mae, vit};
 
     fn read(json: &str) -> Result<Spec> {
         parse(json.as_bytes(), Path::new("config.json"))
@@ -328,7 +249,8 @@ mod tests {
             gated: false,
             activation,
             eps,
-            qkv_bias: true,
+            qkv_bias: QkvBias::all(true),
+            layer_scale: false,
         };
         let clip = read(r#"{"model_type": "clip", "vision_config": null}"#).unwrap();
         let text = TextSpec {
@@ -339,33 +261,47 @@ mod tests {
             projection: 512,
         };
         let base = Spec {
-            family: Family::Clip,
+            family: &clip::FAMILY,
             vision: tower(768, 12, 3072, Activation::QuickGelu, 1e-5),
             image_size: 224,
             patch_size: 32,
+            patch_bias: false,
+            class_token: true,
             registers: 0,
-            distilled: false,
-            layer_scale: false,
+            positions: Positions { prefix: 1, resampling: Resampling::Bicubic },
+            pre_norm: true,
+            pool: Pool::ClassToken,
+            classifier: None,
             projection: Some(512),
             text: Some(text),
         };
         assert_eq!(clip, base);
         let base = Spec { projection: None, text: None, ..base };
         assert_eq!(read(r#"{"model_type": "clip_vision_model"}"#).unwrap(), base);
-        let base =
-            Spec { family: Family::Vit, vision: tower(768, 12, 3072, Activation::Gelu, 1e-12), patch_size: 16, ..base };
-        assert_eq!(read(r#"{"model_type": "vit"}"#).unwrap(), base);
-        assert_eq!(read(r#"{"model_type": "vit_mae"}"#).unwrap(), base);
-        assert_eq!(read(r#"{"model_type": "deit"}"#).unwrap(), Spec { registers: 1, distilled: true, ..base.clone() });
         let base = Spec {
-            family: Family::Dinov2,
-            vision: tower(768, 12, 3072, Activation::Gelu, 1e-6),
+            family: &vit::FAMILY,
+            vision: tower(768, 12, 3072, Activation::Gelu, 1e-12),
+            patch_size: 16,
+            patch_bias: true,
+            pre_norm: false,
+            classifier: Some(Pool::ClassToken),
+            ..base
+        };
+        assert_eq!(read(r#"{"model_type": "vit"}"#).unwrap(), base);
+        assert_eq!(read(r#"{"model_type": "vit_mae"}"#).unwrap(), Spec { family: &mae::FAMILY, ..base.clone() });
+        let positions = Positions { prefix: 2, resampling: Resampling::Bicubic };
+        let distilled = Spec { family: &deit::FAMILY, registers: 1, positions, ..base.clone() };
+        assert_eq!(read(r#"{"model_type": "deit"}"#).unwrap(), distilled);
+        let base = Spec {
+            family: &dinov2::FAMILY,
+            vision: TowerSpec { layer_scale: true, ..tower(768, 12, 3072, Activation::Gelu, 1e-6) },
             patch_size: 14,
-            layer_scale: true,
+            classifier: Some(Pool::ClassTokenAndMean),
             ..base
         };
         assert_eq!(read(r#"{"model_type": "dinov2"}"#).unwrap(), base);
-        let base = Spec { family: Family::Dinov2WithRegisters, patch_size: 16, registers: 4, ..base };
+        let positions = Positions { prefix: 1, resampling: Resampling::AntialiasedBicubic };
+        let base = Spec { family: &dinov2_with_registers::FAMILY, patch_size: 16, registers: 4, positions, ..base };
         assert_eq!(read(r#"{"model_type": "dinov2_with_registers"}"#).unwrap(), base);
     }
 

@@ -5,10 +5,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::prompted::{KEEP_BYTES, micro_batches};
-use super::{TOWER, TextTower, check_ids};
+use super::{TextTower, check_ids};
 use crate::backbone::vit::{
-    Block, BlockGrads, BlockScratch, BlockTape, Depth, Get, Lookup, LowRankBlocks, Queries, Sequences, clip_block,
-    clip_qkv_names,
+    Block, BlockGrads, BlockScratch, BlockTape, BlockWeights, Depth, Get, Lookup, LowRankBlocks, Queries, Sequences,
 };
 use crate::backbone::weights::Weights;
 use crate::{Error, Result, parallel};
@@ -47,7 +46,8 @@ impl TextTower {
             return Err(Error::flag("--lora-rank", message));
         }
         let get: Get = &|name, shape| weights.get(name, shape);
-        let block = |i| Ok((clip_qkv_names(TOWER, i), clip_block(get, TOWER, i, &self.spec.tower)?));
+        let names = &self.names.blocks;
+        let block = |i| Ok((names.qkv_of(i), BlockWeights::read(get, names, i, &self.spec.tower)?));
         let low_rank = LowRankBlocks::new(&self.spec.tower, (0..self.depth()).map(block), rank, scale)?;
         Ok(TunedTexts { low_rank, blocks: self.blocks.clone() })
     }

@@ -1,10 +1,10 @@
-//! Images to the first block's input: patches, class token, registers, positions, CLIP's `ln_pre`; and the VJP to pixels.
+//! Images to the first block's input: patches, class token, registers, positions, `ln_pre`; and the VJP to pixels.
 
 use super::fold::{Layer, pack};
 use super::linear::Linear;
 use crate::Result;
 use crate::backbone::position::interpolate;
-use crate::backbone::spec::{Family, Spec};
+use crate::backbone::spec::Spec;
 use crate::kernel::{
     Grow, Init, Mat, MatMut, Panels, Precision, add_products, add_rows, normalize, normalize_vjp, row_stride,
 };
@@ -12,16 +12,15 @@ use crate::kernel::{
 /// Tensors of the embedding as the checkpoint has them, or their gradients.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EmbeddingWeights {
-    /// Class token `[D]`.
+    /// Class token `[D]`; empty where there is none.
     pub class: Vec<f32>,
-    /// Positions at the stored image size, that of the class token first: `[1 + G*G, D]`; a distilled DeiT's token has its
-    /// own behind that.
+    /// Positions at the stored image size, `[prefix + G*G, D]`: see [`crate::backbone::spec::Positions`].
     pub positions: Vec<f32>,
     /// Patch convolution `[D, 3 p p]`, `[D]`.
     pub patch: (Vec<f32>, Vec<f32>),
     /// Register tokens, or the distillation token, `[R, D]`.
     pub registers: Vec<f32>,
-    /// Scale and shift `[D]` of CLIP's `ln_pre`; empty elsewhere.
+    /// Scale and shift `[D]` of `ln_pre`; empty where there is none.
     pub pre_norm: [Vec<f32>; 2],
 }
 
@@ -32,7 +31,7 @@ pub(crate) struct Embedding {
     patch_size: usize,
     /// Patch convolution as a product, `[D, 3 p p]`.
     patch: Linear,
-    /// Tokens in front of the patches, class token first, positions included: `[1 + registers, D]`.
+    /// Tokens in front of the patches, class token first, positions included: `[prefix tokens, D]`.
     prefix: Vec<f32>,
     /// Positions of the patches `[N, D]`.
     positions: Vec<f32>,
@@ -77,19 +76,14 @@ impl Embedding {
     /// The embedding of these weights for images of `image_size` pixels, to which positions are interpolated.
     pub(super) fn new(spec: &Spec, image_size: usize, weights: EmbeddingWeights, precision: Precision) -> Result<Self> {
         let d = spec.vision.width;
-        let EmbeddingWeights { class, mut positions, patch, registers, pre_norm: [scale, shift] } = weights;
-        let add = |token: &[f32], position: &[f32]| token.iter().zip(position).map(|(a, b)| a + b).collect::<Vec<_>>();
-        let mut prefix = add(&class, &positions[..d]);
-        if spec.distilled {
-            prefix.extend(add(&registers, &positions[d..2 * d]));
-            positions.drain(d..2 * d);
-        } else {
-            prefix.extend(registers);
-        }
+        let EmbeddingWeights { class: mut prefix, positions, patch, registers, pre_norm: [scale, shift] } = weights;
+        prefix.extend(registers);
+        let (of_prefix, of_patches) = positions.split_at(spec.positions.prefix * d);
+        prefix.iter_mut().zip(of_prefix).for_each(|(token, position)| *token += position);
         let grid = image_size / spec.patch_size;
-        let positions = interpolate(&positions, d, spec.family, (grid, grid))?.split_off(d);
+        let positions = interpolate(of_patches, d, spec.positions.resampling, (grid, grid))?;
         let patch = Linear::new(&patch.0, patch.1, precision);
-        let pre_norm = (spec.family == Family::Clip).then_some(PreNorm { scale, shift, eps: spec.vision.eps });
+        let pre_norm = spec.pre_norm.then_some(PreNorm { scale, shift, eps: spec.vision.eps });
         Ok(Self { image_size, patch_size: spec.patch_size, patch, prefix, positions, pre_norm })
     }
 
@@ -374,18 +368,15 @@ impl EmbeddingGrads {
     pub(super) fn unfold(self, spec: &Spec, image_size: usize) -> Result<EmbeddingWeights> {
         let Self { patch, prefix, positions, pre_norm } = self;
         let patch = (patch.weight, patch.bias);
-        if prefix.is_empty() {
+        if positions.is_empty() {
             return Ok(EmbeddingWeights { patch, pre_norm, ..EmbeddingWeights::default() });
         }
         let d = spec.vision.width;
-        let (class, registers) = prefix.split_at(d);
-        let mut stored = interpolate_vjp(&[class, &positions].concat(), spec, image_size / spec.patch_size)?;
-        if spec.distilled {
-            stored.splice(d..d, registers.iter().copied());
-        }
+        let (class, registers) = prefix.split_at(if spec.class_token { d } else { 0 });
+        let of_patches = interpolate_vjp(&positions, spec, image_size / spec.patch_size)?;
         Ok(EmbeddingWeights {
             class: class.to_vec(),
-            positions: stored,
+            positions: [&prefix[..spec.positions.prefix * d], &of_patches].concat(),
             patch,
             registers: registers.to_vec(),
             pre_norm,
@@ -393,16 +384,16 @@ impl EmbeddingGrads {
     }
 }
 
-/// The VJP of interpolating positions to a `grid`: from the gradient `[1 + grid², D]` that of the stored ones `[1 + G², D]`.
+/// The VJP of interpolating positions to a `grid`: from the gradient `[grid², D]` that of the stored ones `[G², D]`.
 /// Interpolation is linear and the same for every column, so its matrix is what it makes of the unit matrix.
 fn interpolate_vjp(gradient: &[f32], spec: &Spec, grid: usize) -> Result<Vec<f32>> {
     if grid == spec.grid() {
         return Ok(gradient.to_vec());
     }
-    let (d, stored) = (spec.vision.width, 1 + spec.grid() * spec.grid());
+    let (d, stored) = (spec.vision.width, spec.grid() * spec.grid());
     let mut unit = vec![0.0; stored * stored];
     unit.iter_mut().step_by(stored + 1).for_each(|one| *one = 1.0);
-    let matrix = interpolate(&unit, stored, spec.family, (grid, grid))?;
+    let matrix = interpolate(&unit, stored, spec.positions.resampling, (grid, grid))?;
     let mut out = vec![0.0; stored * d];
     for (weights, gradient) in matrix.chunks_exact(stored).zip(gradient.chunks_exact(d)) {
         for (to, weight) in out.chunks_exact_mut(d).zip(weights).filter(|(_, weight)| **weight != 0.0) {

@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use super::block::{BlockTape, Depth, Queries, Scratch, Sequences};
 use super::embed::{EmbeddingTape, Scratch as EmbedScratch};
+use super::pool::{PoolTape, TokenRows};
 use super::prompts::{Prepared, PreparedGrads};
 use super::tuned::{TowerGrads, Tuned};
 use super::{Input, Job, Readout, Vit};
-use crate::kernel::{Grow, Mat, MatMut, add_products, add_rows, normalize, normalize_vjp, row_stride};
+use crate::backbone::spec::Pool;
+use crate::kernel::{Grow, row_stride};
 
 /// Tape and buffers of one thread that runs micro-batches, kept from step to step.
 #[derive(Default)]
@@ -20,8 +22,7 @@ pub(super) struct Workspace {
     blocks: Vec<BlockTape>,
     /// Input of each block that will be run again.
     inputs: Vec<Vec<f32>>,
-    normalized: Vec<f32>,
-    inverse: Vec<f32>,
+    pool: PoolTape,
     scratch: Scratch,
     embed_scratch: EmbedScratch,
 }
@@ -49,7 +50,7 @@ impl Vit {
     /// Blocks that run: what comes after the last one that is read is not needed.
     fn last_run(&self, readout: Readout) -> usize {
         match readout {
-            Readout::ClassToken => self.depth(),
+            Readout::Features | Readout::Pooled(_) => self.depth(),
             Readout::Tokens(reads) => reads.last().map_or(0, |read| read.after),
         }
     }
@@ -61,7 +62,7 @@ impl Vit {
     }
 
     fn queries(&self, block: usize, readout: Readout) -> Queries {
-        let class_only = matches!(readout, Readout::ClassToken) && block + 1 == self.depth();
+        let class_only = self.pool_of(readout) == Some(Pool::ClassToken) && block + 1 == self.depth();
         if class_only { Queries::First } else { Queries::All }
     }
 
@@ -85,7 +86,7 @@ impl Vit {
         let first = self.first_trained(job);
         let (prepared, readout, last) = (job.prepared, job.readout, self.last_run(job.readout));
         let tower = job.tower;
-        let Workspace { x, widened, starts, embedding, blocks, inputs, normalized, inverse, scratch, embed_scratch } =
+        let Workspace { x, widened, starts, embedding, blocks, inputs, pool: pool_tape, scratch, embed_scratch } =
             workspace;
         if first < last {
             let tapes = if job.course.recompute { 1 } else { self.depth() };
@@ -153,14 +154,16 @@ impl Vit {
             };
             block.forward(x, sequences, prompts, self.queries(i, readout), tape, scratch);
         }
-        if let Readout::Tokens(_) = readout {
-            return features;
+        match self.pool_of(readout) {
+            Some(pool) => tower.pool(pool, x, self.pooled_rows(pool, count, prepared), pool_tape),
+            None => features,
         }
-        let normalized = normalized.grow(count * stride);
-        let view = &mut MatMut::new(normalized, count, d, stride);
-        normalize(Mat::new(x, count, d, stride), tower.eps, view, inverse.grow(count));
-        let [scale, shift] = &tower.post_norm;
-        normalized.chunks_exact(stride).flat_map(|row| (0..d).map(|i| row[i] * scale[i] + shift[i])).collect()
+    }
+
+    /// The rows behind the last block, of so many images, that are read by `pool`.
+    fn pooled_rows(&self, pool: Pool, images: usize, prepared: Option<&Prepared>) -> TokenRows {
+        let each = if pool == Pool::ClassToken { 1 } else { self.tokens_in(self.depth() - 1, prepared) };
+        TokenRows { images, each }
     }
 
     /// Calls `f(place in the rows x, place in the features)` for every row that is read behind `after` blocks, where each
@@ -201,37 +204,12 @@ impl Vit {
         let (tower, count) = (job.tower, images.len());
         let (prepared, want, readout) = (job.prepared, job.want, job.readout);
         let (first, last) = (self.first_trained(job), self.last_run(readout));
-        let Workspace {
-            x: dx,
-            widened,
-            starts,
-            embedding,
-            blocks,
-            inputs,
-            normalized,
-            inverse,
-            scratch,
-            embed_scratch,
-        } = workspace;
-        if let Readout::ClassToken = readout {
-            if let Some(TowerGrads { post_norm: [scale, shift], .. }) = weights.as_deref_mut() {
-                let gradient = Mat::new(d_features, count, d, d);
-                add_products(gradient, Mat::new(normalized, count, d, stride), scale);
-                add_rows(gradient, shift);
-            }
-            dx.zeroed(count * stride);
-            let gradient = widened.grow(count * stride);
-            for (to, from) in gradient.chunks_exact_mut(stride).zip(d_features.chunks_exact(d)) {
-                for (i, to) in to.iter_mut().enumerate().take(d) {
-                    *to = from[i] * tower.post_norm[0][i];
-                }
-            }
-            normalize_vjp(
-                Mat::new(normalized, count, d, stride),
-                &inverse[..count],
-                Mat::new(gradient, count, d, stride),
-                &mut MatMut::new(dx, count, d, stride),
-            );
+        let Workspace { x: dx, widened, starts, embedding, blocks, inputs, pool: pool_tape, scratch, embed_scratch } =
+            workspace;
+        if let Some(pool) = self.pool_of(readout) {
+            let rows = self.pooled_rows(pool, count, prepared);
+            let d_norm = weights.as_deref_mut().map(|weights| &mut weights.post_norm);
+            tower.pool_vjp(pool, d_features, rows, pool_tape, (&mut *dx, &mut *widened), d_norm);
         } else {
             dx.zeroed(count * self.tokens_in(last.saturating_sub(1), prepared) * stride);
         }

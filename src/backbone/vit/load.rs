@@ -1,4 +1,4 @@
-//! The tensors of each family, by their names in transformers' checkpoints.
+//! The tensors of a checkpoint, by the names of the family ([`crate::backbone::names`]), into what the tower is made of.
 
 use std::sync::Mutex;
 
@@ -7,38 +7,10 @@ use super::block::{Block, BlockWeights};
 use super::embed::{Embedding, EmbeddingWeights};
 use super::tower::Tower;
 use crate::Result;
-use crate::backbone::spec::{Family, Spec, TowerSpec};
+use crate::backbone::names::BlockNames;
+use crate::backbone::spec::{Spec, TowerSpec};
 use crate::backbone::weights::Weights;
 use crate::kernel::Precision;
-
-/// Names of the layers of a block.
-pub(super) struct Names {
-    norm1: &'static str,
-    qkv: [&'static str; 3],
-    out: &'static str,
-    norm2: &'static str,
-    fc1: &'static str,
-    fc2: &'static str,
-}
-
-const CLIP: Names = Names {
-    norm1: "layer_norm1",
-    qkv: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-    out: "self_attn.out_proj",
-    norm2: "layer_norm2",
-    fc1: "mlp.fc1",
-    fc2: "mlp.fc2",
-};
-const VIT: Names = Names {
-    norm1: "layernorm_before",
-    qkv: ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
-    out: "attention.output.dense",
-    norm2: "layernorm_after",
-    fc1: "intermediate.dense",
-    fc2: "output.dense",
-};
-const DINOV2: Names = Names { norm1: "norm1", norm2: "norm2", fc1: "mlp.fc1", fc2: "mlp.fc2", ..VIT };
-const GATED: Names = Names { fc1: "mlp.weights_in", fc2: "mlp.weights_out", ..DINOV2 };
 
 /// Gives the tensor of a name and a shape: [`Weights::get`], or what only looks whether it is there.
 pub(crate) type Get<'a> = &'a dyn Fn(&str, &[usize]) -> Result<Vec<f32>>;
@@ -67,123 +39,81 @@ pub(super) fn visit_norm([scale, shift]: &mut [Vec<f32>; 2], name: &str, d: usiz
     f(&format!("{name}.bias"), &[d], shift)
 }
 
+/// Visits weight and, if it has one, bias of the layer `name`.
+fn visit_layer(
+    (weight, bias): &mut (Vec<f32>, Vec<f32>),
+    name: &str,
+    shape: &[usize],
+    has_bias: bool,
+    f: Visit,
+) -> Result<()> {
+    f(&format!("{name}.weight"), shape, weight)?;
+    if has_bias { f(&format!("{name}.bias"), &shape[..1], bias) } else { Ok(()) }
+}
+
 impl BlockWeights {
-    /// Visits the tensors of a block whose names begin with `prefix`. A bias that the family does not have is no tensor.
-    fn visit(&mut self, prefix: &str, names: &Names, tower: &TowerSpec, f: Visit) -> Result<()> {
-        let (d, mlp) = (tower.width, tower.mlp);
-        let at = |name: &str| format!("{prefix}.{name}");
-        let mut layer = |(weight, bias): &mut (Vec<f32>, Vec<f32>), name, [out, inputs]: [usize; 2], has_bias| {
-            f(&format!("{prefix}.{name}.weight"), &[out, inputs], weight)?;
-            if has_bias { f(&format!("{prefix}.{name}.bias"), &[out], bias) } else { Ok(()) }
-        };
-        for (qkv, name) in self.qkv.iter_mut().zip(names.qkv) {
-            layer(qkv, name, [d, d], tower.qkv_bias)?;
+    /// Visits the tensors of block `index`. A bias that it does not have is no tensor.
+    pub(super) fn visit(&mut self, names: &BlockNames, index: usize, tower: &TowerSpec, f: Visit) -> Result<()> {
+        let (d, hidden) = (tower.width, tower.mlp);
+        let (fc1_rows, [fc1, fc2]) = if tower.gated { (2 * hidden, names.gated_mlp) } else { (hidden, names.mlp) };
+        let at = |name: &str| names.at(index, name);
+        for ((layer, name), has_bias) in self.qkv.iter_mut().zip(names.qkv).zip(tower.qkv_bias.each()) {
+            visit_layer(layer, &at(name), &[d, d], has_bias, f)?;
         }
-        layer(&mut self.out, names.out, [d, d], true)?;
-        layer(&mut self.fc1, names.fc1, [if tower.gated { 2 * mlp } else { mlp }, d], true)?;
-        layer(&mut self.fc2, names.fc2, [d, mlp], true)?;
+        visit_layer(&mut self.out, &at(names.out), &[d, d], true, f)?;
+        visit_layer(&mut self.fc1, &at(fc1), &[fc1_rows, d], true, f)?;
+        visit_layer(&mut self.fc2, &at(fc2), &[d, hidden], true, f)?;
         visit_norm(&mut self.norm1, &at(names.norm1), d, f)?;
         visit_norm(&mut self.norm2, &at(names.norm2), d, f)?;
-        for (i, scale) in self.layer_scale.iter_mut().flatten().enumerate() {
-            f(&at(&format!("layer_scale{}.lambda1", i + 1)), &[d], scale)?;
+        for (scale, name) in self.layer_scale.iter_mut().flatten().zip(names.layer_scale) {
+            f(&at(name), &[d], scale)?;
         }
         Ok(())
     }
 
-    /// The tensors of a block, as `get` gives them.
-    fn read(get: Get, prefix: &str, names: &Names, tower: &TowerSpec, layer_scale: bool) -> Result<Self> {
-        let layer_scale = layer_scale.then(Default::default);
+    /// The tensors of block `index`, as `get` gives them; zeros for biases that it does not have.
+    pub(crate) fn read(get: Get, names: &BlockNames, index: usize, tower: &TowerSpec) -> Result<Self> {
+        let layer_scale = tower.layer_scale.then(Default::default);
         let mut block = Self { layer_scale, ..Self::default() };
-        block.visit(prefix, names, tower, &mut reading(get))?;
-        if !tower.qkv_bias {
-            block.qkv.iter_mut().for_each(|(_, bias)| *bias = vec![0.0; tower.width]);
+        block.visit(names, index, tower, &mut reading(get))?;
+        for ((_, bias), has_bias) in block.qkv.iter_mut().zip(tower.qkv_bias.each()) {
+            if !has_bias {
+                *bias = vec![0.0; tower.width];
+            }
         }
         Ok(block)
     }
 }
 
-/// Where the blocks of an image tower are: the prefix of block `index`.
-fn prefix(spec: &Spec, index: usize) -> String {
-    match spec.family {
-        Family::Clip => clip_prefix("vision_model", index),
-        _ => format!("encoder.layer.{index}"),
-    }
-}
-
-fn clip_prefix(tower_name: &str, index: usize) -> String {
-    format!("{tower_name}.encoder.layers.{index}")
-}
-
-fn names(spec: &Spec) -> &'static Names {
-    match spec.family {
-        Family::Clip => &CLIP,
-        Family::Vit => &VIT,
-        _ if spec.vision.gated => &GATED,
-        _ => &DINOV2,
-    }
-}
-
-/// Block `index` of CLIP's tower `tower_name` (`vision_model`, `text_model`).
-pub(crate) fn clip_block(get: Get, tower_name: &str, index: usize, tower: &TowerSpec) -> Result<BlockWeights> {
-    BlockWeights::read(get, &clip_prefix(tower_name, index), &CLIP, tower, false)
-}
-
 /// Block `index` of the image tower.
 pub(super) fn read_block(get: Get, spec: &Spec, index: usize) -> Result<BlockWeights> {
-    BlockWeights::read(get, &prefix(spec, index), names(spec), &spec.vision, spec.layer_scale)
-}
-
-/// Visits the tensors of block `index` of the image tower.
-pub(super) fn visit_block(block: &mut BlockWeights, spec: &Spec, index: usize, f: Visit) -> Result<()> {
-    block.visit(&prefix(spec, index), names(spec), &spec.vision, f)
-}
-
-/// Names of the query, key and value layers of the image tower's block `index`.
-pub(super) fn qkv_names(spec: &Spec, index: usize) -> [String; 3] {
-    names(spec).qkv.map(|name| format!("{}.{name}", prefix(spec, index)))
-}
-
-/// The same of CLIP's tower `tower_name`.
-pub(crate) fn clip_qkv_names(tower_name: &str, index: usize) -> [String; 3] {
-    CLIP.qkv.map(|name| format!("{}.{name}", clip_prefix(tower_name, index)))
-}
-
-/// Name of the last norm.
-pub(super) fn post_norm_name(spec: &Spec) -> &'static str {
-    if spec.family == Family::Clip { "vision_model.post_layernorm" } else { "layernorm" }
+    BlockWeights::read(get, &spec.family.vision.blocks, index, &spec.vision)
 }
 
 impl EmbeddingWeights {
     /// Visits what stands before the first block.
     pub(super) fn visit(&mut self, spec: &Spec, f: Visit) -> Result<()> {
-        let (d, p) = (spec.vision.width, spec.patch_size);
-        let stored = 1 + spec.grid() * spec.grid();
-        if spec.family == Family::Clip {
-            let at = |name: &str| format!("vision_model.embeddings.{name}");
-            f(&at("class_embedding"), &[d], &mut self.class)?;
-            f(&at("position_embedding.weight"), &[stored, d], &mut self.positions)?;
-            f(&at("patch_embedding.weight"), &[d, 3, p, p], &mut self.patch.0)?;
-            return visit_norm(&mut self.pre_norm, "vision_model.pre_layrnorm", d, f);
+        let (names, d, p) = (&spec.family.vision, spec.vision.width, spec.patch_size);
+        let stored = spec.positions.prefix + spec.grid() * spec.grid();
+        if spec.class_token {
+            f(names.class_token.name, &names.class_token.shape(&[d]), &mut self.class)?;
         }
-        let at = |name: &str| format!("embeddings.{name}");
-        let rows = stored + usize::from(spec.distilled);
-        f(&at("cls_token"), &[1, 1, d], &mut self.class)?;
-        f(&at("position_embeddings"), &[1, rows, d], &mut self.positions)?;
-        f(&at("patch_embeddings.projection.weight"), &[d, 3, p, p], &mut self.patch.0)?;
-        f(&at("patch_embeddings.projection.bias"), &[d], &mut self.patch.1)?;
-        if spec.distilled {
-            f(&at("distillation_token"), &[1, 1, d], &mut self.registers)?;
-        } else if spec.registers > 0 {
-            f(&at("register_tokens"), &[1, spec.registers, d], &mut self.registers)?;
+        f(names.positions.name, &names.positions.shape(&[stored, d]), &mut self.positions)?;
+        visit_layer(&mut self.patch, names.patch, &[d, 3, p, p], spec.patch_bias, f)?;
+        if spec.registers > 0 {
+            f(names.registers.name, &names.registers.shape(&[spec.registers, d]), &mut self.registers)?;
+        }
+        if spec.pre_norm {
+            visit_norm(&mut self.pre_norm, names.pre_norm, d, f)?;
         }
         Ok(())
     }
 
-    /// Reads its tensors by `get`.
+    /// Reads its tensors by `get`; zeros for a bias that there is not.
     pub(super) fn read(get: Get, spec: &Spec) -> Result<Self> {
         let mut weights = Self::default();
         weights.visit(spec, &mut reading(get))?;
-        if spec.family == Family::Clip {
+        if !spec.patch_bias {
             weights.patch.1 = vec![0.0; spec.vision.width];
         }
         Ok(weights)
@@ -192,11 +122,12 @@ impl EmbeddingWeights {
 
 impl Vit {
     /// Loads the image tower `spec` describes for square images of `image_size` pixels; position embeddings are
-    /// interpolated as the family's reference does. Weights are kept, and products computed, in `precision`.
+    /// interpolated. Weights are kept, and products computed, in `precision`.
     ///
     /// # Errors
-    /// `image_size` is no multiple of the patch size, or a tensor is missing or has another shape.
+    /// `image_size` is no multiple of the patch size, the specification contradicts itself, or a tensor is missing or has another shape.
     pub fn load(spec: &Spec, weights: &Weights, image_size: usize, precision: Precision) -> Result<Self> {
+        spec.check()?;
         spec.check_image_size(image_size)?;
         let tower = &spec.vision;
         let get: Get = &|name, shape| weights.get(name, shape);
@@ -205,8 +136,19 @@ impl Vit {
         let blocks = (0..tower.depth)
             .map(|i| Ok(Block::new(tower, &read_block(get, spec, i)?, precision)))
             .collect::<Result<_>>()?;
-        let tower =
-            Tower { embedding, blocks, post_norm: norm(get, post_norm_name(spec), tower.width)?, eps: tower.eps };
-        Ok(Self { tower, precision, limit: None, workspaces: Mutex::default() })
+        let tower = Tower {
+            embedding,
+            blocks,
+            post_norm: norm(get, spec.family.vision.post_norm, tower.width)?,
+            eps: tower.eps,
+        };
+        Ok(Self {
+            tower,
+            pool: spec.pool,
+            class_token: spec.class_token,
+            precision,
+            limit: None,
+            workspaces: Mutex::default(),
+        })
     }
 }

@@ -19,8 +19,8 @@
 //! | `mlp` | a block's MLP and its VJP |
 //! | `prompts` | which block sees which prompts, and how |
 //! | `encoder` | one micro-batch through all of it, on one thread |
-//! | `pooled` | class token and mean of the patches, which some classifiers read |
-//! | `load` | tensors of each family |
+//! | `pool` | features: class token or mean of the patches |
+//! | `load` | tensors of a checkpoint |
 //! | `memory` | what a step takes, and how it keeps to a limit |
 //! | `reference` | the same network in plain tensor operations: what the kernels must equal |
 
@@ -34,7 +34,7 @@ mod load;
 mod low_rank;
 mod memory;
 mod mlp;
-mod pooled;
+mod pool;
 mod prompts;
 pub mod reference;
 #[cfg(test)]
@@ -45,10 +45,10 @@ mod tuned;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-pub(crate) use block::{Block, BlockTape, Depth, Queries, Scratch as BlockScratch, Sequences};
+pub(crate) use block::{Block, BlockTape, BlockWeights, Depth, Queries, Scratch as BlockScratch, Sequences};
 use encoder::{Sums, Workspace};
 pub(crate) use grads::BlockGrads;
-pub(crate) use load::{Get, clip_block, clip_qkv_names, norm};
+pub(crate) use load::{Get, norm};
 pub(crate) use low_rank::LowRankBlocks;
 pub use memory::Course;
 pub use prompts::{KeyValuePrompts, PromptLayers, TokenPrompts};
@@ -58,6 +58,9 @@ pub(crate) use tuned::Lookup;
 use tuned::TowerGrads;
 pub use tuned::{Tune, Tuned};
 
+use super::spec::Pool;
+#[cfg(doc)]
+use super::spec::Spec;
 use crate::kernel::{Precision, with_team};
 use crate::{Error, Result, parallel};
 
@@ -68,6 +71,9 @@ const ROWS: usize = 320;
 /// A frozen image tower at one image size.
 pub struct Vit {
     tower: Tower,
+    /// What makes features of tokens.
+    pool: Pool,
+    class_token: bool,
     precision: Precision,
     /// Bytes that the process may take.
     limit: Option<usize>,
@@ -110,8 +116,10 @@ pub enum Rows {
 /// Tokens that are read as features, which [`Loss`] gets. The work done follows from it.
 #[derive(Clone, Copy, Debug)]
 pub enum Readout<'a> {
-    /// The class token after the last norm: `[m, D]`.
-    ClassToken,
+    /// The features of an image as its backbone makes them ([`Spec::pool`]): `[m, D]`.
+    Features,
+    /// What this [`Pool`] makes of an image's tokens after the last norm: `[m, D]` or `[m, 2 D]`.
+    Pooled(Pool),
     /// Tokens at some depths, in ascending order, of each image one read behind the other: `[m, R, D]`, where R is the
     /// number of rows of all reads.
     Tokens(&'a [Read]),
@@ -139,9 +147,9 @@ pub struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// A forward pass over `images` `[B, 3, S, S]` that reads the class token.
+    /// A forward pass over `images` `[B, 3, S, S]` that reads their features.
     pub fn forward(images: &'a [f32], threads: usize) -> Self {
-        let (input, readout) = (Input::Images(images), Readout::ClassToken);
+        let (input, readout) = (Input::Images(images), Readout::Features);
         let want = Want::default();
         Self { input, prompts: None, keys_values: None, tuned: None, readout, want, micro_batch: None, threads }
     }
@@ -186,7 +194,7 @@ pub struct Grads {
 pub type Loss<'a, T> = dyn Fn(Range<usize>, &[f32]) -> Result<(Vec<f32>, T)> + Sync + 'a;
 
 impl Vit {
-    /// Width D of a token and of the features.
+    /// Width D of a token and of [`Readout::Features`].
     pub fn width(&self) -> usize {
         self.tower.embedding.width()
     }
@@ -224,7 +232,7 @@ impl Vit {
         prompts.start + prompts.layers < self.depth()
     }
 
-    /// Features of `images` `[B, 3, S, S]`: the class token after the last norm, `[B, D]`.
+    /// Features of `images` `[B, 3, S, S]`, as [`Readout::Features`]: `[B, D]`.
     ///
     /// # Errors
     /// `images` is no whole number of images of this size, or `prompts` does not fit the tower.
@@ -245,8 +253,18 @@ impl Vit {
     /// Rows `[.., D]` of the features of one image.
     pub fn feature_rows(&self, readout: Readout) -> usize {
         match readout {
-            Readout::ClassToken => 1,
+            Readout::Features => self.pool.vectors(),
+            Readout::Pooled(pool) => pool.vectors(),
             Readout::Tokens(reads) => reads.iter().map(|read| self.read_rows(read.rows).len()).sum(),
+        }
+    }
+
+    /// What pools the tokens for this readout, if anything does.
+    fn pool_of(&self, readout: Readout) -> Option<Pool> {
+        match readout {
+            Readout::Features => Some(self.pool),
+            Readout::Pooled(pool) => Some(pool),
+            Readout::Tokens(_) => None,
         }
     }
 
@@ -331,12 +349,13 @@ impl Vit {
         if let Some(rows) = &pass.keys_values {
             rows.check(depth, self.width())?;
         }
-        let plain = matches!((pass.input, pass.readout), (Input::Images(_), Readout::ClassToken));
+        let pool = self.pool_of(pass.readout);
+        let plain = matches!(pass.input, Input::Images(_)) && pool.is_some();
         if pass.tuned.is_some_and(|tuned| !plain || !tuned.fits(self)) {
-            return Err(Error::invalid(
-                "tuned weights",
-                "are for the class token of images, on the backbone they are of",
-            ));
+            return Err(Error::invalid("tuned weights", "are for features of images, on the backbone they are of"));
+        }
+        if pool.is_some_and(Pool::reads_class_token) && !self.class_token {
+            return Err(Error::invalid("readout", "a class token, of a backbone that has none"));
         }
         if let Readout::Tokens(reads) = pass.readout {
             let ascending = reads.windows(2).all(|pair| pair[0].after <= pair[1].after);
@@ -354,7 +373,7 @@ impl Vit {
                 let early = pass.prompts.is_some_and(|p| p.start < blocks)
                     || pass.keys_values.is_some_and(|rows| rows.start < blocks)
                     || matches!(pass.readout, Readout::Tokens(reads) if reads.iter().any(|read| read.after < blocks));
-                let most = depth - usize::from(matches!(pass.readout, Readout::ClassToken));
+                let most = depth - usize::from(pool.is_some());
                 if blocks > most || early || pass.want.pixels {
                     let message = format!("what happens before {blocks} of {depth} blocks is behind these tokens");
                     return Err(Error::invalid("tokens", message));

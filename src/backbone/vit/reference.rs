@@ -11,7 +11,7 @@ use candle_core::{D, DType, Device, Tensor};
 use super::PromptLayers;
 use crate::Result;
 use crate::backbone::position::interpolate;
-use crate::backbone::spec::{Family, Spec};
+use crate::backbone::spec::{Pool, Positions, Spec};
 use crate::backbone::weights::Weights;
 use crate::kernel::Activation;
 
@@ -89,43 +89,20 @@ impl<'a> Reference<'a> {
     fn block(&self, x: &Tensor, i: usize) -> Result<Tensor> {
         let spec = self.spec;
         let (d, h, mlp) = (spec.vision.width, spec.vision.heads, spec.vision.mlp);
-        let clip = spec.family == Family::Clip;
-        let prefix = if clip { format!("vision_model.encoder.layers.{i}") } else { format!("encoder.layer.{i}") };
-        let at = |name: &str| format!("{prefix}.{name}");
-        let [norm1, norm2, q, k, v, out, fc1, fc2] = match spec.family {
-            Family::Clip => [
-                "layer_norm1",
-                "layer_norm2",
-                "self_attn.q_proj",
-                "self_attn.k_proj",
-                "self_attn.v_proj",
-                "self_attn.out_proj",
-                "mlp.fc1",
-                "mlp.fc2",
-            ],
-            family => {
-                let (q, k, v) = ("attention.attention.query", "attention.attention.key", "attention.attention.value");
-                let out = "attention.output.dense";
-                if family == Family::Vit {
-                    ["layernorm_before", "layernorm_after", q, k, v, out, "intermediate.dense", "output.dense"]
-                } else if spec.vision.gated {
-                    ["norm1", "norm2", q, k, v, out, "mlp.weights_in", "mlp.weights_out"]
-                } else {
-                    ["norm1", "norm2", q, k, v, out, "mlp.fc1", "mlp.fc2"]
-                }
-            }
-        };
-        let scaled = |y: Tensor, which: usize| -> Result<Tensor> {
-            if !spec.layer_scale {
+        let names = &spec.family.vision.blocks;
+        let at = |name: &str| format!("{}.{i}.{name}", names.prefix);
+        let scaled = |y: Tensor, name: &str| -> Result<Tensor> {
+            if !spec.vision.layer_scale {
                 return Ok(y);
             }
-            Ok(y.broadcast_mul(&self.tensor(&at(&format!("layer_scale{which}.lambda1")), &[d])?)?)
+            Ok(y.broadcast_mul(&self.tensor(&at(name), &[d])?)?)
         };
+        let [scale1, scale2] = names.layer_scale;
         let (b, n, _) = x.dims3()?;
-        let y = self.norm(x, &at(norm1))?;
+        let y = self.norm(x, &at(names.norm1))?;
         let own = self.keys_values.as_ref().filter(|(start, own)| (*start..*start + own.dims()[0]).contains(&i));
-        let heads = |name: &str, of_row: Option<usize>| -> Result<Tensor> {
-            let mut y = self.linear(&y, &at(name), [d, d], spec.vision.qkv_bias)?;
+        let heads = |name: &str, bias: bool, of_row: Option<usize>| -> Result<Tensor> {
+            let mut y = self.linear(&y, &at(name), [d, d], bias)?;
             if let (Some((start, own)), Some(from)) = (own, of_row) {
                 let rows = own.get(i - start)?.narrow(1, from, d)?.unsqueeze(0)?;
                 y = Tensor::cat(&[&rows.broadcast_as((b, rows.dim(1)?, d))?, &y], 1)?;
@@ -133,12 +110,14 @@ impl<'a> Reference<'a> {
             let rows = y.dim(1)?;
             Ok(y.reshape((b, rows, h, d / h))?.transpose(1, 2)?.contiguous()?)
         };
-        let (query, key, value) = (heads(q, None)?, heads(k, Some(0))?, heads(v, Some(d))?);
+        let ([q, k, v], bias) = (names.qkv, spec.vision.qkv_bias);
+        let (query, key, value) = (heads(q, bias.q, None)?, heads(k, bias.k, Some(0))?, heads(v, bias.v, Some(d))?);
         let scores = (query.matmul(&key.t()?.contiguous()?)? / ((d / h) as f64).sqrt())?;
         let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&value)?;
         let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape((b, n, d))?;
-        let x = (x + scaled(self.linear(&mixed, &at(out), [d, d], true)?, 1)?)?;
-        let y = self.norm(&x, &at(norm2))?;
+        let x = (x + scaled(self.linear(&mixed, &at(names.out), [d, d], true)?, scale1)?)?;
+        let y = self.norm(&x, &at(names.norm2))?;
+        let [fc1, fc2] = if spec.vision.gated { names.gated_mlp } else { names.mlp };
         let hidden = if spec.vision.gated {
             let y = self.linear(&y, &at(fc1), [2 * mlp, d], true)?;
             (self.activation(&y.narrow(D::Minus1, 0, mlp)?)? * y.narrow(D::Minus1, mlp, mlp)?)?
@@ -146,18 +125,25 @@ impl<'a> Reference<'a> {
             self.activation(&self.linear(&y, &at(fc1), [mlp, d], true)?)?
         };
         let y = self.linear(&hidden, &at(fc2), [d, mlp], true)?;
-        Ok((x + scaled(y, 2)?)?)
+        Ok((x + scaled(y, scale2)?)?)
     }
 
-    /// Features `[B, D]` of `images` `[B, 3, S, S]`: the class token after the last norm. `prompts` are
-    /// `[layers, P, D]` for the blocks the [`PromptLayers`] name.
+    /// Features of `images` `[B, 3, S, S]`: what `pool` makes of the tokens after the last norm, `[B, D]` or `[B, 2 D]`.
+    /// `prompts` are `[layers, P, D]` for the blocks the [`PromptLayers`] name.
     ///
     /// # Errors
     /// Shapes that do not fit, or a tensor that is missing.
-    pub fn features(&self, images: &Tensor, prompts: Option<(PromptLayers, &Tensor)>) -> Result<Tensor> {
-        let post = if self.spec.family == Family::Clip { "vision_model.post_layernorm" } else { "layernorm" };
+    pub fn features(&self, images: &Tensor, pool: Pool, prompts: Option<(PromptLayers, &Tensor)>) -> Result<Tensor> {
         let tokens = self.tokens(images, prompts)?;
-        self.norm(&tokens[self.spec.vision.depth].narrow(1, 0, 1)?.squeeze(1)?, post)
+        let tokens = self.norm(&tokens[self.spec.vision.depth], self.spec.family.vision.post_norm)?;
+        let class = || tokens.narrow(1, 0, 1)?.squeeze(1);
+        let prefix = self.spec.prefix_tokens();
+        let mean = || tokens.narrow(1, prefix, tokens.dim(1)? - prefix)?.mean(1);
+        Ok(match pool {
+            Pool::ClassToken => class()?,
+            Pool::Mean => mean()?,
+            Pool::ClassTokenAndMean => Tensor::cat(&[class()?, mean()?], 1)?,
+        })
     }
 
     /// The tokens `[B, T, D]` (class token, registers, patches; no prompts) of `images` as they enter the first block and
@@ -166,60 +152,17 @@ impl<'a> Reference<'a> {
     /// # Errors
     /// As [`Self::features`].
     pub fn tokens(&self, images: &Tensor, prompts: Option<(PromptLayers, &Tensor)>) -> Result<Vec<Tensor>> {
-        let spec = self.spec;
-        let (d, p, grid) = (spec.vision.width, spec.patch_size, self.image_size / spec.patch_size);
-        let clip = spec.family == Family::Clip;
+        let (spec, names) = (self.spec, &self.spec.family.vision);
+        let (d, prefix) = (spec.vision.width, spec.prefix_tokens());
         let b = images.dims4()?.0;
-        let stored = 1 + spec.grid() * spec.grid();
-        let (class, (positions, position_shape), patch) = if clip {
-            (
-                self.tensor("vision_model.embeddings.class_embedding", &[d])?,
-                ("vision_model.embeddings.position_embedding.weight", vec![stored, d]),
-                self.tensor("vision_model.embeddings.patch_embedding.weight", &[d, 3, p, p])?,
-            )
-        } else {
-            (
-                self.tensor("embeddings.cls_token", &[1, 1, d])?,
-                ("embeddings.position_embeddings", vec![1, stored, d]),
-                self.tensor("embeddings.patch_embeddings.projection.weight", &[d, 3, p, p])?,
-            )
-        };
-        let positions = if let Some(own) = self.own.get(positions) {
-            // What interpolation makes of the unit matrix is its matrix, and leaves a gradient to what it multiplies.
-            let mut unit = vec![0.; stored * stored];
-            unit.iter_mut().step_by(stored + 1).for_each(|one| *one = 1.);
-            let matrix = interpolate(&unit, stored, spec.family, (grid, grid))?;
-            let matrix = Tensor::from_vec(matrix, (1 + grid * grid, stored), &self.device)?.to_dtype(self.dtype)?;
-            matrix.matmul(&own.reshape((stored, d))?)?
-        } else {
-            let positions = self.weights.get(positions, &position_shape)?;
-            let positions = interpolate(&positions, d, spec.family, (grid, grid))?;
-            Tensor::from_vec(positions, (1 + grid * grid, d), &self.device)?.to_dtype(self.dtype)?
-        };
-        let patches = images
-            .reshape((b * 3, grid, p, grid * p))?
-            .reshape((b, 3, grid, p, grid, p))?
-            .permute([0, 2, 4, 1, 3, 5])?
-            .contiguous()?
-            .reshape((b, grid * grid, 3 * p * p))?;
-        let mut patches = patches.broadcast_matmul(&patch.reshape((d, 3 * p * p))?.t()?)?;
-        if !clip {
-            patches = patches.broadcast_add(&self.tensor("embeddings.patch_embeddings.projection.bias", &[d])?)?;
-        }
-        let class = class.reshape((1, 1, d))?.broadcast_as((b, 1, d))?;
-        let mut x = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&positions)?;
-        if spec.registers > 0 {
-            let registers = self.tensor("embeddings.register_tokens", &[1, spec.registers, d])?;
-            let registers = registers.broadcast_as((b, spec.registers, d))?;
-            x = Tensor::cat(&[&x.narrow(1, 0, 1)?, &registers, &x.narrow(1, 1, grid * grid)?], 1)?;
-        }
-        let own = x.dim(1)? - 1;
-        // After the class token: fresh prompts for this block, then the sequence's own tokens.
+        let mut x = self.embedding(images)?;
+        let own = x.dim(1)? - prefix;
+        // Behind the tokens before the patches: fresh prompts for this block, then the patches.
         let replace = |x: &Tensor, layer: usize, prompts: &Tensor| -> Result<Tensor> {
             let fresh = prompts.get(layer)?.unsqueeze(0)?;
             let fresh = fresh.broadcast_as((b, fresh.dim(1)?, d))?;
             let rest = x.narrow(1, x.dim(1)? - own, own)?;
-            Ok(Tensor::cat(&[&x.narrow(1, 0, 1)?, &fresh, &rest], 1)?)
+            Ok(Tensor::cat(&[&x.narrow(1, 0, prefix)?, &fresh, &rest], 1)?)
         };
         let (start, layers) = match prompts {
             Some((layers, _)) => layers.resolve(spec.vision.depth)?,
@@ -228,11 +171,11 @@ impl<'a> Reference<'a> {
         if let (0, Some((_, prompts))) = (start, prompts) {
             x = replace(&x, 0, prompts)?;
         }
-        if clip {
-            x = self.norm(&x, "vision_model.pre_layrnorm")?;
+        if spec.pre_norm {
+            x = self.norm(&x, names.pre_norm)?;
         }
         let unprompted = |x: &Tensor| -> Result<Tensor> {
-            Ok(Tensor::cat(&[&x.narrow(1, 0, 1)?, &x.narrow(1, x.dim(1)? - own, own)?], 1)?)
+            Ok(Tensor::cat(&[&x.narrow(1, 0, prefix)?, &x.narrow(1, x.dim(1)? - own, own)?], 1)?)
         };
         let mut tokens = vec![unprompted(&x)?];
         for i in 0..spec.vision.depth {
@@ -243,5 +186,55 @@ impl<'a> Reference<'a> {
             tokens.push(unprompted(&x)?);
         }
         Ok(tokens)
+    }
+
+    /// The tokens `[B, T, D]` of `images` before any norm.
+    fn embedding(&self, images: &Tensor) -> Result<Tensor> {
+        let (spec, names) = (self.spec, &self.spec.family.vision);
+        let (d, p, grid) = (spec.vision.width, spec.patch_size, self.image_size / spec.patch_size);
+        let b = images.dims4()?.0;
+        let patch = self.tensor(&format!("{}.weight", names.patch), &[d, 3, p, p])?;
+        let patches = images
+            .reshape((b * 3, grid, p, grid * p))?
+            .reshape((b, 3, grid, p, grid, p))?
+            .permute([0, 2, 4, 1, 3, 5])?
+            .contiguous()?
+            .reshape((b, grid * grid, 3 * p * p))?;
+        let mut patches = patches.broadcast_matmul(&patch.reshape((d, 3 * p * p))?.t()?)?;
+        if spec.patch_bias {
+            patches = patches.broadcast_add(&self.tensor(&format!("{}.bias", names.patch), &[d])?)?;
+        }
+        let mut tokens = Vec::new();
+        if spec.class_token {
+            tokens.push(self.tensor(names.class_token.name, &names.class_token.shape(&[d]))?.reshape((1, d))?);
+        }
+        if spec.registers > 0 {
+            let shape = [spec.registers, d];
+            tokens.push(self.tensor(names.registers.name, &names.registers.shape(&shape))?.reshape(&shape[..])?);
+        }
+        let [of_prefix, of_patches] = self.positions(grid)?;
+        let patches = patches.broadcast_add(&of_patches)?;
+        if tokens.is_empty() {
+            return Ok(patches);
+        }
+        let tokens = (Tensor::cat(&tokens, 0)? + of_prefix)?;
+        Ok(Tensor::cat(&[&tokens.unsqueeze(0)?.broadcast_as((b, spec.prefix_tokens(), d))?, &patches], 1)?)
+    }
+
+    /// Positions of the tokens before the patches, zero where they have none, and of patches on a `grid`.
+    fn positions(&self, grid: usize) -> Result<[Tensor; 2]> {
+        let (spec, names) = (self.spec, &self.spec.family.vision);
+        let (d, stored) = (spec.vision.width, spec.grid() * spec.grid());
+        let Positions { prefix, resampling } = spec.positions;
+        let all = self.tensor(names.positions.name, &names.positions.shape(&[prefix + stored, d]))?;
+        let all = all.reshape((prefix + stored, d))?;
+        let none = Tensor::zeros((spec.prefix_tokens() - prefix, d), self.dtype, &self.device)?;
+        let of_prefix = Tensor::cat(&[&all.narrow(0, 0, prefix)?, &none], 0)?;
+        // What interpolation makes of the unit matrix is its matrix, and leaves a gradient to what it multiplies.
+        let mut unit = vec![0.; stored * stored];
+        unit.iter_mut().step_by(stored + 1).for_each(|one| *one = 1.);
+        let matrix = interpolate(&unit, stored, resampling, (grid, grid))?;
+        let matrix = Tensor::from_vec(matrix, (grid * grid, stored), &self.device)?.to_dtype(self.dtype)?;
+        Ok([of_prefix, matrix.matmul(&all.narrow(0, prefix, stored)?.contiguous()?)?])
     }
 }

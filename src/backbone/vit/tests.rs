@@ -9,10 +9,11 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::tensor::{Dtype, TensorView};
 
+use super::embed::EmbeddingWeights;
+use super::load::visit_norm;
 use super::reference::Reference;
 use super::*;
-use crate::backbone::spec::Family;
-use crate::backbone::spec::Spec;
+use crate::backbone::spec::{Positions, QkvBias, Spec, TowerSpec};
 use crate::backbone::weights::Weights;
 use crate::kernel::Precision;
 use vpt_base::testing::random;
@@ -20,8 +21,8 @@ use vpt_base::testing::random;
 const WIDTH: usize = 24;
 const BATCH: usize = 5;
 
-fn spec(family: Family, activation: &str) -> Spec {
-    let image = if family == Family::Clip || family == Family::Vit { 24 } else { 40 };
+fn spec(model_type: &str, activation: &str) -> Spec {
+    let image = if model_type.starts_with("dinov2") { 40 } else { 24 };
     // A gated MLP that is done in several pieces.
     let (gated, activation, ratio) = if activation == "swiglu" { (true, "gelu", 30) } else { (false, activation, 2) };
     let tower = format!(
@@ -29,74 +30,28 @@ fn spec(family: Family, activation: &str) -> Spec {
            "image_size": {image}, "patch_size": 8, "hidden_act": "{activation}",
            "mlp_ratio": {ratio}, "num_register_tokens": 2, "use_swiglu_ffn": {gated}"#
     );
-    let config = match family {
-        Family::Clip => format!(r#"{{"model_type": "clip", "vision_config": {{{tower}}}}}"#),
-        family => format!(r#"{{"model_type": "{}", {tower}}}"#, family.model_type()),
+    let config = match model_type {
+        "clip" => format!(r#"{{"model_type": "clip", "vision_config": {{{tower}}}}}"#),
+        _ => format!(r#"{{"model_type": "{model_type}", {tower}}}"#),
     };
     Spec::from_json(config.as_bytes(), Path::new("config.json")).unwrap()
 }
 
 /// A checkpoint of seeded random tensors, large enough everywhere to tell right from wrong.
 fn weights(spec: &Spec) -> Weights {
-    let (d, mlp, p) = (WIDTH, spec.vision.mlp, spec.patch_size);
-    let positions = 1 + spec.grid() * spec.grid();
     let mut shapes: Vec<(String, Vec<usize>)> = Vec::new();
-    let mut add = |name: String, shape: &[usize]| shapes.push((name, shape.to_vec()));
-    let clip = spec.family == Family::Clip;
-    if clip {
-        add("vision_model.embeddings.class_embedding".into(), &[d]);
-        add("vision_model.embeddings.position_embedding.weight".into(), &[positions, d]);
-        add("vision_model.embeddings.patch_embedding.weight".into(), &[d, 3, p, p]);
-    } else {
-        add("embeddings.cls_token".into(), &[1, 1, d]);
-        add("embeddings.position_embeddings".into(), &[1, positions, d]);
-        add("embeddings.patch_embeddings.projection.weight".into(), &[d, 3, p, p]);
-        add("embeddings.patch_embeddings.projection.bias".into(), &[d]);
-        if spec.registers > 0 {
-            add("embeddings.register_tokens".into(), &[1, spec.registers, d]);
-        }
-    }
-    let norms = if clip { ["vision_model.pre_layrnorm", "vision_model.post_layernorm"] } else { ["layernorm", ""] };
-    for norm in norms.into_iter().filter(|n| !n.is_empty()) {
-        add(format!("{norm}.weight"), &[d]);
-        add(format!("{norm}.bias"), &[d]);
-    }
+    let mut note = |name: &str, shape: &[usize], _: &mut Vec<f32>| {
+        shapes.push((name.to_owned(), shape.to_vec()));
+        Ok(())
+    };
+    let names = &spec.family.vision;
+    EmbeddingWeights::default().visit(spec, &mut note).unwrap();
     for i in 0..spec.vision.depth {
-        let prefix = if clip { format!("vision_model.encoder.layers.{i}") } else { format!("encoder.layer.{i}") };
-        let [q, k, v] = ["query", "key", "value"].map(|n| format!("attention.attention.{n}"));
-        let (norms, square, fc) = match spec.family {
-            Family::Clip => (
-                ["layer_norm1", "layer_norm2"],
-                ["q_proj", "k_proj", "v_proj", "out_proj"].map(|n| format!("self_attn.{n}")),
-                ["mlp.fc1", "mlp.fc2"],
-            ),
-            Family::Vit => (
-                ["layernorm_before", "layernorm_after"],
-                [q, k, v, "attention.output.dense".into()],
-                ["intermediate.dense", "output.dense"],
-            ),
-            _ => (
-                ["norm1", "norm2"],
-                [q, k, v, "attention.output.dense".into()],
-                if spec.vision.gated { ["mlp.weights_in", "mlp.weights_out"] } else { ["mlp.fc1", "mlp.fc2"] },
-            ),
-        };
-        let fc1_rows = if spec.vision.gated { 2 * mlp } else { mlp };
-        for name in norms {
-            add(format!("{prefix}.{name}.weight"), &[d]);
-            add(format!("{prefix}.{name}.bias"), &[d]);
-        }
-        for (name, shape) in
-            square.iter().map(|n| (n.as_str(), [d, d])).chain([(fc[0], [fc1_rows, d]), (fc[1], [d, mlp])])
-        {
-            add(format!("{prefix}.{name}.weight"), &shape);
-            add(format!("{prefix}.{name}.bias"), &shape[..1]);
-        }
-        if spec.layer_scale {
-            add(format!("{prefix}.layer_scale1.lambda1"), &[d]);
-            add(format!("{prefix}.layer_scale2.lambda1"), &[d]);
-        }
+        let layer_scale = spec.vision.layer_scale.then(Default::default);
+        let mut block = BlockWeights { layer_scale, ..BlockWeights::default() };
+        block.visit(&names.blocks, i, &spec.vision, &mut note).unwrap();
     }
+    visit_norm(&mut Default::default(), names.post_norm, WIDTH, &mut note).unwrap();
     let tensors: HashMap<String, (Vec<usize>, Vec<u8>)> = shapes
         .into_iter()
         .enumerate()
@@ -113,19 +68,50 @@ fn weights(spec: &Spec) -> Weights {
     Weights::from_static(Box::leak(bytes.into_boxed_slice()), Path::new("random")).unwrap()
 }
 
+/// Backbones and sizes of their images: those of every family, and such as differ from a family in some facts.
 fn families() -> Vec<(Spec, usize)> {
+    let families = [
+        ("clip", "quick_gelu", 24),
+        ("clip", "gelu", 24),
+        ("vit", "gelu", 24),
+        ("vit", "gelu_new", 32),
+        ("deit", "gelu", 32),
+        ("dinov2", "gelu", 24),
+        ("dinov2", "swiglu", 24),
+        ("dinov2_with_registers", "gelu", 24),
+    ];
+    let families = families.map(|(model_type, activation, size)| (spec(model_type, activation), size));
+    families.into_iter().chain(other_facts().map(|spec| (spec, 32))).collect()
+}
+
+/// Facts in combinations that no family has today.
+fn other_facts() -> [Spec; 5] {
+    let with_bias =
+        |spec: &Spec, [q, k, v]: [bool; 3]| TowerSpec { qkv_bias: QkvBias { q, k, v }, ..spec.vision.clone() };
+    let without_prefix = |spec: &Spec| Positions { prefix: 0, ..spec.positions };
+    let (vit, clip, dinov2) = (spec("vit", "gelu_new"), spec("clip", "gelu"), spec("dinov2_with_registers", "gelu"));
     [
-        (Family::Clip, "quick_gelu", 24),
-        (Family::Clip, "gelu", 24),
-        (Family::Vit, "gelu", 24),
-        (Family::Vit, "gelu_new", 32),
-        (Family::Dinov2, "gelu", 24),
-        (Family::Dinov2, "swiglu", 24),
-        (Family::Dinov2WithRegisters, "gelu", 24),
+        // As SigLIP without its attention pooling.
+        Spec { class_token: false, positions: without_prefix(&vit), pool: Pool::Mean, ..vit.clone() },
+        // Registers before the patches and no class token; no bias of q, k and v at all.
+        Spec {
+            class_token: false,
+            positions: without_prefix(&dinov2),
+            pool: Pool::Mean,
+            vision: with_bias(&dinov2, [false; 3]),
+            ..dinov2.clone()
+        },
+        // As DINOv3: tokens before the patches have no position, keys no bias.
+        Spec { positions: without_prefix(&dinov2), vision: with_bias(&dinov2, [true, false, true]), ..dinov2 },
+        // The mean of patches behind a norm before the first block and beside a class token.
+        Spec { pool: Pool::Mean, patch_bias: true, vision: with_bias(&clip, [false, false, true]), ..clip },
+        Spec { pool: Pool::ClassTokenAndMean, pre_norm: false, ..vit },
     ]
-    .into_iter()
-    .map(|(family, activation, size)| (spec(family, activation), size))
-    .collect()
+}
+
+/// Values of the features of an image.
+fn feature_len(spec: &Spec) -> usize {
+    spec.pool.vectors() * WIDTH
 }
 
 const LAYERS: [Option<PromptLayers>; 6] = [
@@ -163,24 +149,23 @@ fn features_and_gradients_equal_the_textbook_form() {
         let weights = weights(&spec);
         let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
         let reference = Reference::new(&spec, &weights, size, DType::F64, &Device::Cpu).unwrap();
-        let images = random(100, BATCH * 3 * size * size);
-        let slopes = random(101, BATCH * WIDTH);
+        let (images, each) = (random(100, BATCH * 3 * size * size), feature_len(&spec));
+        let slopes = random(101, BATCH * each);
         let data = random(102, 3 * TOKENS * WIDTH);
         for layers in LAYERS {
-            let case = format!("{:?} {size} {layers:?}", spec.family);
+            let case = format!("{spec:?} {size} {layers:?}");
             let prompts = prompts(layers, &data);
             let image_var = Var::from_tensor(&f64_tensor(&images, &[BATCH, 3, size, size])).unwrap();
             let prompt_var =
                 prompts.as_ref().map(|p| Var::from_tensor(&f64_tensor(p.data, &[p.layers, p.tokens, WIDTH])).unwrap());
             let pair = layers.zip(prompt_var.as_ref().map(Var::as_tensor));
-            let want = reference.features(&image_var, pair).unwrap();
+            let want = reference.features(&image_var, spec.pool, pair).unwrap();
             let got = vit.features(&images, prompts, 2).unwrap();
             assert!(relative_error(&got, &values(&want)) < 2e-6, "{case}: features");
 
-            let weighted = (&want * f64_tensor(&slopes, &[BATCH, WIDTH])).unwrap().sum_all().unwrap();
+            let weighted = (&want * f64_tensor(&slopes, &[BATCH, each])).unwrap().sum_all().unwrap();
             let grads = weighted.backward().unwrap();
-            let loss =
-                |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
+            let loss = |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * each..range.end * each].to_vec(), ()));
             for want_pixels in [false, true] {
                 let want = Want { tokens: true, pixels: want_pixels, ..Want::default() };
                 let (got, _) = vit
@@ -223,7 +208,7 @@ fn tokens_of_several_blocks_and_their_gradients_equal_the_textbook_form() {
         let data = random(102, 3 * TOKENS * WIDTH);
         let patches = (size / 8) * (size / 8);
         for (layers, reads) in LAYERS.into_iter().flat_map(|layers| READS.map(|reads| (layers, reads))) {
-            let case = format!("{:?} {layers:?} {reads:?}", spec.family);
+            let case = format!("{spec:?} {layers:?} {reads:?}");
             let prompts = prompts(layers, &data);
             let readout = Readout::Tokens(reads);
             let image_var = Var::from_tensor(&f64_tensor(&images, &[BATCH, 3, size, size])).unwrap();
@@ -283,7 +268,7 @@ fn a_pass_goes_on_from_tokens_as_if_it_had_come_from_images() {
             let tokens = vit.read(&Pass { readout: Readout::Tokens(&before), ..Pass::forward(&images, 2) }).unwrap();
             let input = Input::Tokens { blocks, tokens: &tokens };
             let after = [Read { after: blocks, rows: Rows::Patches }, Read { after: 3, rows: Rows::All }];
-            for readout in [Readout::ClassToken, Readout::Tokens(&after)] {
+            for readout in [Readout::Features, Readout::Tokens(&after)] {
                 let prompts = prompts(Some(PromptLayers::Last(3 - blocks)), &data);
                 // Block 0 of CLIP has its prompts before `ln_pre`, which is no matter to the other tokens.
                 let want = Want { tokens: true, ..Want::default() };
@@ -345,19 +330,18 @@ fn gradients_equal_central_differences() {
         let weights = weights(&spec);
         let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
         let reference = Reference::new(&spec, &weights, size, DType::F64, &Device::Cpu).unwrap();
-        let images = random(100, 2 * 3 * size * size);
-        let slopes = random(101, 2 * WIDTH);
+        let (images, each) = (random(100, 2 * 3 * size * size), feature_len(&spec));
+        let slopes = random(101, 2 * each);
         let data = random(102, 3 * TOKENS * WIDTH);
         for layers in [PromptLayers::All, PromptLayers::First(2), PromptLayers::Last(2)] {
             let prompts = prompts(Some(layers), &data).unwrap();
             let shape = [prompts.layers, prompts.tokens, WIDTH];
             let value = |images: &Tensor, prompts: &Tensor| {
-                let features = reference.features(images, Some((layers, prompts))).unwrap();
-                values(&(features * f64_tensor(&slopes, &[2, WIDTH])).unwrap().sum_all().unwrap())[0]
+                let features = reference.features(images, spec.pool, Some((layers, prompts))).unwrap();
+                values(&(features * f64_tensor(&slopes, &[2, each])).unwrap().sum_all().unwrap())[0]
             };
             let (image, prompt) = (f64_tensor(&images, &[2, 3, size, size]), f64_tensor(prompts.data, &shape));
-            let loss =
-                |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
+            let loss = |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * each..range.end * each].to_vec(), ()));
             let want = Want { tokens: true, pixels: true, ..Want::default() };
             let (grads, _) =
                 vit.step(&Pass { prompts: Some(prompts), want, ..Pass::forward(&images, 1) }, &loss).unwrap();
@@ -386,6 +370,29 @@ fn gradients_equal_central_differences() {
             }
             assert!(steepest.iter().all(|&slope| slope > 1e-2), "{layers}: no slope to tell right from wrong by");
         }
+    }
+}
+
+#[test]
+fn another_pool_is_read_as_if_it_were_the_backbones_own() {
+    let (spec, size) = (spec("dinov2_with_registers", "gelu"), 24);
+    let weights = weights(&spec);
+    let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
+    let images = random(100, BATCH * 3 * size * size);
+    let data = random(102, 3 * TOKENS * WIDTH);
+    for pool in [Pool::ClassToken, Pool::Mean, Pool::ClassTokenAndMean] {
+        let own = Vit::load(&Spec { pool, ..spec.clone() }, &weights, size, Precision::F32).unwrap();
+        // Prompts that travel are in the rows behind the last block, and in no feature.
+        let pass = Pass { prompts: prompts(Some(PromptLayers::First(2)), &data), ..Pass::forward(&images, 2) };
+        let features = vit.read(&Pass { readout: Readout::Pooled(pool), ..pass }).unwrap();
+        assert_eq!(features, own.read(&pass).unwrap(), "{pool:?}");
+        assert_eq!(features.len(), BATCH * pool.vectors() * WIDTH);
+    }
+    let bare = &other_facts()[0];
+    let vit = Vit::load(bare, &self::weights(bare), size, Precision::F32).unwrap();
+    for pool in [Pool::ClassToken, Pool::ClassTokenAndMean] {
+        let error = vit.read(&Pass { readout: Readout::Pooled(pool), ..Pass::forward(&images, 1) }).unwrap_err();
+        assert!(error.to_string().starts_with("readout: "), "{error}");
     }
 }
 
@@ -439,7 +446,7 @@ fn shapes_that_do_not_fit_are_errors() {
         assert!(message(vit.read(&pass)).starts_with("readout: "), "{reads:?}");
     }
     let tokens = random(2, vit.tokens() * WIDTH);
-    for (blocks, readout) in [(3, Readout::ClassToken), (4, Readout::ClassToken), (2, Readout::Tokens(&read(1)))] {
+    for (blocks, readout) in [(3, Readout::Features), (4, Readout::Features), (2, Readout::Tokens(&read(1)))] {
         let pass = Pass { input: Input::Tokens { blocks, tokens: &tokens }, readout, ..Pass::forward(&images, 1) };
         assert!(message(vit.read(&pass)).starts_with("tokens: "), "{blocks} {readout:?}");
     }

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use super::block::{Block, BlockWeights};
 use super::embed::{Embedding, EmbeddingGrads, EmbeddingWeights};
 use super::grads::{BlockGrads, Learned};
-use super::load::{Get, Visit, norm, post_norm_name, qkv_names, read_block, visit_block, visit_norm};
+use super::load::{Get, Visit, norm, read_block, visit_norm};
 use super::low_rank::LowRankBlocks;
 use super::tower::Tower;
 use super::{Precision, Vit};
@@ -86,9 +86,9 @@ impl TowerWeights {
     fn visit(&mut self, spec: &Spec, f: Visit) -> Result<()> {
         self.embedding.visit(spec, f)?;
         for (i, block) in self.blocks.iter_mut().enumerate() {
-            visit_block(block, spec, i, f)?;
+            block.visit(&spec.family.vision.blocks, i, &spec.vision, f)?;
         }
-        visit_norm(&mut self.post_norm, post_norm_name(spec), spec.vision.width, f)
+        visit_norm(&mut self.post_norm, spec.family.vision.post_norm, spec.vision.width, f)
     }
 
     /// Lets go of what neither biases nor their gradients depend on.
@@ -133,7 +133,7 @@ impl Vit {
                     let message = format!("{rank} is no rank of a matrix of {0} x {0}", spec.vision.width);
                     return Err(Error::flag("--lora-rank", message));
                 }
-                let blocks = (0..depth).map(|i| Ok((qkv_names(spec, i), read_block(get, spec, i)?)));
+                let blocks = (0..depth).map(|i| Ok((spec.family.vision.blocks.qkv_of(i), read_block(get, spec, i)?)));
                 Kind::LowRank(LowRankBlocks::new(&spec.vision, blocks, rank, scale)?)
             }
             Tune::Biases | Tune::All => {
@@ -145,7 +145,7 @@ impl Vit {
                         all.without_matrices();
                     }
                 }
-                all.post_norm = norm(get, post_norm_name(spec), spec.vision.width)?;
+                all.post_norm = norm(get, spec.family.vision.post_norm, spec.vision.width)?;
                 Kind::Layers(learned, Box::new(all))
             }
         };
@@ -232,7 +232,7 @@ impl Tuned {
         }
         let mut stale = Vec::new();
         for (i, block) in weights.blocks.iter_mut().enumerate() {
-            visit_block(block, spec, i, &mut take)?;
+            block.visit(&spec.family.vision.blocks, i, &spec.vision, &mut take)?;
             if changed.take() {
                 stale.push(i);
             }
@@ -247,7 +247,7 @@ impl Tuned {
         for (i, block) in stale.into_iter().zip(fresh.into_iter().flatten()) {
             tower.blocks[i] = block;
         }
-        visit_norm(&mut weights.post_norm, post_norm_name(spec), spec.vision.width, &mut take)?;
+        visit_norm(&mut weights.post_norm, spec.family.vision.post_norm, spec.vision.width, &mut take)?;
         tower.post_norm.clone_from(&weights.post_norm);
         Ok(())
     }

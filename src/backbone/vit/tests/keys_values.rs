@@ -17,11 +17,12 @@ fn features_and_gradients_equal_the_textbook_form() {
         let weights = weights(&spec);
         let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
         let images = random(100, BATCH * 3 * size * size);
-        let slopes = random(101, BATCH * WIDTH);
+        let each = feature_len(&spec);
+        let slopes = random(101, BATCH * each);
         let data = random(102, 3 * TOKENS * WIDTH);
         let own = random(103, 3 * ROWS * 2 * WIDTH);
         for (layers, blocks) in LAYERS.into_iter().flat_map(|layers| BLOCKS.map(|blocks| (layers, blocks))) {
-            let case = format!("{:?} {layers:?} {blocks:?}", spec.family);
+            let case = format!("{spec:?} {layers:?} {blocks:?}");
             let (prompts, rows) = (prompts(layers, &data), rows(blocks, &own));
             let image_var = Var::from_tensor(&f64_tensor(&images, &[BATCH, 3, size, size])).unwrap();
             let row_var = Var::from_tensor(&f64_tensor(rows.data, &[rows.layers, ROWS, 2 * WIDTH])).unwrap();
@@ -30,14 +31,14 @@ fn features_and_gradients_equal_the_textbook_form() {
             let reference = Reference::new(&spec, &weights, size, DType::F64, &Device::Cpu).unwrap();
             let reference = reference.with_keys_values(blocks.0, row_var.as_tensor().clone());
             let pair = layers.zip(prompt_var.as_ref().map(Var::as_tensor));
-            let want = reference.features(&image_var, pair).unwrap();
-            let weighted = (&want * f64_tensor(&slopes, &[BATCH, WIDTH])).unwrap().sum_all().unwrap();
+            let want = reference.features(&image_var, spec.pool, pair).unwrap();
+            let weighted = (&want * f64_tensor(&slopes, &[BATCH, each])).unwrap().sum_all().unwrap();
             let grads = weighted.backward().unwrap();
 
             let pass = Pass { prompts, keys_values: Some(rows), ..Pass::forward(&images, 2) };
             assert!(relative_error(&vit.read(&pass).unwrap(), &values(&want)) < 2e-6, "{case}: features");
             let loss =
-                |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
+                |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * each..range.end * each].to_vec(), ()));
             for (tokens, pixels) in [(false, false), (true, false), (true, true)] {
                 let want = Want { tokens, keys_values: true, pixels, ..Want::default() };
                 let (got, _) = vit.step(&Pass { want, micro_batch: Some(2), ..pass }, &loss).unwrap();
@@ -63,17 +64,18 @@ fn gradients_equal_central_differences() {
         let weights = weights(&spec);
         let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
         let images = random(100, 2 * 3 * size * size);
-        let slopes = random(101, 2 * WIDTH);
+        let each = feature_len(&spec);
+        let slopes = random(101, 2 * each);
         let own = random(103, 3 * ROWS * 2 * WIDTH);
         let rows = rows((1, 2), &own);
         let shape = [2, ROWS, 2 * WIDTH];
         let value = |rows: Tensor| {
             let reference = Reference::new(&spec, &weights, size, DType::F64, &Device::Cpu).unwrap();
             let features =
-                reference.with_keys_values(1, rows).features(&f64_tensor(&images, &[2, 3, size, size]), None);
-            values(&(features.unwrap() * f64_tensor(&slopes, &[2, WIDTH])).unwrap().sum_all().unwrap())[0]
+                reference.with_keys_values(1, rows).features(&f64_tensor(&images, &[2, 3, size, size]), spec.pool, None);
+            values(&(features.unwrap() * f64_tensor(&slopes, &[2, each])).unwrap().sum_all().unwrap())[0]
         };
-        let loss = |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
+        let loss = |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * each..range.end * each].to_vec(), ()));
         let want = Want { keys_values: true, ..Want::default() };
         let pass = Pass { keys_values: Some(rows), want, ..Pass::forward(&images, 1) };
         let gradient = vit.step(&pass, &loss).unwrap().0.keys_values.unwrap();

@@ -57,23 +57,23 @@ fn gradients_of_weights_equal_the_textbook_form() {
         for (precision, bound) in [(Precision::F32, 1e-5), (Precision::Bf16, 3e-2)] {
             let vit = Vit::load(&spec, &weights, size, precision).unwrap();
             for tune in KINDS {
-                let case = format!("{:?} {tune:?} {precision}", spec.family);
+                let (case, each) = (format!("{spec:?} {tune:?} {precision}"), feature_len(&spec));
                 let mut tuned = vit.tuned(&spec, &weights, tune).unwrap();
                 let values = moved(&mut tuned);
                 set(&mut tuned, &values);
                 let (reference, vars) = reference((&spec, size), &weights, &values);
                 let images = random(100, BATCH * 3 * size * size);
-                let slopes = random(101, BATCH * WIDTH);
+                let slopes = random(101, BATCH * each);
                 let image = f64_tensor(&images, &[BATCH, 3, size, size]);
-                let features = reference.features(&image, None).unwrap();
+                let features = reference.features(&image, spec.pool, None).unwrap();
                 let pass = Pass { tuned: Some(&tuned), ..Pass::forward(&images, 2) };
                 let error = relative_error(&vit.read(&pass).unwrap(), &super::values(&features));
                 assert!(error < bound / 2., "{case}: features off by {error:e}");
 
-                let weighted = (&features * f64_tensor(&slopes, &[BATCH, WIDTH])).unwrap().sum_all().unwrap();
+                let weighted = (&features * f64_tensor(&slopes, &[BATCH, each])).unwrap().sum_all().unwrap();
                 let grads = weighted.backward().unwrap();
                 let loss =
-                    |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
+                    |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * each..range.end * each].to_vec(), ()));
                 let want = Want { weights: true, ..Want::default() };
                 let (got, _) = vit.step(&Pass { want, micro_batch: Some(2), ..pass }, &loss).unwrap();
                 let got = got.weights.unwrap();
@@ -104,10 +104,11 @@ fn gradients_of_weights_prompts_and_pixels_together_equal_the_textbook_form() {
         let weights = weights(&spec);
         let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
         let images = random(100, BATCH * 3 * size * size);
-        let slopes = random(101, BATCH * WIDTH);
+        let each = feature_len(&spec);
+        let slopes = random(101, BATCH * each);
         let data = random(102, 3 * TOKENS * WIDTH);
         for (tune, layers) in KINDS.into_iter().flat_map(|tune| LAYERS.map(|layers| (tune, layers))) {
-            let case = format!("{:?} {tune:?} {layers:?}", spec.family);
+            let case = format!("{spec:?} {tune:?} {layers:?}");
             let mut tuned = vit.tuned(&spec, &weights, tune).unwrap();
             let values = moved(&mut tuned);
             set(&mut tuned, &values);
@@ -116,18 +117,18 @@ fn gradients_of_weights_prompts_and_pixels_together_equal_the_textbook_form() {
             let image = Var::from_tensor(&f64_tensor(&images, &[BATCH, 3, size, size])).unwrap();
             let prompt =
                 prompts.as_ref().map(|p| Var::from_tensor(&f64_tensor(p.data, &[p.layers, p.tokens, WIDTH])).unwrap());
-            let features = reference.features(&image, layers.zip(prompt.as_ref().map(Var::as_tensor))).unwrap();
+            let features =
+                reference.features(&image, spec.pool, layers.zip(prompt.as_ref().map(Var::as_tensor))).unwrap();
             let pass = Pass { prompts, tuned: Some(&tuned), ..Pass::forward(&images, 2) };
             let error = relative_error(&vit.read(&pass).unwrap(), &super::values(&features));
             assert!(error < 5e-6, "{case}: features off by {error:e}");
 
-            let weighted = (&features * f64_tensor(&slopes, &[BATCH, WIDTH])).unwrap().sum_all().unwrap();
+            let weighted = (&features * f64_tensor(&slopes, &[BATCH, each])).unwrap().sum_all().unwrap();
             let grads = weighted.backward().unwrap();
             let gradient = |var: &Var| super::values(grads.get(var).unwrap());
             let lengths: Vec<f64> = vars.iter().map(|var| norm(&gradient(var))).collect();
             let floor = 0.03 * lengths.iter().sum::<f64>() / vars.len() as f64;
-            let loss =
-                |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * WIDTH..range.end * WIDTH].to_vec(), ()));
+            let loss = |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * each..range.end * each].to_vec(), ()));
             for (tokens, pixels) in [(true, false), (true, true), (false, true)] {
                 let want = Want { tokens, pixels, weights: true, ..Want::default() };
                 let (got, _) = vit.step(&Pass { want, micro_batch: Some(2), ..pass }, &loss).unwrap();
