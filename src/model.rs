@@ -27,7 +27,7 @@ use crate::{
     backbone::{
         Backbone,
         class_texts::Prompts,
-        vit::{Course, Pass, Read, Readout, Rows},
+        vit::{MemoryPlan, Pass, Readout, TokenRead, TokenRows},
     },
     head::{
         Head, HeadKind,
@@ -232,10 +232,10 @@ impl Model {
     ///
     /// # Errors
     /// The memory limit is too low for it.
-    pub fn course(&self, micro_batch: Option<usize>, batch: usize) -> Result<Course> {
+    pub fn memory_plan(&self, micro_batch: Option<usize>, batch: usize) -> Result<MemoryPlan> {
         let mut inputs = Inputs::new(&[], self.threads);
         self.parts.iter().for_each(|part| part.outline(&mut inputs));
-        self.backbone.vit.course(&self.mapped_pass(inputs.pass(0, micro_batch)), batch)
+        self.backbone.vit.memory_plan(&self.mapped_pass(inputs.pass(0, micro_batch)), batch)
     }
 
     /// How images are made ready for [`Self::logits`] and [`Self::step`].
@@ -385,7 +385,7 @@ impl Model {
 
     /// What comes out of the first [`Self::prefix_blocks`] blocks of images `[B, 3, s, s]`: tokens `[B, n, width]`.
     pub fn prefix(&self, images: &[f32]) -> Result<Vec<f32>> {
-        let reads = [Read { after: self.prefix_blocks(), rows: Rows::All }];
+        let reads = [TokenRead { after: self.prefix_blocks(), rows: TokenRows::All }];
         self.backbone.vit.read(&Pass { readout: Readout::Tokens(&reads), ..Pass::forward(images, self.threads) })
     }
 

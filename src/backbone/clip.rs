@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use super::names::TextNames;
 use super::registry::{Location, PREPROCESSOR, locate};
 use super::spec::{Spec, TextSpec};
-use super::text::{ClassTexts, TextTower, TunedTexts};
+use super::text::{PromptedTexts, TextTower, TunedTexts};
 use super::tokenizer::Tokenizer;
 use super::vit::{TokenPrompts, Tune, Tuned, Vit};
 use super::weights::Weights;
@@ -54,12 +54,12 @@ pub struct Clip {
     projection: Panels,
     /// Natural logarithm of the factor between cosine and logit.
     logit_scale: f32,
-    text: Option<Text>,
+    text: Option<LazyTextTower>,
     tokenizer: OnceLock<Tokenizer>,
 }
 
 /// A text tower that is read once it is needed: most tasks need none, and the embeddings of its words alone are large.
-struct Text {
+struct LazyTextTower {
     spec: TextSpec,
     names: &'static TextNames,
     precision: Precision,
@@ -212,7 +212,7 @@ impl Backbone {
         self.text().map(|text| &text.spec)
     }
 
-    fn text(&self) -> Result<&Text> {
+    fn text(&self) -> Result<&LazyTextTower> {
         self.clip.as_ref().and_then(|clip| clip.text.as_ref()).ok_or_else(|| {
             let message = format!("{} ({}) has no text tower; a CLIP backbone is needed", self.name, self.spec.family);
             Error::flag("--backbone", message)
@@ -246,14 +246,14 @@ impl Backbone {
     ///
     /// # Errors
     /// As [`Self::embed_texts`], or there is no room for the vectors.
-    pub fn class_texts<S: AsRef<str>>(&self, texts: &[S], tokens: usize) -> Result<ClassTexts> {
+    pub fn class_texts<S: AsRef<str>>(&self, texts: &[S], tokens: usize) -> Result<PromptedTexts> {
         let spec = self.text_spec()?;
         // Start, end and at least one token of a name.
         let Some(room) = spec.context.checked_sub(tokens).filter(|&room| room > 2) else {
             let message = format!("{tokens} vectors leave no room for a name in a text of {} tokens", spec.context);
             return Err(Error::flag("--prompt-tokens", message));
         };
-        ClassTexts::new(spec, &self.encode(texts, room)?, &self.tokenizer_path())
+        PromptedTexts::new(spec, &self.encode(texts, room)?, &self.tokenizer_path())
     }
 
     /// The text tower's embeddings `[k, D]` of the tokens of `text`, start and end token left out.
@@ -286,7 +286,7 @@ impl Backbone {
     }
 }
 
-impl Text {
+impl LazyTextTower {
     /// Checks that the tensors are there.
     fn new(spec: &TextSpec, names: &'static TextNames, weights: &Weights, precision: Precision) -> Result<Self> {
         TextTower::check(spec, names, weights)?;
@@ -303,7 +303,7 @@ impl Clip {
         Ok(Self {
             projection: Panels::pack(Mat::new(&projection, width, d, d).t()),
             logit_scale,
-            text: text.map(|(spec, names)| Text::new(spec, names, weights, precision)).transpose()?,
+            text: text.map(|(spec, names)| LazyTextTower::new(spec, names, weights, precision)).transpose()?,
             tokenizer: OnceLock::new(),
         })
     }

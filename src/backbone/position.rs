@@ -43,12 +43,12 @@ pub fn interpolate(pos: &[f32], width: usize, resampling: Resampling, target: (u
 }
 
 /// One output position: weights of the inputs from `start` on.
-struct Taps {
+struct ResampleTaps {
     start: usize,
     weights: Vec<f32>,
 }
 
-impl Taps {
+impl ResampleTaps {
     /// Adds up rows of `len` values of `from` into `to`, which holds zeros.
     fn apply(&self, from: &[f32], len: usize, to: &mut [f32]) {
         for (&weight, row) in self.weights.iter().zip(from[self.start * len..].chunks_exact(len)) {
@@ -60,7 +60,7 @@ impl Taps {
 }
 
 /// torch's `upsample_bicubic2d`: four inputs around the centre; those beyond the border repeat the border.
-fn four_taps(input: usize, output: usize) -> Vec<Taps> {
+fn four_taps(input: usize, output: usize) -> Vec<ResampleTaps> {
     const A: f32 = -0.75;
     let scale = input as f32 / output as f32;
     let tap = |i: usize| {
@@ -72,14 +72,14 @@ fn four_taps(input: usize, output: usize) -> Vec<Taps> {
         for (j, distance) in [t + 1.0, t, 1.0 - t, 2.0 - t].into_iter().enumerate() {
             weights[inside(first + j as isize) - start] += cubic(distance, A);
         }
-        Taps { start, weights }
+        ResampleTaps { start, weights }
     };
     (0..output).map(tap).collect()
 }
 
 /// torch's `_upsample_bicubic2d_aa`, which follows Pillow: the filter is stretched when shrinking, cut at the border and
 /// normalised.
-fn antialiased(input: usize, output: usize) -> Vec<Taps> {
+fn antialiased(input: usize, output: usize) -> Vec<ResampleTaps> {
     const A: f32 = -0.5;
     let scale = input as f32 / output as f32;
     let stretch = scale.max(1.0);
@@ -90,7 +90,7 @@ fn antialiased(input: usize, output: usize) -> Vec<Taps> {
         let end = ((centre + support + 0.5) as usize).min(input);
         let weights: Vec<f32> = (start..end).map(|j| cubic(((j as f32 + 0.5 - centre) / stretch).abs(), A)).collect();
         let sum: f32 = weights.iter().sum();
-        Taps { start, weights: weights.iter().map(|w| w / sum).collect() }
+        ResampleTaps { start, weights: weights.iter().map(|w| w / sum).collect() }
     };
     (0..output).map(tap).collect()
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use self::known::{KNOWN, Known};
-pub(crate) use self::named::Named;
+pub(crate) use self::named::BackboneName;
 use self::named::known_as;
 use super::bundled;
 use super::spec::{Family, Spec};
@@ -119,7 +119,7 @@ fn locate_in(name: &str, weights_dir: Option<&Path>, cache: Option<&Path>) -> Re
             Some(file) => Err(Error::file(folder, format!("holds no {file}: not a folder in the Hugging Face layout"))),
         };
     }
-    let named = Named::parse(name)?;
+    let named = BackboneName::parse(name)?;
     let found = |dir: Option<PathBuf>| Location { name: named.name.clone(), known: named.known, dir };
     if named.name == bundled::NAME && bundled::file(SINGLE).is_some() {
         return Ok(found(None));
@@ -149,8 +149,8 @@ fn folder_name(dir: &Path) -> String {
     full.file_name().map_or_else(|| full.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-fn in_weights_dir(dir: &Path, named: &Named) -> Vec<PathBuf> {
-    let Named { name, repo, .. } = named;
+fn in_weights_dir(dir: &Path, named: &BackboneName) -> Vec<PathBuf> {
+    let BackboneName { name, repo, .. } = named;
     let base = repo.rsplit('/').next().unwrap_or(repo);
     let revision = name.split_once('@').map(|(_, revision)| format!("@{revision}")).unwrap_or_default();
     let own = [repo.replace('/', "--"), repo.clone(), base.to_owned()].map(|folder| format!("{folder}{revision}"));
@@ -211,7 +211,7 @@ pub(crate) fn by_hand(name: &str, repo: &str, weights_dir: Option<&Path>) -> Str
 
 /// A row of `vpt backbones list`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Row {
+pub struct BackboneRow {
     /// The known name.
     pub name: &'static str,
     /// Its family.
@@ -227,12 +227,12 @@ pub struct Row {
 }
 
 /// Every known backbone, and where it was found.
-pub fn list(weights_dir: Option<&Path>) -> Vec<Row> {
+pub fn list(weights_dir: Option<&Path>) -> Vec<BackboneRow> {
     let cache = hub_cache(|key| std::env::var_os(key));
     let row = |known: &'static Known| {
         let location = locate_in(known.name, weights_dir, cache.as_deref()).ok();
         let path = location.map(|l| l.dir.map_or_else(|| "bundled".to_owned(), |dir| dir.display().to_string()));
-        Row {
+        BackboneRow {
             name: known.name,
             family: known.family,
             repo: known.repo,
@@ -246,7 +246,7 @@ pub fn list(weights_dir: Option<&Path>) -> Vec<Row> {
 
 /// Facts about one backbone, as `vpt backbones info` prints them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Info {
+pub struct BackboneInfo {
     /// The name it was found by.
     pub name: String,
     /// Its repository on the Hugging Face hub, if its name is known.
@@ -278,14 +278,14 @@ pub struct FileInfo {
 ///
 /// # Errors
 /// As [`locate`], [`Location::spec`] and [`Location::weights`].
-pub fn info(name_or_dir: &str, weights_dir: Option<&Path>) -> Result<Info> {
+pub fn info(name_or_dir: &str, weights_dir: Option<&Path>) -> Result<BackboneInfo> {
     let location = locate(name_or_dir, weights_dir)?;
     let (spec, weights) = (location.spec()?, location.weights()?);
     let file = |(path, bytes): (&Path, u64)| FileInfo {
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         bytes,
     };
-    Ok(Info {
+    Ok(BackboneInfo {
         repo: location.known.map(|k| k.repo).filter(|r| !r.is_empty()),
         path: location.dir.as_deref().map_or_else(|| "bundled".to_owned(), |dir| dir.display().to_string()),
         hash: weights.hash()?,

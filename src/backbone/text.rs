@@ -3,13 +3,14 @@
 mod prompted;
 mod tuned;
 
+use std::ops::Range;
 use std::path::Path;
 
-pub use self::prompted::{ClassTexts, TextPrompts, TextTape};
+pub use self::prompted::{PromptedTexts, TextPrompts, TextTape};
 pub use self::tuned::{TunedTape, TunedTexts};
 use super::names::TextNames;
 use super::spec::TextSpec;
-use super::vit::{Block, BlockScratch, BlockWeights, Get, Queries, Sequences, norm};
+use super::vit::{Block, BlockScratch, BlockTape, BlockWeights, Get, Queries, Sequences, norm};
 use super::weights::Weights;
 use crate::kernel::{Init, Mat, MatMut, Panels, Precision, matmul, normalize, normalize_vjp, row_stride};
 use crate::{Error, Result};
@@ -39,6 +40,16 @@ struct Ends {
     positions: Vec<f32>,
     final_norm: [Vec<f32>; 2],
     projection: Vec<f32>,
+}
+
+/// A micro-batch of texts, or of what of them each text has for itself, and what its VJP needs.
+#[derive(Default)]
+struct TextMicroBatch {
+    range: Range<usize>,
+    /// Empty if they took too much memory.
+    blocks: Vec<BlockTape>,
+    normalized: Vec<f32>,
+    inverse: Vec<f32>,
 }
 
 impl Ends {

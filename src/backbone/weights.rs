@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use serde::Deserialize;
 
-use self::file::{Source, Tensor, WeightFile};
+use self::file::{FileSource, TensorEntry, WeightFile};
 use super::names::{Anchor, FAMILIES};
 use crate::files::read_limited;
 use crate::{Error, Result};
@@ -38,7 +38,7 @@ pub struct Weights {
     origin: PathBuf,
     /// In the order of their names.
     files: Vec<WeightFile>,
-    tensors: BTreeMap<String, Tensor>,
+    tensors: BTreeMap<String, TensorEntry>,
     /// Prefix of the plain model's names.
     prefix: String,
     /// What the names of an image tower begin with that the file holds alone and without it, as CLIP's without `vision_model.`.
@@ -71,7 +71,7 @@ impl Weights {
     /// # Errors
     /// As [`Weights::open`].
     pub fn from_static(bytes: &'static [u8], name: &Path) -> Result<Self> {
-        let file = WeightFile { path: name.to_path_buf(), source: Source::Memory(bytes), len: bytes.len() as u64 };
+        let file = WeightFile { path: name.to_path_buf(), source: FileSource::Memory(bytes), len: bytes.len() as u64 };
         let tensors = file.header(0)?;
         Self::new(name, vec![file], tensors)
     }
@@ -103,7 +103,7 @@ impl Weights {
         Self::new(dir, files, tensors)
     }
 
-    fn new(origin: &Path, files: Vec<WeightFile>, tensors: BTreeMap<String, Tensor>) -> Result<Self> {
+    fn new(origin: &Path, files: Vec<WeightFile>, tensors: BTreeMap<String, TensorEntry>) -> Result<Self> {
         let mut found = BTreeMap::new();
         for name in tensors.keys() {
             for Anchor { tower, tensor } in FAMILIES.map(|family| family.anchor) {
@@ -133,7 +133,7 @@ impl Weights {
     }
 
     /// The tensor `name` beside the plain model, as the classifier of a `ViTForImageClassification` stands beside its `vit.`.
-    fn find_beside(&self, name: &str) -> Option<&Tensor> {
+    fn find_beside(&self, name: &str) -> Option<&TensorEntry> {
         let parent = self.prefix.trim_end_matches('.').rsplit_once('.').map(|(parent, _)| parent);
         match parent {
             Some(parent) => self.tensors.get(&format!("{parent}.{name}")),
@@ -159,7 +159,7 @@ impl Weights {
         Ok(out)
     }
 
-    fn find(&self, name: &str) -> Option<&Tensor> {
+    fn find(&self, name: &str) -> Option<&TensorEntry> {
         let bare = self.bare_image_tower.and_then(|tower| name.strip_prefix(tower)).unwrap_or(name);
         if self.prefix.is_empty() {
             self.tensors.get(bare)
@@ -216,7 +216,7 @@ impl Weights {
         self.read(name, tensor, out)
     }
 
-    fn checked(&self, name: &str, shape: &[usize]) -> Result<&Tensor> {
+    fn checked(&self, name: &str, shape: &[usize]) -> Result<&TensorEntry> {
         let Some(tensor) = self.find(name) else {
             return Err(Error::file(&self.origin, format!("has no tensor `{}{name}`", self.prefix)));
         };
@@ -224,7 +224,7 @@ impl Weights {
         Ok(tensor)
     }
 
-    fn check_shape(&self, name: &str, tensor: &Tensor, shape: &[usize]) -> Result<()> {
+    fn check_shape(&self, name: &str, tensor: &TensorEntry, shape: &[usize]) -> Result<()> {
         if tensor.shape == shape {
             return Ok(());
         }
@@ -232,7 +232,7 @@ impl Weights {
         Err(Error::file(&self.files[tensor.file].path, message))
     }
 
-    fn read(&self, name: &str, tensor: &Tensor, out: &mut [f32]) -> Result<()> {
+    fn read(&self, name: &str, tensor: &TensorEntry, out: &mut [f32]) -> Result<()> {
         let file = &self.files[tensor.file];
         match tensor.dtype.as_str() {
             "F32" => file.read_values(tensor, out, f32::from_le_bytes),
@@ -242,7 +242,7 @@ impl Weights {
         }
     }
 
-    fn unreadable(&self, name: &str, tensor: &Tensor) -> Error {
+    fn unreadable(&self, name: &str, tensor: &TensorEntry) -> Error {
         let message = format!("tensor `{name}` is of type {}; supported are F32, F16 and BF16", tensor.dtype);
         Error::file(&self.files[tensor.file].path, message)
     }

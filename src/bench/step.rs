@@ -167,7 +167,7 @@ pub fn step(
         classes: options.classes,
     };
     let gflop = if options.forward { work.forward_flop() } else { work.flop() } / 1e9;
-    let course = model.course(config.micro_batch, batch)?;
+    let course = model.memory_plan(config.micro_batch, batch)?;
     Ok(StepReport {
         method: config.method,
         backbone: backbone.name.clone(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use vpt::backbone::registry::{self, Info, Row};
+use vpt::backbone::registry::{self, BackboneInfo, BackboneRow};
 use vpt::backbone::spec::TowerSpec;
 use vpt::report::table;
 
@@ -81,15 +81,15 @@ pub(crate) fn run(args: Backbones, global: &Global, out: Output) -> anyhow::Resu
     }
 }
 
-fn list(rows: &[Row]) -> String {
-    let row = |row: &Row| {
+fn list(rows: &[BackboneRow]) -> String {
+    let row = |row: &BackboneRow| {
         let place = row.path.clone().unwrap_or_else(|| "not found".to_owned());
         vec![row.name.to_owned(), row.family.to_string(), row.repo.to_owned(), place]
     };
     table::columns(&["name", "family", "hub repository", "where"], &rows.iter().map(row).collect::<Vec<_>>())
 }
 
-fn describe(info: &Info) -> String {
+fn describe(info: &BackboneInfo) -> String {
     let spec = &info.spec;
     let tower = |t: &TowerSpec| {
         let gated = if t.gated { ", gated" } else { "" };

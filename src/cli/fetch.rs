@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use vpt::backbone::hub::{self, Event, Fetched, Source, State, Verified};
+use vpt::backbone::hub::{self, FetchEvent, Fetched, FileOrigin, FileState, Verified};
 use vpt::report::table;
 
 use super::output::{self, Output};
@@ -21,7 +21,7 @@ pub(super) fn verify(name: &str, out: Output) -> anyhow::Result<()> {
     if verified.ok {
         return Ok(());
     }
-    let bad = verified.files.iter().filter(|f| matches!(f.state, State::Damaged | State::Missing)).count();
+    let bad = verified.files.iter().filter(|f| matches!(f.state, FileState::Damaged | FileState::Missing)).count();
     let files = if bad == 1 { "1 file is".to_owned() } else { format!("{bad} files are") };
     Err(anyhow!("{name}: {files} damaged or missing; mend it with `vpt backbones fetch {name}`"))
 }
@@ -44,10 +44,10 @@ fn list(verified: &Verified) -> String {
     }
     let row = |file: &hub::VerifiedFile| {
         let state = match file.state {
-            State::Whole => "whole",
-            State::Damaged => "damaged",
-            State::Missing => "missing",
-            State::Unchecked => "not checked: no hash is known",
+            FileState::Whole => "whole",
+            FileState::Damaged => "damaged",
+            FileState::Missing => "missing",
+            FileState::Unchecked => "not checked: no hash is known",
         };
         vec![file.name.clone(), file.bytes.map(table::bytes).unwrap_or_default(), state.to_owned()]
     };
@@ -74,9 +74,9 @@ impl Shown {
         Self { quiet, bar, file: String::new() }
     }
 
-    fn event(&mut self, event: &Event<'_>) {
+    fn event(&mut self, event: &FetchEvent<'_>) {
         match event {
-            Event::Progress { file, done, total } => {
+            FetchEvent::Progress { file, done, total } => {
                 let new = self.file != *file;
                 if new {
                     (*file).clone_into(&mut self.file);
@@ -104,14 +104,16 @@ impl Shown {
                     None => {}
                 }
             }
-            Event::Finished { file, bytes, source } => {
-                let from = if *source == Source::Hub { "fetched" } else { "is there" };
+            FetchEvent::Finished { file, bytes, source } => {
+                let from = if *source == FileOrigin::Hub { "fetched" } else { "is there" };
                 self.line(&format!("{file}: {from} and whole, {}", table::bytes(*bytes)));
             }
-            Event::Retry { file, why } => self.line(&format!("{file}: {why}; trying again")),
-            Event::Waiting { file } => self.line(&format!("{file}: waiting for another process that is fetching it")),
-            Event::Converting { file } => self.line(&format!("{file}: writing it as safetensors")),
-            Event::Lacks { file } => self.line(&format!("the repository has no {file}")),
+            FetchEvent::Retry { file, why } => self.line(&format!("{file}: {why}; trying again")),
+            FetchEvent::Waiting { file } => {
+                self.line(&format!("{file}: waiting for another process that is fetching it"));
+            }
+            FetchEvent::Converting { file } => self.line(&format!("{file}: writing it as safetensors")),
+            FetchEvent::Lacks { file } => self.line(&format!("the repository has no {file}")),
             _ => {}
         }
     }

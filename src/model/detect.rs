@@ -12,7 +12,7 @@ use crate::{
     Error, Result,
     backbone::{
         Backbone,
-        vit::{Grads, Input, Pass, Read, Readout, Rows, TokenPrompts, Want},
+        vit::{Grads, Input, Pass, Readout, TokenPrompts, TokenRead, TokenRows, Want},
     },
     head::detect::{
         BoundDetectHead, BoxScore, DetectShape, FeatureGradients, HeadGrads, RawBoxes, Workspace,
@@ -68,7 +68,7 @@ pub struct Detector {
     backbone: Arc<Backbone>,
     tokens: Option<PromptTokens>,
     shape: DetectShape,
-    reads: Vec<Read>,
+    reads: Vec<TokenRead>,
     /// Embeddings `[K, E]` of the class names, for a head that tells classes by them.
     texts: Option<Vec<f32>>,
     threads: usize,
@@ -129,7 +129,7 @@ impl Detector {
             return Err(Error::invalid("head", format!("reads behind blocks {blocks:?} of {}", vit.depth())));
         }
         let tokens = layout.map(|layout| PromptTokens::new(layout, &backbone)).transpose()?;
-        let reads = blocks.iter().map(|&after| Read { after, rows: Rows::Patches }).collect();
+        let reads = blocks.iter().map(|&after| TokenRead { after, rows: TokenRows::Patches }).collect();
         Ok(Self { backbone, tokens, shape, reads, texts, threads, pool: Mutex::default() })
     }
 
@@ -202,7 +202,7 @@ impl Detector {
     }
 
     /// The reads that prompts have no part in, and those that they have.
-    fn split_reads(&self) -> (&[Read], &[Read]) {
+    fn split_reads(&self) -> (&[TokenRead], &[TokenRead]) {
         let start = self.tokens.as_ref().map_or(self.backbone.vit.depth(), Part::prefix_blocks);
         self.reads.split_at(self.reads.partition_point(|read| read.after <= start))
     }
@@ -240,7 +240,7 @@ impl Detector {
     /// then all tokens as they enter that block.
     pub fn prefix(&self, images: &[f32]) -> Result<Vec<f32>> {
         let mut reads = self.split_reads().0.to_vec();
-        reads.push(Read { after: self.prefix_blocks(), rows: Rows::All });
+        reads.push(TokenRead { after: self.prefix_blocks(), rows: TokenRows::All });
         let pass = Pass { readout: Readout::Tokens(&reads), ..Pass::forward(images, self.threads) };
         self.backbone.vit.read(&pass)
     }

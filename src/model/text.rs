@@ -8,7 +8,7 @@ use crate::{
     backbone::{
         Backbone,
         class_texts::{Prompts, class_texts},
-        text::{ClassTexts, TextPrompts},
+        text::{PromptedTexts, TextPrompts},
     },
     head::BoundHead,
     linear_algebra::normalize_l2,
@@ -25,7 +25,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct LearnedTexts {
     shape: TextShape,
-    texts: ClassTexts,
+    texts: PromptedTexts,
 }
 
 /// What PromptSRC ties the learned embeddings to.

@@ -94,7 +94,7 @@ impl Setup {
         let classifier = classifier(&plan, texts.as_ref(), dataset.train.len());
         let mut model = Model::new(backbone.clone(), &plan.parts, classifier, dataset.classes.len(), plan.threads)?;
         // Too little memory should be told now, too.
-        model.course(plan.config.micro_batch, plan.batch_size)?;
+        model.memory_plan(plan.config.micro_batch, plan.batch_size)?;
         let extractor = extractor(&plan, &model)?;
         let read = read(&mut dataset, sets.as_deref(), &plan, &extractor, observer)?;
         drop(extractor);

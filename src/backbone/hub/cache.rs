@@ -16,7 +16,7 @@ use crate::files::write_atomic;
 use crate::{Error, Result};
 
 /// The cached files of a repository.
-pub(super) struct Cache {
+pub(super) struct HubCache {
     root: PathBuf,
     locks: PathBuf,
 }
@@ -24,7 +24,7 @@ pub(super) struct Cache {
 /// Held while a file is being fetched; it ends with its process.
 pub(super) struct Lock(#[expect(dead_code, reason = "the lock lasts as long as the file is open")] File);
 
-impl Cache {
+impl HubCache {
     /// The repository `owner/name` in the cache `hub`.
     pub(super) fn new(hub: &Path, repo: &str) -> Self {
         let folder = format!("models--{}", repo.replace('/', "--"));
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn files_are_links_to_their_content() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::new(dir.path(), "me/mine");
+        let cache = HubCache::new(dir.path(), "me/mine");
         let lock = cache.lock("aa", || panic!("nobody holds it")).unwrap();
         fs::write(cache.blob("aa"), "one").unwrap();
         cache.link("c0", "f", "aa").unwrap();
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_second_fetch_waits_for_the_first() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::new(dir.path(), "me/mine");
+        let cache = HubCache::new(dir.path(), "me/mine");
         let first = cache.lock("aa", || panic!("nobody holds it")).unwrap();
         let (tell, told) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {

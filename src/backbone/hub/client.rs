@@ -50,7 +50,7 @@ pub(super) struct Answer {
 
 /// Why there is no [`Answer`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(super) enum RequestFailure {
     /// There is no such file in the repository.
     Absent,
     /// Nobody answers at the hub's address.
@@ -114,7 +114,7 @@ impl Client {
     }
 
     /// Asks for a file, or the rest of it.
-    pub(super) fn get(&self, request: Request) -> Result<Answer, Failure> {
+    pub(super) fn get(&self, request: Request) -> Result<Answer, RequestFailure> {
         let mut url = format!(
             "{}/{}/resolve/{}/{}",
             self.endpoint,
@@ -122,10 +122,10 @@ impl Client {
             escaped(request.revision),
             escaped(request.file)
         );
-        let home = Place::of(&url)?;
+        let home = Origin::of(&url)?;
         let mut told = Told::default();
         for _ in 0..=MAX_REDIRECTS {
-            let place = Place::of(&url)?;
+            let place = Origin::of(&url)?;
             let at_home = place == home;
             let response = self.call(&url, &place, at_home, request.from)?;
             self.reached.set(true);
@@ -165,14 +165,14 @@ impl Client {
     fn call(
         &self,
         url: &str,
-        place: &Place,
+        place: &Origin,
         at_home: bool,
         from: u64,
-    ) -> Result<ureq::http::Response<ureq::Body>, Failure> {
+    ) -> Result<ureq::http::Response<ureq::Body>, RequestFailure> {
         let proxy = self.proxies.of(&place.scheme, place.authority.host(), place.port());
         let through = proxy.and_then(shown).map(|p| format!(" through the proxy {p}")).unwrap_or_default();
         let unusable =
-            |_| Failure::Refused("the proxy of the environment is no address like http://host:port".to_owned());
+            |_| RequestFailure::Refused("the proxy of the environment is no address like http://host:port".to_owned());
         let proxy = proxy.map(Proxy::new).transpose().map_err(unusable)?;
         let mut call = self.agent.get(url).config().proxy(proxy).build();
         if from > 0 {
@@ -184,12 +184,16 @@ impl Client {
         call.call().map_err(|error| {
             let why = format!("{}{through}", plain(&error));
             // A hub that answered a minute ago will do so again.
-            if nobody(&error) && !self.reached.get() { Failure::Unreachable(why) } else { Failure::Broken(why) }
+            if nobody(&error) && !self.reached.get() {
+                RequestFailure::Unreachable(why)
+            } else {
+                RequestFailure::Broken(why)
+            }
         })
     }
 
     /// Meaning of a refusal by the hub, and its mend.
-    fn refusal(&self, status: u16, code: &str, wait: Option<&str>, request: Request) -> Failure {
+    fn refusal(&self, status: u16, code: &str, wait: Option<&str>, request: Request) -> RequestFailure {
         let Request { repo, revision, .. } = request;
         let page = format!("{}/{repo}", self.endpoint);
         let mend = if self.token.is_some() {
@@ -197,10 +201,10 @@ impl Client {
         } else {
             "if it is private, set HF_TOKEN to a token that may read it"
         };
-        Failure::Refused(match (status, code) {
+        RequestFailure::Refused(match (status, code) {
             (404, "RevisionNotFound") => format!("has no revision {revision}; see {page}"),
             (_, "RepoNotFound") => format!("there is no such repository, or {mend}"),
-            (404, _) => return Failure::Absent,
+            (404, _) => return RequestFailure::Absent,
             (401 | 403, "GatedRepo") => {
                 format!("is gated: accept its conditions at {page} and set HF_TOKEN to a token of your account")
             }
@@ -213,8 +217,8 @@ impl Client {
                     if self.token.is_none() { ", or set HF_TOKEN: who is known may ask more often" } else { "" };
                 format!("the hub has had too many requests (429): try again {wait}{token}")
             }
-            (416, _) => return Failure::Broken("the hub has no such part of the file".to_owned()),
-            (500.. | 408, _) => return Failure::Broken(format!("the hub answered {status}")),
+            (416, _) => return RequestFailure::Broken("the hub has no such part of the file".to_owned()),
+            (500.. | 408, _) => return RequestFailure::Broken(format!("the hub answered {status}")),
             _ => format!("the hub answered {status}"),
         })
     }
@@ -222,13 +226,13 @@ impl Client {
 
 /// Scheme and authority of an address.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
+struct Origin {
     scheme: String,
     authority: Authority,
 }
 
-impl Place {
-    fn of(url: &str) -> Result<Self, Failure> {
+impl Origin {
+    fn of(url: &str) -> Result<Self, RequestFailure> {
         let uri: Uri = url.parse().map_err(|_| odd("an address that is none"))?;
         match (uri.scheme_str(), uri.authority()) {
             (Some(scheme @ ("http" | "https")), Some(authority)) => {
@@ -243,7 +247,7 @@ impl Place {
     }
 
     /// The address that `location`, found here, leads to. Never from a secured connection to an open one.
-    fn redirect(&self, location: &str) -> Result<String, Failure> {
+    fn redirect(&self, location: &str) -> Result<String, RequestFailure> {
         let Self { scheme, authority } = self;
         let url = match location {
             _ if location.starts_with("//") => format!("{scheme}:{location}"),
@@ -276,8 +280,8 @@ impl Told {
         *size = size.or_else(|| header("x-linked-size").and_then(|v| v.parse().ok()));
     }
 
-    fn hash_and_commit(&self, endpoint: &str) -> Result<(String, String), Failure> {
-        let lacks = |what: &str| Failure::Refused(format!("{endpoint} does not answer as a hub does: {what}"));
+    fn hash_and_commit(&self, endpoint: &str) -> Result<(String, String), RequestFailure> {
+        let lacks = |what: &str| RequestFailure::Refused(format!("{endpoint} does not answer as a hub does: {what}"));
         let hash = |s: &&String| matches!(s.len(), 40 | 64) && s.bytes().all(|b| b.is_ascii_hexdigit());
         let commit = self.commit.as_ref().filter(hash).ok_or_else(|| lacks("it names no commit (x-repo-commit)"))?;
         let tag = self.linked.as_ref().or(self.tag.as_ref()).filter(hash);
@@ -287,7 +291,12 @@ impl Told {
 }
 
 /// Where the body of an answer begins, and the length of the whole file if that is said.
-fn extent(status: u16, asked: u64, length: Option<&str>, range: Option<&str>) -> Result<(u64, Option<u64>), Failure> {
+fn extent(
+    status: u16,
+    asked: u64,
+    length: Option<&str>,
+    range: Option<&str>,
+) -> Result<(u64, Option<u64>), RequestFailure> {
     if status == 200 {
         return Ok((0, length.and_then(|v| v.parse().ok())));
     }
@@ -299,8 +308,8 @@ fn extent(status: u16, asked: u64, length: Option<&str>, range: Option<&str>) ->
     }
 }
 
-fn odd(what: &str) -> Failure {
-    Failure::Refused(format!("the hub's answer cannot be used: {what}"))
+fn odd(what: &str) -> RequestFailure {
+    RequestFailure::Refused(format!("the hub's answer cannot be used: {what}"))
 }
 
 /// `text` as one segment of a path.
@@ -357,17 +366,17 @@ mod tests {
 
     #[test]
     fn redirects_stay_secured() {
-        let home = Place::of("https://huggingface.co/a/b").unwrap();
+        let home = Origin::of("https://huggingface.co/a/b").unwrap();
         assert_eq!(home.redirect("/api/x?y=1").unwrap(), "https://huggingface.co/api/x?y=1");
         assert_eq!(home.redirect("//cdn.hf.co/x").unwrap(), "https://cdn.hf.co/x");
         let other = home.redirect("https://cdn.hf.co/x").unwrap();
-        assert_ne!(Place::of(&other).unwrap(), home);
-        assert_eq!(Place::of("https://HuggingFace.co/").unwrap(), home);
-        assert_ne!(Place::of("https://huggingface.co:444/").unwrap(), home);
+        assert_ne!(Origin::of(&other).unwrap(), home);
+        assert_eq!(Origin::of("https://HuggingFace.co/").unwrap(), home);
+        assert_ne!(Origin::of("https://huggingface.co:444/").unwrap(), home);
         for bad in ["http://cdn.hf.co/x", "ftp://x/y", "x/y", ""] {
             assert!(home.redirect(bad).is_err(), "{bad}");
         }
-        assert!(Place::of("http://localhost/").unwrap().redirect("http://cdn/x").is_ok());
+        assert!(Origin::of("http://localhost/").unwrap().redirect("http://cdn/x").is_ok());
     }
 
     #[test]

@@ -12,12 +12,12 @@ use sha2::{Digest as _, Sha256};
 const CHUNK: usize = 1 << 18;
 
 /// A hash that is being computed.
-pub(super) enum Digest {
+pub(super) enum FileDigest {
     Sha256(Sha256),
     Git(Sha1),
 }
 
-impl Digest {
+impl FileDigest {
     /// The kind of hash that `tag` is, begun for a file of `size` bytes; `None` if it is none.
     pub(super) fn like(tag: &str, size: u64) -> Option<Self> {
         if !tag.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
@@ -71,7 +71,7 @@ fn hex(bytes: &[u8]) -> String {
 pub(super) fn matches(path: &Path, tag: &str) -> io::Result<Option<bool>> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
-    let Some(mut digest) = Digest::like(tag, size) else { return Ok(None) };
+    let Some(mut digest) = FileDigest::like(tag, size) else { return Ok(None) };
     digest.read(file, size)?;
     Ok(Some(digest.finish() == tag))
 }
@@ -80,7 +80,7 @@ pub(super) fn matches(path: &Path, tag: &str) -> io::Result<Option<bool>> {
 pub(super) fn sha256(path: &Path) -> io::Result<String> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
-    let mut digest = Digest::Sha256(Sha256::new());
+    let mut digest = FileDigest::Sha256(Sha256::new());
     digest.read(file, size)?;
     Ok(digest.finish())
 }
@@ -109,10 +109,10 @@ mod tests {
 
     #[test]
     fn a_hash_is_that_of_the_whole_in_whatever_pieces() {
-        let mut digest = Digest::like(GIT, 6).unwrap();
+        let mut digest = FileDigest::like(GIT, 6).unwrap();
         digest.read(&b"hel"[..], 3).unwrap();
         digest.update(b"lo\n");
         assert_eq!(digest.finish(), GIT);
-        assert!(Digest::like(GIT, 6).unwrap().read(&b"hel"[..], 4).is_err());
+        assert!(FileDigest::like(GIT, 6).unwrap().read(&b"hel"[..], 4).is_err());
     }
 }

@@ -6,10 +6,10 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use super::cache::{Cache, linked};
-use super::client::{Answer, Client, Failure, Request};
-use super::digest::{self, Digest};
-use super::{Event, Source};
+use super::cache::{HubCache, linked};
+use super::client::{Answer, Client, Request, RequestFailure};
+use super::digest::{self, FileDigest};
+use super::{FetchEvent, FileOrigin};
 use crate::{Error, Result};
 
 /// Tries in a row that bring nothing new, and tries in all.
@@ -22,27 +22,27 @@ const CHUNK: usize = 1 << 16;
 /// Fetches the files of a repository's revision.
 pub(super) struct Download<'a> {
     pub(super) client: &'a Client,
-    pub(super) cache: &'a Cache,
+    pub(super) cache: &'a HubCache,
     pub(super) repo: &'a str,
     /// The revision asked for; from the first answer on, the commit it stands for.
     pub(super) revision: String,
-    pub(super) tell: &'a mut dyn FnMut(Event<'_>),
+    pub(super) tell: &'a mut dyn FnMut(FetchEvent<'_>),
 }
 
 /// A file that is in the cache now.
 pub(super) struct Cached {
     pub(super) tag: String,
     pub(super) bytes: u64,
-    pub(super) source: Source,
+    pub(super) source: FileOrigin,
 }
 
 impl Download<'_> {
     /// Brings `file` into the cache, without giving it a place in the snapshot; `None` if the repository has no such file.
     /// A file of more than `limit` bytes is refused.
-    pub(super) fn content(&mut self, file: &str, limit: u64) -> Result<Option<Cached>, Failed> {
+    pub(super) fn content(&mut self, file: &str, limit: u64) -> Result<Option<Cached>, FetchFailure> {
         let answer = match self.ask(file, 0, Tries::default()) {
             Ok((answer, _)) => answer,
-            Err(Failed::Hub(Failure::Absent)) => return Ok(None),
+            Err(FetchFailure::Hub(RequestFailure::Absent)) => return Ok(None),
             Err(other) => return Err(other),
         };
         // Once the commit is known, it is the commit that is asked for.
@@ -57,7 +57,7 @@ impl Download<'_> {
         }
         let blob = self.cache.blob(&tag);
         if is_whole(&blob, &tag)? {
-            return Ok(Some(Cached { tag, bytes, source: Source::Cache }));
+            return Ok(Some(Cached { tag, bytes, source: FileOrigin::Cache }));
         }
         // Whoever waits here for another process does not keep a connection open.
         let begun = fs::metadata(self.cache.incomplete(&tag)).is_ok_and(|m| m.len() > 0);
@@ -65,70 +65,74 @@ impl Download<'_> {
         let tell = &mut *self.tell;
         let lock = self.cache.lock(&tag, || {
             answer = None;
-            tell(Event::Waiting { file });
+            tell(FetchEvent::Waiting { file });
         })?;
         if is_whole(&blob, &tag)? {
-            return Ok(Some(Cached { tag, bytes, source: Source::Cache }));
+            return Ok(Some(Cached { tag, bytes, source: FileOrigin::Cache }));
         }
         self.transfer(file, &tag, bytes, answer)?;
         drop(lock);
-        Ok(Some(Cached { tag, bytes, source: Source::Hub }))
+        Ok(Some(Cached { tag, bytes, source: FileOrigin::Hub }))
     }
 
     /// [`Self::content`], in its place in the snapshot.
-    pub(super) fn file(&mut self, file: &str, limit: u64) -> Result<Option<Cached>, Failed> {
+    pub(super) fn file(&mut self, file: &str, limit: u64) -> Result<Option<Cached>, FetchFailure> {
         if let Some(cached) = self.present(file)? {
             return Ok(Some(cached));
         }
         let cached = self.content(file, limit)?;
         if let Some(Cached { tag, bytes, source }) = &cached {
             self.cache.link(&self.revision, file, tag)?;
-            (self.tell)(Event::Finished { file, bytes: *bytes, source: *source });
+            (self.tell)(FetchEvent::Finished { file, bytes: *bytes, source: *source });
         }
         Ok(cached)
     }
 
     /// `file`, if it lies in the snapshot of the commit and is whole: a commit never changes.
-    pub(super) fn present(&mut self, file: &str) -> Result<Option<Cached>, Failed> {
+    pub(super) fn present(&mut self, file: &str) -> Result<Option<Cached>, FetchFailure> {
         let path = self.cache.snapshot(&self.revision).join(file);
         let (Some(tag), Ok(meta)) = (linked(&path), fs::metadata(&path)) else { return Ok(None) };
         if !is_whole(&path, &tag)? {
             return Ok(None);
         }
-        (self.tell)(Event::Finished { file, bytes: meta.len(), source: Source::Cache });
-        Ok(Some(Cached { tag, bytes: meta.len(), source: Source::Cache }))
+        (self.tell)(FetchEvent::Finished { file, bytes: meta.len(), source: FileOrigin::Cache });
+        Ok(Some(Cached { tag, bytes: meta.len(), source: FileOrigin::Cache }))
     }
 
     /// Asks for `file` from byte `from` on, again and again while that may help.
-    fn ask(&mut self, file: &str, from: u64, mut tries: Tries) -> Result<(Answer, Tries), Failed> {
+    fn ask(&mut self, file: &str, from: u64, mut tries: Tries) -> Result<(Answer, Tries), FetchFailure> {
         loop {
             let request = Request { repo: self.repo, revision: &self.revision, file, from };
             match self.client.get(request) {
                 Ok(answer) => return Ok((answer, tries)),
-                Err(Failure::Broken(why)) => self.pause(file, &why, &mut tries)?,
-                Err(other) => return Err(Failed::Hub(other)),
+                Err(RequestFailure::Broken(why)) => self.pause(file, &why, &mut tries)?,
+                Err(other) => return Err(FetchFailure::Hub(other)),
             }
         }
     }
 
-    fn pause(&mut self, file: &str, why: &str, tries: &mut Tries) -> Result<(), Failed> {
+    fn pause(&mut self, file: &str, why: &str, tries: &mut Tries) -> Result<(), FetchFailure> {
         tries.fruitless += 1;
         tries.all += 1;
         if tries.fruitless > FRUITLESS || tries.all > TRIES {
             let why = format!("gave up after {} tries: {why}", tries.all);
             let never = !self.client.has_answered();
-            return Err(Failed::Hub(if never { Failure::Unreachable(why) } else { Failure::Refused(why) }));
+            return Err(FetchFailure::Hub(if never {
+                RequestFailure::Unreachable(why)
+            } else {
+                RequestFailure::Refused(why)
+            }));
         }
-        (self.tell)(Event::Retry { file, why });
+        (self.tell)(FetchEvent::Retry { file, why });
         std::thread::sleep(PAUSE * 2u32.pow(tries.fruitless - 1));
         Ok(())
     }
 
     /// Fetches the content `tag` of `size` bytes. `answer` is the beginning of it, unless part of it is there already.
-    fn transfer(&mut self, file: &str, tag: &str, size: u64, mut answer: Option<Answer>) -> Result<(), Failed> {
+    fn transfer(&mut self, file: &str, tag: &str, size: u64, mut answer: Option<Answer>) -> Result<(), FetchFailure> {
         let path = self.cache.incomplete(tag);
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut part = Part { file: open.map_err(Error::io(&path))?, digest: None, at: 0 };
+        let mut part = PartialFile { file: open.map_err(Error::io(&path))?, digest: None, at: 0 };
         let mut resumed = part.resume(tag, size).map_err(Error::io(&path))?;
         let (mut tries, mut best) = (Tries::default(), part.at);
         loop {
@@ -146,7 +150,7 @@ impl Download<'_> {
                     resumed = false;
                 }
                 let broken = match part.take(next.body, size, |at| {
-                    (self.tell)(Event::Progress { file, done: at, total: size });
+                    (self.tell)(FetchEvent::Progress { file, done: at, total: size });
                 }) {
                     Ok(()) => continue,
                     Err(Broken::Disk(error)) => return Err(Error::io(&path)(error).into()),
@@ -171,7 +175,7 @@ impl Download<'_> {
                 return Err(refused(message.to_owned()));
             }
             // What was there before may be what is wrong.
-            (self.tell)(Event::Retry { file, why: "what was there of it is damaged" });
+            (self.tell)(FetchEvent::Retry { file, why: "what was there of it is damaged" });
             part.restart(tag, size).map_err(Error::io(&path))?;
             resumed = false;
             best = 0;
@@ -191,14 +195,14 @@ struct Tries {
 }
 
 /// Why a file did not come.
-pub(super) enum Failed {
+pub(super) enum FetchFailure {
     /// The hub's answer, or that there was none.
-    Hub(Failure),
+    Hub(RequestFailure),
     /// It could not be kept.
     Local(Error),
 }
 
-impl From<Error> for Failed {
+impl From<Error> for FetchFailure {
     fn from(error: Error) -> Self {
         Self::Local(error)
     }
@@ -212,15 +216,15 @@ fn is_whole(path: &Path, tag: &str) -> Result<bool> {
     Ok(digest::matches(path, tag).map_err(Error::io(path))? == Some(true))
 }
 
-fn refused(why: String) -> Failed {
-    Failed::Hub(Failure::Refused(why))
+fn refused(why: String) -> FetchFailure {
+    FetchFailure::Hub(RequestFailure::Refused(why))
 }
 
 /// The beginning of a file.
-struct Part {
+struct PartialFile {
     file: File,
     /// Of the bytes that are there.
-    digest: Option<Digest>,
+    digest: Option<FileDigest>,
     at: u64,
 }
 
@@ -230,7 +234,7 @@ enum Broken {
     TooLong,
 }
 
-impl Part {
+impl PartialFile {
     /// Goes on behind what is in the file; returns whether there is anything.
     fn resume(&mut self, tag: &str, size: u64) -> std::io::Result<bool> {
         let len = self.file.metadata()?.len();
@@ -238,7 +242,7 @@ impl Part {
             self.restart(tag, size)?;
             return Ok(false);
         }
-        let mut digest = Digest::like(tag, size);
+        let mut digest = FileDigest::like(tag, size);
         if let Some(digest) = &mut digest {
             digest.read(&mut self.file, len)?;
         }
@@ -249,7 +253,7 @@ impl Part {
     fn restart(&mut self, tag: &str, size: u64) -> std::io::Result<()> {
         self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0))?;
-        (self.digest, self.at) = (Digest::like(tag, size), 0);
+        (self.digest, self.at) = (FileDigest::like(tag, size), 0);
         Ok(())
     }
 

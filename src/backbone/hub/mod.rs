@@ -16,12 +16,12 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use self::cache::Cache;
-use self::client::{Client, Failure};
-use self::download::{Cached, Download, Failed};
+use self::cache::HubCache;
+use self::client::{Client, RequestFailure};
+use self::download::{Cached, Download, FetchFailure};
 use self::settings::Settings;
-pub use self::verify::{State, Verified, VerifiedFile, is_bundled, verify};
-use super::registry::{CONFIG, Named, PREPROCESSOR, by_hand};
+pub use self::verify::{FileState, Verified, VerifiedFile, is_bundled, verify};
+use super::registry::{BackboneName, CONFIG, PREPROCESSOR, by_hand};
 use super::spec::Spec;
 use super::tokenizer::TOKENIZER;
 use super::weights::pickle::{PICKLED, convert};
@@ -43,7 +43,7 @@ const WEIGHTS: Limits = Limits { text: 4 << 20, tokenizer: 64 << 20, index: 16 <
 /// Progress events of [`fetch`].
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Event<'a> {
+pub enum FetchEvent<'a> {
     /// How much of a file is there.
     Progress {
         /// Its name.
@@ -60,7 +60,7 @@ pub enum Event<'a> {
         /// Its length.
         bytes: u64,
         /// Where it is from.
-        source: Source,
+        source: FileOrigin,
     },
     /// Something went wrong and is tried again.
     Retry {
@@ -89,7 +89,7 @@ pub enum Event<'a> {
 /// Where a file of a fetched backbone is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Source {
+pub enum FileOrigin {
     /// It came from the hub now.
     Hub,
     /// It was in the cache, whole.
@@ -121,7 +121,7 @@ pub struct FetchedFile {
     /// Its length.
     pub bytes: u64,
     /// Where it is from.
-    pub source: Source,
+    pub source: FileOrigin,
 }
 
 /// Fetches the backbone `name` (a known name or `owner/name`, either with `@revision`) from the hub into the Hugging Face
@@ -131,8 +131,8 @@ pub struct FetchedFile {
 /// The name is no backbone's, `HF_HUB_OFFLINE` is set, no hub can be reached (the message says which folder to fill with
 /// which files instead), the hub refuses, a file's length or hash is not what the hub says, the model is of a family that
 /// is not supported, or the cache cannot be written.
-pub fn fetch(name: &str, tell: &mut dyn FnMut(Event<'_>)) -> Result<Fetched> {
-    let named = Named::parse(name)?;
+pub fn fetch(name: &str, tell: &mut dyn FnMut(FetchEvent<'_>)) -> Result<Fetched> {
+    let named = BackboneName::parse(name)?;
     if named.repo.is_empty() {
         return Err(Error::invalid(named.name, "is part of this program: there is nothing to fetch"));
     }
@@ -142,7 +142,7 @@ pub fn fetch(name: &str, tell: &mut dyn FnMut(Event<'_>)) -> Result<Fetched> {
         return Err(Error::invalid("HF_HUB_OFFLINE", format!("is set, so nothing is fetched; unset it, or {mend}")));
     }
     let settings = Settings::new(var)?;
-    let cache = Cache::new(&settings.cache, &named.repo);
+    let cache = HubCache::new(&settings.cache, &named.repo);
     let client = Client::new(settings)?;
     let download =
         Download { client: &client, cache: &cache, repo: &named.repo, revision: named.revision.clone(), tell };
@@ -151,9 +151,9 @@ pub fn fetch(name: &str, tell: &mut dyn FnMut(Event<'_>)) -> Result<Fetched> {
 
 /// A fetch under way.
 struct Fetch<'a> {
-    named: &'a Named,
+    named: &'a BackboneName,
     client: &'a Client,
-    cache: &'a Cache,
+    cache: &'a HubCache,
     download: Download<'a>,
     files: Vec<FetchedFile>,
 }
@@ -204,7 +204,7 @@ impl Fetch<'_> {
     /// Brings a file that one can do without.
     fn wanted(&mut self, name: &str, limit: u64) -> Result<()> {
         if !self.file(name, limit)? {
-            (self.download.tell)(Event::Lacks { file: name });
+            (self.download.tell)(FetchEvent::Lacks { file: name });
         }
         Ok(())
     }
@@ -234,7 +234,7 @@ impl Fetch<'_> {
     fn pickled(&mut self) -> Result<bool> {
         let cached = self.download.content(PICKLED, WEIGHTS.weights).map_err(|failed| self.explain(PICKLED, failed))?;
         let Some(Cached { tag, source, .. }) = cached else { return Ok(false) };
-        (self.download.tell)(Event::Converting { file: PICKLED });
+        (self.download.tell)(FetchEvent::Converting { file: PICKLED });
         let pickled = self.cache.blob(&tag);
         let made = self.cache.incomplete(&format!("{tag}.{SINGLE}"));
         let lock = self.cache.lock(&tag, || ())?;
@@ -255,7 +255,7 @@ impl Fetch<'_> {
             std::fs::remove_file(&pickled).map_err(Error::io(&pickled))?;
         }
         drop(lock);
-        (self.download.tell)(Event::Finished { file: SINGLE, bytes, source });
+        (self.download.tell)(FetchEvent::Finished { file: SINGLE, bytes, source });
         self.files.push(FetchedFile { name: SINGLE.to_owned(), bytes, source });
         Ok(true)
     }
@@ -264,15 +264,17 @@ impl Fetch<'_> {
         Error::invalid(format!("{}/{}", self.client.endpoint(), self.named.repo), message)
     }
 
-    fn explain(&self, file: &str, failed: Failed) -> Error {
+    fn explain(&self, file: &str, failed: FetchFailure) -> Error {
         match failed {
-            Failed::Local(error) => error,
-            Failed::Hub(Failure::Unreachable(why)) => {
+            FetchFailure::Local(error) => error,
+            FetchFailure::Hub(RequestFailure::Unreachable(why)) => {
                 let mend = by_hand(&self.named.name, &self.named.repo, None);
                 Error::invalid(self.client.endpoint(), format!("cannot be reached ({why}); without a hub, {mend}"))
             }
-            Failed::Hub(Failure::Refused(why) | Failure::Broken(why)) => self.error(&format!("{file}: {why}")),
-            Failed::Hub(Failure::Absent) => self.error(&format!("has no {file}")),
+            FetchFailure::Hub(RequestFailure::Refused(why) | RequestFailure::Broken(why)) => {
+                self.error(&format!("{file}: {why}"))
+            }
+            FetchFailure::Hub(RequestFailure::Absent) => self.error(&format!("has no {file}")),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::cache::linked;
 use super::{WEIGHTS, digest};
-use crate::backbone::registry::{CONFIG, Named, hub_cache, snapshot};
+use crate::backbone::registry::{BackboneName, CONFIG, hub_cache, snapshot};
 use crate::backbone::tokenizer::TOKENIZER;
 use crate::backbone::weights::{INDEX, SINGLE, parse_index};
 use crate::backbone::{bundled, spec::Spec};
@@ -40,13 +40,13 @@ pub struct VerifiedFile {
     /// Its length, if it is there.
     pub bytes: Option<u64>,
     /// State of the cached file.
-    pub state: State,
+    pub state: FileState,
 }
 
 /// State of a cached file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum FileState {
     /// It is what its name says.
     Whole,
     /// It is something else.
@@ -62,7 +62,7 @@ pub enum State {
 /// # Errors
 /// The name is unknown, nothing of it is in the cache, or a file cannot be read.
 pub fn verify(name: &str) -> Result<Verified> {
-    let named = Named::parse(name)?;
+    let named = BackboneName::parse(name)?;
     if named.repo.is_empty() {
         let (name, path) = (named.name, "bundled".to_owned());
         return Ok(Verified { name, repo: String::new(), commit: None, path, ok: true, files: vec![] });
@@ -80,7 +80,7 @@ pub fn verify(name: &str) -> Result<Verified> {
         }
     }
     for name in needed(&dir) {
-        files.entry(name).or_insert((None, State::Missing));
+        files.entry(name).or_insert((None, FileState::Missing));
     }
     let files: Vec<_> = files.into_iter().map(|(name, (bytes, state))| VerifiedFile { name, bytes, state }).collect();
     Ok(Verified {
@@ -88,20 +88,20 @@ pub fn verify(name: &str) -> Result<Verified> {
         repo: named.repo,
         commit: dir.file_name().map(|name| name.to_string_lossy().into_owned()),
         path: dir.display().to_string(),
-        ok: files.iter().all(|file| matches!(file.state, State::Whole | State::Unchecked)),
+        ok: files.iter().all(|file| matches!(file.state, FileState::Whole | FileState::Unchecked)),
         files,
     })
 }
 
-fn state(path: &Path) -> Result<(Option<u64>, State)> {
-    let Ok(meta) = fs::metadata(path) else { return Ok((None, State::Missing)) };
+fn state(path: &Path) -> Result<(Option<u64>, FileState)> {
+    let Ok(meta) = fs::metadata(path) else { return Ok((None, FileState::Missing)) };
     if !meta.is_file() {
-        return Ok((None, State::Unchecked));
+        return Ok((None, FileState::Unchecked));
     }
     let state = match linked(path).map(|tag| digest::matches(path, &tag)).transpose().map_err(Error::io(path))? {
-        Some(Some(true)) => State::Whole,
-        Some(Some(false)) => State::Damaged,
-        Some(None) | None => State::Unchecked,
+        Some(Some(true)) => FileState::Whole,
+        Some(Some(false)) => FileState::Damaged,
+        Some(None) | None => FileState::Unchecked,
     };
     Ok((Some(meta.len()), state))
 }

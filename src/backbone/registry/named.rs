@@ -6,7 +6,7 @@ use crate::{Error, Result, suggest};
 
 /// A backbone's name taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Named {
+pub(crate) struct BackboneName {
     /// The known name, else `owner/name`; with `@revision` where one was given.
     pub(crate) name: String,
     pub(crate) known: Option<&'static Known>,
@@ -16,7 +16,7 @@ pub(crate) struct Named {
     pub(crate) revision: String,
 }
 
-impl Named {
+impl BackboneName {
     /// A known name, or `owner/name` of a repository on the hub, either with `@revision`.
     pub(crate) fn parse(name: &str) -> Result<Self> {
         let (base, revision) = name.split_once('@').map_or((name, None), |(base, revision)| (base, Some(revision)));

@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use super::{ROWS, TextTower, check_ids};
+use super::{ROWS, TextMicroBatch, TextTower, check_ids};
 use crate::backbone::spec::TextSpec;
 use crate::backbone::vit::{BlockScratch, BlockTape, Depth, Queries, Sequences};
 use crate::kernel::{Mat, row_stride};
@@ -33,7 +33,7 @@ pub struct TextPrompts<'a> {
 
 /// The tokens of some texts, without the vectors between the start token and the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClassTexts {
+pub struct PromptedTexts {
     start: u32,
     /// Tokens behind the context vectors, up to the end token.
     tails: Vec<Vec<u32>>,
@@ -48,7 +48,7 @@ pub struct TextTape {
     tokens: usize,
     stem: Stem,
     /// Micro-batches of each thread, in the order of the texts.
-    parts: Vec<Vec<Part>>,
+    parts: Vec<Vec<TextMicroBatch>>,
 }
 
 /// Start token and vectors, gone through all blocks.
@@ -66,17 +66,7 @@ impl Stem {
     }
 }
 
-/// A micro-batch of tails.
-#[derive(Default)]
-struct Part {
-    range: Range<usize>,
-    /// Empty if they took too much memory.
-    blocks: Vec<BlockTape>,
-    normalized: Vec<f32>,
-    inverse: Vec<f32>,
-}
-
-impl ClassTexts {
+impl PromptedTexts {
     /// Texts of these token ids, start and end token included, that will have learned vectors behind their start token, in the
     /// tower that `spec` describes.
     ///
@@ -112,9 +102,9 @@ impl TextTower {
     /// The embeddings `[k, D]` of the tokens of a text, start and end token left out.
     ///
     /// # Errors
-    /// As [`ClassTexts::new`].
+    /// As [`PromptedTexts::new`].
     pub fn word_embeddings(&self, ids: &[u32], origin: &Path) -> Result<Vec<f32>> {
-        let texts = ClassTexts::new(&self.spec, &[ids.to_vec()], origin)?;
+        let texts = PromptedTexts::new(&self.spec, &[ids.to_vec()], origin)?;
         let words = texts.tails[0].split_last().map_or(&[][..], |(_, words)| words);
         Ok(words.iter().flat_map(|&id| self.token(id)).copied().collect())
     }
@@ -124,7 +114,12 @@ impl TextTower {
     ///
     /// # Errors
     /// The prompts do not fit the tower, or the texts leave no room for them.
-    pub fn prompted(&self, prompts: &TextPrompts, texts: &ClassTexts, threads: usize) -> Result<(Vec<f32>, TextTape)> {
+    pub fn prompted(
+        &self,
+        prompts: &TextPrompts,
+        texts: &PromptedTexts,
+        threads: usize,
+    ) -> Result<(Vec<f32>, TextTape)> {
         self.prompted_within(prompts, texts, threads, KEEP_BYTES)
     }
 
@@ -132,14 +127,14 @@ impl TextTower {
     ///
     /// # Errors
     /// As [`Self::prompted`].
-    pub fn embed_prompted(&self, prompts: &TextPrompts, texts: &ClassTexts, threads: usize) -> Result<Vec<f32>> {
+    pub fn embed_prompted(&self, prompts: &TextPrompts, texts: &PromptedTexts, threads: usize) -> Result<Vec<f32>> {
         Ok(self.prompted_within(prompts, texts, threads, 0)?.0)
     }
 
     fn prompted_within(
         &self,
         prompts: &TextPrompts,
-        texts: &ClassTexts,
+        texts: &PromptedTexts,
         threads: usize,
         keep_bytes: usize,
     ) -> Result<(Vec<f32>, TextTape)> {
@@ -165,7 +160,7 @@ impl TextTower {
     ///
     /// # Errors
     /// `d_embeds` has another size than the embeddings.
-    pub fn prompted_vjp(&self, tape: TextTape, texts: &ClassTexts, d_embeds: &[f32]) -> Result<Vec<f32>> {
+    pub fn prompted_vjp(&self, tape: TextTape, texts: &PromptedTexts, d_embeds: &[f32]) -> Result<Vec<f32>> {
         let TextTape { layers, tokens, stem, parts } = tape;
         let (d, width) = (self.width(), self.projection());
         if d_embeds.len() != texts.len() * width {
@@ -197,7 +192,7 @@ impl TextTower {
         Ok(self.stem_vjp((layers, tokens), &stem, &d_read))
     }
 
-    fn check_prompts(&self, prompts: &TextPrompts, texts: &ClassTexts) -> Result<()> {
+    fn check_prompts(&self, prompts: &TextPrompts, texts: &PromptedTexts) -> Result<()> {
         let TextPrompts { layers, tokens, data } = *prompts;
         if layers == 0 || layers > self.depth() || tokens == 0 {
             let message =
@@ -285,11 +280,11 @@ impl TextTower {
         &self,
         tokens: usize,
         stem: &Stem,
-        texts: &ClassTexts,
+        texts: &PromptedTexts,
         range: Range<usize>,
         keep: bool,
         scratch: &mut BlockScratch,
-    ) -> (Vec<f32>, Part) {
+    ) -> (Vec<f32>, TextMicroBatch) {
         let d = self.width();
         let stride = row_stride(d);
         let starts = starts(&texts.tails[range.clone()]);
@@ -301,7 +296,7 @@ impl TextTower {
             }
         }
         let sequences = Sequences { starts: &starts, causal: true };
-        let mut part = Part { range, ..Part::default() };
+        let mut part = TextMicroBatch { range, ..TextMicroBatch::default() };
         for (i, block) in self.blocks.iter().enumerate() {
             let mut tape = keep.then(|| BlockTape::new(self.precision));
             let prompts = Some(stem.seen(i, tokens, d));
@@ -317,10 +312,10 @@ impl TextTower {
     #[allow(clippy::too_many_arguments, reason = "what a pass went through, and where its gradients go")]
     fn tails_vjp(
         &self,
-        part: &Part,
+        part: &TextMicroBatch,
         tokens: usize,
         stem: &Stem,
-        texts: &ClassTexts,
+        texts: &PromptedTexts,
         d_embeds: &[f32],
         d_read: &mut [Vec<f32>],
         scratch: &mut BlockScratch,
@@ -338,7 +333,7 @@ impl TextTower {
     }
 
     /// About what the tapes of all tails take.
-    fn kept_bytes(&self, prompts: &TextPrompts, texts: &ClassTexts) -> usize {
+    fn kept_bytes(&self, prompts: &TextPrompts, texts: &PromptedTexts) -> usize {
         let rows = texts.tails.iter().map(Vec::len).sum();
         let keys = 1 + prompts.tokens + texts.tails.iter().map(Vec::len).max().unwrap_or(0);
         self.tape_bytes(rows, keys)

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::prompted::{KEEP_BYTES, micro_batches};
-use super::{TextTower, check_ids};
+use super::{TextMicroBatch, TextTower, check_ids};
 use crate::backbone::vit::{
     Block, BlockGrads, BlockScratch, BlockTape, BlockWeights, Depth, Get, Lookup, LowRankBlocks, Queries, Sequences,
 };
@@ -22,17 +22,7 @@ pub struct TunedTexts {
 #[derive(Default)]
 pub struct TunedTape {
     /// Micro-batches of each thread, in the order of the texts.
-    parts: Vec<Vec<Part>>,
-}
-
-/// A micro-batch of texts.
-#[derive(Default)]
-struct Part {
-    range: Range<usize>,
-    /// Empty if they took too much memory.
-    blocks: Vec<BlockTape>,
-    normalized: Vec<f32>,
-    inverse: Vec<f32>,
+    parts: Vec<Vec<TextMicroBatch>>,
 }
 
 impl TextTower {
@@ -131,11 +121,11 @@ impl TextTower {
         range: Range<usize>,
         keep: bool,
         scratch: &mut BlockScratch,
-    ) -> (Vec<f32>, Part) {
+    ) -> (Vec<f32>, TextMicroBatch) {
         let texts: Vec<&[u32]> = texts[range.clone()].iter().map(Vec::as_slice).collect();
         let (mut x, starts) = self.rows(&texts);
         let sequences = Sequences { starts: &starts, causal: true };
-        let mut part = Part { range, ..Part::default() };
+        let mut part = TextMicroBatch { range, ..TextMicroBatch::default() };
         for block in &tuned.blocks {
             let mut tape = keep.then(|| BlockTape::new(self.precision));
             block.forward(&mut x, sequences, None, Queries::All, tape.as_mut(), scratch);
@@ -148,7 +138,7 @@ impl TextTower {
     fn part_vjp(
         &self,
         tuned: &TunedTexts,
-        part: &Part,
+        part: &TextMicroBatch,
         texts: &[Vec<u32>],
         d_embeds: &[f32],
         sums: &mut [BlockGrads],

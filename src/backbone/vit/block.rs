@@ -5,9 +5,9 @@
 //! product with activation, product.
 
 use super::fold::{Folded, Layer, fold_qkv, packed_bytes};
-use super::grads::{BlockGrads, Learned, Rows, Scratch as GradScratch};
+use super::grads::{BlockGrads, GradScratch, LearnedWeights, NormalizedRows};
 use super::linear::Linear;
-use super::mlp::{Mlp, Scratch as MlpScratch, Tape as MlpTape};
+use super::mlp::{Mlp, MlpScratch, MlpTape};
 use crate::backbone::spec::TowerSpec;
 use crate::kernel::attention::Scratch as AttentionScratch;
 use crate::kernel::{
@@ -147,7 +147,7 @@ impl BlockTape {
 
 /// Buffers of one thread.
 #[derive(Default)]
-pub(crate) struct Scratch {
+pub(crate) struct BlockScratch {
     pub(crate) attention: AttentionScratch,
     /// The tape of a block whose VJP is not wanted.
     unkept: BlockTape,
@@ -262,13 +262,13 @@ impl Block {
         prompts: Option<Mat>,
         queries: Queries,
         tape: Option<&mut BlockTape>,
-        scratch: &mut Scratch,
+        scratch: &mut BlockScratch,
     ) {
         let d = self.width();
         let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
         let rows = sequences.rows();
         let keep = tape.is_some();
-        let Scratch { attention, unkept, rows: [buffer, q_buffer, mixed], kv: kv_buffer, mlp, .. } = scratch;
+        let BlockScratch { attention, unkept, rows: [buffer, q_buffer, mixed], kv: kv_buffer, mlp, .. } = scratch;
         let tape = tape.unwrap_or(unkept);
 
         let normalized = tape.normalized1.room(0..rows * stride, buffer);
@@ -348,8 +348,8 @@ impl Block {
         tape: &BlockTape,
         depth: Depth,
         d_prompts: Option<&mut [f32]>,
-        weights: Option<(&Learned, &mut BlockGrads)>,
-        scratch: &mut Scratch,
+        weights: Option<(&LearnedWeights, &mut BlockGrads)>,
+        scratch: &mut BlockScratch,
     ) {
         self.back(dx, sequences, prompts, queries, tape, depth, None, d_prompts, weights, scratch);
     }
@@ -362,7 +362,7 @@ impl Block {
         sequences: Sequences,
         tape: &BlockTape,
         d_read: &[f32],
-        scratch: &mut Scratch,
+        scratch: &mut BlockScratch,
     ) {
         self.back(dx, sequences, None, Queries::All, tape, Depth::Rows, Some(d_read), None, None, scratch);
     }
@@ -378,8 +378,8 @@ impl Block {
         depth: Depth,
         d_read: Option<&[f32]>,
         mut d_prompts: Option<&mut [f32]>,
-        mut weights: Option<(&Learned, &mut BlockGrads)>,
-        scratch: &mut Scratch,
+        mut weights: Option<(&LearnedWeights, &mut BlockGrads)>,
+        scratch: &mut BlockScratch,
     ) {
         let d = self.width();
         let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
@@ -388,7 +388,7 @@ impl Block {
             Queries::All => (rows, stride),
             Queries::First => (sequences.count(), rows / sequences.count() * stride),
         };
-        let Scratch {
+        let BlockScratch {
             attention,
             // Of each at most one thing is needed at a time: what is read of the tape; the gradient of the MLP's input, then
             // that of the queries; the gradient of what attention gave, then that of the block's normalised input.
@@ -468,7 +468,7 @@ impl Block {
         };
         if let Some((learned, grads)) = weights {
             let queries = Mat::new(normalized1, query_rows, d, query_stride);
-            let x = Rows { queries, all: Mat::new(normalized1, rows, d, stride) };
+            let x = NormalizedRows { queries, all: Mat::new(normalized1, rows, d, stride) };
             let (dq, dkv) = (Mat::new(dq, query_rows, d, stride), Mat::new(dkv, rows, 2 * d, kv_stride));
             grad_scratch.add_qkv(learned, grads, dq, dkv, x, self.precision);
         }

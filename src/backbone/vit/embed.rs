@@ -64,7 +64,7 @@ pub(crate) struct EmbeddingTape {
 
 /// Buffers of one thread.
 #[derive(Default)]
-pub(crate) struct Scratch {
+pub(crate) struct EmbeddingScratch {
     patches: Vec<f32>,
     /// The tape of one image where it is not kept.
     unkept: EmbeddingTape,
@@ -111,7 +111,13 @@ impl Embedding {
 
     /// Adds the gradients that come from `dx`, that of the embedding's sum of `images` `[m, 3, S, S]`, laid out as in
     /// [`Embedding::forward`] without anything inserted.
-    pub(super) fn add_grads(&self, images: &[f32], dx: &[f32], grads: &mut EmbeddingGrads, scratch: &mut Scratch) {
+    pub(super) fn add_grads(
+        &self,
+        images: &[f32],
+        dx: &[f32],
+        grads: &mut EmbeddingGrads,
+        scratch: &mut EmbeddingScratch,
+    ) {
         let d = self.width();
         let stride = row_stride(d);
         let (prefix, patches) = (self.prefix.len() / d, self.patches());
@@ -182,7 +188,7 @@ impl Embedding {
         inserted: &[f32],
         x: &mut Vec<f32>,
         tape: Option<&mut EmbeddingTape>,
-        scratch: &mut Scratch,
+        scratch: &mut EmbeddingScratch,
     ) {
         let d = self.width();
         let stride = row_stride(d);
@@ -236,7 +242,7 @@ impl Embedding {
         rows: usize,
         tape: &EmbeddingTape,
         grads: Option<&mut EmbeddingGrads>,
-        scratch: &mut Scratch,
+        scratch: &mut EmbeddingScratch,
     ) {
         let Some(pre) = &self.pre_norm else { return };
         let d = self.width();
@@ -261,7 +267,7 @@ impl Embedding {
 
     /// Writes the gradient of the pixels `[m, 3, S, S]` from that of the embedding's sum, whose images have `per_image`
     /// rows each.
-    pub(crate) fn vjp_pixels(&self, dx: &[f32], per_image: usize, pixels: &mut [f32], scratch: &mut Scratch) {
+    pub(crate) fn vjp_pixels(&self, dx: &[f32], per_image: usize, pixels: &mut [f32], scratch: &mut EmbeddingScratch) {
         let d = self.width();
         let stride = row_stride(d);
         let prefix = self.prefix.len() / d;

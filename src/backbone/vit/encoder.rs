@@ -2,18 +2,18 @@
 
 use std::ops::Range;
 
-use super::block::{BlockTape, Depth, Queries, Scratch, Sequences};
-use super::embed::{EmbeddingTape, Scratch as EmbedScratch};
-use super::pool::{PoolTape, TokenRows};
-use super::prompts::{Prepared, PreparedGrads};
+use super::block::{BlockScratch, BlockTape, Depth, Queries, Sequences};
+use super::embed::{EmbeddingScratch, EmbeddingTape};
+use super::pool::{PoolTape, PooledRows};
+use super::prompts::{PreparedGrads, PreparedPrompts};
 use super::tuned::{TowerGrads, Tuned};
-use super::{Input, Job, Readout, Vit};
+use super::{Input, Readout, SharedStep, Vit};
 use crate::backbone::spec::Pool;
 use crate::kernel::{Grow, row_stride};
 
 /// Tape and buffers of one thread that runs micro-batches, kept from step to step.
 #[derive(Default)]
-pub(super) struct Workspace {
+pub(super) struct TowerWorkspace {
     x: Vec<f32>,
     widened: Vec<f32>,
     starts: Vec<usize>,
@@ -23,12 +23,12 @@ pub(super) struct Workspace {
     /// Input of each block that will be run again.
     inputs: Vec<Vec<f32>>,
     pool: PoolTape,
-    scratch: Scratch,
-    embed_scratch: EmbedScratch,
+    scratch: BlockScratch,
+    embed_scratch: EmbeddingScratch,
 }
 
 /// Gradients that a thread adds to.
-pub(super) struct Sums<'a> {
+pub(super) struct GradSums<'a> {
     pub(super) prompts: Option<&'a mut PreparedGrads>,
     pub(super) weights: Option<&'a mut TowerGrads>,
 }
@@ -40,7 +40,7 @@ fn set_starts(starts: &mut Vec<usize>, count: usize, tokens: usize) {
 
 impl Vit {
     /// The first block whose VJP is needed: none below the first prompt, unless the pixels or weights learn.
-    fn first_trained(&self, job: &Job) -> usize {
+    fn first_trained(&self, job: &SharedStep) -> usize {
         match job.prepared {
             _ if job.want.pixels || job.want.weights => 0,
             prepared => prepared.and_then(|p| p.first_trained(job.want)).unwrap_or(self.depth()),
@@ -56,9 +56,9 @@ impl Vit {
     }
 
     /// Tokens of an image in `block`, prompts that travel included.
-    fn tokens_in(&self, block: usize, prepared: Option<&Prepared>) -> usize {
+    fn tokens_in(&self, block: usize, prepared: Option<&PreparedPrompts>) -> usize {
         let travelling = prepared.filter(|p| p.inserted.as_ref().is_some_and(|(at, _)| *at <= block));
-        self.tokens() + travelling.map_or(0, Prepared::tokens)
+        self.tokens() + travelling.map_or(0, PreparedPrompts::tokens)
     }
 
     fn queries(&self, block: usize, readout: Readout) -> Queries {
@@ -79,23 +79,23 @@ impl Vit {
     }
 
     /// Features (see [`Readout`]) of the `images` of a job; `workspace` keeps what [`Vit::backward`] needs.
-    pub(super) fn forward(&self, job: &Job, images: Range<usize>, workspace: &mut Workspace) -> Vec<f32> {
+    pub(super) fn forward(&self, job: &SharedStep, images: Range<usize>, workspace: &mut TowerWorkspace) -> Vec<f32> {
         let d = self.width();
         let stride = row_stride(d);
         let count = images.len();
         let first = self.first_trained(job);
         let (prepared, readout, last) = (job.prepared, job.readout, self.last_run(job.readout));
         let tower = job.tower;
-        let Workspace { x, widened, starts, embedding, blocks, inputs, pool: pool_tape, scratch, embed_scratch } =
+        let TowerWorkspace { x, widened, starts, embedding, blocks, inputs, pool: pool_tape, scratch, embed_scratch } =
             workspace;
         if first < last {
-            let tapes = if job.course.recompute { 1 } else { self.depth() };
+            let tapes = if job.plan.recompute { 1 } else { self.depth() };
             blocks.resize_with(tapes, || BlockTape::new(self.precision));
             let keep = job.want.weights && job.tuned.is_some_and(Tuned::keeps_inputs);
             for tape in blocks.iter_mut() {
                 tape.keep_inputs(keep, self.precision);
             }
-            inputs.resize_with(if job.course.recompute { self.depth() } else { 0 }, Vec::new);
+            inputs.resize_with(if job.plan.recompute { self.depth() } else { 0 }, Vec::new);
         }
         let mut features = Vec::new();
         if let Readout::Tokens(_) = readout {
@@ -143,7 +143,7 @@ impl Vit {
             set_starts(starts, count, self.tokens_in(i, prepared));
             let sequences = Sequences { starts, causal: false };
             let prompts = prepared.and_then(|p| p.keys_values(i, d));
-            let tape = match job.course.recompute {
+            let tape = match job.plan.recompute {
                 _ if i < first => None,
                 true => {
                     let len = sequences.rows() * stride;
@@ -161,9 +161,9 @@ impl Vit {
     }
 
     /// The rows behind the last block, of so many images, that are read by `pool`.
-    fn pooled_rows(&self, pool: Pool, images: usize, prepared: Option<&Prepared>) -> TokenRows {
+    fn pooled_rows(&self, pool: Pool, images: usize, prepared: Option<&PreparedPrompts>) -> PooledRows {
         let each = if pool == Pool::ClassToken { 1 } else { self.tokens_in(self.depth() - 1, prepared) };
-        TokenRows { images, each }
+        PooledRows { images, each }
     }
 
     /// Calls `f(place in the rows x, place in the features)` for every row that is read behind `after` blocks, where each
@@ -192,20 +192,29 @@ impl Vit {
     /// to `grads` and writes `pixel_grads` `[m, 3, S, S]` (empty: not wanted).
     pub(super) fn backward(
         &self,
-        job: &Job,
+        job: &SharedStep,
         images: Range<usize>,
         d_features: &[f32],
-        Sums { prompts: mut grads, mut weights }: Sums,
+        GradSums { prompts: mut grads, mut weights }: GradSums,
         pixel_grads: &mut [f32],
-        workspace: &mut Workspace,
+        workspace: &mut TowerWorkspace,
     ) {
         let d = self.width();
         let stride = row_stride(d);
         let (tower, count) = (job.tower, images.len());
         let (prepared, want, readout) = (job.prepared, job.want, job.readout);
         let (first, last) = (self.first_trained(job), self.last_run(readout));
-        let Workspace { x: dx, widened, starts, embedding, blocks, inputs, pool: pool_tape, scratch, embed_scratch } =
-            workspace;
+        let TowerWorkspace {
+            x: dx,
+            widened,
+            starts,
+            embedding,
+            blocks,
+            inputs,
+            pool: pool_tape,
+            scratch,
+            embed_scratch,
+        } = workspace;
         if let Some(pool) = self.pool_of(readout) {
             let rows = self.pooled_rows(pool, count, prepared);
             let d_norm = weights.as_deref_mut().map(|weights| &mut weights.post_norm);
@@ -230,7 +239,7 @@ impl Vit {
             };
             let d_prompts = grads.as_deref_mut().filter(|_| prompts.is_some()).map(|g| g.shared[i].as_mut_slice());
             let queries = self.queries(i, readout);
-            let tape = if job.course.recompute {
+            let tape = if job.plan.recompute {
                 block.forward(&mut inputs[i], sequences, prompts, queries, Some(&mut blocks[0]), scratch);
                 &blocks[0]
             } else {

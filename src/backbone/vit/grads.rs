@@ -15,7 +15,7 @@ use crate::backbone::spec::TowerSpec;
 use crate::kernel::{Grow, Init, Mat, MatMut, Panels, Precision, add_rows, matmul};
 
 /// Which weights of a block are learned.
-pub(crate) enum Learned {
+pub(crate) enum LearnedWeights {
     /// Biases, shifts of norms included.
     Biases,
     /// Every weight.
@@ -65,11 +65,11 @@ pub(crate) enum BlockGrads {
 
 impl BlockGrads {
     /// Zeros for what is `learned`.
-    pub(crate) fn zeros(spec: &TowerSpec, learned: &Learned) -> Self {
+    pub(crate) fn zeros(spec: &TowerSpec, learned: &LearnedWeights) -> Self {
         match learned {
-            Learned::Biases => Self::Layers(Box::new(Folded::zeros(spec, false))),
-            Learned::All => Self::Layers(Box::new(Folded::zeros(spec, true))),
-            Learned::LowRank(factors) => Self::LowRank(Box::new(factors.each_ref().map(|factors| {
+            LearnedWeights::Biases => Self::Layers(Box::new(Folded::zeros(spec, false))),
+            LearnedWeights::All => Self::Layers(Box::new(Folded::zeros(spec, true))),
+            LearnedWeights::LowRank(factors) => Self::LowRank(Box::new(factors.each_ref().map(|factors| {
                 let rank = factors.shift.len();
                 let zeros = |n: usize| vec![0.0; n * rank];
                 FactorGrads { a: zeros(spec.width), shift: zeros(1), b: zeros(spec.width) }
@@ -104,7 +104,7 @@ impl BlockGrads {
 
 /// Inputs of the query, key and value layers.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
+pub(super) struct NormalizedRows<'a> {
     /// The normalised rows that queries are made of, `[queries, D]`.
     pub(super) queries: Mat<'a>,
     /// All of them, `[rows, D]`.
@@ -113,14 +113,14 @@ pub(super) struct Rows<'a> {
 
 /// Buffers of one thread.
 #[derive(Default)]
-pub(crate) struct Scratch {
+pub(crate) struct GradScratch {
     inputs: Panels,
     /// `x Aᵀ` and `dy B`, `[rows, r]`, and the same packed.
     inner: Vec<f32>,
     inner_packed: Panels,
 }
 
-impl Scratch {
+impl GradScratch {
     /// Adds the gradients of a layer from that of its output `dy` `[rows, out]`; `x` `[rows, in]` is what went in, which only
     /// the weight's needs.
     pub(super) fn add(&mut self, layer: &mut Layer, dy: Mat, x: Option<Mat>, precision: Precision) {
@@ -134,11 +134,11 @@ impl Scratch {
     /// Adds the gradients of queries, keys and values from those of queries `dq` and of keys with values `dkv`.
     pub(super) fn add_qkv(
         &mut self,
-        learned: &Learned,
+        learned: &LearnedWeights,
         grads: &mut BlockGrads,
         dq: Mat,
         dkv: Mat,
-        x: Rows,
+        x: NormalizedRows,
         precision: Precision,
     ) {
         let d = dq.cols();
@@ -147,7 +147,7 @@ impl Scratch {
                 self.add(&mut layers.q, dq, Some(x.queries), precision);
                 self.add(&mut layers.kv, dkv, Some(x.all), precision);
             }
-            (BlockGrads::LowRank(grads), Learned::LowRank(factors)) => {
+            (BlockGrads::LowRank(grads), LearnedWeights::LowRank(factors)) => {
                 let dy = [dq, dkv.columns(0, d), dkv.columns(d, d)];
                 let inputs = [x.queries, x.all, x.all];
                 for (((grads, factors), dy), x) in grads.iter_mut().zip(&**factors).zip(dy).zip(inputs) {

@@ -7,7 +7,7 @@
 
 use super::block::{Block, BlockWeights};
 use super::fold::attention_scale;
-use super::grads::{BlockGrads, FactorGrads, Factors, Learned};
+use super::grads::{BlockGrads, FactorGrads, Factors, LearnedWeights};
 use super::tuned::Lookup;
 use crate::backbone::spec::TowerSpec;
 use crate::kernel::Precision;
@@ -33,7 +33,7 @@ struct LowRank {
     weights: BlockWeights,
     /// A `[r, D]` and B `[D, r]` of each.
     factors: [[Vec<f32>; 2]; 3],
-    learned: Learned,
+    learned: LearnedWeights,
 }
 
 impl LowRankBlocks {
@@ -105,7 +105,7 @@ impl LowRankBlocks {
     }
 
     /// Learned tensors of block `i`.
-    pub(crate) fn learned(&self, i: usize) -> &Learned {
+    pub(crate) fn learned(&self, i: usize) -> &LearnedWeights {
         &self.blocks[i].learned
     }
 
@@ -161,7 +161,7 @@ fn changed(weights: &BlockWeights, factors: &[[Vec<f32>; 2]; 3], scale: f32) -> 
 }
 
 /// The factors with everything folded in that the packed layers have folded in.
-fn folded(spec: &TowerSpec, weights: &BlockWeights, factors: &[[Vec<f32>; 2]; 3], scale: f32) -> Learned {
+fn folded(spec: &TowerSpec, weights: &BlockWeights, factors: &[[Vec<f32>; 2]; 3], scale: f32) -> LearnedWeights {
     let [norm_scale, norm_shift] = &weights.norm1;
     let d = spec.width;
     let factors = std::array::from_fn(|i| {
@@ -172,5 +172,5 @@ fn folded(spec: &TowerSpec, weights: &BlockWeights, factors: &[[Vec<f32>; 2]; 3]
         let b: Vec<f32> = b.iter().map(|b| factor * b).collect();
         Factors::new(&a, shift, &b)
     });
-    Learned::LowRank(Box::new(factors))
+    LearnedWeights::LowRank(Box::new(factors))
 }

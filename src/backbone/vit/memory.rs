@@ -14,9 +14,9 @@ const PROGRAM: usize = 40 << 20;
 /// Batches of images in memory while one is worked on: the next ones are decoded meanwhile.
 const BATCHES: usize = 3;
 
-/// How a step goes through its images.
+/// How a pass goes through its images so that it keeps to the memory it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Course {
+pub struct MemoryPlan {
     /// Images that a thread takes at a time.
     pub micro_batch: usize,
     /// Keep the blocks' inputs only, and run each block again in the backward pass.
@@ -30,24 +30,24 @@ impl Vit {
         self.limit = bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
-    /// The course of a pass over `batch` images, whatever its input.
+    /// How a pass goes over `batch` images, whatever its input.
     ///
     /// # Errors
     /// The limit is too low for a single image at a time.
-    pub fn course(&self, pass: &Pass, batch: usize) -> Result<Course> {
+    pub fn memory_plan(&self, pass: &Pass, batch: usize) -> Result<MemoryPlan> {
         let most = pass
             .micro_batch
             .unwrap_or_else(|| self.micro_batch(pass.prompts.as_ref(), batch, pass.threads))
             .clamp(1, batch.max(1));
-        let quick = Course { micro_batch: most, recompute: false };
+        let quick = MemoryPlan { micro_batch: most, recompute: false };
         let (None, Some(limit)) = (pass.micro_batch, self.limit) else { return Ok(quick) };
         let backward = pass.want != super::Want::default();
-        let courses = [false, true].into_iter().filter(|&recompute| backward || !recompute);
-        let mut courses =
-            courses.flat_map(|recompute| (1..=most).rev().map(move |n| Course { micro_batch: n, recompute }));
-        let needs = |course: Course| self.bytes(pass, batch, course);
-        courses.find(|&course| needs(course) <= limit).ok_or_else(|| {
-            let least = needs(Course { micro_batch: 1, recompute: backward });
+        let plans = [false, true].into_iter().filter(|&recompute| backward || !recompute);
+        let mut plans =
+            plans.flat_map(|recompute| (1..=most).rev().map(move |n| MemoryPlan { micro_batch: n, recompute }));
+        let needs = |plan: MemoryPlan| self.bytes(pass, batch, plan);
+        plans.find(|&plan| needs(plan) <= limit).ok_or_else(|| {
+            let least = needs(MemoryPlan { micro_batch: 1, recompute: backward });
             let message = format!(
                 "{} MB are too few: with {} threads and batches of {batch}, at least {} are needed",
                 limit / 1_000_000,
@@ -59,19 +59,19 @@ impl Vit {
     }
 
     /// Bytes that the process takes in a pass over `batch` images.
-    pub(super) fn bytes(&self, pass: &Pass, batch: usize, course: Course) -> usize {
+    pub(super) fn bytes(&self, pass: &Pass, batch: usize, plan: MemoryPlan) -> usize {
         let threads = pass.threads.clamp(1, batch.max(1));
         let images = batch * self.tower.embedding.pixels() * size_of::<f32>();
         let tuned = pass.tuned.map_or(0, |tuned| tuned.bytes(pass.want.weights, threads));
         let weights = self.tower.weight_bytes() + tuned;
-        PROGRAM + weights + BATCHES * images + threads * self.workspace_bytes(pass, course)
+        PROGRAM + weights + BATCHES * images + threads * self.workspace_bytes(pass, plan)
     }
 
     /// Bytes of one thread's buffers: tape and scratch.
-    fn workspace_bytes(&self, pass: &Pass, course: Course) -> usize {
+    fn workspace_bytes(&self, pass: &Pass, plan: MemoryPlan) -> usize {
         let travelling = pass.prompts.filter(|prompts| self.travels(prompts)).map_or(0, |prompts| prompts.tokens);
         let prompts = pass.prompts.map_or(0, |prompts| prompts.tokens) + pass.keys_values.map_or(0, |rows| rows.rows);
-        let rows = course.micro_batch * (self.tokens() + travelling);
+        let rows = plan.micro_batch * (self.tokens() + travelling);
         let keys = self.tokens() + prompts;
         let of_tokens = pass.prompts.filter(|_| pass.want.tokens).map(|prompts| prompts.start);
         let of_rows = pass.keys_values.filter(|_| pass.want.keys_values).map(|rows| rows.start);
@@ -86,8 +86,8 @@ impl Vit {
         let flowing = rows * row * 4 + self.tower.embedding.scratch_bytes();
         let inputs = pass.want.weights && pass.tuned.is_some_and(Tuned::keeps_inputs);
         let each = block.tape_bytes(rows, keys) + if inputs { block.input_bytes(rows) } else { 0 };
-        let tapes = if course.recompute { kept * rows * row + each } else { kept * each };
+        let tapes = if plan.recompute { kept * rows * row + each } else { kept * each };
         let packed = if inputs { block.packed_bytes(rows) } else { 0 };
-        flowing + tapes + packed + block.scratch_bytes(rows, rows / course.micro_batch, keys)
+        flowing + tapes + packed + block.scratch_bytes(rows, rows / plan.micro_batch, keys)
     }
 }

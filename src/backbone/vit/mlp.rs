@@ -18,7 +18,7 @@ const CHUNK: usize = DEPTH;
 
 /// Buffers of one thread.
 #[derive(Default)]
-pub(super) struct Scratch {
+pub(super) struct MlpScratch {
     hidden: Vec<f32>,
     /// The linear branch of a gated MLP, which its hidden units are multiplied by.
     up: Vec<f32>,
@@ -33,13 +33,13 @@ pub(super) struct Scratch {
 
 /// Activations that the VJP needs of a forward pass.
 #[derive(Default)]
-pub(super) struct Tape {
+pub(super) struct MlpTape {
     derivative: Kept,
     /// The hidden units, where the second layer's weight is tuned.
     hidden: Option<Kept>,
 }
 
-impl Tape {
+impl MlpTape {
     pub(super) fn new(precision: Precision) -> Self {
         Self { derivative: Kept::new(precision), hidden: None }
     }
@@ -115,13 +115,13 @@ impl Mlp {
     /// `y += fc2(f(fc1(x)))`: x and y `[rows, D]`. The derivatives are kept if wanted: of each hidden unit
     /// by its part of `fc1(x)` and, if the MLP is gated, by its part of `up(x)`; `scratch` is
     /// a buffer.
-    pub(super) fn forward(&self, x: Mat, mut y: MatMut, keep: Option<&mut Tape>, scratch: &mut Scratch) {
+    pub(super) fn forward(&self, x: Mat, mut y: MatMut, keep: Option<&mut MlpTape>, scratch: &mut MlpScratch) {
         let (rows, d) = (x.rows(), y.cols());
         let stride = row_stride(CHUNK.min(self.hidden()));
-        let Scratch { hidden, up: ups, rows: packed, derivative: buffer, .. } = scratch;
+        let MlpScratch { hidden, up: ups, rows: packed, derivative: buffer, .. } = scratch;
         let hidden = hidden.grow(rows * stride);
         let (mut keep, mut keep_hidden) =
-            keep.map_or((None, None), |Tape { derivative, hidden }| (Some(derivative), hidden.as_mut()));
+            keep.map_or((None, None), |MlpTape { derivative, hidden }| (Some(derivative), hidden.as_mut()));
         if let Some(keep) = &mut keep {
             keep.expect(self.kept(rows));
         }
@@ -163,14 +163,14 @@ impl Mlp {
         &self,
         dy: Mat,
         mut dx: MatMut,
-        keep: &Tape,
+        keep: &MlpTape,
         mut grads: Option<(&mut Folded, Mat)>,
-        scratch: &mut Scratch,
+        scratch: &mut MlpScratch,
     ) {
         let (rows, d) = (dy.rows(), dx.cols());
         let stride = row_stride(CHUNK.min(self.hidden()));
         let precision = self.fc1.precision();
-        let Scratch { hidden, up: ups, rows: packed, derivative: buffer, inputs, units: of_units } = scratch;
+        let MlpScratch { hidden, up: ups, rows: packed, derivative: buffer, inputs, units: of_units } = scratch;
         let hidden = hidden.grow(rows * stride);
         packed.pack(dy, self.fc2.backward());
         let mut x_packed = None;

@@ -45,14 +45,14 @@ mod tuned;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-pub(crate) use block::{Block, BlockTape, BlockWeights, Depth, Queries, Scratch as BlockScratch, Sequences};
-use encoder::{Sums, Workspace};
+pub(crate) use block::{Block, BlockScratch, BlockTape, BlockWeights, Depth, Queries, Sequences};
+use encoder::{GradSums, TowerWorkspace};
 pub(crate) use grads::BlockGrads;
 pub(crate) use load::{Get, norm};
 pub(crate) use low_rank::LowRankBlocks;
-pub use memory::Course;
+pub use memory::MemoryPlan;
 pub use prompts::{KeyValuePrompts, PromptLayers, TokenPrompts};
-use prompts::{Prepared, PreparedGrads};
+use prompts::{PreparedGrads, PreparedPrompts};
 use tower::Tower;
 pub(crate) use tuned::Lookup;
 use tuned::TowerGrads;
@@ -78,7 +78,7 @@ pub struct Vit {
     /// Bytes that the process may take.
     limit: Option<usize>,
     /// Buffers, one set per thread, kept from step to step.
-    workspaces: Mutex<Vec<Workspace>>,
+    workspaces: Mutex<Vec<TowerWorkspace>>,
 }
 
 /// Input of the tower.
@@ -86,7 +86,7 @@ pub struct Vit {
 pub enum Input<'a> {
     /// Images `[B, 3, S, S]`.
     Images(&'a [f32]),
-    /// All tokens `[B, T, D]` of images that have passed the first `blocks` blocks already, as [`Rows::All`] reads them.
+    /// All tokens `[B, T, D]` of images that have passed the first `blocks` blocks already, as [`TokenRows::All`] reads them.
     Tokens {
         /// Blocks behind them.
         blocks: usize,
@@ -97,23 +97,23 @@ pub enum Input<'a> {
 
 /// Tokens read as they leave a block, before any norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Read {
+pub struct TokenRead {
     /// Blocks passed: 0 is the first block's input, L the last block's output.
     pub after: usize,
     /// Which of them.
-    pub rows: Rows,
+    pub rows: TokenRows,
 }
 
 /// Which tokens of an image. Prompts are never read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
+pub enum TokenRows {
     /// The patches, `[N, D]`, row by row of the image.
     Patches,
     /// Class token, registers and patches, `[T, D]`.
     All,
 }
 
-/// Tokens that are read as features, which [`Loss`] gets. The work done follows from it.
+/// Tokens that are read as features, which [`FeatureLoss`] gets. The work done follows from it.
 #[derive(Clone, Copy, Debug)]
 pub enum Readout<'a> {
     /// The features of an image as its backbone makes them ([`Spec::pool`]): `[m, D]`.
@@ -122,7 +122,7 @@ pub enum Readout<'a> {
     Pooled(Pool),
     /// Tokens at some depths, in ascending order, of each image one read behind the other: `[m, R, D]`, where R is the
     /// number of rows of all reads.
-    Tokens(&'a [Read]),
+    Tokens(&'a [TokenRead]),
 }
 
 /// A pass through the tower.
@@ -191,7 +191,7 @@ pub struct Grads {
 
 /// Loss callback: called once a micro-batch with the images' indices and their features (see [`Readout`]), returns the gradient
 /// of the features, of the same shape, and whatever else the caller wants to add up.
-pub type Loss<'a, T> = dyn Fn(Range<usize>, &[f32]) -> Result<(Vec<f32>, T)> + Sync + 'a;
+pub type FeatureLoss<'a, T> = dyn Fn(Range<usize>, &[f32]) -> Result<(Vec<f32>, T)> + Sync + 'a;
 
 impl Vit {
     /// Width D of a token and of [`Readout::Features`].
@@ -269,10 +269,10 @@ impl Vit {
     }
 
     /// The rows of an image's tokens that are read.
-    fn read_rows(&self, rows: Rows) -> Range<usize> {
+    fn read_rows(&self, rows: TokenRows) -> Range<usize> {
         match rows {
-            Rows::All => 0..self.tokens(),
-            Rows::Patches => self.tokens() - self.tower.embedding.patches()..self.tokens(),
+            TokenRows::All => 0..self.tokens(),
+            TokenRows::Patches => self.tokens() - self.tower.embedding.patches()..self.tokens(),
         }
     }
 
@@ -285,13 +285,13 @@ impl Vit {
     /// # Errors
     /// The input is no whole number of images of this size, the prompts or reads do not fit the tower or the input,
     /// `loss` fails or returns a gradient of another shape.
-    pub fn step<T: Send>(&self, pass: &Pass, loss: &Loss<T>) -> Result<(Grads, Vec<T>)> {
+    pub fn step<T: Send>(&self, pass: &Pass, loss: &FeatureLoss<T>) -> Result<(Grads, Vec<T>)> {
         let batch = self.check(pass)?;
         let tower = pass.tuned.map_or(&self.tower, Tuned::tower);
-        let prepared = Prepared::new(pass, tower);
+        let prepared = PreparedPrompts::new(pass, tower);
         let want = Want { weights: pass.want.weights && pass.tuned.is_some(), ..pass.want };
-        let want = Prepared::wanted(prepared.as_ref(), want);
-        let course = self.course(&Pass { want, ..*pass }, batch)?;
+        let want = PreparedPrompts::wanted(prepared.as_ref(), want);
+        let plan = self.memory_plan(&Pass { want, ..*pass }, batch)?;
         let pixels = if want.pixels { self.tower.embedding.pixels() } else { 0 };
         let mut pixel_grads = want.pixels.then(|| vec![0.0; batch * pixels]);
 
@@ -303,7 +303,7 @@ impl Vit {
             shares.push((range, mine));
         }
         let Pass { input, readout, tuned, .. } = *pass;
-        let job = Job { input, readout, tower, tuned, prepared: prepared.as_ref(), want, course };
+        let job = SharedStep { input, readout, tower, tuned, prepared: prepared.as_ref(), want, plan };
         // Threads without images of their own help those that have some.
         let team = pass.threads / shares.len();
         let work = |(range, pixel_grads): (Range<usize>, &mut [f32])| {
@@ -390,11 +390,11 @@ impl Vit {
     /// One thread's share of a step.
     fn share<T>(
         &self,
-        job: &Job,
+        job: &SharedStep,
         range: Range<usize>,
         mut pixel_grads: &mut [f32],
-        loss: &Loss<T>,
-        workspace: &mut Workspace,
+        loss: &FeatureLoss<T>,
+        workspace: &mut TowerWorkspace,
     ) -> Result<Share<T>> {
         let pixels = if job.want.pixels { self.tower.embedding.pixels() } else { 0 };
         // Weights learn from what prompts make of them, too.
@@ -404,7 +404,7 @@ impl Vit {
         let mut values = Vec::new();
         let mut start = range.start;
         while start < range.end {
-            let images = start..(start + job.course.micro_batch).min(range.end);
+            let images = start..(start + job.plan.micro_batch).min(range.end);
             let features = self.forward(job, images.clone(), workspace);
             let (d_features, value) = loss(images.clone(), &features)?;
             values.push(value);
@@ -415,7 +415,7 @@ impl Vit {
                 }
                 let (mine, others) = std::mem::take(&mut pixel_grads).split_at_mut(images.len() * pixels);
                 pixel_grads = others;
-                let sums = Sums { prompts: grads.as_mut(), weights: weights.as_mut() };
+                let sums = GradSums { prompts: grads.as_mut(), weights: weights.as_mut() };
                 self.backward(job, images.clone(), &d_features, sums, mine, workspace);
             }
             start = images.end;
@@ -423,7 +423,7 @@ impl Vit {
         Ok(Share { prompts: grads, weights, values })
     }
 
-    fn take_workspace(&self) -> Workspace {
+    fn take_workspace(&self) -> TowerWorkspace {
         self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 }
@@ -436,14 +436,14 @@ struct Share<T> {
 }
 
 /// Inputs of a step, shared by its threads.
-struct Job<'a> {
+struct SharedStep<'a> {
     input: Input<'a>,
     readout: Readout<'a>,
     tower: &'a Tower,
     tuned: Option<&'a Tuned>,
-    prepared: Option<&'a Prepared>,
+    prepared: Option<&'a PreparedPrompts>,
     want: Want,
-    course: Course,
+    plan: MemoryPlan,
 }
 
 impl std::fmt::Debug for Vit {

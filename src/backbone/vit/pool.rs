@@ -16,13 +16,13 @@ pub(super) struct PoolTape {
 
 /// The rows of a micro-batch behind the last block, at stride [`row_stride`]`(D)`.
 #[derive(Clone, Copy)]
-pub(super) struct TokenRows {
+pub(super) struct PooledRows {
     pub(super) images: usize,
     /// Rows of an image: its class token alone, or all tokens with the prompts that travel behind them.
     pub(super) each: usize,
 }
 
-impl TokenRows {
+impl PooledRows {
     fn all(self) -> usize {
         self.images * self.each
     }
@@ -37,7 +37,7 @@ impl Embedding {
 
 impl Tower {
     /// Features `[images, vectors * D]` of the rows `x` behind the last block.
-    pub(super) fn pool(&self, pool: Pool, x: &[f32], rows: TokenRows, tape: &mut PoolTape) -> Vec<f32> {
+    pub(super) fn pool(&self, pool: Pool, x: &[f32], rows: PooledRows, tape: &mut PoolTape) -> Vec<f32> {
         let d = self.embedding.width();
         let (all, stride) = (rows.all(), row_stride(d));
         let normalized = tape.normalized.grow(all * stride);
@@ -68,7 +68,7 @@ impl Tower {
         &self,
         pool: Pool,
         d_features: &[f32],
-        rows: TokenRows,
+        rows: PooledRows,
         tape: &PoolTape,
         (dx, buffer): (&mut Vec<f32>, &mut Vec<f32>),
         d_norm: Option<&mut [Vec<f32>; 2]>,

@@ -156,7 +156,7 @@ impl KeyValuePrompts<'_> {
 }
 
 /// The prompts of a batch as the blocks see them.
-pub(crate) struct Prepared {
+pub(crate) struct PreparedPrompts {
     /// Token prompts, if there are any: the first prompted block, and P.
     of_tokens: Option<(usize, usize)>,
     /// Key and value prompts, if there are any: first and number of prompted blocks, and N.
@@ -186,7 +186,7 @@ struct SharedPrompts {
     pre: Option<(Vec<f32>, Vec<f32>)>,
 }
 
-/// Gradients of what [`Prepared`] holds, summed over images.
+/// Gradients of what [`PreparedPrompts`] holds, summed over images.
 pub(crate) struct PreparedGrads {
     /// `[rows, 2D]` (stride `row_stride(2D)`) of each block, empty where it shares none.
     pub(crate) shared: Vec<Vec<f32>>,
@@ -195,7 +195,7 @@ pub(crate) struct PreparedGrads {
 }
 
 impl PreparedGrads {
-    pub(crate) fn zeros(prepared: &Prepared, width: usize) -> Self {
+    pub(crate) fn zeros(prepared: &PreparedPrompts, width: usize) -> Self {
         let inserted = prepared.inserted.as_ref().map_or(0, |(_, tokens)| tokens.len());
         let rows = |shared: &Option<SharedRows>| shared.as_ref().map_or(0, |shared| shared.rows);
         let shared = prepared.shared.iter().map(|shared| vec![0.0; rows(shared) * row_stride(2 * width)]).collect();
@@ -210,7 +210,7 @@ impl PreparedGrads {
     }
 }
 
-impl Prepared {
+impl PreparedPrompts {
     /// What `pass` puts into the blocks of `tower`; `None` if it has no prompts.
     pub(crate) fn new(pass: &Pass, tower: &Tower) -> Option<Self> {
         if pass.prompts.is_none() && pass.keys_values.is_none() {

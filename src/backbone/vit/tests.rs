@@ -186,15 +186,15 @@ fn features_and_gradients_equal_the_textbook_form() {
     }
 }
 
-const READS: [&[Read]; 4] = [
-    &[Read { after: 3, rows: Rows::Patches }],
-    &[Read { after: 1, rows: Rows::Patches }, Read { after: 3, rows: Rows::Patches }],
-    &[Read { after: 0, rows: Rows::Patches }, Read { after: 2, rows: Rows::All }],
+const READS: [&[TokenRead]; 4] = [
+    &[TokenRead { after: 3, rows: TokenRows::Patches }],
+    &[TokenRead { after: 1, rows: TokenRows::Patches }, TokenRead { after: 3, rows: TokenRows::Patches }],
+    &[TokenRead { after: 0, rows: TokenRows::Patches }, TokenRead { after: 2, rows: TokenRows::All }],
     &[
-        Read { after: 1, rows: Rows::Patches },
-        Read { after: 2, rows: Rows::All },
-        Read { after: 2, rows: Rows::Patches },
-        Read { after: 3, rows: Rows::All },
+        TokenRead { after: 1, rows: TokenRows::Patches },
+        TokenRead { after: 2, rows: TokenRows::All },
+        TokenRead { after: 2, rows: TokenRows::Patches },
+        TokenRead { after: 3, rows: TokenRows::All },
     ],
 ];
 
@@ -218,8 +218,8 @@ fn tokens_of_several_blocks_and_their_gradients_equal_the_textbook_form() {
             let parts: Vec<_> = reads
                 .iter()
                 .map(|read| match read.rows {
-                    Rows::All => tokens[read.after].clone(),
-                    Rows::Patches => tokens[read.after].narrow(1, vit.tokens() - patches, patches).unwrap(),
+                    TokenRows::All => tokens[read.after].clone(),
+                    TokenRows::Patches => tokens[read.after].narrow(1, vit.tokens() - patches, patches).unwrap(),
                 })
                 .collect();
             let want = Tensor::cat(&parts, 1).unwrap();
@@ -264,10 +264,11 @@ fn a_pass_goes_on_from_tokens_as_if_it_had_come_from_images() {
         let images = random(100, BATCH * 3 * size * size);
         let data = random(102, 3 * TOKENS * WIDTH);
         for blocks in 0..3 {
-            let before = [Read { after: blocks, rows: Rows::All }];
+            let before = [TokenRead { after: blocks, rows: TokenRows::All }];
             let tokens = vit.read(&Pass { readout: Readout::Tokens(&before), ..Pass::forward(&images, 2) }).unwrap();
             let input = Input::Tokens { blocks, tokens: &tokens };
-            let after = [Read { after: blocks, rows: Rows::Patches }, Read { after: 3, rows: Rows::All }];
+            let after =
+                [TokenRead { after: blocks, rows: TokenRows::Patches }, TokenRead { after: 3, rows: TokenRows::All }];
             for readout in [Readout::Features, Readout::Tokens(&after)] {
                 let prompts = prompts(Some(PromptLayers::Last(3 - blocks)), &data);
                 // Block 0 of CLIP has its prompts before `ln_pre`, which is no matter to the other tokens.
@@ -305,9 +306,9 @@ fn blocks_that_are_run_again_give_the_same_gradients() {
                 let one = Some(1);
                 let (kept, _) = vit.step(&Pass { micro_batch: one, ..pass }, &loss).unwrap();
 
-                let least = vit.bytes(&pass, BATCH, Course { micro_batch: 1, recompute: true });
+                let least = vit.bytes(&pass, BATCH, MemoryPlan { micro_batch: 1, recompute: true });
                 vit.limit_memory(Some(least as u64));
-                assert_eq!(vit.course(&pass, BATCH).unwrap(), Course { micro_batch: 1, recompute: true });
+                assert_eq!(vit.memory_plan(&pass, BATCH).unwrap(), MemoryPlan { micro_batch: 1, recompute: true });
                 let (again, _) = vit.step(&pass, &loss).unwrap();
                 for (given, gradient) in [(layers.is_some(), &kept.tokens), (pixels, &kept.pixels)] {
                     assert_eq!(given, gradient.as_ref().is_some_and(|g| g.iter().any(|&g| g != 0.)), "{layers:?}");
@@ -318,7 +319,7 @@ fn blocks_that_are_run_again_give_the_same_gradients() {
                 let error = vit.step(&pass, &loss).unwrap_err().to_string();
                 assert!(error.starts_with("--max-memory: "), "{error}");
                 vit.limit_memory(Some(u64::MAX));
-                assert!(!vit.course(&pass, BATCH).unwrap().recompute);
+                assert!(!vit.memory_plan(&pass, BATCH).unwrap().recompute);
             }
         }
     }
@@ -440,7 +441,7 @@ fn shapes_that_do_not_fit_are_errors() {
         let prompts = TokenPrompts { start, layers, tokens, data: &data };
         assert!(message(vit.features(&images, Some(prompts), 1)).starts_with("prompts: "));
     }
-    let read = |after: usize| [Read { after, rows: Rows::Patches }];
+    let read = |after: usize| [TokenRead { after, rows: TokenRows::Patches }];
     for reads in [&read(4)[..], &[], &[read(2), read(1)].concat()] {
         let pass = Pass { readout: Readout::Tokens(reads), ..Pass::forward(&images, 1) };
         assert!(message(vit.read(&pass)).starts_with("readout: "), "{reads:?}");

@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use super::block::{Block, BlockWeights};
 use super::embed::{Embedding, EmbeddingGrads, EmbeddingWeights};
-use super::grads::{BlockGrads, Learned};
+use super::grads::{BlockGrads, LearnedWeights};
 use super::load::{Get, Visit, norm, read_block, visit_norm};
 use super::low_rank::LowRankBlocks;
 use super::tower::Tower;
@@ -41,14 +41,14 @@ pub struct Tuned {
     image_size: usize,
     precision: Precision,
     tower: Tower,
-    kind: Kind,
+    kind: TunedWeights,
     /// Name and shape of what is learned.
     tensors: Vec<(String, Vec<usize>)>,
 }
 
-enum Kind {
-    /// [`Learned::Biases`] or [`Learned::All`], and the weights as they are now.
-    Layers(Learned, Box<TowerWeights>),
+enum TunedWeights {
+    /// [`LearnedWeights::Biases`] or [`LearnedWeights::All`], and the weights as they are now.
+    Layers(LearnedWeights, Box<TowerWeights>),
     LowRank(LowRankBlocks),
 }
 
@@ -134,10 +134,10 @@ impl Vit {
                     return Err(Error::flag("--lora-rank", message));
                 }
                 let blocks = (0..depth).map(|i| Ok((spec.family.vision.blocks.qkv_of(i), read_block(get, spec, i)?)));
-                Kind::LowRank(LowRankBlocks::new(&spec.vision, blocks, rank, scale)?)
+                TunedWeights::LowRank(LowRankBlocks::new(&spec.vision, blocks, rank, scale)?)
             }
             Tune::Biases | Tune::All => {
-                let learned = if tune == Tune::All { Learned::All } else { Learned::Biases };
+                let learned = if tune == Tune::All { LearnedWeights::All } else { LearnedWeights::Biases };
                 let mut all = TowerWeights { embedding: EmbeddingWeights::read(get, spec)?, ..TowerWeights::default() };
                 for i in 0..depth {
                     all.blocks.push(read_block(get, spec, i)?);
@@ -146,7 +146,7 @@ impl Vit {
                     }
                 }
                 all.post_norm = norm(get, spec.family.vision.post_norm, spec.vision.width)?;
-                Kind::Layers(learned, Box::new(all))
+                TunedWeights::Layers(learned, Box::new(all))
             }
         };
         let image_size = self.image_size();
@@ -161,9 +161,9 @@ impl Tuned {
     fn list(&mut self) -> Result<Vec<(String, Vec<usize>)>> {
         let mut tensors = Vec::new();
         match &mut self.kind {
-            Kind::LowRank(blocks) => return Ok(blocks.tensors()),
-            Kind::Layers(learned, weights) => weights.visit(&self.spec, &mut |name, shape, _| {
-                if matches!(learned, Learned::All) || is_bias(name) {
+            TunedWeights::LowRank(blocks) => return Ok(blocks.tensors()),
+            TunedWeights::Layers(learned, weights) => weights.visit(&self.spec, &mut |name, shape, _| {
+                if matches!(learned, LearnedWeights::All) || is_bias(name) {
                     tensors.push((name.to_owned(), shape.to_vec()));
                 }
                 Ok(())
@@ -184,9 +184,9 @@ impl Tuned {
     /// None: what lists tensors can fail, but not on those that are there.
     pub fn values(&mut self) -> Result<Vec<Vec<f32>>> {
         let mut values = Vec::new();
-        if let Kind::Layers(learned, weights) = &mut self.kind {
+        if let TunedWeights::Layers(learned, weights) = &mut self.kind {
             weights.visit(&self.spec, &mut |name, _, own| {
-                if matches!(learned, Learned::All) || is_bias(name) {
+                if matches!(learned, LearnedWeights::All) || is_bias(name) {
                     values.push(own.clone());
                 }
                 Ok(())
@@ -202,10 +202,10 @@ impl Tuned {
     pub(crate) fn set(&mut self, lookup: Lookup, threads: usize) -> Result<()> {
         let Self { spec, image_size, precision, tower, kind, .. } = self;
         let (learned, weights) = match kind {
-            Kind::LowRank(blocks) => return blocks.set(&mut tower.blocks, lookup, threads),
-            Kind::Layers(learned, weights) => (learned, weights),
+            TunedWeights::LowRank(blocks) => return blocks.set(&mut tower.blocks, lookup, threads),
+            TunedWeights::Layers(learned, weights) => (learned, weights),
         };
-        let all = matches!(learned, Learned::All);
+        let all = matches!(learned, LearnedWeights::All);
         let changed = Cell::new(false);
         let mut take = |name: &str, shape: &[usize], own: &mut Vec<f32>| {
             if !all && !is_bias(name) {
@@ -263,24 +263,26 @@ impl Tuned {
     }
 
     /// Learned tensors of block `i`.
-    pub(super) fn learned(&self, i: usize) -> &Learned {
+    pub(super) fn learned(&self, i: usize) -> &LearnedWeights {
         match &self.kind {
-            Kind::Layers(learned, _) => learned,
-            Kind::LowRank(blocks) => blocks.learned(i),
+            TunedWeights::Layers(learned, _) => learned,
+            TunedWeights::LowRank(blocks) => blocks.learned(i),
         }
     }
 
     /// Whether the gradients need what went into every layer.
     pub(super) fn keeps_inputs(&self) -> bool {
-        matches!(self.kind, Kind::Layers(Learned::All, _))
+        matches!(self.kind, TunedWeights::Layers(LearnedWeights::All, _))
     }
 
     pub(super) fn zero_grads(&self) -> TowerGrads {
         let width = self.spec.vision.width;
         let blocks = (0..self.tower.blocks.len()).map(|i| BlockGrads::zeros(&self.spec.vision, self.learned(i)));
         let embedding = match &self.kind {
-            Kind::Layers(learned, _) => Some(self.tower.embedding.zero_grads(matches!(learned, Learned::All))),
-            Kind::LowRank(_) => None,
+            TunedWeights::Layers(learned, _) => {
+                Some(self.tower.embedding.zero_grads(matches!(learned, LearnedWeights::All)))
+            }
+            TunedWeights::LowRank(_) => None,
         };
         TowerGrads { embedding, blocks: blocks.collect(), post_norm: [vec![0.0; width], vec![0.0; width]] }
     }
@@ -289,8 +291,8 @@ impl Tuned {
     pub(super) fn unfold(&self, grads: TowerGrads) -> Result<Vec<Vec<f32>>> {
         let TowerGrads { embedding, blocks, post_norm } = grads;
         let (learned, weights) = match &self.kind {
-            Kind::LowRank(low_rank) => return Ok(low_rank.unfold(blocks)),
-            Kind::Layers(learned, weights) => (learned, weights),
+            TunedWeights::LowRank(low_rank) => return Ok(low_rank.unfold(blocks)),
+            TunedWeights::Layers(learned, weights) => (learned, weights),
         };
         let embedding = embedding.map(|grads| grads.unfold(&self.spec, self.image_size)).transpose()?;
         let unfolded = blocks.into_iter().zip(&weights.blocks).map(|(grads, weights)| match grads {
@@ -301,7 +303,7 @@ impl Tuned {
             TowerWeights { embedding: embedding.unwrap_or_default(), blocks: unfolded.collect(), post_norm };
         let mut gradients = Vec::new();
         of_tower.visit(&self.spec, &mut |name, _, values| {
-            if matches!(learned, Learned::All) || is_bias(name) {
+            if matches!(learned, LearnedWeights::All) || is_bias(name) {
                 gradients.push(std::mem::take(values));
             }
             Ok(())
@@ -315,9 +317,9 @@ impl Tuned {
         let learned: usize = self.tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         let of_learned = learned * size_of::<f32>() * if learning { threads + 8 } else { 1 };
         let weights = match &self.kind {
-            Kind::Layers(Learned::All, weights) => weights.bytes() + self.tower.weight_bytes(),
-            Kind::Layers(_, weights) => weights.bytes(),
-            Kind::LowRank(blocks) => blocks.bytes(self.precision),
+            TunedWeights::Layers(LearnedWeights::All, weights) => weights.bytes() + self.tower.weight_bytes(),
+            TunedWeights::Layers(_, weights) => weights.bytes(),
+            TunedWeights::LowRank(blocks) => blocks.bytes(self.precision),
         };
         weights + of_learned
     }

@@ -20,19 +20,19 @@ const MAX_DIMENSIONS: usize = 64;
 #[derive(Debug)]
 pub(super) struct WeightFile {
     pub(super) path: PathBuf,
-    pub(super) source: Source,
+    pub(super) source: FileSource,
     pub(super) len: u64,
 }
 
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum FileSource {
     Disk(File),
     Memory(&'static [u8]),
 }
 
 /// One line of a header, checked: its bytes lie inside the file and agree with its shape.
 #[derive(Debug, Clone)]
-pub(super) struct Tensor {
+pub(super) struct TensorEntry {
     pub(super) file: usize,
     pub(super) dtype: String,
     pub(super) shape: Vec<usize>,
@@ -43,10 +43,10 @@ pub(super) struct Tensor {
 
 /// The entries of a header by their tensors' names. What else is in it is passed over as it is read: kept, a hundred megabytes
 /// of small values would take a gigabyte.
-struct Header(BTreeMap<String, Entry>);
+struct Header(BTreeMap<String, HeaderEntry>);
 
 #[derive(serde::Deserialize)]
-struct Entry {
+struct HeaderEntry {
     dtype: String,
     #[serde(deserialize_with = "dimensions")]
     shape: Vec<u64>,
@@ -109,7 +109,7 @@ impl WeightFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let len = file.metadata().map_err(Error::io(path))?.len();
-        Ok(Self { path: path.to_path_buf(), source: Source::Disk(file), len })
+        Ok(Self { path: path.to_path_buf(), source: FileSource::Disk(file), len })
     }
 
     pub(super) fn error(&self, message: impl Into<String>) -> Error {
@@ -119,8 +119,8 @@ impl WeightFile {
     /// Fills `buffer` from `offset` on.
     pub(super) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
         match &self.source {
-            Source::Disk(file) => read_exact_at(file, buffer, offset).map_err(Error::io(&self.path)),
-            Source::Memory(bytes) => {
+            FileSource::Disk(file) => read_exact_at(file, buffer, offset).map_err(Error::io(&self.path)),
+            FileSource::Memory(bytes) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX);
                 let end = start.saturating_add(buffer.len());
                 let part = bytes.get(start..end).ok_or_else(|| self.error("ends too early"))?;
@@ -133,7 +133,7 @@ impl WeightFile {
     /// Reads a tensor whose values take N bytes each.
     pub(super) fn read_values<const N: usize>(
         &self,
-        tensor: &Tensor,
+        tensor: &TensorEntry,
         out: &mut [f32],
         value: impl Fn([u8; N]) -> f32,
     ) -> Result<()> {
@@ -154,7 +154,7 @@ impl WeightFile {
     ///
     /// The format (<https://huggingface.co/docs/safetensors>): the header's length as a little-endian u64, the header in
     /// JSON, then the tensors' bytes without gap or overlap.
-    pub(super) fn header(&self, number: usize) -> Result<BTreeMap<String, Tensor>> {
+    pub(super) fn header(&self, number: usize) -> Result<BTreeMap<String, TensorEntry>> {
         if self.len < 8 {
             return Err(self.error("not a safetensors file: shorter than 8 bytes"));
         }
@@ -187,7 +187,8 @@ impl WeightFile {
                 return Err(self.error(message));
             }
             let shape = entry.shape.iter().map(|&d| d as usize).collect();
-            let tensor = Tensor { file: number, dtype: entry.dtype, shape, offset: data + start, bytes: end - start };
+            let tensor =
+                TensorEntry { file: number, dtype: entry.dtype, shape, offset: data + start, bytes: end - start };
             tensors.insert(name, tensor);
         }
         self.check_layout(&tensors, data)?;
@@ -195,7 +196,7 @@ impl WeightFile {
     }
 
     /// That the tensors cover the bytes from `data` to the end of the file, each byte once.
-    fn check_layout(&self, tensors: &BTreeMap<String, Tensor>, data: u64) -> Result<()> {
+    fn check_layout(&self, tensors: &BTreeMap<String, TensorEntry>, data: u64) -> Result<()> {
         let mut order: Vec<_> = tensors.iter().collect();
         order.sort_by_key(|(_, t)| (t.offset, t.bytes));
         let mut end = data;

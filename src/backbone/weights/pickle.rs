@@ -29,7 +29,7 @@ const MAX_DEPTH: usize = 24;
 const CHUNK: usize = 1 << 18;
 
 /// A tensor of the archive, checked: its values lie inside its storage.
-struct Tensor {
+struct PickledTensor {
     entry: String,
     dtype: &'static str,
     /// Bytes of a value.
@@ -91,7 +91,7 @@ pub fn convert(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The tensors of the archive, which is `len` bytes long.
-fn tensors(archive: &mut ZipArchive<BufReader<File>>, len: u64) -> Result<BTreeMap<String, Tensor>, String> {
+fn tensors(archive: &mut ZipArchive<BufReader<File>>, len: u64) -> Result<BTreeMap<String, PickledTensor>, String> {
     let is_pickle = |name: &str| name == "data.pkl" || name.ends_with("/data.pkl");
     let names: Vec<String> = archive.file_names().flatten().filter(|n| is_pickle(n)).map(Into::into).collect();
     let [name] = &names[..] else { return Err(format!("{} files called data.pkl in the archive", names.len())) };
@@ -124,7 +124,7 @@ fn tensors(archive: &mut ZipArchive<BufReader<File>>, len: u64) -> Result<BTreeM
 }
 
 /// Where a tensor's values are, if they can be there.
-fn check(archive: &mut ZipArchive<BufReader<File>>, info: &TensorInfo, len: u64) -> Result<Tensor, String> {
+fn check(archive: &mut ZipArchive<BufReader<File>>, info: &TensorInfo, len: u64) -> Result<PickledTensor, String> {
     let dtype = match info.dtype {
         DType::F32 => "F32",
         DType::F64 => "F64",
@@ -152,7 +152,7 @@ fn check(archive: &mut ZipArchive<BufReader<File>>, info: &TensorInfo, len: u64)
                 && shape.len() == strides.len() =>
         {
             let (bytes, span) = (bytes as u64, span as u64);
-            Ok(Tensor { entry: info.path.clone(), dtype, width, shape, strides, begin, span, bytes })
+            Ok(PickledTensor { entry: info.path.clone(), dtype, width, shape, strides, begin, span, bytes })
         }
         _ => Err(format!("{shape:?} values do not fit into a storage of {} bytes", entry.size())),
     }
@@ -164,7 +164,7 @@ enum Failed {
 }
 
 /// Copies a tensor's values to `out`, row-major.
-fn copy(archive: &mut ZipArchive<BufReader<File>>, tensor: &Tensor, out: &mut impl Write) -> Result<(), Failed> {
+fn copy(archive: &mut ZipArchive<BufReader<File>>, tensor: &PickledTensor, out: &mut impl Write) -> Result<(), Failed> {
     let error = |error| Failed::Read(io::Error::other(error));
     let mut entry = archive.by_name(&tensor.entry).map_err(error)?;
     let skipped = io::copy(&mut (&mut entry).take(tensor.begin), &mut io::sink()).map_err(Failed::Read)?;
@@ -207,7 +207,7 @@ fn copy(archive: &mut ZipArchive<BufReader<File>>, tensor: &Tensor, out: &mut im
     Ok(())
 }
 
-impl Tensor {
+impl PickledTensor {
     /// Whether its values lie in their order without gaps.
     fn is_contiguous(&self) -> bool {
         let mut expected = 1;

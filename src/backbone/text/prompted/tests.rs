@@ -6,6 +6,7 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::ops::softmax;
 
 use super::*;
+use crate::backbone::names::clip;
 use crate::backbone::registry::locate;
 use crate::backbone::spec::{Activation, TextSpec};
 use crate::backbone::weights::Weights;
@@ -18,7 +19,7 @@ struct Fixture {
     spec: TextSpec,
     weights: Weights,
     tower: TextTower,
-    texts: ClassTexts,
+    texts: PromptedTexts,
     ids: Vec<Vec<u32>>,
 }
 
@@ -30,13 +31,13 @@ fn fixture_in(name: &str, precision: Precision) -> Fixture {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
     let location = locate(dir.to_str().unwrap(), None).unwrap();
     let (spec, weights) = (location.spec().unwrap().text.unwrap(), location.weights().unwrap());
-    let tower = TextTower::load(&spec, &weights, precision).unwrap();
+    let tower = TextTower::load(&spec, clip::FAMILY.joint.text.unwrap(), &weights, precision).unwrap();
     let (start, end) = (598, 599);
     let ids: Vec<Vec<u32>> = [&[17, 300, 4][..], &[511], &[9, 8, 7, 6, 5, 4, 590], &[], &[17, 301]]
         .iter()
         .map(|words| [&[start], *words, &[end]].concat())
         .collect();
-    let texts = ClassTexts::new(&spec, &ids, Path::new("tokenizer.json")).unwrap();
+    let texts = PromptedTexts::new(&spec, &ids, Path::new("tokenizer.json")).unwrap();
     Fixture { spec, weights, tower, texts, ids }
 }
 
@@ -219,7 +220,7 @@ fn words_as_vectors_are_the_text_itself() {
 fn many_texts_are_done_in_pieces_that_add_up() {
     let fixture = fixture("clip");
     let ids: Vec<Vec<u32>> = (0..150).map(|i| [&[598][..], &vec![i; 1 + i as usize % 7], &[599]].concat()).collect();
-    let texts = ClassTexts::new(&fixture.spec, &ids, Path::new("tokenizer.json")).unwrap();
+    let texts = PromptedTexts::new(&fixture.spec, &ids, Path::new("tokenizer.json")).unwrap();
     assert!(micro_batches(&texts.tails, 0..150).len() > 1);
     let data = fixture.prompts(2);
     let prompts = TextPrompts { layers: 2, tokens: N, data: &data };
@@ -230,7 +231,7 @@ fn many_texts_are_done_in_pieces_that_add_up() {
     };
     let (embeds, gradient) = run(1);
     let each = fixture.spec.projection;
-    let alone = ClassTexts::new(&fixture.spec, &ids[149..], Path::new("tokenizer.json")).unwrap();
+    let alone = PromptedTexts::new(&fixture.spec, &ids[149..], Path::new("tokenizer.json")).unwrap();
     let (last, _) = fixture.tower.prompted(&prompts, &alone, 1).unwrap();
     assert_near(&embeds[149 * each..], &last.iter().map(|&v| f64::from(v)).collect::<Vec<_>>(), 1e-6, "last");
     let wide: Vec<f64> = gradient.iter().map(|&v| f64::from(v)).collect();
@@ -262,6 +263,6 @@ fn prompts_and_texts_that_do_not_fit_are_refused() {
     let data = vec![0.1; 68 * 32];
     assert!(fixture.tower.prompted(&TextPrompts { layers: 1, tokens: 68, data: &data }, &fixture.texts, 1).is_ok());
     for (ids, message) in [(vec![598, 4], "without a start or an end"), (vec![598, 600, 599], "token 600")] {
-        assert!(ClassTexts::new(&fixture.spec, &[ids], origin).unwrap_err().to_string().contains(message));
+        assert!(PromptedTexts::new(&fixture.spec, &[ids], origin).unwrap_err().to_string().contains(message));
     }
 }

@@ -37,8 +37,7 @@ fn features_and_gradients_equal_the_textbook_form() {
 
             let pass = Pass { prompts, keys_values: Some(rows), ..Pass::forward(&images, 2) };
             assert!(relative_error(&vit.read(&pass).unwrap(), &values(&want)) < 2e-6, "{case}: features");
-            let loss =
-                |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * each..range.end * each].to_vec(), ()));
+            let loss = |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * each..range.end * each].to_vec(), ()));
             for (tokens, pixels) in [(false, false), (true, false), (true, true)] {
                 let want = Want { tokens, keys_values: true, pixels, ..Want::default() };
                 let (got, _) = vit.step(&Pass { want, micro_batch: Some(2), ..pass }, &loss).unwrap();
@@ -71,8 +70,11 @@ fn gradients_equal_central_differences() {
         let shape = [2, ROWS, 2 * WIDTH];
         let value = |rows: Tensor| {
             let reference = Reference::new(&spec, &weights, size, DType::F64, &Device::Cpu).unwrap();
-            let features =
-                reference.with_keys_values(1, rows).features(&f64_tensor(&images, &[2, 3, size, size]), spec.pool, None);
+            let features = reference.with_keys_values(1, rows).features(
+                &f64_tensor(&images, &[2, 3, size, size]),
+                spec.pool,
+                None,
+            );
             values(&(features.unwrap() * f64_tensor(&slopes, &[2, each])).unwrap().sum_all().unwrap())[0]
         };
         let loss = |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * each..range.end * each].to_vec(), ()));
@@ -103,7 +105,7 @@ fn blocks_that_are_run_again_and_tuned_weights_change_no_gradient() {
         let pass = Pass { prompts, keys_values, want, ..Pass::forward(&images, 2) };
         vit.limit_memory(None);
         let (kept, _) = vit.step(&Pass { micro_batch: Some(1), ..pass }, &loss).unwrap();
-        let least = vit.bytes(&pass, BATCH, Course { micro_batch: 1, recompute: true });
+        let least = vit.bytes(&pass, BATCH, MemoryPlan { micro_batch: 1, recompute: true });
         vit.limit_memory(Some(least as u64));
         let (again, _) = vit.step(&pass, &loss).unwrap();
         assert_eq!((&kept.tokens, &kept.keys_values), (&again.tokens, &again.keys_values), "{blocks:?}");

@@ -179,7 +179,7 @@ fn weights_that_are_not_changed_change_no_byte_and_blocks_can_be_run_again() {
         let want = Want { weights: true, ..Want::default() };
         let (kept, _) = vit.step(&Pass { want, micro_batch: Some(1), ..pass }, &loss).unwrap();
         assert!(kept.weights.as_ref().unwrap().iter().flatten().any(|&g| g != 0.), "{tune:?}");
-        let least = vit.bytes(&Pass { want, ..pass }, BATCH, Course { micro_batch: 1, recompute: true });
+        let least = vit.bytes(&Pass { want, ..pass }, BATCH, MemoryPlan { micro_batch: 1, recompute: true });
         vit.limit_memory(Some(least as u64));
         let (again, _) = vit.step(&Pass { want, ..pass }, &loss).unwrap();
         assert_eq!(kept.weights, again.weights, "{tune:?}");
@@ -209,7 +209,7 @@ fn what_tuned_weights_are_not_for_is_an_error() {
     let tuned = vit.tuned(&spec, &weights, Tune::Biases).unwrap();
     let pass = Pass { tuned: Some(&tuned), ..Pass::forward(&images, 1) };
     assert!(vit.read(&pass).is_ok());
-    let reads = [Read { after: 1, rows: Rows::All }];
+    let reads = [TokenRead { after: 1, rows: TokenRows::All }];
     assert!(vit.read(&Pass { readout: Readout::Tokens(&reads), ..pass }).is_err());
     let larger = random(100, 3 * (size + 8) * (size + 8));
     assert!(other.read(&Pass { tuned: Some(&tuned), ..Pass::forward(&larger, 1) }).is_err());
