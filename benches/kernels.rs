@@ -5,8 +5,8 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use vpt::kernel::attention::Scratch;
 use vpt::kernel::{
-    Activation, Attention, AttentionVjp, Init, Kept, Mat, MatMut, Panels, Part, Precision, matmul, matmul_activate,
-    normalize, normalize_vjp, row_stride,
+    Activation, Attention, AttentionVjp, Init, Kept, Mat, MatMut, Panels, Part, Precision, layer_norm, layer_norm_vjp,
+    matmul, matmul_activate, row_stride,
 };
 
 const ROWS: usize = 394;
@@ -94,14 +94,14 @@ fn norms(c: &mut Criterion) {
     group.bench_function("forward", |b| {
         b.iter(|| {
             let to = &mut MatMut::new(&mut y, ROWS, WIDTH, stride);
-            normalize(Mat::new(&x, ROWS, WIDTH, stride), 1e-5, to, &mut inverse);
+            layer_norm(Mat::new(&x, ROWS, WIDTH, stride), 1e-5, to, &mut inverse);
         });
     });
     let mut dx = vec![0.; ROWS * stride];
     group.bench_function("vjp", |b| {
         b.iter(|| {
             let to = &mut MatMut::new(&mut dx, ROWS, WIDTH, stride);
-            normalize_vjp(Mat::new(&y, ROWS, WIDTH, stride), &inverse, Mat::new(&gradient, ROWS, WIDTH, stride), to);
+            layer_norm_vjp(Mat::new(&y, ROWS, WIDTH, stride), &inverse, Mat::new(&gradient, ROWS, WIDTH, stride), to);
         });
     });
 }

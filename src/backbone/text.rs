@@ -12,7 +12,7 @@ use super::names::TextNames;
 use super::spec::TextSpec;
 use super::vit::{Block, BlockScratch, BlockTape, BlockWeights, Get, Queries, Sequences, norm};
 use super::weights::Weights;
-use crate::kernel::{Init, Mat, MatMut, Panels, Precision, matmul, normalize, normalize_vjp, row_stride};
+use crate::kernel::{Init, Mat, MatMut, Panels, Precision, layer_norm, layer_norm_vjp, matmul, row_stride};
 use crate::{Error, Result};
 
 /// Rows that a thread works on at a time, about.
@@ -201,7 +201,7 @@ impl TextTower {
             starts[1..].iter().flat_map(|end| &x[(end - 1) * stride..(end - 1) * stride + d]).copied().collect();
         normalized.resize(n * d, 0.0);
         inverse.resize(n, 0.0);
-        normalize(Mat::new(&ends, n, d, d), self.spec.tower.eps, &mut MatMut::new(normalized, n, d, d), inverse);
+        layer_norm(Mat::new(&ends, n, d, d), self.spec.tower.eps, &mut MatMut::new(normalized, n, d, d), inverse);
         let [scale, shift] = &self.final_norm;
         let y: Vec<f32> =
             normalized.chunks_exact(d).flat_map(|row| (0..d).map(|i| row[i] * scale[i] + shift[i])).collect();
@@ -223,7 +223,7 @@ impl TextTower {
         }
         let mut ends = vec![0.0; n * d];
         let view = &mut MatMut::new(&mut ends, n, d, d);
-        normalize_vjp(Mat::new(normalized, n, d, d), inverse, Mat::new(&gradient, n, d, d), view);
+        layer_norm_vjp(Mat::new(normalized, n, d, d), inverse, Mat::new(&gradient, n, d, d), view);
         let mut dx = vec![0.0; starts[n] * stride];
         for (end, row) in starts[1..].iter().zip(ends.chunks_exact(d)) {
             dx[(end - 1) * stride..(end - 1) * stride + d].copy_from_slice(row);

@@ -41,7 +41,7 @@ pub use focal::focal_background;
 pub use group_norm::{GroupNorm, Runs};
 pub use kept::Kept;
 pub use matmul::{DEPTH, Init, Left, Mat, MatMut, PackedRows, Panels, Part, matmul, matmul_activate, matmul_scale};
-pub use norm::{normalize, normalize_vjp};
+pub use norm::{layer_norm, layer_norm_vjp};
 pub use peak::multiply_adds;
 pub use precision::Precision;
 pub use simd::{Isa, isa};

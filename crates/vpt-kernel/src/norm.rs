@@ -9,8 +9,8 @@ use super::{Mat, MatMut, dispatched};
 ///
 /// # Panics
 /// If the shapes differ.
-pub fn normalize(x: Mat, eps: f32, out: &mut MatMut, inverse: &mut [f32]) {
-    assert_eq!((x.rows(), x.cols(), x.rows()), (out.rows(), out.cols(), inverse.len()), "normalize shapes");
+pub fn layer_norm(x: Mat, eps: f32, out: &mut MatMut, inverse: &mut [f32]) {
+    assert_eq!((x.rows(), x.cols(), x.rows()), (out.rows(), out.cols(), inverse.len()), "layer_norm shapes");
     let d = x.cols();
     let ((x, x_stride), (out, out_stride)) = (x.contiguous_rows(), out.contiguous_rows());
     // SAFETY: the shapes are equal, and rows of a view lie in its slice.
@@ -55,15 +55,15 @@ unsafe fn normalize_body<S: Simd>(
     }
 }
 
-/// Adds to `dx` the VJP of [`normalize`]: `inverse (g - mean(g) - x̂ mean(g x̂))` for each row, where g is the gradient of
+/// Adds to `dx` the VJP of [`layer_norm`]: `inverse (g - mean(g) - x̂ mean(g x̂))` for each row, where g is the gradient of
 /// the output and x̂ the output. Shapes `[rows, D]`.
 ///
 /// # Panics
 /// If the shapes differ.
-pub fn normalize_vjp(normalized: Mat, inverse: &[f32], gradient: Mat, dx: &mut MatMut) {
+pub fn layer_norm_vjp(normalized: Mat, inverse: &[f32], gradient: Mat, dx: &mut MatMut) {
     let shape = (dx.rows(), dx.cols());
-    assert_eq!((normalized.rows(), normalized.cols()), shape, "normalize_vjp shapes");
-    assert_eq!((gradient.rows(), gradient.cols(), inverse.len()), (shape.0, shape.1, shape.0), "normalize_vjp shapes");
+    assert_eq!((normalized.rows(), normalized.cols()), shape, "layer_norm_vjp shapes");
+    assert_eq!((gradient.rows(), gradient.cols(), inverse.len()), (shape.0, shape.1, shape.0), "layer_norm_vjp shapes");
     let ((normalized, a), (gradient, b), (dx, c)) =
         (normalized.contiguous_rows(), gradient.contiguous_rows(), dx.contiguous_rows());
     // SAFETY: the shapes are equal, and rows of a view lie in its slice.
@@ -152,7 +152,7 @@ mod tests {
         for d in [1, 5, 16, 33, 192] {
             let x: Vec<f32> = random(1, 3 * d).iter().map(|x| x + 100.0).collect();
             let (mut y, mut inverse) = (vec![0.0; 3 * d], vec![0.0; 3]);
-            normalize(Mat::new(&x, 3, d, d), 1e-5, &mut MatMut::new(&mut y, 3, d, d), &mut inverse);
+            layer_norm(Mat::new(&x, 3, d, d), 1e-5, &mut MatMut::new(&mut y, 3, d, d), &mut inverse);
             for row in 0..3 {
                 let (want, scale) = plain(&wide(&x[row * d..(row + 1) * d]), 1e-5);
                 assert_close(inverse[row], scale, 1e-4 * scale);
@@ -168,10 +168,10 @@ mod tests {
         for d in [2, 17, 40] {
             let (x, g) = (random(2, d), random(3, d));
             let (mut y, mut inverse) = (vec![0.0; d], vec![0.0]);
-            normalize(Mat::new(&x, 1, d, d), 1e-5, &mut MatMut::new(&mut y, 1, d, d), &mut inverse);
+            layer_norm(Mat::new(&x, 1, d, d), 1e-5, &mut MatMut::new(&mut y, 1, d, d), &mut inverse);
             let mut dx = vec![0.0; d];
             let view = &mut MatMut::new(&mut dx, 1, d, d);
-            normalize_vjp(Mat::new(&y, 1, d, d), &inverse, Mat::new(&g, 1, d, d), view);
+            layer_norm_vjp(Mat::new(&y, 1, d, d), &inverse, Mat::new(&g, 1, d, d), view);
             let value = |x: &[f64]| plain(x, 1e-5).0.iter().zip(&g).map(|(y, &g)| y * f64::from(g)).sum::<f64>();
             for (i, want) in central_differences(&wide(&x), value).into_iter().enumerate() {
                 assert_close(dx[i], want, 1e-5 * want.abs().max(1.0));

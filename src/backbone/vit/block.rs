@@ -11,7 +11,7 @@ use super::mlp::{Mlp, MlpScratch, MlpTape};
 use crate::backbone::spec::TowerSpec;
 use crate::kernel::attention::Scratch as AttentionScratch;
 use crate::kernel::{
-    Attention, AttentionVjp, DEPTH, Grow, Init, Kept, Mat, MatMut, Precision, normalize, normalize_vjp, row_stride,
+    Attention, AttentionVjp, DEPTH, Grow, Init, Kept, Mat, MatMut, Precision, layer_norm, layer_norm_vjp, row_stride,
 };
 
 /// The weights of one block as the checkpoint has them, all `[out, in]` row-major, or the gradients of these.
@@ -273,7 +273,7 @@ impl Block {
 
         let normalized = tape.normalized1.room(0..rows * stride, buffer);
         let inverse = tape.inverse1.grow(rows);
-        normalize(Mat::new(x, rows, d, stride), self.eps, &mut MatMut::new(normalized, rows, d, stride), inverse);
+        layer_norm(Mat::new(x, rows, d, stride), self.eps, &mut MatMut::new(normalized, rows, d, stride), inverse);
         let kv = tape.kv.room(0..rows * kv_stride, kv_buffer);
         self.kv.apply(Mat::new(normalized, rows, d, stride), MatMut::new(kv, rows, 2 * d, kv_stride));
 
@@ -323,7 +323,7 @@ impl Block {
         let normalized = tape.normalized2.room(0..query_rows * stride, buffer);
         let inverse = tape.inverse2.grow(query_rows);
         let view = &mut MatMut::new(normalized, query_rows, d, stride);
-        normalize(Mat::new(x, query_rows, d, stride), self.eps, view, inverse);
+        layer_norm(Mat::new(x, query_rows, d, stride), self.eps, view, inverse);
         self.mlp.forward(
             Mat::new(normalized, query_rows, d, stride),
             MatMut::new(x, query_rows, d, stride),
@@ -409,7 +409,7 @@ impl Block {
             (layers, Mat::new(x, query_rows, d, stride))
         });
         self.mlp.vjp(Mat::new(dx, query_rows, d, stride), view, &tape.mlp, of_mlp, mlp);
-        normalize_vjp(
+        layer_norm_vjp(
             Mat::new(tape.normalized2.read(0..query_rows * stride, buffer), query_rows, d, stride),
             &tape.inverse2[..query_rows],
             Mat::new(of_normalized, query_rows, d, stride),
@@ -487,7 +487,7 @@ impl Block {
                     self.q.vjp(dq, MatMut::new(gradient, n, d, stride), Init::Add);
                     let inverse = &tape.inverse1[from..from + n];
                     let dx = &mut MatMut::new(&mut dx[rows], n, d, stride);
-                    normalize_vjp(normalized, inverse, Mat::new(gradient, n, d, stride), dx);
+                    layer_norm_vjp(normalized, inverse, Mat::new(gradient, n, d, stride), dx);
                 }
             }
             Depth::Rows => {
@@ -498,7 +498,7 @@ impl Block {
                 if queries == Queries::First {
                     spread(dx, query_rows, query_stride, stride, rows * stride);
                 }
-                normalize_vjp(
+                layer_norm_vjp(
                     Mat::new(normalized1, rows, d, stride),
                     &tape.inverse1[..rows],
                     Mat::new(gradient, rows, d, stride),

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::backbone::position::interpolate;
 use crate::backbone::spec::Spec;
 use crate::kernel::{
-    Grow, Init, Mat, MatMut, Panels, Precision, add_products, add_rows, normalize, normalize_vjp, row_stride,
+    Grow, Init, Mat, MatMut, Panels, Precision, add_products, add_rows, layer_norm, layer_norm_vjp, row_stride,
 };
 
 /// Tensors of the embedding as the checkpoint has them, or their gradients.
@@ -224,7 +224,7 @@ impl Embedding {
             let at = if kept == count { image * per_image } else { 0 };
             let normalized = &mut normalized[at * stride..(at + per_image) * stride];
             let view = &mut MatMut::new(normalized, per_image, d, stride);
-            normalize(Mat::new(x, per_image, d, stride), pre.eps, view, &mut inverse[at..at + per_image]);
+            layer_norm(Mat::new(x, per_image, d, stride), pre.eps, view, &mut inverse[at..at + per_image]);
             for (x, normalized) in x.chunks_exact_mut(stride).zip(normalized.chunks_exact(stride)) {
                 for (i, x) in x.iter_mut().enumerate().take(d) {
                     *x = normalized[i] * pre.scale[i] + pre.shift[i];
@@ -257,7 +257,7 @@ impl Embedding {
             }
             from.fill(0.0);
         }
-        normalize_vjp(
+        layer_norm_vjp(
             Mat::new(&tape.normalized, rows, d, stride),
             &tape.inverse[..rows],
             Mat::new(gradient, rows, d, stride),
@@ -315,7 +315,7 @@ impl Embedding {
         let (n, stride) = (x.len() / d, row_stride(d));
         let (mut normalized, mut inverse) = (vec![0.0; n * stride], vec![0.0; n]);
         let view = &mut MatMut::new(&mut normalized, n, d, stride);
-        normalize(Mat::new(x, n, d, d), pre.eps, view, &mut inverse);
+        layer_norm(Mat::new(x, n, d, d), pre.eps, view, &mut inverse);
         let scaled = normalized
             .chunks_exact(stride)
             .flat_map(|row| (0..d).map(|i| row[i] * pre.scale[i] + pre.shift[i]))
@@ -330,7 +330,7 @@ impl Embedding {
         let n = inverse.len();
         let scaled: Vec<f32> = gradient.iter().zip(pre.scale.iter().cycle()).map(|(g, s)| g * s).collect();
         let mut dx = vec![0.0; n * d];
-        normalize_vjp(
+        layer_norm_vjp(
             Mat::new(normalized, n, d, row_stride(d)),
             inverse,
             Mat::new(&scaled, n, d, d),

@@ -3,7 +3,7 @@
 use super::embed::Embedding;
 use super::tower::Tower;
 use crate::backbone::spec::Pool;
-use crate::kernel::{Grow, Mat, MatMut, add_products, add_rows, normalize, normalize_vjp, row_stride};
+use crate::kernel::{Grow, Mat, MatMut, add_products, add_rows, layer_norm, layer_norm_vjp, row_stride};
 
 /// What the VJP of [`Tower::pool`] needs.
 #[derive(Default)]
@@ -42,7 +42,7 @@ impl Tower {
         let (all, stride) = (rows.all(), row_stride(d));
         let normalized = tape.normalized.grow(all * stride);
         let view = &mut MatMut::new(normalized, all, d, stride);
-        normalize(Mat::new(x, all, d, stride), self.eps, view, tape.inverse.grow(all));
+        layer_norm(Mat::new(x, all, d, stride), self.eps, view, tape.inverse.grow(all));
         let [scale, shift] = &self.post_norm;
         let mut features = Vec::with_capacity(rows.images * pool.vectors() * d);
         for image in normalized.chunks_exact(rows.each * stride) {
@@ -102,6 +102,6 @@ impl Tower {
         }
         dx.zeroed(all * stride);
         let gradient = Mat::new(buffer, all, d, stride);
-        normalize_vjp(normalized, &tape.inverse[..all], gradient, &mut MatMut::new(dx, all, d, stride));
+        layer_norm_vjp(normalized, &tape.inverse[..all], gradient, &mut MatMut::new(dx, all, d, stride));
     }
 }

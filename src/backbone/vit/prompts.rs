@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use super::block::Block;
 use super::embed::Embedding;
-use super::grads::Scratch as GradScratch;
+use super::grads::GradScratch;
 use super::tower::Tower;
 use super::tuned::{TowerGrads, Tuned};
 use super::{Pass, Want};
-use crate::kernel::{Grow, Init, Mat, MatMut, Precision, normalize, normalize_vjp, row_stride};
+use crate::kernel::{Grow, Init, Mat, MatMut, Precision, layer_norm, layer_norm_vjp, row_stride};
 use crate::{Error, Result, parallel};
 
 /// Which blocks are prompted.
@@ -355,7 +355,7 @@ impl SharedPrompts {
         let x = pre.as_ref().map_or(prompts, |(_, _, scaled)| scaled);
         let (mut normalized, mut inverse) = (vec![0.0; tokens * stride], vec![0.0; tokens]);
         let view = &mut MatMut::new(&mut normalized, tokens, d, stride);
-        normalize(Mat::new(x, tokens, d, d), block.eps(), view, &mut inverse);
+        layer_norm(Mat::new(x, tokens, d, d), block.eps(), view, &mut inverse);
         let view = MatMut::new(keys_values, tokens, 2 * d, kv_stride);
         block.keys_values().apply(Mat::new(&normalized, tokens, d, stride), view);
         Self { tokens, normalized, inverse, pre: pre.map(|(normalized, inverse, _)| (normalized, inverse)) }
@@ -378,7 +378,7 @@ impl SharedPrompts {
         let view = MatMut::new(d_normalized, p, d, stride);
         block.keys_values().vjp(Mat::new(gradient, p, 2 * d, kv_stride), view, Init::Zero);
         let mut dx = vec![0.0; p * d];
-        normalize_vjp(
+        layer_norm_vjp(
             Mat::new(&self.normalized, p, d, stride),
             &self.inverse,
             Mat::new(d_normalized, p, d, stride),

@@ -7,7 +7,7 @@ use super::map::{Map, gather};
 use super::output::{OutputScratch, TextLayer};
 use super::shape::{ClassLayer, DEPTH, DetectShape, GROUPS, Places};
 use crate::kernel::{
-    Activation, GroupNorm, Grow, Init, Mat, MatMut, Panels, Runs, matmul, normalize, normalize_vjp, row_stride,
+    Activation, GroupNorm, Grow, Init, Mat, MatMut, Panels, Runs, layer_norm, layer_norm_vjp, matmul, row_stride,
 };
 use crate::params::{self, Param};
 use crate::{Error, Result};
@@ -246,7 +246,7 @@ impl BoundDetectHead {
             let normalized = &mut normalized[level * n * stride..(level + 1) * n * stride];
             let source = Mat::new(&features[level * n * d..], n, d, d);
             let inverse = &mut inverse[level * n..(level + 1) * n];
-            normalize(source, LAYER_EPS, &mut MatMut::new(normalized, n, d, stride), inverse);
+            layer_norm(source, LAYER_EPS, &mut MatMut::new(normalized, n, d, stride), inverse);
             let init = if level == 0 { Init::Bias(&self.neck_bias) } else { Init::Add };
             matmul(Mat::new(normalized, n, d, stride), &self.neck[level], MatMut::new(x, n, c, c), init);
         }
@@ -404,7 +404,7 @@ impl BoundDetectHead {
             matmul(view(dy), &self.neck_backward[level], MatMut::new(g, n, d, stride), Init::Zero);
             let inverse = &w.inverse[level * n..(level + 1) * n];
             let dx = &mut MatMut::new(values, n, d, d);
-            normalize_vjp(normalized(level), inverse, Mat::new(g, n, d, stride), dx);
+            layer_norm_vjp(normalized(level), inverse, Mat::new(g, n, d, stride), dx);
         }
     }
 
