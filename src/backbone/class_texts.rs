@@ -76,7 +76,7 @@ impl Prompts {
     }
 
     /// The texts of one class.
-    pub(crate) fn texts(&self, class: usize) -> impl Iterator<Item = String> {
+    pub fn texts(&self, class: usize) -> impl Iterator<Item = String> {
         let name = &self.classnames[class];
         self.templates
             .iter()
@@ -85,7 +85,7 @@ impl Prompts {
 }
 
 /// Error message for the first template that has no place for the class name.
-pub(crate) fn without_place(templates: &[String]) -> Option<String> {
+pub fn without_place(templates: &[String]) -> Option<String> {
     let lacks = |template: &String| !PLACES.iter().any(|place| template.contains(place));
     let i = templates.iter().position(lacks)?;
     Some(format!("template {} ('{}') has no {{}} for the class name", i + 1, templates[i]))
@@ -128,18 +128,18 @@ pub fn classifier(backbone: &Backbone, prompts: &Prompts, threads: usize) -> Res
 
 /// Text embeddings of the classes.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct ClassTexts {
+pub struct ClassTexts {
     /// Zero-shot weights `[C, D]`: the direction of the mean of a class's unit embeddings.
-    pub(crate) unit: Vec<f32>,
+    pub unit: Vec<f32>,
     /// The mean of a class's embeddings as they are, `[C, D]`.
-    pub(crate) mean: Vec<f32>,
+    pub mean: Vec<f32>,
 }
 
 /// The texts of each class, through `embed`, which makes `[T, D]` of T texts.
-pub(crate) fn class_texts(
-    prompts: &Prompts,
-    mut embed: impl FnMut(&[String]) -> Result<Vec<f32>>,
-) -> Result<ClassTexts> {
+///
+/// # Errors
+/// Those of `embed`.
+pub fn class_texts(prompts: &Prompts, mut embed: impl FnMut(&[String]) -> Result<Vec<f32>>) -> Result<ClassTexts> {
     let per_class = prompts.templates.len();
     let mut classes = ClassTexts { unit: Vec::new(), mean: Vec::new() };
     let mut add = |texts: &[String]| -> Result<()> {

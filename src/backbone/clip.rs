@@ -14,8 +14,8 @@ use crate::image::preprocess::Preprocess;
 use crate::kernel::{Init, Mat, MatMut, Panels, Part, Precision, matmul};
 use crate::{Error, Result};
 
-/// Name of CLIP's projection of image features.
-pub(crate) const VISUAL_PROJECTION: &str = "visual_projection.weight";
+/// Name that a tuned projection of image features has in task files: CLIP's.
+pub const VISUAL_PROJECTION: &str = "visual_projection.weight";
 
 /// How to open a backbone.
 #[derive(Clone, Debug, Default)]
@@ -186,7 +186,7 @@ impl Backbone {
     ///
     /// # Errors
     /// There is none, or it cannot be read any more.
-    pub(crate) fn visual_projection(&self) -> Result<Vec<f32>> {
+    pub fn visual_projection(&self) -> Result<Vec<f32>> {
         self.weights.get(self.spec.family.joint.projection, &[self.embedding_width(), self.vit.width()])
     }
 
@@ -194,7 +194,7 @@ impl Backbone {
     ///
     /// # Errors
     /// As [`Self::embed_texts`].
-    pub(crate) fn token_ids<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>> {
+    pub fn token_ids<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>> {
         let tower = self.text_tower()?;
         tower.read_part(self.encode(texts, tower.context())?, &self.tokenizer_path())
     }
@@ -320,7 +320,7 @@ impl Clip {
 }
 
 /// Rows `[n, k]` times a matrix `[k, m]`: `[n, m]`.
-pub(crate) fn product<'a>(rows: &[f32], matrix: impl Into<Part<'a>>) -> Vec<f32> {
+pub fn product<'a>(rows: &[f32], matrix: impl Into<Part<'a>>) -> Vec<f32> {
     let matrix = matrix.into();
     let (k, m) = (matrix.k(), matrix.n());
     let n = rows.len() / k;

@@ -171,7 +171,7 @@ impl TunedTexts {
     ///
     /// # Errors
     /// There is no such tensor, or one has another length.
-    pub(crate) fn set(&mut self, lookup: Lookup, threads: usize) -> Result<()> {
+    pub fn set(&mut self, lookup: Lookup, threads: usize) -> Result<()> {
         self.low_rank.set(&mut self.blocks, lookup, threads)
     }
 }

@@ -161,7 +161,7 @@ impl GradScratch {
     /// Adds the gradients of keys and values alone from theirs, `dkv` `[rows, 2D]`, for normalised rows `x` `[rows, D]`.
     pub(super) fn add_keys_values(
         &mut self,
-        learned: &Learned,
+        learned: &LearnedWeights,
         grads: &mut BlockGrads,
         dkv: Mat,
         x: Mat,
@@ -170,7 +170,7 @@ impl GradScratch {
         let d = x.cols();
         match (grads, learned) {
             (BlockGrads::Layers(layers), _) => self.add(&mut layers.kv, dkv, Some(x), precision),
-            (BlockGrads::LowRank(grads), Learned::LowRank(factors)) => {
+            (BlockGrads::LowRank(grads), LearnedWeights::LowRank(factors)) => {
                 for (i, dy) in [(1, dkv.columns(0, d)), (2, dkv.columns(d, d))] {
                     self.add_factors(&factors[i], &mut grads[i], dy, x);
                 }

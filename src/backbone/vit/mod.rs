@@ -54,7 +54,7 @@ pub use memory::MemoryPlan;
 pub use prompts::{KeyValuePrompts, PromptLayers, TokenPrompts};
 use prompts::{PreparedGrads, PreparedPrompts};
 use tower::Tower;
-pub(crate) use tuned::Lookup;
+pub use tuned::Lookup;
 use tuned::TowerGrads;
 pub use tuned::{Tune, Tuned};
 

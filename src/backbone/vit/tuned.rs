@@ -33,7 +33,7 @@ pub enum Tune {
 }
 
 /// Gives the values of a tensor by its name.
-pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Result<&'a [f32]>;
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Result<&'a [f32]>;
 
 /// A tower with weights of its own.
 pub struct Tuned {
@@ -199,7 +199,7 @@ impl Tuned {
     ///
     /// # Errors
     /// There is no such tensor, or one has another length.
-    pub(crate) fn set(&mut self, lookup: Lookup, threads: usize) -> Result<()> {
+    pub fn set(&mut self, lookup: Lookup, threads: usize) -> Result<()> {
         let Self { spec, image_size, precision, tower, kind, .. } = self;
         let (learned, weights) = match kind {
             TunedWeights::LowRank(blocks) => return blocks.set(&mut tower.blocks, lookup, threads),
