@@ -18,7 +18,9 @@ pub mod report;
 pub mod runs;
 pub mod train;
 
-pub use vpt_base::{Error, Progress, Result, contain, error, files, linear_algebra, logits, params, random, suggest};
+pub use vpt_base::{
+    Error, Message, Progress, Result, contain, error, files, linear_algebra, logits, params, random, suggest,
+};
 pub(crate) use vpt_base::{choice, file_at, parallel, tensor_file};
 pub use vpt_data as data;
 pub use vpt_image as image;

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use vpt::config::{Facts, RunConfig, Task};
+use vpt::config::{RunContext, RunConfig, Task};
 use vpt_fuzz::Scratch;
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::new);
@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
     let tasks = [Task::Classify, Task::Multilabel, Task::Detect];
     let drawn = [(None, None), (Some(12), Some(4))];
     for (task, (text_depth, shots)) in tasks.into_iter().flat_map(|task| drawn.map(|drawn| (task, drawn))) {
-        let facts = Facts { task, depth: 12, text_depth, image_size: 224, train_images: 1000, shots };
+        let facts = RunContext { task, depth: 12, text_depth, image_size: 224, train_images: 1000, shots };
         if let Ok(plan) = config.resolve(&facts) {
             // What a run keeps can be read again.
             let kept = SCRATCH.put("kept.toml", plan.config.to_toml().expect("a configuration").as_bytes());

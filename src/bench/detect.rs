@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::step::Options;
 use crate::backbone::Backbone;
-use crate::config::{Facts, RunConfig, Task};
+use crate::config::{RunConfig, RunContext, Task};
 use crate::head::detect::{ClassLayer, Truth};
 use crate::model::detect::{DetectInput, DetectStep, Detector, levels};
 use crate::prompt::part::Drawn;
@@ -68,7 +68,8 @@ pub fn detect(
     let batch = config.batch_size.unwrap_or(8);
     let (depth, image_size) = (backbone.vit.depth(), backbone.vit.image_size());
     options.check(batch, image_size)?;
-    let facts = Facts { task: Task::Detect, depth, text_depth: None, image_size, train_images: batch, shots: None };
+    let facts =
+        RunContext { task: Task::Detect, depth, text_depth: None, image_size, train_images: batch, shots: None };
     let plan = config.resolve(&facts)?;
     let Some(layout) = plan.parts.tokens() else {
         return Err(Error::flag("--method", "a method with prompt tokens is measured here"));

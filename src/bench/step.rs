@@ -16,7 +16,7 @@ use crate::random::{normal, stream};
 use crate::train::results::peak_rss_bytes;
 use crate::{Error, Result};
 use crate::{
-    config::{Facts, RunConfig, Task},
+    config::{RunConfig, RunContext, Task},
     methods::Method,
 };
 
@@ -116,7 +116,8 @@ pub fn step(
     let batch = config.batch_size.unwrap_or(32);
     let (depth, image_size) = (backbone.vit.depth(), backbone.vit.image_size());
     options.check(batch, image_size)?;
-    let facts = Facts { task: Task::Classify, depth, text_depth: None, image_size, train_images: batch, shots: None };
+    let facts =
+        RunContext { task: Task::Classify, depth, text_depth: None, image_size, train_images: batch, shots: None };
     let plan = config.resolve(&facts)?;
     let model =
         Model::new(Arc::new(backbone), &plan.parts, ClassifierSpec::Head(plan.head), options.classes, plan.threads)?;
@@ -176,7 +177,7 @@ pub fn step(
         batch_size: batch,
         micro_batch: course.micro_batch,
         recompute: course.recompute,
-        prompt_tokens: plan.config.prompt_tokens.unwrap_or(0),
+        prompt_tokens: plan.config.options.tokens.prompt_tokens.unwrap_or(0),
         image_size: facts.image_size,
         threads: plan.threads,
         repeats: options.repeats,

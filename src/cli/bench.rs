@@ -153,12 +153,11 @@ fn run_detect(args: Detect, global: &Global, out: Output) -> anyhow::Result<()> 
     let config = RunConfig {
         batch_size: Some(args.batch_size),
         micro_batch: args.micro_batch,
-        prompt_tokens: args.prompt_tokens,
-        prompt_layers: args.prompt_layers,
         seed: global.seed(),
         threads: Some(global.threads()),
         ..RunConfig::default()
-    };
+    }
+    .with_options(|o| (o.tokens.prompt_tokens, o.tokens.prompt_layers) = (args.prompt_tokens, args.prompt_layers));
     config.validate()?;
     let backbone = Backbone::open(&args.backbone, &options)?;
     let progress = Progress::new(global.quiet);
@@ -195,12 +194,11 @@ fn run_step(args: Step, global: &Global, out: Output) -> anyhow::Result<()> {
         method: args.method,
         batch_size: Some(args.batch_size),
         micro_batch: args.micro_batch,
-        prompt_tokens: args.prompt_tokens,
-        prompt_layers: args.prompt_layers,
         seed: global.seed(),
         threads: Some(global.threads()),
         ..RunConfig::default()
-    };
+    }
+    .with_options(|o| (o.tokens.prompt_tokens, o.tokens.prompt_layers) = (args.prompt_tokens, args.prompt_layers));
     config.validate()?;
     let backbone = Backbone::open(&args.backbone, &options)?;
     let progress = Progress::new(global.quiet);

@@ -207,13 +207,13 @@ impl FewShot {
             epochs: self.epochs,
             batch_size: self.batch_size,
             lr: self.lr,
-            prompt_tokens: self.prompt_tokens,
             label_map: self.label_map,
             image_size: self.image_size,
             micro_batch: self.micro_batch,
             cache_dir: if self.no_cache { None } else { self.cache_dir.or_else(feature_cache::default_folder) },
             ..RunConfig::default()
-        };
+        }
+        .with_options(|o| o.tokens.prompt_tokens = self.prompt_tokens);
         // Of methods that were not named one by one, those that can do what is asked.
         let named = self.methods.len() > 1 || self.methods[0] != "all";
         let can = |method: &GridMethod| named || mode == Mode::FewShot || method.names_unseen_classes();

@@ -1,22 +1,6 @@
-//! Choices that every run has: task and selection.
+//! The choice of epoch.
 
 use crate::choice::choice;
-
-choice! {
-    /// What the data asks for.
-    #[derive(Default)]
-    pub enum Task for "--task" {
-        /// As the layout of the data says.
-        #[default]
-        Auto = "auto",
-        /// One class an image.
-        Classify = "classify",
-        /// Any number of classes an image, from data with boxes.
-        Multilabel = "multilabel",
-        /// Boxes around objects.
-        Detect = "detect",
-    }
-}
 
 choice! {
     /// Which epoch a run ends with.

@@ -4,7 +4,10 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Message, Result,
+    methods::settings::{self, SettingValue, ValueKind},
+};
 
 /// A peak learning rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,6 +35,14 @@ impl fmt::Display for LearningRate {
             Self::Auto => f.write_str("auto"),
             Self::Value(lr) => write!(f, "{lr}"),
         }
+    }
+}
+
+impl SettingValue for LearningRate {
+    const KIND: ValueKind = ValueKind::Parsed;
+
+    fn parse(text: &str) -> Result<Self, Message> {
+        text.parse().map_err(settings::bare)
     }
 }
 

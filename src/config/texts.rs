@@ -3,13 +3,16 @@
 
 use super::RunConfig;
 use crate::{
-    Error, Result,
+    Error, Message, Result,
     backbone::class_texts::{Prompts, without_place},
     methods::Method,
 };
 
 /// Bytes of templates, or of class names, that a configuration can hold.
 const MAX_TEXTS: usize = 400_000;
+
+/// Something that methods may be.
+type Fact = fn(Method) -> bool;
 
 impl RunConfig {
     /// The texts that are asked for: the run's own templates and class names, or those of [`Prompts::of_names`] for `classes`.
@@ -24,43 +27,40 @@ impl RunConfig {
         if let Some(names) = &self.classnames {
             if names.len() != classes.len() {
                 let message = format!("{} class names for {} classes of the data", names.len(), classes.len());
-                return Err(Error::flag("--classnames", message));
+                return Err(Error::setting("classnames", message));
             }
             prompts.classnames.clone_from(names);
         }
         Ok(prompts)
     }
 
-    /// Checks the texts that a text head, or the head of a method, begins with or is learned from, and the words that vectors
-    /// begin as.
+    /// Checks the texts that a text head, or the head of a method, begins with or is learned from.
     pub(super) fn check_texts(&self) -> Result<()> {
-        if self.context_init.as_ref().is_some_and(|words| words.trim().is_empty()) {
-            return Err(Error::flag("--context-init", "holds no word"));
-        }
-        let learners = Method::ALL.iter().copied().filter(|m| m.has_texts() || *m == Method::Lora).collect();
-        for (flag, texts, also) in [
-            ("--templates", &self.templates, vec![Method::Promptsrc, Method::Lora]),
-            ("--classnames", &self.classnames, learners),
-        ] {
-            let used = self.reads_texts() || also.contains(&self.method);
+        let ties = |method: Method| method.tied_to().is_some() || method.prefers_texts();
+        let names = |method: Method| method.has_texts() || method.prefers_texts();
+        let fields: [(_, _, Fact); 2] = [("templates", &self.templates, ties), ("classnames", &self.classnames, names)];
+        for (field, texts, also) in fields {
             let Some(texts) = texts else { continue };
-            if !used {
-                let not = if self.method.own_head().is_none() { self.head_kind().name() } else { self.method.name() };
-                let readers = Method::ALL.iter().filter(|m| m.reads_texts()).chain(&also).map(|m| m.name());
-                let readers: Vec<_> = readers.collect();
-                let message = format!("only for --head text and {}, not {not}", readers.join(", "));
-                return Err(Error::flag(flag, message));
+            if !self.reads_texts() && !also(self.method) {
+                let own = self.method.own_head().is_some();
+                let not = if own { self.method.name() } else { self.head_kind().name().into() };
+                let (readers, others): (Vec<_>, Vec<_>) =
+                    Method::ALL.iter().copied().filter(|m| m.reads_texts() || also(*m)).partition(|m| m.reads_texts());
+                let able: Vec<_> = readers.into_iter().chain(others).map(Method::name).collect();
+                let message = Message::from("only for ").field("head");
+                let message = message.text(format!(" text and {}, not {not}", able.join(", ")));
+                return Err(Error::setting(field, message));
             }
             if texts.is_empty() || texts.iter().any(|text| text.trim().is_empty()) {
-                return Err(Error::flag(flag, "a list that is empty or holds an empty text"));
+                return Err(Error::setting(field, "a list that is empty or holds an empty text"));
             }
             // They are kept in config.toml, which must be readable again.
             if texts.iter().map(|text| text.len() + 4).sum::<usize>() > MAX_TEXTS {
-                return Err(Error::flag(flag, format!("more than {} kB of texts", MAX_TEXTS / 1000)));
+                return Err(Error::setting(field, format!("more than {} kB of texts", MAX_TEXTS / 1000)));
             }
         }
         match self.templates.as_deref().and_then(without_place) {
-            Some(message) => Err(Error::flag("--templates", message)),
+            Some(message) => Err(Error::setting("templates", message)),
             None => Ok(()),
         }
     }

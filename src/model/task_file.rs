@@ -24,7 +24,7 @@ use crate::{
         label_map::{self, LabelMap, MAP},
     },
     image::preprocess::Preprocess,
-    methods::Method,
+    methods::{HeadStart, Method},
     metrics::Scores,
     params::{Group, Param},
     tensor_file::{self, Tensor},
@@ -341,12 +341,11 @@ fn head_tensors(
 
 /// Whether and how a tensor of the head was learned.
 fn head_group(meta: &TaskMeta, name: &str, shape: &[usize]) -> Group {
-    let method = meta.method;
-    let learned = match method {
+    let learned = match meta.method.head_start() {
         _ if meta.parts.told_by_texts() => false,
-        Method::ZsLp | Method::Clap => name == "head.weight",
-        Method::TipAdapterF => name == KEYS,
-        _ => !method.on_embeddings(),
+        Some(HeadStart::TextWeights { .. }) => name == "head.weight",
+        Some(HeadStart::Cache { learned: true }) => name == KEYS,
+        start => start.is_none(),
     };
     match shape.len() {
         _ if !learned => Group::Fixed,
@@ -459,7 +458,7 @@ mod tests {
         let backbone = BackboneId { name: "clip-nano".into(), hash: "ab".repeat(32) };
         let val = Metrics { acc1: 2. / 3., acc5: None, mean_per_class_recall: 0.1 + 0.2, loss: 1. / 7. };
         let meta = TaskMeta::new(
-            Method::VptDeep,
+            Method::VPT_DEEP,
             PartShape::Tokens(layout).into(),
             HeadKind::Linear,
             backbone,

@@ -7,7 +7,7 @@ use super::Run;
 use crate::{
     Result,
     backbone::registry::locate,
-    config::{Facts, RunConfig, Task},
+    config::{RunConfig, RunContext, Task},
     data::{FewShot, SplitFile},
     files::read_limited,
     train::{run_folder, working_size},
@@ -74,7 +74,7 @@ impl Run {
     }
 
     /// What its defaults depended on.
-    fn facts(&self) -> Option<Facts> {
+    fn facts(&self) -> Option<RunContext> {
         let config = self.config.as_ref().filter(|config| config.task != Task::Auto)?;
         let drawn = || {
             let bytes = read_limited(&self.path.join(run_folder::SPLIT), MAX_SPLIT).ok()?;
@@ -85,7 +85,7 @@ impl Run {
         let text_depth = spec.as_ref().map_or(Some(ANY_DEPTH), |spec| spec.text.as_ref().map(|text| text.tower.depth));
         let depth = spec.map_or(ANY_DEPTH, |spec| spec.vision.depth);
         let shots = config.shots.or_else(|| Some(FewShot::read(&self.path.join(run_folder::FEW_SHOT)).ok()?.shots));
-        Some(Facts { task: config.task, depth, text_depth, image_size: config.image_size?, train_images, shots })
+        Some(RunContext { task: config.task, depth, text_depth, image_size: config.image_size?, train_images, shots })
     }
 }
 

@@ -3,10 +3,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::{config::Facts, train::run_folder::RunFolder};
+use crate::{config::RunContext, train::run_folder::RunFolder};
 
-const FACTS: Facts =
-    Facts { task: Task::Classify, depth: 6, text_depth: Some(6), image_size: 64, train_images: 320, shots: None };
+const FACTS: RunContext =
+    RunContext { task: Task::Classify, depth: 6, text_depth: Some(6), image_size: 64, train_images: 320, shots: None };
 
 /// Writes the folder of a run that was begun as `config` and has `epochs` behind it.
 fn begun(path: &Path, config: &RunConfig, epochs: &[f64]) {
@@ -183,10 +183,11 @@ fn only_what_was_set_is_a_changed_setting() {
         settings.into_iter().map(|s| format!("{}={}", s.name, s.value)).collect::<Vec<_>>()
     };
     assert_eq!(changed(&RunConfig::default()), [""; 0]);
-    let linear = RunConfig { method: Method::Linear, seed: 7, ..RunConfig::default() };
+    let linear = RunConfig { method: Method::LINEAR, seed: 7, ..RunConfig::default() };
     assert_eq!(changed(&linear), [""; 0], "method and seed are told apart");
     // 16 images a step make 20 steps an epoch, and those 50 epochs, which is then no change of its own.
-    let batch = RunConfig { batch_size: Some(16), prompt_dropout: Some(0.2), ..RunConfig::default() };
+    let batch = RunConfig { batch_size: Some(16), ..RunConfig::default() }
+        .with_options(|o| o.tokens.prompt_dropout = Some(0.2));
     assert_eq!(changed(&batch), ["prompt_dropout=0.2", "batch_size=16"]);
     let few = RunConfig { shots: Some(4), epochs: Some(12), ..RunConfig::default() };
     assert_eq!(changed(&few), ["shots=4", "epochs=12"], "with --shots the last epoch is the default");
@@ -198,7 +199,7 @@ fn runs_that_differ_by_their_seed_alone_are_one_group() {
     for (seed, test) in [(1, 0.5), (2, 0.6), (3, 0.8)] {
         finished(&dir.path().join(format!("s{seed}")), &with_seed(seed), &[0.5, 0.6], test);
     }
-    let other = RunConfig { prompt_tokens: Some(5), ..with_seed(4) };
+    let other = with_seed(4).with_options(|o| o.tokens.prompt_tokens = Some(5));
     finished(&dir.path().join("t"), &other, &[0.5, 0.6], 0.9);
     let runs = list(dir.path()).unwrap();
     let Comparison { differences, groups } = compare(&runs).unwrap();

@@ -14,11 +14,10 @@ use crate::{
         Backbone, OpenOptions,
         class_texts::{ClassTexts, Prompts, class_texts},
     },
-    config::{Facts, Plan, RunConfig, Task},
+    config::{Plan, RunConfig, RunContext, Task},
     data::{Augment, ContentHash, Dataset, Digest, FewShot, LabelSets, MultilabelDataset, Split, SplitFile, check},
     feature_cache::{self, FeatureCache},
     head::HeadKind,
-    methods::Method,
     model::{
         ClassifierSpec, Model,
         task_file::{BackboneId, MapMeta, TaskMeta, TaskMetrics},
@@ -80,7 +79,7 @@ impl Setup {
             max_memory: config.max_memory,
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
-        let facts = |dataset: &Dataset| Facts {
+        let facts = |dataset: &Dataset| RunContext {
             task,
             depth: backbone.vit.depth(),
             text_depth: backbone.text_spec().ok().map(|text| text.tower.depth),
@@ -108,7 +107,7 @@ impl Setup {
         let (test, val, train) = (Source::Images(next()?), Source::Images(next()?), Source::Images(next()?));
         let fingerprint = fingerprint(&plan, &dataset, &content_hash, backbone.hash()?)?;
         let loss = loss(&plan, &dataset, sets.as_ref());
-        let frozen_texts = texts.as_ref().filter(|_| plan.config.method == Method::Promptsrc);
+        let frozen_texts = texts.as_ref().filter(|_| plan.config.method.tied_to().is_some());
         let frozen_texts = frozen_texts.map(|texts| model.frozen_texts(texts)).transpose()?;
         Ok(Some(Self {
             plan,
@@ -395,7 +394,7 @@ mod tests {
     };
 
     fn text_head() -> RunConfig {
-        RunConfig { method: Method::Linear, head: Some(HeadKind::Text), threads: Some(2), ..RunConfig::default() }
+        RunConfig { method: Method::LINEAR, head: Some(HeadKind::Text), threads: Some(2), ..RunConfig::default() }
     }
 
     fn setup(config: &RunConfig) -> Result<Setup> {

@@ -56,7 +56,7 @@ fn workplace() -> TempDir {
 }
 
 /// Methods that learn nothing in steps.
-const SOLVED: [Method; 3] = [Method::ZeroShot, Method::Ncm, Method::TipAdapter];
+const SOLVED: [Method; 3] = [Method::ZERO_SHOT, Method::NCM, Method::TIP_ADAPTER];
 
 fn config(dir: &TempDir, method: Method) -> RunConfig {
     let solved = SOLVED.contains(&method);
@@ -153,28 +153,28 @@ pub(super) fn content(folder: &Path) -> (Vec<u8>, Vec<u8>, Vec<serde_json::Value
 fn every_method_learns_colours_and_leaves_a_whole_run_folder() {
     let dir = workplace();
     for &method in Method::ALL {
-        let heads: &[HeadKind] = if method == Method::Linear { HeadKind::ALL } else { &[HeadKind::Linear] };
+        let heads: &[HeadKind] = if method == Method::LINEAR { HeadKind::ALL } else { &[HeadKind::Linear] };
         for &head in heads {
             let head = method.own_head().unwrap_or(head);
             // The others have published schedules.
             let epochs = Some(if method.has_texts() { 10 } else { 6 }).filter(|_| !method.on_embeddings());
             // Of a CLIP's, texts tell the classes.
-            let own = Some(head).filter(|_| method != Method::Lora);
+            let own = Some(head).filter(|_| method != Method::LORA);
             let mut config = RunConfig { head: own, epochs, ..config(&dir, method) };
             if head == HeadKind::Text {
                 // Texts say nothing to a random backbone, and there are few steps to forget that in.
                 config.lr = Some(LearningRate::Value(0.05));
             }
-            if method == Method::Lora {
+            if method == Method::LORA {
                 (config.lr, config.epochs) = (Some(LearningRate::Value(0.02)), Some(10));
             }
-            if method == Method::Cocoop {
+            if method == Method::COCOOP {
                 // Its default is a step for each of many images.
                 (config.lr, config.optimizer) = (Some(LearningRate::Value(0.05)), Some(OptimizerKind::Adamw));
             }
             let (folder, results) = finish(&config, &dir);
             // The texts of a random backbone say nothing.
-            let learns = method != Method::ZeroShot;
+            let learns = method != Method::ZERO_SHOT;
             assert!(!learns || results.test.classify().unwrap().acc1 > 0.9, "{method} {head}: {:?}", results.test);
             assert_eq!((results.train_images, results.classes, results.method), (20, 2, method));
             for name in [
@@ -224,11 +224,11 @@ fn a_task_file_classifies_as_the_run_did() {
 fn on_features(dir: &TempDir) -> Vec<RunConfig> {
     let methods = Method::ALL.iter().filter(|method| method.on_features());
     let mut configs: Vec<RunConfig> = methods.map(|&method| config(dir, method)).collect();
-    for config in configs.iter_mut().filter(|config| config.method.has_views()) {
-        config.views = Some(2);
+    for config in configs.iter_mut().filter(|config| config.method.views().is_some()) {
+        config.options.views.views = Some(2);
     }
-    let solver = Some(Solver::Lbfgs);
-    configs.push(RunConfig { solver, epochs: None, batch_size: None, ..config(dir, Method::Linear) });
+    let fitted = RunConfig { epochs: None, batch_size: None, ..config(dir, Method::LINEAR) };
+    configs.push(fitted.with_options(|o| o.probe.solver = Some(Solver::Lbfgs)));
     configs
 }
 
@@ -255,7 +255,7 @@ fn a_cache_of_features_changes_no_byte_and_saves_every_pass() {
         assert_eq!(cache.contents().unwrap(), held);
     }
     // Half of it damaged, the other half lost: the same result, and all of it written again.
-    let config = config(&dir, Method::Linear);
+    let config = config(&dir, Method::LINEAR);
     let cached = RunConfig { cache_dir: Some(cache.root().to_owned()), ..config.clone() };
     for space in fs::read_dir(cache.root()).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
         for (i, file) in fs::read_dir(space.path()).unwrap().flatten().enumerate() {
@@ -275,7 +275,7 @@ fn a_cache_of_features_changes_no_byte_and_saves_every_pass() {
 fn a_cached_image_that_became_unreadable_is_still_told() {
     let dir = workplace();
     let cache_dir = Some(dir.path().join("cache"));
-    let config = RunConfig { cache_dir, ..config(&dir, Method::Ncm) };
+    let config = RunConfig { cache_dir, ..config(&dir, Method::NCM) };
     finish(&config, &dir);
     fs::write(dir.path().join("data/val/red/1.png"), "no image").unwrap();
     let error = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
@@ -288,16 +288,16 @@ fn a_cached_image_that_became_unreadable_is_still_told() {
 fn methods_that_read_texts_say_which_and_need_a_text_tower() {
     let dir = workplace();
     let vit = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/vit").display().to_string();
-    for method in [Method::ZeroShot, Method::ZsLp, Method::Clap, Method::TipAdapter, Method::TipAdapterF] {
+    for method in [Method::ZERO_SHOT, Method::ZS_LP, Method::CLAP, Method::TIP_ADAPTER, Method::TIP_ADAPTER_F] {
         let config = RunConfig { backbone: vit.clone(), ..config(&dir, method) };
         let error = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
         assert!(error.starts_with("--method: ") && error.contains("no text tower"), "{error}");
     }
-    let ncm = RunConfig { backbone: vit, ..config(&dir, Method::Ncm) };
+    let ncm = RunConfig { backbone: vit, ..config(&dir, Method::NCM) };
     finish(&ncm, &dir);
     // Other names give other weights.
     let names = vec!["sky".to_owned(), "blood".to_owned()];
-    let own = config(&dir, Method::ZeroShot);
+    let own = config(&dir, Method::ZERO_SHOT);
     let named = RunConfig { classnames: Some(names), ..own.clone() };
     assert_ne!(bytes(&finish(&own, &dir).0, run_folder::BEST), bytes(&finish(&named, &dir).0, run_folder::BEST));
 }
@@ -305,7 +305,7 @@ fn methods_that_read_texts_say_which_and_need_a_text_tower() {
 #[test]
 fn a_text_head_learns_with_prompts_and_its_task_file_classifies_alike() {
     let dir = workplace();
-    for method in [Method::Linear, Method::VptShallow, Method::VptDeep, Method::VpPad, Method::VpFrame] {
+    for method in [Method::LINEAR, Method::VPT_SHALLOW, Method::VPT_DEEP, Method::VP_PAD, Method::VP_FRAME] {
         let (folder, results) =
             finish(&RunConfig { head: Some(HeadKind::Text), epochs: Some(4), ..config(&dir, method) }, &dir);
         assert_eq!(results.head, Some(HeadKind::Text));
@@ -328,19 +328,24 @@ fn a_text_head_learns_with_prompts_and_its_task_file_classifies_alike() {
 fn low_rank_changes_of_either_tower_learn_with_texts_or_a_head() {
     let dir = workplace();
     let vit = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/vit").display().to_string();
-    let lora = RunConfig { lr: Some(LearningRate::Value(0.02)), epochs: Some(10), ..config(&dir, Method::Lora) };
-    let rank = Some(3);
+    let lora = RunConfig { lr: Some(LearningRate::Value(0.02)), epochs: Some(10), ..config(&dir, Method::LORA) };
+    let of_rank = lora.clone().with_options(|o| o.lora.lora_rank = Some(3));
     for (config, learned) in [
         // 3 layers of 3 blocks, of width 32 in both towers, times two factors; a head of 2 classes.
-        (RunConfig { lora_towers: Some(LoraTowers::Image), ..lora.clone() }, 9 * 2 * 2 * 32),
-        (RunConfig { lora_towers: Some(LoraTowers::Text), ..lora.clone() }, 9 * 2 * 2 * 32),
-        (RunConfig { lora_rank: rank, lora_dropout: Some(0.), ..lora.clone() }, 2 * 9 * 2 * 3 * 32),
-        (RunConfig { head: Some(HeadKind::Linear), lora_rank: rank, ..lora.clone() }, 9 * 2 * 3 * 32 + 2 * 33),
-        (RunConfig { backbone: vit, lora_rank: rank, ..lora.clone() }, 9 * 2 * 3 * 32 + 2 * 33),
+        (lora.clone().with_options(|o| o.lora.lora_towers = Some(LoraTowers::Image)), 9 * 2 * 2 * 32),
+        (lora.clone().with_options(|o| o.lora.lora_towers = Some(LoraTowers::Text)), 9 * 2 * 2 * 32),
+        (of_rank.clone().with_options(|o| o.lora.lora_dropout = Some(0.)), 2 * 9 * 2 * 3 * 32),
+        (RunConfig { head: Some(HeadKind::Linear), ..of_rank.clone() }, 9 * 2 * 3 * 32 + 2 * 33),
+        (RunConfig { backbone: vit, ..of_rank }, 9 * 2 * 3 * 32 + 2 * 33),
     ] {
         let (folder, results) = finish(&config, &dir);
         assert_eq!(results.trainable_params, learned, "{config:?}");
-        assert!(results.test.classify().unwrap().acc1 > 0.9, "{:?} {:?}", config.lora_towers, results.test);
+        assert!(
+            results.test.classify().unwrap().acc1 > 0.9,
+            "{:?} {:?}",
+            config.options.lora.lora_towers,
+            results.test
+        );
         let again = RunConfig::load(&folder.join(run_folder::CONFIG)).unwrap();
         assert_eq!(content(&finish(&again, &dir).0), content(&folder));
         let file = TaskFile::open(&folder).unwrap();
@@ -356,7 +361,7 @@ fn low_rank_changes_of_either_tower_learn_with_texts_or_a_head() {
 #[test]
 fn equal_configurations_give_equal_bytes_and_other_seeds_do_not() {
     let dir = workplace();
-    let config = RunConfig { flip: Some(true), random_resized_crop: Some([0.4, 1.]), ..config(&dir, Method::VptDeep) };
+    let config = RunConfig { flip: Some(true), random_resized_crop: Some([0.4, 1.]), ..config(&dir, Method::VPT_DEEP) };
     let (first, _) = finish(&config, &dir);
     let (second, _) = finish(&config, &dir);
     assert_ne!(first, second);
@@ -387,11 +392,12 @@ impl Observer for Passes {
 #[test]
 fn what_comes_before_the_first_prompt_is_computed_once_and_changes_no_byte() {
     let dir = workplace();
-    let base = RunConfig { prompt_layers: Some(PromptLayers::Last(1)), ..config(&dir, Method::VptDeep) };
+    let deep = config(&dir, Method::VPT_DEEP);
+    let base = deep.clone().with_options(|o| o.tokens.prompt_layers = Some(PromptLayers::Last(1)));
     // With a limit on memory, nothing is kept.
     let limited = RunConfig { max_memory: Some(1 << 40), ..base.clone() };
     let flipped = RunConfig { flip: Some(true), ..base.clone() };
-    let from_the_first = RunConfig { prompt_layers: None, ..base.clone() };
+    let from_the_first = deep;
     // All three parts are read; then the tokens of training and validation are made, or of validation alone.
     let [kept, again, ..] = [(&base, 5), (&limited, 3), (&flipped, 4), (&from_the_first, 3)].map(|(config, passes)| {
         let mut counted = Passes::default();
@@ -411,20 +417,20 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
     // 3 epochs of 4 steps and a validation batch, and a test batch at the end: 16 batches.
     let (everywhere, somewhere) = (vec![1, 3, 4, 5, 8, 10, 15, 16], vec![2, 5, 16]);
     for (method, optimizer, stops) in [
-        (Method::VptDeep, OptimizerKind::Adamw, everywhere),
-        (Method::VpPatch, OptimizerKind::Sgd, somewhere.clone()),
-        (Method::Linear, OptimizerKind::Adamw, somewhere.clone()),
-        (Method::Clap, OptimizerKind::Sgd, somewhere.clone()),
-        (Method::TipAdapterF, OptimizerKind::Adamw, somewhere.clone()),
-        (Method::Coop, OptimizerKind::Sgd, somewhere.clone()),
-        (Method::Cocoop, OptimizerKind::Adamw, somewhere.clone()),
-        (Method::Ivlp, OptimizerKind::Sgd, somewhere.clone()),
-        (Method::Maple, OptimizerKind::Sgd, somewhere.clone()),
-        (Method::Bias, OptimizerKind::Adamw, somewhere.clone()),
-        (Method::Lora, OptimizerKind::Adamw, somewhere.clone()),
-        (Method::Full, OptimizerKind::Adamw, somewhere),
+        (Method::VPT_DEEP, OptimizerKind::Adamw, everywhere),
+        (Method::VP_PATCH, OptimizerKind::Sgd, somewhere.clone()),
+        (Method::LINEAR, OptimizerKind::Adamw, somewhere.clone()),
+        (Method::CLAP, OptimizerKind::Sgd, somewhere.clone()),
+        (Method::TIP_ADAPTER_F, OptimizerKind::Adamw, somewhere.clone()),
+        (Method::COOP, OptimizerKind::Sgd, somewhere.clone()),
+        (Method::COCOOP, OptimizerKind::Adamw, somewhere.clone()),
+        (Method::IVLP, OptimizerKind::Sgd, somewhere.clone()),
+        (Method::MAPLE, OptimizerKind::Sgd, somewhere.clone()),
+        (Method::BIAS, OptimizerKind::Adamw, somewhere.clone()),
+        (Method::LORA, OptimizerKind::Adamw, somewhere.clone()),
+        (Method::FULL, OptimizerKind::Adamw, somewhere),
         // Its average over epochs is made between the last step of an epoch and its validation.
-        (Method::Promptsrc, OptimizerKind::Sgd, vec![2, 5, 6, 7, 12, 13, 16]),
+        (Method::PROMPTSRC, OptimizerKind::Sgd, vec![2, 5, 6, 7, 12, 13, 16]),
     ] {
         let lr = (optimizer == OptimizerKind::Sgd && !method.has_texts()).then_some(LearningRate::Value(0.5));
         let config = RunConfig { lr, optimizer: Some(optimizer), ..config(&dir, method) };
@@ -451,7 +457,7 @@ fn a_run_with_a_label_map_stopped_anywhere_and_resumed_ends_with_the_same_bytes(
     let maps = [(LabelMap::Rlm, 0), (LabelMap::Flm, 1), (LabelMap::Ilm, 1), (LabelMap::Blm, 1), (LabelMap::BlmPlus, 1)];
     for (map, counting) in maps {
         let label_map = Some(map);
-        let config = RunConfig { backbone: backbone.clone(), label_map, ..config(&dir, Method::VpFrame) };
+        let config = RunConfig { backbone: backbone.clone(), label_map, ..config(&dir, Method::VP_FRAME) };
         let (whole, results) = finish(&config, &dir);
         assert_eq!((results.label_map, results.head), (label_map, None));
         let stops: &[usize] = if map == LabelMap::Ilm { &[1, 2, 4, 5, 6, 7, 10, 11, 16] } else { &[2, 5, 6, 12] };
@@ -463,7 +469,7 @@ fn a_run_with_a_label_map_stopped_anywhere_and_resumed_ends_with_the_same_bytes(
             assert_eq!((resumed.test, resumed.best_epoch), (results.test.clone(), results.best_epoch));
         }
     }
-    let config = RunConfig { backbone, label_map: Some(LabelMap::Flm), ..config(&dir, Method::VpFrame) };
+    let config = RunConfig { backbone, label_map: Some(LabelMap::Flm), ..config(&dir, Method::VP_FRAME) };
     let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(1)).unwrap();
     let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
     assert!(!folder.join(run_folder::CHECKPOINT).exists());
@@ -473,7 +479,7 @@ fn a_run_with_a_label_map_stopped_anywhere_and_resumed_ends_with_the_same_bytes(
 #[test]
 fn a_killed_run_goes_on_from_its_last_checkpoint() {
     let dir = workplace();
-    let config = config(&dir, Method::VptDeep);
+    let config = config(&dir, Method::VPT_DEEP);
     let (whole, _) = finish(&config, &dir);
     // The first process is stopped, which saves a checkpoint; the second is killed some batches after that.
     for (stop_after, killed_after) in [(1, 1), (3, 9), (5, 6), (10, 5), (14, 2)] {
@@ -493,7 +499,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
 #[test]
 fn a_run_without_a_checkpoint_starts_again_and_a_finished_one_is_left_alone() {
     let dir = workplace();
-    let (folder, results) = finish(&config(&dir, Method::VptShallow), &dir);
+    let (folder, results) = finish(&config(&dir, Method::VPT_SHALLOW), &dir);
     let before = content(&folder);
     let (_, again) = finished(resume(&folder, &mut Silent));
     assert_eq!(again, results);
@@ -507,7 +513,7 @@ fn a_run_without_a_checkpoint_starts_again_and_a_finished_one_is_left_alone() {
 #[test]
 fn a_checkpoint_of_something_else_is_refused() {
     let dir = workplace();
-    let (folder, _) = finish(&config(&dir, Method::VptShallow), &dir);
+    let (folder, _) = finish(&config(&dir, Method::VPT_SHALLOW), &dir);
     fs::remove_file(folder.join(run_folder::RESULTS)).unwrap();
     fs::remove_file(dir.path().join("data/train/red/3.png")).unwrap();
     let message = resume(&folder, &mut Silent).unwrap_err().to_string();
@@ -520,7 +526,7 @@ fn unreadable_images_stop_a_run_or_are_left_out() {
     let bad = dir.path().join("data/test/red/bad.png");
     fs::write(&bad, "not a picture").unwrap();
     fs::write(dir.path().join("data/train/blue/worse.png"), "").unwrap();
-    let config = config(&dir, Method::VpPad);
+    let config = config(&dir, Method::VP_PAD);
     let message = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
     assert!(message.contains("2 images cannot be read") && message.contains("bad.png"), "{message}");
     let (folder, results) = finish(&RunConfig { skip_bad_images: true, ..config }, &dir);
@@ -534,7 +540,7 @@ fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state() {
     let dir = workplace();
     let lr = Some(LearningRate::Value(1e38));
     let out = dir.path().join("out");
-    let config = RunConfig { lr, out: Some(out.clone()), warmup: Some(0.), ..config(&dir, Method::VptShallow) };
+    let config = RunConfig { lr, out: Some(out.clone()), warmup: Some(0.), ..config(&dir, Method::VPT_SHALLOW) };
     let error = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err();
     assert!(matches!(&error, Error::Diverged { .. }), "{error}");
     assert!(error.to_string().contains("not finite in step 2 (epoch 1)"), "{error}");
@@ -547,7 +553,7 @@ fn patience_ends_a_run_early_and_last_takes_the_last_epoch() {
     let dir = workplace();
     // Steps too small to change a prediction: the first epoch stays the best.
     let lr = Some(LearningRate::Value(1e-30));
-    let still = RunConfig { lr, head_lr: Some(1e-30), epochs: Some(50), ..config(&dir, Method::VptShallow) };
+    let still = RunConfig { lr, head_lr: Some(1e-30), epochs: Some(50), ..config(&dir, Method::VPT_SHALLOW) };
     let (folder, results) = finish(&RunConfig { patience: Some(2), ..still.clone() }, &dir);
     assert_eq!(results.best_epoch, 1);
     assert_eq!(fs::read_to_string(folder.join(run_folder::METRICS)).unwrap().lines().count(), 3);
@@ -562,7 +568,7 @@ fn patience_ends_a_run_early_and_last_takes_the_last_epoch() {
 fn an_automatic_learning_rate_is_chosen_once_and_written_down() {
     let dir = workplace();
     let out = dir.path().join("out");
-    let config = RunConfig { lr: Some(LearningRate::Auto), out: Some(out.clone()), ..config(&dir, Method::Linear) };
+    let config = RunConfig { lr: Some(LearningRate::Auto), out: Some(out.clone()), ..config(&dir, Method::LINEAR) };
     finish(&config, &dir);
     let search: serde_json::Value = serde_json::from_slice(&bytes(&out, run_folder::LR_SEARCH)).unwrap();
     let tried: Vec<f64> = search["trials"].as_array().unwrap().iter().map(|t| t["lr"].as_f64().unwrap()).collect();
@@ -573,7 +579,7 @@ fn an_automatic_learning_rate_is_chosen_once_and_written_down() {
 fn few_shots_are_drawn_and_a_full_folder_is_refused() {
     let dir = workplace();
     let out = dir.path().join("out");
-    let config = RunConfig { shots: Some(2), out: Some(out.clone()), ..config(&dir, Method::VptDeep) };
+    let config = RunConfig { shots: Some(2), out: Some(out.clone()), ..config(&dir, Method::VPT_DEEP) };
     let (folder, results) = finish(&config, &dir);
     assert_eq!((folder.as_path(), results.train_images, results.best_epoch), (out.as_path(), 4, 3));
     let message = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
@@ -598,7 +604,7 @@ fn scenes(dir: &TempDir, method: Method) -> RunConfig {
 #[test]
 fn any_number_of_classes_an_image_is_learned_from_boxes() {
     let dir = workplace();
-    let (folder, results) = finish(&RunConfig { epochs: Some(60), ..scenes(&dir, Method::Linear) }, &dir);
+    let (folder, results) = finish(&RunConfig { epochs: Some(60), ..scenes(&dir, Method::LINEAR) }, &dir);
     let test = results.test.multilabel().unwrap().clone();
     let data = MultilabelDataset::open(dir.path().join("scenes"), 1, false).unwrap();
     // What scores drawn by lot would reach: the share of (image, class) pairs that are true.
@@ -634,7 +640,7 @@ fn any_number_of_classes_an_image_is_learned_from_boxes() {
 #[test]
 fn runs_of_several_classes_an_image_resume_to_the_same_bytes() {
     let dir = workplace();
-    for method in [Method::Linear, Method::VptDeep, Method::VpPad] {
+    for method in [Method::LINEAR, Method::VPT_DEEP, Method::VP_PAD] {
         let config = RunConfig { batch_size: Some(25), ..scenes(&dir, method) };
         let (whole, results) = finish(&config, &dir);
         for stop_after in [2, 4, 9] {
@@ -650,7 +656,7 @@ fn runs_of_several_classes_an_image_resume_to_the_same_bytes() {
 #[test]
 fn other_labels_of_the_same_images_are_another_run() {
     let dir = workplace();
-    let (folder, _) = finish(&scenes(&dir, Method::Linear), &dir);
+    let (folder, _) = finish(&scenes(&dir, Method::LINEAR), &dir);
     fs::remove_file(folder.join(run_folder::RESULTS)).unwrap();
     let file = dir.path().join("scenes/annotations/instances_train.json");
     let text = fs::read_to_string(&file).unwrap();

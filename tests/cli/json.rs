@@ -63,6 +63,12 @@ impl Schema {
                         faults.push(format!("{at} is {value}, none of {rule}"));
                     }
                 }
+                "pattern" => {
+                    // The patterns of the file are plain text.
+                    if !value.as_str().is_some_and(|text| text.contains(rule.as_str().unwrap())) {
+                        faults.push(format!("{at} is {value}, without {rule}"));
+                    }
+                }
                 "minimum" | "maximum" => {
                     let (bound, found) = (rule.as_f64().unwrap(), value.as_f64());
                     if found.is_some_and(|v| if keyword == "minimum" { v < bound } else { v > bound }) {

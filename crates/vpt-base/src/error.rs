@@ -1,6 +1,7 @@
 //! The library's error: one line that names the file, flag or field at fault, and the mend where there is one.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::suggest;
@@ -56,6 +57,86 @@ pub enum Error {
     Tensor(#[from] candle_core::Error),
 }
 
+/// What an error says: text in which the settings it speaks of are known as such, so that each program can write them the
+/// way its users do. `Display` writes a setting as the configuration spells it.
+///
+/// ```
+/// use vpt_base::Message;
+///
+/// let message = Message::from("not with method full; see ").field("micro_batch");
+/// assert_eq!(message.to_string(), "not with method full; see micro_batch");
+/// assert_eq!(message.write(|field| field.to_uppercase()), "not with method full; see MICRO_BATCH");
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Message(Vec<Piece>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Field(Cow<'static, str>),
+}
+
+impl Message {
+    /// An empty message.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The message with `more` at its end.
+    #[must_use]
+    pub fn text(mut self, more: impl Into<Self>) -> Self {
+        self.0.extend(more.into().0);
+        self
+    }
+
+    /// The message with the name of a setting at its end.
+    #[must_use]
+    pub fn field(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.0.push(Piece::Field(name.into()));
+        self
+    }
+
+    /// A message with settings in braces: `use {lr}`.
+    pub fn naming(text: &str) -> Self {
+        let mut pieces = text.split('{');
+        let first = Self::from(pieces.next().unwrap_or_default());
+        pieces.fold(first, |message, piece| match piece.split_once('}') {
+            Some((name, rest)) => message.field(name.to_owned()).text(rest),
+            None => message.text(piece),
+        })
+    }
+
+    /// The text, with settings written by `field`.
+    pub fn write(&self, field: impl Fn(&str) -> String) -> String {
+        let pieces = self.0.iter().map(|piece| match piece {
+            Piece::Text(text) => Cow::Borrowed(text.as_str()),
+            Piece::Field(name) => field(name).into(),
+        });
+        pieces.collect()
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|piece| match piece {
+            Piece::Text(text) => f.write_str(text),
+            Piece::Field(name) => f.write_str(name),
+        })
+    }
+}
+
+impl From<String> for Message {
+    fn from(text: String) -> Self {
+        Self(vec![Piece::Text(text)])
+    }
+}
+
+impl From<&str> for Message {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
 /// `text` without its middle where it is very long. A bad file may hold names of megabytes, which nobody reads.
 pub fn shortened(text: &str) -> Cow<'_, str> {
     const START: usize = 500;
@@ -96,6 +177,12 @@ impl Error {
     /// [`Error::Flag`] for `flag`, which is written with its dashes.
     pub fn flag(flag: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Flag { flag: flag.into(), message: message.into() }
+    }
+
+    /// [`Error::Flag`] for the setting `field`, as the configuration spells it.
+    pub fn setting(field: impl Into<Cow<'static, str>>, message: impl Into<Message>) -> Self {
+        let flag = |field: &str| format!("--{}", field.replace('_', "-"));
+        Self::flag(flag(&field.into()), message.into().write(flag))
     }
 
     /// [`Error::Invalid`] for the data set, field or argument `what`.

@@ -16,7 +16,7 @@ pub mod tensor_file;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use error::{Error, Result};
+pub use error::{Error, Message, Result};
 
 /// Told how many images are done, of how many.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);

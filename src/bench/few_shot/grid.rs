@@ -18,7 +18,7 @@ use crate::{
     Error, Result,
     backbone::{Backbone, OpenOptions, class_texts::Prompts},
     choice::choice,
-    config::{Facts, RunConfig, Task},
+    config::{RunConfig, RunContext, Task},
     data::{Dataset, FewShot, Split},
     files::{self, write_atomic},
     head::LabelMap,
@@ -372,7 +372,7 @@ impl GridConfig {
         let method = GridMethod::Learned(learned);
         let (path, draw) = self.draw(source, shots, seed)?;
         let train_images = draw.apply(&source.dataset).map_err(|e| Error::file(&path, e.to_string()))?.train.len();
-        let facts = Facts {
+        let facts = RunContext {
             task: Task::Classify,
             depth: frozen.depth,
             text_depth: frozen.text_depth,
@@ -402,7 +402,7 @@ impl GridConfig {
             // What `with_method` opens again was said for every method here.
             (config.epochs, config.batch_size, config.lr) = (self.base.epochs, self.base.batch_size, self.base.lr);
         }
-        config.prompt_tokens = self.base.prompt_tokens.filter(|_| learned.has_tokens());
+        config.options.tokens.prompt_tokens = self.base.options.tokens.prompt_tokens.filter(|_| learned.has_tokens());
         config.label_map = self.base.label_map.filter(|_| learned.has_pixels());
         let mut plan = config.resolve(&facts)?;
         let most = (QUICK_PASSES / train_images).max(1);

@@ -29,7 +29,7 @@ impl GridMethod {
     pub fn name(self) -> &'static str {
         match self {
             Self::ZeroShot => ZERO_SHOT,
-            Self::Learned(method) => method.name(),
+            Self::Learned(method) => method.leading().name,
         }
     }
 

@@ -269,7 +269,7 @@ fn base_and_new_classes_are_told_apart_among_themselves() {
     let mean = summary.cells.iter().find(|cell| cell.part == "harmonic mean").unwrap().acc1.mean;
     let expected = if scores[0] * scores[1] > 0. { 2. / (1. / scores[0] + 1. / scores[1]) } else { 0. };
     assert!((mean - expected).abs() < 1e-12, "{mean} {scores:?}");
-    config.methods.push(GridMethod::Learned(Method::Linear));
+    config.methods.push(GridMethod::Learned(Method::LINEAR));
     let message = config.jobs().unwrap_err().to_string();
     assert!(message.starts_with("--base-to-new: method linear knows the classes it has learned"), "{message}");
 }

@@ -75,7 +75,7 @@ fn row(run: &Run) -> Vec<String> {
     vec![
         printable(&run.name),
         cell(run.task.map(vpt::config::Task::name)),
-        cell(run.method.map(vpt::methods::Method::name)),
+        cell(run.method.map(vpt::methods::Method::name).as_deref()),
         cell(run.backbone.as_deref()),
         cell(run.data.as_deref()),
         run.seed.map_or_else(|| "-".to_owned(), |seed| seed.to_string()),

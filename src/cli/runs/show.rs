@@ -36,7 +36,11 @@ fn describe(run: &Run, changed: &[Setting], files: &[(String, u64)]) -> String {
         ("task", cell(run.task.map(vpt::config::Task::name))),
         (
             "method",
-            format!("{} on {}", cell(run.method.map(vpt::methods::Method::name)), cell(run.backbone.as_deref())),
+            format!(
+                "{} on {}",
+                cell(run.method.map(vpt::methods::Method::name).as_deref()),
+                cell(run.backbone.as_deref())
+            ),
         ),
         ("data", cell(run.data.as_deref())),
         ("seed", run.seed.map_or_else(|| "-".to_owned(), |seed| seed.to_string())),

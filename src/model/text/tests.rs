@@ -166,7 +166,7 @@ fn fresh_vectors_are_words_or_drawn() {
 fn task(fixture: &Fixture, model: &Model, learned: &[Param]) -> TaskModel {
     let id = BackboneId { name: "clip".to_owned(), hash: fixture.backbone.hash().unwrap().to_owned() };
     let meta = TaskMeta::new(
-        crate::methods::Method::Coop,
+        crate::methods::Method::COOP,
         model.parts().clone(),
         HeadKind::Cosine,
         id,

@@ -148,7 +148,7 @@ impl Fit<'_> {
     fn step(&self, state: &mut DetectState, batch: &Batch, epoch: usize) -> Result<LossSums> {
         let Setup { plan, detect, model, .. } = self.setup;
         let stage_step = (epoch - self.epochs().0) as u64 * self.steps_per_epoch() + state.progress.epoch_steps;
-        let dropout = if self.stage == Stage::Prompts { plan.prompt_dropout } else { 0. };
+        let dropout = plan.dropout().first().copied().filter(|_| self.stage == Stage::Prompts).unwrap_or(0.);
         let draw = Draw { seed: plan.config.seed, epoch, step: stage_step, indices: &batch.indices, dropout, part: 0 };
         let step = DetectStep {
             input: batch.input(),

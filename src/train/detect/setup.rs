@@ -6,7 +6,7 @@ use super::progress::Stage;
 use crate::{
     Error, Result,
     backbone::{Backbone, OpenOptions, class_texts::class_embeddings, registry::locate},
-    config::{DetectPlan, Facts, Plan, RunConfig, Task},
+    config::{DetectPlan, Plan, RunConfig, RunContext, Task},
     data::{
         Split,
         boxes::{BoxAugment, BoxDataset, BoxImage, BoxInput, BoxLoaderOptions, Fit},
@@ -69,7 +69,7 @@ impl Setup {
             max_memory: config.max_memory,
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
-        let plan = config.resolve(&Facts {
+        let plan = config.resolve(&RunContext {
             task: Task::Detect,
             depth: backbone.vit.depth(),
             text_depth: None,

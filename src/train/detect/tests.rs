@@ -65,19 +65,19 @@ fn stretch_downwards(dir: &TempDir) {
 
 /// Four epochs of three steps, two of them with the head alone, at 32 pixels: 4 x 4 tokens.
 fn config(dir: &TempDir, method: Method) -> RunConfig {
-    let deep = method == Method::VptDeep;
+    let last = Some(PromptLayers::Last(1)).filter(|_| method == Method::VPT_DEEP);
     RunConfig {
         backbone: backbone(),
         data: dir.path().join("data").display().to_string(),
         method,
         epochs: Some(4),
-        head_epochs: (method != Method::Linear).then_some(2),
-        prompt_layers: deep.then_some(PromptLayers::Last(1)),
+        head_epochs: (method != Method::LINEAR).then_some(2),
         batch_size: Some(5),
         image_size: Some(32),
         threads: Some(2),
         ..RunConfig::default()
     }
+    .with_options(|o| o.tokens.prompt_layers = last)
 }
 
 fn open(folder: &Path) -> DetectTask {
@@ -88,7 +88,7 @@ fn open(folder: &Path) -> DetectTask {
 #[test]
 fn a_run_learns_and_leaves_a_whole_folder_whose_task_detects_as_it_did() {
     let dir = workplace();
-    let config = RunConfig { epochs: Some(10), head_epochs: Some(7), ..config(&dir, Method::VptDeep) };
+    let config = RunConfig { epochs: Some(10), head_epochs: Some(7), ..config(&dir, Method::VPT_DEEP) };
     let (folder, results) = finish(&config, &dir);
     assert_eq!(folder, dir.path().join("runs/detect/data-vpt-deep-1"));
     for name in [
@@ -162,7 +162,7 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
     let tall = workplace();
     stretch_downwards(&tall);
     let still = Some([1.; 2]);
-    let cached = RunConfig { scale_jitter: still, ..config(&square, Method::VptDeep) };
+    let cached = RunConfig { scale_jitter: still, ..config(&square, Method::VPT_DEEP) };
     let cases = [
         // Batches and looks at features: 3, then 2 epochs of 3 steps and a validation; the same again; 3 at the end.
         ("cached, with flip", &square, cached.clone(), (1..25).collect::<Vec<_>>()),
@@ -173,10 +173,10 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
                 fit: Some(Fit::Letterbox),
                 flip: Some(false),
                 scale_jitter: still,
-                prompt_layers: Some(PromptLayers::Last(2)),
                 select: Some(Select::Last),
-                ..config(&tall, Method::VptDeep)
-            },
+                ..config(&tall, Method::VPT_DEEP)
+            }
+            .with_options(|o| o.tokens.prompt_layers = Some(PromptLayers::Last(2))),
             vec![3, 9, 11, 14],
         ),
         (
@@ -187,21 +187,21 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
                 box_crop: true,
                 mosaic: Some(0.5),
                 micro_batch: Some(2),
-                ..config(&tall, Method::VptDeep)
+                ..config(&tall, Method::VPT_DEEP)
             },
             vec![5, 12, 15, 17],
         ),
         (
             "told by names",
             &square,
-            RunConfig { open_vocabulary: true, ..config(&square, Method::VptShallow) },
+            RunConfig { open_vocabulary: true, ..config(&square, Method::VPT_SHALLOW) },
             vec![4, 13, 16],
         ),
-        ("linear", &square, config(&square, Method::Linear), vec![2, 6, 12, 20]),
+        ("linear", &square, config(&square, Method::LINEAR), vec![2, 6, 12, 20]),
         (
             "linear, from images",
             &square,
-            RunConfig { scale_jitter: Some([0.8, 1.2]), ..config(&square, Method::Linear) },
+            RunConfig { scale_jitter: Some([0.8, 1.2]), ..config(&square, Method::LINEAR) },
             vec![2, 7, 15],
         ),
         (
@@ -241,7 +241,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
     let dir = workplace();
     for flip in [true, false] {
         let jitter = if flip { [1.; 2] } else { [0.8, 1.2] };
-        let config = RunConfig { flip: Some(flip), scale_jitter: Some(jitter), ..config(&dir, Method::VptDeep) };
+        let config = RunConfig { flip: Some(flip), scale_jitter: Some(jitter), ..config(&dir, Method::VPT_DEEP) };
         let (whole, _) = finish(&config, &dir);
         // The first process is stopped, which saves a checkpoint; the second is killed some batches after that, in the
         // same stage, in the next, or while it looks at test.
@@ -263,7 +263,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
 fn what_is_there_before_the_prompts_have_learned_is_a_task_without_prompts() {
     let dir = workplace();
     // Features, an epoch with its validation, and a step.
-    let outcome = run(&config(&dir, Method::VptDeep), &dir.path().join("runs"), &mut Cut::after(8)).unwrap();
+    let outcome = run(&config(&dir, Method::VPT_DEEP), &dir.path().join("runs"), &mut Cut::after(8)).unwrap();
     let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
     let task = open(&folder);
     assert_eq!((task.meta().parts.len(), task.meta().metrics.epoch), (0, 1));
@@ -275,7 +275,7 @@ fn what_is_there_before_the_prompts_have_learned_is_a_task_without_prompts() {
 #[test]
 fn equal_configurations_give_equal_bytes_and_other_seeds_do_not() {
     let dir = workplace();
-    let config = RunConfig { mosaic: Some(0.5), box_crop: true, ..config(&dir, Method::VptDeep) };
+    let config = RunConfig { mosaic: Some(0.5), box_crop: true, ..config(&dir, Method::VPT_DEEP) };
     let (first, _) = finish(&config, &dir);
     let saved = RunConfig::load(&first.join(run_folder::CONFIG)).unwrap();
     let (second, _) = finish(&saved, &dir);
@@ -292,11 +292,11 @@ fn equal_configurations_give_equal_bytes_and_other_seeds_do_not() {
 #[test]
 fn the_control_is_what_method_linear_learns() {
     let dir = workplace();
-    let (prompted, results) = finish(&config(&dir, Method::VptDeep), &dir);
-    let (linear, alone) = finish(&RunConfig { epochs: Some(2), ..config(&dir, Method::Linear) }, &dir);
+    let (prompted, results) = finish(&config(&dir, Method::VPT_DEEP), &dir);
+    let (linear, alone) = finish(&RunConfig { epochs: Some(2), ..config(&dir, Method::LINEAR) }, &dir);
     assert_eq!(content(&prompted).2[..2], content(&linear).2);
     // Zooms that the prompted run has while its prompts learn are for `linear` from the first epoch on.
-    let zoomed = RunConfig { epochs: Some(2), scale_jitter: Some([0.8, 1.25]), ..config(&dir, Method::Linear) };
+    let zoomed = RunConfig { epochs: Some(2), scale_jitter: Some([0.8, 1.25]), ..config(&dir, Method::LINEAR) };
     assert_ne!(content(&finish(&zoomed, &dir).0).2, content(&linear).2);
     let control = results.head_only.unwrap();
     assert_eq!((control.best_epoch, control.val, control.test), (alone.best_epoch, alone.val, alone.test));
@@ -327,7 +327,7 @@ impl Observer for Looks {
 #[test]
 fn selecting_never_looks_at_test() {
     let dir = workplace();
-    let config = config(&dir, Method::VptDeep);
+    let config = config(&dir, Method::VPT_DEEP);
     let mut looks = Looks::default();
     let (folder, results) = finished(run(&config, &dir.path().join("runs"), &mut looks));
     // Once with prompts, once for the control.
@@ -354,7 +354,7 @@ fn selecting_never_looks_at_test() {
 #[test]
 fn a_checkpoint_of_other_boxes_is_refused() {
     let dir = workplace();
-    let outcome = run(&config(&dir, Method::VptDeep), &dir.path().join("runs"), &mut Cut::after(6)).unwrap();
+    let outcome = run(&config(&dir, Method::VPT_DEEP), &dir.path().join("runs"), &mut Cut::after(6)).unwrap();
     let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
     edit(&dir, Split::Train, |json| {
         json["annotations"].as_array_mut().unwrap().pop();
@@ -368,7 +368,7 @@ fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state() {
     let dir = workplace();
     let lr = Some(LearningRate::Value(1e38));
     let out = dir.path().join("out");
-    let config = RunConfig { lr, out: Some(out.clone()), warmup: Some(0.), ..config(&dir, Method::Linear) };
+    let config = RunConfig { lr, out: Some(out.clone()), warmup: Some(0.), ..config(&dir, Method::LINEAR) };
     let error = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err();
     assert!(matches!(&error, Error::Diverged { .. }), "{error}");
     assert!(error.to_string().contains("not finite in step 2 of epoch 1"), "{error}");
@@ -379,8 +379,8 @@ fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state() {
 #[test]
 fn what_makes_no_sense_for_boxes_is_refused_before_a_folder_is_made() {
     let dir = workplace();
-    let deep = config(&dir, Method::VptDeep);
-    let linear = config(&dir, Method::Linear);
+    let deep = config(&dir, Method::VPT_DEEP);
+    let linear = config(&dir, Method::LINEAR);
     let vit = backbone().replace("/clip", "/vit");
     let cases = [
         (RunConfig { head_epochs: Some(4), ..deep.clone() }, "--head-epochs: 4 of 4"),
@@ -395,9 +395,9 @@ fn what_makes_no_sense_for_boxes_is_refused_before_a_folder_is_made() {
         (RunConfig { mosaic: Some(1.5), ..deep.clone() }, "--mosaic"),
         (RunConfig { scale_jitter: Some([1.5, 0.5]), ..deep.clone() }, "--scale-jitter"),
         (RunConfig { backbone: vit, open_vocabulary: true, ..deep.clone() }, "text"),
-        (RunConfig { prompt_layers: Some(PromptLayers::Last(4)), ..deep.clone() }, "--prompt-layers"),
+        (deep.clone().with_options(|o| o.tokens.prompt_layers = Some(PromptLayers::Last(4))), "--prompt-layers"),
     ];
-    let pixels = [Method::VpPad, Method::VpPatch, Method::VpFull, Method::VpFrame];
+    let pixels = [Method::VP_PAD, Method::VP_PATCH, Method::VP_FULL, Method::VP_FRAME];
     let pixels = pixels.map(|method| (RunConfig { head_epochs: None, ..config(&dir, method) }, "--method: vp-"));
     for (config, part) in cases.into_iter().chain(pixels) {
         let message = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();

@@ -32,14 +32,9 @@ use crate::{
     data::Split,
     head::{Head, HeadKind, cache, cosine},
     linear_algebra::normalize_l2,
-    methods::Method,
+    methods::HeadStart,
     params::{self, Group, Param},
 };
-
-/// Least and greatest share of the area that an augmented view shows: `RandomResizedCrop` of the public codes of Tip-Adapter
-/// and, with Dassl's default, CLAP.
-const CACHE_AREA: (f32, f32) = (0.5, 1.);
-const PROBE_AREA: (f32, f32) = (0.08, 1.);
 
 /// What a run begins with.
 #[derive(Debug, Default)]
@@ -58,12 +53,11 @@ pub(crate) struct Beginning {
 pub(crate) fn views(plan: &Plan) -> Vec<View> {
     let seed = plan.config.seed;
     let augmented = |area, count| (0..count).map(|number| View::Augmented { area, seed, number }).collect();
-    match plan.config.method {
-        _ if plan.views == 0 => vec![View::Plain],
-        Method::TipAdapter => augmented(CACHE_AREA, plan.views),
+    match plan.config.method.views().filter(|_| plan.views > 0) {
+        None => vec![View::Plain],
         // Those of the keys, then another one for every epoch.
-        Method::TipAdapterF => augmented(CACHE_AREA, plan.views + plan.epochs),
-        _ => augmented(PROBE_AREA, plan.views),
+        Some(views) if views.one_more_an_epoch => augmented(views.area, plan.views + plan.epochs),
+        Some(views) => augmented(views.area, plan.views),
     }
 }
 
@@ -94,34 +88,39 @@ pub(crate) fn begin(
     let given = |weight: &[f32], group| cosine::given(weight.to_vec(), head.classes, scale, group);
     let mut beginning = Beginning::default();
     let mut train = train;
-    match plan.config.method {
-        Method::Linear if plan.solved => {
+    match plan.config.method.head_start() {
+        None if plan.solved => {
             let stop = || observer.stop();
-            let found = logistic::search(train.labelled(), val.labelled(), head.classes, plan.config.l2, &stop)?;
+            let found =
+                logistic::search(train.labelled(), val.labelled(), head.classes, plan.config.options.probe.l2, &stop)?;
             let Some((probe, l2, trials)) = found else { return Ok(None) };
             beginning.params = probe.params()?;
             beginning.chosen = BTreeMap::from([("l2".to_owned(), l2)]);
             beginning.trials = trials;
         }
-        Method::ZeroShot => beginning.params = given(&texts()?.unit, Group::Fixed)?,
-        Method::Ncm => beginning.params = given(&class_means(train.labelled(), head.classes), Group::Fixed)?,
-        Method::ZsLp | Method::Clap => {
+        None => beginning.params = setup.initial(fresh, observer)?,
+        Some(HeadStart::Texts) => beginning.params = given(&texts()?.unit, Group::Fixed)?,
+        Some(HeadStart::ClassMeans) => {
+            beginning.params = given(&class_means(train.labelled(), head.classes), Group::Fixed)?;
+        }
+        Some(HeadStart::TextWeights { held }) => {
             train = train.flattened();
             let texts = texts()?;
             beginning.params = given(&texts.mean, Group::Head)?;
-            if plan.config.method == Method::Clap {
+            if held {
                 let zero_shot = head.bind(&given(&texts.mean, Group::Fixed)?)?;
                 beginning.penalty = Some(Penalty::new(texts.mean.clone(), &zero_shot, train.labelled())?);
             }
         }
-        Method::TipAdapter | Method::TipAdapterF => {
+        Some(HeadStart::Cache { learned }) => {
             let images = train.labels.len();
             let size = images * head.width;
             let (of_keys, rest) = train.values.split_at(size * plan.views.max(1));
             let keys = tip_adapter::keys(of_keys, images, head.width);
-            let learned = plan.config.method == Method::TipAdapterF;
-            let (alpha, beta) =
-                (plan.config.alpha.unwrap_or(tip_adapter::ALPHA), plan.config.beta.unwrap_or(tip_adapter::BETA));
+            let (alpha, beta) = (
+                plan.config.options.cache.alpha.unwrap_or(tip_adapter::ALPHA),
+                plan.config.options.cache.beta.unwrap_or(tip_adapter::BETA),
+            );
             let group = if learned { Group::Head } else { Group::Fixed };
             beginning.params = given(&texts()?.unit, Group::Fixed)?;
             beginning.params.extend(cache::params(keys, &train.labels, alpha, beta, group)?);
@@ -132,7 +131,6 @@ pub(crate) fn begin(
                 beginning.chosen = choice;
             }
         }
-        _ => beginning.params = setup.initial(fresh, observer)?,
     }
     Ok(Some((beginning, train)))
 }
@@ -161,7 +159,7 @@ type Chosen = (Vec<Param>, BTreeMap<String, f64>);
 /// `params` of a head with a cache, with the weight and sharpness that do best on validation; `None` where there is nothing to
 /// choose: no cache, or the user has chosen.
 pub(crate) fn choose(plan: &Plan, head: Head, params: &[Param], val: &Features) -> Result<Option<Chosen>> {
-    if !plan.config.method.has_cache() || plan.config.alpha.is_some() {
+    if !plan.config.method.has_cache() || plan.config.options.cache.alpha.is_some() {
         return Ok(None);
     }
     let texts = Head { keys: 0, kind: HeadKind::Cosine, ..head }.bind(params)?;

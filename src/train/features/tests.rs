@@ -12,9 +12,10 @@ use super::{
 };
 use crate::{
     backbone::{Backbone, OpenOptions},
-    config::{Facts, LearningRate, RunConfig, Task},
+    config::{LearningRate, RunConfig, RunContext, Task},
     head::BoundHead,
     loss::Loss,
+    methods::Method,
     model::{ClassifierSpec, Model, StepOutput},
     optim::EPSILON,
     params,
@@ -119,8 +120,8 @@ fn a_linear_probe_is_scikit_learn_s() {
     }
 }
 
-fn facts(train_images: usize) -> Facts {
-    Facts { task: Task::Classify, depth: 2, text_depth: None, image_size: 32, train_images, shots: None }
+fn facts(train_images: usize) -> RunContext {
+    RunContext { task: Task::Classify, depth: 2, text_depth: None, image_size: 32, train_images, shots: None }
 }
 
 fn softmax(row: &[f32]) -> Vec<f32> {
@@ -193,7 +194,8 @@ fn learned(
     let keys = if method.has_cache() { train.labels.len() } else { 0 };
     let spec = ClassifierSpec::OnEmbeddings { kind: HeadKind::Cosine, keys };
     let model = Model::new(backbone, &crate::prompt::PartShapes::NONE, spec, CLASSES, 1).unwrap();
-    let config = RunConfig { method, epochs: Some(epochs), views: Some(0), ..RunConfig::default() };
+    let config = RunConfig { method, epochs: Some(epochs), ..RunConfig::default() };
+    let config = config.with_options(|o| o.views.views = method.views().map(|_| 0));
     let facts = facts(train.labels.len());
     let plan = config.resolve(&facts).unwrap();
     let LearningRate::Value(lr) = plan.config.lr.unwrap() else { panic!("one rate") };
@@ -211,12 +213,12 @@ fn learned(
 fn probes_from_texts_learn_what_pytorch_learns() {
     let fixture = Fixture::new();
     let penalty = fixture.penalty();
-    for (method, penalty) in [(Method::ZsLp, None), (Method::Clap, Some(&penalty))] {
+    for (method, penalty) in [(Method::ZS_LP, None), (Method::CLAP, Some(&penalty))] {
         let train =
             Features { values: fixture.f32s("/probes/train"), labels: fixture.labels("/probes/labels"), views: 1 };
         let (_, params) = fixture.head(fixture.f32s("/texts"), Group::Head);
         let found = learned(method, 5, params.clone(), train, penalty);
-        assert_close(&found[0].values, &fixture.f64s(&format!("/probes/{method} learned")), 3e-6, method.name());
+        assert_close(&found[0].values, &fixture.f64s(&format!("/probes/{method} learned")), 3e-6, &method.name());
         assert_eq!(found[1], params[1], "the scale is fixed");
     }
 }
@@ -241,7 +243,7 @@ fn tip_adapter_is_the_reference_s_trained_or_not() {
     let initial = [tip_adapter::ALPHA, tip_adapter::BETA];
     let (head, params) = tip(&fixture, keys, initial);
     let train = Features { values: seen.to_vec(), labels: labels.clone(), views: 4 };
-    let trained = learned(Method::TipAdapterF, 4, params.clone(), train, None);
+    let trained = learned(Method::TIP_ADAPTER_F, 4, params.clone(), train, None);
     for (name, params) in [("", params), ("learned_", trained)] {
         let keys = &params::find(&params, cache::KEYS).unwrap().values;
         let logits = head.bind(&params).unwrap().logits(&val).unwrap();
@@ -264,6 +266,6 @@ fn tip_adapter_is_the_reference_s_trained_or_not() {
 fn tip_adapter_f_has_its_own_epsilon() {
     let facts = facts(5);
     let rates = |method| RunConfig { method, ..RunConfig::default() }.resolve(&facts).unwrap().rates(1.);
-    assert!((rates(Method::TipAdapterF).epsilon - 1e-4).abs() < f64::EPSILON);
-    assert!((rates(Method::VptDeep).epsilon - EPSILON).abs() < f64::EPSILON);
+    assert!((rates(Method::TIP_ADAPTER_F).epsilon - 1e-4).abs() < f64::EPSILON);
+    assert!((rates(Method::VPT_DEEP).epsilon - EPSILON).abs() < f64::EPSILON);
 }
