@@ -14,7 +14,7 @@ use crate::{
         self, OptimizerKind, Rate, Rates,
         schedule::{Course, EpochSchedule, Schedule},
     },
-    prompt::{PartShape, PartShapes},
+    prompt::PartShapes,
 };
 
 /// What a rate of `auto` tries, as multiples of the method's default.
@@ -118,13 +118,8 @@ impl Plan {
 
     /// Whether the features of the images of `split` never change, so that they are computed once.
     pub fn has_constant_features(&self, split: Split) -> bool {
-        let untouched = |part: &PartShape| match part {
-            PartShape::Text(shape) => shape.image_tokens().is_none(),
-            PartShape::Weights(shape) => !shape.tunes_images(),
-            PartShape::Tokens(_) | PartShape::Pixels(_) => false,
-        };
         (!self.parts.is_empty() || self.config.method.on_features())
-            && self.parts.iter().all(untouched)
+            && self.parts.keep_features()
             && !(self.augments() && split == Split::Train)
     }
 

@@ -68,6 +68,11 @@ impl PartShapes {
         (!at_input).then(|| "none".to_owned()).into_iter().chain(parts).collect::<Vec<_>>().join("; ")
     }
 
+    /// Whether an image's features stay as they are while they learn.
+    pub fn keep_features(&self) -> bool {
+        !self.iter().any(|shape| shape.kind().changes_features())
+    }
+
     /// What they ask of a step on images of `side` pixels with patches of `patch`.
     pub fn work(&self, side: usize, patch: usize) -> Work {
         let mut work = Work::default();

@@ -18,7 +18,7 @@ use crate::{
     Error, Result,
     backbone::{
         Backbone,
-        vit::{Grads, Input, Pass, Readout, Want},
+        vit::{Grads, Input, KeyValuePrompts, Pass, Readout, Want},
     },
     params::{Group, Param},
     tensor_file::{self, Tensor},
@@ -57,6 +57,11 @@ pub(crate) trait Kind {
 
     /// What it is, in words.
     fn describe(&self) -> String;
+
+    /// Whether an image's features change as it learns.
+    fn changes_features(&self) -> bool {
+        true
+    }
 
     /// Adds what it asks of a step on images of `side` pixels with patches of `patch`.
     fn add_work(&self, side: usize, patch: usize, work: &mut Work);
@@ -163,6 +168,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) images: Cow<'a, [f32]>,
     /// Prompt tokens: where, and `[layers, P, D]`.
     pub(crate) tokens: Option<(TokenLayout, Cow<'a, [f32]>)>,
+    /// Key and value prompts.
+    pub(crate) keys_values: Option<KeysValues<'a>>,
     /// Towers with weights of the task's own.
     pub(crate) towers: Option<MutexGuard<'a, Towers>>,
     /// The gradients that parts will ask for.
@@ -171,10 +178,26 @@ pub(crate) struct Inputs<'a> {
     pub(crate) threads: usize,
 }
 
+/// Key and value prompts, as [`KeyValuePrompts`].
+#[derive(Debug)]
+pub(crate) struct KeysValues<'a> {
+    pub(crate) start: usize,
+    pub(crate) layers: usize,
+    pub(crate) rows: usize,
+    /// `[layers, rows, 2D]`.
+    pub(crate) data: Cow<'a, [f32]>,
+}
+
+impl KeysValues<'_> {
+    fn prompts(&self) -> KeyValuePrompts<'_> {
+        KeyValuePrompts { start: self.start, layers: self.layers, rows: self.rows, data: &self.data }
+    }
+}
+
 impl<'a> Inputs<'a> {
     /// Images that no part has joined yet.
     pub(crate) fn new(images: &'a [f32], threads: usize) -> Self {
-        Self { images: images.into(), tokens: None, towers: None, want: Want::default(), threads }
+        Self { images: images.into(), tokens: None, keys_values: None, towers: None, want: Want::default(), threads }
     }
 
     /// The pass that reads the class token, of images or, if `blocks` is not 0, of tokens behind so many blocks.
@@ -186,7 +209,7 @@ impl<'a> Inputs<'a> {
         Pass {
             input,
             prompts: self.tokens.as_ref().map(|(layout, values)| layout.prompts(values)),
-            keys_values: None,
+            keys_values: self.keys_values.as_ref().map(KeysValues::prompts),
             tuned: self.towers.as_ref().and_then(|towers| towers.image()),
             readout: Readout::Features,
             want: self.want,

@@ -98,6 +98,10 @@ impl Kind for TextShape {
         }
     }
 
+    fn changes_features(&self) -> bool {
+        self.image_tokens().is_some()
+    }
+
     fn add_work(&self, _: usize, _: usize, work: &mut Work) {
         work.tokens = self.image_tokens();
     }

@@ -167,6 +167,10 @@ impl Kind for WeightShape {
         }
     }
 
+    fn changes_features(&self) -> bool {
+        self.tunes_images()
+    }
+
     fn add_work(&self, _: usize, _: usize, work: &mut Work) {
         work.weights = Some(*self);
     }
