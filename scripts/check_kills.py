@@ -24,6 +24,7 @@ CASES = [
     ("vpt-deep-auto", "vit", "classify", ["--method", "vpt-deep", "--lr", "auto"]),
     ("bias", "dinov2", "classify", ["--method", "bias"]),
     ("lora", "clip", "classify", ["--method", "lora"]),
+    ("e2vpt", "vit", "classify", ["--method", "e2vpt"]),
     ("full", "vit", "classify", ["--method", "full"]),
     ("label-map", "label-map/vit", "few", ["--method", "vp-frame", "--label-map", "ilm"]),
     ("multilabel", "clip", "detect", ["--task", "multilabel"]),

@@ -1,6 +1,7 @@
 //! Equality with PyTorch: losses and gradients of prompts and heads, and embeddings, on small checkpoints of every family.
 //!
-//! `scripts/make_fixtures.py` made the checkpoints and what is expected of them. The bars are what f32 allows in another
+//! `scripts/make_fixtures.py` made the checkpoints and what is expected of them, `scripts/make_e2vpt_fixture.py` what is of keys and
+//! values. The bars are what f32 allows in another
 //! order of summation, far below the 1e-3 (gradients) and 1e-4 (embeddings) that the project promises.
 
 // The lint's exception for tests does not reach the functions they share.
@@ -9,11 +10,18 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use vpt::backbone::vit::{Pass, PromptLayers, TokenPrompts, Vit, Want};
 use vpt::backbone::{Backbone, OpenOptions, Precision};
+use vpt::head::HeadKind;
 use vpt::image::decode::decode;
+use vpt::loss::{CrossEntropy, Loss};
+use vpt::model::{ClassifierSpec, Model, StepInput};
+use vpt::params::{Group, Param};
+use vpt::prompt::PartShape;
+use vpt::prompt::key_values::KeyValueShape;
 
 /// The last one, a distilled DeiT, has no gradients in the fixture.
 const FAMILIES: [&str; 6] = ["clip", "clip-gelu", "vit", "dinov2", "dinov2-registers", "deit"];
@@ -185,6 +193,48 @@ fn losses_and_gradients_equal_pytorch() {
                 println!("{family} {case} {threads} {micro_batch:?}: {error:.1e}");
                 assert!(error < 1e-5, "{family} {case}, {threads} threads, micro-batch {micro_batch:?}: {error:.1e}");
             }
+        }
+    }
+}
+
+#[test]
+fn keys_and_values_beside_tokens_have_pytorchs_loss_and_gradients() {
+    let path = fixtures().join("e2vpt.safetensors");
+    let expected = Expected(candle_core::safetensors::load(path, &Device::Cpu).unwrap());
+    for (family, case) in
+        ["clip", "vit", "dinov2", "dinov2-registers"].into_iter().flat_map(|f| [(f, "all"), (f, "last")])
+    {
+        let name = |tensor: &str| format!("{family}.{case}.{tensor}");
+        let backbone = Arc::new(open(family, None));
+        let [layers, tokens, _] = expected.shape(&name("prompt.tokens"))[..] else { panic!("three dimensions") };
+        let keys_values = expected.shape(&name("prompt.keys_values"))[1];
+        let start = backbone.vit.depth() - layers;
+        let shape = PartShape::KeysValues(KeyValueShape { start, layers, tokens, keys_values });
+        let (head, classes) = (ClassifierSpec::Head(HeadKind::Linear), expected.shape(&name("head.bias"))[0]);
+        let model = Model::new(backbone, &shape.into(), head, classes, 2).unwrap();
+        let param = |(tensor, shape): &(String, Vec<usize>)| {
+            Param::new(tensor, shape, expected.get(&name(tensor)), Group::Part(0)).unwrap()
+        };
+        let params: Vec<_> = model.tensors().iter().map(param).collect();
+        let labels: Vec<u32> = expected.get(&format!("{family}.labels")).iter().map(|&label| label as u32).collect();
+        let images = expected.get(&format!("{family}.images"));
+        for micro_batch in [None, Some(1)] {
+            let input = StepInput {
+                images: &images,
+                blocks: 0,
+                labels: &labels,
+                drawn: &[],
+                loss: &Loss::CrossEntropy(CrossEntropy::default()),
+                frozen: None,
+                micro_batch,
+            };
+            let output = model.step(&params, &input).unwrap();
+            let loss = output.loss as f32 / labels.len() as f32;
+            let mut errors = vec![relative(&[loss], &expected.get(&name("loss")))];
+            for (gradient, (tensor, _)) in output.gradients.iter().zip(model.tensors()) {
+                errors.push(relative(gradient, &expected.get(&name(&format!("grad.{tensor}")))));
+            }
+            assert!(errors.len() == 5 && errors.iter().all(|&error| error < 1e-4), "{family} {case}: {errors:?}");
         }
     }
 }

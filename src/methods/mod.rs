@@ -9,6 +9,7 @@ mod choices;
 mod clap;
 mod cocoop;
 mod coop;
+mod e2vpt;
 mod features;
 mod full;
 pub mod help;
@@ -43,6 +44,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use self::settings::{SettingValue, ValueKind, settings};
 pub use self::{
     choices::{Solver, Task},
+    e2vpt::KeyValueOptions,
     features::ViewOptions,
     linear::ProbeOptions,
     lora::LoraOptions,
@@ -99,6 +101,7 @@ table! {
     TIP_ADAPTER_F = tip_adapter::FINE_TUNED,
     VPT_SHALLOW = vpt_shallow::METHOD,
     VPT_DEEP = vpt_deep::METHOD,
+    E2VPT = e2vpt::METHOD,
     VP_PAD = vp_pad::METHOD,
     VP_PATCH = vp_patch::METHOD,
     VP_FULL = vp_full::METHOD,
@@ -125,6 +128,8 @@ settings! {
             cache: CacheOptions,
             /// Of methods with prompt tokens, or with vectors in texts.
             tokens: TokenOptions,
+            /// Of `e2vpt`.
+            keys_values: KeyValueOptions,
             /// Of methods that learn texts.
             texts: TextOptions,
             /// Of `vp-pad`.

@@ -12,6 +12,7 @@ use crate::{
     params::Group,
     prompt::{
         PartShape,
+        key_values::KeyValueShape,
         pixels::PixelShape,
         text::{Beside, TextShape},
         tokens::{PromptLayers, TokenLayout},
@@ -235,6 +236,7 @@ fn parts_that_learn_together_have_the_gradients_of_central_differences() {
     let (pad, frame) = (PixelShape::Pad { width: PAD }, PixelShape::Frame { inner: 20 });
     let (pad, frame) = (PartShape::Pixels(pad), PartShape::Pixels(frame));
     let all = |depth: usize| tokens(0, depth);
+    let keys_values = |start, layers| KeyValueShape { start, layers, tokens: 2, keys_values: 3 };
     for (family, heads) in [("clip", HeadKind::ALL), ("vit", &[HeadKind::Linear]), ("dinov2", &[HeadKind::Cosine])] {
         let fixture = Fixture::load(family);
         let depth = fixture.backbone.vit.depth();
@@ -249,6 +251,8 @@ fn parts_that_learn_together_have_the_gradients_of_central_differences() {
             vec![pad, all(depth), lora],
             vec![lora, tokens(0, 1), frame],
             vec![pad, tokens(depth - 1, 1), full],
+            vec![PartShape::KeysValues(keys_values(0, depth)), lora],
+            vec![pad, PartShape::KeysValues(keys_values(0, 1)), bias],
         ];
         for (parts, &head) in together.drain(..).flat_map(|parts| heads.iter().map(move |head| (parts.clone(), head))) {
             let case = format!("{family} {head} {parts:?}");

@@ -2,6 +2,7 @@
 //! name the classes ([`text`]); or what is tuned of the backbone itself ([`weights`]); and the file that keeps a learned task
 //! ([`task_file`]).
 
+pub mod key_values;
 pub mod part;
 pub mod pixels;
 pub mod text;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
 
 use self::{
+    key_values::KeyValueShape,
     part::{Kind, Work},
     pixels::PixelShape,
     text::TextShape,
@@ -26,6 +28,8 @@ use crate::Error;
 pub enum PartShape {
     /// Prompt tokens.
     Tokens(TokenLayout),
+    /// Prompt tokens, with keys and values beside them.
+    KeysValues(KeyValueShape),
     /// Prompt pixels.
     Pixels(PixelShape),
     /// Vectors in the texts of the classes.
@@ -39,6 +43,7 @@ impl PartShape {
     pub(crate) fn kind(&self) -> &dyn Kind {
         match self {
             Self::Tokens(layout) => layout,
+            Self::KeysValues(shape) => shape,
             Self::Pixels(shape) => shape,
             Self::Text(shape) => shape,
             Self::Weights(shape) => shape,
@@ -83,7 +88,9 @@ impl PartShapes {
     /// Fails unless they can learn together: at most one of a kind, and texts alone, or what is told by them.
     pub(crate) fn check(&self) -> crate::Result<()> {
         let kinds: Vec<_> = self.iter().map(std::mem::discriminant).collect();
-        if (1..kinds.len()).any(|i| kinds[..i].contains(&kinds[i])) {
+        let tokens =
+            self.iter().filter(|shape| matches!(shape, PartShape::Tokens(_) | PartShape::KeysValues(_))).count();
+        if tokens > 1 || (1..kinds.len()).any(|i| kinds[..i].contains(&kinds[i])) {
             return Err(Error::invalid("parts", "two of one kind"));
         }
         if self.are_several() && (self.text().is_some() || self.told_by_texts()) {

@@ -166,6 +166,8 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
         (classify(&["--prompt-layers", "first:"]), &["--prompt-layers"]),
         (classify(&["--prompt-dropout", "1"]), &["--prompt-dropout"]),
         (classify(&["--prompt-dropout", "nan"]), &["--prompt-dropout"]),
+        (classify(&["--method", "e2vpt", "--keys-values", "0"]), &["--keys-values"]),
+        (classify(&["--keys-values", "5"]), &["--keys-values", "vpt-deep"]),
         (classify(&["--lr", "inf"]), &["--lr"]),
         (classify(&["--lr", "-0.001"]), &["--lr"]),
         (classify(&["--lr", "1e-3x"]), &["--lr"]),
