@@ -3,6 +3,7 @@
 
 pub mod backbone;
 pub mod bench;
+mod candle;
 pub mod config;
 pub mod eval;
 pub mod feature_cache;

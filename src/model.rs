@@ -146,7 +146,7 @@ impl Model {
         if matches!(classifier, ClassifierSpec::Head(HeadKind::Text)) && backbone.clip.is_none() {
             let message =
                 format!("text is for CLIP backbones, which {} ({}) is not", backbone.name, backbone.spec.family);
-            return Err(Error::flag("--head", message));
+            return Err(Error::setting("head", message));
         }
         let words = match (&classifier, shapes.text()) {
             (ClassifierSpec::Texts { words: Some(words), .. }, Some(shape)) => {

@@ -1,4 +1,5 @@
-//! The house rules that no compiler checks: the modules of a crate import each other in one direction only.
+//! The house rules that no compiler checks: the modules of a crate import each other in one direction only, and none but
+//! the command line speaks of its flags.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read the source fails")]
 
@@ -184,4 +185,53 @@ fn a_circle_is_seen() {
     let mut imports = Imports { module: vec!["head".to_owned(), "detect".to_owned()], tops: BTreeSet::new() };
     imports.visit_file(&code);
     assert_eq!(imports.tops, set(&["eval", "model", "report", "train"]));
+}
+
+/// The flags of a command line that a line of code, of text or of a comment names: two dashes and a letter where a word
+/// begins. In a style sheet that is a variable.
+fn flags(line: &str) -> Vec<&str> {
+    let is_css = |before: &str| before.ends_with(['{', ';']) || before.ends_with("var(");
+    let begins = |at: usize| {
+        let (before, flag) = (&line[..at], &line[at + 2..]);
+        flag.starts_with(|c: char| c.is_ascii_lowercase())
+            && !before.ends_with(|c: char| c.is_alphanumeric() || "-_".contains(c))
+            && !is_css(before)
+    };
+    let word = |at: usize| {
+        let end = line[at..].find(|c: char| !c.is_alphanumeric() && c != '-').unwrap_or(line.len() - at);
+        &line[at..at + end]
+    };
+    line.match_indices("--").map(|(at, _)| at).filter(|&at| begins(at)).map(word).collect()
+}
+
+#[test]
+fn only_the_command_line_speaks_of_flags() {
+    for src in sources() {
+        for file in files(&src) {
+            let inner = file.strip_prefix(&src).unwrap();
+            let cli = inner.starts_with("cli") || inner == Path::new("main.rs");
+            if cli || inner.with_extension("").iter().any(|part| part == "tests") {
+                continue;
+            }
+            let text = fs::read_to_string(&file).unwrap();
+            for (number, line) in text.lines().enumerate() {
+                // Of cargo, in a comment.
+                if !line.contains("cargo ") {
+                    assert!(flags(line).is_empty(), "{}:{}: {:?}", file.display(), number + 1, flags(line));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flag_is_seen() {
+    for (line, found) in [
+        (r#"Error::setting("lr", "use --head-lr")"#, &["--head-lr"][..]),
+        (r#"flag("--l2"); "(--skip-bad-images leaves them out)""#, &["--l2", "--skip-bad-images"]),
+        ("/// See `--lr auto`.", &["--lr"]),
+        (r#"join("models--me--mine"); ":root{--paper:#fff;--ink:var(--line)}"; // -- a --- b"#, &[]),
+    ] {
+        assert_eq!(flags(line), found, "{line}");
+    }
 }

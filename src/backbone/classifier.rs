@@ -77,11 +77,11 @@ impl Backbone {
     /// The classifier that the backbone was published with.
     ///
     /// # Errors
-    /// It has none, of `--label-map`, which is what asks for one; or its tensors or the names of its classes are damaged.
+    /// It has none, of `label_map`, which is what asks for one; or its tensors or the names of its classes are damaged.
     pub fn classifier(&self) -> Result<SourceClassifier> {
         let none = |why: &str| {
             let message = format!("{} ({}) has no classifier of its own: {why}", self.name, self.spec.family);
-            Error::flag("--label-map", message)
+            Error::setting("label_map", message)
         };
         let Some(pool) = self.spec.classifier else {
             return Err(none("CLIP tells classes by texts; take a ViT, DeiT or DINOv2 with one"));
@@ -103,14 +103,14 @@ impl Backbone {
             let message = format!(
                 "tensor `{weight_name}` has shape {shape:?}: {classes} classes are not from 1 to {MAX_CLASSES}"
             );
-            return Err(Error::file(self.weights().origin(), message));
+            return Err(Error::weights(self.weights().origin(), message));
         }
         let weight = self.weights().get_beside(&weight_name, &[classes, width])?;
         let bias = self.weights().get_beside(&bias_name, &[classes])?;
         for (name, values) in [(&weight_name, &weight), (&bias_name, &bias)] {
             if values.iter().any(|v| !v.is_finite()) {
                 let message = format!("tensor `{name}` holds values that are not finite");
-                return Err(Error::file(self.weights().origin(), message));
+                return Err(Error::weights(self.weights().origin(), message));
             }
         }
         let packed = Panels::pack(Mat::new(&weight, classes, width, width).t());
@@ -130,7 +130,7 @@ fn names(bytes: &[u8], path: &Path, classes: usize) -> Result<Option<Vec<String>
     let Some(names) = Spec::class_names(bytes, path)? else { return Ok(None) };
     if names.len() != classes {
         let message = format!("id2label: {} names, where the classifier has {classes} classes", names.len());
-        return Err(Error::file(path, message));
+        return Err(Error::weights(path, message));
     }
     Ok(Some(names))
 }

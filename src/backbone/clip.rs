@@ -72,6 +72,10 @@ impl Backbone {
     /// # Errors
     /// It is nowhere, a file of it is missing or damaged, or the image size does not fit it.
     pub fn open(name_or_dir: &str, options: &OpenOptions) -> Result<Self> {
+        Self::read(name_or_dir, options).map_err(|error| error.of_kind(Error::weights))
+    }
+
+    fn read(name_or_dir: &str, options: &OpenOptions) -> Result<Self> {
         let location = locate(name_or_dir, options.weights_dir.as_deref())?;
         let spec = location.spec()?;
         let weights = location.weights()?;
@@ -80,7 +84,7 @@ impl Backbone {
             Some(bytes) => Preprocess::from_json(&bytes, &path)?,
             None => match spec.family.preprocess {
                 Some(preprocess) => preprocess(spec.image_size),
-                None => return Err(Error::file(path, "no such file: it says how images are prepared")),
+                None => return Err(Error::weights(path, "no such file: it says how images are prepared")),
             },
         };
         let preprocess = match options.image_size {
@@ -93,12 +97,14 @@ impl Backbone {
         let image_size = match preprocess.output_size() {
             Some((width, height)) if width == height => width,
             Some((width, height)) => {
-                return Err(Error::file(
+                return Err(Error::weights(
                     path,
                     format!("makes images of {width} x {height}, but only squares are read"),
                 ));
             }
-            None => return Err(Error::file(path, "makes images of no fixed size: neither a crop nor an exact size")),
+            None => {
+                return Err(Error::weights(path, "makes images of no fixed size: neither a crop nor an exact size"));
+            }
         };
         let vit = Vit::load(&spec, &weights, image_size, options.precision);
         // Where nobody typed a size, it is the one in the file.
@@ -215,7 +221,7 @@ impl Backbone {
     fn text(&self) -> Result<&LazyTextTower> {
         self.clip.as_ref().and_then(|clip| clip.text.as_ref()).ok_or_else(|| {
             let message = format!("{} ({}) has no text tower; a CLIP backbone is needed", self.name, self.spec.family);
-            Error::flag("--backbone", message)
+            Error::setting("backbone", message)
         })
     }
 
@@ -251,7 +257,7 @@ impl Backbone {
         // Start, end and at least one token of a name.
         let Some(room) = spec.context.checked_sub(tokens).filter(|&room| room > 2) else {
             let message = format!("{tokens} vectors leave no room for a name in a text of {} tokens", spec.context);
-            return Err(Error::flag("--prompt-tokens", message));
+            return Err(Error::setting("prompt_tokens", message));
         };
         PromptedTexts::new(spec, &self.encode(texts, room)?, &self.tokenizer_path())
     }

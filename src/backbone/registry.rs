@@ -1,6 +1,6 @@
 //! Where backbones are: names that are known, the folders they are looked for in, and what is found there.
 //!
-//! Nothing here touches the network. A name is looked for among the bundled files, in the folder of `--weights-dir`, and
+//! Nothing here touches the network. A name is looked for among the bundled files, in the folder of `weights_dir`, and
 //! in the cache that Hugging Face's own tools and [`super::hub`] fill.
 
 mod known;
@@ -20,7 +20,7 @@ use super::spec::{Family, Spec};
 use super::tokenizer::{TOKENIZER, Tokenizer};
 use super::weights::{INDEX, SINGLE, Weights};
 use crate::files::read_limited;
-use crate::{Error, Result};
+use crate::{Error, Message, Result};
 
 /// The file that says what a model is.
 pub const CONFIG: &str = "config.json";
@@ -70,7 +70,7 @@ impl Location {
         let path = self.path(CONFIG);
         match self.read(CONFIG)? {
             Some(bytes) => Spec::from_json(&bytes, &path),
-            None => Err(Error::file(path, "no such file: not a folder in the Hugging Face layout")),
+            None => Err(Error::weights(path, "no such file: not a folder in the Hugging Face layout")),
         }
     }
 
@@ -116,7 +116,9 @@ fn locate_in(name: &str, weights_dir: Option<&Path>, cache: Option<&Path>) -> Re
     if folder.is_dir() && (known_as(name).is_none() || folder.join(CONFIG).is_file()) {
         return match missing(folder) {
             None => Ok(Location { name: folder_name(folder), known: None, dir: Some(folder.to_path_buf()) }),
-            Some(file) => Err(Error::file(folder, format!("holds no {file}: not a folder in the Hugging Face layout"))),
+            Some(file) => {
+                Err(Error::weights(folder, format!("holds no {file}: not a folder in the Hugging Face layout")))
+            }
         };
     }
     let named = BackboneName::parse(name)?;
@@ -184,29 +186,32 @@ pub(crate) fn snapshot(cache: &Path, repo: &str, revision: &str) -> Option<PathB
 
 fn not_found(name: &str, repo: &str, weights_dir: Option<&Path>, incomplete: Option<(PathBuf, &str)>) -> Error {
     if let Some((dir, file)) = incomplete {
-        return Error::file(dir, format!("is the place of backbone {name}, but holds no {file}"));
+        return Error::weights(dir, format!("is the place of backbone {name}, but holds no {file}"));
     }
     if repo.is_empty() {
-        return Error::flag("--backbone", format!("{name} is not part of this build and has no public repository"));
+        return Error::setting("backbone", format!("{name} is not part of this build and has no public repository"));
     }
-    Error::flag(
-        "--backbone",
-        format!(
-            "{name} is neither in --weights-dir nor in the Hugging Face cache; run `vpt backbones fetch {name}`, or {}",
-            by_hand(name, repo, weights_dir)
-        ),
+    Error::setting(
+        "backbone",
+        Message::from(format!("{name} is neither in "))
+            .field("weights_dir")
+            .text(format!(" nor in the Hugging Face cache; run `vpt backbones fetch {name}`, or "))
+            .text(by_hand(name, repo, weights_dir)),
     )
 }
 
 /// How to bring a backbone to its place without this program.
-pub(crate) fn by_hand(name: &str, repo: &str, weights_dir: Option<&Path>) -> String {
+pub(crate) fn by_hand(name: &str, repo: &str, weights_dir: Option<&Path>) -> Message {
     let dir = weights_dir.map_or_else(|| PathBuf::from("weights"), Path::to_path_buf).join(name.replace('/', "--"));
-    let flag = if weights_dir.is_none() { " and give `--weights-dir weights`" } else { "" };
-    format!(
+    let message = Message::from(format!(
         "put {CONFIG}, {SINGLE} (or its shards and {INDEX}), {PREPROCESSOR} and, for CLIP, {TOKENIZER} of \
-         https://huggingface.co/{repo} into {}{flag}",
+         https://huggingface.co/{repo} into {}",
         dir.display()
-    )
+    ));
+    match weights_dir {
+        Some(_) => message,
+        None => message.text(" and give `").field("weights_dir").text(" weights`"),
+    }
 }
 
 /// A row of `vpt backbones list`.
@@ -410,7 +415,7 @@ mod tests {
         ] {
             assert!(message.contains(part), "{message}");
         }
-        assert!(refused("me/mine", None, None).contains("into weights/me--mine and give `--weights-dir weights`"));
+        assert!(refused("me/mine", None, None).contains("into weights/me--mine and give `weights_dir weights`"));
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("dino-s16")).unwrap();
         assert!(refused("dino-s16", Some(dir.path()), None).contains("backbone dino-s16, but holds no config.json"));

@@ -197,7 +197,7 @@ pub struct Spec {
 }
 
 impl Serialize for Spec {
-    /// As `backbones info --json` shows it.
+    /// The JSON of `vpt backbones info`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("Spec", 9)?;
         fields.serialize_field("family", self.family)?;
@@ -265,13 +265,13 @@ impl Spec {
         let patch = self.patch_size;
         if image_size == 0 || !image_size.is_multiple_of(patch) {
             let near = (image_size / patch).max(1) * patch;
-            return Err(Error::flag(
-                "--image-size",
+            return Err(Error::setting(
+                "image_size",
                 format!("{image_size} is no multiple of the backbone's patch size {patch} (try {near})"),
             ));
         }
         if image_size > MAX_IMAGE || image_size / patch > MAX_GRID {
-            return Err(Error::flag("--image-size", format!("{image_size} is too large")));
+            return Err(Error::setting("image_size", format!("{image_size} is too large")));
         }
         Ok(())
     }
@@ -329,7 +329,7 @@ mod tests {
         let spec = defaults("dinov2");
         assert!(spec.check_image_size(518).is_ok());
         let message = spec.check_image_size(225).unwrap_err().to_string();
-        assert_eq!(message, "--image-size: 225 is no multiple of the backbone's patch size 14 (try 224)");
+        assert_eq!(message, "image_size: 225 is no multiple of the backbone's patch size 14 (try 224)");
         assert!(spec.check_image_size(0).is_err() && spec.check_image_size(14 << 20).is_err());
     }
 }

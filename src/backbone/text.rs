@@ -243,11 +243,11 @@ impl TextTower {
 fn check_ids(spec: &TextSpec, ids: &[u32], origin: &Path) -> Result<()> {
     if ids.is_empty() || ids.len() > spec.context {
         let message = format!("makes {} tokens of a text; the model takes 1 to {}", ids.len(), spec.context);
-        return Err(Error::file(origin, message));
+        return Err(Error::weights(origin, message));
     }
     if let Some(id) = ids.iter().find(|&&id| id as usize >= spec.vocab) {
         let message = format!("makes token {id} of a text; the model's vocabulary has {}", spec.vocab);
-        return Err(Error::file(origin, message));
+        return Err(Error::weights(origin, message));
     }
     Ok(())
 }

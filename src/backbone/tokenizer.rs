@@ -49,7 +49,7 @@ impl Tokenizer {
                 &merges,
             );
         }
-        Err(Error::file(dir, format!("holds no {TOKENIZER}, nor {VOCAB} and {MERGES}: texts cannot be read")))
+        Err(Error::weights(dir, format!("holds no {TOKENIZER}, nor {VOCAB} and {MERGES}: texts cannot be read")))
     }
 
     /// A tokenizer from the bytes of a `tokenizer.json`; `path` names it in errors.
@@ -57,7 +57,7 @@ impl Tokenizer {
     /// # Errors
     /// The bytes are no tokenizer.
     pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
-        let bad = |message: &str| Error::file(path, format!("not a usable tokenizer: {}", one_line(message)));
+        let bad = |message: &str| Error::weights(path, format!("not a usable tokenizer: {}", one_line(message)));
         let mut inner = contain(|| tokenizers::Tokenizer::from_bytes(bytes))
             .map_err(|panic| bad(&panic))?
             .map_err(|e| bad(&e.to_string()))?;
@@ -70,13 +70,13 @@ impl Tokenizer {
     /// CLIP's tokenizer over this vocabulary, as transformers builds it where there is no `tokenizer.json`.
     fn from_vocabulary(vocab: &[u8], merges: &[u8], vocab_path: &Path, merges_path: &Path) -> Result<Self> {
         let vocab: Value =
-            serde_json::from_slice(vocab).map_err(|e| Error::file(vocab_path, format!("not a vocabulary: {e}")))?;
+            serde_json::from_slice(vocab).map_err(|e| Error::weights(vocab_path, format!("not a vocabulary: {e}")))?;
         let id = |token: &str| match vocab.get(token).and_then(Value::as_u64) {
             Some(id) => Ok(id),
-            None => Err(Error::file(vocab_path, format!("not CLIP's vocabulary: has no {token}"))),
+            None => Err(Error::weights(vocab_path, format!("not CLIP's vocabulary: has no {token}"))),
         };
         let (start, end) = (id(START)?, id(END)?);
-        let merges = std::str::from_utf8(merges).map_err(|_| Error::file(merges_path, "is not UTF-8"))?;
+        let merges = std::str::from_utf8(merges).map_err(|_| Error::weights(merges_path, "is not UTF-8"))?;
         let merges: Vec<&str> =
             merges.lines().filter(|line| !line.is_empty() && !line.starts_with("#version")).collect();
         let special = |id: u64, content: &str| {
@@ -132,7 +132,7 @@ impl Tokenizer {
             };
             tokenizers::Result::Ok(encoding.get_ids().to_vec())
         });
-        let failed = |message: &str| Error::file(&self.path, format!("not a usable tokenizer: {}", bad(message)));
+        let failed = |message: &str| Error::weights(&self.path, format!("not a usable tokenizer: {}", bad(message)));
         ids.map_err(|panic| failed(&panic))?.map_err(|e| failed(&e.to_string()))
     }
 }

@@ -63,7 +63,7 @@ impl Weights {
         }
         let pickled = dir.join("pytorch_model.bin").is_file() || dir.join("pytorch_model.bin.index.json").is_file();
         let hint = if pickled { "; pytorch_model.bin must be converted to safetensors first" } else { "" };
-        Err(Error::file(dir, format!("holds neither {SINGLE} nor {INDEX}{hint}")))
+        Err(Error::weights(dir, format!("holds neither {SINGLE} nor {INDEX}{hint}")))
     }
 
     /// A checkpoint in memory, the content of a `model.safetensors`; `name` stands for it in errors.
@@ -84,7 +84,7 @@ impl Weights {
         for name in names {
             let path = dir.join(name);
             if !path.is_file() {
-                return Err(Error::file(index, format!("names {name}, which is not in the folder")));
+                return Err(Error::weights(index, format!("names {name}, which is not in the folder")));
             }
             let file = WeightFile::open(&path)?;
             headers.insert(name, file.header(files.len())?);
@@ -93,7 +93,7 @@ impl Weights {
         let mut tensors = BTreeMap::new();
         for (tensor, name) in &weight_map {
             let Some(entry) = headers.get_mut(name).and_then(|h| h.remove(tensor)) else {
-                return Err(Error::file(
+                return Err(Error::weights(
                     index,
                     format!("says that `{}` is in {name}, which has no such tensor", tensor.escape_debug()),
                 ));
@@ -121,7 +121,7 @@ impl Weights {
             [(&(prefix, bare), _)] => (prefix.to_owned(), bare),
             [(&(one, _), first), (&(two, _), second), ..] => {
                 let message = format!("holds several models, `{one}{first}` and `{two}{second}`");
-                return Err(Error::file(origin, message));
+                return Err(Error::weights(origin, message));
             }
         };
         Ok(Self { origin: origin.to_path_buf(), files, tensors, prefix, bare_image_tower })
@@ -152,7 +152,7 @@ impl Weights {
     /// As [`Weights::get`].
     pub fn get_beside(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let tensor = self.find_beside(name);
-        let tensor = tensor.ok_or_else(|| Error::file(&self.origin, format!("has no tensor `{name}`")))?;
+        let tensor = tensor.ok_or_else(|| Error::weights(&self.origin, format!("has no tensor `{name}`")))?;
         self.check_shape(name, tensor, shape)?;
         let mut out = vec![0.0; tensor.shape.iter().product()];
         self.read(name, tensor, &mut out)?;
@@ -211,14 +211,14 @@ impl Weights {
         let len: usize = tensor.shape.iter().product();
         if out.len() != len {
             let message = format!("room for {} of the {len} values of tensor `{name}`", out.len());
-            return Err(Error::file(&self.files[tensor.file].path, message));
+            return Err(Error::weights(&self.files[tensor.file].path, message));
         }
         self.read(name, tensor, out)
     }
 
     fn checked(&self, name: &str, shape: &[usize]) -> Result<&TensorEntry> {
         let Some(tensor) = self.find(name) else {
-            return Err(Error::file(&self.origin, format!("has no tensor `{}{name}`", self.prefix)));
+            return Err(Error::weights(&self.origin, format!("has no tensor `{}{name}`", self.prefix)));
         };
         self.check_shape(name, tensor, shape)?;
         Ok(tensor)
@@ -229,7 +229,7 @@ impl Weights {
             return Ok(());
         }
         let message = format!("tensor `{name}` has shape {:?}, the configuration asks for {shape:?}", tensor.shape);
-        Err(Error::file(&self.files[tensor.file].path, message))
+        Err(Error::weights(&self.files[tensor.file].path, message))
     }
 
     fn read(&self, name: &str, tensor: &TensorEntry, out: &mut [f32]) -> Result<()> {
@@ -244,7 +244,7 @@ impl Weights {
 
     fn unreadable(&self, name: &str, tensor: &TensorEntry) -> Error {
         let message = format!("tensor `{name}` is of type {}; supported are F32, F16 and BF16", tensor.dtype);
-        Error::file(&self.files[tensor.file].path, message)
+        Error::weights(&self.files[tensor.file].path, message)
     }
 
     /// The number of values in floating-point tensors, heads included that are no part of the backbone.
@@ -294,7 +294,7 @@ pub(crate) fn parse_index(bytes: &[u8], path: &Path) -> Result<BTreeMap<String, 
         weight_map: BTreeMap<String, String>,
     }
     let Index { weight_map } =
-        serde_json::from_slice(bytes).map_err(|e| Error::file(path, format!("not a safetensors index: {e}")))?;
+        serde_json::from_slice(bytes).map_err(|e| Error::weights(path, format!("not a safetensors index: {e}")))?;
     let is_file_name = |name: &str| {
         Path::new(name).file_name().is_some_and(|n| n == name) && !name.contains(['\\', ':', '\0']) && name.len() < 256
     };
@@ -302,7 +302,7 @@ pub(crate) fn parse_index(bytes: &[u8], path: &Path) -> Result<BTreeMap<String, 
         None => Ok(weight_map),
         Some(name) => {
             let shown: String = name.chars().take(80).collect();
-            Err(Error::file(path, format!("names `{}`, which is not a file name", shown.escape_debug())))
+            Err(Error::weights(path, format!("names `{}`, which is not a file name", shown.escape_debug())))
         }
     }
 }

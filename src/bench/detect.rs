@@ -22,7 +22,7 @@ const OBJECTS: usize = 7;
 /// Side of the boxes they are around, in units of the input.
 const SIDE: f32 = 0.2;
 
-/// `vpt bench detect --json`. Times are medians of wall times, in seconds.
+/// The JSON of `vpt bench detect`. Times are medians of wall times, in seconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DetectReport {
     /// The backbone.
@@ -72,7 +72,7 @@ pub fn detect(
         RunContext { task: Task::Detect, depth, text_depth: None, image_size, train_images: batch, shots: None };
     let plan = config.resolve(&facts)?;
     let Some(layout) = plan.parts.tokens() else {
-        return Err(Error::flag("--method", "a method with prompt tokens is measured here"));
+        return Err(Error::setting("method", "a method with prompt tokens is measured here"));
     };
     let shape = Detector::shape(&backbone, ClassLayer::Linear { classes: options.classes }, SIDE);
     let name = backbone.name.clone();

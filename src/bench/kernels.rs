@@ -28,7 +28,7 @@ pub struct Options {
     pub repeats: usize,
 }
 
-/// `vpt bench kernels --json`.
+/// The JSON of `vpt bench kernels`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct KernelReport {
     /// Instructions in use.
@@ -58,15 +58,15 @@ pub struct KernelRow {
 /// A number is zero or has no room in memory.
 pub fn kernels(options: &Options, note: &mut dyn FnMut(&str)) -> Result<KernelReport> {
     let Options { rows, width, tokens, threads, repeats } = *options;
-    for (flag, value, most) in [
-        ("--rows", rows, 100_000),
-        ("--width", width, 16_384),
-        ("--tokens", tokens, 10_000),
-        ("--threads", threads, 1024),
-        ("--repeats", repeats, 10_000),
+    for (field, value, most) in [
+        ("rows", rows, 100_000),
+        ("width", width, 16_384),
+        ("tokens", tokens, 10_000),
+        ("threads", threads, 1024),
+        ("repeats", repeats, 10_000),
     ] {
         if value == 0 || value > most {
-            return Err(Error::flag(flag, format!("{value} is not a number from 1 to {most}")));
+            return Err(Error::setting(field, format!("{value} is not a number from 1 to {most}")));
         }
     }
     let mut report = KernelReport { isa: name(isa()), threads, kernels: Vec::new() };
@@ -191,6 +191,6 @@ mod tests {
             assert!(row.gflop_per_s > 0. && row.share_of_peak > 0., "{row:?}");
         }
         let error = kernels(&Options { rows: 0, ..options }, &mut |_| {}).unwrap_err().to_string();
-        assert!(error.starts_with("--rows: 0 is not"), "{error}");
+        assert!(error.starts_with("rows: 0 is not"), "{error}");
     }
 }

@@ -40,22 +40,21 @@ const MAX_VALUES: usize = 1 << 32;
 impl Options {
     /// Checks them, and a batch of `batch` images of `side` x `side` pixels, before memory is taken.
     pub(super) fn check(&self, batch: usize, side: usize) -> Result<()> {
-        for (flag, value, most) in [("--repeats", self.repeats, MAX_REPEATS), ("--classes", self.classes, MAX_CLASSES)]
-        {
+        for (field, value, most) in [("repeats", self.repeats, MAX_REPEATS), ("classes", self.classes, MAX_CLASSES)] {
             if !(1..=most).contains(&value) {
                 let message = if value == 0 { "must be at least 1".to_owned() } else { format!("more than {most}") };
-                return Err(Error::flag(flag, message));
+                return Err(Error::setting(field, message));
             }
         }
         if side.checked_pow(2).and_then(|n| n.checked_mul(3)?.checked_mul(batch)).is_none_or(|n| n > MAX_VALUES) {
             let message = format!("{batch} images of {side} x {side} pixels are too many for one step");
-            return Err(Error::flag("--batch-size", message));
+            return Err(Error::setting("batch_size", message));
         }
         Ok(())
     }
 }
 
-/// `vpt bench step --json`.
+/// The JSON of `vpt bench step`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepReport {
     /// What is learned.
@@ -104,14 +103,14 @@ pub fn step(
 ) -> Result<StepReport> {
     if config.method.on_embeddings() {
         let message = format!("{} takes no step through the backbone", config.method);
-        return Err(Error::flag("--method", message));
+        return Err(Error::setting("method", message));
     }
     if config.method.has_texts() {
         let message = format!(
             "{} learns texts: what a step costs depends on the names of classes, and there are none here; time `vpt train`",
             config.method
         );
-        return Err(Error::flag("--method", message));
+        return Err(Error::setting("method", message));
     }
     let batch = config.batch_size.unwrap_or(32);
     let (depth, image_size) = (backbone.vit.depth(), backbone.vit.image_size());

@@ -11,6 +11,7 @@ use vpt::prompt::tokens::PromptLayers;
 use vpt::report::table;
 use vpt::{config::RunConfig, methods::Method};
 
+use super::flags::parsed;
 use super::output::Output;
 use super::progress::Progress;
 use super::{Global, few_shot, one_of};
@@ -60,7 +61,7 @@ struct Step {
     #[arg(long, allow_negative_numbers = true, value_name = "N")]
     prompt_tokens: Option<usize>,
     /// Prompted blocks: all, first:K or last:K (vpt-deep) [default: all]
-    #[arg(long, value_name = "all|first:K|last:K")]
+    #[arg(long, value_name = "all|first:K|last:K", value_parser = parsed::<PromptLayers>)]
     prompt_layers: Option<PromptLayers>,
     /// Side of the images in pixels [default: the backbone's]
     #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]
@@ -99,7 +100,7 @@ struct Detect {
     #[arg(long, allow_negative_numbers = true, value_name = "N")]
     prompt_tokens: Option<usize>,
     /// Prompted blocks: all, first:K or last:K [default: last:4]
-    #[arg(long, value_name = "all|first:K|last:K")]
+    #[arg(long, value_name = "all|first:K|last:K", value_parser = parsed::<PromptLayers>)]
     prompt_layers: Option<PromptLayers>,
     /// Side of the images in pixels [default: the backbone's]
     #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]

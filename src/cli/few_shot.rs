@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
+use vpt::Message;
 use vpt::bench::few_shot::{
     GridConfig, GridEvent, GridMethod, GridOutcome, Job, Mode, Performed, Schedule, Shard, TextFile, Worker, console,
     merge as merge_folder, perform, run as run_grid, to_json,
@@ -24,6 +25,7 @@ use vpt::head::LabelMap;
 use vpt::report::table;
 use vpt::train::{Event, Observer};
 
+use super::flags::{self, parsed};
 use super::interrupt::Interrupt;
 use super::output::Output;
 use super::progress::Progress;
@@ -89,7 +91,7 @@ pub(crate) struct FewShot {
     #[arg(long, value_name = "SCHEDULE", default_value = "published", value_parser = one_of::<Schedule>(Schedule::NAMES))]
     schedule: Schedule,
     /// Do every N-th job from the I-th on; the other flags must be the same for all
-    #[arg(long, value_name = "I/N")]
+    #[arg(long, value_name = "I/N", value_parser = parsed::<Shard>)]
     shard: Option<Shard>,
     /// Read draws from this folder, write those that are not there yet [default: OUT/draws]
     ///
@@ -129,7 +131,7 @@ pub(crate) struct FewShot {
     #[arg(long, value_name = "N", help_heading = "Training, for all methods", allow_negative_numbers = true)]
     batch_size: Option<usize>,
     /// Peak learning rate, or `auto` to try a few on validation [default: as `vpt train`]
-    #[arg(long, value_name = "RATE|auto", help_heading = "Training, for all methods", allow_negative_numbers = true)]
+    #[arg(long, value_name = "RATE|auto", help_heading = "Training, for all methods", allow_negative_numbers = true, value_parser = parsed::<LearningRate>)]
     lr: Option<LearningRate>,
     /// Prompt tokens a block (vpt-shallow, vpt-deep) [default: as `vpt train`]
     #[arg(long, value_name = "N", help_heading = "Training, for all methods", allow_negative_numbers = true)]
@@ -243,9 +245,9 @@ struct Processes {
 }
 
 impl Worker for Processes {
-    fn perform(&mut self, job: &Job) -> Result<Performed, String> {
+    fn perform(&mut self, job: &Job) -> Result<Performed, Message> {
         let progress = &self.progress;
-        perform_in_process(job, &|| progress.stop()).map_err(|error| super::one_line(&error))
+        perform_in_process(job, &|| progress.stop()).map_err(|error| super::one_line(&error).into())
     }
 
     fn event(&mut self, event: &GridEvent<'_>) {
@@ -277,6 +279,10 @@ impl Worker for Processes {
             }
             _ => {}
         }
+    }
+
+    fn words(&self, message: &Message) -> String {
+        flags::words(message)
     }
 
     fn stop(&self) -> bool {
@@ -391,6 +397,10 @@ struct Quiet {
 
 impl Observer for Quiet {
     fn event(&mut self, _: &Event<'_>) {}
+
+    fn words(&self, message: &Message) -> String {
+        flags::words(message)
+    }
 
     fn stop(&self) -> bool {
         self.interrupt.came() || self.closed.load(Ordering::SeqCst)

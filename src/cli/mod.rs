@@ -267,7 +267,7 @@ fn start_tracing(global: &Global) {
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.root_cause() {
         cause if cause.is::<Usage>() => 2,
-        cause if matches!(cause.downcast_ref(), Some(vpt::Error::Flag { .. })) => 2,
+        cause if matches!(cause.downcast_ref(), Some(vpt::Error::Setting { file: None, .. })) => 2,
         cause => cause.downcast_ref().map_or(1, Interrupted::exit_code),
     }
 }
@@ -276,7 +276,10 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
-        let cause = cause.to_string();
+        let cause = match cause.downcast_ref::<vpt::Error>() {
+            Some(error) => flags::words(&error.message()),
+            None => cause.to_string(),
+        };
         if line.contains(&cause) {
             continue;
         }

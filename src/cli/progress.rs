@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use vpt::Message;
 use vpt::report::table;
 use vpt::train::{DetectRecord, EpochRecord, Event, Observer, Stage, Start};
 
+use super::flags;
 use super::interrupt::Interrupt;
 use super::output;
 
@@ -127,6 +129,10 @@ impl Observer for Progress {
             Event::Finished(_) => self.clear(),
             _ => {}
         }
+    }
+
+    fn words(&self, message: &Message) -> String {
+        flags::words(message)
     }
 
     fn stop(&self) -> bool {

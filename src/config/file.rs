@@ -12,7 +12,7 @@ use serde::{
 };
 
 use super::RunConfig;
-use crate::{Error, Result, files, methods::settings::Settings, suggest};
+use crate::{Error, Message, Result, files, methods::settings::Settings, suggest};
 
 impl RunConfig {
     /// Reads a `config.toml`.
@@ -25,7 +25,7 @@ impl RunConfig {
         let config: Self = toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
             let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
-            Error::file(path, format!("line {line}: {}", with_hint(message)))
+            Error::file(path, Message::from(format!("line {line}: ")).text(Message::of_reader(&with_hint(message))))
         })?;
         config.validate().map_err(|error| error.in_file(path))?;
         Ok(config)

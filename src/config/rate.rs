@@ -25,7 +25,7 @@ impl FromStr for LearningRate {
         if s == "auto" {
             return Ok(Self::Auto);
         }
-        s.parse().map(Self::Value).map_err(|_| Error::flag("--lr", format!("`{s}` is neither a number nor auto")))
+        s.parse().map(Self::Value).map_err(|_| Error::setting("lr", format!("`{s}` is neither a number nor auto")))
     }
 }
 

@@ -90,25 +90,25 @@ fn low_rank_changes_are_clip_lora_s_where_texts_tell_the_classes() {
     let refusal = |change, facts| lora(change, facts).unwrap_err().to_string();
     assert!(
         refusal(|c| c.options.lora.lora_towers = Some(LoraTowers::Both), without)
-            .starts_with("--lora-towers: the backbone has no")
+            .starts_with("lora_towers: the backbone has no")
     );
     let message =
         refusal(|c| (c.options.lora.lora_towers, c.head) = (Some(LoraTowers::Text), Some(HeadKind::Linear)), facts);
-    assert!(message.starts_with("--lora-towers: text changes texts"), "{message}");
-    assert!(refusal(|c| c.head_lr = Some(0.1), facts).starts_with("--head-lr: texts tell the classes"));
-    assert!(refusal(|c| c.templates = Some(vec!["a {}".into()]), without).starts_with("--templates: the classes are"));
-    assert!(refusal(|c| c.options.lora.lora_rank = Some(0), facts).starts_with("--lora-rank: 0 is not between 1 and"));
-    assert!(refusal(|c| c.options.lora.lora_alpha = Some(-1.), facts).starts_with("--lora-alpha: -1 is not"));
-    assert!(refusal(|c| c.options.lora.lora_dropout = Some(1.), facts).starts_with("--lora-dropout: 1 is not a share"));
+    assert!(message.starts_with("lora_towers: text changes texts"), "{message}");
+    assert!(refusal(|c| c.head_lr = Some(0.1), facts).starts_with("head_lr: texts tell the classes"));
+    assert!(refusal(|c| c.templates = Some(vec!["a {}".into()]), without).starts_with("templates: the classes are"));
+    assert!(refusal(|c| c.options.lora.lora_rank = Some(0), facts).starts_with("lora_rank: 0 is not between 1 and"));
+    assert!(refusal(|c| c.options.lora.lora_alpha = Some(-1.), facts).starts_with("lora_alpha: -1 is not"));
+    assert!(refusal(|c| c.options.lora.lora_dropout = Some(1.), facts).starts_with("lora_dropout: 1 is not a share"));
     let full = RunConfig { max_memory: Some(1 << 30), ..config(Method::FULL) };
-    assert!(full.resolve(&facts).unwrap_err().to_string().starts_with("--max-memory: not with method full"));
+    assert!(full.resolve(&facts).unwrap_err().to_string().starts_with("max_memory: not with method full"));
     let detect = RunContext { task: Task::Detect, ..FACTS };
     for method in [Method::BIAS, Method::LORA, Method::FULL] {
         let message = config(method).resolve(&detect).unwrap_err().to_string();
-        assert_eq!(message, format!("--method: {method} is not for detection; take linear, vpt-shallow or vpt-deep"));
+        assert_eq!(message, format!("method: {method} is not for detection; take linear, vpt-shallow or vpt-deep"));
     }
     let other = config(Method::BIAS).with_options(|o| o.lora.lora_rank = Some(2));
-    assert_eq!(other.validate().unwrap_err().to_string(), "--lora-rank: method bias has no low-rank change");
+    assert_eq!(other.validate().unwrap_err().to_string(), "lora_rank: method bias has no low-rank change");
 }
 
 #[test]
@@ -130,58 +130,58 @@ fn a_detector_s_images_are_zoomed_while_prompts_learn_unless_told_otherwise() {
 fn a_wrong_value_names_its_flag() {
     type Change = fn(&mut RunConfig);
     let cases: [(Change, &str); 26] = [
-        (|c| c.options.tokens.prompt_tokens = Some(0), "--prompt-tokens: must be at least 1"),
-        (|c| c.options.tokens.prompt_tokens = Some(1001), "--prompt-tokens: more than 1000"),
+        (|c| c.options.tokens.prompt_tokens = Some(0), "prompt_tokens: must be at least 1"),
+        (|c| c.options.tokens.prompt_tokens = Some(1001), "prompt_tokens: more than 1000"),
         (
             |c| c.options.tokens.prompt_layers = Some(PromptLayers::First(13)),
-            "--prompt-layers: first:13 does not fit a backbone of 12 blocks: take 1 to 12",
+            "prompt_layers: first:13 does not fit a backbone of 12 blocks: take 1 to 12",
         ),
-        (|c| c.options.tokens.prompt_dropout = Some(1.), "--prompt-dropout: 1 is not a share from 0 to below 1"),
-        (|c| c.lr = Some(LearningRate::Value(f64::NAN)), "--lr: NaN is not a number above 0"),
-        (|c| c.lr = Some(LearningRate::Value(-1.)), "--lr: -1 is not a number above 0"),
-        (|c| c.head_lr = Some(f64::INFINITY), "--head-lr: inf is not a number above 0"),
-        (|c| c.weight_decay = Some(-0.1), "--weight-decay: -0.1 is not a number of 0 or more"),
-        (|c| c.warmup = Some(2.), "--warmup: 2 is not a share between 0 and 1"),
-        (|c| c.label_smoothing = f32::NAN, "--label-smoothing: NaN is not a share from 0 to below 1"),
-        (|c| c.clip_norm = Some(0.), "--clip-norm: 0 is not a number above 0"),
-        (|c| c.epochs = Some(0), "--epochs: must be at least 1"),
-        (|c| c.epochs = Some(usize::MAX), "--epochs: 18446744073709551615 are too many"),
-        (|c| c.batch_size = Some(0), "--batch-size: must be at least 1"),
-        (|c| c.shots = Some(0), "--shots: must be at least 1"),
-        (|c| c.seed = u64::MAX, "--seed: 18446744073709551615 is larger than 9223372036854775807"),
-        (|c| c.split_seed = Some(u64::MAX), "--split-seed: 18446744073709551615 is larger than 9223372036854775807"),
+        (|c| c.options.tokens.prompt_dropout = Some(1.), "prompt_dropout: 1 is not a share from 0 to below 1"),
+        (|c| c.lr = Some(LearningRate::Value(f64::NAN)), "lr: NaN is not a number above 0"),
+        (|c| c.lr = Some(LearningRate::Value(-1.)), "lr: -1 is not a number above 0"),
+        (|c| c.head_lr = Some(f64::INFINITY), "head_lr: inf is not a number above 0"),
+        (|c| c.weight_decay = Some(-0.1), "weight_decay: -0.1 is not a number of 0 or more"),
+        (|c| c.warmup = Some(2.), "warmup: 2 is not a share between 0 and 1"),
+        (|c| c.label_smoothing = f32::NAN, "label_smoothing: NaN is not a share from 0 to below 1"),
+        (|c| c.clip_norm = Some(0.), "clip_norm: 0 is not a number above 0"),
+        (|c| c.epochs = Some(0), "epochs: must be at least 1"),
+        (|c| c.epochs = Some(usize::MAX), "epochs: 18446744073709551615 are too many"),
+        (|c| c.batch_size = Some(0), "batch_size: must be at least 1"),
+        (|c| c.shots = Some(0), "shots: must be at least 1"),
+        (|c| c.seed = u64::MAX, "seed: 18446744073709551615 is larger than 9223372036854775807"),
+        (|c| c.split_seed = Some(u64::MAX), "split_seed: 18446744073709551615 is larger than 9223372036854775807"),
         (
             |c| (c.shots, c.draw) = (Some(2), Some("draw.json".into())),
-            "--draw: its file says which images are learned from; leave out --shots",
+            "draw: its file says which images are learned from; leave out shots",
         ),
         (
             |c| c.random_resized_crop = Some([0.9, 0.5]),
-            "--random-resized-crop: 0.9 to 0.5 are not shares of the area with 0 < least <= most <= 1",
+            "random_resized_crop: 0.9 to 0.5 are not shares of the area with 0 < least <= most <= 1",
         ),
-        (|c| c.options.pad.pad = Some(8), "--pad: method vpt-deep has no border"),
+        (|c| c.options.pad.pad = Some(8), "pad: method vpt-deep has no border"),
         (
             |c| c.options.texts.context_init = Some("a".into()),
-            "--context-init: method vpt-deep has no words of texts to learn",
+            "context_init: method vpt-deep has no words of texts to learn",
         ),
         (
             |c| c.templates = Some(vec!["{}".into()]),
-            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, lora, not linear",
+            "templates: only for head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, lora, not linear",
         ),
         (
             |c| (c.method, c.head) = (Method::COOP, Some(HeadKind::Text)),
-            "--head: text is not for method coop, which has a head of its own",
+            "head: text is not for method coop, which has a head of its own",
         ),
         (
             |c| (c.method, c.options.tokens.prompt_layers) = (Method::COOP, Some(PromptLayers::All)),
-            "--prompt-layers: method coop has no choice of blocks",
+            "prompt_layers: method coop has no choice of blocks",
         ),
         (
             |c| (c.method, c.options.tokens.prompt_tokens) = (Method::LINEAR, Some(8)),
-            "--prompt-tokens: method linear has no prompt tokens",
+            "prompt_tokens: method linear has no prompt tokens",
         ),
         (
             |c| (c.method, c.flip) = (Method::LINEAR, Some(true)),
-            "--flip: method linear computes the features of an image once, without augmentation",
+            "flip: method linear computes the features of an image once, without augmentation",
         ),
     ];
     for (change, expected) in cases {
@@ -241,15 +241,15 @@ fn texts_are_learned_as_published() {
 
     let refusal = |config: RunConfig, facts: &RunContext| config.resolve(facts).unwrap_err().to_string();
     let message = refusal(config(Method::COOP), &RunContext { text_depth: None, ..FACTS });
-    assert_eq!(message, "--method: coop learns texts, and the backbone has no text tower; take a CLIP");
+    assert_eq!(message, "method: coop learns texts, and the backbone has no text tower; take a CLIP");
     let layers = |layers| config(Method::MAPLE).with_options(|o| o.tokens.prompt_layers = Some(layers));
     assert!(refusal(layers(PromptLayers::Last(2)), &FACTS).contains("maple prompts the first blocks"));
     assert!(refusal(layers(PromptLayers::First(4)), &facts).contains("a backbone of 3 blocks"));
     let head_lr = RunConfig { head_lr: Some(0.1), ..config(Method::COOP) };
-    assert!(refusal(head_lr, &FACTS).starts_with("--head-lr: method coop has no prompt beside its head"));
+    assert!(refusal(head_lr, &FACTS).starts_with("head_lr: method coop has no prompt beside its head"));
     let template = |text: &str| RunConfig { templates: Some(vec![text.to_owned()]), ..config(Method::PROMPTSRC) };
     assert!(template("a {}").validate().is_ok());
-    assert_eq!(refusal(template("a dog"), &FACTS), "--templates: template 1 ('a dog') has no {} for the class name");
+    assert_eq!(refusal(template("a dog"), &FACTS), "templates: template 1 ('a dog') has no {} for the class name");
 }
 
 #[test]
@@ -257,18 +257,15 @@ fn flags_of_other_tasks_are_refused() {
     let facts = RunContext { task: Task::Multilabel, ..FACTS };
     let refusal = |config: RunConfig| config.resolve(&facts).unwrap_err().to_string();
     let not = "not for multi-label classification";
-    assert_eq!(refusal(RunConfig { shots: Some(4), ..RunConfig::default() }), format!("--shots: {not}"));
-    assert_eq!(
-        refusal(RunConfig { label_smoothing: 0.1, ..RunConfig::default() }),
-        format!("--label-smoothing: {not}")
-    );
+    assert_eq!(refusal(RunConfig { shots: Some(4), ..RunConfig::default() }), format!("shots: {not}"));
+    assert_eq!(refusal(RunConfig { label_smoothing: 0.1, ..RunConfig::default() }), format!("label_smoothing: {not}"));
     let message = refusal(RunConfig { mosaic: Some(0.5), ..RunConfig::default() });
-    assert_eq!(message, "--mosaic: only for detection, from data with boxes");
+    assert_eq!(message, "mosaic: only for detection, from data with boxes");
     let message = refusal(RunConfig { head: Some(HeadKind::Text), ..RunConfig::default() });
-    assert!(message.starts_with("--head: text is for one class an image"), "{message}");
+    assert!(message.starts_with("head: text is for one class an image"), "{message}");
     for &method in Method::ALL {
         if method.on_embeddings() || method.has_texts() {
-            assert_eq!(refusal(config(method)), format!("--method: {method} is {not}"));
+            assert_eq!(refusal(config(method)), format!("method: {method} is {not}"));
             continue;
         }
         let plan = config(method).resolve(&facts).unwrap();
@@ -281,45 +278,45 @@ fn flags_of_other_tasks_are_refused() {
 fn flags_of_other_methods_on_features_are_refused() {
     type Change = fn(&mut RunConfig);
     let cases: [(Method, Change, &str); 11] = [
-        (Method::NCM, |c| c.lr = Some(LearningRate::Auto), "--lr: method ncm learns nothing in steps"),
-        (Method::ZERO_SHOT, |c| c.epochs = Some(3), "--epochs: method zero-shot learns nothing in steps"),
+        (Method::NCM, |c| c.lr = Some(LearningRate::Auto), "lr: method ncm learns nothing in steps"),
+        (Method::ZERO_SHOT, |c| c.epochs = Some(3), "epochs: method zero-shot learns nothing in steps"),
         (
             Method::LINEAR,
             |c| (c.options.probe.solver, c.epochs) = (Some(Solver::Lbfgs), Some(3)),
-            "--epochs: not with --solver lbfgs",
+            "epochs: not with solver lbfgs",
         ),
         (
             Method::LINEAR,
             |c| c.options.probe.l2 = Some(1.),
-            "--l2: method linear has no such penalty without --solver lbfgs",
+            "l2: method linear has no such penalty without solver lbfgs",
         ),
         (
             Method::ZS_LP,
             |c| c.options.probe.solver = Some(Solver::Sgd),
-            "--solver: method zs-lp has no choice of solvers",
+            "solver: method zs-lp has no choice of solvers",
         ),
         (
             Method::CLAP,
             |c| c.head = Some(HeadKind::Linear),
-            "--head: linear is not for method clap, which has a head of its own",
+            "head: linear is not for method clap, which has a head of its own",
         ),
         (
             Method::NCM,
             |c| c.templates = Some(vec!["{}".into()]),
-            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, lora, not ncm",
+            "templates: only for head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, lora, not ncm",
         ),
         (
             Method::LINEAR,
             |c| (c.options.probe.solver, c.head) = (Some(Solver::Lbfgs), Some(HeadKind::Text)),
-            "--head: text is not for --solver lbfgs, which fits a linear head",
+            "head: text is not for solver lbfgs, which fits a linear head",
         ),
-        (Method::LINEAR, |c| c.options.views.views = Some(3), "--views: method linear has no augmented views"),
+        (Method::LINEAR, |c| c.options.views.views = Some(3), "views: method linear has no augmented views"),
         (
             Method::TIP_ADAPTER,
             |c| c.options.cache.alpha = Some(1.),
-            "--alpha: --alpha and --beta are given together or not at all",
+            "alpha: alpha and beta are given together or not at all",
         ),
-        (Method::TIP_ADAPTER, |c| c.options.views.views = Some(1001), "--views: more than 1000"),
+        (Method::TIP_ADAPTER, |c| c.options.views.views = Some(1001), "views: more than 1000"),
     ];
     for (method, change, expected) in cases {
         let mut config = config(method);
@@ -411,7 +408,7 @@ fn pixels_with_a_label_map_are_learned_as_in_ilm_vp() {
             |image_size| mapped.resolve(&RunContext { image_size, ..FACTS }).unwrap().config.options.frame.inner_size;
         assert_eq!([224, 64, 32, 384].map(inner), [128, 38, 20, 220].map(Some));
         let of_shapes = mapped.resolve(&RunContext { task: Task::Multilabel, ..FACTS }).unwrap_err().to_string();
-        assert_eq!(of_shapes, "--label-map: not for multi-label classification");
+        assert_eq!(of_shapes, "label_map: not for multi-label classification");
         assert_eq!(mapped.clone().with_method(Method::VP_PAD).label_map, None);
     }
     assert_eq!(config(Method::VP_FRAME).resolve(&FACTS).unwrap().config.options.frame.inner_size, Some(180));

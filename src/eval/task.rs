@@ -72,7 +72,7 @@ fn each_batch(
     mut count: impl FnMut(&[f32], &Batch) -> Result<()>,
 ) -> Result<()> {
     if samples.is_empty() {
-        return Err(Error::flag("--split", format!("{} has no {split} images", dataset.name)));
+        return Err(Error::setting("split", format!("{} has no {split} images", dataset.name)));
     }
     let (mut done, total) = (0, samples.len());
     for batch in batches(samples, task.preprocess(), task.model().threads())? {

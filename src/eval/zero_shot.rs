@@ -75,7 +75,7 @@ fn each_batch(
     let width = backbone.embedding_width();
     let samples = dataset.part(split).to_vec();
     if samples.is_empty() {
-        return Err(Error::flag("--split", format!("{} has no {split} images", dataset.name)));
+        return Err(Error::setting("split", format!("{} has no {split} images", dataset.name)));
     }
     let total = samples.len();
     for batch in batches(samples, &backbone.preprocess, threads)? {

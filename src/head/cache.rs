@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use super::cosine::unit_rows;
 use crate::{
     Error, Result,
+    candle::Fault,
     params::{self, Group, Param},
 };
 
@@ -68,7 +69,7 @@ pub(super) fn forward(
     keys: &Tensor,
     labels: &Tensor,
     [alpha, beta]: [f64; 2],
-) -> Result<Tensor> {
+) -> Result<Tensor, Fault> {
     let affinity = unit_rows(features)?.matmul(&keys.t()?)?;
     let weights = affinity.affine(beta, -beta)?.exp()?.affine(alpha, 0.)?;
     Ok(logits.index_add(labels, &weights, 1)?)

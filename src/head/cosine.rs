@@ -8,6 +8,7 @@ use rand::Rng;
 
 use crate::{
     Result,
+    candle::Fault,
     params::{Group, Param},
     random::normal,
 };
@@ -38,13 +39,13 @@ pub(super) fn init(width: usize, classes: usize, rng: &mut impl Rng) -> Result<V
 }
 
 /// Logits `[m, C]` of features `[m, D]`.
-pub(super) fn forward(features: &Tensor, weight: &Tensor, log_scale: &Tensor) -> Result<Tensor> {
+pub(super) fn forward(features: &Tensor, weight: &Tensor, log_scale: &Tensor) -> Result<Tensor, Fault> {
     let cosine = unit_rows(features)?.matmul(&unit_rows(weight)?.t()?)?;
     Ok(cosine.broadcast_mul(&log_scale.exp()?)?)
 }
 
 /// The rows of `[m, D]`, scaled to length 1.
-pub(crate) fn unit_rows(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn unit_rows(x: &Tensor) -> Result<Tensor, Fault> {
     let length = (x.sqr()?.sum_keepdim(1)? + EPSILON)?.sqrt()?;
     Ok(x.broadcast_div(&length)?)
 }

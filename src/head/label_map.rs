@@ -24,7 +24,7 @@ use crate::{
 
 choice! {
     /// How source classes become target classes.
-    pub enum LabelMap for "--label-map" {
+    pub enum LabelMap for "label_map" {
         /// At random.
         Rlm = "rlm",
         /// By frequency, counted once.

@@ -5,6 +5,7 @@ use rand::Rng;
 
 use crate::{
     Result,
+    candle::Fault,
     params::{Group, Param},
     random::normal,
 };
@@ -23,6 +24,6 @@ pub(super) fn init(width: usize, classes: usize, rng: &mut impl Rng) -> Result<V
 }
 
 /// Logits `[m, C]` of features `[m, D]`.
-pub(super) fn forward(features: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+pub(super) fn forward(features: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor, Fault> {
     Ok(features.matmul(&weight.t()?)?.broadcast_add(bias)?)
 }

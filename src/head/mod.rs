@@ -18,6 +18,7 @@ pub use self::label_map::LabelMap;
 
 use crate::{
     Error, Result,
+    candle::Fault,
     choice::choice,
     params::{self, Group, Param},
 };
@@ -25,7 +26,7 @@ use crate::{
 choice! {
     /// Which head.
     #[derive(Default)]
-    pub enum HeadKind for "--head" {
+    pub enum HeadKind for "head" {
         /// `features W^T + b`.
         #[default]
         Linear = "linear",
@@ -83,13 +84,18 @@ impl Head {
 
     /// Makes candle variables of this head's tensors among `params`; those that are fixed become constants.
     pub fn bind(&self, params: &[Param]) -> Result<BoundHead> {
+        Ok(self.bound(params)?)
+    }
+
+    fn bound(&self, params: &[Param]) -> Result<BoundHead, Fault> {
         let tensors = self
             .tensors()
             .into_iter()
-            .map(|(name, shape)| {
+            .map(|(name, shape)| -> Result<Tensor, Fault> {
                 let param = params::find(params, name)?;
                 if param.shape != shape {
-                    return Err(Error::invalid(name, format!("shape {:?} where {shape:?} is expected", param.shape)));
+                    let message = format!("shape {:?} where {shape:?} is expected", param.shape);
+                    return Err(Error::invalid(name, message).into());
                 }
                 let fixed = param.group == Group::Fixed;
                 Ok(if fixed {
@@ -98,7 +104,7 @@ impl Head {
                     Var::from_slice(&param.values, shape, &Device::Cpu)?.into_inner()
                 })
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<_, Fault>>()?;
         let cache = if self.keys > 0 {
             let labels = cache::labels(params, self.classes)?;
             Some((Tensor::from_vec(labels, self.keys, &Device::Cpu)?, cache::alpha_beta(params)?))
@@ -120,7 +126,7 @@ pub struct BoundHead {
 
 impl BoundHead {
     /// Logits `[m, C]` of features `[m, D]`, recorded for backpropagation.
-    pub fn forward(&self, features: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, features: &Tensor) -> Result<Tensor, Fault> {
         let logits = match self.head.kind {
             HeadKind::Linear => linear::forward(features, &self.tensors[0], &self.tensors[1]),
             HeadKind::Cosine | HeadKind::Text => cosine::forward(features, &self.tensors[0], &self.tensors[1]),
@@ -133,12 +139,12 @@ impl BoundHead {
 
     /// Logits `[m, C]`, row-major, of features `[m, D]`, without recording anything.
     pub fn logits(&self, features: &[f32]) -> Result<Vec<f32>> {
-        let features = self.features(features)?;
-        Ok(self.forward(&features)?.flatten_all()?.to_vec1()?)
+        let logits = || -> Result<_, Fault> { Ok(self.forward(&self.features(features)?)?.flatten_all()?.to_vec1()?) };
+        Ok(logits()?)
     }
 
     /// The head's tensors, in the order of [`Head::tensors`]: variables, and constants where nothing is learned.
-    pub fn tensors(&self) -> &[Tensor] {
+    pub(crate) fn tensors(&self) -> &[Tensor] {
         &self.tensors
     }
 
@@ -148,10 +154,11 @@ impl BoundHead {
     }
 
     /// A tensor `[m, D]` of flat features.
-    pub(crate) fn features(&self, features: &[f32]) -> Result<Tensor> {
+    pub(crate) fn features(&self, features: &[f32]) -> Result<Tensor, Fault> {
         let width = self.head.width;
         if !features.len().is_multiple_of(width) {
-            return Err(Error::invalid("features", format!("{} values are not whole rows of {width}", features.len())));
+            let message = format!("{} values are not whole rows of {width}", features.len());
+            return Err(Error::invalid("features", message).into());
         }
         Ok(Tensor::from_slice(features, (features.len() / width, width), &Device::Cpu)?)
     }

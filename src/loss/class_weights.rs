@@ -7,7 +7,7 @@ use crate::choice::choice;
 choice! {
     /// How much an image counts in the loss, by its class. Evaluation is never weighted.
     #[derive(Default)]
-    pub enum ClassWeights for "--class-weights" {
+    pub enum ClassWeights for "class_weights" {
         /// Every image counts the same, and so a class by the number of its images.
         #[default]
         None = "none",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{D, Device, Tensor, Var};
 
-use crate::{Error, Result, data::LabelSets, head::BoundHead, logits::argmax};
+use crate::{Error, Result, candle::Fault, data::LabelSets, head::BoundHead, logits::argmax};
 
 /// Loss function.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,16 +45,22 @@ impl Loss {
     /// Runs on the calling thread's data only, so parts of a batch can be computed side by side; the parts' gradients
     /// add up to the batch's.
     pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], total: f64) -> Result<LossGradients> {
-        let features = Var::from_tensor(&head.features(features)?)?;
-        self.differentiate(head, &features, labels, total)
+        let features = Var::from_tensor(&head.features(features)?).map_err(Fault::from)?;
+        Ok(self.differentiate(head, &features, labels, total)?)
     }
 
     /// As [`Self::gradients`] of a whole batch, for the head alone: features that never change need no gradient, which is empty.
     pub fn head_gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32]) -> Result<LossGradients> {
-        self.differentiate(head, &head.features(features)?, labels, self.weight(labels))
+        Ok(self.differentiate(head, &head.features(features)?, labels, self.weight(labels))?)
     }
 
-    fn differentiate(&self, head: &BoundHead, features: &Tensor, labels: &[u32], total: f64) -> Result<LossGradients> {
+    fn differentiate(
+        &self,
+        head: &BoundHead,
+        features: &Tensor,
+        labels: &[u32],
+        total: f64,
+    ) -> Result<LossGradients, Fault> {
         match self {
             Self::CrossEntropy(loss) => loss.differentiate(head, features, labels, total),
             Self::Binary(loss) => loss.differentiate(head, features, labels, total),
@@ -100,7 +106,7 @@ impl CrossEntropy {
     ///
     /// `-(1-s) log p(label) - s/C sum_c log p(c)`: Szegedy et al., "Rethinking the Inception Architecture" (2016), §7. With
     /// weights `w`, `-(1-s) w(label) log p(label) - s/C sum_c w(c) log p(c)`.
-    pub fn sum(&self, logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    pub(crate) fn sum(&self, logits: &Tensor, labels: &Tensor) -> Result<Tensor, Fault> {
         let mut log_p = candle_nn::ops::log_softmax(logits, D::Minus1)?;
         if let Some(weights) = &self.weights {
             log_p = log_p.broadcast_mul(&Tensor::from_slice(weights, (1, weights.len()), logits.device())?)?;
@@ -114,10 +120,16 @@ impl CrossEntropy {
         Ok((label.affine(1. - s, 0.)? + every)?.neg()?)
     }
 
-    fn differentiate(&self, head: &BoundHead, features: &Tensor, labels: &[u32], total: f64) -> Result<LossGradients> {
+    fn differentiate(
+        &self,
+        head: &BoundHead,
+        features: &Tensor,
+        labels: &[u32],
+        total: f64,
+    ) -> Result<LossGradients, Fault> {
         let classes = head.head().classes;
         if let Some(label) = labels.iter().find(|&&l| l as usize >= classes) {
-            return Err(Error::invalid("labels", format!("class {label} where there are {classes}")));
+            return Err(Error::invalid("labels", format!("class {label} where there are {classes}")).into());
         }
         let targets = Tensor::from_slice(labels, labels.len(), &Device::Cpu)?;
         let sum = |logits: &Tensor| self.sum(logits, &targets);
@@ -131,7 +143,7 @@ impl BinaryCrossEntropy {
     ///
     /// `max(x, 0) - x y + log(1 + exp(-|x|))`, which cannot overflow. With weights `w`, `(w - 1) y` times `-log p`, which is
     /// `max(x, 0) - x + log(1 + exp(-|x|))`, is added.
-    pub fn sum(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    pub(crate) fn sum(&self, logits: &Tensor, targets: &Tensor) -> Result<Tensor, Fault> {
         let positive = logits.relu()?;
         let minus_abs = (logits - positive.affine(2., 0.)?)?;
         let log = minus_abs.exp()?.affine(1., 1.)?.log()?;
@@ -143,11 +155,17 @@ impl BinaryCrossEntropy {
         Ok(all.sum_all()?.affine(1. / logits.dim(1)? as f64, 0.)?)
     }
 
-    fn differentiate(&self, head: &BoundHead, features: &Tensor, labels: &[u32], total: f64) -> Result<LossGradients> {
+    fn differentiate(
+        &self,
+        head: &BoundHead,
+        features: &Tensor,
+        labels: &[u32],
+        total: f64,
+    ) -> Result<LossGradients, Fault> {
         let classes = head.head().classes;
         if self.sets.classes() != classes {
             let message = format!("sets of {} classes where there are {classes}", self.sets.classes());
-            return Err(Error::invalid("labels", message));
+            return Err(Error::invalid("labels", message).into());
         }
         let truth = self.sets.truth(labels)?;
         let targets: Vec<f32> = truth.iter().map(|&there| f32::from(u8::from(there))).collect();
@@ -168,17 +186,17 @@ fn differentiate(
     features: &Tensor,
     labels: &[u32],
     total: f64,
-    sum: impl Fn(&Tensor) -> Result<Tensor>,
+    sum: impl Fn(&Tensor) -> Result<Tensor, Fault>,
     mut right: impl FnMut((&Vec<f32>, &u32)) -> bool,
-) -> Result<LossGradients> {
+) -> Result<LossGradients, Fault> {
     if features.dim(0)? != labels.len() {
-        return Err(Error::invalid("labels", format!("{} labels for {} rows", labels.len(), features.dim(0)?)));
+        return Err(Error::invalid("labels", format!("{} labels for {} rows", labels.len(), features.dim(0)?)).into());
     }
     let logits = head.forward(features)?;
     let loss = sum(&logits)?;
     let mean = loss.affine(1. / total, 0.)?;
     let gradients = mean.backward()?;
-    let flat = |t: &Tensor| -> Result<Vec<f32>> {
+    let flat = |t: &Tensor| -> Result<Vec<f32>, Fault> {
         let gradient =
             gradients.get(t).ok_or_else(|| Error::invalid("head", "a tensor of the head has no part in its logits"))?;
         Ok(gradient.flatten_all()?.to_vec1()?)
@@ -192,7 +210,7 @@ fn differentiate(
             .tensors()
             .iter()
             .map(|t| if t.is_variable() { flat(t) } else { Ok(Vec::new()) })
-            .collect::<Result<_>>()?,
+            .collect::<Result<_, Fault>>()?,
     })
 }
 

@@ -6,6 +6,7 @@
 use candle_core::{D, Device, Tensor, Var};
 use candle_nn::ops::log_softmax;
 
+use crate::candle::Fault;
 use crate::loss::{CrossEntropy, LossGradients};
 use crate::{Error, Result, head::unit_rows, logits::argmax};
 
@@ -35,11 +36,11 @@ impl TextLoss<'_> {
     }
 
     /// A tensor `[.., E]`.
-    fn rows(&self, values: &[f32]) -> Result<Tensor> {
+    fn rows(&self, values: &[f32]) -> Result<Tensor, Fault> {
         Ok(Tensor::from_slice(values, (values.len() / self.width, self.width), &Device::Cpu)?)
     }
 
-    fn logits(&self, images: &Tensor, texts: &Tensor) -> Result<Tensor> {
+    fn logits(&self, images: &Tensor, texts: &Tensor) -> Result<Tensor, Fault> {
         Ok(images.matmul(&texts.t()?)?.affine(f64::from(self.scale), 0.)?)
     }
 
@@ -52,12 +53,12 @@ impl TextLoss<'_> {
         frozen: &[f32],
         labels: &[u32],
         (batch, total): (usize, f64),
-    ) -> Result<LossGradients> {
+    ) -> Result<LossGradients, Fault> {
         if embeds.len() != labels.len() * self.width {
-            return Err(Error::invalid("labels", format!("{} labels for {} values", labels.len(), embeds.len())));
+            return Err(Error::invalid("labels", format!("{} labels for {} values", labels.len(), embeds.len())).into());
         }
         if let Some(label) = labels.iter().find(|&&l| l as usize >= self.classes()) {
-            return Err(Error::invalid("labels", format!("class {label} where there are {}", self.classes())));
+            return Err(Error::invalid("labels", format!("class {label} where there are {}", self.classes())).into());
         }
         let (images, texts) = (Var::from_tensor(&self.rows(embeds)?)?, Var::from_tensor(&self.rows(self.texts)?)?);
         let (unit_images, unit_texts) = (unit_rows(&images)?, unit_rows(&texts)?);
@@ -76,7 +77,7 @@ impl TextLoss<'_> {
             loss = (loss + tie)?;
         }
         let gradients = mean.backward()?;
-        let flat = |var: &Var| -> Result<Vec<f32>> {
+        let flat = |var: &Var| -> Result<Vec<f32>, Fault> {
             let gradient =
                 gradients.get(var).ok_or_else(|| Error::invalid("loss", "an embedding has no part in it"))?;
             Ok(gradient.flatten_all()?.to_vec1()?)
@@ -91,7 +92,7 @@ impl TextLoss<'_> {
     }
 
     /// The tie of the texts to the frozen ones: 25 times the mean distance of their values, and its gradient for the texts.
-    pub(crate) fn tie(&self) -> Result<Option<(f64, Vec<f32>)>> {
+    pub(crate) fn tie(&self) -> Result<Option<(f64, Vec<f32>)>, Fault> {
         let Some(frozen) = self.frozen else { return Ok(None) };
         let texts = Var::from_tensor(&self.rows(self.texts)?)?;
         let distance = (unit_rows(&texts)? - self.rows(frozen)?)?.abs()?.mean_all()?.affine(TEXT_WEIGHT, 0.)?;

@@ -5,7 +5,7 @@ use crate::choice::choice;
 choice! {
     /// What the data asks for.
     #[derive(Default)]
-    pub enum Task for "--task" {
+    pub enum Task for "task" {
         /// As the layout of the data says.
         #[default]
         Auto = "auto",
@@ -20,7 +20,7 @@ choice! {
 
 choice! {
     /// How a linear probe is fitted.
-    pub enum Solver for "--solver" {
+    pub enum Solver for "solver" {
         /// In steps, with the optimiser.
         Sgd = "sgd",
         /// To the minimum of the cross-entropy with an L2 penalty, by L-BFGS.

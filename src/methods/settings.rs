@@ -174,8 +174,8 @@ pub(crate) use choices;
 /// A parser's `error` without the name of the setting, which its reader knows.
 pub(crate) fn bare(error: Error) -> Message {
     match error {
-        Error::Flag { message, .. } => message.into(),
-        other => other.to_string().into(),
+        Error::Setting { message, .. } => message,
+        other => other.into(),
     }
 }
 

@@ -13,8 +13,7 @@ fn every_method_is_found_by_its_name() {
     assert_eq!(Method::NAMES.iter().collect::<BTreeSet<_>>().len(), Method::ALL.len());
     let message = "vpt-deap".parse::<Method>().unwrap_err().to_string();
     assert!(
-        message.starts_with("--method: `vpt-deap` is not one of linear, ")
-            && message.ends_with("did you mean vpt-deep?")
+        message.starts_with("method: `vpt-deap` is not one of linear, ") && message.ends_with("did you mean vpt-deep?")
     );
 }
 

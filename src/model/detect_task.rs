@@ -7,7 +7,7 @@ use super::{
     task::{TaskOptions, open_parts},
 };
 use crate::{
-    Error, Progress, Result,
+    Error, Message, Progress, Result,
     backbone::{Backbone, class_texts::class_embeddings},
     data::boxes::{BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, Rect},
     head::detect::ClassLayer,
@@ -46,8 +46,7 @@ impl DetectTask {
     /// As [`super::TaskModel::open`]; or the task is no detector.
     pub fn open(path: &Path, options: &TaskOptions) -> Result<Self> {
         let (file, backbone) = open_parts(path, options)?;
-        Self::with_backbone(file, backbone, options.threads.max(1))
-            .map_err(|error| Error::file(path, error.to_string()))
+        Self::with_backbone(file, backbone, options.threads.max(1)).map_err(|error| Error::task_file(path, error))
     }
 
     /// A detector on a backbone that is open already, at the task's image size.
@@ -87,9 +86,9 @@ impl DetectTask {
     /// It was not learned to tell classes by their names.
     pub fn with_classes(mut self, names: Vec<String>) -> Result<Self> {
         if !self.is_open_vocabulary() {
-            let message = "the detector knows the classes that it was trained on and no others; train it with \
-                           --open-vocabulary to ask for any";
-            return Err(Error::flag("--classes", message));
+            let knows = "the detector knows the classes that it was trained on and no others; train it with ";
+            let message = Message::from(knows).field("open_vocabulary").text(" to ask for any");
+            return Err(Error::setting("classes", message));
         }
         let texts = class_embeddings(self.detector.backbone(), &names, self.detector.threads())?;
         self.detector = self.detector.with_texts(texts);

@@ -38,7 +38,7 @@ pub(super) fn mapped(backbone: &Backbone, kind: LabelMap, classes: usize) -> Res
     let found = source.classes();
     if found < classes {
         let message = format!("{classes} classes of the data, where the backbone's classifier has {found}");
-        return Err(Error::flag("--label-map", message));
+        return Err(Error::setting("label_map", message));
     }
     let head = Head { kind: HeadKind::Linear, width: source.width(), classes, keys: 0 };
     Ok((Mapped { kind, source: Arc::new(source) }, head))
@@ -269,7 +269,7 @@ mod tests {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
         assert_eq!(
             refusal(&folder("vit"), 13),
-            "--label-map: 13 classes of the data, where the backbone's classifier has 12"
+            "label_map: 13 classes of the data, where the backbone's classifier has 12"
         );
         for (name, why) in [
             ("clip", "CLIP tells classes by texts"),
@@ -277,7 +277,7 @@ mod tests {
             ("deit", "two of them are averaged"),
         ] {
             let message = refusal(&fixtures.join(name), 2);
-            assert!(message.starts_with("--label-map: ") && message.contains(why), "{message}");
+            assert!(message.starts_with("label_map: ") && message.contains(why), "{message}");
         }
     }
 }

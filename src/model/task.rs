@@ -47,7 +47,7 @@ pub(super) fn open_parts(path: &Path, options: &TaskOptions) -> Result<(TaskFile
     let backbone = Backbone::open(name, &open);
     let backbone = backbone.map_err(|error| match &error {
         // Nobody typed it.
-        Error::Flag { flag, .. } if flag == "--image-size" => error.in_file(path),
+        Error::Setting { field, .. } if field == "image_size" => error.in_file(path),
         _ => error,
     })?;
     Ok((file, Arc::new(backbone)))
@@ -78,7 +78,7 @@ impl AnyTask {
             let kind = if file.meta.multilabel { Self::Multilabel } else { Self::Classify };
             TaskModel::with_backbone(file, backbone, threads).map(kind)
         };
-        opened.map_err(|error| Error::file(path, error.to_string()))
+        opened.map_err(|error| Error::task_file(path, error))
     }
 }
 
@@ -98,8 +98,7 @@ impl TaskModel {
     /// on, or the task is a detector.
     pub fn open(path: &Path, options: &TaskOptions) -> Result<Self> {
         let (file, backbone) = open_parts(path, options)?;
-        Self::with_backbone(file, backbone, options.threads.max(1))
-            .map_err(|error| Error::file(path, error.to_string()))
+        Self::with_backbone(file, backbone, options.threads.max(1)).map_err(|error| Error::task_file(path, error))
     }
 
     /// A task on a backbone that is open already, at the task's image size: many tasks can share one.
@@ -113,7 +112,7 @@ impl TaskModel {
         if side != meta.image_size {
             let message =
                 format!("the task was learned on images of {} pixels, the backbone is open at {side}", meta.image_size);
-            return Err(Error::flag("--image-size", message));
+            return Err(Error::setting("image_size", message));
         }
         let names = meta.names_in_texts();
         let classifier = match &meta.label_map {

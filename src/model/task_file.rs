@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::prompt::{PartShape, PartShapes};
 use crate::{
-    Error, Result,
+    Error, Message, Result,
     backbone::{class_texts::Prompts, classifier::SourceClassifier},
     data::boxes::Fit,
     files::write_atomic,
@@ -264,6 +264,10 @@ impl TaskFile {
     ///
     /// Everything that does not depend on the backbone is checked: format, names, types, shapes, finite values.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::read(path).map_err(|error| error.of_kind(Error::task_file))
+    }
+
+    fn read(path: &Path) -> Result<Self> {
         std::fs::metadata(path).map_err(Error::typed(path))?;
         let path = &*Self::path_in(path);
         let limit = if tensor_file::mentions(path, OF_A_TOWER) { MAX_TOWER_BYTES } else { tensor_file::MAX_BYTES };
@@ -279,10 +283,10 @@ impl TaskFile {
             params.push(Param::new(&name, &shape, tensor_file::take(&mut tensors, &name, &shape, path)?, group)?);
         }
         if meta.method.has_cache() {
-            cache::labels(&params, meta.classes.len()).map_err(|error| Error::file(path, error.to_string()))?;
+            cache::labels(&params, meta.classes.len()).map_err(|error| Error::task_file(path, error))?;
         }
         if let Some(name) = tensors.keys().min() {
-            return Err(Error::file(path, format!("tensor `{}` has no place in this task", name.escape_debug())));
+            return Err(Error::task_file(path, format!("tensor `{}` has no place in this task", name.escape_debug())));
         }
         Ok(Self { meta, params })
     }
@@ -294,7 +298,10 @@ impl TaskFile {
             return Ok(());
         }
         let short = |id: &BackboneId| format!("{} (weights {})", id.name, id.hash.get(..12).unwrap_or(&id.hash));
-        Err(Error::flag("--backbone", format!("the task was learned on {}, which {} is not", short(own), short(other))))
+        Err(Error::setting(
+            "backbone",
+            format!("the task was learned on {}, which {} is not", short(own), short(other)),
+        ))
     }
 }
 
@@ -305,12 +312,12 @@ fn head_tensors(
     path: &Path,
 ) -> Result<Vec<(String, Vec<usize>)>> {
     if let Some(detect) = &meta.detect {
-        detect.head.check().map_err(|error| Error::file(path, format!("task metadata: {error}")))?;
+        detect.head.check().map_err(|error| Error::task_file(path, Message::from("task metadata: ").text(error)))?;
         return Ok(detect.head.tensors());
     }
     if let Some(shape) = meta.parts.text() {
         if meta.head != HeadKind::Cosine || meta.multilabel {
-            return Err(Error::file(path, "task metadata: texts make a cosine head of one class an image"));
+            return Err(Error::task_file(path, "task metadata: texts make a cosine head of one class an image"));
         }
         if !shape.keeps_head() {
             return Ok(Vec::new());
@@ -321,16 +328,19 @@ fn head_tensors(
     }
     let weight = tensors.get("head.weight").map(|t| t.shape.clone()).unwrap_or_default();
     let [_, width] = weight[..] else {
-        return Err(Error::file(path, format!("`head.weight` is missing or has shape {weight:?}, not two dimensions")));
+        return Err(Error::task_file(
+            path,
+            format!("`head.weight` is missing or has shape {weight:?}, not two dimensions"),
+        ));
     };
     if width == 0 {
-        return Err(Error::file(path, "`head.weight` is empty"));
+        return Err(Error::task_file(path, "`head.weight` is empty"));
     }
     let keys = if meta.method.has_cache() {
         let shape = tensors.get(KEYS).map(|t| t.shape.clone()).unwrap_or_default();
         match shape[..] {
             [keys, _] if keys > 0 => keys,
-            _ => return Err(Error::file(path, format!("`{KEYS}` is missing or has shape {shape:?}"))),
+            _ => return Err(Error::task_file(path, format!("`{KEYS}` is missing or has shape {shape:?}"))),
         }
     } else {
         0
@@ -363,7 +373,7 @@ fn check_format(meta: &Value, path: &Path) -> Result<()> {
     let other = match meta.get("format").and_then(Value::as_u64) {
         Some(FORMAT | FORMAT_OF_SEVERAL) => return Ok(()),
         Some(other) => other,
-        None => return Err(Error::file(path, "not a task file: its metadata has no format number")),
+        None => return Err(Error::task_file(path, "not a task file: its metadata has no format number")),
     };
     let mend = if other > FORMAT_OF_SEVERAL {
         "a newer version of vpt is needed"
@@ -373,51 +383,52 @@ fn check_format(meta: &Value, path: &Path) -> Result<()> {
     let message = format!(
         "is a task file of format {other}; this program reads formats {FORMAT} and {FORMAT_OF_SEVERAL}: {mend}"
     );
-    Err(Error::file(path, message))
+    Err(Error::task_file(path, message))
 }
 
 fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
-    let meta: TaskMeta =
-        serde_json::from_value(meta).map_err(|error| Error::file(path, format!("task metadata: {error}")))?;
-    let parts = meta.parts.check().map_err(|error| Error::file(path, format!("task metadata: {error}")));
+    let meta: TaskMeta = serde_json::from_value(meta)
+        .map_err(|error| Error::task_file(path, Message::from("task metadata: ").text(Message::of_reader(&error))))?;
+    let parts =
+        meta.parts.check().map_err(|error| Error::task_file(path, Message::from("task metadata: ").text(error)));
     parts?;
     if meta.format != format_of(&meta.parts) {
         let message = format!("task metadata: {} learned parts in a file of format {}", meta.parts.len(), meta.format);
-        return Err(Error::file(path, message));
+        return Err(Error::task_file(path, message));
     }
     if meta.classes.is_empty() || meta.classes.len() > MAX_CLASSES {
-        return Err(Error::file(path, format!("task metadata: {} classes", meta.classes.len())));
+        return Err(Error::task_file(path, format!("task metadata: {} classes", meta.classes.len())));
     }
     if let Some(names) = meta.classnames.as_ref().filter(|names| names.len() != meta.classes.len()) {
         let message = format!("task metadata: {} class names for {} classes", names.len(), meta.classes.len());
-        return Err(Error::file(path, message));
+        return Err(Error::task_file(path, message));
     }
     if meta.image_size == 0 || meta.image_size > MAX_IMAGE_SIZE {
         let message = format!("task metadata: image size {} is not between 1 and {MAX_IMAGE_SIZE}", meta.image_size);
-        return Err(Error::file(path, message));
+        return Err(Error::task_file(path, message));
     }
     if let Some(temperature) = meta.temperature
         && !(1. / MAX_TEMPERATURE..=MAX_TEMPERATURE).contains(&temperature)
     {
-        return Err(Error::file(path, format!("task metadata: a temperature of {temperature}")));
+        return Err(Error::task_file(path, format!("task metadata: a temperature of {temperature}")));
     }
     if meta.detect.is_some() && meta.multilabel {
-        return Err(Error::file(path, "task metadata: both a detector and a classifier"));
+        return Err(Error::task_file(path, "task metadata: both a detector and a classifier"));
     }
     if let Some(MapMeta { sources, names, .. }) = &meta.label_map {
         let plain = matches!(meta.parts[..], [PartShape::Pixels(_)]) && meta.head == HeadKind::Linear;
         if !plain || meta.detect.is_some() || meta.multilabel {
-            return Err(Error::file(
+            return Err(Error::task_file(
                 path,
                 "task metadata: a label map of something else than prompt pixels and one class an image",
             ));
         }
         if *sources < meta.classes.len() || *sources > MAX_CLASSES {
             let message = format!("task metadata: a label map of {sources} classes to {}", meta.classes.len());
-            return Err(Error::file(path, message));
+            return Err(Error::task_file(path, message));
         }
         if let Some(other) = names.iter().flatten().map(|(source, _)| source).find(|source| *source >= sources) {
-            return Err(Error::file(path, format!("task metadata: a name for class {other} of {sources}")));
+            return Err(Error::task_file(path, format!("task metadata: a name for class {other} of {sources}")));
         }
     }
     if let Some(detect) = &meta.detect {
@@ -425,12 +436,12 @@ fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
         let counts = [head.class_count(), category_ids.len()];
         if counts != [meta.classes.len(); 2] {
             let message = format!("task metadata: {counts:?} for {} classes", meta.classes.len());
-            return Err(Error::file(path, message));
+            return Err(Error::task_file(path, message));
         }
         let ascending = blocks.windows(2).all(|pair| pair[0] < pair[1]);
         if blocks.len() != head.levels || !ascending || blocks.first().is_none_or(|&block| block == 0) {
             let message = format!("task metadata: blocks {blocks:?} for a head of {} levels", head.levels);
-            return Err(Error::file(path, message));
+            return Err(Error::task_file(path, message));
         }
     }
     Ok(meta)
@@ -590,7 +601,7 @@ mod tests {
             LoraShape { texts: false, ..lora },
         ] {
             by_texts.meta.parts = PartShape::Weights(WeightShape::Lora(bad)).into();
-            assert!(refused(&by_texts).contains("task metadata: --lora-"), "{bad:?}");
+            assert!(refused(&by_texts).contains("task metadata: lora_"), "{bad:?}");
         }
         by_texts.meta.parts = PartShapes::NONE;
         assert!(refused(&by_texts).contains("`backbone.q.lora_A` has no place"));

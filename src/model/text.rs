@@ -10,6 +10,7 @@ use crate::{
         class_texts::{Prompts, class_texts},
         text::{PromptedTexts, TextPrompts},
     },
+    candle::Fault,
     head::BoundHead,
     linear_algebra::normalize_l2,
     loss::{CrossEntropy, Loss, text::TextLoss},
@@ -97,7 +98,7 @@ pub(super) fn first_words(backbone: &Backbone, shape: &TextShape, words: &str) -
     let (found, wanted) = (embeddings.len() / backbone.text_spec()?.tower.width, shape.tokens);
     if found < wanted {
         let message = format!("'{}' is {found} tokens where {wanted} vectors are learned", words.escape_debug());
-        return Err(Error::flag("--context-init", message));
+        return Err(Error::setting("context_init", message));
     }
     Ok(embeddings)
 }
@@ -254,7 +255,7 @@ impl Model {
         let vectors = &vectors(params)?.values;
         let mut sum = StepOutput { gradients: vec![vec![0.; vectors.len()]], ..StepOutput::default() };
         let mut d_shifts = Vec::new();
-        let shift_rows: Vec<Vec<f32>> = shifts.to_vec2()?;
+        let shift_rows: Vec<Vec<f32>> = shifts.to_vec2().map_err(Fault::from)?;
         for ((shift, embed), label) in shift_rows.iter().zip(embeds.chunks_exact(width)).zip(labels) {
             let shifted = shifted(vectors, shift);
             let (texts, tape) = tower.prompted(&own.prompts(&shifted), &own.texts, self.threads)?;
@@ -278,7 +279,7 @@ impl Model {
         let (tower, width) = (self.backbone.text_tower()?, self.head.width);
         let mut embeds = self.backbone.project(features.to_vec());
         normalize_l2(&mut embeds, width);
-        let shifts: Vec<Vec<f32>> = shifts(params, &embeds)?.1.to_vec2()?;
+        let shifts: Vec<Vec<f32>> = shifts(params, &embeds)?.1.to_vec2().map_err(Fault::from)?;
         let (vectors, scale) = (&vectors(params)?.values, self.logit_scale());
         let shares = parallel::shares(shifts.len(), self.threads, |range| {
             let mut logits = Vec::new();

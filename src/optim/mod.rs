@@ -19,7 +19,7 @@ const MOMENTUM: f32 = 0.9;
 choice! {
     /// Which optimiser.
     #[derive(Default)]
-    pub enum OptimizerKind for "--optimizer" {
+    pub enum OptimizerKind for "optimizer" {
         /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
         #[default]
         Adamw = "adamw",

@@ -268,7 +268,7 @@ pub(crate) type OpenTensor = (&'static str, Vec<Option<usize>>);
 /// Takes these tensors out of those of the task file `path`.
 pub(crate) fn take_open(expected: Vec<OpenTensor>, tensors: &mut FileTensors, path: &Path) -> Result<Vec<Param>> {
     if expected.iter().any(|(_, shape)| shape.contains(&Some(0))) {
-        return Err(Error::file(path, "task metadata: a prompt without tokens or layers"));
+        return Err(Error::task_file(path, "task metadata: a prompt without tokens or layers"));
     }
     let take = |(name, expected): (&str, Vec<Option<usize>>)| {
         let shape = tensors.get(name).map(|t| t.shape.clone()).unwrap_or_default();
@@ -276,7 +276,7 @@ pub(crate) fn take_open(expected: Vec<OpenTensor>, tensors: &mut FileTensors, pa
         let fits = |(n, expected): (&usize, &Option<usize>)| expected.is_none_or(|expected| *n == expected);
         if shape.len() != expected.len() || !shape.iter().zip(&expected).all(fits) {
             let message = format!("the shape {shape:?} of `{name}` is not what its metadata says");
-            return Err(Error::file(path, message));
+            return Err(Error::task_file(path, message));
         }
         Param::new(name, &shape, values, Group::Part(0))
     };

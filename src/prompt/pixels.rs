@@ -54,7 +54,7 @@ pub enum PixelShape {
 choice! {
     /// Where a prompt patch lies.
     #[derive(Default)]
-    pub enum PatchPlace for "--patch-place" {
+    pub enum PatchPlace for "patch_place" {
         /// The upper left corner.
         #[default]
         Fixed = "fixed",
@@ -177,8 +177,8 @@ impl PixelPrompt {
         let runs = match shape {
             PixelShape::Pad { width } => {
                 if width == 0 || 2 * width > side {
-                    return Err(Error::flag(
-                        "--pad",
+                    return Err(Error::setting(
+                        "pad",
                         format!("{width} is not between 1 and {} (half the side)", side / 2),
                     ));
                 }
@@ -186,8 +186,8 @@ impl PixelPrompt {
             }
             PixelShape::Frame { inner } => {
                 if inner == 0 || inner >= side || !(side - inner).is_multiple_of(2) {
-                    return Err(Error::flag(
-                        "--inner-size",
+                    return Err(Error::setting(
+                        "inner_size",
                         format!("{inner} must be below the image size, {side}, by an even number of pixels"),
                     ));
                 }
@@ -195,8 +195,8 @@ impl PixelPrompt {
             }
             PixelShape::Patch { side: patch, .. } => {
                 if patch == 0 || patch > side {
-                    return Err(Error::flag(
-                        "--patch-size",
+                    return Err(Error::setting(
+                        "patch_size",
                         format!("{patch} is not between 1 and the image size, {side}"),
                     ));
                 }
@@ -477,10 +477,10 @@ mod tests {
     #[test]
     fn sizes_that_do_not_fit_name_the_flag() {
         let fails = |shape| PixelPrompt::new(shape, 64, MEAN, STD).unwrap_err().to_string();
-        assert!(fails(PixelShape::Pad { width: 0 }).starts_with("--pad: "));
+        assert!(fails(PixelShape::Pad { width: 0 }).starts_with("pad: "));
         assert!(fails(PixelShape::Pad { width: 33 }).contains("between 1 and 32"));
-        assert!(fails(PixelShape::Patch { side: 65, place: PatchPlace::Fixed }).starts_with("--patch-size: "));
-        assert!(fails(PixelShape::Frame { inner: 64 }).starts_with("--inner-size: "));
+        assert!(fails(PixelShape::Patch { side: 65, place: PatchPlace::Fixed }).starts_with("patch_size: "));
+        assert!(fails(PixelShape::Frame { inner: 64 }).starts_with("inner_size: "));
         assert!(fails(PixelShape::Frame { inner: 47 }).contains("even"));
         let p = prompt(PixelShape::Full, 4);
         assert!(p.apply(&[0.; 47], &[0.; 48], &Places::Same).is_err());

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     Error, Result,
     backbone::Backbone,
+    candle::Fault,
     params::{self, Group, Param},
     random::normal,
 };
@@ -122,7 +123,7 @@ impl TextVectors {
         let text = backbone.text_spec()?;
         if shape.layers == 0 || shape.layers > text.tower.depth {
             let message = format!("{} blocks of a text tower that has {}", shape.layers, text.tower.depth);
-            return Err(Error::flag("--prompt-layers", message));
+            return Err(Error::setting("prompt_layers", message));
         }
         if let Some(layout) = shape.image_tokens() {
             layout.check(backbone.vit.depth())?;
@@ -260,7 +261,7 @@ struct ImageTokens {
 }
 
 /// The image tower's prompt tokens among the learned values, or made of them.
-fn image_tokens(shape: &TextShape, params: &[Param]) -> Result<Option<ImageTokens>> {
+fn image_tokens(shape: &TextShape, params: &[Param]) -> Result<Option<ImageTokens>, Fault> {
     let names: &[&str] = match shape.beside {
         Beside::Nothing | Beside::MetaNet => return Ok(None),
         Beside::Tokens(_) => &[TOKENS],
@@ -278,7 +279,7 @@ fn image_tokens(shape: &TextShape, params: &[Param]) -> Result<Option<ImageToken
 
 /// The shift `[m, D]` of the vectors by the meta-network: two linear layers with a rectifier between them, of the unit embeddings `[m, E]`
 /// of m images; and the variables behind it.
-pub(crate) fn shifts(params: &[Param], embeds: &[f32]) -> Result<(Vec<Var>, Tensor)> {
+pub(crate) fn shifts(params: &[Param], embeds: &[f32]) -> Result<(Vec<Var>, Tensor), Fault> {
     let vars = variables(params, &META)?;
     let width = vars[0].dim(1)?;
     let embeds = Tensor::from_slice(embeds, (embeds.len() / width, width), &Device::Cpu)?;
@@ -288,7 +289,7 @@ pub(crate) fn shifts(params: &[Param], embeds: &[f32]) -> Result<(Vec<Var>, Tens
 }
 
 /// The gradients of `vars` from the gradient of `made`, which was made of them.
-pub(crate) fn chain(vars: &[Var], made: &Tensor, gradient: Vec<f32>) -> Result<Vec<Vec<f32>>> {
+pub(crate) fn chain(vars: &[Var], made: &Tensor, gradient: Vec<f32>) -> Result<Vec<Vec<f32>>, Fault> {
     let gradient = Tensor::from_vec(gradient, made.shape(), &Device::Cpu)?;
     let gradients = (made * gradient)?.sum_all()?.backward()?;
     let flat = |var: &Var| match gradients.get(var) {
@@ -298,7 +299,7 @@ pub(crate) fn chain(vars: &[Var], made: &Tensor, gradient: Vec<f32>) -> Result<V
     vars.iter().map(flat).collect()
 }
 
-fn variables(params: &[Param], names: &[&str]) -> Result<Vec<Var>> {
+fn variables(params: &[Param], names: &[&str]) -> Result<Vec<Var>, Fault> {
     let var = |name: &&str| {
         let param = params::find(params, name)?;
         Ok(Var::from_slice(&param.values, param.shape.as_slice(), &Device::Cpu)?)

@@ -52,7 +52,7 @@ impl TokenLayout {
         let Self { start, layers, .. } = *self;
         if layers == 0 || start.checked_add(layers).is_none_or(|end| end > depth) {
             let message = format!("{layers} prompted blocks from block {start} on, where the backbone has {depth}");
-            return Err(Error::flag("--prompt-layers", message));
+            return Err(Error::setting("prompt_layers", message));
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::part::{Draw, Drawn, FileTensors, Gradients, Inputs, Kind, Part, Site, TensorShape, Work};
 use crate::{
-    Error, Result,
+    Error, Message, Result,
     backbone::{
         Backbone,
         clip::{VISUAL_PROJECTION, product},
@@ -41,7 +41,7 @@ pub const MAX_RANK: usize = 1024;
 
 choice! {
     /// Which towers have low-rank changes.
-    pub enum LoraTowers for "--lora-towers" {
+    pub enum LoraTowers for "lora_towers" {
         /// The image tower.
         Image = "image",
         /// CLIP's text tower.
@@ -98,14 +98,14 @@ impl LoraShape {
     /// Fails where values make no sense, or the towers do not go with the way classes are told.
     pub fn check(&self) -> Result<()> {
         if self.rank == 0 || self.rank > MAX_RANK {
-            return Err(Error::flag("--lora-rank", format!("{} is not between 1 and {MAX_RANK}", self.rank)));
+            return Err(Error::setting("lora_rank", format!("{} is not between 1 and {MAX_RANK}", self.rank)));
         }
         if !(self.alpha.is_finite() && self.alpha > 0.) {
-            return Err(Error::flag("--lora-alpha", format!("{} is not a number above 0", self.alpha)));
+            return Err(Error::setting("lora_alpha", format!("{} is not a number above 0", self.alpha)));
         }
         if self.towers.text() && !self.texts {
             let message = format!("{} changes texts, which a head of its own does not read; take image", self.towers);
-            return Err(Error::flag("--lora-towers", message));
+            return Err(Error::setting("lora_towers", message));
         }
         Ok(())
     }
@@ -142,7 +142,7 @@ impl Kind for WeightShape {
         names.sort();
         let lora = self.lora();
         if let Some(lora) = lora {
-            lora.check().map_err(|error| Error::file(path, format!("task metadata: {error}")))?;
+            lora.check().map_err(|error| Error::task_file(path, Message::from("task metadata: ").text(error)))?;
         }
         let take = |name: &String| {
             let shape = tensors.get(name).map(|t| t.shape.clone()).unwrap_or_default();
@@ -442,11 +442,11 @@ mod tests {
         let shape = LoraShape { rank: 2, alpha: 1., towers: LoraTowers::Both, texts: true };
         assert!(shape.check().is_ok() && (shape.scale() - 0.5_f32.sqrt()).abs() < 1e-6);
         for (bad, flag) in [
-            (LoraShape { rank: 0, ..shape }, "--lora-rank"),
-            (LoraShape { rank: MAX_RANK + 1, ..shape }, "--lora-rank"),
-            (LoraShape { alpha: f32::NAN, ..shape }, "--lora-alpha"),
-            (LoraShape { alpha: 0., ..shape }, "--lora-alpha"),
-            (LoraShape { texts: false, ..shape }, "--lora-towers"),
+            (LoraShape { rank: 0, ..shape }, "lora_rank"),
+            (LoraShape { rank: MAX_RANK + 1, ..shape }, "lora_rank"),
+            (LoraShape { alpha: f32::NAN, ..shape }, "lora_alpha"),
+            (LoraShape { alpha: 0., ..shape }, "lora_alpha"),
+            (LoraShape { texts: false, ..shape }, "lora_towers"),
         ] {
             assert!(bad.check().unwrap_err().to_string().starts_with(flag), "{bad:?}");
         }

@@ -23,7 +23,7 @@ pub use self::{
     settings::Setting,
 };
 use crate::{
-    Result,
+    Error, Message, Result,
     choice::choice,
     config::{RunConfig, Select, Task},
     files::read_limited,
@@ -59,7 +59,7 @@ choice! {
 choice! {
     /// By what runs are sorted.
     #[derive(Default)]
-    pub enum Sort for "--sort" {
+    pub enum Sort for "sort" {
         /// The latest first.
         #[default]
         Time = "time",
@@ -104,7 +104,7 @@ pub struct Run {
     pub path: PathBuf,
     /// What has become of it.
     pub state: State,
-    /// Whether `vpt train --resume` would go on with it.
+    /// Whether [`resume`](crate::train::resume) would go on with it.
     pub resumable: bool,
     /// Epochs that are finished.
     pub epochs_done: usize,
@@ -136,7 +136,8 @@ pub struct Run {
     /// The error that ended it.
     pub error: Option<String>,
     /// What is wrong with its folder.
-    pub problems: Vec<String>,
+    #[serde(serialize_with = "as_text")]
+    pub problems: Vec<Message>,
     /// Its configuration.
     #[serde(skip)]
     pub config: Option<RunConfig>,
@@ -160,7 +161,7 @@ impl Run {
         let finished = has(run_folder::RESULTS);
         if finished {
             let left = [run_folder::CONFIG, run_folder::METRICS, run_folder::BEST, run_folder::CHECKPOINT];
-            problems.extend(left.into_iter().filter(|file| !has(file)).map(|file| format!("{file} is missing")));
+            problems.extend(left.into_iter().filter(|file| !has(file)).map(|file| format!("{file} is missing").into()));
         }
         let begun = has(run_folder::CHECKPOINT) || has(run_folder::METRICS) || has(run_folder::BEST);
         let state = match (&results, &config) {
@@ -175,7 +176,7 @@ impl Run {
             _ => State::Damaged,
         };
         if state == State::Damaged && begun && !has(run_folder::CONFIG) && !finished {
-            problems.push(format!("{} is missing", run_folder::CONFIG));
+            problems.push(format!("{} is missing", run_folder::CONFIG).into());
         }
         let resumable = matches!(state, State::Interrupted | State::Failed) && config.is_some();
         let select = config.as_ref().and_then(|config| config.select).unwrap_or(Select::Best);
@@ -241,13 +242,17 @@ pub fn sort(runs: &mut [Run], by: Sort) {
     });
 }
 
+fn as_text<S: serde::Serializer>(messages: &[Message], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(messages.iter().map(ToString::to_string))
+}
+
 /// The content of a run's `file`, if there is such a file; what is wrong with it is added to `problems`.
-fn read<T>(run: &Path, file: &str, load: fn(&Path) -> Result<T>, problems: &mut Vec<String>) -> Option<T> {
+fn read<T>(run: &Path, file: &str, load: fn(&Path) -> Result<T>, problems: &mut Vec<Message>) -> Option<T> {
     let path = run.join(file);
     if !path.exists() {
         return None;
     }
-    load(&path).map_err(|error| problems.push(error.to_string())).ok()
+    load(&path).map_err(|error| problems.push(error.message())).ok()
 }
 
 fn error_text(path: &Path) -> Result<String> {
@@ -260,7 +265,8 @@ fn history(path: &Path) -> Result<Vec<Epoch>> {
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
     let lines = bytes[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
     let epoch = |(number, line): (usize, &[u8])| {
-        let bad = |error| crate::Error::file(path, format!("line {}: {error}", number + 1));
+        let at = || Message::from(format!("line {}: ", number + 1));
+        let bad = |error| Error::file(path, at().text(Message::of_reader(&error)));
         serde_json::from_slice(line).map_err(bad)
     };
     lines.enumerate().map(epoch).collect()

@@ -102,7 +102,7 @@ fn damage_is_told_and_breaks_nothing() {
         fs::write(path.join(file), bytes).unwrap();
         let run = Run::read(&path, "r".to_owned());
         assert_eq!(run.problems.len(), 1, "{file}: {:#?}", run.problems);
-        assert!(run.problems[0].contains(file), "{:?}", run.problems);
+        assert!(run.problems[0].to_string().contains(file), "{:?}", run.problems);
         assert_eq!(run.state == State::Damaged, file == run_folder::RESULTS, "{file}");
         run.changed_settings().unwrap();
         compare(&[run.clone(), run]).unwrap();
@@ -112,7 +112,7 @@ fn damage_is_told_and_breaks_nothing() {
         finished(&path, &with_seed(1), &[0.5, 0.6], 0.5);
         fs::remove_file(path.join(file)).unwrap();
         let run = Run::read(&path, "r".to_owned());
-        assert_eq!((run.state, run.problems), (State::Finished, vec![format!("{file} is missing")]));
+        assert_eq!((run.state, run.problems), (State::Finished, vec![format!("{file} is missing").into()]));
     }
     let path = dir.path().join("half");
     begun(&path, &with_seed(1), &[0.5, 0.6]);
@@ -123,7 +123,7 @@ fn damage_is_told_and_breaks_nothing() {
     assert_eq!((run.epochs_done, run.problems.len()), (2, 0), "a line that was being written is no damage");
     fs::remove_file(path.join(run_folder::CONFIG)).unwrap();
     let run = Run::read(&path, "r".to_owned());
-    assert_eq!((run.state, run.problems), (State::Damaged, vec!["config.toml is missing".to_owned()]));
+    assert_eq!((run.state, run.problems), (State::Damaged, vec!["config.toml is missing".into()]));
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn only_what_was_set_is_a_changed_setting() {
         .with_options(|o| o.tokens.prompt_dropout = Some(0.2));
     assert_eq!(changed(&batch), ["prompt_dropout=0.2", "batch_size=16"]);
     let few = RunConfig { shots: Some(4), epochs: Some(12), ..RunConfig::default() };
-    assert_eq!(changed(&few), ["shots=4", "epochs=12"], "with --shots the last epoch is the default");
+    assert_eq!(changed(&few), ["shots=4", "epochs=12"], "with shots the last epoch is the default");
 }
 
 #[test]

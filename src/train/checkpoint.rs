@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::optim::{Optimizer, OptimizerKind};
 use crate::{
-    Error, Result,
+    Error, Message, Result,
     files::write_atomic,
     metrics::Scores,
     params::Param,
@@ -223,16 +223,17 @@ impl<P: Position> State<P> {
         let values: u64 = initial.iter().map(|param| param.values.len() as u64).sum();
         let limit = values.saturating_mul(5 * 4).saturating_add(tensor_file::MAX_BYTES);
         let (mut tensors, meta) = tensor_file::read(path, KEY, "checkpoint", limit, |_| Ok(()))?;
-        let bad = |what: &str| Error::file(path, format!("{what}; delete it to start the run again"));
-        let meta: Meta<P> = serde_json::from_value(meta).map_err(|error| bad(&format!("not a checkpoint: {error}")))?;
+        let bad = |what: Message| Error::file(path, what.text("; delete it to start the run again"));
+        let meta: Meta<P> = serde_json::from_value(meta)
+            .map_err(|error| bad(Message::from("not a checkpoint: ").text(Message::of_reader(&error))))?;
         if meta.format != FORMAT {
-            return Err(bad(&format!("a checkpoint of format {}, not {FORMAT}", meta.format)));
+            return Err(bad(format!("a checkpoint of format {}, not {FORMAT}", meta.format).into()));
         }
         if meta.run != run {
-            return Err(bad("is of a run with another configuration, data set or backbone"));
+            return Err(bad("is of a run with another configuration, data set or backbone".into()));
         }
         if !meta.progress.is_sound() {
-            return Err(bad("its epochs do not follow one another"));
+            return Err(bad("its epochs do not follow one another".into()));
         }
         let mut take = |kind: &str, param: &Param, len: usize| {
             let shape = if len == 0 { vec![0] } else { param.shape.clone() };

@@ -14,7 +14,7 @@ use super::{
     source::{Batch, Source},
 };
 use crate::{
-    Error, Result,
+    Error, Message, Result,
     config::{Plan, Select},
     data::{LabelSets, Split, epoch_order},
     metrics::{AnyTally, calibration::Logits},
@@ -198,11 +198,9 @@ impl Fit<'_> {
         if !(output.loss.is_finite() && norm.is_finite()) {
             let (epoch, step) = (state.progress.history.len() + 1, step + 1);
             let what = if output.loss.is_finite() { "gradient" } else { "loss" };
-            let message = format!(
-                "{what} not finite in step {step} (epoch {epoch}) at a learning rate of {}; try a lower --lr",
-                state.progress.lr
-            );
-            return Err(Error::Diverged { message });
+            let lr = state.progress.lr;
+            let at = format!("{what} not finite in step {step} (epoch {epoch}) at a learning rate of {lr}");
+            return Err(Error::Diverged { message: Message::from(at).text("; try a lower ").field("lr") });
         }
         let rates = self.plan.rates(state.progress.lr);
         state.optimizer.update(&mut state.params, &output.gradients, &rates, factor);

@@ -1,10 +1,10 @@
-//! `--lr auto`: a few learning rates are tried in short runs on the training images and judged on the validation images; the
+//! `lr = "auto"`: a few learning rates are tried in short runs on the training images and judged on the validation images; the
 //! best one is learned with from the beginning.
 
 use serde::{Deserialize, Serialize};
 
 use super::run_folder::{self, RunFolder};
-use crate::{Error, Result, files, metrics::Scores};
+use crate::{Error, Message, Result, files, metrics::Scores};
 
 /// A trial of a learning rate: a line of `lr_search.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,7 +44,8 @@ impl LrSearch {
         }
         let path = folder.file(run_folder::LR_SEARCH);
         let bytes = files::read_limited(&path, 1 << 20)?;
-        let search: Self = serde_json::from_slice(&bytes).map_err(|error| Error::file(&path, error.to_string()))?;
+        let search: Self =
+            serde_json::from_slice(&bytes).map_err(|error| Error::file(&path, Message::of_reader(&error)))?;
         let tried = search.trials.iter().map(|trial| (trial.lr.to_bits(), trial.epochs));
         let expected = rates.iter().map(|lr| (lr.to_bits(), epochs));
         let usable = search.run == run

@@ -101,14 +101,14 @@ impl Prepared {
             Self::Classify(setup) => Session::new(*setup, folder, started).go(observer),
             Self::Detect(setup) => detect::Session::new(*setup, folder, started).go(observer),
         };
-        keep_error(&run, outcome)
+        keep_error(&run, outcome, observer)
     }
 }
 
 /// What is to be learned from the data of `config`, never [`Task::Auto`].
 ///
 /// # Errors
-/// The data is for another task than `--task` says.
+/// The data is for another task than `task` says.
 fn task(config: &RunConfig) -> Result<Task> {
     let has_boxes = BoxDataset::recognize(&config.data).is_some();
     match config.task {
@@ -116,7 +116,7 @@ fn task(config: &RunConfig) -> Result<Task> {
         Task::Auto => Ok(Task::Classify),
         Task::Detect | Task::Multilabel if !has_boxes => {
             let message = format!("{} holds no boxes in a layout that is known: COCO, YOLO, Pascal VOC", config.data);
-            Err(Error::flag("--task", format!("{}: {message}", config.task)))
+            Err(Error::setting("task", format!("{}: {message}", config.task)))
         }
         task => Ok(task),
     }
@@ -154,13 +154,13 @@ pub fn run(config: &RunConfig, runs: &Path, observer: &mut dyn Observer) -> Resu
 
 /// Writes down the error that ended the run in the folder `run`, for those who look at it later; takes away that of an
 /// earlier attempt.
-fn keep_error(run: &Path, outcome: Result<Outcome>) -> Result<Outcome> {
+fn keep_error(run: &Path, outcome: Result<Outcome>, observer: &dyn Observer) -> Result<Outcome> {
     let file = run.join(run_folder::ERROR);
     // That this cannot be written is no reason to hide the error itself.
     let _ = match &outcome {
         Ok(_) if !file.exists() => Ok(()),
         Ok(_) => fs::remove_file(&file).map_err(Error::io(&file)),
-        Err(error) => write_atomic(&file, format!("{error}\n").as_bytes()),
+        Err(error) => write_atomic(&file, (observer.words(&error.message()) + "\n").as_bytes()),
     };
     outcome
 }

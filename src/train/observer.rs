@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{checkpoint::EpochRecord, detect::DetectRecord, results::Results};
-use crate::{config::Plan, data::Split, metrics::calibration::Logits};
+use crate::{Message, config::Plan, data::Split, metrics::calibration::Logits};
 
 /// Something worth showing.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub enum Event<'a> {
         /// Images in all.
         total: usize,
     },
-    /// `--lr auto` tries a learning rate; the events until the next trial or [`Event::Chosen`] belong to it.
+    /// `lr = "auto"` tries a learning rate; the events until the next trial or [`Event::Chosen`] belong to it.
     Trial {
         /// The rate.
         lr: f64,
@@ -40,7 +40,7 @@ pub enum Event<'a> {
         /// How many there are.
         of: usize,
     },
-    /// `--lr auto` has chosen.
+    /// `lr = "auto"` has chosen.
     Chosen {
         /// The rate.
         lr: f64,
@@ -116,6 +116,11 @@ pub struct Start<'a> {
 pub trait Observer {
     /// Called for everything that happens, on the training thread: it should return quickly.
     fn event(&mut self, event: &Event<'_>);
+
+    /// How `message` is written down for those who look at the run later.
+    fn words(&self, message: &Message) -> String {
+        message.to_string()
+    }
 
     /// Asked after every batch. Once it says yes, the run saves a checkpoint and ends as interrupted.
     fn stop(&self) -> bool {

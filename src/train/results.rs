@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lr_search::LrTrial;
 use crate::{
-    Error, Result,
+    Error, Message, Result,
     backbone::class_texts::Prompts,
     config::Task,
     files,
@@ -55,10 +55,10 @@ pub struct Results {
     pub val: Scores,
     /// On the test images, looked at once.
     pub test: Scores,
-    /// The peak learning rate of what the method learns; the chosen one with `--lr auto`.
+    /// The peak learning rate of what the method learns; the chosen one with `lr = "auto"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
-    /// What `--lr auto` tried.
+    /// What `lr = "auto"` tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr_search: Option<Vec<LrTrial>>,
     /// Classification: what logits are divided by before they become probabilities, fitted on the validation images.
@@ -96,7 +96,8 @@ impl Results {
     /// Reads a `results.json`.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = files::read_limited(path, 1 << 20)?;
-        serde_json::from_slice(&bytes).map_err(|error| Error::file(path, format!("not a result: {error}")))
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Error::file(path, Message::from("not a result: ").text(Message::of_reader(&error))))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{Error, Result, files::write_atomic};
+use crate::{Error, Message, Result, files::write_atomic};
 
 /// The run's configuration with every default filled in.
 pub use crate::model::run_origin::CONFIG;
@@ -18,7 +18,7 @@ pub use crate::model::run_origin::CONFIG;
 pub const ENVIRONMENT: &str = "environment.json";
 /// Which image went into which part.
 pub const SPLIT: &str = "split.json";
-/// Which images `--shots` drew or `--draw` named; as a file of `--draw` it repeats the draw.
+/// Which images `shots` drew or `draw` named; as a file of `draw` it repeats the draw.
 pub const FEW_SHOT: &str = "few_shot.json";
 /// A line for every epoch.
 pub const METRICS: &str = "metrics.jsonl";
@@ -30,9 +30,9 @@ pub use crate::model::task_file::BEST;
 pub const LAST: &str = "last.safetensors";
 /// What resuming needs.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
-/// What `--lr auto` tried and chose.
+/// What `lr = "auto"` tried and chose.
 pub const LR_SEARCH: &str = "lr_search.json";
-/// The strengths of the L2 penalty that `--solver lbfgs` tried.
+/// The strengths of the L2 penalty that `solver = "lbfgs"` tried.
 pub const L2_SEARCH: &str = "l2_search.json";
 /// Curves of loss and accuracy.
 pub const CURVES: &str = "curves.svg";
@@ -85,7 +85,9 @@ impl RunFolder {
                 fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
             }
         } else {
-            return Err(Error::file(out, "is not empty; give another --out, or go on with --resume"));
+            let message =
+                Message::from("is not empty; give another ").field("out").text(", or go on with ").field("resume");
+            return Err(Error::file(out, message));
         }
         Ok(folder)
     }

@@ -272,7 +272,7 @@ impl Session {
         Ok(Some(lr))
     }
 
-    /// The trials of `--lr auto`, if there were any.
+    /// The trials of `lr = "auto"`, if there were any.
     fn trials(&self) -> Result<Option<Vec<LrTrial>>> {
         let plan = &self.setup.plan;
         if plan.learning_rates.len() == 1 {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::loss::Loss;
 use crate::{
-    Error, Result,
+    Error, Message, Result,
     backbone::{
         Backbone, OpenOptions,
         class_texts::{ClassTexts, Prompts, class_texts},
@@ -41,7 +41,7 @@ pub(crate) struct Setup {
     pub(crate) texts: Option<Prompts>,
     /// What is minimised.
     pub(crate) loss: Loss,
-    /// What `--shots` drew, or `--draw` read.
+    /// What `shots` drew, or `draw` read.
     pub(crate) few_shot: Option<FewShot>,
     pub(crate) train: Source,
     pub(crate) val: Source,
@@ -215,14 +215,14 @@ fn prompts(plan: &Plan, backbone: &Backbone, dataset: &Dataset) -> Result<Option
             "text begins with the text embeddings of CLIP, and {} ({}) has no text tower; take linear or cosine",
             backbone.name, backbone.spec.family
         );
-        return Err(Error::flag("--head", message));
+        return Err(Error::setting("head", message));
     }
     if !backbone.has_text_tower() {
         let message = format!(
             "{} begins with the text embeddings of CLIP, and {} ({}) has no text tower; take linear or ncm",
             config.method, backbone.name, backbone.spec.family
         );
-        return Err(Error::flag("--method", message));
+        return Err(Error::setting("method", message));
     }
     config.class_prompts(&dataset.classes).map(Some)
 }
@@ -335,23 +335,22 @@ fn read(
     if left_out.is_empty() {
         return Ok(Some(read));
     }
-    let unusable = |message: String| Error::invalid(format!("data set {}", dataset.name), message);
+    let unusable = |message: Message| Error::invalid(format!("data set {}", dataset.name), message);
     let named = left_out.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
     let more = if left_out.len() > NAMED { format!("; and {} more", left_out.len() - NAMED) } else { String::new() };
     if !config.skip_bad_images {
-        let message =
-            format!("{} images cannot be read; --skip-bad-images leaves them out: {named}{more}", left_out.len());
-        return Err(unusable(message));
+        let message = Message::from(format!("{} images cannot be read; ", left_out.len())).field("skip_bad_images");
+        return Err(unusable(message.text(format!(" leaves them out: {named}{more}"))));
     }
     for split in Split::ALL {
         if dataset.part(split).is_empty() {
-            return Err(unusable(format!("no image of {split} can be read: {named}{more}")));
+            return Err(unusable(format!("no image of {split} can be read: {named}{more}").into()));
         }
     }
     for (label, class) in dataset.classes.iter().enumerate() {
         if sets.is_none() && !dataset.train.iter().any(|sample| sample.label as usize == label) {
             let message = format!("no image of class `{class}` is left to learn from: {named}{more}");
-            return Err(unusable(message));
+            return Err(unusable(message.into()));
         }
     }
     let note = format!("; {} unreadable images left out", left_out.len());
@@ -436,19 +435,19 @@ mod tests {
         let vit = RunConfig { backbone: fixtures.join("vit").display().to_string(), ..text_head() };
         let message = refusal(vit);
         assert!(
-            message.starts_with("--head: text begins with") && message.contains("vit (vit) has no text tower"),
+            message.starts_with("head: text begins with") && message.contains("vit (vit) has no text tower"),
             "{message}"
         );
         let few = RunConfig { classnames: Some(vec!["cat".into()]), ..text_head() };
-        assert_eq!(refusal(few), "--classnames: 1 class names for 64 classes of the data");
+        assert_eq!(refusal(few), "classnames: 1 class names for 64 classes of the data");
         let linear = RunConfig { templates: Some(vec!["a {}".into()]), head: Some(HeadKind::Linear), ..text_head() };
         assert_eq!(
             refusal(linear),
-            "--templates: only for --head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, lora, not linear"
+            "templates: only for head text and zero-shot, zs-lp, clap, tip-adapter, tip-adapter-f, promptsrc, lora, not linear"
         );
         let placeless = RunConfig { templates: Some(vec!["a {}".into(), "a dog".into()]), ..text_head() };
-        assert!(refusal(placeless).starts_with("--templates: template 2 ('a dog') has no {}"));
+        assert!(refusal(placeless).starts_with("templates: template 2 ('a dog') has no {}"));
         let long = RunConfig { templates: Some(vec![format!("{{}}{}", "x".repeat(500_000))]), ..text_head() };
-        assert!(refusal(long).starts_with("--templates: more than 400 kB"));
+        assert!(refusal(long).starts_with("templates: more than 400 kB"));
     }
 }

@@ -279,7 +279,7 @@ fn a_cached_image_that_became_unreadable_is_still_told() {
     finish(&config, &dir);
     fs::write(dir.path().join("data/val/red/1.png"), "no image").unwrap();
     let error = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
-    assert!(error.contains("--skip-bad-images") && error.contains("1.png"), "{error}");
+    assert!(error.contains("skip_bad_images") && error.contains("1.png"), "{error}");
     let (_, results) = finish(&RunConfig { skip_bad_images: true, ..config }, &dir);
     assert_eq!(results.train_images, 20);
 }
@@ -291,7 +291,7 @@ fn methods_that_read_texts_say_which_and_need_a_text_tower() {
     for method in [Method::ZERO_SHOT, Method::ZS_LP, Method::CLAP, Method::TIP_ADAPTER, Method::TIP_ADAPTER_F] {
         let config = RunConfig { backbone: vit.clone(), ..config(&dir, method) };
         let error = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
-        assert!(error.starts_with("--method: ") && error.contains("no text tower"), "{error}");
+        assert!(error.starts_with("method: ") && error.contains("no text tower"), "{error}");
     }
     let ncm = RunConfig { backbone: vit, ..config(&dir, Method::NCM) };
     finish(&ncm, &dir);

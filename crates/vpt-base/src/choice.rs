@@ -1,11 +1,11 @@
 //! Enums that users spell out in flags and files: one list gives the name, the parser, the error and the serde form.
 
-/// Defines an enum whose variants have names, with `ALL`, `name`, `Display`, `FromStr` and serde by name. The flag named
-/// in the head is what parse errors blame.
+/// Defines an enum whose variants have names, with `ALL`, `name`, `Display`, `FromStr` and serde by name. The setting
+/// named in the head is what parse errors blame.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __choice {
-    ($(#[$meta:meta])* $vis:vis enum $type:ident for $flag:literal {
+    ($(#[$meta:meta])* $vis:vis enum $type:ident for $field:literal {
         $($(#[$variant_meta:meta])* $variant:ident = $name:literal,)+
     }) => {
         $(#[$meta])*
@@ -41,7 +41,7 @@ macro_rules! __choice {
                     _ => {
                         let hint = $crate::suggest::hint(s, Self::NAMES.iter().copied());
                         let message = format!("`{}` is not one of {}{hint}", s.escape_debug(), Self::NAMES.join(", "));
-                        Err($crate::Error::flag($flag, message))
+                        Err($crate::Error::setting($field, message))
                     }
                 }
             }

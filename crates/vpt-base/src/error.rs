@@ -1,4 +1,4 @@
-//! The library's error: one line that names the file, flag or field at fault, and the mend where there is one.
+//! The library's error: one line that names the file or setting at fault, and the mend where there is one.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,8 @@ use crate::suggest;
 /// A `Result` whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong. `Display` is one line, fit to be shown to the user as it is.
+/// What can go wrong. `Display` is one line that names settings as the configuration does; a program whose settings have
+/// other names writes [`Error::message`] its own way.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -21,22 +22,56 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file or folder was read but its content cannot be used.
+    /// A data set, or one of the files that describe it, cannot be used.
+    #[error("{}: {message}", path.display())]
+    Data {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: Message,
+    },
+    /// An image cannot be read, or not be made ready.
+    #[error("{}: {message}", path.display())]
+    Image {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: Message,
+    },
+    /// A backbone cannot be used: its configuration, weights, tokenizer or preprocessing.
+    #[error("{}: {message}", path.display())]
+    Weights {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: Message,
+    },
+    /// A task file cannot be used, or not on this backbone.
+    #[error("{}: {message}", path.display())]
+    TaskFile {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: Message,
+    },
+    /// Any other file or folder cannot be used: of a run, of a grid, a configuration, a list of texts.
     #[error("{}: {message}", path.display())]
     File {
         /// The file or folder.
         path: PathBuf,
         /// What is wrong with it.
-        message: String,
+        message: Message,
     },
-    /// A flag of the command line has a value that cannot be used. Nothing else is said with this variant: a program ends
-    /// with the exit code for wrong usage by it.
-    #[error("{flag}: {message}")]
-    Flag {
-        /// The flag, with its dashes.
-        flag: String,
+    /// A setting has a value that cannot be used, or is not for what was asked. Nothing else is said with this variant: the
+    /// command line ends with the exit code for wrong usage by it, where no file says the setting.
+    #[error("{}{field}: {message}", file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default())]
+    Setting {
+        /// The file that says the setting; `None` if the caller does.
+        file: Option<PathBuf>,
+        /// The setting, as the configuration spells it: `prompt_tokens`.
+        field: Cow<'static, str>,
         /// What is wrong with its value.
-        message: String,
+        message: Message,
     },
     /// What was found in files, or an argument of a function, cannot be used.
     #[error("{what}: {message}")]
@@ -44,17 +79,17 @@ pub enum Error {
         /// The data set, field or argument.
         what: String,
         /// What is wrong with it.
-        message: String,
+        message: Message,
     },
     /// Training went astray: the loss or its gradient is no longer a finite number.
     #[error("training diverged: {message}")]
     Diverged {
         /// Where, and at which learning rate.
-        message: String,
+        message: Message,
     },
     /// A tensor operation failed: shapes or types that do not fit.
     #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
+    Tensor(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// What an error says: text in which the settings it speaks of are known as such, so that each program can write them the
@@ -106,6 +141,19 @@ impl Message {
         })
     }
 
+    /// What a reader of files says of a value. It knows nothing but text, in which a value that is none of a setting's
+    /// choices comes after the setting's name.
+    pub fn of_reader(error: &impl fmt::Display) -> Self {
+        let text = error.to_string();
+        let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        match text.split_once(": ") {
+            Some((name, rest)) if is_name(name) && rest.starts_with(['`', '\'']) => {
+                Self::new().field(name.to_owned()).text(": ").text(rest)
+            }
+            _ => text.into(),
+        }
+    }
+
     /// The text, with settings written by `field`.
     pub fn write(&self, field: impl Fn(&str) -> String) -> String {
         let pieces = self.0.iter().map(|piece| match piece {
@@ -125,6 +173,12 @@ impl fmt::Display for Message {
     }
 }
 
+impl From<&Error> for Message {
+    fn from(error: &Error) -> Self {
+        error.message()
+    }
+}
+
 impl From<String> for Message {
     fn from(text: String) -> Self {
         Self(vec![Piece::Text(text)])
@@ -134,6 +188,12 @@ impl From<String> for Message {
 impl From<&str> for Message {
     fn from(text: &str) -> Self {
         text.to_owned().into()
+    }
+}
+
+impl From<Error> for Message {
+    fn from(error: Error) -> Self {
+        error.message()
     }
 }
 
@@ -162,40 +222,85 @@ impl Error {
         move |source| match source.kind() {
             _ if path.as_os_str().is_empty() => Self::invalid("path", "is empty"),
             std::io::ErrorKind::NotFound => {
-                let message = format!("no such file or folder{}", suggest::path_hint(&path));
+                let message = format!("no such file or folder{}", suggest::path_hint(&path)).into();
                 Self::File { path, message }
             }
             _ => Self::Io { path, source },
         }
     }
 
+    /// [`Error::Data`] for `path`.
+    pub fn data(path: impl AsRef<Path>, message: impl Into<Message>) -> Self {
+        Self::Data { path: path.as_ref().to_path_buf(), message: message.into() }
+    }
+
+    /// [`Error::Image`] for `path`.
+    pub fn image(path: impl AsRef<Path>, message: impl Into<Message>) -> Self {
+        Self::Image { path: path.as_ref().to_path_buf(), message: message.into() }
+    }
+
+    /// [`Error::Weights`] for `path`.
+    pub fn weights(path: impl AsRef<Path>, message: impl Into<Message>) -> Self {
+        Self::Weights { path: path.as_ref().to_path_buf(), message: message.into() }
+    }
+
+    /// [`Error::TaskFile`] for `path`.
+    pub fn task_file(path: impl AsRef<Path>, message: impl Into<Message>) -> Self {
+        Self::TaskFile { path: path.as_ref().to_path_buf(), message: message.into() }
+    }
+
     /// [`Error::File`] for `path`.
-    pub fn file(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
+    pub fn file(path: impl AsRef<Path>, message: impl Into<Message>) -> Self {
         Self::File { path: path.as_ref().to_path_buf(), message: message.into() }
     }
 
-    /// [`Error::Flag`] for `flag`, which is written with its dashes.
-    pub fn flag(flag: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Flag { flag: flag.into(), message: message.into() }
-    }
-
-    /// [`Error::Flag`] for the setting `field`, as the configuration spells it.
+    /// [`Error::Setting`] for `field`, which is written as the configuration spells it.
     pub fn setting(field: impl Into<Cow<'static, str>>, message: impl Into<Message>) -> Self {
-        let flag = |field: &str| format!("--{}", field.replace('_', "-"));
-        Self::flag(flag(&field.into()), message.into().write(flag))
+        Self::Setting { file: None, field: field.into(), message: message.into() }
     }
 
     /// [`Error::Invalid`] for the data set, field or argument `what`.
-    pub fn invalid(what: impl Into<String>, message: impl Into<String>) -> Self {
+    pub fn invalid(what: impl Into<String>, message: impl Into<Message>) -> Self {
         Self::Invalid { what: what.into(), message: message.into() }
     }
 
-    /// The same error where the flags were not typed but read from the file `path`: that file is at fault.
+    /// The same error where a setting was not given by the caller but read from the file `path`.
     #[must_use]
     pub fn in_file(self, path: impl AsRef<Path>) -> Self {
         match self {
-            Self::Flag { .. } => Self::file(path, self.to_string()),
+            Self::Setting { file: None, field, message } => {
+                Self::Setting { file: Some(path.as_ref().to_path_buf()), field, message }
+            }
             other => other,
+        }
+    }
+
+    /// The same error where what was wrong with some file is known to be wrong with one of a kind: `kind` makes
+    /// [`Error::File`] one of its kind.
+    #[must_use]
+    pub fn of_kind(self, kind: impl FnOnce(PathBuf, Message) -> Self) -> Self {
+        match self {
+            Self::File { path, message } => kind(path, message),
+            other => other,
+        }
+    }
+
+    /// What `Display` says, with the settings known as such.
+    pub fn message(&self) -> Message {
+        let before = |text: String, message: &Message| Message::from(text + ": ").text(message.clone());
+        match self {
+            Self::Data { path, message }
+            | Self::Image { path, message }
+            | Self::Weights { path, message }
+            | Self::TaskFile { path, message }
+            | Self::File { path, message } => before(path.display().to_string(), message),
+            Self::Setting { file, field, message } => {
+                let file = file.as_ref().map(|file| format!("{}: ", file.display()));
+                Message::from(file.unwrap_or_default()).field(field.clone()).text(": ").text(message.clone())
+            }
+            Self::Invalid { what, message } => before(what.clone(), message),
+            Self::Diverged { message } => before("training diverged".to_owned(), message),
+            Self::Io { .. } | Self::Tensor(_) => self.to_string().into(),
         }
     }
 }
@@ -212,5 +317,43 @@ mod tests {
         let long = format!("begin {} end", "ä".repeat(1 << 20));
         let short = shortened(&long);
         assert!(short.starts_with("begin ä") && short.ends_with("ä end") && short.chars().count() < 900, "{short}");
+    }
+
+    #[test]
+    fn a_message_says_what_display_says() {
+        let message = || Message::from("use ").field("lr").text("; not ").field("head_lr");
+        for error in [
+            Error::setting("l2", message()),
+            Error::setting("l2", message()).in_file("a/config.toml"),
+            Error::data("a", message()),
+            Error::image("a", message()),
+            Error::weights("a", message()),
+            Error::task_file("a", message()),
+            Error::file("a", message()),
+            Error::invalid("a", message()),
+            Error::Diverged { message: message() },
+            Error::io("a")(std::io::ErrorKind::NotFound.into()),
+            Error::Tensor("shapes".into()),
+        ] {
+            assert_eq!(error.message().to_string(), error.to_string());
+        }
+        let error = Error::data("a", Error::setting("l2", message()).in_file("b"));
+        assert_eq!(error.message().write(|field| format!("<{field}>")), "a: b: <l2>: use <lr>; not <head_lr>");
+    }
+
+    #[test]
+    fn what_a_reader_of_files_says_names_the_setting_it_could_not_read() {
+        let message = Message::of_reader(&"head: `a: b` is not one of linear, cosine at line 1 column 3");
+        assert_eq!(message.write(str::to_uppercase), "HEAD: `a: b` is not one of linear, cosine at line 1 column 3");
+        for text in ["invalid type: `a`", "crop: 0 pixels", "`a`: b", ""] {
+            assert_eq!(Message::of_reader(&text), text.into());
+        }
+    }
+
+    #[test]
+    fn a_file_becomes_one_of_a_kind_and_nothing_else_does() {
+        assert!(matches!(Error::file("a", "b").of_kind(Error::weights), Error::Weights { .. }));
+        assert!(matches!(Error::image("a", "b").of_kind(Error::data), Error::Image { .. }));
+        assert!(matches!(Error::setting("a", "b").in_file("c").of_kind(Error::data), Error::Setting { .. }));
     }
 }

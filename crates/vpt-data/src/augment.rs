@@ -32,7 +32,7 @@ pub struct Augment {
 choice! {
     /// A set of operations of which some are drawn for each training image.
     #[derive(Default)]
-    pub enum AugmentPolicy for "--augment" {
+    pub enum AugmentPolicy for "augment" {
         /// Nothing is drawn.
         #[default]
         None = "none",

@@ -72,8 +72,9 @@ impl ImageSource {
             Self::Memory(image) => Ok(image.as_ref().clone()),
             Self::Member { container, index } => match container.read(*index)? {
                 Stored::Grey { pixels, width, height } => Ok(Rgb8::from_grey(width, height, pixels)),
-                Stored::Encoded(bytes) => decode_bytes(&bytes)
-                    .map_err(|message| Error::file(container.path(), format!("{}: {message}", container.name(*index)))),
+                Stored::Encoded(bytes) => decode_bytes(&bytes).map_err(|message| {
+                    Error::image(container.path(), format!("{}: {message}", container.name(*index)))
+                }),
             },
         }
     }

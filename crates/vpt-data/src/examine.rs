@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::dataset::{Dataset, Layout, Sample, Split};
-use vpt_base::{Error, Result};
+use vpt_base::{Error, Message, Result};
 use vpt_image::decode::Rgb8;
 
 /// Most unreadable images that an error lists.
@@ -241,7 +241,7 @@ pub(super) fn unreadable_error(what: String, errors: &[&str]) -> Error {
     if count > LISTED {
         message += "; …";
     }
-    Error::invalid(what, message + " (--skip-bad-images leaves them out)")
+    Error::invalid(what, Message::from(message + " (").field("skip_bad_images").text(" leaves them out)"))
 }
 
 /// Makes `range` hold `value`.
@@ -343,7 +343,7 @@ mod tests {
         fs::write(dir.path().join("val/3/text.jpg"), "no image").unwrap();
         let data = Dataset::open(dir.path(), 1).unwrap();
         let message = data.clone().leave_out_unreadable(false).unwrap_err().to_string();
-        for part in ["2 unreadable images", "cut.png: ", "text.jpg: not an image", "--skip-bad-images"] {
+        for part in ["2 unreadable images", "cut.png: ", "text.jpg: not an image", "skip_bad_images"] {
             assert!(message.contains(part), "{message}");
         }
         assert_eq!(message.lines().count(), 1);

@@ -43,7 +43,7 @@ impl FewShot {
     /// `shots` is 0.
     pub fn draw(dataset: &Dataset, shots: usize, seed: u64) -> Result<Self> {
         if shots == 0 {
-            return Err(Error::flag("--shots", "0 images a class leave nothing to learn from"));
+            return Err(Error::setting("shots", "0 images a class leave nothing to learn from"));
         }
         let draw = |split: Split, count: usize| {
             let samples = dataset.part(split);
@@ -111,7 +111,7 @@ impl FewShot {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| Error::file(path, e.to_string()))?;
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| Error::data(path, e.to_string()))?;
         bytes.push(b'\n');
         write_atomic(path, &bytes)
     }
@@ -122,9 +122,9 @@ impl FewShot {
     /// The file cannot be read or is not such a draw.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = read_limited(path, MAX_BYTES)?;
-        let draw: Self = serde_json::from_slice(&bytes).map_err(|e| Error::file(path, e.to_string()))?;
+        let draw: Self = serde_json::from_slice(&bytes).map_err(|e| Error::data(path, e.to_string()))?;
         if draw.shots == 0 || draw.train.values().all(Vec::is_empty) {
-            return Err(Error::file(path, "the draw holds no images to learn from"));
+            return Err(Error::data(path, "the draw holds no images to learn from"));
         }
         Ok(draw)
     }
@@ -200,7 +200,7 @@ mod tests {
         let draw = FewShot::draw(&data, 8, 1).unwrap();
         assert_eq!(draw.short_classes().collect::<Vec<_>>(), [("class 1", 3)]);
         assert!(draw.apply(&data).unwrap().split_note.contains("1 of 2 classes have fewer"));
-        assert!(FewShot::draw(&data, 0, 1).unwrap_err().to_string().starts_with("--shots"));
+        assert!(FewShot::draw(&data, 0, 1).unwrap_err().to_string().starts_with("shots"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::dataset::{Dataset, Sample};
 use super::formats::{self, Candidate};
 use super::shapes::{self, ShapesConfig};
 use super::split;
-use vpt_base::{Error, Result, suggest};
+use vpt_base::{Error, Message, Result, suggest};
 
 /// A data set of images with a class each as it was found, before parts that are missing are made.
 pub(crate) struct LabeledSet {
@@ -40,10 +40,10 @@ impl Dataset {
         if !path.exists()
             && let Some(name) = suggest::nearest(&path.to_string_lossy(), ["shapes"])
         {
-            return Err(Error::file(path, format!("no such file or folder; did you mean {name}?")));
+            return Err(Error::data(path, format!("no such file or folder; did you mean {name}?")));
         }
-        let candidate = Candidate::at(path).map_err(Error::typed(path))?;
-        let Some(found) = formats::recognize(&candidate)? else {
+        let candidate = Candidate::at(path).map_err(|error| Error::typed(path)(error).of_kind(Error::data))?;
+        let Some(found) = formats::recognize(&candidate).map_err(|error| error.of_kind(Error::data))? else {
             let message = if candidate.is_folder {
                 "no data set found: expected a sub-folder of images for each class (with train, val and test above them \
                  or without), a .csv or .tsv table of path,label, lists of path and label (train.json or train.txt), a \
@@ -51,18 +51,19 @@ impl Dataset {
             } else {
                 "not a data set: expected a folder, a .csv or .tsv table, or a .json or .txt list of path and label"
             };
-            return Err(Error::file(path, message));
+            return Err(Error::data(path, message));
         };
         // Data sets of boxes are not to be mistaken for image folders.
         let Some(files) = found.classes else {
             let message = format!(
                 "a {} data set of boxes, where images with one label each are needed; `vpt data info`, `vpt data \
-                 convert` and `vpt train --task detect|multilabel` read boxes",
+                 convert` and `vpt train ",
                 found.layout.title()
             );
-            return Err(Error::file(path, message));
+            return Err(Error::data(path, Message::from(message).field("task").text(" detect|multilabel` read boxes")));
         };
-        split::complete(name_of(path), found.layout, files.open()?, seed)
+        let set = files.open().map_err(|error| error.of_kind(Error::data))?;
+        split::complete(name_of(path), found.layout, set, seed)
     }
 }
 

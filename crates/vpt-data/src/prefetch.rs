@@ -66,7 +66,7 @@ impl<T: Send + 'static> Prefetch<T> {
                 Ok(thread) => ahead.threads.push(thread),
                 // Fewer threads give the same items.
                 Err(_) if !ahead.threads.is_empty() => break,
-                Err(e) => return Err(Error::invalid("--threads", format!("cannot start a thread: {e}"))),
+                Err(e) => return Err(Error::invalid("threads", format!("cannot start a thread: {e}"))),
             }
         }
         Ok(ahead)
@@ -167,9 +167,9 @@ impl<T> Work<T> {
 /// would leave the consumer waiting for ever.
 pub(super) fn blaming<T>(path: &Path, make: impl FnOnce() -> Result<T>) -> Result<T> {
     match contain(make) {
-        Ok(Err(Error::Invalid { message, .. })) => Err(Error::file(path, message)),
+        Ok(Err(Error::Invalid { message, .. })) => Err(Error::image(path, message)),
         Ok(result) => result,
-        Err(panic) => Err(Error::file(path, format!("cannot be made ready: {panic}"))),
+        Err(panic) => Err(Error::image(path, format!("cannot be made ready: {panic}"))),
     }
 }
 
@@ -233,7 +233,7 @@ mod tests {
     fn whatever_goes_wrong_names_the_file() {
         let path = Path::new("a/b.png");
         let fails: [fn() -> Result<()>; 3] =
-            [|| Err(Error::invalid("x", "too thin")), || panic!("odd\nbytes"), || Err(Error::file("a/b.png", "cut"))];
+            [|| Err(Error::invalid("x", "too thin")), || panic!("odd\nbytes"), || Err(Error::image("a/b.png", "cut"))];
         let messages = fails.map(|f| blaming(path, f).unwrap_err().to_string());
         assert_eq!(messages, ["a/b.png: too thin", "a/b.png: cannot be made ready: odd bytes", "a/b.png: cut"]);
         assert_eq!(blaming(path, || Ok(3)).unwrap(), 3);

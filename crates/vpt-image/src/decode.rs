@@ -61,7 +61,8 @@ pub fn has_image_extension(path: &Path) -> bool {
 /// The file cannot be read, is of no known format, has more than [`MAX_PIXELS`] pixels (found before memory is taken),
 /// ends too early, or is damaged in a way its decoder notices.
 pub fn decode(path: &Path) -> Result<Rgb8> {
-    decode_bytes(&read_limited(path, MAX_FILE_BYTES)?).map_err(|message| Error::file(path, message))
+    let bytes = read_limited(path, MAX_FILE_BYTES).map_err(|error| error.of_kind(Error::image))?;
+    decode_bytes(&bytes).map_err(|message| Error::image(path, message))
 }
 
 /// Width and height of the image in `path` the right way up, from its header.
@@ -72,7 +73,7 @@ pub fn size(path: &Path) -> Result<[usize; 2]> {
     let file = File::open(path).map_err(Error::io(path))?;
     // A pipe or a device could block or never end.
     if !file.metadata().map_err(Error::io(path))?.is_file() {
-        return Err(Error::file(path, "not a regular file"));
+        return Err(Error::image(path, "not a regular file"));
     }
     let mut reader = BufReader::new(file);
     let found = match jpeg_size(&mut reader) {
@@ -82,13 +83,13 @@ pub fn size(path: &Path) -> Result<[usize; 2]> {
             contain(|| header_size(reader)).unwrap_or_else(|panic| Err(format!("the image decoder failed: {panic}")))
         })?,
     };
-    let [width, height] = found.map_err(|message| Error::file(path, message))?;
+    let [width, height] = found.map_err(|message| Error::image(path, message))?;
     let message = match u64::from(width) * u64::from(height) {
         0 => format!("an image of {width}x{height} pixels"),
         count if count > MAX_PIXELS as u64 => format!("{width}x{height} pixels, more than the limit of {MAX_PIXELS}"),
         _ => return Ok([width as usize, height as usize]),
     };
-    Err(Error::file(path, message))
+    Err(Error::image(path, message))
 }
 
 fn header_size(reader: BufReader<File>) -> Result<[u32; 2], String> {

@@ -77,9 +77,9 @@ impl Preprocess {
     /// # Errors
     /// As [`Preprocess::from_file`].
     pub fn from_json(bytes: &[u8], path: &Path) -> Result<Self> {
-        let json: Value = serde_json::from_slice(bytes).map_err(|e| Error::file(path, e.to_string()))?;
-        let fields = json.as_object().ok_or_else(|| Error::file(path, "not a JSON object"))?;
-        let bad = |(field, message): (&str, String)| Error::file(path, format!("{field}: {message}"));
+        let json: Value = serde_json::from_slice(bytes).map_err(|e| Error::weights(path, e.to_string()))?;
+        let fields = json.as_object().ok_or_else(|| Error::weights(path, "not a JSON object"))?;
+        let bad = |(field, message): (&str, String)| Error::weights(path, format!("{field}: {message}"));
         let named = text(fields, "image_processor_type").map_err(bad)?;
         let named = named.or(text(fields, "feature_extractor_type").map_err(bad)?);
         let processor = match named {

@@ -6,7 +6,7 @@ choice! {
     /// Number format of frozen weights and of what is multiplied with them or kept for the VJP. Sums, norms, softmax and
     /// whatever is learned are f32 in both.
     #[derive(Default)]
-    pub enum Precision for "--precision" {
+    pub enum Precision for "precision" {
         /// IEEE single precision.
         #[default]
         F32 = "f32",

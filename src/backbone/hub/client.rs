@@ -81,7 +81,7 @@ impl Client {
                 .filter_map(|item| if let Ok(PemItem::Certificate(c)) = item { Some(c) } else { None })
                 .collect();
             if certificates.is_empty() {
-                return Err(Error::file(path, "holds no certificates"));
+                return Err(Error::weights(path, "holds no certificates"));
             }
             tls = tls.root_certs(RootCerts::Specific(Arc::new(certificates)));
         }

@@ -27,7 +27,7 @@ use super::tokenizer::TOKENIZER;
 use super::weights::pickle::{PICKLED, convert};
 use super::weights::{INDEX, SINGLE, parse_index};
 use crate::files::read_limited;
-use crate::{Error, Result};
+use crate::{Error, Message, Result};
 
 /// How long the files of a backbone may be.
 struct Limits {
@@ -139,7 +139,10 @@ pub fn fetch(name: &str, tell: &mut dyn FnMut(FetchEvent<'_>)) -> Result<Fetched
     let var = |key: &str| std::env::var_os(key);
     if settings::offline(var) {
         let mend = by_hand(&named.name, &named.repo, None);
-        return Err(Error::invalid("HF_HUB_OFFLINE", format!("is set, so nothing is fetched; unset it, or {mend}")));
+        return Err(Error::invalid(
+            "HF_HUB_OFFLINE",
+            Message::from("is set, so nothing is fetched; unset it, or ").text(mend),
+        ));
     }
     let settings = Settings::new(var)?;
     let cache = HubCache::new(&settings.cache, &named.repo);
@@ -218,7 +221,7 @@ impl Fetch<'_> {
         let names: BTreeSet<_> = parse_index(&read_limited(&path, WEIGHTS.index)?, &path)?.into_values().collect();
         if names.is_empty() || names.len() > WEIGHTS.shards {
             let message = format!("names {} files, not 1 to {}", names.len(), WEIGHTS.shards);
-            return Err(Error::file(path, message));
+            return Err(Error::weights(path, message));
         }
         for name in names {
             if !self.file(&name, WEIGHTS.weights)? {
@@ -269,7 +272,8 @@ impl Fetch<'_> {
             FetchFailure::Local(error) => error,
             FetchFailure::Hub(RequestFailure::Unreachable(why)) => {
                 let mend = by_hand(&self.named.name, &self.named.repo, None);
-                Error::invalid(self.client.endpoint(), format!("cannot be reached ({why}); without a hub, {mend}"))
+                let message = Message::from(format!("cannot be reached ({why}); without a hub, ")).text(mend);
+                Error::invalid(self.client.endpoint(), message)
             }
             FetchFailure::Hub(RequestFailure::Refused(why) | RequestFailure::Broken(why)) => {
                 self.error(&format!("{file}: {why}"))

@@ -6,7 +6,7 @@ use crate::backbone::names::{Family, clip, dinov2, dinov2_with_registers, mae, v
 /// A backbone with a name.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Known {
-    /// Name that `--backbone` takes.
+    /// Name that `backbone` takes.
     pub name: &'static str,
     /// Its repository on the hub, `owner/name`; empty for the bundled backbone.
     pub repo: &'static str,

@@ -28,11 +28,11 @@ impl BackboneName {
         };
         if let Some(revision) = revision {
             if repo.is_empty() {
-                return Err(Error::flag("--backbone", format!("{base} is part of this program and has no revisions")));
+                return Err(Error::setting("backbone", format!("{base} is part of this program and has no revisions")));
             }
             if !is_revision(revision) {
                 let message = format!("`{}` is no branch, tag or commit", revision.escape_debug());
-                return Err(Error::flag("--backbone", message));
+                return Err(Error::setting("backbone", message));
             }
         }
         let name = revision.map_or_else(|| base.to_owned(), |revision| format!("{base}@{revision}"));
@@ -67,5 +67,5 @@ fn unknown(name: &str) -> Error {
         Some(known) => format!("did you mean {known}?"),
         None => format!("known are {}", KNOWN.iter().map(|k| k.name).collect::<Vec<_>>().join(", ")),
     };
-    Error::flag("--backbone", format!("`{}` is neither a folder nor a known name; {hint}", name.escape_debug()))
+    Error::setting("backbone", format!("`{}` is neither a folder nor a known name; {hint}", name.escape_debug()))
 }

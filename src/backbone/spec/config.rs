@@ -19,10 +19,11 @@ pub(crate) const MAX_CONTEXT: usize = 1 << 14;
 
 /// The specification in the bytes of a `config.json`; `path` names it in errors.
 pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Spec> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| Error::file(path, format!("not a JSON file: {e}")))?;
+    let value: Value =
+        serde_json::from_slice(bytes).map_err(|e| Error::weights(path, format!("not a JSON file: {e}")))?;
     let root = match &value {
         Value::Object(map) => Fields { path, prefix: "", map: Some(map) },
-        _ => return Err(Error::file(path, "not a model configuration: no JSON object")),
+        _ => return Err(Error::weights(path, "not a model configuration: no JSON object")),
     };
     let Some(model_type) = root.text("model_type")? else {
         return Err(root.error("model_type", &format!("missing; supported are {}", supported())));
@@ -67,7 +68,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn error(&self, name: &str, message: &str) -> Error {
-        Error::file(self.path, format!("{}{name}: {message}", self.prefix))
+        Error::weights(self.path, format!("{}{name}: {message}", self.prefix))
     }
 
     pub(crate) fn section(&self, name: &str, prefix: &'static str) -> Result<Fields<'a>> {

@@ -17,9 +17,9 @@ impl Spec {
     /// # Errors
     /// `id2label` is no object of names by the numbers from 0 on, without a gap.
     pub fn class_names(bytes: &[u8], path: &Path) -> Result<Option<Vec<String>>> {
-        let bad = |message: &str| Error::file(path, format!("id2label: {message}"));
+        let bad = |message: &str| Error::weights(path, format!("id2label: {message}"));
         let value: Value =
-            serde_json::from_slice(bytes).map_err(|error| Error::file(path, format!("not a JSON file: {error}")))?;
+            serde_json::from_slice(bytes).map_err(|error| Error::weights(path, format!("not a JSON file: {error}")))?;
         let map = match value.get("id2label") {
             None | Some(Value::Null) => return Ok(None),
             Some(Value::Object(map)) => map,

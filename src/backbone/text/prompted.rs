@@ -78,7 +78,7 @@ impl PromptedTexts {
             check_ids(spec, ids, origin)?;
             let end = spec.pool_position(ids);
             if end == 0 || !texts.is_empty() && ids[0] != texts.start {
-                return Err(Error::file(origin, "makes a text without a start or an end token of it"));
+                return Err(Error::weights(origin, "makes a text without a start or an end token of it"));
             }
             texts.start = ids[0];
             texts.room = texts.room.min(spec.context - 1 - end);
@@ -201,7 +201,7 @@ impl TextTower {
         }
         if tokens > texts.room {
             let message = format!("{tokens} vectors leave no room for the longest class name: {} at most", texts.room);
-            return Err(Error::flag("--prompt-tokens", message));
+            return Err(Error::setting("prompt_tokens", message));
         }
         let expected = layers * tokens * self.width();
         if data.len() != expected {

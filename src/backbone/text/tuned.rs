@@ -33,7 +33,7 @@ impl TextTower {
     pub fn tuned(&self, weights: &Weights, rank: usize, scale: f32) -> Result<TunedTexts> {
         if rank == 0 || rank > self.width() {
             let message = format!("{rank} is no rank of a matrix of {0} x {0}", self.width());
-            return Err(Error::flag("--lora-rank", message));
+            return Err(Error::setting("lora_rank", message));
         }
         let get: Get = &|name, shape| weights.get(name, shape);
         let names = &self.names.blocks;

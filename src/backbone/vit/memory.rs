@@ -54,7 +54,7 @@ impl Vit {
                 pass.threads,
                 least.div_ceil(1_000_000)
             );
-            Error::flag("--max-memory", message)
+            Error::setting("max_memory", message)
         })
     }
 

@@ -36,7 +36,8 @@ mod memory;
 mod mlp;
 mod pool;
 mod prompts;
-pub mod reference;
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;
 mod tower;

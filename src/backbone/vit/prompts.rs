@@ -47,7 +47,7 @@ impl PromptLayers {
         };
         if count == 0 || count > depth {
             let message = format!("{self} does not fit a backbone of {depth} blocks: take 1 to {depth}");
-            return Err(Error::flag("--prompt-layers", message));
+            return Err(Error::setting("prompt_layers", message));
         }
         Ok((start, count))
     }
@@ -67,7 +67,7 @@ impl FromStr for PromptLayers {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        let bad = || Error::flag("--prompt-layers", format!("'{s}' is none of all, first:K, last:K"));
+        let bad = || Error::setting("prompt_layers", format!("'{s}' is none of all, first:K, last:K"));
         match s.split_once(':') {
             None if s == "all" => Ok(Self::All),
             Some(("first", k)) => Ok(Self::First(k.parse().map_err(|_| bad())?)),
@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(resolve("first:1").unwrap(), (0, 1));
         assert_eq!(resolve("last:4").unwrap(), (8, 4));
         for bad in ["", "some", "first:", "first:0", "last:13", "first:-1", "last:99999999999999999999"] {
-            assert!(resolve(bad).unwrap_err().to_string().starts_with("--prompt-layers: "), "{bad}");
+            assert!(resolve(bad).unwrap_err().to_string().starts_with("prompt_layers: "), "{bad}");
         }
         for layers in [PromptLayers::All, PromptLayers::First(3), PromptLayers::Last(2)] {
             assert_eq!(layers.to_string().parse::<PromptLayers>().unwrap(), layers);

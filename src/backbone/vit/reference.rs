@@ -9,14 +9,16 @@ use std::collections::HashMap;
 use candle_core::{D, DType, Device, Tensor};
 
 use super::PromptLayers;
-use crate::Result;
 use crate::backbone::position::interpolate;
 use crate::backbone::spec::{Pool, Positions, Spec};
 use crate::backbone::weights::Weights;
+use crate::candle::Fault;
 use crate::kernel::Activation;
 
+type Result<T> = std::result::Result<T, Fault>;
+
 /// An image tower as tensors of one type on one device.
-pub struct Reference<'a> {
+pub(super) struct Reference<'a> {
     spec: &'a Spec,
     weights: &'a Weights,
     image_size: usize,
@@ -33,20 +35,26 @@ impl<'a> Reference<'a> {
     ///
     /// # Errors
     /// `image_size` is no multiple of the patch size.
-    pub fn new(spec: &'a Spec, weights: &'a Weights, image_size: usize, dtype: DType, device: &Device) -> Result<Self> {
+    pub(super) fn new(
+        spec: &'a Spec,
+        weights: &'a Weights,
+        image_size: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         spec.check_image_size(image_size)?;
         Ok(Self { spec, weights, image_size, dtype, device: device.clone(), own: HashMap::new(), keys_values: None })
     }
 
     /// The same with these tensors in the place of the checkpoint's of the same names.
     #[must_use]
-    pub fn with(self, own: HashMap<String, Tensor>) -> Self {
+    pub(super) fn with(self, own: HashMap<String, Tensor>) -> Self {
         Self { own, ..self }
     }
 
     /// The same with key and value prompts `[layers, N, 2D]` for the blocks from `start` on.
     #[must_use]
-    pub fn with_keys_values(self, start: usize, prompts: Tensor) -> Self {
+    pub(super) fn with_keys_values(self, start: usize, prompts: Tensor) -> Self {
         Self { keys_values: Some((start, prompts)), ..self }
     }
 
@@ -133,7 +141,12 @@ impl<'a> Reference<'a> {
     ///
     /// # Errors
     /// Shapes that do not fit, or a tensor that is missing.
-    pub fn features(&self, images: &Tensor, pool: Pool, prompts: Option<(PromptLayers, &Tensor)>) -> Result<Tensor> {
+    pub(super) fn features(
+        &self,
+        images: &Tensor,
+        pool: Pool,
+        prompts: Option<(PromptLayers, &Tensor)>,
+    ) -> Result<Tensor> {
         let tokens = self.tokens(images, prompts)?;
         let tokens = self.norm(&tokens[self.spec.vision.depth], self.spec.family.vision.post_norm)?;
         let class = || tokens.narrow(1, 0, 1)?.squeeze(1);
@@ -151,7 +164,7 @@ impl<'a> Reference<'a> {
     ///
     /// # Errors
     /// As [`Self::features`].
-    pub fn tokens(&self, images: &Tensor, prompts: Option<(PromptLayers, &Tensor)>) -> Result<Vec<Tensor>> {
+    pub(super) fn tokens(&self, images: &Tensor, prompts: Option<(PromptLayers, &Tensor)>) -> Result<Vec<Tensor>> {
         let (spec, names) = (self.spec, &self.spec.family.vision);
         let (d, prefix) = (spec.vision.width, spec.prefix_tokens());
         let b = images.dims4()?.0;

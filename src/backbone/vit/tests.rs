@@ -317,7 +317,7 @@ fn blocks_that_are_run_again_give_the_same_gradients() {
 
                 vit.limit_memory(Some(least as u64 - 1));
                 let error = vit.step(&pass, &loss).unwrap_err().to_string();
-                assert!(error.starts_with("--max-memory: "), "{error}");
+                assert!(error.starts_with("max_memory: "), "{error}");
                 vit.limit_memory(Some(u64::MAX));
                 assert!(!vit.memory_plan(&pass, BATCH).unwrap().recompute);
             }

@@ -131,7 +131,7 @@ impl Vit {
             Tune::LowRank { rank, scale } => {
                 if rank == 0 || rank > spec.vision.width {
                     let message = format!("{rank} is no rank of a matrix of {0} x {0}", spec.vision.width);
-                    return Err(Error::flag("--lora-rank", message));
+                    return Err(Error::setting("lora_rank", message));
                 }
                 let blocks = (0..depth).map(|i| Ok((spec.family.vision.blocks.qkv_of(i), read_block(get, spec, i)?)));
                 TunedWeights::LowRank(LowRankBlocks::new(&spec.vision, blocks, rank, scale)?)

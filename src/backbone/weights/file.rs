@@ -9,7 +9,7 @@ use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAcces
 
 use super::CHUNK;
 use crate::file_at::read_exact_at;
-use crate::{Error, Result};
+use crate::{Error, Message, Result};
 
 /// The safetensors library refuses longer headers, too.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -112,8 +112,8 @@ impl WeightFile {
         Ok(Self { path: path.to_path_buf(), source: FileSource::Disk(file), len })
     }
 
-    pub(super) fn error(&self, message: impl Into<String>) -> Error {
-        Error::file(&self.path, message)
+    pub(super) fn error(&self, message: impl Into<Message>) -> Error {
+        Error::weights(&self.path, message)
     }
 
     /// Fills `buffer` from `offset` on.

@@ -51,7 +51,7 @@ struct PickledTensor {
 /// `from` is no PyTorch checkpoint in a zip archive, is damaged or crafted, or holds tensors of a kind that has no place
 /// in safetensors; or a file cannot be read or written. The errors name `from` or `to`.
 pub fn convert(from: &Path, to: &Path) -> Result<()> {
-    let bad = |message: String| Error::file(from, format!("not a PyTorch checkpoint that can be read: {message}"));
+    let bad = |message: String| Error::weights(from, format!("not a PyTorch checkpoint that can be read: {message}"));
     let len = std::fs::metadata(from).map_err(Error::io(from))?.len();
     let file = File::open(from).map_err(Error::io(from))?;
     // The zip library reads what a stranger wrote, and so does candle.

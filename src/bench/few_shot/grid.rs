@@ -15,7 +15,7 @@ use super::{
     job::{Half, Identity, Job, Part, create_parent},
 };
 use crate::{
-    Error, Result,
+    Error, Message, Result,
     backbone::{Backbone, OpenOptions, class_texts::Prompts},
     choice::choice,
     config::{RunConfig, RunContext, Task},
@@ -53,7 +53,7 @@ choice! {
 choice! {
     /// How long methods learn.
     #[derive(Default)]
-    pub enum Schedule for "--schedule" {
+    pub enum Schedule for "schedule" {
         /// As long as their defaults say.
         #[default]
         Published = "published",
@@ -140,11 +140,13 @@ impl GridFile {
     pub fn load(out: &Path) -> Result<Self> {
         let path = out.join(GRID);
         if !path.is_file() {
-            let message = format!("holds no grid: there is no {GRID}; `vpt bench few-shot --out DIR` makes one");
-            return Err(Error::file(out, message));
+            let message =
+                Message::from(format!("holds no grid: there is no {GRID}; `vpt bench few-shot ")).field("out");
+            return Err(Error::file(out, message.text(" DIR` makes one")));
         }
         let bytes = files::read_limited(&path, 1 << 20)?;
-        serde_json::from_slice(&bytes).map_err(|error| Error::file(&path, format!("not a grid: {error}")))
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Error::file(&path, Message::from("not a grid: ").text(Message::of_reader(&error))))
     }
 
     /// Makes `out` the folder of this grid.
@@ -164,8 +166,8 @@ impl GridFile {
                     std::iter::once(grid.mode.name()).chain(grid.targets.iter().map(String::as_str)).collect();
                 format!("{} on {} ({hash}), {} schedule", what.join(" "), grid.backbone, grid.schedule)
             };
-            let message = format!("holds another grid: {}, not {}; give another --out", name(&there), name(self));
-            return Err(Error::file(out, message));
+            let message = format!("holds another grid: {}, not {}; give another ", name(&there), name(self));
+            return Err(Error::file(out, Message::from(message).field("out")));
         }
         create_parent(&path)?;
         let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| Error::file(&path, e.to_string()))?;
@@ -213,7 +215,7 @@ impl GridConfig {
             && !backbone.has_text_tower()
         {
             let message = format!("{method} needs a CLIP backbone, which {} is not", backbone.name);
-            return Err(Error::flag("--methods", message));
+            return Err(Error::setting("methods", message));
         }
         let frozen = Frozen {
             name: backbone.name.clone(),
@@ -224,7 +226,7 @@ impl GridConfig {
         };
         let mapped = self.base.label_map.map(|_| backbone.classifier()).transpose()?.map(|source| source.classes());
         drop(backbone);
-        let sources = self.open_all(&self.data, "--data")?;
+        let sources = self.open_all(&self.data, "data")?;
         if let (Some(found), Some(data)) =
             (mapped, sources.iter().find(|data| mapped.is_some_and(|found| found < data.dataset.classes.len())))
         {
@@ -233,9 +235,9 @@ impl GridConfig {
                 data.name,
                 data.dataset.classes.len()
             );
-            return Err(Error::flag("--label-map", message));
+            return Err(Error::setting("label_map", message));
         }
-        let targets = self.open_all(&self.targets, "--cross")?;
+        let targets = self.open_all(&self.targets, "targets")?;
         self.check_texts(sources.iter().chain(&targets))?;
         let grid = GridFile {
             mode: self.mode,
@@ -266,31 +268,31 @@ impl GridConfig {
         // It is said to the methods that have a use for it.
         RunConfig { label_map: None, ..self.base.clone() }.validate()?;
         let given = [
-            ("--data", self.data.is_empty()),
-            ("--methods", self.methods.is_empty()),
-            ("--shots", self.shots.is_empty()),
-            ("--seeds", self.seeds.is_empty()),
+            ("data", self.data.is_empty()),
+            ("methods", self.methods.is_empty()),
+            ("shots", self.shots.is_empty()),
+            ("seeds", self.seeds.is_empty()),
         ];
-        if let Some((flag, _)) = given.iter().find(|(_, empty)| *empty) {
-            return Err(Error::flag(*flag, "names nothing to compare"));
+        if let Some((field, _)) = given.iter().find(|(_, empty)| *empty) {
+            return Err(Error::setting(*field, "names nothing to compare"));
         }
         if self.shots.contains(&0) {
-            return Err(Error::flag("--shots", "0 images a class leave nothing to learn from; zero-shot is a method"));
+            return Err(Error::setting("shots", "0 images a class leave nothing to learn from; zero-shot is a method"));
         }
         if self.base.label_map.is_some() && !self.methods.iter().any(|method| method.has_pixels()) {
-            return Err(Error::flag("--label-map", "none of --methods learns prompt pixels"));
+            return Err(Error::setting("label_map", none_of_methods("learns prompt pixels")));
         }
-        repeated("--methods", &self.methods)?;
-        repeated("--shots", &self.shots)?;
-        repeated("--seeds", &self.seeds)?;
+        repeated("methods", &self.methods)?;
+        repeated("shots", &self.shots)?;
+        repeated("seeds", &self.seeds)?;
         if let Some(seed) = self.seeds.iter().find(|&&seed| i64::try_from(seed).is_err()) {
-            return Err(Error::flag("--seeds", format!("{seed} is larger than {}", i64::MAX)));
+            return Err(Error::setting("seeds", format!("{seed} is larger than {}", i64::MAX)));
         }
         if !self.classnames.is_empty() && !self.methods.iter().any(|method| method.reads_names()) {
-            return Err(Error::flag("--classnames", "none of --methods tells classes by their names"));
+            return Err(Error::setting("classnames", none_of_methods("tells classes by their names")));
         }
         if !self.templates.is_empty() && !self.methods.iter().any(|method| method.reads_templates()) {
-            return Err(Error::flag("--templates", "none of --methods reads templates"));
+            return Err(Error::setting("templates", none_of_methods("reads templates")));
         }
         if self.mode == Mode::FewShot {
             return Ok(());
@@ -301,23 +303,23 @@ impl GridConfig {
                     GridMethod::all().into_iter().filter(|m| m.names_unseen_classes()).map(GridMethod::name).collect();
                 let message =
                     format!("method {method} knows the classes it has learned and no others; take {}", able.join(", "));
-                Err(Error::flag(format!("--{}", self.mode), message))
+                Err(Error::setting(if self.mode == Mode::Cross { "targets" } else { "base_to_new" }, message))
             }
             None => Ok(()),
         }
     }
 
-    fn open_all(&self, paths: &[String], flag: &str) -> Result<Vec<Opened>> {
+    fn open_all(&self, paths: &[String], field: &'static str) -> Result<Vec<Opened>> {
         let mut opened: Vec<Opened> = Vec::new();
         for path in paths {
             let dataset = Dataset::open(path, self.base.seed_of_parts())?;
             let name = run_folder::file_name(&dataset.name);
             if let Some(other) = opened.iter().find(|other| other.name == name) {
                 let message = format!("{} and {path} are both called {name}; files are named by it", other.path);
-                return Err(Error::flag(flag, message));
+                return Err(Error::setting(field, message));
             }
             if self.mode == Mode::BaseToNew && dataset.classes.len() < 2 {
-                return Err(Error::flag("--base-to-new", format!("{name} has less than two classes")));
+                return Err(Error::setting("base_to_new", format!("{name} has less than two classes")));
             }
             let mut prompts = Prompts::of_names(&dataset.classes);
             if let Some(file) = text_file(&self.classnames, &name) {
@@ -334,11 +336,11 @@ impl GridConfig {
     /// Texts for a data set that is not there are a mistake.
     fn check_texts<'a>(&self, opened: impl Iterator<Item = &'a Opened>) -> Result<()> {
         let names: Vec<&str> = opened.map(|opened| opened.name.as_str()).collect();
-        for (flag, files) in [("--classnames", &self.classnames), ("--templates", &self.templates)] {
+        for (field, files) in [("classnames", &self.classnames), ("templates", &self.templates)] {
             for name in files.iter().filter_map(|file| file.data.as_deref()) {
                 if !names.contains(&name) {
                     let message = format!("no data set is called {name}; there is {}", names.join(", "));
-                    return Err(Error::flag(flag, message));
+                    return Err(Error::setting(field, message));
                 }
             }
         }
@@ -371,7 +373,7 @@ impl GridConfig {
     ) -> Result<Job> {
         let method = GridMethod::Learned(learned);
         let (path, draw) = self.draw(source, shots, seed)?;
-        let train_images = draw.apply(&source.dataset).map_err(|e| Error::file(&path, e.to_string()))?.train.len();
+        let train_images = draw.apply(&source.dataset).map_err(|e| Error::file(&path, e))?.train.len();
         let facts = RunContext {
             task: Task::Classify,
             depth: frozen.depth,
@@ -539,10 +541,15 @@ struct Setting {
     seed: u64,
 }
 
+/// That no method of the grid `does` something.
+fn none_of_methods(does: &str) -> Message {
+    Message::from("none of ").field("methods").text(format!(" {does}"))
+}
+
 /// Nothing may be named twice.
-fn repeated<T: PartialEq + ToString>(flag: &str, values: &[T]) -> Result<()> {
+fn repeated<T: PartialEq + ToString>(field: &'static str, values: &[T]) -> Result<()> {
     match values.iter().enumerate().find(|(i, value)| values[..*i].contains(value)) {
-        Some((_, value)) => Err(Error::flag(flag, format!("{} is named twice", value.to_string()))),
+        Some((_, value)) => Err(Error::setting(field, format!("{} is named twice", value.to_string()))),
         None => Ok(()),
     }
 }

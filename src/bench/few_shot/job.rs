@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{GridMethod, Mode, Schedule};
 use crate::{
-    Error, Result,
+    Error, Message, Result,
     backbone::class_texts::Prompts,
     config::RunConfig,
     data::Dataset,
@@ -235,11 +235,9 @@ impl Job {
         if differences.is_empty() {
             return Ok(Some(result));
         }
-        let message = format!(
-            "the result of other settings ({}); give another --out, or remove this file to compute it again",
-            differences.join("; ")
-        );
-        Err(Error::file(path, message))
+        let message =
+            Message::from(format!("the result of other settings ({}); give another ", differences.join("; ")));
+        Err(Error::file(path, message.field("out").text(", or remove this file to compute it again")))
     }
 }
 
@@ -247,10 +245,10 @@ impl JobResult {
     /// Reads the result of a job.
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = files::read_limited(path, MAX_RESULT)?;
-        let result: Self =
-            serde_json::from_slice(&bytes).map_err(|e| Error::file(path, format!("not a job's result: {e}")))?;
+        let result: Self = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::file(path, Message::from("not a job's result: ").text(Message::of_reader(&e))))?;
         for part in &result.parts {
-            part.correct().map_err(|error| Error::file(path, error.to_string()))?;
+            part.correct().map_err(|error| Error::file(path, error))?;
         }
         Ok(result)
     }

@@ -33,8 +33,8 @@ impl GridMethod {
         }
     }
 
-    /// Whether it can tell apart classes it has learned nothing about, by the text of their names. `--base-to-new` and
-    /// `--cross` are for such methods.
+    /// Whether it can tell apart classes it has learned nothing about, by the text of their names. The modes `base-to-new` and
+    /// `cross` are for such methods.
     pub fn names_unseen_classes(self) -> bool {
         match self {
             Self::ZeroShot => true,
@@ -88,7 +88,7 @@ impl FromStr for GridMethod {
             let names: Vec<&str> = Self::all().into_iter().map(Self::name).collect();
             let hint = suggest::hint(s, names.iter().copied());
             let message = format!("`{}` is not one of all, {}{hint}", s.escape_debug(), names.join(", "));
-            Error::flag("--methods", message)
+            Error::setting("methods", message)
         })
     }
 }
@@ -120,6 +120,6 @@ mod tests {
             assert_eq!(all.iter().filter(|m| m.name() == *method).count(), 1, "{method}");
         }
         let message = "vpt-depp".parse::<GridMethod>().unwrap_err().to_string();
-        assert!(message.starts_with("--methods") && message.ends_with("did you mean vpt-deep?"), "{message}");
+        assert!(message.starts_with("methods") && message.ends_with("did you mean vpt-deep?"), "{message}");
     }
 }

@@ -10,7 +10,7 @@ use super::{
     summary::Summary,
     work::{Performed, keep_error},
 };
-use crate::{Error, Result, train::run_folder};
+use crate::{Error, Message, Result, train::run_folder};
 
 /// How often a job that another process works on is looked at.
 const LOOK: Duration = Duration::from_millis(300);
@@ -30,7 +30,7 @@ impl FromStr for Shard {
         let parts = s.split_once('/').and_then(|(index, of)| Some((index.parse().ok()?, of.parse().ok()?)));
         match parts {
             Some((index, of)) if (1..=of).contains(&index) => Ok(Self { index, of }),
-            _ => Err(Error::flag("--shard", format!("`{s}` is not I/N with I from 1 to N"))),
+            _ => Err(Error::setting("shard", format!("`{s}` is not I/N with I from 1 to N"))),
         }
     }
 }
@@ -86,10 +86,15 @@ pub trait Worker {
     ///
     /// # Errors
     /// Why the job failed.
-    fn perform(&mut self, job: &Job) -> Result<Performed, String>;
+    fn perform(&mut self, job: &Job) -> Result<Performed, Message>;
 
     /// Called for everything that happens.
     fn event(&mut self, event: &GridEvent<'_>);
+
+    /// How `message` is written down for those who look at the job later.
+    fn words(&self, message: &Message) -> String {
+        message.to_string()
+    }
 
     /// Asked before every job. Once it says yes, the grid ends as interrupted.
     fn stop(&self) -> bool;
@@ -148,7 +153,7 @@ pub fn run(config: &GridConfig, shard: Option<Shard>, worker: &mut dyn Worker) -
             }
             worker.event(&GridEvent::Begin { job, number: number + 1, of });
             let performed = worker.perform(job);
-            match performed.and_then(|p| Ok((p, job.result().map_err(|error| error.to_string())?))) {
+            match performed.and_then(|p| Ok((p, job.result()?))) {
                 Ok((performed @ (Performed::Done | Performed::Found), Some(result))) => {
                     number += 1;
                     let elsewhere = performed == Performed::Found;
@@ -160,7 +165,7 @@ pub fn run(config: &GridConfig, shard: Option<Shard>, worker: &mut dyn Worker) -
                     return Ok(GridOutcome::Interrupted);
                 }
                 failure => {
-                    let error = failure.err().unwrap_or_else(|| "left no result".to_owned());
+                    let error = worker.words(&failure.err().unwrap_or_else(|| "left no result".into()));
                     keep_error(job, &error);
                     (number, failed) = (number + 1, failed + 1);
                     worker.event(&GridEvent::Failed { job, error: &error });
@@ -188,7 +193,7 @@ mod tests {
     fn shards_are_counted_from_one() {
         assert_eq!("2/3".parse::<Shard>().unwrap(), Shard { index: 2, of: 3 });
         for wrong in ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3"] {
-            assert!(wrong.parse::<Shard>().unwrap_err().to_string().starts_with("--shard: "), "{wrong}");
+            assert!(wrong.parse::<Shard>().unwrap_err().to_string().starts_with("shard: "), "{wrong}");
         }
     }
 }

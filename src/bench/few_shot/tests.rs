@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::{
+    Message,
     backbone::{Backbone, OpenOptions, class_texts::Prompts},
     config::{LearningRate, RunConfig, Select},
     data::{Dataset, FewShot, Split},
@@ -79,12 +80,12 @@ struct InProcess {
 }
 
 impl Worker for InProcess {
-    fn perform(&mut self, job: &Job) -> Result<Performed, String> {
+    fn perform(&mut self, job: &Job) -> Result<Performed, Message> {
         self.done.push(job.name.clone());
         if self.unlucky.as_ref() == Some(&job.name) {
-            return Err("out of luck".to_owned());
+            return Err("out of luck".into());
         }
-        perform(job, &mut Silent).map_err(|error| error.to_string())
+        perform(job, &mut Silent).map_err(Message::from)
     }
 
     fn event(&mut self, _: &GridEvent<'_>) {}
@@ -271,7 +272,7 @@ fn base_and_new_classes_are_told_apart_among_themselves() {
     assert!((mean - expected).abs() < 1e-12, "{mean} {scores:?}");
     config.methods.push(GridMethod::Learned(Method::LINEAR));
     let message = config.jobs().unwrap_err().to_string();
-    assert!(message.starts_with("--base-to-new: method linear knows the classes it has learned"), "{message}");
+    assert!(message.starts_with("base_to_new: method linear knows the classes it has learned"), "{message}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::{
     job::{Job, JobResult, Part, PartResult, create_parent, digits},
 };
 use crate::{
-    Error, Result,
+    Error, Message, Result,
     backbone::{Backbone, OpenOptions},
     data::{Dataset, FewShot, Sample, Split, SplitFile},
     eval::zero_shot::zero_shot_logits,
@@ -75,7 +75,7 @@ pub fn perform(job: &Job, observer: &mut dyn Observer) -> Result<Performed> {
             Ok(Some(result)) => result.save(&job.result_file())?,
             Ok(None) => return Ok(Performed::Interrupted),
             Err(error) => {
-                keep_error(job, &error.to_string());
+                keep_error(job, &observer.words(&error.message()));
                 return Err(error);
             }
         }
@@ -158,7 +158,7 @@ fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
     let Outcome::Finished { results, .. } = outcome else { return Ok(None) };
     let split = run.join(run_folder::SPLIT);
     let split: SplitFile = serde_json::from_slice(&files::read_limited(&split, MAX_SPLIT)?)
-        .map_err(|error| Error::file(&split, error.to_string()))?;
+        .map_err(|error| Error::file(&split, Message::of_reader(&error)))?;
     let logits = match watch.tested {
         Some(logits) => logits,
         None => match test_again(job, &run, &split.test, watch.inner)? {
@@ -337,6 +337,10 @@ impl Observer for Watch<'_> {
             self.tested = Some((*logits).clone());
         }
         self.inner.event(event);
+    }
+
+    fn words(&self, message: &Message) -> String {
+        self.inner.words(message)
     }
 
     fn stop(&self) -> bool {

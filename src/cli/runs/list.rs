@@ -6,7 +6,8 @@ use serde_json::json;
 use vpt::report::table;
 use vpt::runs::{Run, State, list, sort};
 
-use super::{List, RUNS, cell, state};
+use super::{List, RUNS, cell, state, with_fields};
+use crate::cli::flags::words;
 use crate::cli::output::Output;
 use crate::cli::printable;
 
@@ -18,7 +19,8 @@ pub(super) fn run(args: &List, out: Output) -> anyhow::Result<()> {
     let nothing_yet = args.dir == Path::new(RUNS) && !args.dir.exists();
     let mut runs = if nothing_yet { Vec::new() } else { list(&args.dir)? };
     sort(&mut runs, args.sort);
-    out.result(&json!({ "root": args.dir.display().to_string(), "runs": runs }), || {
+    let json = runs.iter().map(|run| with_fields(run, json!({}))).collect::<anyhow::Result<Vec<_>>>()?;
+    out.result(&json!({ "root": args.dir.display().to_string(), "runs": json }), || {
         if runs.is_empty() { format!("no runs in {}", args.dir.display()) } else { describe(&runs) }
     })
 }
@@ -58,9 +60,9 @@ fn fitting(runs: &[Run]) -> String {
 fn describe(runs: &[Run]) -> String {
     let mut text = fitting(runs);
     for run in runs {
-        let why = run.error.iter().filter(|_| run.state == State::Failed);
-        for line in run.problems.iter().chain(why) {
-            let line: String = printable(line).chars().take(MOST).collect();
+        let why = run.error.clone().filter(|_| run.state == State::Failed);
+        for line in run.problems.iter().map(words).chain(why) {
+            let line: String = printable(&line).chars().take(MOST).collect();
             text = text + &printable(&run.name) + ": " + &line + "\n";
         }
     }

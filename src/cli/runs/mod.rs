@@ -11,6 +11,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use vpt::runs::{Run, Sort, State, find};
 
+use super::flags;
 use super::output::Output;
 use super::{Global, one_of, printable};
 
@@ -138,6 +139,7 @@ fn cell(text: Option<&str>) -> String {
 /// `value` as JSON, with `more` fields after its own.
 fn with_fields(run: &Run, more: serde_json::Value) -> anyhow::Result<serde_json::Value> {
     let mut value = serde_json::to_value(run).context("run")?;
+    value["problems"] = run.problems.iter().map(flags::words).collect();
     if let (Some(all), serde_json::Value::Object(more)) = (value.as_object_mut(), more) {
         all.extend(more);
     }

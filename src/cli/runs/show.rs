@@ -5,6 +5,7 @@ use vpt::report::table;
 use vpt::runs::{Epoch, Run, Setting, State};
 
 use super::{cell, state, with_fields};
+use crate::cli::flags::words;
 use crate::cli::output::Output;
 use crate::cli::printable;
 use crate::cli::train::{calibration, scores};
@@ -57,7 +58,7 @@ fn describe(run: &Run, changed: &[Setting], files: &[(String, u64)]) -> String {
     }
     rows.extend(run.best_epoch.map(|epoch| ("epoch", epoch.to_string())));
     rows.extend(run.error.iter().map(|error| ("error", printable(error))));
-    rows.extend(run.problems.iter().map(|problem| ("problem", printable(problem))));
+    rows.extend(run.problems.iter().map(|problem| ("problem", printable(&words(problem)))));
     if run.resumable {
         rows.push(("go on", format!("vpt train --resume {}", printable(&run.path.display().to_string()))));
     } else if run.state == State::Failed {

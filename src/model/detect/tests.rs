@@ -430,7 +430,7 @@ fn parts_that_do_not_fit_are_refused() {
     assert!(error(None, shape, &[1, 2, 4]).contains("[1, 2, 4] of 3"));
     assert!(error(None, shape, &[2, 1, 3]).contains("[2, 1, 3]"));
     let deeper = TokenLayout { start: 2, layers: usize::MAX, tokens: 1 };
-    assert!(error(Some(deeper), shape, &[1, 2, 3]).contains("--prompt-layers"));
+    assert!(error(Some(deeper), shape, &[1, 2, 3]).contains("prompt_layers"));
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn fresh_vectors_are_words_or_drawn() {
         assert_eq!((&words[0].values[len..], &words[1..]), (&drawn[0].values[len..], &drawn[1..]));
         if shape.tokens > 1 {
             let error = fixture.with_words(shape, Some("a"), 1).unwrap_err().to_string();
-            assert_eq!(error, format!("--context-init: 'a' is 1 tokens where {} vectors are learned", shape.tokens));
+            assert_eq!(error, format!("context_init: 'a' is 1 tokens where {} vectors are learned", shape.tokens));
         }
     }
     let vectors = fixture.model(TextShape { tokens: 60, layers: 1, beside: Beside::Nothing }, 1).init(1).unwrap();
@@ -221,7 +221,7 @@ fn texts_need_a_text_tower_and_names() {
     let (names, words) = (&names()[..], None);
     assert!(Model::new(vit, &parts, ClassifierSpec::Texts { names, words }, 4, 1).is_err());
     let long = fixture.with_words(TextShape { tokens: 76, ..shape }, None, 1);
-    assert!(long.unwrap_err().to_string().starts_with("--prompt-tokens: "));
+    assert!(long.unwrap_err().to_string().starts_with("prompt_tokens: "));
     // Vectors that are many learn all the same.
     let many = fixture.model(TextShape { tokens: 70, ..shape }, 1);
     let params = many.init(1).unwrap();

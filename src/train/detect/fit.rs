@@ -8,7 +8,7 @@ use super::{
     source::{Batch, EVAL_BATCH, Source},
 };
 use crate::{
-    Error, Result,
+    Error, Message, Result,
     data::epoch_order,
     head::detect::LossSums,
     metrics::coco::{self, CocoEval, Detection},
@@ -163,8 +163,8 @@ impl Fit<'_> {
         if !(loss.is_finite() && norm.is_finite()) {
             let what = if loss.is_finite() { "gradient" } else { "loss" };
             let step = state.progress.epoch_steps + 1;
-            let message = format!("{what} not finite in step {step} of epoch {epoch}; try a lower --lr or --head-lr");
-            return Err(Error::Diverged { message });
+            let message = Message::from(format!("{what} not finite in step {step} of epoch {epoch}; try a lower "));
+            return Err(Error::Diverged { message: message.field("lr").text(" or ").field("head_lr") });
         }
         let rates = plan.detection_rates();
         state.optimizer.update(&mut state.params, &gradients, &rates, self.schedule().factor(stage_step));

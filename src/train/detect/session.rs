@@ -130,7 +130,7 @@ impl Session {
     /// Looks at test, once, and writes what a finished run leaves.
     fn finish(&self, state: &DetectState, wall_s: &dyn Fn() -> f64, observer: &mut dyn Observer) -> Result<Outcome> {
         let Setup { plan, model, dataset, .. } = &self.setup;
-        let (values, record) = self.selected(state).ok_or_else(|| Error::flag("--epochs", "no epoch was finished"))?;
+        let (values, record) = self.selected(state).ok_or_else(|| Error::setting("epochs", "no epoch was finished"))?;
         let stage = record.stage;
         let Some(val) = self.look(values, Split::Val, stage, observer)? else { return Ok(self.interrupted()) };
         let Some(test) = self.look(values, Split::Test, stage, observer)? else { return Ok(self.interrupted()) };

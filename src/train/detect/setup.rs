@@ -77,7 +77,7 @@ impl Setup {
             image_size: size,
             train_images: dataset.train.len(),
         })?;
-        let detect = plan.detect.ok_or_else(|| Error::flag("--task", "not detection"))?;
+        let detect = plan.detect.ok_or_else(|| Error::setting("task", "not detection"))?;
         let classes = dataset.categories.len();
         let texts = if config.open_vocabulary {
             Some(class_embeddings(&backbone, &dataset.names(), plan.threads)?)

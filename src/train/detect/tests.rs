@@ -383,22 +383,22 @@ fn what_makes_no_sense_for_boxes_is_refused_before_a_folder_is_made() {
     let linear = config(&dir, Method::LINEAR);
     let vit = backbone().replace("/clip", "/vit");
     let cases = [
-        (RunConfig { head_epochs: Some(4), ..deep.clone() }, "--head-epochs: 4 of 4"),
-        (RunConfig { head_epochs: Some(usize::MAX), ..deep.clone() }, "--head-epochs: "),
-        (RunConfig { head_epochs: Some(2), ..linear }, "--head-epochs: 2 of 4"),
-        (RunConfig { shots: Some(4), ..deep.clone() }, "--shots: "),
-        (RunConfig { patience: Some(4), ..deep.clone() }, "--patience: "),
-        (RunConfig { lr: Some(LearningRate::Auto), ..deep.clone() }, "--lr: "),
-        (RunConfig { random_resized_crop: Some([0.5, 1.]), ..deep.clone() }, "--random-resized-crop: "),
-        (RunConfig { head: Some(HeadKind::Cosine), ..deep.clone() }, "--head: cosine"),
-        (RunConfig { ema: Some(1.), ..deep.clone() }, "--ema: 1"),
-        (RunConfig { mosaic: Some(1.5), ..deep.clone() }, "--mosaic"),
-        (RunConfig { scale_jitter: Some([1.5, 0.5]), ..deep.clone() }, "--scale-jitter"),
+        (RunConfig { head_epochs: Some(4), ..deep.clone() }, "head_epochs: 4 of 4"),
+        (RunConfig { head_epochs: Some(usize::MAX), ..deep.clone() }, "head_epochs: "),
+        (RunConfig { head_epochs: Some(2), ..linear }, "head_epochs: 2 of 4"),
+        (RunConfig { shots: Some(4), ..deep.clone() }, "shots: "),
+        (RunConfig { patience: Some(4), ..deep.clone() }, "patience: "),
+        (RunConfig { lr: Some(LearningRate::Auto), ..deep.clone() }, "lr: "),
+        (RunConfig { random_resized_crop: Some([0.5, 1.]), ..deep.clone() }, "random_resized_crop: "),
+        (RunConfig { head: Some(HeadKind::Cosine), ..deep.clone() }, "head: cosine"),
+        (RunConfig { ema: Some(1.), ..deep.clone() }, "ema: 1"),
+        (RunConfig { mosaic: Some(1.5), ..deep.clone() }, "mosaic"),
+        (RunConfig { scale_jitter: Some([1.5, 0.5]), ..deep.clone() }, "scale_jitter"),
         (RunConfig { backbone: vit, open_vocabulary: true, ..deep.clone() }, "text"),
-        (deep.clone().with_options(|o| o.tokens.prompt_layers = Some(PromptLayers::Last(4))), "--prompt-layers"),
+        (deep.clone().with_options(|o| o.tokens.prompt_layers = Some(PromptLayers::Last(4))), "prompt_layers"),
     ];
     let pixels = [Method::VP_PAD, Method::VP_PATCH, Method::VP_FULL, Method::VP_FRAME];
-    let pixels = pixels.map(|method| (RunConfig { head_epochs: None, ..config(&dir, method) }, "--method: vp-"));
+    let pixels = pixels.map(|method| (RunConfig { head_epochs: None, ..config(&dir, method) }, "method: vp-"));
     for (config, part) in cases.into_iter().chain(pixels) {
         let message = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
         assert!(message.contains(part) && !message.contains('\n'), "{part}: {message}");

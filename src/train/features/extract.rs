@@ -79,13 +79,13 @@ impl Raw {
     /// The file of `sample`, if it has one.
     fn read(sample: &Sample) -> Result<Option<Self>> {
         let ImageSource::File(path) = &sample.image else { return Ok(None) };
-        let bytes = read_limited(path, MAX_FILE_BYTES)?;
+        let bytes = read_limited(path, MAX_FILE_BYTES).map_err(|error| error.of_kind(Error::image))?;
         Ok(Some(Self { hash: *blake3::hash(&bytes).as_bytes(), bytes }))
     }
 
     fn decode(raw: Option<&Self>, sample: &Sample) -> Result<Rgb8> {
         match raw {
-            Some(raw) => decode_bytes(&raw.bytes).map_err(|message| Error::file(sample.path(), message)),
+            Some(raw) => decode_bytes(&raw.bytes).map_err(|message| Error::image(sample.path(), message)),
             None => sample.load(),
         }
     }
@@ -94,9 +94,9 @@ impl Raw {
 /// What `make` gives; what goes wrong in it, a panic too, is an error that names `path`.
 fn blaming<T>(path: &Path, make: impl FnOnce() -> Result<T>) -> Result<T> {
     match contain(make) {
-        Ok(Err(Error::Invalid { message, .. })) => Err(Error::file(path, message)),
+        Ok(Err(Error::Invalid { message, .. })) => Err(Error::image(path, message)),
         Ok(result) => result,
-        Err(panic) => Err(Error::file(path, format!("cannot be made ready: {panic}"))),
+        Err(panic) => Err(Error::image(path, format!("cannot be made ready: {panic}"))),
     }
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::lbfgs::{Stop, minimise};
 use crate::{
     Error, Result,
+    candle::Fault,
     metrics::{Metrics, Tally},
     params::{Group, Param},
 };
@@ -64,7 +65,7 @@ impl Probe {
         ])
     }
 
-    fn scores(&self, data: Labelled) -> Result<Metrics> {
+    fn scores(&self, data: Labelled) -> Result<Metrics, Fault> {
         let features = matrix(data)?;
         let logits = logits(&features, &self.values, self.classes)?.to_dtype(DType::F32)?;
         let mut tally = Tally::new(self.classes);
@@ -74,13 +75,13 @@ impl Probe {
 }
 
 /// `[n, D]` in f64.
-fn matrix(data: Labelled) -> Result<Tensor> {
+fn matrix(data: Labelled) -> Result<Tensor, Fault> {
     let shape = (data.labels.len(), data.width());
     Ok(Tensor::from_slice(data.features, shape, &Device::Cpu)?.to_dtype(DType::F64)?)
 }
 
 /// `[n, C]`.
-fn logits(features: &Tensor, values: &[f64], classes: usize) -> Result<Tensor> {
+fn logits(features: &Tensor, values: &[f64], classes: usize) -> Result<Tensor, Fault> {
     let (weight, bias) = values.split_at(values.len() - classes);
     let weight = Tensor::from_slice(weight, (classes, weight.len() / classes), &Device::Cpu)?;
     let bias = Tensor::from_slice(bias, classes, &Device::Cpu)?;
@@ -98,7 +99,7 @@ struct Objective {
 }
 
 impl Objective {
-    fn new(data: Labelled, classes: usize) -> Result<Self> {
+    fn new(data: Labelled, classes: usize) -> Result<Self, Fault> {
         let mut truth = vec![0.; data.labels.len() * classes];
         for (row, &label) in truth.chunks_exact_mut(classes).zip(data.labels) {
             let label = row.get_mut(label as usize);
@@ -109,7 +110,7 @@ impl Objective {
     }
 
     /// Value and gradient at `values` with a penalty of `strength`.
-    fn at(&self, values: &[f64], strength: f64) -> Result<(f64, Vec<f64>)> {
+    fn at(&self, values: &[f64], strength: f64) -> Result<(f64, Vec<f64>), Fault> {
         let logits = logits(&self.features, values, self.classes)?;
         let below = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
         let powers = below.exp()?;

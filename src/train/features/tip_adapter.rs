@@ -5,7 +5,7 @@
 //! is the highest accuracy on validation, of equals the lower loss, of equals the smaller beta, then alpha.
 
 use super::logistic::Labelled;
-use crate::{Result, head::BoundHead, linear_algebra::normalize_l2, logits::argmax, parallel::shares};
+use crate::{Result, candle::Fault, head::BoundHead, linear_algebra::normalize_l2, logits::argmax, parallel::shares};
 
 /// Weight and sharpness while keys are learned: the public code's for `ImageNet`.
 pub(crate) const ALPHA: f64 = 1.17;
@@ -87,7 +87,7 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn new(cache: Cache<'a>, val: Labelled<'a>) -> Result<Self> {
+    fn new(cache: Cache<'a>, val: Labelled<'a>) -> Result<Self, Fault> {
         let width = val.width();
         let mut unit = val.features.to_vec();
         normalize_l2(&mut unit, width);

@@ -19,7 +19,7 @@ use vpt_image::decode::has_image_extension;
 
 choice! {
     /// A layout that data sets of boxes are written in.
-    pub enum BoxLayout for "--to" {
+    pub enum BoxLayout for "to" {
         /// COCO: a JSON file for each part.
         Coco = "coco",
         /// YOLO: `data.yaml` and a text file for each image.

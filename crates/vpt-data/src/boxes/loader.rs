@@ -139,7 +139,7 @@ fn load(image: &BoxImage) -> Result<Rgb8> {
     if (pixels.width, pixels.height) != (image.width, image.height) {
         let (w, h) = (pixels.width, pixels.height);
         let message = format!("{w}x{h} pixels, but its annotation is for {}x{}", image.width, image.height);
-        return Err(Error::file(image.file(), message));
+        return Err(Error::image(image.file(), message));
     }
     Ok(pixels)
 }

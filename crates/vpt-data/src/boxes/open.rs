@@ -40,11 +40,14 @@ impl BoxDataset {
     /// There is no such file or folder, its layout is not known, a file cannot be read at all, parts contradict each other,
     /// or a part has no images; the error names the file, and line and column where there are any.
     pub fn open(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
-        let path = spec.as_ref();
+        Self::read(spec.as_ref(), seed).map_err(|error| error.of_kind(Error::data))
+    }
+
+    fn read(path: &Path, seed: u64) -> Result<Self> {
         let found = formats::recognize_boxes(&Candidate::at(path).map_err(Error::typed(path))?)?;
         match found {
             Some(Recognized { layout, boxes: Some(files), .. }) => Self::of(path, layout, &*files, seed),
-            _ => Err(Error::file(
+            _ => Err(Error::data(
                 path,
                 "no data set of boxes found: expected COCO (annotations/instances_*.json, train.json or \
                  train/_annotations.coco.json), YOLO (data.yaml) or Pascal VOC (Annotations/ and JPEGImages/, or images \
@@ -202,8 +205,8 @@ pub(crate) fn parts<M>(root: &Path, [train, val, test]: [Option<Vec<M>>; 3]) -> 
     match (some(train), some(val), some(test)) {
         (Some(train), val, test) => Ok(Parts::Split { train, val, test }),
         (None, Some(all), None) | (None, None, Some(all)) => Ok(Parts::Unsplit(all)),
-        (None, Some(_), Some(_)) => Err(Error::file(root, "val and test without train")),
-        (None, None, None) => Err(Error::file(root, "no images are listed")),
+        (None, Some(_), Some(_)) => Err(Error::data(root, "val and test without train")),
+        (None, None, None) => Err(Error::data(root, "no images are listed")),
     }
 }
 

@@ -19,7 +19,7 @@ pub const MIN_SEEN: f64 = 0.2;
 vpt_base::choice::choice! {
     #[derive(Default)]
     /// How an image that is not square becomes a square input.
-    pub enum Fit for "--fit" {
+    pub enum Fit for "fit" {
         /// Both sides take the input's length: nothing is lost, and shapes change.
         #[default]
         Stretch = "stretch",

@@ -264,7 +264,9 @@ impl Findings {
     /// What stops a run, in the words of the run. `whole` is named where the error names no file.
     pub(crate) fn refused(&mut self, kind: FindingKind, whole: &Path, error: &Error) {
         let (path, message) = match error {
-            Error::File { path, message } => (path.as_path(), message.clone()),
+            Error::Data { path, message } | Error::Image { path, message } | Error::File { path, message } => {
+                (path.as_path(), message.to_string())
+            }
             Error::Io { path, source } => (path.as_path(), source.to_string()),
             other => (whole, other.to_string()),
         };

@@ -109,9 +109,9 @@ fn glance(image: &ListedImage) -> Looked {
             check_extension(path, &start, &mut out);
             check_size(path, &prefix, size, &mut out);
         }
-        Err(Error::File { message, .. }) => {
+        Err(Error::Image { message, .. }) => {
             let is_empty = prefix.is_empty() && start.is_empty();
-            let message = if is_empty { "empty file".to_owned() } else { message };
+            let message = if is_empty { "empty file".to_owned() } else { message.to_string() };
             out.error(kind_of(&start, &message), path, None, message);
         }
         Err(error) => unreadable_file(path, &prefix, &error, &mut out),
@@ -122,7 +122,7 @@ fn glance(image: &ListedImage) -> Looked {
 fn unreadable_file(path: &Path, prefix: &str, error: &Error, out: &mut Findings) {
     let (kind, message) = match error {
         Error::Io { source, .. } => (FindingKind::NoAccess, source.to_string()),
-        Error::File { message, .. } => (FindingKind::UnreadableImage, message.clone()),
+        Error::Image { message, .. } => (FindingKind::UnreadableImage, message.to_string()),
         other => (FindingKind::UnreadableImage, other.to_string()),
     };
     out.error(kind, path, None, prefix.to_owned() + &message);

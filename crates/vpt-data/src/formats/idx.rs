@@ -19,7 +19,7 @@ use crate::check::{Checking, FindingKind, Findings, ListedImage};
 use crate::container::{Container, ImageSource, Stored};
 use crate::dataset::{Sample, Split};
 use crate::open::{LabeledSet, Parts, entries};
-use vpt_base::{Error, Result};
+use vpt_base::{Error, Message, Result};
 
 impl Layout {
     /// The MNIST family's files.
@@ -121,7 +121,7 @@ fn paired(files: &[NamedFile]) -> Result<Vec<PartFiles>> {
     let find = |part: &str, is_images: bool| {
         let mut hits = files.iter().filter(|file| file.part == part && file.is_images == is_images);
         match (hits.next(), hits.next()) {
-            (Some(a), Some(b)) => Err(Error::file(&b.path, format!("{} is here too; keep one", a.path.display()))),
+            (Some(a), Some(b)) => Err(Error::data(&b.path, format!("{} is here too; keep one", a.path.display()))),
             (first, _) => Ok(first.map(|file| file.path.clone())),
         }
     };
@@ -130,9 +130,9 @@ fn paired(files: &[NamedFile]) -> Result<Vec<PartFiles>> {
         for name in names {
             let Some(images) = find(name, true)? else { continue };
             let labels = find(name, false)?;
-            let labels = labels.ok_or_else(|| Error::file(&images, "no labels file beside it"))?;
+            let labels = labels.ok_or_else(|| Error::data(&images, "no labels file beside it"))?;
             if let Some(first) = parts.iter().find(|p| p.split == split) {
-                return Err(Error::file(&images, format!("{} is here too; keep one", first.images.display())));
+                return Err(Error::data(&images, format!("{} is here too; keep one", first.images.display())));
             }
             parts.push(PartFiles { split, images, labels });
         }
@@ -148,12 +148,12 @@ fn open(files: &[PartFiles]) -> Result<LabeledSet> {
         let (header, pixels) = read::<4>(images, IMAGES_MAGIC)?;
         let [_, count, height, width] = header;
         if count == 0 || width == 0 || height == 0 {
-            return Err(Error::file(images, format!("{count} images of {width}x{height} pixels")));
+            return Err(Error::data(images, format!("{count} images of {width}x{height} pixels")));
         }
         let ([_, label_count], values) = read::<2>(labels, LABELS_MAGIC)?;
         if label_count != count {
             let message = format!("{label_count} labels for the {count} images in {}", images.display());
-            return Err(Error::file(labels, message));
+            return Err(Error::data(labels, message));
         }
         if *split == Split::Train {
             names = values.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
@@ -165,7 +165,7 @@ fn open(files: &[PartFiles]) -> Result<LabeledSet> {
         for (index, value) in values.iter().enumerate() {
             let label = names
                 .binary_search(value)
-                .map_err(|_| Error::file(labels, format!("label {value} (number {index}) does not occur in train")))?;
+                .map_err(|_| Error::data(labels, format!("label {value} (number {index}) does not occur in train")))?;
             let image = ImageSource::Member { container: pixels.clone(), index };
             samples.push(Sample { image, label: label as u32, id: format!("{prefix}:{index}") });
         }
@@ -206,7 +206,7 @@ impl Container for GreyImages {
         let size = width * height;
         match pixels.get(index * size..(index + 1) * size) {
             Some(pixels) => Ok(Stored::Grey { pixels, width: *width, height: *height }),
-            None => Err(Error::file(path, format!("there is no image {index}"))),
+            None => Err(Error::data(path, format!("there is no image {index}"))),
         }
     }
 
@@ -234,8 +234,8 @@ struct Bad {
 }
 
 impl Bad {
-    fn new(flaw: Flaw, path: &Path, message: impl Into<String>) -> Self {
-        Self { flaw, error: Error::file(path, message) }
+    fn new(flaw: Flaw, path: &Path, message: impl Into<Message>) -> Self {
+        Self { flaw, error: Error::data(path, message) }
     }
 }
 

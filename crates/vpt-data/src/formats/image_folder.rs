@@ -81,7 +81,7 @@ fn open_split(root: &Path) -> Result<LabeledSet> {
         let mut these = folders.iter().filter(|(s, _)| *s == split);
         let Some((_, path)) = these.next() else { continue };
         if let Some((_, second)) = these.next() {
-            return Err(Error::file(second, format!("a second {split} folder beside {}", path.display())));
+            return Err(Error::data(second, format!("a second {split} folder beside {}", path.display())));
         }
         let found = class_folders(path)?;
         if split == Split::Train {
@@ -96,7 +96,7 @@ fn open_split(root: &Path) -> Result<LabeledSet> {
                 if images.is_empty() {
                     continue;
                 }
-                return Err(Error::file(folder, format!("class '{name}' does not occur in train")));
+                return Err(Error::data(folder, format!("class '{name}' does not occur in train")));
             };
             if images.is_empty() && split == Split::Train {
                 return Err(empty(&folder));
@@ -128,7 +128,7 @@ fn open_flat(root: &Path) -> Result<LabeledSet> {
 }
 
 fn empty(folder: &Path) -> Error {
-    Error::file(folder, "a class folder without images; fill it or remove it")
+    Error::data(folder, "a class folder without images; fill it or remove it")
 }
 
 fn labelled(images: Vec<(String, PathBuf)>, label: usize) -> impl Iterator<Item = Sample> {
@@ -146,7 +146,7 @@ fn sub_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
 fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
     let folders = sub_folders(root)?;
     if folders.is_empty() {
-        return Err(Error::file(root, "no class folders in it"));
+        return Err(Error::data(root, "no class folders in it"));
     }
     Ok(folders)
 }

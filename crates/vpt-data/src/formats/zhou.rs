@@ -54,7 +54,7 @@ struct SplitFiles {
 impl ClassFiles for SplitFiles {
     fn open(&self) -> Result<LabeledSet> {
         match self.others.first() {
-            Some(second) => Err(Error::file(second, "a second file of this kind; keep one")),
+            Some(second) => Err(Error::data(second, "a second file of this kind; keep one")),
             None => open(&self.file),
         }
     }
@@ -86,30 +86,30 @@ type SplitItem = (String, u32, String);
 /// Opens the data set that `file` describes; its images lie in the file's folder or in a folder beside it.
 fn open(file: &Path) -> Result<LabeledSet> {
     let bytes = read_limited(file, MAX_BYTES)?;
-    let lists: SplitLists = serde_json::from_slice(&bytes).map_err(|e| Error::file(file, e.to_string()))?;
-    let Some((first, ..)) = lists.train.first() else { return Err(Error::file(file, "train lists no images")) };
+    let lists: SplitLists = serde_json::from_slice(&bytes).map_err(|e| Error::data(file, e.to_string()))?;
+    let Some((first, ..)) = lists.train.first() else { return Err(Error::data(file, "train lists no images")) };
     let folder = file.parent().unwrap_or(Path::new(""));
     let images = image_folder(folder, first)?
-        .ok_or_else(|| Error::file(file, format!("{first} is neither beside it nor in a folder beside it")))?;
+        .ok_or_else(|| Error::data(file, format!("{first} is neither beside it nor in a folder beside it")))?;
 
     let mut names = BTreeMap::new();
     for (path, label, class) in &lists.train {
         let known = names.entry(*label).or_insert(class);
         if *known != class {
             let message = format!("train, {path}: label {label} is '{class}' here and '{known}' before");
-            return Err(Error::file(file, message));
+            return Err(Error::data(file, message));
         }
     }
     let classes: Vec<String> = names.values().map(|&class| class.clone()).collect();
     if let Some(twice) = classes.iter().enumerate().find(|(i, class)| classes[..*i].contains(class)) {
-        return Err(Error::file(file, format!("class '{}' has two labels", twice.1)));
+        return Err(Error::data(file, format!("class '{}' has two labels", twice.1)));
     }
     let labels: BTreeMap<u32, u32> = names.keys().copied().zip(0..).collect();
 
     let mut seen = HashSet::new();
     let mut samples = |split: Split, items: &[SplitItem]| -> Result<Vec<Sample>> {
         let sample = |(path, label, class): &SplitItem| {
-            let at = |message: String| Error::file(file, format!("{split}, {path}: {message}"));
+            let at = |message: String| Error::data(file, format!("{split}, {path}: {message}"));
             let label = labels.get(label).copied().filter(|&l| classes[l as usize] == *class);
             let label = label.ok_or_else(|| at(format!("class '{class}' with this label does not occur in train")))?;
             let path = images.join(path);

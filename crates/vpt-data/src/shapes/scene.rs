@@ -212,7 +212,7 @@ pub struct DrawnObject {
 choice! {
     /// How scenes look.
     #[derive(Default)]
-    pub enum Style for "--style" {
+    pub enum Style for "style" {
         /// As the bundled backbone saw them in pre-training.
         #[default]
         Plain = "plain",
@@ -225,7 +225,7 @@ choice! {
 choice! {
     /// Which colour-shape pairs may occur.
     #[derive(Default)]
-    pub enum Pairs for "--pairs" {
+    pub enum Pairs for "pairs" {
         /// All 64.
         #[default]
         All = "all",

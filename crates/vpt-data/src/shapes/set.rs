@@ -12,7 +12,7 @@ use vpt_base::{Error, Result};
 
 choice! {
     /// What a drawn data set is for.
-    pub enum ShapesTask for "--task" {
+    pub enum ShapesTask for "task" {
         /// One object in each image; classes are colour-shape pairs.
         Classify = "classify",
         /// Several objects in each image, with boxes; classes are shapes.
@@ -22,7 +22,7 @@ choice! {
 
 choice! {
     /// What the categories of a drawn detection set are.
-    pub enum Categories for "--categories" {
+    pub enum Categories for "categories" {
         /// The eight shapes, whatever their colour.
         Shapes = "shapes",
         /// Pairs of a colour and a shape: "red circle".
@@ -101,13 +101,13 @@ impl ShapesConfig {
     /// Whether the numbers can be used; the error names the flag.
     pub(super) fn check(&self) -> Result<()> {
         if !(16..=1024).contains(&self.size) {
-            return Err(Error::flag("--size", format!("{} is not between 16 and 1024 pixels", self.size)));
+            return Err(Error::setting("size", format!("{} is not between 16 and 1024 pixels", self.size)));
         }
         let least = if self.task == ShapesTask::Classify { 3 * self.pairs.list().len() } else { 3 };
         if !(least..=MAX_IMAGES).contains(&self.images) {
             let why = format!("{} is not between {least} and {MAX_IMAGES}", self.images);
             let each = if self.task == ShapesTask::Classify { "; every class needs one in each part" } else { "" };
-            return Err(Error::flag("--images", why + each));
+            return Err(Error::setting("images", why + each));
         }
         Ok(())
     }
@@ -171,14 +171,14 @@ impl ShapesConfig {
 pub fn dataset(config: &ShapesConfig) -> Result<Dataset> {
     config.check()?;
     if config.task != ShapesTask::Classify {
-        return Err(Error::flag(
-            "--task",
+        return Err(Error::setting(
+            "task",
             "generated data for detection must be written first: `vpt data make shapes`",
         ));
     }
     if config.images * config.size * config.size * 3 > MAX_BYTES {
         let remedy = "write the images with `vpt data make shapes` and train on the folder";
-        return Err(Error::flag("--images", format!("{} images do not fit into memory; {remedy}", config.images)));
+        return Err(Error::setting("images", format!("{} images do not fit into memory; {remedy}", config.images)));
     }
     let classes: Vec<String> = config.classes().into_iter().map(|(class, _)| class).collect();
     let split_note = format!(
@@ -233,9 +233,9 @@ mod tests {
     fn numbers_out_of_range_are_errors_that_name_the_flag() {
         let wrong = |config: ShapesConfig| dataset(&config).unwrap_err().to_string();
         let default = ShapesConfig::default();
-        assert!(wrong(ShapesConfig { images: 191, ..default }).starts_with("--images: 191"));
-        assert!(wrong(ShapesConfig { images: usize::MAX, ..default }).starts_with("--images: "));
-        assert!(wrong(ShapesConfig { size: 1_000_000, ..default }).starts_with("--size: "));
+        assert!(wrong(ShapesConfig { images: 191, ..default }).starts_with("images: 191"));
+        assert!(wrong(ShapesConfig { images: usize::MAX, ..default }).starts_with("images: "));
+        assert!(wrong(ShapesConfig { size: 1_000_000, ..default }).starts_with("size: "));
         assert!(wrong(ShapesConfig { images: 900_000, size: 1024, ..default }).contains("memory"));
     }
 

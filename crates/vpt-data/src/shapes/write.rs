@@ -117,7 +117,7 @@ pub fn write_coco(out: &Path, config: &ShapesConfig) -> Result<[usize; 3]> {
         fs::create_dir(&annotations).map_err(Error::io(&annotations))?;
         for (split, set) in Split::ALL.into_iter().zip(sets) {
             let path = annotations.join(format!("instances_{split}.json"));
-            let json = serde_json::to_vec(&set).map_err(|error| Error::file(&path, error.to_string()))?;
+            let json = serde_json::to_vec(&set).map_err(|error| Error::data(&path, error.to_string()))?;
             fs::write(&path, json).map_err(Error::io(&path))?;
         }
         Ok(())
@@ -154,7 +154,7 @@ pub(crate) fn write_png(path: &Path, image: &Rgb8) -> Result<()> {
     let (width, height) = (image.width as u32, image.height as u32);
     PngEncoder::new(&mut bytes)
         .write_image(&image.pixels, width, height, ExtendedColorType::Rgb8)
-        .map_err(|error| Error::file(path, error.to_string()))?;
+        .map_err(|error| Error::data(path, error.to_string()))?;
     fs::write(path, bytes).map_err(Error::io(path))
 }
 

@@ -257,9 +257,7 @@ fn prompts_and_texts_that_do_not_fit_are_refused() {
     assert!(refused(4, 3, 4 * 3 * 32).contains("a text tower of 3 blocks"));
     assert!(refused(1, 3, 5).contains("5 values where 96 are"));
     // Start, 68 vectors, seven words and the end fill 77 places.
-    assert!(
-        refused(1, 69, 69 * 32).contains("--prompt-tokens: 69 vectors leave no room for the longest class name: 68")
-    );
+    assert!(refused(1, 69, 69 * 32).contains("prompt_tokens: 69 vectors leave no room for the longest class name: 68"));
     let data = vec![0.1; 68 * 32];
     assert!(fixture.tower.prompted(&TextPrompts { layers: 1, tokens: 68, data: &data }, &fixture.texts, 1).is_ok());
     for (ids, message) in [(vec![598, 4], "without a start or an end"), (vec![598, 600, 599], "token 600")] {

@@ -215,6 +215,6 @@ fn what_tuned_weights_are_not_for_is_an_error() {
     assert!(other.read(&Pass { tuned: Some(&tuned), ..Pass::forward(&larger, 1) }).is_err());
     for rank in [0, WIDTH + 1] {
         let error = vit.tuned(&spec, &weights, Tune::LowRank { rank, scale: 1. }).unwrap_err().to_string();
-        assert!(error.starts_with("--lora-rank: "), "{error}");
+        assert!(error.starts_with("lora_rank: "), "{error}");
     }
 }

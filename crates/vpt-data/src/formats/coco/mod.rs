@@ -193,7 +193,7 @@ fn open(root: &Path, files: &[Annotations]) -> Result<AnnotatedSet> {
     } else {
         if let Some(file) = files.first().filter(|_| files.iter().all(|file| file.part().is_none())) {
             let message = "this file and others beside it are named after no part (train, val, test)";
-            return Err(Error::file(&file.path, message));
+            return Err(Error::data(&file.path, message));
         }
         let mut given = [None, None, None];
         for split in Split::ALL {
@@ -201,7 +201,7 @@ fn open(root: &Path, files: &[Annotations]) -> Result<AnnotatedSet> {
             let Some(file) = these.next() else { continue };
             if let Some(second) = these.next() {
                 let message = format!("a second file for {split} beside {}", file.path.display());
-                return Err(Error::file(&second.path, message));
+                return Err(Error::data(&second.path, message));
             }
             given[split as usize] = Some(read(file)?);
         }
@@ -216,7 +216,7 @@ fn agree(file: &Path, found: &[Category], first: &Path, known: &[Category]) -> R
     for category in found {
         let name = known.iter().find(|c| c.id == category.id).map(|c| c.name.as_str());
         if let Some(message) = disagreement(category, name, first) {
-            return Err(Error::file(file, message));
+            return Err(Error::data(file, message));
         }
     }
     Ok(())
@@ -279,21 +279,21 @@ fn read_file(
     let bytes = read_limited(path, MAX_BYTES)?;
     let content = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
     let CocoFile { images, annotations, mut categories } =
-        serde_json::from_slice(content).map_err(|error| Error::file(path, error.to_string()))?;
+        serde_json::from_slice(content).map_err(|error| Error::data(path, error.to_string()))?;
     drop(bytes);
     categories.sort_by_key(|category| category.id);
     if categories.is_empty() {
-        return Err(Error::file(path, "it lists no categories"));
+        return Err(Error::data(path, "it lists no categories"));
     }
     if let Some(pair) = categories.windows(2).find(|pair| pair[0].id == pair[1].id) {
-        return Err(Error::file(path, format!("category {} is listed twice", pair[0].id)));
+        return Err(Error::data(path, format!("category {} is listed twice", pair[0].id)));
     }
     let mut names = HashSet::new();
     if let Some(twice) = categories.iter().find(|category| !names.insert(category.name.as_str())) {
-        return Err(Error::file(path, format!("two categories are called '{}'", twice.name)));
+        return Err(Error::data(path, format!("two categories are called '{}'", twice.name)));
     }
     if images.is_empty() {
-        return Err(Error::file(path, "it lists no images"));
+        return Err(Error::data(path, "it lists no images"));
     }
     let folder = image_folder(root, file, &images)?;
     let mut part = PartBuilder { source: path.into(), images: Vec::new(), by_id: HashMap::new(), problems };
@@ -320,7 +320,7 @@ fn image_folder(root: &Path, file: &Annotations, images: &[CocoImage]) -> Result
             let (name, tag, root) = (&images[0].file_name, &file.tag, root.display());
             let message =
                 format!("no images: {name} is neither beside it nor in {root}, nor in {tag}/ or images/ there");
-            Err(Error::file(&file.path, message))
+            Err(Error::data(&file.path, message))
         }
     }
 }

@@ -151,7 +151,7 @@ impl ClassFiles for ListFiles {
         let mut made: Option<(SampleBuilder, PathBuf)> = None;
         for (i, (split, file)) in self.files.iter().enumerate() {
             if let Some((_, first)) = self.files[..i].last().filter(|(other, _)| other == split) {
-                return Err(Error::file(file, format!("a second list for one part beside {}", first.display())));
+                return Err(Error::data(file, format!("a second list for one part beside {}", first.display())));
             }
             let rows = read(file, self.syntax)?;
             let (builder, images) = match &mut made {
@@ -189,7 +189,7 @@ fn images(list: &Path, rows: &[ImageRow]) -> Result<PathBuf> {
         }
     }
     let first = rows.first().map_or("", |row| row.path.as_str());
-    Err(Error::file(list, format!("{first} is neither beside it nor in a folder beside it")))
+    Err(Error::data(list, format!("{first} is neither beside it nor in a folder beside it")))
 }
 
 fn read(path: &Path, syntax: Syntax) -> Result<Vec<ImageRow>> {
@@ -199,7 +199,7 @@ fn read(path: &Path, syntax: Syntax) -> Result<Vec<ImageRow>> {
         at(path, line, "not valid UTF-8")
     })?;
     let mut rows = Vec::new();
-    for entry in entries_of(text, syntax).map_err(|e| Error::file(path, e.to_string()))? {
+    for entry in entries_of(text, syntax).map_err(|e| Error::data(path, e.to_string()))? {
         match entry {
             ListLine::Row(row) => rows.push(row),
             ListLine::Blank { .. } => {}
@@ -207,7 +207,7 @@ fn read(path: &Path, syntax: Syntax) -> Result<Vec<ImageRow>> {
         }
     }
     if rows.is_empty() {
-        return Err(Error::file(path, "lists no images"));
+        return Err(Error::data(path, "lists no images"));
     }
     Ok(rows)
 }
@@ -315,7 +315,7 @@ fn named(labels: Vec<String>, list: &Path) -> Result<Vec<String>> {
     let file = NAMES.iter().map(|name| folder.join(name)).find(|file| file.is_file());
     let (Some(numbers), Some(file)) = (numbers, file) else { return Ok(labels) };
     let bytes = read_limited(&file, 1 << 24)?;
-    let text = String::from_utf8(bytes).map_err(|_| Error::file(&file, "not UTF-8 text"))?;
+    let text = String::from_utf8(bytes).map_err(|_| Error::data(&file, "not UTF-8 text"))?;
     let text = text.trim_start_matches('\u{feff}');
     let names = without_numbers(text.lines().map(str::trim).filter(|line| !line.is_empty()).collect());
     let (least, most) = (numbers.iter().min().copied().unwrap_or(0), numbers.iter().max().copied().unwrap_or(0));
@@ -324,13 +324,13 @@ fn named(labels: Vec<String>, list: &Path) -> Result<Vec<String>> {
     let name = |number: &i64| {
         let name = usize::try_from(number - first).ok().and_then(|at| names.get(at));
         let message =
-            || Error::file(&file, format!("{} names, and a label {number} in {}", names.len(), list.display()));
+            || Error::data(&file, format!("{} names, and a label {number} in {}", names.len(), list.display()));
         name.map(|name| (*name).to_owned()).ok_or_else(message)
     };
     let named = numbers.iter().map(name).collect::<Result<Vec<String>>>()?;
     let mut seen = HashSet::new();
     if let Some(twice) = named.iter().find(|name| !seen.insert(*name)) {
-        return Err(Error::file(&file, format!("two classes are called '{twice}'")));
+        return Err(Error::data(&file, format!("two classes are called '{twice}'")));
     }
     Ok(named)
 }

@@ -113,7 +113,7 @@ fn tables_of_parts(folder: &Path) -> Result<Option<Tables>> {
 fn refuse_second(tables: &[(Option<Split>, PathBuf)]) -> Result<()> {
     for (i, (split, path)) in tables.iter().enumerate() {
         if let (Some(split), Some((_, first))) = (split, tables[..i].iter().find(|(other, _)| other == split)) {
-            return Err(Error::file(path, format!("a second table for {split} beside {}", first.display())));
+            return Err(Error::data(path, format!("a second table for {split} beside {}", first.display())));
         }
     }
     Ok(())
@@ -139,7 +139,7 @@ fn open_file(path: &Path) -> Result<LabeledSet> {
     let mut builder = SampleBuilder::new(&rows);
     let samples = if rows.first().is_some_and(|r| r.split.is_some()) {
         if builder.classes.is_empty() {
-            return Err(Error::file(path, "no line belongs to train"));
+            return Err(Error::data(path, "no line belongs to train"));
         }
         let mut parts = [Vec::new(), Vec::new(), Vec::new()];
         for row in rows {
@@ -167,7 +167,7 @@ fn open_split(tables: &[(Option<Split>, PathBuf)]) -> Result<LabeledSet> {
     for (split, path) in tables {
         let rows = read(path)?;
         if rows.iter().any(|r| r.split.is_some_and(|s| s != split)) {
-            return Err(Error::file(path, format!("its split column names other parts than {split}")));
+            return Err(Error::data(path, format!("its split column names other parts than {split}")));
         }
         let builder = builder.get_or_insert_with(|| SampleBuilder::new(&rows));
         let samples = rows.into_iter().map(|row| builder.sample(path, folder_of(path), row));
@@ -256,7 +256,7 @@ fn read(path: &Path) -> Result<Vec<ImageRow>> {
         rows.push(ImageRow { line, path: image, label, split, name: None });
     }
     if rows.is_empty() {
-        return Err(Error::file(path, "the table lists no images"));
+        return Err(Error::data(path, "the table lists no images"));
     }
     Ok(rows)
 }
@@ -333,13 +333,13 @@ fn reader_of<B: AsRef<[u8]>>(path: &Path, bytes: B) -> csv::Reader<std::io::Curs
 }
 
 pub(super) fn at(path: &Path, line: u64, message: impl std::fmt::Display) -> Error {
-    Error::file(path, format!("line {line}: {message}"))
+    Error::data(path, format!("line {line}: {message}"))
 }
 
 fn unreadable(path: &Path, error: &csv::Error) -> Error {
     match error.kind() {
         csv::ErrorKind::Utf8 { pos, .. } => at(path, pos.as_ref().map_or(0, csv::Position::line), "not valid UTF-8"),
-        _ => Error::file(path, error.to_string()),
+        _ => Error::data(path, error.to_string()),
     }
 }
 

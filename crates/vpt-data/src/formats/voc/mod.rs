@@ -161,7 +161,7 @@ fn open(found: &VocFiles) -> Result<AnnotatedSet> {
             for (split, folder) in folders {
                 let part = &mut given[*split as usize];
                 if part.is_some() {
-                    return Err(Error::file(folder, format!("a second {split} folder beside others")));
+                    return Err(Error::data(folder, format!("a second {split} folder beside others")));
                 }
                 *part = Some(side_by_side(folder, &mut problems)?);
             }
@@ -315,15 +315,15 @@ fn read_all(pairs: Vec<XmlWithImage>) -> Result<Vec<DescribedImage>> {
 fn read(pair: XmlWithImage) -> Result<DescribedImage> {
     let XmlWithImage { xml, image, folder } = pair;
     let bytes = read_limited(&xml, MAX_XML_BYTES)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| Error::file(&xml, "not UTF-8 text"))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| Error::data(&xml, "not UTF-8 text"))?;
     let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
     let parsed = contain(|| Document::parse_with_options(text, options).map_err(|error| error.to_string()));
     let document = parsed
         .unwrap_or_else(|panic| Err(format!("the XML reader failed: {panic}")))
-        .map_err(|message| Error::file(&xml, message))?;
+        .map_err(|message| Error::data(&xml, message))?;
     let top = document.root_element();
     if top.tag_name().name() != "annotation" {
-        return Err(Error::file(&xml, format!("expected <annotation>, found <{}>", top.tag_name().name())));
+        return Err(Error::data(&xml, format!("expected <annotation>, found <{}>", top.tag_name().name())));
     }
     let path = image.unwrap_or_else(|| {
         // Some write whole paths, of the machine where the image was annotated.
@@ -385,7 +385,7 @@ fn categories(root: &Path, described: &Parts<DescribedImage>) -> Result<Vec<Cate
         let names: Vec<String> = text.lines().map(|line| line.trim().to_owned()).filter(|n| !n.is_empty()).collect();
         let mut seen = BTreeSet::new();
         if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
-            return Err(Error::file(&file, format!("'{twice}' is listed twice")));
+            return Err(Error::data(&file, format!("'{twice}' is listed twice")));
         }
         names
     } else {
@@ -402,13 +402,13 @@ fn categories(root: &Path, described: &Parts<DescribedImage>) -> Result<Vec<Cate
                     object.name,
                     root.display()
                 );
-                return Err(Error::file(&image.xml, message));
+                return Err(Error::data(&image.xml, message));
             }
         }
         names.into_iter().map(str::to_owned).collect()
     };
     if names.is_empty() {
-        return Err(Error::file(root, "there are no objects, and no classes.txt says what they could be"));
+        return Err(Error::data(root, "there are no objects, and no classes.txt says what they could be"));
     }
     Ok((1..).zip(names).map(|(id, name)| Category { id, name }).collect())
 }

@@ -100,28 +100,28 @@ pub(super) fn lists(file: &Path) -> Vec<PathBuf> {
 
 pub(super) fn read_config(file: &Path) -> Result<Config> {
     let bytes = read_limited(file, MAX_CONFIG_BYTES)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| Error::file(file, "not UTF-8 text"))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| Error::data(file, "not UTF-8 text"))?;
     let parsed = contain(|| serde_saphyr::from_str(text).map_err(|e| e.without_snippet().to_string()));
     parsed
         .unwrap_or_else(|panic| Err(format!("the YAML reader failed: {panic}")))
-        .map_err(|message| Error::file(file, message.split_whitespace().collect::<Vec<_>>().join(" ")))
+        .map_err(|message| Error::data(file, message.split_whitespace().collect::<Vec<_>>().join(" ")))
 }
 
 pub(super) fn categories(file: &Path, config: &Config) -> Result<Vec<Category>> {
     let names = match (&config.names, config.nc) {
         (Some(ClassNames(names)), Some(nc)) if names.len() != nc => {
-            return Err(Error::file(file, format!("nc is {nc}, but there are {} names", names.len())));
+            return Err(Error::data(file, format!("nc is {nc}, but there are {} names", names.len())));
         }
         (Some(ClassNames(names)), _) => names.clone(),
         (None, Some(nc @ 1..=100_000)) => (0..nc).map(|i| format!("class_{i}")).collect(),
         (None, _) => Vec::new(),
     };
     if names.is_empty() {
-        return Err(Error::file(file, "it names no classes (`names:`)"));
+        return Err(Error::data(file, "it names no classes (`names:`)"));
     }
     let mut seen = HashSet::new();
     if let Some(twice) = names.iter().find(|name| !seen.insert(name.as_str())) {
-        return Err(Error::file(file, format!("names: two classes are called '{twice}'")));
+        return Err(Error::data(file, format!("names: two classes are called '{twice}'")));
     }
     Ok((1..).zip(names).map(|(id, name)| Category { id, name }).collect())
 }

@@ -112,7 +112,7 @@ fn open(file: &Path) -> Result<AnnotatedSet> {
                     continue;
                 }
                 let message = format!("{split}: {source} is not there, seen from {}", folder.display());
-                return Err(Error::file(file, message));
+                return Err(Error::data(file, message));
             };
             if split == Split::Train && !path.starts_with(&folder) {
                 root.clone_from(base);
