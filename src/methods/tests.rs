@@ -56,7 +56,7 @@ fn defaults_in_help_texts_name_every_method_that_differs() {
         "32; 256 for zs-lp, clap and tip-adapter-f; 1 for cocoop; 4 for ivlp, maple and promptsrc; in detection 8"
     );
     assert_eq!(help::optimizer(), "adamw; sgd for zs-lp, clap, coop, cocoop, ivlp, maple and promptsrc");
-    assert_eq!(help::prompt_dropout(), "0; 0.1 for vpt-deep and e2vpt; in detection 0");
+    assert_eq!(help::prompt_dropout(), "0.1; 0 for vpt-shallow; in detection 0");
     assert_eq!(help::views(), "20; 10 for tip-adapter and tip-adapter-f");
     let epochs = help::epochs();
     assert!(epochs.contains("lora 500 steps for each image of a class") && epochs.contains("cocoop 10"), "{epochs}");
