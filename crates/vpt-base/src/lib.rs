@@ -1,6 +1,8 @@
 //! What every part of vpt stands on: errors, files that are written whole or not at all, named random streams, work in fixed
 //! shares, contained panics, named values, tensor files, small linear algebra.
 
+#[cfg(feature = "candle")]
+pub mod candle;
 pub mod choice;
 pub mod contain;
 pub mod error;

@@ -1,0 +1,385 @@
+//! A backbone as users know it: an image tower, what it expects of images and, for CLIP, the other half.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use super::names::TextNames;
+use super::registry::{Location, PREPROCESSOR, locate};
+use super::spec::{Spec, TextSpec};
+use super::text::{PromptedTexts, TextTower, TunedTexts};
+use super::tokenizer::Tokenizer;
+use super::vit::{TokenPrompts, Tune, Tuned, Vit};
+use super::weights::Weights;
+use vpt_base::{Error, Result};
+use vpt_image::preprocess::Preprocess;
+use vpt_kernel::{Init, Mat, MatMut, Panels, Part, Precision, matmul};
+
+/// Name that a tuned projection of image features has in task files: CLIP's.
+pub const VISUAL_PROJECTION: &str = "visual_projection.weight";
+
+/// How to open a backbone.
+#[derive(Clone, Debug, Default)]
+pub struct OpenOptions {
+    /// A folder that is searched for the backbone before the Hugging Face cache.
+    pub weights_dir: Option<PathBuf>,
+    /// Side of the images in pixels; by default what the backbone's preprocessing makes.
+    pub image_size: Option<usize>,
+    /// Number format of frozen weights and of what is multiplied with them.
+    pub precision: Precision,
+    /// Bytes that the process should take at most (see [`Vit::limit_memory`]).
+    pub max_memory: Option<u64>,
+}
+
+/// A frozen backbone, ready to run.
+#[derive(Debug)]
+pub struct Backbone {
+    /// Its known name, `owner/name` or folder name.
+    pub name: String,
+    /// Its architecture.
+    pub spec: Spec,
+    /// The image tower.
+    pub vit: Vit,
+    /// CLIP's projections and logit scale.
+    pub clip: Option<Clip>,
+    /// How an image becomes pixels.
+    pub preprocess: Preprocess,
+    location: Location,
+    weights: Weights,
+    hash: OnceLock<String>,
+}
+
+/// The parts of CLIP behind and beside the image tower.
+pub struct Clip {
+    /// `[D, projection]`.
+    projection: Panels,
+    /// Natural logarithm of the factor between cosine and logit.
+    logit_scale: f32,
+    text: Option<LazyTextTower>,
+    tokenizer: OnceLock<Tokenizer>,
+}
+
+/// A text tower that is read once it is needed: most tasks need none, and the embeddings of its words alone are large.
+struct LazyTextTower {
+    spec: TextSpec,
+    names: &'static TextNames,
+    precision: Precision,
+    tower: OnceLock<TextTower>,
+}
+
+impl Backbone {
+    /// Opens the backbone `name_or_dir`: a known name, `owner/name`, or a folder in the Hugging Face layout.
+    ///
+    /// # Errors
+    /// It is nowhere, a file of it is missing or damaged, or the image size does not fit it.
+    pub fn open(name_or_dir: &str, options: &OpenOptions) -> Result<Self> {
+        Self::read(name_or_dir, options).map_err(|error| error.of_kind(Error::weights))
+    }
+
+    fn read(name_or_dir: &str, options: &OpenOptions) -> Result<Self> {
+        let location = locate(name_or_dir, options.weights_dir.as_deref())?;
+        let spec = location.spec()?;
+        let weights = location.weights()?;
+        let path = location.path(PREPROCESSOR);
+        let preprocess = match location.read(PREPROCESSOR)? {
+            Some(bytes) => Preprocess::from_json(&bytes, &path)?,
+            None => match spec.family.preprocess {
+                Some(preprocess) => preprocess(spec.image_size),
+                None => return Err(Error::weights(path, "no such file: it says how images are prepared")),
+            },
+        };
+        let preprocess = match options.image_size {
+            Some(n) => {
+                spec.check_image_size(n)?;
+                preprocess.for_image_size(n)?
+            }
+            None => preprocess,
+        };
+        let image_size = match preprocess.output_size() {
+            Some((width, height)) if width == height => width,
+            Some((width, height)) => {
+                return Err(Error::weights(
+                    path,
+                    format!("makes images of {width} x {height}, but only squares are read"),
+                ));
+            }
+            None => {
+                return Err(Error::weights(path, "makes images of no fixed size: neither a crop nor an exact size"));
+            }
+        };
+        let vit = Vit::load(&spec, &weights, image_size, options.precision);
+        // Where nobody typed a size, it is the one in the file.
+        let mut vit = if options.image_size.is_none() { vit.map_err(|error| error.in_file(&path))? } else { vit? };
+        vit.limit_memory(options.max_memory);
+        let clip = spec.projection.map(|width| Clip::load(&spec, width, &weights, options.precision)).transpose()?;
+        Ok(Self { name: location.name.clone(), spec, vit, clip, preprocess, location, weights, hash: OnceLock::new() })
+    }
+
+    /// BLAKE3 of the weight files, in hexadecimal: what a task file is bound to.
+    ///
+    /// # Errors
+    /// The files cannot be read any more.
+    pub fn hash(&self) -> Result<&str> {
+        if self.hash.get().is_none() {
+            let _ = self.hash.set(self.weights.hash()?);
+        }
+        Ok(self.hash.get().map_or("", String::as_str))
+    }
+
+    /// Where it was found.
+    pub(super) fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The weight files.
+    pub(super) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Number of values in the backbone's tensors.
+    pub fn parameters(&self) -> u64 {
+        self.weights.parameters()
+    }
+
+    /// Width of what [`Backbone::embed`] makes.
+    pub fn embedding_width(&self) -> usize {
+        self.clip.as_ref().map_or(self.vit.width(), |clip| clip.projection.n())
+    }
+
+    /// Image embeddings of `pixels` `[B, 3, S, S]`, not normalised: CLIP's projected class token `[B, projection]`, the
+    /// class token after the last norm `[B, D]` of other families.
+    ///
+    /// # Errors
+    /// As [`Vit::features`].
+    pub fn embed(&self, pixels: &[f32], prompts: Option<TokenPrompts>, threads: usize) -> Result<Vec<f32>> {
+        Ok(self.project(self.vit.features(pixels, prompts, threads)?))
+    }
+
+    /// The embeddings that features `[B, D]` (the class token after the last norm) stand for: CLIP's projection of them,
+    /// `[B, projection]`, the features themselves for other families.
+    pub fn project(&self, features: Vec<f32>) -> Vec<f32> {
+        match &self.clip {
+            Some(clip) => clip.project(&features),
+            None => features,
+        }
+    }
+
+    /// The vector-Jacobian product of [`Self::project`]: from gradients `[B, projection]` of embeddings those of the features,
+    /// `[B, D]`.
+    pub fn project_vjp(&self, gradient: Vec<f32>) -> Vec<f32> {
+        match &self.clip {
+            Some(clip) => clip.project_vjp(&gradient),
+            None => gradient,
+        }
+    }
+
+    /// The image tower with weights of its own: see [`Vit::tuned`].
+    ///
+    /// # Errors
+    /// As [`Vit::tuned`].
+    pub fn tuned(&self, tune: Tune) -> Result<Tuned> {
+        self.vit.tuned(&self.spec, &self.weights, tune)
+    }
+
+    /// The text tower with low-rank changes of its own: see [`TextTower::tuned`].
+    ///
+    /// # Errors
+    /// As [`TextTower::tuned`], or the backbone has no text tower.
+    pub fn tuned_texts(&self, rank: usize, scale: f32) -> Result<TunedTexts> {
+        self.text_tower()?.tuned(&self.weights, rank, scale)
+    }
+
+    /// CLIP's projection of image features `[E, D]`, as the checkpoint has it.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read any more.
+    pub fn visual_projection(&self) -> Result<Vec<f32>> {
+        self.weights.get(self.spec.family.joint.projection, &[self.embedding_width(), self.vit.width()])
+    }
+
+    /// `texts` as token ids, up to the end token of each.
+    ///
+    /// # Errors
+    /// As [`Self::embed_texts`].
+    pub fn token_ids<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<u32>>> {
+        let tower = self.text_tower()?;
+        tower.read_part(self.encode(texts, tower.context())?, &self.tokenizer_path())
+    }
+
+    /// Whether there is a text tower: CLIP's.
+    pub fn has_text_tower(&self) -> bool {
+        self.text().is_ok()
+    }
+
+    /// Architecture of CLIP's text tower; [`Self::text_tower`] is the tower itself.
+    ///
+    /// # Errors
+    /// The backbone has none.
+    pub fn text_spec(&self) -> Result<&TextSpec> {
+        self.text().map(|text| &text.spec)
+    }
+
+    fn text(&self) -> Result<&LazyTextTower> {
+        self.clip.as_ref().and_then(|clip| clip.text.as_ref()).ok_or_else(|| {
+            let message = format!("{} ({}) has no text tower; a CLIP backbone is needed", self.name, self.spec.family);
+            Error::setting("backbone", message)
+        })
+    }
+
+    /// CLIP's text tower, whose weights are read when it is first asked for.
+    ///
+    /// # Errors
+    /// The backbone has none, or its files cannot be read any more.
+    pub fn text_tower(&self) -> Result<&TextTower> {
+        let text = self.text()?;
+        if let Some(tower) = text.tower.get() {
+            return Ok(tower);
+        }
+        let tower = TextTower::load(&text.spec, text.names, &self.weights, text.precision)?;
+        Ok(text.tower.get_or_init(|| tower))
+    }
+
+    /// Text embeddings `[T, projection]` of CLIP, not normalised.
+    ///
+    /// # Errors
+    /// The backbone has no text tower or no tokenizer, or that fails on a text.
+    pub fn embed_texts<S: AsRef<str>>(&self, texts: &[S], threads: usize) -> Result<Vec<f32>> {
+        let tower = self.text_tower()?;
+        tower.embed(&self.encode(texts, tower.context())?, &self.tokenizer_path(), threads)
+    }
+
+    /// Texts that will have `tokens` learned vectors behind their start token. One that is too long then loses its end, as
+    /// long texts do, but not the end token.
+    ///
+    /// # Errors
+    /// As [`Self::embed_texts`], or there is no room for the vectors.
+    pub fn class_texts<S: AsRef<str>>(&self, texts: &[S], tokens: usize) -> Result<PromptedTexts> {
+        let spec = self.text_spec()?;
+        // Start, end and at least one token of a name.
+        let Some(room) = spec.context.checked_sub(tokens).filter(|&room| room > 2) else {
+            let message = format!("{tokens} vectors leave no room for a name in a text of {} tokens", spec.context);
+            return Err(Error::setting("prompt_tokens", message));
+        };
+        PromptedTexts::new(spec, &self.encode(texts, room)?, &self.tokenizer_path())
+    }
+
+    /// The text tower's embeddings `[k, D]` of the tokens of `text`, start and end token left out.
+    ///
+    /// # Errors
+    /// As [`Self::embed_texts`].
+    pub fn word_embeddings(&self, text: &str) -> Result<Vec<f32>> {
+        let tower = self.text_tower()?;
+        let ids = self.encode(&[text], tower.context())?.pop().unwrap_or_default();
+        tower.word_embeddings(&ids, &self.tokenizer_path())
+    }
+
+    /// Token ids of `texts`, at most `context` of each.
+    fn encode<S: AsRef<str>>(&self, texts: &[S], context: usize) -> Result<Vec<Vec<u32>>> {
+        let Some(clip) = &self.clip else { return Ok(Vec::new()) };
+        if clip.tokenizer.get().is_none() {
+            let _ = clip.tokenizer.set(self.location.tokenizer()?);
+        }
+        let Some(tokenizer) = clip.tokenizer.get() else { return Ok(Vec::new()) };
+        texts.iter().map(|text| tokenizer.encode(text.as_ref(), context)).collect()
+    }
+
+    fn tokenizer_path(&self) -> PathBuf {
+        self.location.path(Path::new(super::tokenizer::TOKENIZER).to_str().unwrap_or_default())
+    }
+
+    /// The factor between cosine similarity and logit, `exp(logit_scale)`, of a CLIP backbone.
+    pub fn logit_scale(&self) -> Option<f32> {
+        self.clip.as_ref().map(|clip| clip.logit_scale.exp())
+    }
+}
+
+impl LazyTextTower {
+    /// Checks that the tensors are there.
+    fn new(spec: &TextSpec, names: &'static TextNames, weights: &Weights, precision: Precision) -> Result<Self> {
+        TextTower::check(spec, names, weights)?;
+        Ok(Self { spec: spec.clone(), names, precision, tower: OnceLock::new() })
+    }
+}
+
+impl Clip {
+    fn load(spec: &Spec, width: usize, weights: &Weights, precision: Precision) -> Result<Self> {
+        let (d, names) = (spec.vision.width, &spec.family.joint);
+        let projection = weights.get(names.projection, &[width, d])?;
+        let logit_scale = if weights.has(names.logit_scale) { weights.get(names.logit_scale, &[])?[0] } else { 0.0 };
+        let text = spec.text.as_ref().zip(names.text);
+        Ok(Self {
+            projection: Panels::pack(Mat::new(&projection, width, d, d).t()),
+            logit_scale,
+            text: text.map(|(spec, names)| LazyTextTower::new(spec, names, weights, precision)).transpose()?,
+            tokenizer: OnceLock::new(),
+        })
+    }
+
+    /// `[n, projection]` of features `[n, D]`.
+    fn project(&self, features: &[f32]) -> Vec<f32> {
+        product(features, &self.projection)
+    }
+
+    /// `[n, D]` of gradients `[n, projection]`.
+    fn project_vjp(&self, gradient: &[f32]) -> Vec<f32> {
+        product(gradient, self.projection.t())
+    }
+}
+
+/// Rows `[n, k]` times a matrix `[k, m]`: `[n, m]`.
+pub fn product<'a>(rows: &[f32], matrix: impl Into<Part<'a>>) -> Vec<f32> {
+    let matrix = matrix.into();
+    let (k, m) = (matrix.k(), matrix.n());
+    let n = rows.len() / k;
+    let mut out = vec![0.0; n * m];
+    matmul(Mat::new(rows, n, k, k), matrix, MatMut::new(&mut out, n, m, m), Init::Zero);
+    out
+}
+
+impl std::fmt::Debug for Clip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = self.text.as_ref().map(|text| &text.spec);
+        write!(f, "Clip {{ logit_scale: {}, text: {text:?} }}", self.logit_scale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture() -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/clip")
+    }
+
+    #[test]
+    fn the_text_tower_is_read_with_the_first_text() {
+        let backbone = Backbone::open(fixture().to_str().unwrap(), &OpenOptions::default()).unwrap();
+        let is_read = || backbone.clip.as_ref().unwrap().text.as_ref().unwrap().tower.get().is_some();
+        let side = backbone.vit.image_size();
+        backbone.embed(&vec![0.; 3 * side * side], None, 1).unwrap();
+        assert!(backbone.has_text_tower() && !is_read());
+        backbone.embed_texts(&["a cat"], 1).unwrap();
+        assert!(is_read());
+    }
+
+    #[test]
+    fn a_text_tower_that_is_not_there_is_told_when_the_backbone_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(fixture()).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+        let file = dir.path().join("config.json");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for (field, value, message) in [
+            ("num_hidden_layers", 4, "has no tensor `text_model.encoder.layers.3."),
+            ("vocab_size", 601, "`text_model.embeddings.token_embedding.weight` has shape [600, 32]"),
+        ] {
+            let mut config = config.clone();
+            config["text_config"][field] = value.into();
+            std::fs::write(&file, config.to_string()).unwrap();
+            let error = Backbone::open(dir.path().to_str().unwrap(), &OpenOptions::default()).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+}

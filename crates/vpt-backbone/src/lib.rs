@@ -1,0 +1,18 @@
+//! The frozen part: what a backbone is, where it is found and how its weights are read. Knows nothing of tasks.
+
+pub mod bundled;
+pub mod class_texts;
+pub mod classifier;
+pub mod clip;
+pub mod hub;
+pub mod names;
+pub mod position;
+pub mod registry;
+pub mod spec;
+pub mod text;
+pub mod tokenizer;
+pub mod vit;
+pub mod weights;
+
+pub use clip::{Backbone, OpenOptions};
+pub use vpt_kernel::Precision;

@@ -1,0 +1,109 @@
+//! CLIP (Radford et al. 2021): both towers, or its image tower published on its own. A norm before the first block, a
+//! projection, and usually a text tower.
+
+use serde_json::Value;
+
+use super::{Anchor, BlockNames, Family, JointNames, TensorName, TextNames, VisionNames};
+use crate::spec::{Fields, MAX_CONTEXT, MAX_MLP, MAX_VOCAB, MlpWidth, Pool, Positions, Resampling, Spec, TextSpec};
+use vpt_base::Result;
+use vpt_image::preprocess::Preprocess;
+
+/// The family.
+pub static FAMILY: Family = Family {
+    name: "clip",
+    model_types: &["clip", "clip_vision_model"],
+    spec,
+    // Every OpenAI-style CLIP is prepared alike.
+    preprocess: Some(Preprocess::clip),
+    anchor: Anchor { tower: "vision_model.", tensor: "embeddings.class_embedding" },
+    vision: VisionNames {
+        class_token: TensorName { name: "vision_model.embeddings.class_embedding", dimensions: 1 },
+        registers: TensorName { name: "", dimensions: 0 },
+        positions: TensorName { name: "vision_model.embeddings.position_embedding.weight", dimensions: 2 },
+        patch: "vision_model.embeddings.patch_embedding",
+        // So it is spelled in every checkpoint.
+        pre_norm: "vision_model.pre_layrnorm",
+        blocks: BlockNames { prefix: "vision_model.encoder.layers", ..BLOCKS },
+        post_norm: "vision_model.post_layernorm",
+    },
+    classifier: "",
+    joint: JointNames { projection: "visual_projection.weight", logit_scale: "logit_scale", text: Some(&TEXT) },
+};
+
+const BLOCKS: BlockNames = BlockNames {
+    prefix: "",
+    norm1: "layer_norm1",
+    qkv: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    out: "self_attn.out_proj",
+    norm2: "layer_norm2",
+    mlp: ["mlp.fc1", "mlp.fc2"],
+    gated_mlp: ["", ""],
+    layer_scale: ["", ""],
+};
+
+static TEXT: TextNames = TextNames {
+    tokens: "text_model.embeddings.token_embedding.weight",
+    positions: "text_model.embeddings.position_embedding.weight",
+    blocks: BlockNames { prefix: "text_model.encoder.layers", ..BLOCKS },
+    final_norm: "text_model.final_layer_norm",
+    projection: "text_projection.weight",
+};
+
+fn spec(root: &Fields) -> Result<Spec> {
+    if root.text("model_type")? == Some("clip") { both_towers(root) } else { lone_image_tower(root) }
+}
+
+/// Both towers; either section may be missing or hold only what differs from the defaults.
+fn both_towers(root: &Fields) -> Result<Spec> {
+    // An older form, written by transformers before 4.27: where it is present it replaces the section altogether.
+    let section = |name: &'static str, old: &'static str, prefix: &'static str, old_prefix: &'static str| {
+        root.section(old, old_prefix).and_then(|f| if f.is_present() { Ok(f) } else { root.section(name, prefix) })
+    };
+    let v = section("vision_config", "vision_config_dict", "vision_config.", "vision_config_dict.")?;
+    let t = section("text_config", "text_config_dict", "text_config.", "text_config_dict.")?;
+    let projection = root.size("projection_dim", Some(512), MAX_MLP)?;
+    let text = TextSpec {
+        tower: t.tower((512, 12, 8), "quick_gelu", 1e-5, &MlpWidth::Size(2048))?,
+        vocab: t.size("vocab_size", Some(49408), MAX_VOCAB)?,
+        context: t.size("max_position_embeddings", Some(77), MAX_CONTEXT)?,
+        eos_token_id: t.token_id("eos_token_id", 49407)?,
+        projection,
+    };
+    if text.context < 3 {
+        return Err(t.error("max_position_embeddings", "must be at least 3: start token, end token and one between"));
+    }
+    Ok(Spec { projection: Some(projection), text: Some(text), ..image_tower(&v)? })
+}
+
+/// The image tower published on its own, with or without its projection.
+fn lone_image_tower(root: &Fields) -> Result<Spec> {
+    let named = |name: &str| match root.get("architectures") {
+        Some(Value::Array(list)) => list.iter().any(|x| x.as_str() == Some(name)),
+        _ => false,
+    };
+    let projection = if named("CLIPVisionModelWithProjection") {
+        Some(root.size("projection_dim", Some(512), MAX_MLP)?)
+    } else {
+        None
+    };
+    Ok(Spec { projection, ..image_tower(root)? })
+}
+
+fn image_tower(f: &Fields) -> Result<Spec> {
+    let (image_size, patch_size) = f.image_and_patch(224, 32)?;
+    Ok(Spec {
+        family: &FAMILY,
+        vision: f.tower((768, 12, 12), "quick_gelu", 1e-5, &MlpWidth::Size(3072))?,
+        image_size,
+        patch_size,
+        patch_bias: false,
+        class_token: true,
+        registers: 0,
+        positions: Positions { prefix: 1, resampling: Resampling::Bicubic },
+        pre_norm: true,
+        pool: Pool::ClassToken,
+        classifier: None,
+        projection: None,
+        text: None,
+    })
+}

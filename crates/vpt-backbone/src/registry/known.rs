@@ -1,0 +1,44 @@
+//! The backbones that have a name here, and their repositories on the Hugging Face hub.
+
+use crate::bundled;
+use crate::names::{Family, clip, dinov2, dinov2_with_registers, mae, vit};
+
+/// A backbone with a name.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Name that `backbone` takes.
+    pub name: &'static str,
+    /// Its repository on the hub, `owner/name`; empty for the bundled backbone.
+    pub repo: &'static str,
+    /// The repository's branch, tag or commit.
+    pub revision: &'static str,
+    /// Family that its `config.json` will name.
+    pub family: &'static Family,
+}
+
+const fn known(name: &'static str, repo: &'static str, family: &'static Family) -> Known {
+    Known { name, repo, revision: "main", family }
+}
+
+/// Every known backbone, the bundled one first.
+pub const KNOWN: &[Known] = &[
+    known(bundled::NAME, "", &clip::FAMILY),
+    known("clip-vit-b32", "openai/clip-vit-base-patch32", &clip::FAMILY),
+    known("clip-vit-b16", "openai/clip-vit-base-patch16", &clip::FAMILY),
+    known("clip-vit-l14", "openai/clip-vit-large-patch14", &clip::FAMILY),
+    known("clip-vit-l14-336", "openai/clip-vit-large-patch14-336", &clip::FAMILY),
+    known("openclip-vit-b32-laion2b", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", &clip::FAMILY),
+    known("dinov2-small", "facebook/dinov2-small", &dinov2::FAMILY),
+    known("dinov2-base", "facebook/dinov2-base", &dinov2::FAMILY),
+    known("dinov2-large", "facebook/dinov2-large", &dinov2::FAMILY),
+    known("dinov2-giant", "facebook/dinov2-giant", &dinov2::FAMILY),
+    known("dinov2-small-reg", "facebook/dinov2-with-registers-small", &dinov2_with_registers::FAMILY),
+    known("dinov2-base-reg", "facebook/dinov2-with-registers-base", &dinov2_with_registers::FAMILY),
+    known("dinov2-large-reg", "facebook/dinov2-with-registers-large", &dinov2_with_registers::FAMILY),
+    known("dinov2-giant-reg", "facebook/dinov2-with-registers-giant", &dinov2_with_registers::FAMILY),
+    known("vit-b16-in21k", "google/vit-base-patch16-224-in21k", &vit::FAMILY),
+    known("vit-b16-in1k", "google/vit-base-patch16-224", &vit::FAMILY),
+    known("deit-s16", "facebook/deit-small-patch16-224", &vit::FAMILY),
+    known("dino-s16", "facebook/dino-vits16", &vit::FAMILY),
+    known("mae-b16", "facebook/vit-mae-base", &mae::FAMILY),
+];

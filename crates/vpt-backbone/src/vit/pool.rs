@@ -1,0 +1,107 @@
+//! The features of images: what a [`Pool`] makes of their tokens after the last norm, and back.
+
+use super::embed::Embedding;
+use super::tower::Tower;
+use crate::spec::Pool;
+use vpt_kernel::{Grow, Mat, MatMut, add_products, add_rows, layer_norm, layer_norm_vjp, row_stride};
+
+/// What the VJP of [`Tower::pool`] needs.
+#[derive(Default)]
+pub(super) struct PoolTape {
+    /// The tokens after the last norm, without its scale and shift.
+    normalized: Vec<f32>,
+    /// One over their deviations.
+    inverse: Vec<f32>,
+}
+
+/// The rows of a micro-batch behind the last block, at stride [`row_stride`]`(D)`.
+#[derive(Clone, Copy)]
+pub(super) struct PooledRows {
+    pub(super) images: usize,
+    /// Rows of an image: its class token alone, or all tokens with the prompts that travel behind them.
+    pub(super) each: usize,
+}
+
+impl PooledRows {
+    fn all(self) -> usize {
+        self.images * self.each
+    }
+}
+
+impl Embedding {
+    /// Tokens before the patches.
+    fn prefix_tokens(&self) -> usize {
+        self.tokens() - self.patches()
+    }
+}
+
+impl Tower {
+    /// Features `[images, vectors * D]` of the rows `x` behind the last block.
+    pub(super) fn pool(&self, pool: Pool, x: &[f32], rows: PooledRows, tape: &mut PoolTape) -> Vec<f32> {
+        let d = self.embedding.width();
+        let (all, stride) = (rows.all(), row_stride(d));
+        let normalized = tape.normalized.grow(all * stride);
+        let view = &mut MatMut::new(normalized, all, d, stride);
+        layer_norm(Mat::new(x, all, d, stride), self.eps, view, tape.inverse.grow(all));
+        let [scale, shift] = &self.post_norm;
+        let mut features = Vec::with_capacity(rows.images * pool.vectors() * d);
+        for image in normalized.chunks_exact(rows.each * stride) {
+            if pool.reads_class_token() {
+                features.extend((0..d).map(|i| image[i] * scale[i] + shift[i]));
+            }
+            if pool.reads_patches() {
+                let mut mean = vec![0.; d];
+                let patches = image.chunks_exact(stride).skip(self.embedding.prefix_tokens());
+                for row in patches.take(self.embedding.patches()) {
+                    mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                }
+                let count = self.embedding.patches() as f32;
+                features.extend((0..d).map(|i| mean[i] / count * scale[i] + shift[i]));
+            }
+        }
+        features
+    }
+
+    /// The VJP of [`Self::pool`]: writes the gradient of the rows to `dx` and adds those of the norm's scale and shift to
+    /// `d_norm`. `buffer` is a buffer.
+    pub(super) fn pool_vjp(
+        &self,
+        pool: Pool,
+        d_features: &[f32],
+        rows: PooledRows,
+        tape: &PoolTape,
+        (dx, buffer): (&mut Vec<f32>, &mut Vec<f32>),
+        d_norm: Option<&mut [Vec<f32>; 2]>,
+    ) {
+        let d = self.embedding.width();
+        let (all, stride) = (rows.all(), row_stride(d));
+        let normalized = Mat::new(&tape.normalized, all, d, stride);
+        let buffer = buffer.zeroed(all * stride);
+        let images = buffer.chunks_exact_mut(rows.each * stride);
+        for (image, gradient) in images.zip(d_features.chunks_exact(pool.vectors() * d)) {
+            if pool.reads_class_token() {
+                image[..d].copy_from_slice(&gradient[..d]);
+            }
+            if pool.reads_patches() {
+                let mean = &gradient[gradient.len() - d..];
+                let count = self.embedding.patches() as f32;
+                let patches = image.chunks_exact_mut(stride).skip(self.embedding.prefix_tokens());
+                for row in patches.take(self.embedding.patches()) {
+                    row.iter_mut().zip(mean).for_each(|(to, gradient)| *to = gradient / count);
+                }
+            }
+        }
+        if let Some(d_norm) = d_norm {
+            let [scale, shift] = d_norm;
+            let gradient = Mat::new(buffer, all, d, stride);
+            add_products(gradient, normalized, scale);
+            add_rows(gradient, shift);
+        }
+        for row in buffer.chunks_exact_mut(stride) {
+            row.iter_mut().zip(&self.post_norm[0]).for_each(|(gradient, scale)| *gradient *= scale);
+        }
+        dx.zeroed(all * stride);
+        let gradient = Mat::new(buffer, all, d, stride);
+        layer_norm_vjp(normalized, &tape.inverse[..all], gradient, &mut MatMut::new(dx, all, d, stride));
+    }
+}

@@ -1,0 +1,518 @@
+//! The tensors of a checkpoint: safetensors, in one file or several, read one tensor at a time.
+//!
+//! A checkpoint is larger than everything else in the process, so no file is ever held or mapped as a whole: the headers
+//! are read and checked when the folder is opened, and a tensor's bytes are read from their place, converted to f32 on
+//! the way, when it is asked for. Resident memory is the tensors that were asked for and a buffer.
+
+mod file;
+pub mod pickle;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use serde::Deserialize;
+
+use self::file::{FileSource, TensorEntry, WeightFile};
+use super::names::{Anchor, FAMILIES};
+use vpt_base::files::read_limited;
+use vpt_base::{Error, Result};
+
+/// The one file of a checkpoint that is not sharded.
+pub const SINGLE: &str = "model.safetensors";
+/// The list of which tensor is in which file, for a checkpoint that is sharded.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+const MAX_INDEX_BYTES: u64 = 100_000_000;
+/// Bytes converted at a time.
+const CHUNK: usize = 1 << 18;
+
+/// An open checkpoint.
+///
+/// Tensors are named as in the plain model of their family (`ViTModel`, `Dinov2Model`, `CLIPModel`), whatever class the
+/// checkpoint was saved from: what stands before those names (`vit.` in a `ViTForImageClassification`) is found when it
+/// is opened.
+#[derive(Debug)]
+pub struct Weights {
+    /// Where the checkpoint is, for errors that no single file is to blame for.
+    origin: PathBuf,
+    /// In the order of their names.
+    files: Vec<WeightFile>,
+    tensors: BTreeMap<String, TensorEntry>,
+    /// Prefix of the plain model's names.
+    prefix: String,
+    /// What the names of an image tower begin with that the file holds alone and without it, as CLIP's without `vision_model.`.
+    bare_image_tower: Option<&'static str>,
+}
+
+impl Weights {
+    /// Opens the checkpoint in the folder `dir`: `model.safetensors`, or the files its index names.
+    ///
+    /// # Errors
+    /// Neither is there, a shard is missing or lacks a tensor the index promises, a header is longer than its file or no
+    /// header at all, or tensors overlap, leave gaps, end beyond the file or disagree with their shapes.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
+        if single.is_file() {
+            let file = WeightFile::open(&single)?;
+            let tensors = file.header(0)?;
+            return Self::new(dir, vec![file], tensors);
+        }
+        if index.is_file() {
+            return Self::open_shards(dir, &index);
+        }
+        let pickled = dir.join("pytorch_model.bin").is_file() || dir.join("pytorch_model.bin.index.json").is_file();
+        let hint = if pickled { "; pytorch_model.bin must be converted to safetensors first" } else { "" };
+        Err(Error::weights(dir, format!("holds neither {SINGLE} nor {INDEX}{hint}")))
+    }
+
+    /// A checkpoint in memory, the content of a `model.safetensors`; `name` stands for it in errors.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub fn from_static(bytes: &'static [u8], name: &Path) -> Result<Self> {
+        let file = WeightFile { path: name.to_path_buf(), source: FileSource::Memory(bytes), len: bytes.len() as u64 };
+        let tensors = file.header(0)?;
+        Self::new(name, vec![file], tensors)
+    }
+
+    fn open_shards(dir: &Path, index: &Path) -> Result<Self> {
+        let weight_map = parse_index(&read_limited(index, MAX_INDEX_BYTES)?, index)?;
+        let names: BTreeSet<&String> = weight_map.values().collect();
+        let mut files = Vec::new();
+        let mut headers = BTreeMap::new();
+        for name in names {
+            let path = dir.join(name);
+            if !path.is_file() {
+                return Err(Error::weights(index, format!("names {name}, which is not in the folder")));
+            }
+            let file = WeightFile::open(&path)?;
+            headers.insert(name, file.header(files.len())?);
+            files.push(file);
+        }
+        let mut tensors = BTreeMap::new();
+        for (tensor, name) in &weight_map {
+            let Some(entry) = headers.get_mut(name).and_then(|h| h.remove(tensor)) else {
+                return Err(Error::weights(
+                    index,
+                    format!("says that `{}` is in {name}, which has no such tensor", tensor.escape_debug()),
+                ));
+            };
+            tensors.insert(tensor.clone(), entry);
+        }
+        Self::new(dir, files, tensors)
+    }
+
+    fn new(origin: &Path, files: Vec<WeightFile>, tensors: BTreeMap<String, TensorEntry>) -> Result<Self> {
+        let mut found = BTreeMap::new();
+        for name in tensors.keys() {
+            for Anchor { tower, tensor } in FAMILIES.map(|family| family.anchor) {
+                let Some(before) = name.strip_suffix(tensor).filter(|b| b.is_empty() || b.ends_with('.')) else {
+                    continue;
+                };
+                match before.strip_suffix(tower) {
+                    Some(before) => found.insert((before, None), tensor),
+                    None => found.insert((before, Some(tower)), tensor),
+                };
+            }
+        }
+        let (prefix, bare_image_tower) = match found.iter().collect::<Vec<_>>()[..] {
+            [] => (String::new(), None),
+            [(&(prefix, bare), _)] => (prefix.to_owned(), bare),
+            [(&(one, _), first), (&(two, _), second), ..] => {
+                let message = format!("holds several models, `{one}{first}` and `{two}{second}`");
+                return Err(Error::weights(origin, message));
+            }
+        };
+        Ok(Self { origin: origin.to_path_buf(), files, tensors, prefix, bare_image_tower })
+    }
+
+    /// Where the checkpoint is, for errors that no single file is to blame for.
+    pub(crate) fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    /// The tensor `name` beside the plain model, as the classifier of a `ViTForImageClassification` stands beside its `vit.`.
+    fn find_beside(&self, name: &str) -> Option<&TensorEntry> {
+        let parent = self.prefix.trim_end_matches('.').rsplit_once('.').map(|(parent, _)| parent);
+        match parent {
+            Some(parent) => self.tensors.get(&format!("{parent}.{name}")),
+            None => self.tensors.get(name),
+        }
+    }
+
+    /// The shape of the tensor of this name beside the plain model, if there is one.
+    pub fn shape_beside(&self, name: &str) -> Option<&[usize]> {
+        self.find_beside(name).map(|t| t.shape.as_slice())
+    }
+
+    /// [`Weights::get`] of a tensor beside the plain model.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn get_beside(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.find_beside(name);
+        let tensor = tensor.ok_or_else(|| Error::weights(&self.origin, format!("has no tensor `{name}`")))?;
+        self.check_shape(name, tensor, shape)?;
+        let mut out = vec![0.0; tensor.shape.iter().product()];
+        self.read(name, tensor, &mut out)?;
+        Ok(out)
+    }
+
+    fn find(&self, name: &str) -> Option<&TensorEntry> {
+        let bare = self.bare_image_tower.and_then(|tower| name.strip_prefix(tower)).unwrap_or(name);
+        if self.prefix.is_empty() {
+            self.tensors.get(bare)
+        } else {
+            self.tensors.get(&format!("{}{bare}", self.prefix))
+        }
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// The shape of the tensor of this name, if there is one.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.find(name).map(|t| t.shape.as_slice())
+    }
+
+    /// Checks that [`Weights::get`] can read the tensor `name`, without reading it.
+    ///
+    /// # Errors
+    /// As [`Weights::get`], unless its file cannot be read.
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let tensor = self.checked(name, shape)?;
+        match tensor.dtype.as_str() {
+            "F32" | "F16" | "BF16" => Ok(()),
+            _ => Err(self.unreadable(name, tensor)),
+        }
+    }
+
+    /// Reads the tensor `name` as f32, row-major. `shape` is what the caller has derived from the configuration.
+    ///
+    /// # Errors
+    /// There is no such tensor, it has another shape, its type is not f32, f16 or bf16, or its file cannot be read.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.checked(name, shape)?;
+        // The header check has bounded this by the length of the file.
+        let mut out = vec![0.0; tensor.shape.iter().product()];
+        self.read(name, tensor, &mut out)?;
+        Ok(out)
+    }
+
+    /// [`Weights::get`] into memory that is there already, as one third of fused query, key and value weights.
+    ///
+    /// # Errors
+    /// As [`Weights::get`], and `out` not as long as the shape says.
+    pub fn get_into(&self, name: &str, shape: &[usize], out: &mut [f32]) -> Result<()> {
+        let tensor = self.checked(name, shape)?;
+        let len: usize = tensor.shape.iter().product();
+        if out.len() != len {
+            let message = format!("room for {} of the {len} values of tensor `{name}`", out.len());
+            return Err(Error::weights(&self.files[tensor.file].path, message));
+        }
+        self.read(name, tensor, out)
+    }
+
+    fn checked(&self, name: &str, shape: &[usize]) -> Result<&TensorEntry> {
+        let Some(tensor) = self.find(name) else {
+            return Err(Error::weights(&self.origin, format!("has no tensor `{}{name}`", self.prefix)));
+        };
+        self.check_shape(name, tensor, shape)?;
+        Ok(tensor)
+    }
+
+    fn check_shape(&self, name: &str, tensor: &TensorEntry, shape: &[usize]) -> Result<()> {
+        if tensor.shape == shape {
+            return Ok(());
+        }
+        let message = format!("tensor `{name}` has shape {:?}, the configuration asks for {shape:?}", tensor.shape);
+        Err(Error::weights(&self.files[tensor.file].path, message))
+    }
+
+    fn read(&self, name: &str, tensor: &TensorEntry, out: &mut [f32]) -> Result<()> {
+        let file = &self.files[tensor.file];
+        match tensor.dtype.as_str() {
+            "F32" => file.read_values(tensor, out, f32::from_le_bytes),
+            "F16" => file.read_values(tensor, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
+            "BF16" => file.read_values(tensor, out, |b: [u8; 2]| bf16::from_le_bytes(b).to_f32()),
+            _ => Err(self.unreadable(name, tensor)),
+        }
+    }
+
+    fn unreadable(&self, name: &str, tensor: &TensorEntry) -> Error {
+        let message = format!("tensor `{name}` is of type {}; supported are F32, F16 and BF16", tensor.dtype);
+        Error::weights(&self.files[tensor.file].path, message)
+    }
+
+    /// The number of values in floating-point tensors, heads included that are no part of the backbone.
+    pub fn parameters(&self) -> u64 {
+        let float = self.tensors.values().filter(|t| matches!(t.dtype.as_str(), "F64" | "F32" | "F16" | "BF16"));
+        float.map(|t| t.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// The types the tensors are stored in, as safetensors names them, in alphabetical order.
+    pub fn dtypes(&self) -> Vec<String> {
+        self.tensors.values().map(|t| t.dtype.clone()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The files the tensors are read from and their lengths in bytes, in the order of their names.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, u64)> {
+        self.files.iter().map(|f| (f.path.as_path(), f.len))
+    }
+
+    /// BLAKE3 over the bytes of the weight files, one after the other in the order of their names, in hexadecimal. Of a
+    /// checkpoint that is not sharded this is what `b3sum model.safetensors` prints.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn hash(&self) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; CHUNK];
+        for file in &self.files {
+            let mut offset = 0;
+            while offset < file.len {
+                let n = (file.len - offset).min(CHUNK as u64) as usize;
+                file.read_exact_at(&mut buffer[..n], offset)?;
+                hasher.update(&buffer[..n]);
+                offset += n as u64;
+            }
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+}
+
+/// Which tensor is in which file, from the bytes of the index `path`. The files are in the index's folder.
+///
+/// # Errors
+/// It is no index, or names a file with a folder in it, which could be anywhere.
+pub(crate) fn parse_index(bytes: &[u8], path: &Path) -> Result<BTreeMap<String, String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let Index { weight_map } =
+        serde_json::from_slice(bytes).map_err(|e| Error::weights(path, format!("not a safetensors index: {e}")))?;
+    let is_file_name = |name: &str| {
+        Path::new(name).file_name().is_some_and(|n| n == name) && !name.contains(['\\', ':', '\0']) && name.len() < 256
+    };
+    match weight_map.values().find(|name| !is_file_name(name)) {
+        None => Ok(weight_map),
+        Some(name) => {
+            let shown: String = name.chars().take(80).collect();
+            Err(Error::weights(path, format!("names `{}`, which is not a file name", shown.escape_debug())))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A safetensors file of these tensors: name, type, shape, bytes.
+    fn file(tensors: &[(&str, &str, &[usize], Vec<u8>)]) -> Vec<u8> {
+        let mut data = Vec::new();
+        let mut header = serde_json::Map::new();
+        header.insert("__metadata__".into(), serde_json::json!({"format": "pt"}));
+        for (name, dtype, shape, bytes) in tensors {
+            let offsets = [data.len(), data.len() + bytes.len()];
+            header.insert((*name).into(), serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
+            data.extend(bytes);
+        }
+        raw(&Value::Object(header).to_string(), &data)
+    }
+
+    fn raw(header: &str, data: &[u8]) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+    }
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    fn folder(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            std::fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        dir
+    }
+
+    fn open(bytes: Vec<u8>) -> Result<Weights> {
+        Weights::open(folder(&[(SINGLE, bytes)]).path())
+    }
+
+    fn refused(bytes: Vec<u8>) -> String {
+        let message = open(bytes).unwrap_err().to_string();
+        assert!(message.contains(&format!("{SINGLE}: ")) && !message.contains('\n'), "{message}");
+        message
+    }
+
+    #[test]
+    fn three_types_become_f32() {
+        let values = [1.5f32, -0.25, 3.0];
+        let f16s = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
+        let bf16s = values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect();
+        let bytes = file(&[
+            ("a", "F32", &[3], floats(&values)),
+            ("b", "F16", &[1, 3], f16s),
+            ("c", "BF16", &[3, 1], bf16s),
+            ("d", "I64", &[1], vec![0; 8]),
+        ]);
+        let weights = open(bytes.clone()).unwrap();
+        assert_eq!(weights.get("a", &[3]).unwrap(), values);
+        assert_eq!(weights.get("b", &[1, 3]).unwrap(), values);
+        assert_eq!(weights.get("c", &[3, 1]).unwrap(), values);
+        assert_eq!(
+            (weights.parameters(), weights.dtypes()),
+            (9, ["BF16", "F16", "F32", "I64"].map(String::from).to_vec())
+        );
+        let message = weights.get("d", &[1]).unwrap_err().to_string();
+        assert!(message.contains("tensor `d` is of type I64; supported are"), "{message}");
+        assert_eq!(weights.hash().unwrap(), blake3::hash(&bytes).to_hex().to_string());
+        let weights = Weights::from_static(Box::leak(bytes.into_boxed_slice()), Path::new("bundled")).unwrap();
+        assert_eq!(weights.get("b", &[1, 3]).unwrap(), values);
+    }
+
+    #[test]
+    fn tensors_longer_than_the_buffer_are_read_in_full() {
+        let values: Vec<f32> = (0..CHUNK / 2 + 7).map(|i| i as f32).collect();
+        let weights = open(file(&[("x", "F32", &[1], floats(&[9.0])), ("y", "F32", &[values.len()], floats(&values))]));
+        let weights = weights.unwrap();
+        assert_eq!(weights.get("y", &[values.len()]).unwrap(), values);
+        let mut out = vec![0.0; values.len()];
+        weights.get_into("y", &[values.len()], &mut out).unwrap();
+        assert_eq!(out, values);
+        assert!(weights.get_into("y", &[values.len()], &mut out[1..]).is_err());
+    }
+
+    #[test]
+    fn prefixes_are_found_when_opened() {
+        let one = |name: &str, other: &str| {
+            open(file(&[(name, "F32", &[1], floats(&[0.0])), (other, "F32", &[1], floats(&[7.0]))])).unwrap()
+        };
+        for prefix in ["", "vit.", "dinov2_with_registers.", "a.b."] {
+            let weights = one(&format!("{prefix}embeddings.cls_token"), &format!("{prefix}layernorm.bias"));
+            assert_eq!(weights.get("layernorm.bias", &[1]).unwrap(), [7.0], "{prefix}");
+            assert!(!weights.has("norm.bias"));
+        }
+        let name = "vision_model.post_layernorm.bias";
+        for (class, other) in [
+            ("vision_model.embeddings.class_embedding", name),
+            ("clip.vision_model.embeddings.class_embedding", "clip.vision_model.post_layernorm.bias"),
+            ("embeddings.class_embedding", "post_layernorm.bias"),
+        ] {
+            assert_eq!(one(class, other).shape(name), Some(&[1][..]), "{class}");
+        }
+        let both = file(&[
+            ("a.embeddings.cls_token", "F32", &[1], floats(&[0.0])),
+            ("b.embeddings.cls_token", "F32", &[1], floats(&[0.0])),
+        ]);
+        assert!(open(both).unwrap_err().to_string().contains("several models, `a.embeddings.cls_token` and `b."));
+    }
+
+    #[test]
+    fn a_wrong_name_or_shape_is_named() {
+        let weights = open(file(&[
+            ("vit.embeddings.cls_token", "F32", &[1], floats(&[0.0])),
+            ("vit.w", "F32", &[2, 1], floats(&[0.0, 1.0])),
+        ]))
+        .unwrap();
+        let message = weights.get("w", &[1, 2]).unwrap_err().to_string();
+        assert!(message.ends_with("tensor `w` has shape [2, 1], the configuration asks for [1, 2]"), "{message}");
+        let message = weights.get("v", &[2]).unwrap_err().to_string();
+        assert!(message.ends_with("has no tensor `vit.v`"), "{message}");
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let whole = file(&[("a", "F32", &[2], floats(&[1.0, 2.0])), ("b", "F32", &[1], floats(&[3.0]))]);
+        for len in 0..whole.len() {
+            refused(whole[..len].to_vec());
+        }
+        assert!(refused([&whole[..], &[0]].concat()).contains("1 bytes too long"));
+        assert!(refused([&u64::MAX.to_le_bytes()[..], b"{}"].concat()).contains("a header of 18446744073709551615"));
+        let entry =
+            |shape: &str, offsets: &str| format!(r#"{{"dtype": "F32", "shape": {shape}, "data_offsets": {offsets}}}"#);
+        for (header, part) in [
+            (format!(r#"{{"a": {}}}"#, entry("[2]", "[0, 9]")), "tensor `a`: bytes 0 to 9 of 8: truncated"),
+            (format!(r#"{{"a": {}}}"#, entry("[2]", "[8, 0]")), "tensor `a`: bytes 8 to 0"),
+            (format!(r#"{{"a": {}}}"#, entry("[3]", "[0, 8]")), "tensor `a`: F32 [3] in 8 bytes"),
+            (format!(r#"{{"a": {}}}"#, entry("[4611686018427387904, 4]", "[0, 0]")), "tensor `a`: F32 [46116"),
+            (format!(r#"{{"a": {}}}"#, entry("[1]", "[4, 8]")), "tensor `a` follows a gap"),
+            (format!(r#"{{"a": {}}}"#, entry("[-1]", "[0, 8]")), "header: tensor `a`: "),
+            (format!(r#"{{"a": {0}, "b": {0}}}"#, entry("[2]", "[0, 8]")), "tensor `b` overlaps"),
+            (r#"{"a": 3}"#.to_owned(), "header: tensor `a`: "),
+            ("[]".to_owned(), "not a safetensors file: header: "),
+        ] {
+            let message = refused(raw(&header, &[0; 8]));
+            assert!(message.contains(part), "{header}: {message}");
+        }
+    }
+
+    #[test]
+    fn no_change_of_one_byte_makes_a_panic() {
+        let whole = file(&[("a", "F16", &[2], vec![0; 4]), ("vit.embeddings.cls_token", "F32", &[1, 1], vec![0; 4])]);
+        let dir = folder(&[(SINGLE, whole.clone())]);
+        let (mut opened, mut refused) = (0, 0);
+        for at in 0..whole.len() {
+            for byte in [b'"', b'9', whole[at] ^ 1, 255] {
+                let mut bytes = whole.clone();
+                bytes[at] = byte;
+                std::fs::write(dir.path().join(SINGLE), bytes).unwrap();
+                match Weights::open(dir.path()) {
+                    Ok(weights) => {
+                        opened += 1;
+                        for name in ["a", "embeddings.cls_token"] {
+                            let shape = weights.shape(name).map(<[usize]>::to_vec).unwrap_or_default();
+                            drop(weights.get(name, &shape));
+                        }
+                    }
+                    Err(error) => {
+                        refused += 1;
+                        assert!(!error.to_string().contains('\n'), "{error}");
+                    }
+                }
+            }
+        }
+        assert!(opened > 100 && refused > 100, "{opened} {refused}");
+    }
+
+    #[test]
+    fn shards_are_read_through_their_index() {
+        let index = |map: &str| format!(r#"{{"metadata": {{"total_size": 8}}, "weight_map": {map}}}"#).into_bytes();
+        let a = file(&[("a", "F32", &[1], floats(&[1.0])), ("unlisted", "F32", &[1], floats(&[1.0]))]);
+        let b = file(&[("b", "F32", &[1], floats(&[2.0]))]);
+        let good = r#"{"b": "2.safetensors", "a": "1.safetensors"}"#;
+        let dir = folder(&[("1.safetensors", a.clone()), ("2.safetensors", b.clone()), (INDEX, index(good))]);
+        let weights = Weights::open(dir.path()).unwrap();
+        assert_eq!((weights.get("a", &[1]).unwrap(), weights.get("b", &[1]).unwrap()), (vec![1.0], vec![2.0]));
+        assert!(!weights.has("unlisted"));
+        assert_eq!(weights.hash().unwrap(), blake3::hash(&[&a[..], &b[..]].concat()).to_hex().to_string());
+        let sizes: Vec<_> = weights.files().map(|(_, len)| len as usize).collect();
+        assert_eq!(sizes, [a.len(), b.len()]);
+
+        for (map, part) in [
+            (r#"{"a": "3.safetensors"}"#, "names 3.safetensors, which is not in the folder"),
+            (r#"{"c": "1.safetensors"}"#, "says that `c` is in 1.safetensors, which has no such tensor"),
+            (r#"{"a": "../1.safetensors"}"#, "names `../1.safetensors`, which is not a file name"),
+            (r#"{"a": ".."}"#, "names `..`, which is not a file name"),
+            (r#"{"a": 1}"#, "not a safetensors index: "),
+        ] {
+            std::fs::write(dir.path().join(INDEX), index(map)).unwrap();
+            let message = Weights::open(dir.path()).unwrap_err().to_string();
+            assert!(message.contains(INDEX) && message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_empty_folder_says_what_it_lacks() {
+        let dir = folder(&[("pytorch_model.bin", vec![])]);
+        let message = Weights::open(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("holds neither model.safetensors nor") && message.contains("must be converted"));
+    }
+}

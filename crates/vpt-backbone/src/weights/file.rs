@@ -1,0 +1,223 @@
+//! One safetensors file: its header, checked, and reads from their place.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::CHUNK;
+use vpt_base::file_at::read_exact_at;
+use vpt_base::{Error, Message, Result};
+
+/// The safetensors library refuses longer headers, too.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// More dimensions than any tensor has.
+const MAX_DIMENSIONS: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct WeightFile {
+    pub(super) path: PathBuf,
+    pub(super) source: FileSource,
+    pub(super) len: u64,
+}
+
+#[derive(Debug)]
+pub(super) enum FileSource {
+    Disk(File),
+    Memory(&'static [u8]),
+}
+
+/// One line of a header, checked: its bytes lie inside the file and agree with its shape.
+#[derive(Debug, Clone)]
+pub(super) struct TensorEntry {
+    pub(super) file: usize,
+    pub(super) dtype: String,
+    pub(super) shape: Vec<usize>,
+    /// From the start of the file.
+    offset: u64,
+    bytes: u64,
+}
+
+/// The entries of a header by their tensors' names. What else is in it is passed over as it is read: kept, a hundred megabytes
+/// of small values would take a gigabyte.
+struct Header(BTreeMap<String, HeaderEntry>);
+
+#[derive(serde::Deserialize)]
+struct HeaderEntry {
+    dtype: String,
+    #[serde(deserialize_with = "dimensions")]
+    shape: Vec<u64>,
+    data_offsets: [u64; 2],
+}
+
+fn dimensions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+    struct Dimensions;
+    impl<'de> Visitor<'de> for Dimensions {
+        type Value = Vec<u64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of whole numbers")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u64>, A::Error> {
+            let mut shape = Vec::new();
+            while let Some(dimension) = list.next_element()? {
+                if shape.len() == MAX_DIMENSIONS {
+                    return Err(de::Error::custom(format!("a shape of more than {MAX_DIMENSIONS} dimensions")));
+                }
+                shape.push(dimension);
+            }
+            Ok(shape)
+        }
+    }
+    deserializer.deserialize_seq(Dimensions)
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("tensors by their names")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut entries = BTreeMap::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
+                    let entry = map
+                        .next_value()
+                        .map_err(|error| de::Error::custom(format!("tensor `{}`: {error}", name.escape_debug())))?;
+                    entries.insert(name, entry);
+                }
+                Ok(Header(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+impl WeightFile {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let len = file.metadata().map_err(Error::io(path))?.len();
+        Ok(Self { path: path.to_path_buf(), source: FileSource::Disk(file), len })
+    }
+
+    pub(super) fn error(&self, message: impl Into<Message>) -> Error {
+        Error::weights(&self.path, message)
+    }
+
+    /// Fills `buffer` from `offset` on.
+    pub(super) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        match &self.source {
+            FileSource::Disk(file) => read_exact_at(file, buffer, offset).map_err(Error::io(&self.path)),
+            FileSource::Memory(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX);
+                let end = start.saturating_add(buffer.len());
+                let part = bytes.get(start..end).ok_or_else(|| self.error("ends too early"))?;
+                buffer.copy_from_slice(part);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads a tensor whose values take N bytes each.
+    pub(super) fn read_values<const N: usize>(
+        &self,
+        tensor: &TensorEntry,
+        out: &mut [f32],
+        value: impl Fn([u8; N]) -> f32,
+    ) -> Result<()> {
+        let mut buffer = vec![0; CHUNK.min(out.len() * N)];
+        let mut offset = tensor.offset;
+        for part in out.chunks_mut(CHUNK / N) {
+            let bytes = &mut buffer[..part.len() * N];
+            self.read_exact_at(bytes, offset)?;
+            offset += bytes.len() as u64;
+            for (to, from) in part.iter_mut().zip(bytes.as_chunks().0) {
+                *to = value(*from);
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensors of this file, number `number` of its checkpoint.
+    ///
+    /// The format (<https://huggingface.co/docs/safetensors>): the header's length as a little-endian u64, the header in
+    /// JSON, then the tensors' bytes without gap or overlap.
+    pub(super) fn header(&self, number: usize) -> Result<BTreeMap<String, TensorEntry>> {
+        if self.len < 8 {
+            return Err(self.error("not a safetensors file: shorter than 8 bytes"));
+        }
+        let mut length = [0; 8];
+        self.read_exact_at(&mut length, 0)?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER_BYTES || length > self.len - 8 {
+            let message = format!("not a safetensors file, or truncated: a header of {length} bytes in {}", self.len);
+            return Err(self.error(message));
+        }
+        let mut text = vec![0; length as usize];
+        self.read_exact_at(&mut text, 8)?;
+        let Header(entries) =
+            serde_json::from_slice(&text).map_err(|e| self.error(format!("not a safetensors file: header: {e}")))?;
+        drop(text);
+        let (data, data_len) = (8 + length, self.len - 8 - length);
+        let mut tensors = BTreeMap::new();
+        for (name, entry) in entries {
+            let shown = name.escape_debug();
+            let [start, end] = entry.data_offsets;
+            if start > end || end > data_len {
+                let message = format!("tensor `{shown}`: bytes {start} to {end} of {data_len}: truncated or damaged");
+                return Err(self.error(message));
+            }
+            let product = entry.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
+            let bytes = product.and_then(|n| n.checked_mul(dtype_bytes(&entry.dtype).unwrap_or(0)));
+            // Of a type that is not known the shape cannot be checked; it is refused when it is asked for.
+            if dtype_bytes(&entry.dtype).is_some() && bytes != Some(end - start) {
+                let message = format!("tensor `{shown}`: {} {:?} in {} bytes", entry.dtype, entry.shape, end - start);
+                return Err(self.error(message));
+            }
+            let shape = entry.shape.iter().map(|&d| d as usize).collect();
+            let tensor =
+                TensorEntry { file: number, dtype: entry.dtype, shape, offset: data + start, bytes: end - start };
+            tensors.insert(name, tensor);
+        }
+        self.check_layout(&tensors, data)?;
+        Ok(tensors)
+    }
+
+    /// That the tensors cover the bytes from `data` to the end of the file, each byte once.
+    fn check_layout(&self, tensors: &BTreeMap<String, TensorEntry>, data: u64) -> Result<()> {
+        let mut order: Vec<_> = tensors.iter().collect();
+        order.sort_by_key(|(_, t)| (t.offset, t.bytes));
+        let mut end = data;
+        for (name, tensor) in order {
+            if tensor.offset != end {
+                let what = if tensor.offset < end { "overlaps the one before it" } else { "follows a gap" };
+                return Err(self.error(format!("tensor `{}` {what}", name.escape_debug())));
+            }
+            end += tensor.bytes;
+        }
+        if end == self.len { Ok(()) } else { Err(self.error(format!("{} bytes too long", self.len - end))) }
+    }
+}
+
+/// Bytes a value of this type takes; `None` for types this crate does not know.
+fn dtype_bytes(dtype: &str) -> Option<u64> {
+    match dtype {
+        "BOOL" | "U8" | "I8" | "F8_E5M2" | "F8_E4M3" => Some(1),
+        "U16" | "I16" | "F16" | "BF16" => Some(2),
+        "U32" | "I32" | "F32" => Some(4),
+        "U64" | "I64" | "F64" => Some(8),
+        _ => None,
+    }
+}
