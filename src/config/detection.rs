@@ -48,7 +48,7 @@ impl RunConfig {
             mosaic: self.mosaic.unwrap_or(0.),
         };
         augment.check().map_err(|error| match error {
-            Error::Invalid { what, message } if what == "mosaic" => Error::setting("mosaic", message),
+            Error::Invalid { what, message } if what == "mosaic".into() => Error::setting("mosaic", message),
             Error::Invalid { message, .. } => Error::setting("scale_jitter", message),
             error => error,
         })?;

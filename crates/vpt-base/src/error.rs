@@ -77,7 +77,7 @@ pub enum Error {
     #[error("{what}: {message}")]
     Invalid {
         /// The data set, field or argument.
-        what: String,
+        what: Message,
         /// What is wrong with it.
         message: Message,
     },
@@ -185,6 +185,12 @@ impl From<String> for Message {
     }
 }
 
+impl From<&String> for Message {
+    fn from(text: &String) -> Self {
+        text.clone().into()
+    }
+}
+
 impl From<&str> for Message {
     fn from(text: &str) -> Self {
         text.to_owned().into()
@@ -260,7 +266,7 @@ impl Error {
     }
 
     /// [`Error::Invalid`] for the data set, field or argument `what`.
-    pub fn invalid(what: impl Into<String>, message: impl Into<Message>) -> Self {
+    pub fn invalid(what: impl Into<Message>, message: impl Into<Message>) -> Self {
         Self::Invalid { what: what.into(), message: message.into() }
     }
 
@@ -298,7 +304,7 @@ impl Error {
                 let file = file.as_ref().map(|file| format!("{}: ", file.display()));
                 Message::from(file.unwrap_or_default()).field(field.clone()).text(": ").text(message.clone())
             }
-            Self::Invalid { what, message } => before(what.clone(), message),
+            Self::Invalid { what, message } => what.clone().text(": ").text(message.clone()),
             Self::Diverged { message } => before("training diverged".to_owned(), message),
             Self::Io { .. } | Self::Tensor(_) => self.to_string().into(),
         }

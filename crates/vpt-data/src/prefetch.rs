@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use vpt_base::contain::contain;
-use vpt_base::{Error, Result};
+use vpt_base::{Error, Message, Result};
 
 /// Makes the item with an index.
 type MakeItem<T> = dyn Fn(usize) -> Result<T> + Send + Sync;
@@ -66,7 +66,10 @@ impl<T: Send + 'static> Prefetch<T> {
                 Ok(thread) => ahead.threads.push(thread),
                 // Fewer threads give the same items.
                 Err(_) if !ahead.threads.is_empty() => break,
-                Err(e) => return Err(Error::invalid("threads", format!("cannot start a thread: {e}"))),
+                Err(e) => {
+                    let threads = Message::new().field("threads");
+                    return Err(Error::invalid(threads, format!("cannot start a thread: {e}")));
+                }
             }
         }
         Ok(ahead)

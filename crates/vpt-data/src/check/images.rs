@@ -122,7 +122,9 @@ fn glance(image: &ListedImage) -> Looked {
 fn unreadable_file(path: &Path, prefix: &str, error: &Error, out: &mut Findings) {
     let (kind, message) = match error {
         Error::Io { source, .. } => (FindingKind::NoAccess, source.to_string()),
-        Error::Image { message, .. } => (FindingKind::UnreadableImage, message.to_string()),
+        Error::Data { message, .. } | Error::Image { message, .. } | Error::File { message, .. } => {
+            (FindingKind::UnreadableImage, message.to_string())
+        }
         other => (FindingKind::UnreadableImage, other.to_string()),
     };
     out.error(kind, path, None, prefix.to_owned() + &message);
