@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vpt::Message;
 use vpt::report::table;
-use vpt::train::{DetectRecord, EpochRecord, Event, Observer, Stage, Start};
+use vpt::train::{EpochRecord, Event, Observer, Stage, Start};
 
 use super::flags;
 use super::interrupt::Interrupt;
@@ -123,9 +123,6 @@ impl Observer for Progress {
             Event::Epoch { record, of, best } if self.tells(record.epoch, *of, *best) => {
                 self.line(&epoch(record, *of, *best));
             }
-            Event::Detected { record, of, best } if self.tells(record.epoch, *of, *best) => {
-                self.line(&detected(record, *of, *best));
-            }
             Event::Finished(_) => self.clear(),
             _ => {}
         }
@@ -174,28 +171,28 @@ fn describe(start: &Start<'_>) -> String {
 }
 
 fn epoch(record: &EpochRecord, of: usize, best: bool) -> String {
-    let (train, val) = if record.val.multilabel().is_some() { ("all right", "mAP") } else { ("acc", "acc") };
+    let val = &record.val;
+    let scores = if let Some(val) = val.detect() {
+        let (ap, ap50) = (table::percent(val.ap), table::percent(val.ap50));
+        format!("train loss {:.4}  val AP {ap:>7} AP50 {ap50:>7}", record.train_loss)
+    } else {
+        let (train, name) = if val.multilabel().is_some() { ("all right", "mAP") } else { ("acc", "acc") };
+        format!(
+            "train loss {:.4} {train} {:>7}  val loss {:.4} {name} {:>7}",
+            record.train_loss,
+            table::percent(record.train.values().next().copied()),
+            val.loss().unwrap_or(f64::NAN),
+            table::percent(val.main()),
+        )
+    };
+    let stage = match record.stage {
+        Stage::Whole => "",
+        Stage::Head => "head  ",
+        Stage::Prompts => "prompts  ",
+    };
     format!(
-        "epoch {:>width$}/{of}  train loss {:.4} {train} {:>7}  val loss {:.4} {val} {:>7}  {:.1} s{}",
+        "epoch {:>width$}/{of}  {stage}{scores}  {:.1} s{}",
         record.epoch,
-        record.train_loss,
-        table::percent(record.train_acc1.or(record.train_exact_match)),
-        record.val.loss().unwrap_or(f64::NAN),
-        table::percent(record.val.main()),
-        record.train_seconds + record.val_seconds,
-        if best { "  best" } else { "" },
-        width = of.to_string().len(),
-    )
-}
-
-fn detected(record: &DetectRecord, of: usize, best: bool) -> String {
-    format!(
-        "epoch {:>width$}/{of}  {}  train loss {:.4}  val AP {:>7} AP50 {:>7}  {:.1} s{}",
-        record.epoch,
-        if record.stage == Stage::Head { "head" } else { "prompts" },
-        record.train_loss,
-        table::percent(record.val.ap),
-        table::percent(record.val.ap50),
         record.train_seconds + record.val_seconds,
         if best { "  best" } else { "" },
         width = of.to_string().len(),

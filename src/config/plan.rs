@@ -91,9 +91,10 @@ impl Plan {
         Rates { parts: parts.collect(), head, epsilon: self.defaults.epsilon }
     }
 
-    /// Rates of detection, of either stage: prompts have no decay.
-    pub fn detection_rates(&self) -> Rates {
-        let mut rates = self.rates(self.learning_rates[0]);
+    /// Rates of detection, of either stage, when the method learns at `lr`, the head alone or else the prompts: these have no
+    /// decay.
+    pub fn detection_rates(&self, lr: f64) -> Rates {
+        let mut rates = self.rates(lr);
         rates.parts.iter_mut().for_each(|part| part.decay = 0.);
         Rates { epsilon: optim::EPSILON, ..rates }
     }

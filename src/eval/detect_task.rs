@@ -3,18 +3,9 @@
 use crate::Progress;
 use crate::data::Split;
 use crate::data::boxes::BoxDataset;
-use crate::metrics::coco::{self, CocoEval, Detection};
+use crate::metrics::coco::{self, Detected, Detection};
 use crate::model::DetectTask;
 use crate::{Error, Result};
-
-/// What a detector found in a part of a data set, and how good that is.
-#[derive(Debug, Clone)]
-pub struct Detected {
-    /// What was found, with the ids of the data set.
-    pub detections: Vec<Detection>,
-    /// How good it is.
-    pub eval: CocoEval,
-}
 
 /// Looks for objects in one part of `dataset` and compares with the truth.
 ///

@@ -4,5 +4,6 @@ mod detect_task;
 mod task;
 pub mod zero_shot;
 
-pub use detect_task::{Detected, evaluate_boxes};
+pub use crate::metrics::coco::Detected;
+pub use detect_task::evaluate_boxes;
 pub use task::{evaluate, evaluate_multilabel};

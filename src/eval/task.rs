@@ -6,7 +6,7 @@ use crate::data::{Batch, Dataset, MultilabelDataset, Sample, Split};
 use crate::metrics::{MultilabelTally, Tally};
 use crate::model::TaskModel;
 use crate::{Error, Result};
-use crate::{Progress, infer::batches};
+use crate::{Progress, infer::each_batch};
 
 /// Classifies one part of `dataset` and counts.
 ///
@@ -25,7 +25,7 @@ pub fn evaluate(task: &TaskModel, dataset: &Dataset, split: Split, progress: Pro
     let samples = dataset.part(split).iter().map(relabel).collect::<Result<Vec<_>>>()?;
     let mut tally = Tally::new(classes.len());
     let count = |logits: &[f32], batch: &Batch| tally.add(logits, &batch.labels);
-    each_batch(task, dataset, split, samples, progress, count)?;
+    count_logits(task, dataset, split, samples, progress, count)?;
     Ok(tally)
 }
 
@@ -46,7 +46,7 @@ pub fn evaluate_multilabel(
     let sets = sets.renumbered(&dataset.classes.iter().map(find).collect::<Result<Vec<u32>>>()?, classes.len())?;
     let mut tally = MultilabelTally::new(classes.len());
     let count = |logits: &[f32], batch: &Batch| tally.add(logits, &sets.truth(&batch.labels)?);
-    each_batch(task, dataset, split, dataset.part(split).to_vec(), progress, count)?;
+    count_logits(task, dataset, split, dataset.part(split).to_vec(), progress, count)?;
     Ok(tally)
 }
 
@@ -63,7 +63,7 @@ fn unknown(name: &str, classes: &[String], dataset: &Dataset) -> Error {
 }
 
 /// Tells `count` the logits of every batch of `samples`, which are the part `split` of `dataset`.
-fn each_batch(
+fn count_logits(
     task: &TaskModel,
     dataset: &Dataset,
     split: Split,
@@ -74,12 +74,7 @@ fn each_batch(
     if samples.is_empty() {
         return Err(Error::setting("split", format!("{} has no {split} images", dataset.name)));
     }
-    let (mut done, total) = (0, samples.len());
-    for batch in batches(samples, task.preprocess(), task.model().threads())? {
-        let batch = batch?;
-        count(&task.logits(&batch.pixels)?, &batch)?;
-        done += batch.labels.len();
-        progress(done, total);
-    }
-    Ok(())
+    each_batch(samples, task.preprocess(), task.model().threads(), progress, |batch| {
+        count(&task.logits(&batch.pixels)?, batch)
+    })
 }

@@ -7,7 +7,7 @@ use crate::{
         Backbone,
         class_texts::{Prompts, classifier},
     },
-    data::{Dataset, Split},
+    data::{Dataset, Split, visit_batches},
     infer::batches,
     linear_algebra::normalize_l2,
     metrics::{Tally, calibration::Logits},
@@ -26,11 +26,11 @@ pub fn zero_shot(
     progress: Progress,
 ) -> Result<Tally> {
     let mut tally = Tally::new(prompts.classnames.len());
-    each_batch(backbone, dataset, split, prompts, threads, &mut |logits, labels, total| {
-        tally.add(logits, labels)?;
-        progress(tally.images() as usize, total);
-        Ok(true)
-    })?;
+    let go_on = &mut |done, total| {
+        progress(done, total);
+        true
+    };
+    each_batch(backbone, dataset, split, prompts, threads, go_on, |logits, labels| tally.add(logits, labels))?;
     Ok(tally)
 }
 
@@ -48,27 +48,21 @@ pub fn zero_shot_logits(
     go_on: &mut dyn FnMut(usize, usize) -> bool,
 ) -> Result<Option<Logits>> {
     let mut kept = Logits::new(prompts.classnames.len());
-    let mut done = 0;
-    let whole = each_batch(backbone, dataset, split, prompts, threads, &mut |logits, labels, total| {
-        kept.add(logits, labels)?;
-        done += labels.len();
-        Ok(go_on(done, total))
-    })?;
+    let count = |logits: &[f32], labels: &[u32]| kept.add(logits, labels);
+    let whole = each_batch(backbone, dataset, split, prompts, threads, go_on, count)?;
     Ok(whole.then_some(kept))
 }
 
-/// Told logits and labels of a batch, and how many images there are in all; says whether to go on.
-type Count<'a> = &'a mut dyn FnMut(&[f32], &[u32], usize) -> Result<bool>;
-
-/// Tells `count` logits and labels of every batch, and how many images there are in all, until it says no. Whether it did
-/// not.
+/// Tells `count` logits and labels of every batch, and `go_on` how many images are done, of how many, until it says no. Whether
+/// it did not.
 fn each_batch(
     backbone: &Backbone,
     dataset: &Dataset,
     split: Split,
     prompts: &Prompts,
     threads: usize,
-    count: Count,
+    go_on: &mut dyn FnMut(usize, usize) -> bool,
+    mut count: impl FnMut(&[f32], &[u32]) -> Result<()>,
 ) -> Result<bool> {
     let weights = classifier(backbone, prompts, threads)?;
     let scale = backbone.logit_scale().unwrap_or(1.);
@@ -78,19 +72,15 @@ fn each_batch(
         return Err(Error::setting("split", format!("{} has no {split} images", dataset.name)));
     }
     let total = samples.len();
-    for batch in batches(samples, &backbone.preprocess, threads)? {
-        let batch = batch?;
+    visit_batches(batches(samples, &backbone.preprocess, threads)?, total, go_on, |batch| {
         let mut embeds = backbone.embed(&batch.pixels, None, threads)?;
         normalize_l2(&mut embeds, width);
         let logits: Vec<f32> = embeds
             .chunks_exact(width)
             .flat_map(|image| weights.chunks_exact(width).map(move |class| scale * dot(image, class)))
             .collect();
-        if !count(&logits, &batch.labels, total)? {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+        count(&logits, &batch.labels)
+    })
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

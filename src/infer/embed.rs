@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::{batches, samples};
+use super::{each_batch, samples};
 use crate::Progress;
 use crate::backbone::Backbone;
 use crate::files::write_atomic;
@@ -68,16 +68,13 @@ impl Source<'_> {
             Self::Task(task) => task.preprocess(),
         };
         let mut image_embeds = Vec::with_capacity(images.len() * backbone.embedding_width());
-        let mut done = 0;
-        for batch in batches(samples(images), preprocess, threads)? {
-            let batch = batch?;
+        each_batch(samples(images), preprocess, threads, progress, |batch| {
             image_embeds.extend(match self {
                 Self::Backbone(backbone) => backbone.embed(&batch.pixels, None, threads)?,
                 Self::Task(task) => task.model().embed(task.params(), &batch.pixels)?,
             });
-            done += batch.labels.len();
-            progress(done, images.len());
-        }
+            Ok(())
+        })?;
         Ok(Embeddings {
             images: image_embeds,
             width: backbone.embedding_width(),

@@ -8,9 +8,9 @@ pub mod predict;
 
 use std::path::{Path, PathBuf};
 
-use crate::Result;
 use crate::{
-    data::{Augment, ImageSource, Loader, LoaderOptions, Sample},
+    Progress, Result,
+    data::{Augment, Batch, ImageSource, Loader, LoaderOptions, Sample, visit_batches},
     image::Preprocess,
 };
 
@@ -37,6 +37,22 @@ pub(crate) fn batches(samples: Vec<Sample>, preprocess: &Preprocess, threads: us
         digests: None,
     };
     Loader::new(samples.into(), order, options)
+}
+
+/// Calls `take` with each batch of `samples`, as [`batches`] makes them.
+pub(crate) fn each_batch(
+    samples: Vec<Sample>,
+    preprocess: &Preprocess,
+    threads: usize,
+    progress: Progress,
+    mut take: impl FnMut(&Batch) -> Result<()>,
+) -> Result<()> {
+    let total = samples.len();
+    let go_on = &mut |done, total| {
+        progress(done, total);
+        true
+    };
+    visit_batches(batches(samples, preprocess, threads)?, total, go_on, |batch| take(&batch)).map(|_| ())
 }
 
 /// A path as text.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::predict::Guess;
-use super::{batches, name, samples};
+use super::{each_batch, name, samples};
 use crate::Progress;
 use crate::Result;
 use crate::logits::top_k;
@@ -31,8 +31,8 @@ pub fn predict_multilabel(
 ) -> Result<Vec<MultilabelPrediction>> {
     let classes = &task.meta().classes;
     let mut predictions = Vec::with_capacity(images.len());
-    for batch in batches(samples(images), task.preprocess(), task.model().threads())? {
-        let logits = task.logits(&batch?.pixels)?;
+    each_batch(samples(images), task.preprocess(), task.model().threads(), progress, |batch| {
+        let logits = task.logits(&batch.pixels)?;
         for row in logits.chunks_exact(classes.len()) {
             let there = top_k(row, classes.len(), 1.).into_iter().filter(|&(class, _)| row[class] >= 0.);
             let guess = |(class, _): (usize, f64)| Guess {
@@ -42,7 +42,7 @@ pub fn predict_multilabel(
             let labels = there.map(guess).collect();
             predictions.push(MultilabelPrediction { image: name(&images[predictions.len()]), labels });
         }
-        progress(predictions.len(), images.len());
-    }
+        Ok(())
+    })?;
     Ok(predictions)
 }

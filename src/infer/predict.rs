@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{batches, name, samples};
+use super::{each_batch, name, samples};
 use crate::Progress;
 use crate::Result;
 use crate::logits::top_k;
@@ -42,8 +42,8 @@ pub struct Guess {
 pub fn predict(task: &TaskModel, images: &[PathBuf], progress: Progress) -> Result<Vec<Prediction>> {
     let classes = &task.meta().classes;
     let mut predictions = Vec::with_capacity(images.len());
-    for batch in batches(samples(images), task.preprocess(), task.model().threads())? {
-        let logits = task.logits(&batch?.pixels)?;
+    each_batch(samples(images), task.preprocess(), task.model().threads(), progress, |batch| {
+        let logits = task.logits(&batch.pixels)?;
         for row in logits.chunks_exact(classes.len()) {
             let guess = |(class, probability): (usize, f64)| Guess { label: classes[class].clone(), probability };
             let top5: Vec<Guess> = top_k(row, TOP, task.meta().temperature()).into_iter().map(guess).collect();
@@ -54,7 +54,7 @@ pub fn predict(task: &TaskModel, images: &[PathBuf], progress: Progress) -> Resu
                 top5,
             });
         }
-        progress(predictions.len(), images.len());
-    }
+        Ok(())
+    })?;
     Ok(predictions)
 }

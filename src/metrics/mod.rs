@@ -11,11 +11,7 @@ pub use calibration::{Calibration, Ece};
 pub use classify::{Confusion, Metrics, Tally};
 pub use multilabel::{MultilabelMetrics, MultilabelTally};
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
-
-use crate::{Result, data::LabelSets};
 
 /// How good a model is on one part of a data set, by the metrics of its task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,9 +68,13 @@ impl Scores {
         }
     }
 
-    /// Sort key of results, better ones higher: [`Self::main`], of equals the lower loss.
+    /// Sort key of results, better ones higher: [`Self::main`], of equals the lower loss, or the higher AP50.
     pub(crate) fn rank(&self) -> (f64, f64) {
-        (self.main(), -self.loss().unwrap_or(0.))
+        match self {
+            Self::Classify(metrics) => (metrics.acc1, -metrics.loss),
+            Self::Multilabel(metrics) => (metrics.map, -metrics.loss),
+            Self::Detect(metrics) => (metrics.ap, metrics.ap50),
+        }
     }
 }
 
@@ -83,63 +83,4 @@ fn sum(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.iter().sum()
-}
-
-/// Accumulates [`Scores`] over the batches of a split, for tasks that have logits of classes.
-#[derive(Debug, Clone)]
-pub(crate) enum AnyTally {
-    /// One class an image: labels are classes.
-    Classify(Tally),
-    /// Any number of classes: labels are sets of them.
-    Multilabel(MultilabelTally, Arc<LabelSets>),
-}
-
-impl AnyTally {
-    /// Nothing counted yet, for `classes` classes; labels are positions in `sets` if there are any.
-    pub(crate) fn new(classes: usize, sets: Option<&Arc<LabelSets>>) -> Self {
-        match sets {
-            None => Self::Classify(Tally::new(classes)),
-            Some(sets) => Self::Multilabel(MultilabelTally::new(classes), sets.clone()),
-        }
-    }
-
-    /// Counts a batch: `logits` `[B, classes]`, `labels` `[B]`.
-    pub(crate) fn add(&mut self, logits: &[f32], labels: &[u32]) -> Result<()> {
-        match self {
-            Self::Classify(tally) => tally.add(logits, labels),
-            Self::Multilabel(tally, sets) => tally.add(logits, &sets.truth(labels)?),
-        }
-    }
-
-    /// How many images were counted.
-    pub(crate) fn images(&self) -> usize {
-        match self {
-            Self::Classify(tally) => tally.images() as usize,
-            Self::Multilabel(tally, _) => tally.images(),
-        }
-    }
-
-    /// The metrics of everything counted so far.
-    pub(crate) fn scores(&self) -> Scores {
-        match self {
-            Self::Classify(tally) => Scores::Classify(tally.metrics()),
-            Self::Multilabel(tally, _) => Scores::Multilabel(tally.metrics()),
-        }
-    }
-
-    /// Counts of a multi-label task; `None` for other tasks.
-    pub(crate) fn multilabel(&self) -> Option<&MultilabelTally> {
-        match self {
-            Self::Classify(_) => None,
-            Self::Multilabel(tally, _) => Some(tally),
-        }
-    }
-
-    /// Confusion matrix of a classification; `None` for other tasks.
-    pub(crate) fn confusion(&self) -> Option<&Confusion> {
-        match self {
-            Self::Classify(tally) => Some(tally.confusion()),
-            Self::Multilabel(..) => None,
-        }
-    }
 }

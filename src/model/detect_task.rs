@@ -9,7 +9,10 @@ use super::{
 use crate::{
     Error, Message, Progress, Result,
     backbone::{Backbone, class_texts::class_embeddings},
-    data::boxes::{BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, Rect},
+    data::{
+        boxes::{BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, Rect},
+        visit_batches,
+    },
     head::detect::ClassLayer,
     model::task_file::{BackboneId, TaskFile, TaskMeta},
     params::Param,
@@ -111,8 +114,12 @@ impl DetectTask {
         let options =
             BoxLoaderOptions { batch: BATCH, ..BoxLoaderOptions::plain(self.input.clone(), self.detector.threads()) };
         let mut all = Vec::with_capacity(total);
-        for batch in BoxLoader::new(images.into(), (0..total).collect(), options)? {
-            let batch = batch?;
+        let loader = BoxLoader::new(images.into(), (0..total).collect(), options)?;
+        let go_on = &mut |done, total| {
+            progress(done, total);
+            true
+        };
+        visit_batches(loader, total, go_on, |batch| {
             let input = DetectInput::Images(&batch.pixels);
             let found = self.detector.detect(&head, Some(&self.params), input, batch.valid.as_deref())?;
             all.extend(batch.views.iter().zip(found).map(|(view, found)| {
@@ -122,8 +129,8 @@ impl DetectTask {
                 };
                 found.iter().filter_map(place).collect()
             }));
-            progress(all.len(), total);
-        }
+            Ok(())
+        })?;
         Ok(all)
     }
 }

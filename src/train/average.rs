@@ -11,11 +11,11 @@ const DEVIATION: f64 = 0.6;
 
 /// An average over this many epochs.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Average {
+pub(super) struct EpochAverage {
     pub(super) epochs: usize,
 }
 
-impl Average {
+impl EpochAverage {
     fn weight(self, epoch: usize) -> f64 {
         let epochs = self.epochs as f64;
         let z = (epoch as f64 - MEAN * epochs) / (DEVIATION * epochs);
@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn the_last_average_is_the_gaussian_sum() {
         let values = |epoch: usize| vec![Param::new("x", &[2], vec![epoch as f32, 1.], Group::Part(0)).unwrap()];
-        let average = Average { epochs: 50 };
+        let average = EpochAverage { epochs: 50 };
         let last = (1..=50).fold(None, |before, epoch| Some(average.after(epoch, before, &values(epoch)))).unwrap();
         // Mean 30, deviation 30, weights that add up to one.
         let weights: Vec<f64> = (1..=50).map(|e| (-0.5 * ((f64::from(e) - 30.) / 30.).powi(2)).exp()).collect();

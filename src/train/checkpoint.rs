@@ -5,13 +5,17 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
-use crate::optim::{Optimizer, OptimizerKind};
+use super::{
+    progress::{AVERAGE, EpochRecord, RunProgress},
+    task::Averaging,
+};
 use crate::{
     Error, Message, Result,
+    config::Select,
     files::write_atomic,
-    metrics::Scores,
+    optim::{Optimizer, OptimizerKind},
     params::Param,
     tensor_file::{self, Tensor},
 };
@@ -21,150 +25,11 @@ const KEY: &str = "vpt-checkpoint";
 /// The version this program writes and reads.
 const FORMAT: u32 = 1;
 
-/// A line of `metrics.jsonl`: one epoch.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EpochRecord {
-    /// The epoch, counted from 1.
-    pub epoch: usize,
-    /// Steps taken since the run began.
-    pub step: u64,
-    /// Learning rate of the last step.
-    pub lr: f64,
-    /// Mean training loss over the epoch, label smoothing included.
-    pub train_loss: f64,
-    /// Share of training images that were right when they were learned from, where an image has one class.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub train_acc1: Option<f64>,
-    /// The same where an image has any number of classes: all of them had to be right.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub train_exact_match: Option<f64>,
-    /// On the validation images, after the epoch.
-    pub val: Scores,
-    /// Wall time of the epoch's steps.
-    pub train_seconds: f64,
-    /// Wall time of the validation after them.
-    pub val_seconds: f64,
-}
-
-impl EpochRecord {
-    /// Whether this epoch is the better choice: higher accuracy or mAP, of equals the lower loss, of equals the earlier.
-    pub(crate) fn better_than(&self, other: &Self) -> bool {
-        let (own, others) = (self.val.rank(), other.val.rank());
-        own > others || (own == others && self.epoch < other.epoch)
-    }
-}
-
-/// How far a run has come.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Progress {
-    /// The chosen learning rate.
-    pub(crate) lr: f64,
-    /// The finished epochs.
-    pub(crate) history: Vec<EpochRecord>,
-    /// Best of them, counted from 1.
-    pub(crate) best_epoch: Option<usize>,
-    /// Steps taken in the epoch under way.
-    pub(crate) epoch_steps: u64,
-    /// Sum of the losses of the images of the epoch under way.
-    pub(crate) epoch_loss: f64,
-    /// How many of them were right.
-    pub(crate) epoch_correct: u64,
-    /// How many images they are.
-    pub(crate) epoch_images: u64,
-    /// Wall time spent in the epoch under way.
-    pub(crate) epoch_seconds: f64,
-    /// Wall time spent on the whole run, set-up included.
-    pub(crate) wall_s: f64,
-    /// Whether the learned values are averaged over the epochs.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) averaged: bool,
-}
-
-impl Progress {
-    /// A run at its beginning.
-    pub(crate) fn new(lr: f64) -> Self {
-        Self {
-            lr,
-            history: Vec::new(),
-            best_epoch: None,
-            epoch_steps: 0,
-            epoch_loss: 0.,
-            epoch_correct: 0,
-            epoch_images: 0,
-            epoch_seconds: 0.,
-            wall_s: 0.,
-            averaged: false,
-        }
-    }
-
-    /// The same for a run whose values are averaged over the epochs, if `averaged`.
-    pub(crate) fn averaged(self, averaged: bool) -> Self {
-        Self { averaged, ..self }
-    }
-
-    /// The best epoch's record.
-    pub(crate) fn best(&self) -> Option<&EpochRecord> {
-        self.history.get(self.best_epoch?.checked_sub(1)?)
-    }
-}
-
-/// The learned values of the best epoch among a state's [`State::copies`].
+/// The learned values of the best epoch among a state's [`TrainState::copies`].
 pub(crate) const BEST: &str = "best";
-/// Their average over the epochs so far.
-pub(crate) const AVERAGE: &str = "average";
-
-/// What a kind of run keeps in a checkpoint beside tensors.
-pub(crate) trait Position: Clone + Serialize + DeserializeOwned {
-    /// What is written down of an epoch.
-    type Record: Serialize;
-
-    /// The finished epochs.
-    fn history(&self) -> &[Self::Record];
-
-    /// The best epoch so far, from 1.
-    fn best_epoch(&self) -> Option<usize>;
-
-    /// Wall time spent on the whole run, set-up included.
-    fn wall_s(&mut self) -> &mut f64;
-
-    /// Whether it can be the position of a run.
-    fn is_sound(&self) -> bool;
-
-    /// Names of the copies of the learned values that the run has by now.
-    fn copies(&self) -> Vec<&'static str>;
-}
-
-impl Position for Progress {
-    type Record = EpochRecord;
-
-    fn history(&self) -> &[EpochRecord] {
-        &self.history
-    }
-
-    fn best_epoch(&self) -> Option<usize> {
-        self.best_epoch
-    }
-
-    fn wall_s(&mut self) -> &mut f64 {
-        &mut self.wall_s
-    }
-
-    fn is_sound(&self) -> bool {
-        let in_order = self.history.iter().enumerate().all(|(i, record)| record.epoch == i + 1);
-        in_order && self.best_epoch.is_some() == self.best().is_some()
-    }
-
-    fn copies(&self) -> Vec<&'static str> {
-        let average = (self.averaged && !self.history.is_empty()).then_some(AVERAGE);
-        self.best_epoch.map(|_| BEST).into_iter().chain(average).collect()
-    }
-}
-
 /// Everything that changes while a run goes on.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct State<P = Progress> {
+pub(crate) struct TrainState {
     /// The learned values.
     pub(crate) params: Vec<Param>,
     /// The optimiser.
@@ -172,21 +37,21 @@ pub(crate) struct State<P = Progress> {
     /// Values to be kept beside the present ones, such as those of the best epoch.
     pub(crate) copies: BTreeMap<&'static str, Vec<Param>>,
     /// The position.
-    pub(crate) progress: P,
+    pub(crate) progress: RunProgress,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Meta<P> {
+struct CheckpointMeta {
     format: u32,
     run: String,
     optimizer_steps: u64,
-    progress: P,
+    progress: RunProgress,
 }
 
-impl<P: Position> State<P> {
+impl TrainState {
     /// A run at its beginning with these initial values.
-    pub(crate) fn new(params: Vec<Param>, optimizer: OptimizerKind, progress: P) -> Self {
+    pub(crate) fn new(params: Vec<Param>, optimizer: OptimizerKind, progress: RunProgress) -> Self {
         let optimizer = Optimizer::new(optimizer, &params);
         Self { params, optimizer, copies: BTreeMap::new(), progress }
     }
@@ -209,22 +74,29 @@ impl<P: Position> State<P> {
                 add(name, param, &param.values);
             }
         }
-        let meta = Meta { format: FORMAT, run: run.to_owned(), optimizer_steps, progress: self.progress.clone() };
+        let meta =
+            CheckpointMeta { format: FORMAT, run: run.to_owned(), optimizer_steps, progress: self.progress.clone() };
         let meta = serde_json::to_value(meta).map_err(|error| Error::file(path, error.to_string()))?;
         write_atomic(path, &tensor_file::to_bytes(tensors, KEY, meta)?)
     }
 
-    /// Reads the checkpoint of the run whose fingerprint is `run`, which starts from `initial`.
+    /// Reads the checkpoint of the run whose fingerprint is `run`, which starts from `initial` and whose values are averaged so.
     ///
     /// # Errors
     /// The file is damaged, is of another run, or holds other tensors. The error says how to start again.
-    pub(crate) fn load(path: &Path, run: &str, initial: &[Param], optimizer: OptimizerKind) -> Result<Self> {
-        // Values, two moments and two copies, and what is said of them.
+    pub(crate) fn load(
+        path: &Path,
+        run: &str,
+        initial: &[Param],
+        optimizer: OptimizerKind,
+        averaging: Averaging,
+    ) -> Result<Self> {
+        // Values, two moments and three copies, and what is said of them.
         let values: u64 = initial.iter().map(|param| param.values.len() as u64).sum();
-        let limit = values.saturating_mul(5 * 4).saturating_add(tensor_file::MAX_BYTES);
+        let limit = values.saturating_mul(6 * 4).saturating_add(tensor_file::MAX_BYTES);
         let (mut tensors, meta) = tensor_file::read(path, KEY, "checkpoint", limit, |_| Ok(()))?;
         let bad = |what: Message| Error::file(path, what.text("; delete it to start the run again"));
-        let meta: Meta<P> = serde_json::from_value(meta)
+        let meta: CheckpointMeta = serde_json::from_value(meta)
             .map_err(|error| bad(Message::from("not a checkpoint: ").text(Message::of_reader(&error))))?;
         if meta.format != FORMAT {
             return Err(bad(format!("a checkpoint of format {}, not {FORMAT}", meta.format).into()));
@@ -239,7 +111,7 @@ impl<P: Position> State<P> {
             let shape = if len == 0 { vec![0] } else { param.shape.clone() };
             tensor_file::take(&mut tensors, &format!("{kind}/{}", param.name), &shape, path)
         };
-        let copies = meta.progress.copies();
+        let copies = meta.progress.copies(averaging);
         let mut made = Self::new(initial.to_vec(), optimizer, meta.progress);
         let (mut first, mut second) = (Vec::new(), Vec::new());
         let (_, _, second_now) = made.optimizer.state();
@@ -258,15 +130,36 @@ impl<P: Position> State<P> {
         made.optimizer.restore(meta.optimizer_steps, first, second)?;
         Ok(made)
     }
+
+    /// The values that are evaluated and kept: their average, where there is one.
+    pub(crate) fn current(&self) -> &[Param] {
+        self.copies.get(AVERAGE).unwrap_or(&self.params)
+    }
+
+    /// The values of the best epoch of its stage.
+    pub(crate) fn best_copy(&self, best: &EpochRecord) -> Option<&[Param]> {
+        self.copies.get(best.stage.copy_name()).map(Vec::as_slice)
+    }
+
+    /// The learned values that `select` asks for, and the record of their epoch: of the last stage the best, or the last.
+    pub(crate) fn selected(&self, select: Select) -> Option<(&[Param], &EpochRecord)> {
+        match select {
+            Select::Best => {
+                let best = self.progress.best()?;
+                Some((self.best_copy(best)?, best))
+            }
+            Select::Last => Some((self.current(), self.progress.history.last()?)),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        metrics::Metrics,
         optim::{EPSILON, Rate, Rates},
         params::Group,
+        train::progress::tests::record,
     };
 
     fn initial() -> Vec<Param> {
@@ -276,23 +169,8 @@ mod tests {
         ]
     }
 
-    pub(super) fn record(epoch: usize, acc1: f64, loss: f64) -> EpochRecord {
-        let val = Scores::Classify(Metrics { acc1, acc5: None, mean_per_class_recall: acc1, loss });
-        EpochRecord {
-            epoch,
-            step: 3,
-            lr: 0.1,
-            train_loss: 1. / 3.,
-            train_acc1: Some(0.1 + 0.2),
-            train_exact_match: None,
-            val,
-            train_seconds: 0.7,
-            val_seconds: 0.1,
-        }
-    }
-
-    fn state(kind: OptimizerKind) -> State<Progress> {
-        let mut state = State::new(initial(), kind, Progress::new(0.1));
+    fn state(kind: OptimizerKind) -> TrainState {
+        let mut state = TrainState::new(initial(), kind, RunProgress::new(0.1));
         let rate = Rate { lr: 0.1, decay: 0.01 };
         let gradients = [vec![0.3, -0.1, 0.7, 0.], vec![1.]];
         state.optimizer.update(
@@ -303,8 +181,7 @@ mod tests {
         );
         state.copies.insert(BEST, initial());
         state.progress.history = vec![record(1, 0.5, 1.), record(2, 0.5, 0.1)];
-        state.progress.best_epoch = Some(2);
-        state.progress.epoch_loss = 1. / 7.;
+        state.progress.sums.add(&[1. / 7.], 3, 4);
         state
     }
 
@@ -317,10 +194,10 @@ mod tests {
                 let mut state = state(kind);
                 if !best {
                     state.copies.clear();
-                    state.progress.best_epoch = None;
+                    state.progress.history.clear();
                 }
                 state.save(&path, "run").unwrap();
-                assert_eq!(State::<Progress>::load(&path, "run", &initial(), kind).unwrap(), state);
+                assert_eq!(TrainState::load(&path, "run", &initial(), kind, Averaging::None).unwrap(), state);
             }
         }
     }
@@ -331,7 +208,7 @@ mod tests {
         let path = dir.path().join("checkpoint.safetensors");
         let adamw = OptimizerKind::Adamw;
         let load = |run: &str, initial: &[Param], kind| {
-            State::<Progress>::load(&path, run, initial, kind).unwrap_err().to_string()
+            TrainState::load(&path, run, initial, kind, Averaging::None).unwrap_err().to_string()
         };
         state(adamw).save(&path, "run").unwrap();
         assert!(load("another", &initial(), adamw).contains("another configuration"));
@@ -346,14 +223,5 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         assert!(load("run", &initial(), adamw).contains("damaged"));
-    }
-
-    #[test]
-    fn the_better_epoch_is_more_accurate_then_lower_in_loss_then_earlier() {
-        let first = record(1, 0.5, 1.);
-        assert!(record(2, 0.6, 9.).better_than(&first));
-        assert!(!record(2, 0.4, 0.1).better_than(&first));
-        assert!(record(2, 0.5, 0.9).better_than(&first));
-        assert!(!record(2, 0.5, 1.).better_than(&first));
     }
 }

@@ -1,30 +1,21 @@
 //! The loop: epochs of steps, validation after each, the best kept, everything saved on the way.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{
-    average::Average,
-    checkpoint::{AVERAGE, BEST, EpochRecord, Progress, State},
-    features::clap::Penalty,
-    keeper::Keeper,
+    average::EpochAverage,
+    checkpoint::TrainState,
+    evaluate,
     observer::{Event, Observer},
-    source::{Batch, Source},
+    progress::{AVERAGE, EpochRecord, RunProgress},
+    run_writer::StateWriter,
+    task::{Averaging, Scored, StagePlan, StepPosition, StepResult, TrainTask},
 };
 use crate::{
-    Error, Message, Result,
-    config::{Plan, Select},
-    data::{LabelSets, Split, epoch_order},
-    metrics::{AnyTally, calibration::Logits},
-    model::{Frozen, Model, StepInput, StepOutput},
+    Error, Result,
+    data::{ImageCount, Split, epoch_order},
+    optim::{self, Optimizer, schedule::Course},
     params::Param,
-    prompt::part::Draw,
-};
-use crate::{
-    loss::Loss,
-    optim::{self, schedule::Course},
 };
 
 /// How a loop ended.
@@ -36,232 +27,169 @@ pub(crate) enum Ended {
     Interrupted,
 }
 
-/// Everything a loop needs that does not change.
-pub(crate) struct Fit<'a> {
-    pub(crate) model: &'a Model,
-    pub(crate) plan: &'a Plan,
-    pub(crate) train: &'a Source,
-    pub(crate) val: &'a Source,
-    /// What labels stand for where they are not classes.
-    pub(crate) sets: Option<&'a Arc<LabelSets>>,
-    /// What is minimised.
-    pub(crate) loss: &'a Loss,
-    /// What holds the head's weights, where the method has it.
-    pub(crate) penalty: Option<&'a Penalty>,
-    /// What `promptsrc` ties texts and images to, these in the order of `train`; its values are averaged over the epochs.
-    pub(crate) frozen: Option<Frozen<'a>>,
-    /// Passes over the training images; the schedule covers exactly these.
+/// One stage of a run, or of a trial of a learning rate: everything that its loop needs and that does not change.
+pub(crate) struct StageFit<'a, T: TrainTask> {
+    pub(crate) task: &'a T,
+    /// The stage and its number of epochs; the schedule covers exactly these.
+    pub(crate) plan: StagePlan,
+    pub(crate) train: &'a T::Source,
+    pub(crate) val: &'a T::Source,
+    /// Epochs of all stages.
     pub(crate) epochs: usize,
 }
 
-impl Fit<'_> {
-    /// Trains from `state` to the end.
+/// Whether the stage `plan` is over: all its epochs are done, or so many (`patience`) since its best.
+pub(crate) fn is_over(plan: StagePlan, progress: &RunProgress, patience: Option<usize>) -> bool {
+    let done = progress.of_stage(plan.stage).count();
+    let best = progress.best_of(plan.stage).map_or(0, |best| best.epoch);
+    let since = progress.of_stage(plan.stage).filter(|record| record.epoch > best).count();
+    done >= plan.epochs || patience.is_some_and(|patience| since >= patience)
+}
+
+impl<T: TrainTask> StageFit<'_, T> {
+    /// Trains from `state` to the end of the stage.
     ///
     /// # Errors
     /// An image cannot be read, a file not written, or the loss is no longer finite; `state` is then as it was after the
     /// last good step.
     pub(crate) fn run(
         &self,
-        state: &mut State,
-        keeper: &mut dyn Keeper<Progress>,
+        state: &mut TrainState,
+        writer: &mut dyn StateWriter,
         observer: &mut dyn Observer,
     ) -> Result<Ended> {
-        while state.progress.history.len() < self.epochs && !self.out_of_patience(state) {
-            if self.epoch(state, keeper, observer)? == Ended::Interrupted {
-                keeper.step(state, true)?;
+        if self.done(state) == 0 && state.progress.sums.steps == 0 {
+            self.begin(state);
+        }
+        while !is_over(self.plan, &state.progress, self.task.plan().config.patience) {
+            if self.epoch(state, writer, observer)? == Ended::Interrupted {
+                writer.step(state, true)?;
                 return Ok(Ended::Interrupted);
             }
         }
         Ok(Ended::Finished)
     }
 
-    fn out_of_patience(&self, state: &State) -> bool {
-        let since = state.progress.history.len() - state.progress.best_epoch.unwrap_or(0);
-        self.plan.config.patience.is_some_and(|patience| since >= patience)
+    /// Epochs of this stage that are done.
+    fn done(&self, state: &TrainState) -> u64 {
+        state.progress.of_stage(self.plan.stage).count() as u64
+    }
+
+    /// A stage behind another starts from its best values, with an optimiser that remembers nothing.
+    fn begin(&self, state: &mut TrainState) {
+        if let Some(best) = state.progress.best() {
+            if let Some(values) = state.best_copy(best).map(<[Param]>::to_vec) {
+                state.params = values;
+            }
+            state.optimizer = Optimizer::new(self.task.plan().optimizer, &state.params);
+        }
+        if let Averaging::Steps { .. } = self.task.averaging() {
+            state.copies.insert(AVERAGE, state.params.clone());
+        }
     }
 
     /// The rest of the epoch that `state` is in, and the validation after it.
     fn epoch(
         &self,
-        state: &mut State,
-        keeper: &mut dyn Keeper<Progress>,
+        state: &mut TrainState,
+        writer: &mut dyn StateWriter,
         observer: &mut dyn Observer,
     ) -> Result<Ended> {
+        let Self { task, train, .. } = *self;
+        let (stage, images, plan) = (self.plan.stage, train.images(), task.plan());
         let epoch = state.progress.history.len() + 1;
-        if state.progress.epoch_steps == 0 {
-            // The logits of the epoch before have told it.
-            self.model.renew_map(&mut state.params, false);
+        if state.progress.sums.steps == 0 {
+            task.begin_epoch(&mut state.params);
         }
-        let per_epoch = self.train.len().div_ceil(self.plan.batch_size) as u64;
-        let order = epoch_order(self.train.len(), self.plan.config.seed, epoch as u64);
-        let done = (state.progress.epoch_steps as usize).saturating_mul(self.plan.batch_size).min(order.len());
+        let per_epoch = images.div_ceil(plan.batch_size) as u64;
+        let first = self.done(state) * per_epoch;
+        let order = epoch_order(images, plan.config.seed, epoch as u64);
+        let done = (state.progress.sums.steps as usize).saturating_mul(plan.batch_size).min(order.len());
         let mut lap = Instant::now();
-        let schedule = self.schedule();
-        let mut batches = self.train.batches(&order[done..], epoch, self.plan.batch_size)?;
+        let schedule = task.schedule(self.plan.epochs);
+        let mut batches = task.batches(train, stage, &order[done..], epoch, plan.batch_size)?;
         let mut waited = Duration::ZERO;
         while let Some(batch) = timed(&mut waited, || batches.next()) {
             let batch = batch?;
-            let step = (epoch as u64 - 1) * per_epoch + state.progress.epoch_steps;
-            let factor = schedule.factor(step);
-            let output = self.gradients(state, &batch, epoch, step)?;
-            self.update(state, output, &batch, factor, step)?;
+            let in_epoch = state.progress.sums.steps;
+            let at = StepPosition { stage, epoch, in_epoch, in_stage: first + in_epoch };
+            let step = task.step(&state.params, train, &batch, at)?;
+            self.update(state, step, batch.images(), &schedule, at)?;
             state.progress.epoch_seconds += restart(&mut lap).as_secs_f64();
-            let progress = &state.progress;
-            let images = progress.epoch_images.max(1) as f64;
-            observer.event(&Event::Step {
-                epoch,
-                step: progress.epoch_steps,
-                steps: per_epoch,
-                loss: progress.epoch_loss / images,
-                acc1: self.sets.is_none().then_some(progress.epoch_correct as f64 / images),
-            });
+            let means = task.means(&state.progress.sums);
+            let (step, loss, acc1) = (state.progress.sums.steps, means.loss, means.acc1);
+            observer.event(&Event::Step { epoch, step, steps: per_epoch, loss, acc1 });
             if observer.stop() {
                 return Ok(Ended::Interrupted);
             }
-            keeper.step(state, false)?;
+            writer.step(state, false)?;
         }
         let seconds = state.progress.epoch_seconds;
         tracing::info!("epoch {epoch}: waited {:.2} s of {seconds:.2} s for images", waited.as_secs_f64());
         // Kept only with the epoch's record: an epoch whose validation is cut off is averaged in again.
-        let average = self.frozen.map(|_| {
+        let average = (task.averaging() == Averaging::Epochs).then(|| {
             let before = state.copies.get(AVERAGE).cloned();
-            Average { epochs: self.epochs }.after(epoch, before, &state.params)
+            EpochAverage { epochs: self.plan.epochs }.after(epoch, before, &state.params)
         });
-        let values = average.as_ref().unwrap_or(&state.params);
-        let Some(tally) = evaluate(self.model, values, self.val, self.sets, Split::Val, None, observer)? else {
+        let values = average.as_deref().unwrap_or(state.current());
+        let Some(found) = evaluate(task, values, stage, (Split::Val, self.val), false, observer)? else {
             return Ok(Ended::Interrupted);
         };
-        let last_step = epoch as u64 * per_epoch;
-        let progress = &mut state.progress;
-        let images = progress.epoch_images.max(1) as f64;
-        let right = progress.epoch_correct as f64 / images;
+        let means = task.means(&state.progress.sums);
         let record = EpochRecord {
             epoch,
-            step: last_step,
-            lr: progress.lr * schedule.factor(last_step - 1),
-            train_loss: progress.epoch_loss / images,
-            train_acc1: self.sets.is_none().then_some(right),
-            train_exact_match: self.sets.is_some().then_some(right),
-            val: tally.scores(),
-            train_seconds: progress.epoch_seconds,
+            stage,
+            step: epoch as u64 * per_epoch,
+            lr: task.recorded_lr(state.progress.lr) * schedule.factor(first + per_epoch - 1),
+            train_loss: means.loss,
+            train: means.others.into_iter().map(|(name, mean)| (name.to_owned(), mean)).collect(),
+            val: found.scores(),
+            train_seconds: state.progress.epoch_seconds,
             val_seconds: lap.elapsed().as_secs_f64(),
         };
-        let best = progress.best().is_none_or(|best| record.better_than(best));
         state.copies.extend(average.map(|average| (AVERAGE, average)));
-        observer.event(&Event::Epoch { record: &record, of: self.epochs, best });
-        progress.history.push(record);
-        (progress.epoch_steps, progress.epoch_images, progress.epoch_correct) = (0, 0, 0);
-        (progress.epoch_loss, progress.epoch_seconds) = (0., 0.);
+        let best = state.progress.finish_epoch(record);
         if best {
-            progress.best_epoch = Some(epoch);
-            state.copies.insert(BEST, state.current().to_vec());
+            state.copies.insert(stage.copy_name(), state.current().to_vec());
         }
-        keeper.epoch(state)?;
+        if let Some(record) = state.progress.history.last() {
+            observer.event(&Event::Epoch { record, of: self.epochs, best });
+        }
+        writer.epoch(state)?;
         Ok(Ended::Finished)
     }
 
-    fn schedule(&self) -> Course {
-        self.plan.course(self.epochs, self.train.len().div_ceil(self.plan.batch_size))
-    }
-
-    fn gradients(&self, state: &State, batch: &Batch, epoch: usize, step: u64) -> Result<StepOutput> {
-        let (config, loss) = (&self.plan.config, self.loss);
-        let draw = Draw { seed: config.seed, epoch, step, indices: &batch.indices, dropout: 0., part: 0 };
-        let drawn = self.model.draw(&draw, &self.plan.dropout());
-        if self.train.holds_features() {
-            let (values, labels) = (&batch.values, &batch.labels);
-            let mut output = self.model.head_step(&state.params, &drawn, values, labels, loss)?;
-            if let Some(penalty) = self.penalty {
-                penalty.add_to(&mut output, &state.params, loss.weight(&batch.labels))?;
+    /// One update of the learned values: clipping, optimiser, moving average.
+    fn update(
+        &self,
+        state: &mut TrainState,
+        mut step: StepResult,
+        images: usize,
+        schedule: &Course,
+        at: StepPosition,
+    ) -> Result<()> {
+        let clip = self.task.plan().config.clip_norm.unwrap_or(f64::INFINITY);
+        let norm = optim::clip_global_norm(&mut step.gradients, clip);
+        let loss = step.losses.first().copied().unwrap_or_default();
+        if !(loss.is_finite() && norm.is_finite()) {
+            let what = if loss.is_finite() { "gradient" } else { "loss" };
+            return Err(Error::Diverged { message: self.task.diverged(what, at, state.progress.lr) });
+        }
+        let rates = self.task.rates(state.progress.lr);
+        state.optimizer.update(&mut state.params, &step.gradients, &rates, schedule.factor(at.in_stage));
+        self.task.updated(&mut state.params, &step);
+        if let Averaging::Steps { decay } = self.task.averaging() {
+            // At first the average follows faster: it must not remember the beginning for long.
+            let t = at.in_stage as f64;
+            let decay = decay.min((1. + t) / (10. + t)) as f32;
+            for (average, param) in state.copies.entry(AVERAGE).or_default().iter_mut().zip(&state.params) {
+                average.values.iter_mut().zip(&param.values).for_each(|(a, v)| *a += (1. - decay) * (v - *a));
             }
-            return Ok(output);
         }
-        let features = self.frozen.and_then(|frozen| frozen.features).map(|all| {
-            let width = all.len() / self.train.len();
-            batch.indices.iter().flat_map(|&i| &all[i * width..(i + 1) * width]).copied().collect::<Vec<f32>>()
-        });
-        let input = StepInput {
-            images: &batch.values,
-            blocks: self.train.blocks(),
-            labels: &batch.labels,
-            drawn: &drawn,
-            loss,
-            frozen: self.frozen.map(|frozen| Frozen { features: features.as_deref(), ..frozen }),
-            micro_batch: config.micro_batch,
-        };
-        self.model.step(&state.params, &input)
-    }
-
-    fn update(&self, state: &mut State, mut output: StepOutput, batch: &Batch, factor: f64, step: u64) -> Result<()> {
-        let clip = self.plan.config.clip_norm.unwrap_or(f64::INFINITY);
-        let norm = optim::clip_global_norm(&mut output.gradients, clip);
-        if !(output.loss.is_finite() && norm.is_finite()) {
-            let (epoch, step) = (state.progress.history.len() + 1, step + 1);
-            let what = if output.loss.is_finite() { "gradient" } else { "loss" };
-            let lr = state.progress.lr;
-            let at = format!("{what} not finite in step {step} (epoch {epoch}) at a learning rate of {lr}");
-            return Err(Error::Diverged { message: Message::from(at).text("; try a lower ").field("lr") });
-        }
-        let rates = self.plan.rates(state.progress.lr);
-        state.optimizer.update(&mut state.params, &output.gradients, &rates, factor);
-        self.model.add_votes(&mut state.params, &output.votes);
-        state.progress.epoch_steps += 1;
-        state.progress.epoch_loss += output.loss;
-        state.progress.epoch_correct += output.correct as u64;
-        state.progress.epoch_images += batch.labels.len() as u64;
+        state.progress.sums.add(&step.losses, step.correct, images);
         Ok(())
     }
 }
-
-impl State {
-    /// The learned values that `select` asks for, and the record of their epoch.
-    pub(crate) fn selected(&self, select: Select) -> Option<(&[Param], &EpochRecord)> {
-        match select {
-            Select::Best => Some((self.copies.get(BEST)?, self.progress.best()?)),
-            Select::Last => Some((self.current(), self.progress.history.last()?)),
-        }
-    }
-
-    /// The values that are evaluated and kept: the average over the epochs, where there is one.
-    pub(crate) fn current(&self) -> &[Param] {
-        self.copies.get(AVERAGE).unwrap_or(&self.params)
-    }
-}
-
-/// Counts right and wrong over `source`, and keeps the logits in `kept` if asked to; `None` when the observer asked to stop.
-pub(crate) fn evaluate(
-    model: &Model,
-    params: &[Param],
-    source: &Source,
-    sets: Option<&Arc<LabelSets>>,
-    split: Split,
-    mut kept: Option<&mut Logits>,
-    observer: &mut dyn Observer,
-) -> Result<Option<AnyTally>> {
-    let mut tally = AnyTally::new(model.head().classes, sets);
-    let classifier = model.classifier(params)?;
-    let order: Vec<usize> = (0..source.len()).collect();
-    for batch in source.batches(&order, 0, EVAL_BATCH)? {
-        let batch = batch?;
-        let logits = if source.holds_features() {
-            classifier.logits(&batch.values)?
-        } else {
-            classifier.logits(&model.features_behind(params, &batch.values, source.blocks())?)?
-        };
-        tally.add(&logits, &batch.labels)?;
-        if let Some(kept) = &mut kept {
-            kept.add(&logits, &batch.labels)?;
-        }
-        observer.event(&Event::Evaluating { split, done: tally.images(), total: source.len() });
-        if observer.stop() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(tally))
-}
-
-/// Images that are classified at a time.
-pub(crate) const EVAL_BATCH: usize = 64;
 
 /// Calls `work`, whose time is added to `total`.
 fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {

@@ -5,21 +5,17 @@
 
 mod average;
 pub(crate) mod checkpoint;
-mod detect;
+mod evaluate;
 pub(crate) mod features;
 mod fit;
-mod keeper;
 mod lr_search;
-mod mistakes;
 pub mod observer;
-mod pictures;
-mod prefix;
-mod prompt_picture;
+mod progress;
 pub mod results;
 pub mod run_folder;
+mod run_writer;
 mod session;
-mod setup;
-mod source;
+pub(crate) mod task;
 #[cfg(test)]
 mod tests;
 
@@ -29,19 +25,18 @@ use std::{
     time::Instant,
 };
 
-pub(crate) use self::detect::working_size;
+pub(crate) use self::{evaluate::evaluate, task::detect::working_size};
 pub use self::{
-    checkpoint::EpochRecord,
-    detect::{DetectRecord, Stage},
     lr_search::LrTrial,
     observer::{Event, Observer, Silent, Start},
+    progress::{EpochRecord, Stage},
     results::Results,
 };
-use self::{run_folder::RunFolder, session::Session, setup::Setup};
+use self::{run_folder::RunFolder, task::OpenedRun};
 use crate::{
     Error, Result,
-    config::{Plan, RunConfig, Task},
-    data::{SplitFile, boxes::BoxDataset},
+    config::{RunConfig, Task},
+    data::boxes::BoxDataset,
     files::write_atomic,
     report,
 };
@@ -63,53 +58,18 @@ pub enum Outcome {
     },
 }
 
-/// Everything a run of any task needs.
-enum Prepared {
-    Classify(Box<Setup>),
-    Detect(Box<detect::Setup>),
-}
-
-impl Prepared {
-    /// Opens data and backbone of the run `config`; `None` when the observer asked to stop.
-    fn new(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Self>> {
-        let task = task(config)?;
-        config.refuse_other_tasks_fields(task)?;
-        Ok(match task {
-            Task::Detect => Some(Self::Detect(Box::new(detect::Setup::new(config, observer)?))),
-            _ => Setup::new(config, task, observer)?.map(|setup| Self::Classify(Box::new(setup))),
-        })
-    }
-
-    fn plan(&self) -> &Plan {
-        match self {
-            Self::Classify(setup) => &setup.plan,
-            Self::Detect(setup) => &setup.plan,
-        }
-    }
-
-    /// The data set's name, and the content of `split.json`.
-    fn data(&self) -> (&str, Vec<u8>) {
-        match self {
-            Self::Classify(setup) => (&setup.dataset.name, SplitFile::new(&setup.dataset).to_json()),
-            Self::Detect(setup) => (&setup.dataset.name, setup.dataset.split_file().to_json()),
-        }
-    }
-
-    fn go(self, folder: RunFolder, started: Instant, observer: &mut dyn Observer) -> Result<Outcome> {
-        let run = folder.path().to_path_buf();
-        let outcome = match self {
-            Self::Classify(setup) => Session::new(*setup, folder, started).go(observer),
-            Self::Detect(setup) => detect::Session::new(*setup, folder, started).go(observer),
-        };
-        keep_error(&run, outcome, observer)
-    }
+/// Opens data and backbone of the run `config`; `None` when the observer asked to stop.
+fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Box<dyn OpenedRun>>> {
+    let task = task_of(config)?;
+    config.refuse_other_tasks_fields(task)?;
+    task::open(task, config, observer)
 }
 
 /// What is to be learned from the data of `config`, never [`Task::Auto`].
 ///
 /// # Errors
 /// The data is for another task than `task` says.
-fn task(config: &RunConfig) -> Result<Task> {
+fn task_of(config: &RunConfig) -> Result<Task> {
     let has_boxes = BoxDataset::recognize(&config.data).is_some();
     match config.task {
         Task::Auto if has_boxes => Ok(Task::Detect),
@@ -131,25 +91,25 @@ pub fn run(config: &RunConfig, runs: &Path, observer: &mut dyn Observer) -> Resu
     config.validate()?;
     // Before the data is read, so that a folder that is taken is told at once.
     let claimed = config.out.as_deref().map(RunFolder::create).transpose()?;
-    let Some(prepared) = Prepared::new(config, observer)? else { return Ok(Outcome::Interrupted { folder: None }) };
-    let plan = prepared.plan();
-    let (name, split) = prepared.data();
+    let Some(opened) = open(config, observer)? else { return Ok(Outcome::Interrupted { folder: None }) };
+    let plan = opened.plan();
     let folder = if let Some(folder) = claimed {
         folder
     } else {
-        let name = format!("{name}-{}", plan.config.method);
+        let name = format!("{}-{}", opened.data_name(), plan.config.method);
         RunFolder::create_numbered(&runs.join(plan.config.task.name()), &name)?
     };
-    folder.write(run_folder::SPLIT, split)?;
-    if let Prepared::Classify(setup) = &prepared
-        && let Some(draw) = &setup.few_shot
-    {
-        draw.write(&folder.file(run_folder::FEW_SHOT))?;
-    }
+    opened.write_parts(&folder)?;
     folder.write_json(run_folder::ENVIRONMENT, &report::environment(plan.threads))?;
     // Last: from here on the folder is a run that can be resumed.
     folder.write(run_folder::CONFIG, plan.config.to_toml()?)?;
-    prepared.go(folder, started, observer)
+    go(opened, folder, started, observer)
+}
+
+fn go(run: Box<dyn OpenedRun>, folder: RunFolder, started: Instant, observer: &mut dyn Observer) -> Result<Outcome> {
+    let path = folder.path().to_path_buf();
+    let outcome = run.go(folder, started, observer);
+    keep_error(&path, outcome, observer)
 }
 
 /// Writes down the error that ended the run in the folder `run`, for those who look at it later; takes away that of an
@@ -178,9 +138,9 @@ pub fn resume(run: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
         return Ok(Outcome::Finished { folder: folder.path().to_path_buf(), results });
     }
     let config = RunConfig::load(&folder.file(run_folder::CONFIG))?;
-    let prepared = Prepared::new(&config, observer).map_err(|e| e.in_file(folder.file(run_folder::CONFIG)))?;
-    match prepared {
-        Some(prepared) => prepared.go(folder, started, observer),
+    let opened = open(&config, observer).map_err(|e| e.in_file(folder.file(run_folder::CONFIG)))?;
+    match opened {
+        Some(opened) => go(opened, folder, started, observer),
         None => Ok(Outcome::Interrupted { folder: Some(folder.path().to_path_buf()) }),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{checkpoint::EpochRecord, detect::DetectRecord, results::Results};
+use super::{progress::EpochRecord, results::Results};
 use crate::{Message, config::Plan, data::Split, metrics::calibration::Logits};
 
 /// Something worth showing.
@@ -58,7 +58,7 @@ pub enum Event<'a> {
         /// Accuracy over the epoch so far, in classification.
         acc1: Option<f64>,
     },
-    /// Images of a part are classified.
+    /// Images of a part are looked at with what was learned.
     Evaluating {
         /// The part.
         split: Split,
@@ -73,20 +73,11 @@ pub enum Event<'a> {
         record: &'a EpochRecord,
         /// How many there are.
         of: usize,
-        /// Whether it is the best so far.
+        /// Whether it is the best of its stage so far.
         best: bool,
     },
     /// Classification: what the selected epoch makes of the test images, in their order.
     Tested(&'a Logits),
-    /// An epoch of detection is over.
-    Detected {
-        /// What it brought.
-        record: &'a DetectRecord,
-        /// How many there are.
-        of: usize,
-        /// Whether it is the best of its stage so far.
-        best: bool,
-    },
     /// The run is finished.
     Finished(&'a Results),
 }
@@ -125,6 +116,14 @@ pub trait Observer {
     /// Asked after every batch. Once it says yes, the run saves a checkpoint and ends as interrupted.
     fn stop(&self) -> bool {
         false
+    }
+}
+
+impl dyn Observer + '_ {
+    /// Tells of a batch that is done; false if the run is to stop.
+    pub(crate) fn goes_on(&mut self, event: &Event<'_>) -> bool {
+        self.event(event);
+        !self.stop()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What goes in: decoded and transformed images, data set formats, splits, few-shot draws, batches.
 
 pub mod augment;
+pub mod batch_loader;
 pub mod boxes;
 pub mod check;
 mod container;
@@ -17,6 +18,7 @@ pub mod split;
 mod trivial;
 
 pub use augment::{Augment, AugmentPolicy};
+pub use batch_loader::{ImageCount, visit_batches};
 pub use container::{Container, ImageSource, Stored};
 pub use dataset::{Dataset, Layout, Sample, Split};
 pub use examine::{ContentHash, Digest, digest};
@@ -24,4 +26,5 @@ pub use examine::{DatasetSummary, Unreadable};
 pub use few_shot::FewShot;
 pub use loader::{Batch, Loader, LoaderOptions, PixelCache, epoch_order};
 pub use multilabel::{LabelSets, MultilabelDataset};
+pub use prefetch::blaming;
 pub use split::SplitFile;

@@ -1,23 +1,18 @@
-//! Batches, decoded and transformed on threads of their own ahead of whoever trains on them.
-//!
-//! What a batch holds depends on the samples, the order, the seed and the epoch alone: each image is made from its own
-//! random stream and put in its place, whichever thread makes it and whenever.
+//! Batches of labelled images, decoded, augmented and normalised ahead of whoever trains on them.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rand::seq::SliceRandom;
 
 use super::augment::Augment;
+use super::batch_loader::{BatchLoader, ImageCount, MakeBatch};
 use super::dataset::Sample;
 use super::examine::digest;
-use super::prefetch::{Prefetch, blaming};
 use vpt_base::{Error, Result, random};
 use vpt_image::decode::Rgb8;
 use vpt_image::preprocess::Preprocess;
-
-/// Batches that are made ahead.
-pub(super) const AHEAD: usize = 2;
 
 /// The positions `0..n` in the order in which epoch `epoch` visits them.
 pub fn epoch_order(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
@@ -35,6 +30,12 @@ pub struct Batch {
     pub labels: Vec<u32>,
     /// Position of each image in the loader's samples.
     pub indices: Vec<usize>,
+}
+
+impl ImageCount for Batch {
+    fn images(&self) -> usize {
+        self.indices.len()
+    }
 }
 
 /// How a [`Loader`] makes its batches.
@@ -102,12 +103,16 @@ impl<M: PartialEq> PixelCache<M> {
     }
 }
 
-/// An iterator over the batches of one pass. Dropping it early stops its threads.
+/// An iterator over the batches of one pass over labelled images.
+pub type Loader = BatchLoader<LabelledImages>;
+
+/// Labelled images, and how they are made ready.
 #[derive(Debug)]
-pub struct Loader {
+pub struct LabelledImages {
     samples: Arc<[Sample]>,
-    images: Prefetch<Vec<f32>>,
-    batch: usize,
+    /// Width and height of each.
+    size: (usize, usize),
+    options: LoaderOptions,
 }
 
 impl Loader {
@@ -118,8 +123,6 @@ impl Loader {
     /// the same size, or no thread can be started. An image that cannot be read is an error of its batch, after which the
     /// iterator ends.
     pub fn new(samples: Arc<[Sample]>, order: Vec<usize>, options: LoaderOptions) -> Result<Self> {
-        let batch = options.batch;
-        check_order(&order, samples.len(), batch)?;
         options.augment.check()?;
         let size = options.preprocess.output_size().ok_or_else(|| {
             Error::invalid(
@@ -130,65 +133,52 @@ impl Loader {
         if let Some(cache) = &options.cache {
             cache.check(samples.len(), &options.preprocess)?;
         }
-        let (made_of, threads) = (samples.clone(), options.threads);
-        let images = Prefetch::new(order, AHEAD * batch, threads, move |index| {
-            let sample = &made_of[index];
-            blaming(sample.path(), || make(sample, index, size, &options))
-        })?;
-        Ok(Self { samples, images, batch })
-    }
-
-    /// Number of batches in the whole pass.
-    pub fn batches(&self) -> usize {
-        self.images.len().div_ceil(self.batch)
+        let (batch, threads) = (options.batch, options.threads);
+        Self::start(LabelledImages { samples, size, options }, order, batch, threads)
     }
 }
 
-impl Iterator for Loader {
-    type Item = Result<Batch>;
+impl MakeBatch for LabelledImages {
+    /// `[3, H, W]`.
+    type Item = Vec<f32>;
+    type Batch = Batch;
 
-    fn next(&mut self) -> Option<Self::Item> {
-        let taken = self.images.batch(self.batch)?;
-        Some(taken.map(|(indices, images)| {
-            let labels = indices.iter().map(|&i| self.samples[i].label).collect();
-            Batch { pixels: images.concat(), labels, indices }
-        }))
+    fn images(&self) -> usize {
+        self.samples.len()
     }
-}
 
-/// Whether `order` is of positions in a list of `samples`, and `batch` of them can be one.
-pub(super) fn check_order(order: &[usize], samples: usize, batch: usize) -> Result<()> {
-    if batch == 0 {
-        return Err(Error::invalid("batch size", "0"));
+    fn path(&self, index: usize) -> &Path {
+        self.samples[index].path()
     }
-    match order.iter().find(|&&i| i >= samples) {
-        Some(bad) => Err(Error::invalid("order", format!("position {bad} of {samples} samples"))),
-        None => Ok(()),
-    }
-}
 
-/// The image of `sample`, at `index`, of `size` (width, height): `[3, H, W]`.
-fn make(sample: &Sample, index: usize, size: (usize, usize), options: &LoaderOptions) -> Result<Vec<f32>> {
-    let LoaderOptions { preprocess, augment, seed, epoch, cache, digests, .. } = options;
-    let mut rng = random::stream(*seed, "augment", *epoch, index as u64);
-    let cache = cache.as_deref().filter(|_| augment.keeps_crop());
-    let mut image = if let Some(kept) = cache.and_then(|c| c.get(index)) {
-        Rgb8 { width: size.0, height: size.1, pixels: kept.to_vec() }
-    } else {
-        let whole = sample.load()?;
-        if let Some(slot) = digests.as_deref().and_then(|digests| digests.get(index)) {
-            let _ = slot.set(digest(&whole));
-        }
-        let image = augment.pixels(&whole, preprocess, &mut rng)?;
-        if let Some(cache) = cache {
-            cache.keep(index, &image.pixels);
-        }
-        image
-    };
-    augment.change(&mut image, &mut rng);
-    let mut out = vec![0.0; image.pixels.len()];
-    preprocess.normalise_into(&image.pixels, &mut out);
-    Ok(out)
+    fn make(&self, index: usize) -> Result<Vec<f32>> {
+        let (sample, size) = (&self.samples[index], self.size);
+        let LoaderOptions { preprocess, augment, seed, epoch, cache, digests, .. } = &self.options;
+        let mut rng = random::stream(*seed, "augment", *epoch, index as u64);
+        let cache = cache.as_deref().filter(|_| augment.keeps_crop());
+        let mut image = if let Some(kept) = cache.and_then(|c| c.get(index)) {
+            Rgb8 { width: size.0, height: size.1, pixels: kept.to_vec() }
+        } else {
+            let whole = sample.load()?;
+            if let Some(slot) = digests.as_deref().and_then(|digests| digests.get(index)) {
+                let _ = slot.set(digest(&whole));
+            }
+            let image = augment.pixels(&whole, preprocess, &mut rng)?;
+            if let Some(cache) = cache {
+                cache.keep(index, &image.pixels);
+            }
+            image
+        };
+        augment.change(&mut image, &mut rng);
+        let mut out = vec![0.0; image.pixels.len()];
+        preprocess.normalise_into(&image.pixels, &mut out);
+        Ok(out)
+    }
+
+    fn batch(&self, indices: Vec<usize>, items: Vec<Vec<f32>>) -> Batch {
+        let labels = indices.iter().map(|&i| self.samples[i].label).collect();
+        Batch { pixels: items.concat(), labels, indices }
+    }
 }
 
 #[cfg(test)]
@@ -302,7 +292,7 @@ mod tests {
         for taken in [0, 1] {
             let mut loader = Loader::new(samples(10), (0..10).cycle().take(100_000).collect(), options(4)).unwrap();
             assert_eq!(loader.by_ref().take(taken).count(), taken);
-            let samples = Arc::downgrade(&loader.samples);
+            let samples = Arc::downgrade(&loader.maker.samples);
             drop(loader);
             assert_eq!(samples.strong_count(), 0);
         }

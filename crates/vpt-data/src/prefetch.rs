@@ -168,7 +168,7 @@ impl<T> Work<T> {
 
 /// Result of `make`; a failure in it, a panic too, is an error that names `path`. A panic on one of the threads
 /// would leave the consumer waiting for ever.
-pub(super) fn blaming<T>(path: &Path, make: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn blaming<T>(path: &Path, make: impl FnOnce() -> Result<T>) -> Result<T> {
     match contain(make) {
         Ok(Err(Error::Invalid { message, .. })) => Err(Error::image(path, message)),
         Ok(result) => result,

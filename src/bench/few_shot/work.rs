@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Error, Message, Result,
     backbone::{Backbone, OpenOptions},
-    data::{Dataset, FewShot, Sample, Split, SplitFile},
+    data::{Dataset, FewShot, Sample, Split, SplitFile, visit_batches},
     eval::zero_shot::zero_shot_logits,
     files::{self, write_atomic},
     infer::batches,
@@ -249,17 +249,11 @@ fn task_logits(
     observer: &mut dyn Observer,
 ) -> Result<Option<Logits>> {
     let mut logits = Logits::new(task.meta().classes.len());
-    let (mut done, total) = (0, samples.len());
-    for batch in batches(samples, task.preprocess(), threads(job))? {
-        let batch = batch?;
-        logits.add(&task.logits(&batch.pixels)?, &batch.labels)?;
-        done += batch.labels.len();
-        observer.event(&Event::Evaluating { split: Split::Test, done, total });
-        if observer.stop() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(logits))
+    let total = samples.len();
+    let batches = batches(samples, task.preprocess(), threads(job))?;
+    let go_on = &mut |done, total| observer.goes_on(&Event::Evaluating { split: Split::Test, done, total });
+    let all = visit_batches(batches, total, go_on, |batch| logits.add(&task.logits(&batch.pixels)?, &batch.labels))?;
+    Ok(all.then_some(logits))
 }
 
 /// Moves the run folder `run` to `kept`, where it is out of the grid's way.

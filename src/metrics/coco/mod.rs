@@ -96,6 +96,15 @@ pub struct CategoryEval {
     pub f1: Vec<f64>,
 }
 
+/// What a detector found in a part of a data set, and how good that is.
+#[derive(Debug, Clone)]
+pub struct Detected {
+    /// What was found, with the ids of the data set.
+    pub detections: Vec<Detection>,
+    /// How good it is.
+    pub eval: CocoEval,
+}
+
 /// The outcome of [`evaluate`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct CocoEval {

@@ -1,12 +1,9 @@
 //! Features of images and texts, each computed once: looked up in the cache, computed where it is not there.
 
-use std::path::Path;
-
 use crate::{
     Error, Result,
     backbone::{Backbone, Precision},
-    contain::contain,
-    data::{Augment, Digest, ImageSource, Sample, Split, digest},
+    data::{Augment, Digest, ImageSource, Sample, Split, blaming, digest},
     feature_cache::{FeatureCache, Key, Space},
     files::read_limited,
     image::{
@@ -16,15 +13,14 @@ use crate::{
     parallel::shares,
     random::stream,
     train::{
-        fit::EVAL_BATCH,
         observer::{Event, Observer},
-        source::Read,
+        task::images::{EVAL_BATCH, source::ReadOutcome},
     },
 };
 
 /// How an image is seen.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum View {
+pub(crate) enum FeatureView {
     /// As it is.
     Plain,
     /// Cut and mirrored at random, by seed, number and content of the image.
@@ -47,18 +43,18 @@ pub(crate) struct Extractor<'a> {
 }
 
 /// What the features of the image with this digest, seen as `view`, are found by.
-fn key(image: &Digest, view: View) -> Key {
+fn key(image: &Digest, view: FeatureView) -> Key {
     let mut hasher = blake3::Hasher::new();
     hasher.update(image);
-    if let View::Augmented { area, seed, number } = view {
+    if let FeatureView::Augmented { area, seed, number } = view {
         hasher.update(format!("{area:?} {seed} {number}").as_bytes());
     }
     *hasher.finalize().as_bytes()
 }
 
 /// The pixels `[3, S, S]` of one view of `image`.
-fn pixels(image: &Rgb8, known: &Digest, view: View, preprocess: &Preprocess) -> Result<Vec<f32>> {
-    let View::Augmented { area, seed, number } = view else { return preprocess.apply(image) };
+fn pixels(image: &Rgb8, known: &Digest, view: FeatureView, preprocess: &Preprocess) -> Result<Vec<f32>> {
+    let FeatureView::Augmented { area, seed, number } = view else { return preprocess.apply(image) };
     let augment = Augment { flip: true, random_resized_crop: Some(area), ..Augment::default() };
     let purpose = format!("view {}", blake3::Hash::from_bytes(*known));
     let mut rng = stream(seed, &purpose, number as u64, 0);
@@ -91,15 +87,6 @@ impl Raw {
     }
 }
 
-/// What `make` gives; what goes wrong in it, a panic too, is an error that names `path`.
-fn blaming<T>(path: &Path, make: impl FnOnce() -> Result<T>) -> Result<T> {
-    match contain(make) {
-        Ok(Err(Error::Invalid { message, .. })) => Err(Error::image(path, message)),
-        Ok(result) => result,
-        Err(panic) => Err(Error::image(path, format!("cannot be made ready: {panic}"))),
-    }
-}
-
 impl Extractor<'_> {
     fn image_space(&self) -> Result<Option<Space>> {
         let Some(cache) = &self.cache else { return Ok(None) };
@@ -116,12 +103,12 @@ impl Extractor<'_> {
         shares(count, self.threads, |range| range.map(&make).collect::<Vec<_>>()).into_iter().flatten().collect()
     }
 
-    /// Reads every one of `samples` once, as [`Images::read`](crate::train::source::Images::read) does; those whose file the
+    /// Reads every one of `samples` once, as [`PartImages::read`](crate::train::task::images::source::PartImages::read) does; those whose file the
     /// cache knows are not decoded.
-    pub(crate) fn read(&self, samples: &[Sample], split: Split, observer: &mut dyn Observer) -> Option<Read> {
+    pub(crate) fn read(&self, samples: &[Sample], split: Split, observer: &mut dyn Observer) -> Option<ReadOutcome> {
         // The pixels of a file depend on its bytes alone. A digest is kept as a value for each of its bytes.
         let mut space = self.cache.as_ref().map(|cache| cache.space(&[b"digests"], size_of::<Digest>()));
-        let mut read = Read { digests: Vec::with_capacity(samples.len()), unreadable: Vec::new() };
+        let mut read = ReadOutcome { digests: Vec::with_capacity(samples.len()), unreadable: Vec::new() };
         let (mut done, total) = (0, samples.len());
         for chunk in samples.chunks(EVAL_BATCH) {
             let raws = self.each(chunk.len(), |i| blaming(chunk[i].path(), || Raw::read(&chunk[i])));
@@ -170,7 +157,7 @@ impl Extractor<'_> {
         &self,
         samples: &[Sample],
         known: &[Digest],
-        views: &[View],
+        views: &[FeatureView],
         split: Split,
         observer: &mut dyn Observer,
     ) -> Result<Option<Vec<f32>>> {
@@ -213,7 +200,7 @@ impl Extractor<'_> {
         &self,
         samples: &[Sample],
         known: &[Digest],
-        views: &[View],
+        views: &[FeatureView],
         jobs: &[(usize, usize)],
     ) -> Result<Vec<f32>> {
         let parts = shares(jobs.len(), self.threads, |range| -> Result<Vec<f32>> {

@@ -29,7 +29,7 @@ struct Point {
 }
 
 /// A step that was taken: how far, and how the gradient changed.
-struct Pair {
+struct CurvaturePair {
     s: Vec<f64>,
     y: Vec<f64>,
     rho: f64,
@@ -47,7 +47,7 @@ pub(super) fn minimise<E>(
         Ok(Point { x, value, gradient })
     };
     let mut now = at(start)?;
-    let mut pairs: Vec<Pair> = Vec::new();
+    let mut pairs: Vec<CurvaturePair> = Vec::new();
     for _ in 0..stop.steps {
         if now.gradient.iter().all(|g| g.abs() <= stop.gradient) {
             break;
@@ -70,7 +70,7 @@ pub(super) fn minimise<E>(
             if pairs.len() == MEMORY {
                 pairs.remove(0);
             }
-            pairs.push(Pair { s, y, rho: 1. / curvature });
+            pairs.push(CurvaturePair { s, y, rho: 1. / curvature });
         }
         now = next;
     }
@@ -78,7 +78,7 @@ pub(super) fn minimise<E>(
 }
 
 /// Minus the gradient times the inverse Hessian as the `pairs` tell it: the two loops.
-fn direction(gradient: &[f64], pairs: &[Pair]) -> Vec<f64> {
+fn direction(gradient: &[f64], pairs: &[CurvaturePair]) -> Vec<f64> {
     let mut q: Vec<f64> = gradient.iter().map(|g| -g).collect();
     let mut alphas = Vec::with_capacity(pairs.len());
     for pair in pairs.iter().rev() {

@@ -21,11 +21,14 @@ use std::collections::BTreeMap;
 
 use self::{
     clap::Penalty,
-    extract::View,
+    extract::FeatureView,
     logistic::{Labelled, Trial},
-    tip_adapter::{Cache, Choice},
+    tip_adapter::{Choice, TipCache},
 };
-use super::{observer::Observer, setup::Setup, source::Features};
+use super::{
+    observer::Observer,
+    task::images::{setup::Setup, source::Features},
+};
 use crate::{
     Error, Result,
     config::Plan,
@@ -50,11 +53,11 @@ pub(crate) struct Beginning {
 }
 
 /// The views of a training image that `plan` asks for.
-pub(crate) fn views(plan: &Plan) -> Vec<View> {
+pub(crate) fn views(plan: &Plan) -> Vec<FeatureView> {
     let seed = plan.config.seed;
-    let augmented = |area, count| (0..count).map(|number| View::Augmented { area, seed, number }).collect();
+    let augmented = |area, count| (0..count).map(|number| FeatureView::Augmented { area, seed, number }).collect();
     match plan.config.method.views().filter(|_| plan.views > 0) {
-        None => vec![View::Plain],
+        None => vec![FeatureView::Plain],
         // Those of the keys, then another one for every epoch.
         Some(views) if views.one_more_an_epoch => augmented(views.area, plan.views + plan.epochs),
         Some(views) => augmented(views.area, plan.views),
@@ -64,7 +67,7 @@ pub(crate) fn views(plan: &Plan) -> Vec<View> {
 /// The features of `split`; `None` when the observer asked to stop.
 pub(crate) fn of_split(setup: &Setup, split: Split, observer: &mut dyn Observer) -> Result<Option<Features>> {
     let samples = setup.dataset.part(split);
-    let views = if split == Split::Train { views(&setup.plan) } else { vec![View::Plain] };
+    let views = if split == Split::Train { views(&setup.plan) } else { vec![FeatureView::Plain] };
     let known = setup.digests(split);
     let Some(tokens) = setup.extractor()?.images(samples, known, &views, split, observer)? else { return Ok(None) };
     let labels = samples.iter().map(|sample| sample.label).collect();
@@ -165,7 +168,7 @@ pub(crate) fn choose(plan: &Plan, head: Head, params: &[Param], val: &Features) 
     let texts = Head { keys: 0, kind: HeadKind::Cosine, ..head }.bind(params)?;
     let keys = &params::find(params, cache::KEYS)?.values;
     let labels = cache::labels(params, head.classes)?;
-    let cache = Cache { texts: &texts, keys, labels: &labels };
+    let cache = TipCache { texts: &texts, keys, labels: &labels };
     let Choice { alpha, beta, .. } = tip_adapter::choose(cache, val.labelled(), plan.threads)?;
     let chosen = BTreeMap::from([("alpha".to_owned(), alpha), ("beta".to_owned(), beta)]);
     Ok(Some((cache::with_alpha_beta(params.to_vec(), alpha, beta), chosen)))

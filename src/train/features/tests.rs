@@ -7,12 +7,13 @@ use serde_json::Value;
 use super::{
     clap::Penalty,
     logistic::{Labelled, search},
-    tip_adapter::{self, Cache},
+    tip_adapter::{self, TipCache},
     *,
 };
 use crate::{
     backbone::{Backbone, OpenOptions},
     config::{LearningRate, RunConfig, RunContext, Task},
+    data::{Dataset, Layout},
     head::BoundHead,
     loss::Loss,
     methods::Method,
@@ -20,11 +21,16 @@ use crate::{
     optim::EPSILON,
     params,
     train::{
-        checkpoint::{Progress, State},
-        fit::Fit,
-        keeper::Forget,
+        checkpoint::TrainState,
+        fit::StageFit,
         observer::Silent,
-        source::Source,
+        progress::{RunProgress, Stage},
+        run_writer::NoWriter,
+        task::{
+            StagePlan,
+            classify::{Classify, OneClass},
+            images::source::PartSource,
+        },
     },
 };
 
@@ -182,13 +188,7 @@ fn probes_from_texts_have_pytorch_s_loss_and_gradients() {
 }
 
 /// What a loop of `method` over the given features ends with.
-fn learned(
-    method: Method,
-    epochs: usize,
-    params: Vec<Param>,
-    train: Features,
-    penalty: Option<&Penalty>,
-) -> Vec<Param> {
+fn learned(method: Method, epochs: usize, params: Vec<Param>, train: Features, penalty: Option<Penalty>) -> Vec<Param> {
     let backbone = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/clip");
     let backbone = Arc::new(Backbone::open(backbone.to_str().unwrap(), &OpenOptions::default()).unwrap());
     let keys = if method.has_cache() { train.labels.len() } else { 0 };
@@ -199,13 +199,37 @@ fn learned(
     let facts = facts(train.labels.len());
     let plan = config.resolve(&facts).unwrap();
     let LearningRate::Value(lr) = plan.config.lr.unwrap() else { panic!("one rate") };
-    let mut state = State::new(params, plan.optimizer, Progress::new(lr));
-    let val = Source::Features(train.clone());
-    let train = Source::Features(train);
-    let loss = &Loss::new(None, 0., None);
-    let fit =
-        Fit { model: &model, plan: &plan, train: &train, val: &val, sets: None, loss, penalty, frozen: None, epochs };
-    fit.run(&mut state, &mut Forget, &mut Silent).unwrap();
+    let mut state = TrainState::new(params, plan.optimizer, RunProgress::new(lr));
+    let dataset = Dataset {
+        name: String::new(),
+        layout: Layout::GENERATED,
+        classes: Vec::new(),
+        train: Vec::new(),
+        val: Vec::new(),
+        test: Vec::new(),
+        split_note: String::new(),
+    };
+    let data = Arc::new(PartSource::Features(train));
+    let setup = Setup {
+        plan,
+        model,
+        dataset,
+        texts: None,
+        loss: Loss::new(None, 0., None),
+        few_shot: None,
+        train: data.clone(),
+        val: data.clone(),
+        test: data.clone(),
+        digests: Default::default(),
+        frozen_texts: None,
+        content_hash: String::new(),
+        fingerprint: String::new(),
+    };
+    let mut task = Classify::new(setup, OneClass);
+    task.beginning.penalty = penalty;
+    let plan = StagePlan { stage: Stage::Whole, epochs };
+    let fit = StageFit { task: &task, plan, train: &data, val: &data, epochs };
+    fit.run(&mut state, &mut NoWriter, &mut Silent).unwrap();
     state.params
 }
 
@@ -213,7 +237,7 @@ fn learned(
 fn probes_from_texts_learn_what_pytorch_learns() {
     let fixture = Fixture::new();
     let penalty = fixture.penalty();
-    for (method, penalty) in [(Method::ZS_LP, None), (Method::CLAP, Some(&penalty))] {
+    for (method, penalty) in [(Method::ZS_LP, None), (Method::CLAP, Some(penalty))] {
         let train =
             Features { values: fixture.f32s("/probes/train"), labels: fixture.labels("/probes/labels"), views: 1 };
         let (_, params) = fixture.head(fixture.f32s("/texts"), Group::Head);
@@ -251,7 +275,7 @@ fn tip_adapter_is_the_reference_s_trained_or_not() {
         if !name.is_empty() {
             assert_close(keys, &fixture.f64s("/tip/learned"), 1e-6, "keys");
         }
-        let cache = Cache { texts: &fixture.zero_shot(), keys, labels: &labels };
+        let cache = TipCache { texts: &fixture.zero_shot(), keys, labels: &labels };
         let val = Labelled { features: &val, labels: &val_labels };
         let found = tip_adapter::choose(cache, val, 2).unwrap();
         let expected = |what: &str| fixture.number(&format!("/tip/{name}chosen/{what}"));

@@ -29,7 +29,7 @@ pub(crate) fn keys(views: &[f32], images: usize, width: usize) -> Vec<f32> {
 
 /// The cache whose weight and sharpness are to be chosen.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Cache<'a> {
+pub(crate) struct TipCache<'a> {
     /// The class weights beside it.
     pub(crate) texts: &'a BoundHead,
     /// `[N, D]`.
@@ -54,7 +54,7 @@ fn value(i: usize, (count, most): (usize, f64)) -> f64 {
 }
 
 /// The choice that does best on `val`.
-pub(crate) fn choose(cache: Cache, val: Labelled, threads: usize) -> Result<Choice> {
+pub(crate) fn choose(cache: TipCache, val: Labelled, threads: usize) -> Result<Choice> {
     let rows = Rows::new(cache, val)?;
     let right: Vec<usize> =
         shares(BETAS.0, threads, |betas| betas.map(|beta| rows.right(value(beta, BETAS))).collect::<Vec<_>>())
@@ -87,7 +87,7 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn new(cache: Cache<'a>, val: Labelled<'a>) -> Result<Self, Fault> {
+    fn new(cache: TipCache<'a>, val: Labelled<'a>) -> Result<Self, Fault> {
         let width = val.width();
         let mut unit = val.features.to_vec();
         normalize_l2(&mut unit, width);

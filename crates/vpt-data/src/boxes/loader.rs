@@ -1,9 +1,10 @@
-//! Batches of images with boxes, made ahead on threads as those of [`Loader`](crate::Loader) are.
+//! Batches of images with boxes, decoded, augmented with their boxes and normalised ahead of whoever trains on them.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use super::super::loader::{AHEAD, PixelCache, check_order};
-use super::super::prefetch::{Prefetch, blaming};
+use super::super::batch_loader::{BatchLoader, ImageCount, MakeBatch};
+use super::super::loader::PixelCache;
 use super::BoxImage;
 use super::augment::BoxAugment;
 use super::view::{BoxInput, Target, View, Viewed};
@@ -23,6 +24,12 @@ pub struct BoxBatch {
     pub valid: Option<Vec<bool>>,
     /// Position of each image in the loader's images.
     pub indices: Vec<usize>,
+}
+
+impl ImageCount for BoxBatch {
+    fn images(&self) -> usize {
+        self.indices.len()
+    }
 }
 
 /// How a [`BoxLoader`] makes its batches.
@@ -54,17 +61,19 @@ impl BoxLoaderOptions {
     }
 }
 
-/// An iterator over the batches of one pass. Dropping it early stops its threads.
+/// An iterator over the batches of one pass over images with boxes.
+pub type BoxLoader = BatchLoader<BoxedImages>;
+
+/// Images with boxes, and how they are made ready.
 #[derive(Debug)]
-pub struct BoxLoader {
-    images: Prefetch<MadeImage>,
-    batch: usize,
-    grid: usize,
+pub struct BoxedImages {
+    images: Arc<[BoxImage]>,
+    options: BoxLoaderOptions,
 }
 
 /// One image of a batch.
 #[derive(Debug)]
-struct MadeImage {
+pub struct BoxItem {
     pixels: Vec<f32>,
     targets: Vec<Target>,
     view: View,
@@ -80,8 +89,7 @@ impl BoxLoader {
     /// batch, after which the iterator ends.
     pub fn new(images: Arc<[BoxImage]>, order: Vec<usize>, options: BoxLoaderOptions) -> Result<Self> {
         let BoxLoaderOptions { input, augment, batch, threads, .. } = &options;
-        let (batch, threads, grid) = (*batch, *threads, input.grid);
-        check_order(&order, images.len(), batch)?;
+        let (batch, threads) = (*batch, *threads);
         input.check()?;
         augment.check()?;
         if options.mirror && augment.flip {
@@ -90,29 +98,33 @@ impl BoxLoader {
         if let Some(cache) = &options.cache {
             cache.check(images.len(), input)?;
         }
-        let images = Prefetch::new(order, AHEAD * batch, threads, move |index| {
-            blaming(images[index].file(), || make(&images, index, &options))
-        })?;
-        Ok(Self { images, batch, grid })
-    }
-
-    /// Number of batches in the whole pass.
-    pub fn batches(&self) -> usize {
-        self.images.len().div_ceil(self.batch)
+        Self::start(BoxedImages { images, options }, order, batch, threads)
     }
 }
 
-impl Iterator for BoxLoader {
-    type Item = Result<BoxBatch>;
+impl MakeBatch for BoxedImages {
+    type Item = BoxItem;
+    type Batch = BoxBatch;
 
-    fn next(&mut self) -> Option<Self::Item> {
-        let taken = self.images.batch(self.batch)?;
-        Some(taken.map(|(indices, made)| BoxBatch::of(indices, made, self.grid)))
+    fn images(&self) -> usize {
+        self.images.len()
+    }
+
+    fn path(&self, index: usize) -> &Path {
+        self.images[index].file()
+    }
+
+    fn make(&self, index: usize) -> Result<BoxItem> {
+        make(&self.images, index, &self.options)
+    }
+
+    fn batch(&self, indices: Vec<usize>, items: Vec<BoxItem>) -> BoxBatch {
+        BoxBatch::of(indices, items, self.options.input.grid)
     }
 }
 
 impl BoxBatch {
-    fn of(indices: Vec<usize>, made: Vec<MadeImage>, grid: usize) -> Self {
+    fn of(indices: Vec<usize>, made: Vec<BoxItem>, grid: usize) -> Self {
         let padded = made.iter().any(|m| m.valid.is_some());
         let mut batch = Self {
             pixels: Vec::with_capacity(made.iter().map(|m| m.pixels.len()).sum()),
@@ -121,7 +133,7 @@ impl BoxBatch {
             valid: padded.then(Vec::new),
             indices,
         };
-        for MadeImage { pixels, targets, view, valid } in made {
+        for BoxItem { pixels, targets, view, valid } in made {
             batch.pixels.extend_from_slice(&pixels);
             batch.targets.push(targets);
             batch.views.push(view);
@@ -145,7 +157,7 @@ fn load(image: &BoxImage) -> Result<Rgb8> {
 }
 
 /// The image at `index`, ready for its batch.
-fn make(images: &[BoxImage], index: usize, options: &BoxLoaderOptions) -> Result<MadeImage> {
+fn make(images: &[BoxImage], index: usize, options: &BoxLoaderOptions) -> Result<BoxItem> {
     let BoxLoaderOptions { input, augment, mirror, seed, epoch, cache, .. } = options;
     let mut rng = random::stream(*seed, "augment", *epoch, index as u64);
     let mut viewed: Viewed = if augment.only_flip() {
@@ -169,7 +181,7 @@ fn make(images: &[BoxImage], index: usize, options: &BoxLoaderOptions) -> Result
         viewed.mirror();
     }
     let (pixels, valid) = (input.normalised(&viewed), viewed.valid_tokens(input.grid));
-    Ok(MadeImage { pixels, targets: viewed.targets, view: viewed.view, valid })
+    Ok(BoxItem { pixels, targets: viewed.targets, view: viewed.view, valid })
 }
 
 #[cfg(test)]

@@ -4,20 +4,21 @@ use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
-use super::{
-    features::logistic::Labelled,
-    observer::{Event, Observer},
-};
 use crate::{
     Error, Result,
-    data::{self, Augment, Digest, Loader, LoaderOptions, PixelCache, Sample, Split, digest},
+    data::{self, Augment, Digest, ImageCount, Loader, LoaderOptions, PixelCache, Sample, Split, digest},
     image::Preprocess,
+    train::{
+        features::logistic::Labelled,
+        observer::{Event, Observer},
+        task::Batches,
+    },
 };
 
 /// Images of one part of a data set, or their features.
-pub(crate) enum Source {
+pub(crate) enum PartSource {
     /// Images.
-    Images(Images),
+    Images(PartImages),
     /// Their features.
     Features(Features),
     /// Output of their first blocks.
@@ -68,13 +69,13 @@ impl Features {
 }
 
 /// Images and how they are made ready.
-pub(crate) struct Images {
+pub(crate) struct PartImages {
     samples: Arc<[Sample]>,
     options: LoaderOptions,
 }
 
 /// Result of reading every image.
-pub(crate) struct Read {
+pub(crate) struct ReadOutcome {
     /// Digests of the pixels of those that can be read, in order.
     pub(crate) digests: Vec<Digest>,
     /// Position and error of those that cannot.
@@ -82,7 +83,7 @@ pub(crate) struct Read {
 }
 
 /// A batch of either.
-pub(crate) struct Batch {
+pub(crate) struct LabelledBatch {
     /// Positions in the source.
     pub(crate) indices: Vec<usize>,
     /// Classes.
@@ -91,9 +92,19 @@ pub(crate) struct Batch {
     pub(crate) values: Vec<f32>,
 }
 
-type Batches<'a> = Box<dyn Iterator<Item = Result<Batch>> + 'a>;
+impl ImageCount for LabelledBatch {
+    fn images(&self) -> usize {
+        self.labels.len()
+    }
+}
 
-impl Images {
+impl ImageCount for PartSource {
+    fn images(&self) -> usize {
+        self.len()
+    }
+}
+
+impl PartImages {
     /// `samples` behind `preprocess` and `augment`, with up to `room` bytes for pixels that are kept; what is taken is
     /// subtracted from `room`.
     pub(crate) fn new(
@@ -114,12 +125,12 @@ impl Images {
     }
 
     /// Reads every image of `split` once; `None` when the observer asked to stop. What is read is kept where there is room.
-    pub(crate) fn read(&self, split: Split, observer: &mut dyn Observer) -> Result<Option<Read>> {
+    pub(crate) fn read(&self, split: Split, observer: &mut dyn Observer) -> Result<Option<ReadOutcome>> {
         let total = self.samples.len();
         if self.samples.iter().all(|s| s.image.is_decoded()) {
             let digests =
                 self.samples.par_iter().map(|s| s.load().map(|image| digest(&image))).collect::<Result<_>>()?;
-            return Ok(Some(Read { digests, unreadable: Vec::new() }));
+            return Ok(Some(ReadOutcome { digests, unreadable: Vec::new() }));
         }
         let digests: Arc<[OnceLock<Digest>]> = (0..total).map(|_| OnceLock::new()).collect();
         let options = LoaderOptions { digests: Some(digests.clone()), ..self.options.clone() };
@@ -140,7 +151,7 @@ impl Images {
         let is_bad = |i: usize| unreadable.iter().any(|(bad, _)| *bad == i);
         let read = digests.iter().enumerate().filter(|(i, _)| !is_bad(*i));
         let digests = read.map(|(_, digest)| digest.get().copied().unwrap_or_default()).collect();
-        Ok(Some(Read { digests, unreadable }))
+        Ok(Some(ReadOutcome { digests, unreadable }))
     }
 
     /// The same images with the one at `order[i]` at `i`.
@@ -157,17 +168,17 @@ impl Images {
         order: &[usize],
         epoch: usize,
         batch: usize,
-    ) -> Result<impl Iterator<Item = Result<Batch>> + use<>> {
+    ) -> Result<impl Iterator<Item = Result<LabelledBatch>> + use<>> {
         let options = LoaderOptions { epoch: epoch as u64, batch, ..self.options.clone() };
         let loader = Loader::new(self.samples.clone(), order.to_vec(), options)?;
         Ok(loader.map(|batch| {
             let data::Batch { pixels, labels, indices } = batch?;
-            Ok(Batch { indices, labels, values: pixels })
+            Ok(LabelledBatch { indices, labels, values: pixels })
         }))
     }
 }
 
-impl Source {
+impl PartSource {
     /// Number of images.
     pub(crate) fn len(&self) -> usize {
         match self {
@@ -195,12 +206,17 @@ impl Source {
     }
 
     /// The images at `order` in batches of `batch`; the last may be smaller. `epoch` seeds the augmentation.
-    pub(crate) fn batches<'a>(&'a self, order: &'a [usize], epoch: usize, batch: usize) -> Result<Batches<'a>> {
+    pub(crate) fn batches<'a>(
+        &'a self,
+        order: &'a [usize],
+        epoch: usize,
+        batch: usize,
+    ) -> Result<Batches<'a, LabelledBatch>> {
         Ok(match self {
             Self::Images(images) => Box::new(images.batches(order, epoch, batch)?),
             Self::Features(features) | Self::Tokens { tokens: features, .. } => {
                 Box::new(order.chunks(batch).map(move |indices| {
-                    Ok(Batch {
+                    Ok(LabelledBatch {
                         indices: indices.to_vec(),
                         labels: indices.iter().map(|&i| features.labels[i]).collect(),
                         values: features.rows(indices, epoch),

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::setup::Setup;
+use super::setup::DetectTraining;
 use crate::{
     Error, Result,
     data::boxes::BoxImage,
@@ -22,13 +22,13 @@ const PAIRS: usize = 10;
 
 /// The page; boxes count that score at least `confidence`. `names` are those of the categories.
 pub(super) fn page(
-    setup: &Setup,
+    task: &DetectTraining,
     title: &str,
     found: &[Detection],
     confidence: f64,
     names: &[String],
 ) -> Result<String> {
-    let dataset = &setup.dataset;
+    let dataset = &task.dataset;
     let mut rows = names.to_vec();
     rows.push(coco::BACKGROUND.to_owned());
     let mut wrong: Vec<(u64, usize, Confusion)> = Vec::new();
@@ -50,7 +50,7 @@ pub(super) fn page(
     summary.push('.');
     let mistakes = wrong.into_iter().take(SHOWN).map(|(_, i, confusion)| {
         let image = &dataset.val[i];
-        let sheet = report::box_sheet_jpeg(&[tile(setup, image, found, confidence)?], names)?;
+        let sheet = report::box_sheet_jpeg(&[tile(task, image, found, confidence)?], names)?;
         let sheet = decode_bytes(&sheet).map_err(|message| Error::invalid("mistakes.html", message))?;
         let lines = errors(&confusion).map(|(truth, predicted, count)| line(&rows, truth, predicted, count)).collect();
         Ok(Mistake { image: sheet, path: image.name.clone(), lines })
@@ -59,7 +59,7 @@ pub(super) fn page(
         heading: "Validation images".to_owned(),
         summary,
         folded: false,
-        pairs: pairs(setup, found, confidence, &rows)?,
+        pairs: pairs(task, found, confidence, &rows)?,
         mistakes: mistakes.collect::<Result<_>>()?,
     };
     let intro = format!(
@@ -70,9 +70,9 @@ pub(super) fn page(
 }
 
 /// An image with the boxes that are in it, and those found that score at least `confidence`.
-pub(super) fn tile(setup: &Setup, image: &BoxImage, found: &[Detection], confidence: f64) -> Result<BoxTile> {
+pub(super) fn tile(task: &DetectTraining, image: &BoxImage, found: &[Detection], confidence: f64) -> Result<BoxTile> {
     let predicted = found.iter().filter(|f| f.image == image.id && f.score >= confidence).filter_map(|found| {
-        let category = setup.dataset.categories.iter().position(|c| c.id == found.category)?;
+        let category = task.dataset.categories.iter().position(|c| c.id == found.category)?;
         Some(DrawnBox { rect: found.rect, category, score: Some(found.score), crowd: false })
     });
     Ok(BoxTile {
@@ -105,8 +105,8 @@ fn line(rows: &[String], truth: usize, predicted: usize, count: u64) -> MistakeL
 }
 
 /// Over all validation images, most frequent first.
-fn pairs(setup: &Setup, found: &[Detection], confidence: f64, rows: &[String]) -> Result<Vec<ConfusedPair>> {
-    let confusion = coco::confusion(&setup.dataset.val, &setup.dataset.categories, found, confidence)?;
+fn pairs(task: &DetectTraining, found: &[Detection], confidence: f64, rows: &[String]) -> Result<Vec<ConfusedPair>> {
+    let confusion = coco::confusion(&task.dataset.val, &task.dataset.categories, found, confidence)?;
     let background = rows.len() - 1;
     let mut all: Vec<_> = errors(&confusion).collect();
     all.sort_by_key(|&(truth, predicted, count)| (std::cmp::Reverse(count), truth, predicted));

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    checkpoint::{Position, State},
+    checkpoint::TrainState,
     run_folder::{self, RunFolder},
 };
 use crate::Result;
@@ -17,32 +17,32 @@ const SAVE_EPOCHS: Duration = Duration::from_secs(2);
 const SAVE_SHARE: u32 = 10;
 
 /// Keeps a run's state on disk while it goes on.
-pub(crate) trait Keeper<P: Position> {
+pub(crate) trait StateWriter {
     /// An epoch is over.
-    fn epoch(&mut self, state: &mut State<P>) -> Result<()>;
+    fn epoch(&mut self, state: &mut TrainState) -> Result<()>;
 
     /// A step was taken: saves the state if that has not been done for long, or if `now`.
-    fn step(&mut self, state: &mut State<P>, now: bool) -> Result<()>;
+    fn step(&mut self, state: &mut TrainState, now: bool) -> Result<()>;
 }
 
 /// Keeps nothing: for trials.
-pub(crate) struct Forget;
+pub(crate) struct NoWriter;
 
-impl<P: Position> Keeper<P> for Forget {
-    fn epoch(&mut self, _: &mut State<P>) -> Result<()> {
+impl StateWriter for NoWriter {
+    fn epoch(&mut self, _: &mut TrainState) -> Result<()> {
         Ok(())
     }
 
-    fn step(&mut self, _: &mut State<P>, _: bool) -> Result<()> {
+    fn step(&mut self, _: &mut TrainState, _: bool) -> Result<()> {
         Ok(())
     }
 }
 
-/// Writes the task file of the epoch with this number.
-type WriteBest<'a, P> = &'a dyn Fn(&State<P>, usize) -> Result<()>;
+/// Writes the task file of the best epoch so far.
+type WriteBest<'a> = &'a dyn Fn(&TrainState) -> Result<()>;
 
 /// Keeps a run's state in its folder.
-pub(super) struct FolderKeeper<'a, P> {
+pub(super) struct RunWriter<'a> {
     folder: &'a RunFolder,
     /// Stands for the run in its checkpoints.
     fingerprint: &'a str,
@@ -53,21 +53,21 @@ pub(super) struct FolderKeeper<'a, P> {
     saved: Instant,
     /// How long that took.
     saving: Duration,
-    write_best: WriteBest<'a, P>,
+    write_best: WriteBest<'a>,
     /// The epoch whose task file is written.
     best_saved: Option<usize>,
 }
 
-impl<'a, P: Position> FolderKeeper<'a, P> {
+impl<'a> RunWriter<'a> {
     /// Goes on keeping `state`; `write_best` is called when there is a new best epoch.
     pub(super) fn new(
         folder: &'a RunFolder,
         fingerprint: &'a str,
         started: Instant,
-        state: &mut State<P>,
-        write_best: WriteBest<'a, P>,
+        state: &TrainState,
+        write_best: WriteBest<'a>,
     ) -> Self {
-        let wall_before = *state.progress.wall_s();
+        let wall_before = state.progress.wall_s;
         let (saved, saving) = (Instant::now(), Duration::ZERO);
         Self { folder, fingerprint, started, wall_before, saved, saving, write_best, best_saved: None }
     }
@@ -78,15 +78,14 @@ impl<'a, P: Position> FolderKeeper<'a, P> {
     }
 
     /// Saves the state now.
-    pub(super) fn save(&mut self, state: &mut State<P>) -> Result<()> {
+    pub(super) fn save(&mut self, state: &mut TrainState) -> Result<()> {
         let begun = Instant::now();
-        *state.progress.wall_s() = self.wall_s();
+        state.progress.wall_s = self.wall_s();
         state.save(&self.folder.file(run_folder::CHECKPOINT), self.fingerprint)?;
-        if let Some(epoch) = state.progress.best_epoch()
-            && self.best_saved != Some(epoch)
-        {
-            (self.write_best)(state, epoch)?;
-            self.best_saved = Some(epoch);
+        let best = state.progress.best().map(|record| record.epoch);
+        if best.is_some() && self.best_saved != best {
+            (self.write_best)(state)?;
+            self.best_saved = best;
         }
         self.saved = Instant::now();
         self.saving = self.saved - begun;
@@ -99,9 +98,9 @@ impl<'a, P: Position> FolderKeeper<'a, P> {
     }
 }
 
-impl<P: Position> Keeper<P> for FolderKeeper<'_, P> {
-    fn epoch(&mut self, state: &mut State<P>) -> Result<()> {
-        if let Some(record) = state.progress.history().last() {
+impl StateWriter for RunWriter<'_> {
+    fn epoch(&mut self, state: &mut TrainState) -> Result<()> {
+        if let Some(record) = state.progress.history.last() {
             self.folder.append_line(run_folder::METRICS, record)?;
         }
         if self.is_due(SAVE_EPOCHS) {
@@ -110,7 +109,7 @@ impl<P: Position> Keeper<P> for FolderKeeper<'_, P> {
         Ok(())
     }
 
-    fn step(&mut self, state: &mut State<P>, now: bool) -> Result<()> {
+    fn step(&mut self, state: &mut TrainState, now: bool) -> Result<()> {
         if now || self.is_due(SAVE_STEPS) {
             self.save(state)?;
         }

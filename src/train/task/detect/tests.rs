@@ -315,7 +315,7 @@ struct Looks {
 impl Observer for Looks {
     fn event(&mut self, event: &Event<'_>) {
         match event {
-            Event::Detected { .. } => self.epochs += 1,
+            Event::Epoch { .. } => self.epochs += 1,
             Event::Features { split: Split::Test, .. } | Event::Evaluating { split: Split::Test, .. } => {
                 self.test_after.push(self.epochs);
             }

@@ -4,17 +4,22 @@ use std::path::Path;
 
 use rand::Rng;
 
-use super::{progress::Stage, setup::Setup, store::Store};
+use super::{setup::DetectTraining, store::Store};
 use crate::{
     Error, Result,
     data::{
-        Split,
+        ImageCount, Split,
         boxes::{BoxBatch, BoxLoader, BoxLoaderOptions, Target, View},
+        visit_batches,
     },
     head::detect::Truth,
     model::detect::DetectInput,
     random::stream,
-    train::observer::{Event, Observer},
+    train::{
+        observer::{Event, Observer},
+        progress::Stage,
+        task::Batches,
+    },
 };
 
 /// Images that go through the backbone at a time when nothing is learned.
@@ -22,7 +27,7 @@ pub(super) const EVAL_BATCH: usize = 16;
 
 /// Kind of input that is read of every image of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+enum InputForm {
     /// The image itself, every time.
     Images,
     /// Tokens in front of the first prompted block, computed once.
@@ -32,14 +37,15 @@ pub(super) enum Kind {
 }
 
 /// A part of a data set.
-pub(super) struct Source {
-    pub(super) split: Split,
-    kind: Kind,
-    cache: Option<Cache>,
+pub(crate) struct BoxSource {
+    split: Split,
+    images: usize,
+    kind: InputForm,
+    cache: Option<BoxFeatures>,
 }
 
 /// Values computed once, for each image and, where the flip is wanted, for its mirrored form behind it.
-struct Cache {
+struct BoxFeatures {
     store: Store,
     forms: usize,
     truths: Vec<Vec<Truth>>,
@@ -48,8 +54,8 @@ struct Cache {
 }
 
 /// A batch of images in one form or another.
-pub(super) struct Batch {
-    kind: Kind,
+pub(crate) struct DetectBatch {
+    kind: InputForm,
     values: Vec<f32>,
     pub(super) truths: Vec<Vec<Truth>>,
     /// `[B, G, G]`.
@@ -59,20 +65,32 @@ pub(super) struct Batch {
     pub(super) indices: Vec<usize>,
 }
 
-impl Batch {
+impl ImageCount for BoxSource {
+    fn images(&self) -> usize {
+        self.images
+    }
+}
+
+impl ImageCount for DetectBatch {
+    fn images(&self) -> usize {
+        self.indices.len()
+    }
+}
+
+impl DetectBatch {
     /// Input of the detector.
     pub(super) fn input(&self) -> DetectInput<'_> {
         match self.kind {
-            Kind::Images => DetectInput::Images(&self.values),
-            Kind::Prefix => DetectInput::Prefix(&self.values),
-            Kind::Features => DetectInput::Features(&self.values),
+            InputForm::Images => DetectInput::Images(&self.values),
+            InputForm::Prefix => DetectInput::Prefix(&self.values),
+            InputForm::Features => DetectInput::Features(&self.values),
         }
     }
 
     fn of_images(batch: BoxBatch) -> Self {
         let truths = batch.targets.iter().map(|targets| targets.iter().map(truth).collect()).collect();
         let BoxBatch { pixels, views, valid, indices, .. } = batch;
-        Self { kind: Kind::Images, values: pixels, truths, valid, views, indices }
+        Self { kind: InputForm::Images, values: pixels, truths, valid, views, indices }
     }
 }
 
@@ -81,33 +99,38 @@ fn truth(target: &Target) -> Truth {
     Truth { rect: target.bbox, class: target.category, crowd: target.crowd || target.ignore }
 }
 
-impl Source {
+impl BoxSource {
+    /// The part.
+    pub(super) fn split(&self) -> Split {
+        self.split
+    }
+
     /// The images of `split`, to be read as they are every time.
-    pub(super) fn images(split: Split) -> Self {
-        Self { split, kind: Kind::Images, cache: None }
+    pub(super) fn of_images(task: &DetectTraining, split: Split) -> Self {
+        Self { split, images: task.dataset.part(split).len(), kind: InputForm::Images, cache: None }
     }
 
     /// The images of `split` with what `stage` can compute once; `folder` has room for what memory has none for. `None` when
     /// the observer asked to stop.
     pub(super) fn new(
-        setup: &Setup,
+        task: &DetectTraining,
         split: Split,
         stage: Stage,
         folder: &Path,
         observer: &mut dyn Observer,
     ) -> Result<Option<Self>> {
-        let augment = setup.augment(split, stage);
+        let augment = task.augment(split, stage);
         let (kind, width) = match stage {
-            _ if !augment.only_flip() => return Ok(Some(Self::images(split))),
-            Stage::Head => (Kind::Features, setup.model.features_len()),
-            Stage::Prompts if setup.model.layout().is_some_and(|layout| layout.start > 0) => {
-                (Kind::Prefix, setup.model.prefix_len())
+            _ if !augment.only_flip() => return Ok(Some(Self::of_images(task, split))),
+            Stage::Whole | Stage::Head => (InputForm::Features, task.model.features_len()),
+            Stage::Prompts if task.model.layout().is_some_and(|layout| layout.start > 0) => {
+                (InputForm::Prefix, task.model.prefix_len())
             }
-            Stage::Prompts => return Ok(Some(Self::images(split))),
+            Stage::Prompts => return Ok(Some(Self::of_images(task, split))),
         };
-        let count = setup.dataset.part(split).len();
+        let count = task.dataset.part(split).len();
         let forms = if augment.flip { 2 } else { 1 };
-        let mut cache = Cache {
+        let mut cache = BoxFeatures {
             store: Store::new(count * forms, width, folder)?,
             forms,
             truths: vec![Vec::new(); count * forms],
@@ -115,12 +138,16 @@ impl Source {
             views: Vec::new(),
         };
         for form in 0..forms {
-            let options = BoxLoaderOptions { mirror: form == 1, batch: EVAL_BATCH, ..setup.loader_options() };
-            for batch in BoxLoader::new(setup.images(split), (0..count).collect(), options)? {
-                let batch = Batch::of_images(batch?);
+            let options = BoxLoaderOptions { mirror: form == 1, batch: EVAL_BATCH, ..task.loader_options() };
+            let loader = BoxLoader::new(task.images(split), (0..count).collect(), options)?;
+            let go_on = &mut |done, _| {
+                observer.goes_on(&Event::Features { split, done: form * count + done, total: count * forms })
+            };
+            let all = visit_batches(loader, count, go_on, |batch| {
+                let batch = DetectBatch::of_images(batch);
                 let computed = match kind {
-                    Kind::Features => setup.model.features(&batch.values)?,
-                    _ => setup.model.prefix(&batch.values)?,
+                    InputForm::Features => task.model.features(&batch.values)?,
+                    _ => task.model.prefix(&batch.values)?,
                 };
                 for (i, (&index, values)) in batch.indices.iter().zip(computed.chunks_exact(width)).enumerate() {
                     let record = index * forms + form;
@@ -134,38 +161,37 @@ impl Source {
                 if form == 0 {
                     cache.views.extend(&batch.views);
                 }
-                let done = form * count + batch.indices.last().map_or(0, |&last| last + 1);
-                observer.event(&Event::Features { split, done, total: count * forms });
-                if observer.stop() {
-                    return Ok(None);
-                }
+                Ok(())
+            })?;
+            if !all {
+                return Ok(None);
             }
         }
-        Ok(Some(Self { split, kind, cache: Some(cache) }))
+        Ok(Some(Self { split, images: count, kind, cache: Some(cache) }))
     }
 
     /// The images at `order` in batches of `size`; the last may be smaller. `epoch` seeds what is random.
     pub(super) fn batches<'a>(
         &'a self,
-        setup: &'a Setup,
+        task: &'a DetectTraining,
         stage: Stage,
         order: &'a [usize],
         epoch: usize,
         size: usize,
-    ) -> Result<Box<dyn Iterator<Item = Result<Batch>> + 'a>> {
+    ) -> Result<Batches<'a, DetectBatch>> {
         if let Some(cache) = &self.cache {
-            return Ok(Box::new(order.chunks(size).map(move |chunk| cache.batch(self.kind, chunk, setup, epoch))));
+            return Ok(Box::new(order.chunks(size).map(move |chunk| cache.batch(self.kind, chunk, task, epoch))));
         }
-        let augment = setup.augment(self.split, stage);
-        let options = BoxLoaderOptions { augment, epoch: epoch as u64, batch: size, ..setup.loader_options() };
-        let loader = BoxLoader::new(setup.images(self.split), order.to_vec(), options)?;
-        Ok(Box::new(loader.map(|batch| Ok(Batch::of_images(batch?)))))
+        let augment = task.augment(self.split, stage);
+        let options = BoxLoaderOptions { augment, epoch: epoch as u64, batch: size, ..task.loader_options() };
+        let loader = BoxLoader::new(task.images(self.split), order.to_vec(), options)?;
+        Ok(Box::new(loader.map(|batch| Ok(DetectBatch::of_images(batch?)))))
     }
 }
 
-impl Cache {
-    fn batch(&self, kind: Kind, images: &[usize], setup: &Setup, epoch: usize) -> Result<Batch> {
-        let mut batch = Batch {
+impl BoxFeatures {
+    fn batch(&self, kind: InputForm, images: &[usize], task: &DetectTraining, epoch: usize) -> Result<DetectBatch> {
+        let mut batch = DetectBatch {
             kind,
             values: Vec::new(),
             truths: Vec::new(),
@@ -175,7 +201,7 @@ impl Cache {
         };
         let mut valid = Vec::new();
         for &index in images {
-            let seed = setup.plan.config.seed;
+            let seed = task.plan.config.seed;
             let mirrored = self.forms == 2 && stream(seed, "cached flip", epoch as u64, index as u64).random_bool(0.5);
             let record = index * self.forms + usize::from(mirrored);
             self.store.get(record, &mut batch.values)?;
@@ -184,7 +210,7 @@ impl Cache {
             batch.views.push(self.views[index]);
         }
         if valid.iter().any(Option::is_some) {
-            let tokens = setup.input.grid * setup.input.grid;
+            let tokens = task.input.grid * task.input.grid;
             batch.valid = Some(valid.into_iter().flat_map(|v| v.unwrap_or_else(|| vec![true; tokens])).collect());
         }
         if batch.values.is_empty() {

@@ -1,28 +1,32 @@
-//! From a configuration to everything a run needs: data set, backbone, plan, model, sources.
+//! From a configuration to everything a run on labelled images needs: data set, backbone, plan, model, sources.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use super::{
-    features::extract::Extractor,
-    observer::{Event, Observer},
-    source::{Images, Read, Source},
+    Labels,
+    source::{PartImages, PartSource, ReadOutcome},
 };
-use crate::loss::Loss;
 use crate::{
     Error, Message, Result,
     backbone::{
         Backbone, OpenOptions,
         class_texts::{ClassTexts, Prompts, class_texts},
     },
-    config::{Plan, RunConfig, RunContext, Task},
-    data::{Augment, ContentHash, Dataset, Digest, FewShot, LabelSets, MultilabelDataset, Split, SplitFile, check},
+    config::{Plan, RunConfig, RunContext},
+    data::{Augment, ContentHash, Dataset, Digest, FewShot, Split, SplitFile},
     feature_cache::{self, FeatureCache},
     head::HeadKind,
+    loss::Loss,
     model::{
         ClassifierSpec, Model,
         task_file::{BackboneId, MapMeta, TaskMeta, TaskMetrics},
     },
     params::Param,
+    train::{
+        features::extract::Extractor,
+        observer::{Event, Observer},
+        task::fingerprint,
+    },
 };
 
 /// Memory for pixels that are kept from epoch to epoch, in bytes.
@@ -35,19 +39,17 @@ pub(crate) struct Setup {
     pub(crate) plan: Plan,
     pub(crate) model: Model,
     pub(crate) dataset: Dataset,
-    /// What labels stand for where an image has any number of classes; else they are classes.
-    pub(crate) sets: Option<Arc<LabelSets>>,
     /// The texts that name the classes, where the head is made of them or they are learned.
     pub(crate) texts: Option<Prompts>,
-    /// What is minimised.
+    /// Training loss.
     pub(crate) loss: Loss,
-    /// What `shots` drew, or `draw` read.
+    /// Draw of `shots`, or that of `draw`.
     pub(crate) few_shot: Option<FewShot>,
-    pub(crate) train: Source,
-    pub(crate) val: Source,
-    pub(crate) test: Source,
-    /// What stands for the pixels of each image, by part.
-    digests: [Vec<Digest>; 3],
+    pub(crate) train: Arc<PartSource>,
+    pub(crate) val: Arc<PartSource>,
+    pub(crate) test: Arc<PartSource>,
+    /// Digests of the pixels of each image, by part.
+    pub(crate) digests: [Vec<Digest>; 3],
     /// Where `promptsrc` ties the texts to: `[C, E]`.
     pub(crate) frozen_texts: Option<Vec<f32>>,
     /// Stands for what the three parts hold.
@@ -57,10 +59,10 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// Opens data and backbone; `None` when the observer asked to stop.
-    pub(crate) fn new(config: &RunConfig, task: Task, observer: &mut dyn Observer) -> Result<Option<Self>> {
+    /// Opens data, with what its labels stand for, and backbone; `None` when the observer asked to stop.
+    pub(crate) fn new<L: Labels>(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<(Self, L)>> {
         config.validate()?;
-        let (mut dataset, sets) = open_data(config, task, observer)?;
+        let (mut dataset, labels) = L::open(config, observer)?;
         let few_shot = match (&config.draw, config.shots) {
             (Some(path), _) => Some(FewShot::read(path)?),
             (None, shots) => shots.map(|shots| FewShot::draw(&dataset, shots, config.seed)).transpose()?,
@@ -80,7 +82,7 @@ impl Setup {
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
         let facts = |dataset: &Dataset| RunContext {
-            task,
+            task: L::TASK,
             depth: backbone.vit.depth(),
             text_depth: backbone.text_spec().ok().map(|text| text.tower.depth),
             image_size: backbone.vit.image_size(),
@@ -95,25 +97,26 @@ impl Setup {
         // Too little memory should be told now, too.
         model.memory_plan(plan.config.micro_batch, plan.batch_size)?;
         let extractor = extractor(&plan, &model)?;
-        let read = read(&mut dataset, sets.as_deref(), &plan, &extractor, observer)?;
+        let read = read(&mut dataset, &labels, &plan, &extractor, observer)?;
         drop(extractor);
-        let Some(Content { mut images, digests, hash: content_hash }) = read else { return Ok(None) };
+        let Some(PartContents { mut images, digests, hash: content_hash }) = read else { return Ok(None) };
         // Images that were left out may change the number of steps, and of keys.
         let plan = config.resolve(&facts(&dataset))?;
         if config.method.has_cache() {
             model = model.with_keys(dataset.train.len());
         }
         let mut next = || images.pop().ok_or_else(|| Error::invalid("data", "fewer than three parts"));
-        let (test, val, train) = (Source::Images(next()?), Source::Images(next()?), Source::Images(next()?));
-        let fingerprint = fingerprint(&plan, &dataset, &content_hash, backbone.hash()?)?;
-        let loss = loss(&plan, &dataset, sets.as_ref());
+        let mut next = || next().map(|images| Arc::new(PartSource::Images(images)));
+        let (test, val, train) = (next()?, next()?, next()?);
+        let split = SplitFile::new(&dataset).to_json();
+        let fingerprint = fingerprint(&plan, &[&split, content_hash.as_bytes()], &backbone)?;
+        let loss = labels.loss(&plan.config, &dataset);
         let frozen_texts = texts.as_ref().filter(|_| plan.config.method.tied_to().is_some());
         let frozen_texts = frozen_texts.map(|texts| model.frozen_texts(texts)).transpose()?;
-        Ok(Some(Self {
+        let setup = Self {
             plan,
             model,
             dataset,
-            sets,
             texts,
             loss,
             few_shot,
@@ -124,7 +127,8 @@ impl Setup {
             frozen_texts,
             content_hash,
             fingerprint,
-        }))
+        };
+        Ok(Some((setup, labels)))
     }
 
     /// The learned values before the first step. Those of a text head are embedded only if `wanted`: with a checkpoint
@@ -150,17 +154,22 @@ impl Setup {
         class_texts(texts, |texts| extractor.texts(texts)).map(Some)
     }
 
-    /// What makes features without prompts, and embeds texts.
+    /// Extractor of features without prompts, and of embeddings of texts.
     pub(crate) fn extractor(&self) -> Result<Extractor<'_>> {
         extractor(&self.plan, &self.model)
     }
 
-    /// What stands for the pixels of each image of `split`.
+    /// Digests of the pixels of each image of `split`.
     pub(crate) fn digests(&self, split: Split) -> &[Digest] {
         &self.digests[split as usize]
     }
 
-    /// What a task file of this run says.
+    /// Heading of the pictures of this run.
+    pub(crate) fn title(&self) -> String {
+        format!("{}, {} on {}", self.plan.config.method, self.model.backbone().name, self.dataset.name)
+    }
+
+    /// Metadata of a task file of this run.
     pub(crate) fn task_meta(&self, metrics: TaskMetrics) -> Result<TaskMeta> {
         let backbone = self.model.backbone();
         let meta = TaskMeta::new(
@@ -176,7 +185,7 @@ impl Setup {
         let classnames = self.plan.config.classnames.clone().filter(|_| self.plan.config.method.has_texts());
         let mut meta = meta.with_classnames(classnames);
         meta.label_map = self.model.label_map().map(MapMeta::new);
-        Ok(if self.sets.is_some() { meta.with_many_labels() } else { meta })
+        Ok(meta)
     }
 }
 
@@ -227,27 +236,7 @@ fn prompts(plan: &Plan, backbone: &Backbone, dataset: &Dataset) -> Result<Option
     config.class_prompts(&dataset.classes).map(Some)
 }
 
-/// The data set of a run, and what its labels stand for where they are not classes.
-fn open_data(config: &RunConfig, task: Task, observer: &mut dyn Observer) -> Result<(Dataset, Option<Arc<LabelSets>>)> {
-    let path = Path::new(&config.data);
-    let mut tell = |notes: Vec<String>| notes.iter().for_each(|note| observer.event(&Event::Note(note)));
-    if task != Task::Multilabel {
-        tell(check::notes(path));
-        return Ok((Dataset::open(path, config.seed_of_parts())?, None));
-    }
-    let data = MultilabelDataset::open(path, config.seed_of_parts(), config.skip_bad_images)?;
-    tell(check::notes_of_boxes(&data.problems, path));
-    let counts = data.train_counts().into_iter().zip(&data.dataset.classes);
-    let missing: Vec<&str> = counts.filter(|(count, _)| *count == 0).map(|(_, name)| name.as_str()).collect();
-    if !missing.is_empty() {
-        let named = missing[..missing.len().min(NAMED)].join(", ");
-        let more = if missing.len() > NAMED { ", …" } else { "" };
-        observer.event(&Event::Note(&format!("{} classes are in no training image: {named}{more}", missing.len())));
-    }
-    Ok((data.dataset, Some(Arc::new(data.sets))))
-}
-
-/// What makes features without prompts, and embeds texts.
+/// Extractor of features without prompts, and of embeddings of texts.
 fn extractor<'a>(plan: &Plan, model: &'a Model) -> Result<Extractor<'a>> {
     let cache = plan.config.cache_dir.clone().map(|root| FeatureCache::new(root, feature_cache::limit()));
     Ok(Extractor {
@@ -259,25 +248,25 @@ fn extractor<'a>(plan: &Plan, model: &'a Model) -> Result<Extractor<'a>> {
     })
 }
 
-/// What the three parts hold.
-struct Content {
-    images: Vec<Images>,
-    /// What stands for the pixels of each image, by part.
+/// Content of the three parts.
+struct PartContents {
+    images: Vec<PartImages>,
+    /// Digests of the pixels of each image, by part.
     digests: [Vec<Digest>; 3],
-    /// What stands for all of it.
+    /// Hash of all of it.
     hash: String,
 }
 
 /// The content of the three parts. All images are read once, so that a file that cannot be read does not come up at the end of
 /// a long run, and `dataset` is put in an order that follows from their content alone: by class, then by the digest of their
 /// pixels. So the same images give the same result however they are stored.
-fn read(
+fn read<L: Labels>(
     dataset: &mut Dataset,
-    sets: Option<&LabelSets>,
+    meaning: &L,
     plan: &Plan,
     extractor: &Extractor,
     observer: &mut dyn Observer,
-) -> Result<Option<Content>> {
+) -> Result<Option<PartContents>> {
     let config = &plan.config;
     let preprocess = extractor.preprocess.clone();
     let crop = config.random_resized_crop.map(|[least, most]| (least, most));
@@ -296,7 +285,7 @@ fn read(
         let augment = if split == Split::Train { augment } else { Augment::default() };
         let make = |dataset: &Dataset, room: &mut usize| {
             let samples = dataset.part(split).to_vec();
-            Images::new(samples, preprocess.clone(), augment, config.seed, plan.threads, room)
+            PartImages::new(samples, preprocess.clone(), augment, config.seed, plan.threads, room)
         };
         let room_before = room;
         let mut images = make(dataset, &mut room);
@@ -306,7 +295,7 @@ fn read(
         } else {
             images.read(split, observer)?
         };
-        let Some(Read { digests, unreadable }) = read else { return Ok(None) };
+        let Some(ReadOutcome { digests, unreadable }) = read else { return Ok(None) };
         if !unreadable.is_empty() {
             let mut position = 0;
             dataset.part_mut(split).retain(|_| {
@@ -319,8 +308,7 @@ fn read(
         left_out.extend(unreadable.into_iter().map(|(_, error)| error.to_string()));
         let mut content = Vec::with_capacity(digests.len());
         for (sample, digest) in dataset.part(split).iter().zip(digests) {
-            let labels = sets.map_or(Ok(vec![sample.label]), |sets| sets.set(sample.label).map(<[u32]>::to_vec))?;
-            content.push((labels, digest));
+            content.push((meaning.classes_of(sample.label)?, digest));
         }
         hash.part(split, content.iter().map(|(labels, digest)| (&labels[..], *digest)));
         let mut order: Vec<usize> = (0..content.len()).collect();
@@ -331,7 +319,7 @@ fn read(
         *part = order.iter().map(|&from| part[from].clone()).collect();
         all_digests[split as usize] = order.iter().map(|&from| content[from].1).collect();
     }
-    let read = Content { images: parts, digests: all_digests, hash: hash.finish() };
+    let read = PartContents { images: parts, digests: all_digests, hash: hash.finish() };
     if left_out.is_empty() {
         return Ok(Some(read));
     }
@@ -348,7 +336,7 @@ fn read(
         }
     }
     for (label, class) in dataset.classes.iter().enumerate() {
-        if sets.is_none() && !dataset.train.iter().any(|sample| sample.label as usize == label) {
+        if L::NEEDS_EVERY_CLASS && !dataset.train.iter().any(|sample| sample.label as usize == label) {
             let message = format!("no image of class `{class}` is left to learn from: {named}{more}");
             return Err(unusable(message.into()));
         }
@@ -359,62 +347,43 @@ fn read(
     Ok(Some(read))
 }
 
-/// What is minimised, with weights by the numbers of training images.
-fn loss(plan: &Plan, dataset: &Dataset, sets: Option<&Arc<LabelSets>>) -> Loss {
-    let RunConfig { class_weights, label_smoothing, .. } = plan.config;
-    let weights = if let Some(sets) = sets {
-        class_weights.of_positives(&sets.counts(&dataset.train), dataset.train.len())
-    } else {
-        let mut counts = vec![0; dataset.classes.len()];
-        dataset.train.iter().for_each(|sample| counts[sample.label as usize] += 1);
-        class_weights.of_classes(&counts)
-    };
-    Loss::new(sets, label_smoothing, weights)
-}
-
-fn fingerprint(plan: &Plan, dataset: &Dataset, content_hash: &str, backbone: &str) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let config = plan.config.to_toml()?;
-    for part in [config.as_bytes(), &SplitFile::new(dataset).to_json(), content_hash.as_bytes(), backbone.as_bytes()] {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         eval::zero_shot::zero_shot,
         methods::Method,
-        metrics::AnyTally,
-        train::{fit::evaluate, observer::Silent},
+        train::{
+            evaluate,
+            observer::Silent,
+            progress::Stage,
+            task::{TrainTask, classify::Classify},
+        },
     };
 
     fn text_head() -> RunConfig {
         RunConfig { method: Method::LINEAR, head: Some(HeadKind::Text), threads: Some(2), ..RunConfig::default() }
     }
 
-    fn setup(config: &RunConfig) -> Result<Setup> {
-        Setup::new(config, Task::Classify, &mut Silent).map(Option::unwrap)
+    fn open(config: &RunConfig) -> Result<Classify> {
+        Classify::open(config, &mut Silent).map(Option::unwrap)
     }
 
     #[test]
     fn before_the_first_step_a_text_head_is_zero_shot_classification() {
         // Other names than the data's, of which none is right for the first class.
-        let names = setup(&text_head()).unwrap().dataset.classes;
+        let names = open(&text_head()).unwrap().setup.dataset.classes;
         let mut names: Vec<String> = names.iter().map(|name| format!("bright {name}")).collect();
         names[0] = "cat".to_owned();
         let templates = vec!["a photo of a {}.".to_owned(), "{c}".to_owned()];
         let own = RunConfig { classnames: Some(names.clone()), templates: Some(templates.clone()), ..text_head() };
         let mut seen = Vec::new();
         for config in [text_head(), own] {
-            let setup = setup(&config).unwrap();
+            let task = open(&config).unwrap();
+            let setup = &task.setup;
             let params = setup.initial(true, &mut Silent).unwrap();
-            let tally =
-                evaluate(&setup.model, &params, &setup.test, None, Split::Test, None, &mut Silent).unwrap().unwrap();
-            let AnyTally::Classify(tally) = tally else { unreachable!() };
+            let test = (Split::Test, &setup.test);
+            let tally = evaluate(&task, &params, Stage::Whole, test, false, &mut Silent).unwrap().unwrap().tally;
             let prompts = setup.texts.clone().unwrap();
             let backbone = setup.model.backbone();
             let expected = zero_shot(backbone, &setup.dataset, Split::Test, &prompts, 2, &mut |_, _| {}).unwrap();
@@ -431,7 +400,7 @@ mod tests {
     #[test]
     fn texts_that_cannot_be_are_refused_by_their_flags() {
         let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-        let refusal = |config: RunConfig| setup(&config).err().unwrap().to_string();
+        let refusal = |config: RunConfig| open(&config).err().unwrap().to_string();
         let vit = RunConfig { backbone: fixtures.join("vit").display().to_string(), ..text_head() };
         let message = refusal(vit);
         assert!(

@@ -1,13 +1,19 @@
 //! The blocks before the first prompt never change: where images come as they are, their output is computed once a
 //! run and goes in their place. Results are the same to the last bit.
 
+use std::sync::Arc;
+
 use super::{
-    fit::EVAL_BATCH,
-    observer::{Event, Observer},
+    EVAL_BATCH,
     setup::Setup,
-    source::{Features, Source},
+    source::{Features, PartSource},
 };
-use crate::{Result, data::Split, model::Model};
+use crate::{
+    Result,
+    data::{Split, visit_batches},
+    model::Model,
+    train::observer::{Event, Observer},
+};
 
 /// Memory for it in bytes, training and validation images together.
 const ROOM: usize = 1 << 30;
@@ -28,22 +34,19 @@ pub(super) fn keep(setup: &mut Setup, observer: &mut dyn Observer) -> Result<boo
         }
         room -= wanted;
         let Some(tokens) = tokens(&setup.model, source, split, observer)? else { return Ok(false) };
-        *source = Source::Tokens { blocks, tokens };
+        *source = Arc::new(PartSource::Tokens { blocks, tokens });
     }
     Ok(true)
 }
 
-fn tokens(model: &Model, source: &Source, split: Split, observer: &mut dyn Observer) -> Result<Option<Features>> {
+fn tokens(model: &Model, source: &PartSource, split: Split, observer: &mut dyn Observer) -> Result<Option<Features>> {
     let order: Vec<usize> = (0..source.len()).collect();
     let mut tokens = Features { views: 1, ..Features::default() };
-    for batch in source.batches(&order, 0, EVAL_BATCH)? {
-        let batch = batch?;
+    let go_on = &mut |done, total| observer.goes_on(&Event::Reading { split, done, total });
+    let all = visit_batches(source.batches(&order, 0, EVAL_BATCH)?, source.len(), go_on, |batch| {
         tokens.values.extend(model.prefix(&batch.values)?);
         tokens.labels.extend(&batch.labels);
-        observer.event(&Event::Reading { split, done: tokens.labels.len(), total: source.len() });
-        if observer.stop() {
-            return Ok(None);
-        }
-    }
-    Ok(Some(tokens))
+        Ok(())
+    })?;
+    Ok(all.then_some(tokens))
 }

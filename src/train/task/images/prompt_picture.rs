@@ -1,12 +1,12 @@
 //! Pictures of a pixel prompt: alone, and on validation images.
 
-use super::{run_folder, run_folder::RunFolder, setup::Setup};
+use super::{ImageTask, Labels, setup::Setup};
 use crate::{
     Result,
     image::decode::Rgb8,
-    params::Param,
     prompt::pixels::{PixelPrompt, PixelShape, Places},
     report,
+    train::{run_folder, task::FinishedRun},
 };
 
 /// Validation images with the prompt, spread over the part.
@@ -14,9 +14,10 @@ const SHOWN: usize = 4;
 /// Prompts are faint; no contrast beyond this is asked for.
 const MOST_CONTRAST: f32 = 64.;
 
-/// Writes the picture of the prompt among `values`, if the method learns pixels.
-pub(super) fn write(folder: &RunFolder, setup: &Setup, values: &[Param]) -> Result<()> {
-    let Some((pixels, prompt)) = setup.model.pixels(values)? else { return Ok(()) };
+/// Writes the picture of the prompt that `run` has learned, if the method learns pixels.
+pub(super) fn write<L: Labels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluation>) -> Result<()> {
+    let setup = &task.setup;
+    let Some((pixels, prompt)) = setup.model.pixels(run.values)? else { return Ok(()) };
     let mut columns = vec![alone(setup, &pixels, prompt)?];
     let samples = &setup.dataset.val;
     let preprocess = setup.model.preprocess()?;
@@ -30,14 +31,10 @@ pub(super) fn write(folder: &RunFolder, setup: &Setup, values: &[Param]) -> Resu
             Some(PixelShape::Frame { .. }) => pixels.apply(&vec![0.; prompt.len()], &image, &Places::Same)?,
             _ => image,
         };
-        let classes = &setup.dataset.classes;
-        let name = match &setup.sets {
-            Some(sets) => sets.names(sample.label, classes)?,
-            None => classes[sample.label as usize].clone(),
-        };
+        let name = task.labels.names(sample.label, &setup.dataset.classes)?;
         columns.push([(picture(setup, &without), name), (picture(setup, &with), "with the prompt".to_owned())]);
     }
-    folder.write(run_folder::PROMPT, report::prompt_sheet_png(&columns)?)
+    run.folder.write(run_folder::PROMPT, report::prompt_sheet_png(&columns)?)
 }
 
 /// The prompt on a plain ground, as it is and with more contrast.

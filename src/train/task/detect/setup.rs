@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::progress::Stage;
 use crate::{
     Error, Result,
     backbone::{Backbone, OpenOptions, class_texts::class_embeddings, registry::locate},
@@ -17,7 +16,11 @@ use crate::{
         detect::{Detector, levels},
         task_file::{BackboneId, DetectMeta, TaskMeta, TaskMetrics},
     },
-    train::observer::{Event, Observer},
+    train::{
+        observer::{Event, Observer},
+        progress::Stage,
+        task::fingerprint,
+    },
 };
 
 /// Tokens a side that a detector works with unless told otherwise: fewer where patches are so large that the head doubles them.
@@ -25,12 +28,12 @@ const GRID: usize = 16;
 const COARSE_GRID: usize = 12;
 const COARSE_PATCH: usize = 32;
 
-/// Everything a run needs that does not change.
-pub(crate) struct Setup {
-    pub(crate) plan: Plan,
+/// A detection run with everything it needs that does not change.
+pub(crate) struct DetectTraining {
+    pub(super) plan: Plan,
     pub(super) detect: DetectPlan,
     pub(super) model: Detector,
-    pub(crate) dataset: BoxDataset,
+    pub(super) dataset: BoxDataset,
     pub(super) input: BoxInput,
     images: [Arc<[BoxImage]>; 3],
     /// Stands for configuration, data and backbone in checkpoints.
@@ -44,9 +47,9 @@ pub(crate) fn working_size(backbone: &str, weights_dir: Option<&std::path::Path>
     Ok(patch * if patch >= COARSE_PATCH { COARSE_GRID } else { GRID })
 }
 
-impl Setup {
+impl DetectTraining {
     /// Opens data and backbone.
-    pub(crate) fn new(config: &RunConfig, observer: &mut dyn Observer) -> Result<Self> {
+    pub(super) fn new(config: &RunConfig, observer: &mut dyn Observer) -> Result<Self> {
         let mut dataset = BoxDataset::open(&config.data, config.seed_of_parts())?;
         observer.event(&Event::Note(&format!("{}: {}", dataset.name, dataset.split_note)));
         let left_out = dataset.leave_out_unreadable(config.skip_bad_images)?;
@@ -93,7 +96,7 @@ impl Setup {
         let input = BoxInput { preprocess: backbone.preprocess.clone(), side: size, grid: shape.grid, fit: detect.fit };
         let blocks = levels(backbone.vit.depth());
         let model = Detector::new(backbone, layout, shape, &blocks, texts, plan.threads)?;
-        let fingerprint = fingerprint(&plan, &dataset, model.backbone().hash()?)?;
+        let fingerprint = fingerprint(&plan, &[dataset.fingerprint().as_bytes()], model.backbone())?;
         let images = Split::ALL.map(|split| dataset.part(split).into());
         Ok(Self { plan, detect, model, dataset, input, images, fingerprint })
     }
@@ -122,7 +125,7 @@ impl Setup {
         BoxLoaderOptions { seed: self.plan.config.seed, ..plain }
     }
 
-    /// What a task file of this run says.
+    /// Metadata of a task file of this run.
     pub(super) fn task_meta(&self, metrics: TaskMetrics, confidence: Option<f64>) -> Result<TaskMeta> {
         let backbone = self.model.backbone();
         let meta = TaskMeta::new(
@@ -164,14 +167,4 @@ fn anchor(dataset: &BoxDataset, fit: Fit) -> Result<f32> {
         .collect();
     let message = "no training image has a box to learn from";
     anchor_side(&boxes).ok_or_else(|| Error::invalid(format!("data set {}", dataset.name), message))
-}
-
-fn fingerprint(plan: &Plan, dataset: &BoxDataset, backbone: &str) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let config = plan.config.to_toml()?;
-    for part in [config.as_bytes(), dataset.fingerprint().as_bytes(), backbone.as_bytes()] {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    Ok(hasher.finalize().to_hex().to_string())
 }
