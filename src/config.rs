@@ -196,10 +196,11 @@ settings! {
                 steps: true,
             }
             /// Stop after this many epochs without a better validation result
+            ///
+            /// In detection it ends the stage that is running: from the head alone the run goes over to prompts and head.
             patience: Option<usize> => {
                 value: "EPOCHS",
                 default: DefaultText::Words("never"),
-                tasks: CLASSIFIERS,
                 steps: true,
                 check: settings::at_least_one,
             }

@@ -1,6 +1,6 @@
 //! What of a configuration cannot be, or is said to a method or task that has no use for it.
 
-use super::{LearningRate, RunConfig, Task};
+use super::{RunConfig, Task};
 use crate::{
     Error, Message, Result,
     head::HeadKind,
@@ -100,9 +100,6 @@ impl RunConfig {
             }
         }
         let detects = task == Task::Detect;
-        if detects && self.lr == Some(LearningRate::Auto) {
-            return Err(Error::setting("lr", "not for detection"));
-        }
         if !detects && self.method.on_features() {
             let random = ["random_resized_crop", "augment"].into_iter().find(|name| self.is_given(name));
             if let Some(name) = Some("flip").filter(|_| self.flip == Some(true)).or(random) {

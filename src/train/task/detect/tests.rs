@@ -25,7 +25,7 @@ use crate::{
     optim::OptimizerKind,
     prompt::tokens::PromptLayers,
     train::{
-        Event, Observer, Outcome, Silent, resume, run, run_folder,
+        Event, LrTrial, Observer, Outcome, Silent, resume, run, run_folder,
         tests::{Cut, backbone, bytes, content, finish, finished},
     },
 };
@@ -236,6 +236,72 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
     }
 }
 
+/// Epochs of each stage, and the best of each, of the run in `folder`.
+fn stages(folder: &Path) -> Vec<(String, u64)> {
+    let lines = content(folder).2.into_iter();
+    lines.map(|line| (line["stage"].as_str().unwrap().to_owned(), line["epoch"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn patience_ends_the_stage_that_is_running() {
+    let dir = workplace();
+    // Steps too small to change what is found: the first epoch of a stage stays its best.
+    let still = |method| RunConfig {
+        lr: Some(LearningRate::Value(1e-30)),
+        head_lr: (method != Method::LINEAR).then_some(1e-30),
+        patience: Some(2),
+        epochs: Some(9),
+        head_epochs: (method != Method::LINEAR).then_some(5),
+        ..config(&dir, method)
+    };
+    let deep = still(Method::VPT_DEEP);
+    let (whole, results) = finish(&deep, &dir);
+    let expected = ["head", "head", "head", "prompts", "prompts", "prompts"].map(str::to_owned);
+    assert!(stages(&whole).into_iter().eq(expected.into_iter().zip(1..)), "{:?}", stages(&whole));
+    assert_eq!((results.head_only.unwrap().best_epoch, results.best_epoch), (1, 4));
+    // Steps, features and looks: within the head's stage, at its early end, at the beginning of the next and within it.
+    for stop_after in [4, 13, 14, 15, 16, 17, 18, 20, 24, 29] {
+        let outcome = run(&deep, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+        let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{stop_after}: {outcome:?}") };
+        finished(resume(&folder, &mut Silent));
+        assert!(content(&folder) == content(&whole), "stopped after {stop_after} batches");
+    }
+    let (linear, results) = finish(&still(Method::LINEAR), &dir);
+    assert_eq!((stages(&linear).len(), results.best_epoch), (3, 1));
+}
+
+#[test]
+fn an_automatic_learning_rate_is_chosen_by_validation_wherever_the_search_is_cut_off() {
+    let dir = workplace();
+    for method in [Method::VPT_DEEP, Method::LINEAR] {
+        let auto = RunConfig { lr: Some(LearningRate::Auto), ..config(&dir, method) };
+        let (whole, results) = finish(&auto, &dir);
+        let trials = results.lr_search.unwrap();
+        let rank = |trial: &LrTrial| trial.val.as_ref().map(Scores::rank);
+        let best = trials.iter().rev().max_by(|a, b| rank(a).partial_cmp(&rank(b)).unwrap()).unwrap();
+        assert_eq!(results.lr, Some(best.lr));
+        // A quarter of two epochs and of two, or of four.
+        let epochs = if method == Method::LINEAR { 1 } else { 2 };
+        assert!(trials.len() > 1 && trials.iter().all(|trial| trial.epochs == epochs), "{trials:?}");
+        let search: Value = serde_json::from_slice(&bytes(&whole, run_folder::LR_SEARCH)).unwrap();
+        assert_eq!(search["trials"], serde_json::to_value(&trials).unwrap());
+        // The run itself knows nothing of the trials.
+        let lr = Some(LearningRate::Value(best.lr));
+        assert!(content(&finish(&RunConfig { lr, ..auto.clone() }, &dir).0) == content(&whole), "{method}");
+        for (stop_after, killed_after) in [(3, 2), (9, 4), (14, 3), (17, 9), (22, 12), (31, 5)] {
+            let outcome = run(&auto, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+            let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{stop_after}: {outcome:?}") };
+            let copied = dir.path().join(format!("copy-{method}-{stop_after}-{killed_after}"));
+            finished(resume(&folder, &mut Cut::copying(killed_after, &copied)));
+            finished(resume(&copied, &mut Silent));
+            for folder in [&folder, &copied] {
+                assert!(content(folder) == content(&whole), "{method}: {stop_after}, {killed_after}");
+                assert_eq!(bytes(folder, run_folder::LR_SEARCH), bytes(&whole, run_folder::LR_SEARCH));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_killed_run_goes_on_from_its_last_checkpoint() {
     let dir = workplace();
@@ -387,8 +453,6 @@ fn what_makes_no_sense_for_boxes_is_refused_before_a_folder_is_made() {
         (RunConfig { head_epochs: Some(usize::MAX), ..deep.clone() }, "head_epochs: "),
         (RunConfig { head_epochs: Some(2), ..linear }, "head_epochs: 2 of 4"),
         (RunConfig { shots: Some(4), ..deep.clone() }, "shots: "),
-        (RunConfig { patience: Some(4), ..deep.clone() }, "patience: "),
-        (RunConfig { lr: Some(LearningRate::Auto), ..deep.clone() }, "lr: "),
         (RunConfig { random_resized_crop: Some([0.5, 1.]), ..deep.clone() }, "random_resized_crop: "),
         (RunConfig { head: Some(HeadKind::Cosine), ..deep.clone() }, "head: cosine"),
         (RunConfig { ema: Some(1.), ..deep.clone() }, "ema: 1"),
