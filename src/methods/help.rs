@@ -130,7 +130,7 @@ pub(super) fn prompt_dropout() -> String {
         let options = MethodOptions::default();
         let request = request(&options, Task::Classify);
         let part = |spec: &MethodSpec| (spec.part)(&request, &mut options.clone()).ok().flatten();
-        method.has_option("prompt_dropout").then(|| part(method.leading()))?.map(|part| number(f64::from(part.dropout)))
+        method.has_option("prompt_dropout").then(|| part(method.leading()))?.map(|part| part.dropout.to_string())
     });
     format!("{dropout}; in detection 0")
 }
@@ -164,8 +164,7 @@ pub(crate) fn listed(names: &[&str], before_last: &str) -> String {
 
 /// A number as people write it.
 fn number(value: f64) -> String {
-    // Of f32 no more digits than it has.
-    let text = format!("{:?}", (value * 1e9).round() / 1e9);
+    let text = format!("{value:?}");
     text.strip_suffix(".0").unwrap_or(&text).to_owned()
 }
 

@@ -14,7 +14,7 @@ settings! {
             solver: Option<Solver> => {
                 value: "SOLVER", default: DefaultText::Words("sgd"), lacking: "choice of solvers",
             }
-            /// Strength of the L2 penalty, 1/C in scikit-learn with `solver` lbfgs
+            /// Strength of the L2 penalty, 1/C in scikit-learn; with `solver` lbfgs
             l2: Option<f64> => {
                 value: "X",
                 default: DefaultText::Words("chosen by validation"),
