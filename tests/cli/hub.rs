@@ -475,6 +475,6 @@ fn one_file_of_the_source_names_what_opens_connections() {
             .all(|(_, text)| text.matches("Command::new(").count()
                 == text.matches("Command::new(this_program()").count())
     );
-    assert_eq!(naming(&["hub::fetch("]), [Path::new("cli/fetch.rs")]);
+    assert_eq!(naming(&["hub::fetch("]), [Path::new("src/cli/fetch.rs")]);
     assert_eq!(naming(&["fetch::fetch("]), [Path::new("cli/backbones.rs")]);
 }
