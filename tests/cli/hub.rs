@@ -476,5 +476,5 @@ fn one_file_of_the_source_names_what_opens_connections() {
                 == text.matches("Command::new(this_program()").count())
     );
     assert_eq!(naming(&["hub::fetch("]), [Path::new("src/cli/fetch.rs")]);
-    assert_eq!(naming(&["fetch::fetch("]), [Path::new("cli/backbones.rs")]);
+    assert_eq!(naming(&["fetch::fetch("]), [Path::new("src/cli/backbones.rs")]);
 }
