@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
             // What a run keeps can be read again.
             let kept = SCRATCH.put("kept.toml", plan.config.to_toml().expect("a configuration").as_bytes());
             assert_eq!(RunConfig::load(&kept).expect("the same configuration"), plan.config);
-            let _ = (plan.rates(0.1), plan.detection_rates(), plan.steps_per_epoch());
+            let _ = (plan.rates(0.1), plan.detection_rates(0.1), plan.steps_per_epoch());
         }
     }
 });
