@@ -1,6 +1,6 @@
 //! Settings: what a user can say of a run, each declared once.
 //!
-//! [`settings!`] makes of one declaration the field of a struct with its default, its line in `config.toml`, what a command line
+//! `settings!` makes of one declaration the field of a struct with its default, its line in `config.toml`, what a command line
 //! needs for a flag (help, name of the value, choices), its check, and what it is said to in vain: methods and tasks that have no
 //! use for it. A group may hold other groups; their settings are read and written as if they were its own.
 
@@ -333,7 +333,7 @@ impl Setting {
     }
 }
 
-/// A group of settings, as [`settings!`] makes one.
+/// A group of settings, as `settings!` makes one.
 pub trait Settings: Default {
     /// Every setting, in the order of files.
     fn all() -> Vec<Setting>;

@@ -1,6 +1,5 @@
 //! The learned input of a frozen backbone: prompt tokens ([`tokens`]), prompt pixels ([`pixels`]) or vectors in the texts that
-//! name the classes ([`text`]); or what is tuned of the backbone itself ([`weights`]); and the file that keeps a learned task
-//! ([`task_file`]).
+//! name the classes ([`text`]); or what is tuned of the backbone itself ([`weights`]).
 
 pub mod key_values;
 pub mod part;

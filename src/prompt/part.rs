@@ -2,8 +2,8 @@
 //! takes its own gradient from what the pass gives back.
 //!
 //! A model holds a list of parts and gives each the slice of the learned values that is its own. What parts add to a pass has
-//! a place each in [`Inputs`], so several of them join without knowing of each other. A new kind of part is a file with a
-//! shape that is a [`Kind`] and a part that is a [`Part`], and a line in [`super::PartShape`].
+//! a place each in `Inputs`, so several of them join without knowing of each other. A new kind of part is a file with a
+//! shape that is a `Kind` and a part that is a `Part`, and a line in [`super::PartShape`].
 
 use std::{borrow::Cow, collections::HashMap, path::Path, sync::Arc, sync::MutexGuard};
 
