@@ -45,11 +45,11 @@ fn what_is_no_task_file_is_refused() {
     let version = br#"\"format\":1"#;
     let at = bytes.windows(version.len()).position(|part| part == version).unwrap() + version.len() - 1;
     let mut newer = bytes;
-    newer[at] = b'2';
+    newer[at] = b'3';
     sandbox.write("newer.safetensors", &newer);
     for args in [vec!["task", "info", "newer.safetensors"], vec!["predict", "--model", "newer.safetensors", "x.png"]] {
         sandbox
             .vpt(&args)
-            .fails(&["newer.safetensors: is a task file of format 2", "a newer version of vpt is needed"]);
+            .fails(&["newer.safetensors: is a task file of format 3", "a newer version of vpt is needed"]);
     }
 }
