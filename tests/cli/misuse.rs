@@ -82,7 +82,7 @@ fn what_makes_no_sense_is_refused() {
         (vec!["bench", "step", "--method", "coop"], &["--method", "coop"]),
         (vec!["eval", "--data", "colours"], &["--model"]),
         (vec!["eval", "--model", "run"], &["--data"]),
-        (vec!["eval", "--model", "run", "--data", "colours", "--split", "dev"], &["--split", "train, val or test"]),
+        (vec!["eval", "--model", "run", "--data", "colours", "--split", "extra"], &["--split", "train, val or test"]),
         (vec!["predict", "--model", "run"], &["IMAGE"]),
         (vec!["embed", "--out", "e.safetensors"], &["IMAGE", "--texts"]),
         (vec!["embed", "a.png"], &["--out"]),

@@ -39,16 +39,6 @@ impl Split {
             Self::Test => test,
         }
     }
-
-    /// The part that people call `name`: `valid` and `validation` are `val`.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name.to_ascii_lowercase().as_str() {
-            "train" | "training" => Some(Self::Train),
-            "val" | "valid" | "validation" => Some(Self::Val),
-            "test" | "testing" => Some(Self::Test),
-            _ => None,
-        }
-    }
 }
 
 impl fmt::Display for Split {

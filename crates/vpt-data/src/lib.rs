@@ -12,6 +12,7 @@ mod formats;
 pub mod loader;
 pub mod multilabel;
 mod open;
+mod part_names;
 mod prefetch;
 pub mod shapes;
 pub mod split;

@@ -136,7 +136,7 @@ fn tables() {
         ("duplicate-by-dots.csv", text(format!("{header}./blue//000.png,blue\n")), &["line 14", "listed already"]),
         ("two-labels.csv", text(format!("{header}blue/000.png,green\n")), &["line 14", "listed already"]),
         ("one-class.csv", text(header.replace(",green", ",blue")), &["only one class"]),
-        ("split.csv", text(format!("path,label,split\n{}", rows.replace("blue\n", "blue,dev\n"))), &["'dev'"]),
+        ("split.csv", text(format!("path,label,split\n{}", rows.replace("blue\n", "blue,extra\n"))), &["'extra'"]),
         ("no-split.csv", text(format!("path,label,split\n{rows}")), &["line 2", "no split"]),
         (
             "no-train.csv",

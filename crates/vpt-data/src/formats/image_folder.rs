@@ -136,7 +136,9 @@ fn labelled(images: Vec<(String, PathBuf)>, label: usize) -> impl Iterator<Item 
 }
 
 fn split_folders(root: &Path) -> Result<Vec<(Split, PathBuf)>> {
-    Ok(sub_folders(root)?.into_iter().filter_map(|(name, path)| Some((Split::from_name(&name)?, path))).collect())
+    let all = sub_folders(root)?;
+    let parts = Split::of_names(all.iter().map(|(name, _)| name.as_str()));
+    Ok(parts.into_iter().zip(all).filter_map(|(part, (_, path))| Some((part?, path))).collect())
 }
 
 fn sub_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
@@ -206,8 +208,10 @@ fn check_folders(root: &Path, has_parts: bool, check: &mut Checking<'_>) -> Vec<
         check_classes(None, top, check, &mut listed);
         return listed;
     }
-    for item in top.into_iter().filter(|item| item.is_folder) {
-        let Some(split) = Split::from_name(&item.name) else { continue };
+    let folders: Vec<FolderItem> = top.into_iter().filter(|item| item.is_folder).collect();
+    let parts = Split::of_names(folders.iter().map(|item| item.name.as_str()));
+    for (split, item) in parts.into_iter().zip(folders) {
+        let Some(split) = split else { continue };
         if let Some(first) = &check.places.parts[split as usize] {
             let message = format!("a second {split} folder beside {}", first.display());
             check.out.error(FindingKind::AmbiguousSplit, &item.path, None, message);
@@ -304,6 +308,25 @@ mod tests {
         assert_eq!(ids(&data.test), ["test/a/t.png", "test/b/t.png"]);
         assert_eq!(data.train.iter().map(|s| s.label).collect::<Vec<_>>(), [0, 1, 1]);
         assert_eq!(data.layout, Layout::FOLDER);
+    }
+
+    #[test]
+    fn parts_may_be_called_as_people_call_them() {
+        for [train, val, test] in [
+            ["train", "dev", "test"],
+            ["Training_Set", "validation-set", "test_set"],
+            ["train2020", "val2020", "eval2020"],
+            ["seg_train", "seg_val", "seg_test"],
+            ["train", "eval", "test"],
+            ["trainval", "valid", "holdout"],
+        ] {
+            let files = [train, val, test].map(|part| ["a", "b"].map(|class| format!("{part}/{class}/{part}.png")));
+            let dir = tree(&files.as_flattened().iter().map(String::as_str).collect::<Vec<_>>());
+            let data = Dataset::open(dir.path(), 1).unwrap();
+            for (part, samples) in [(train, &data.train), (val, &data.val), (test, &data.test)] {
+                assert_eq!(ids(samples), ["a", "b"].map(|class| format!("{part}/{class}/{part}.png")));
+            }
+        }
     }
 
     #[test]

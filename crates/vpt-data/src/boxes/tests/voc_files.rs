@@ -52,6 +52,16 @@ fn lists_make_parts_and_corners_count_from_one() {
 }
 
 #[test]
+fn lists_may_be_called_as_people_call_parts() {
+    let lists = [("Train", "a\nb\n"), ("Validation", "c\n"), ("Test_Set", "d\n"), ("trainval", "a\nb\nc\n")];
+    let data = BoxDataset::open(devkit(&lists).path(), 1).unwrap();
+    assert_eq!((names(&data.train).len(), names(&data.val)), (2, vec!["JPEGImages/c.png"]));
+    assert_eq!(names(&data.test), ["JPEGImages/d.png"]);
+    let message = BoxDataset::open(devkit(&[("train", "a\n"), ("val", "b\n"), ("dev", "c\n")]).path(), 1).unwrap_err();
+    assert!(message.to_string().contains("val.txt: a second list for val beside"), "{message}");
+}
+
+#[test]
 fn images_with_files_beside_them_are_read() {
     let [one, two] = [xml(&[("cat", [1., 1., 10., 10.])]), xml(&[("cat", [1., 1., 20., 10.])])];
     let files = [("train/1.xml", one.as_str()), ("valid/2.xml", &two), ("test/3.xml", &one)];

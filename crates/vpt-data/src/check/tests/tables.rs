@@ -92,7 +92,7 @@ fn parts_and_labels_of_tables_are_compared() {
     let split = |rows: &str| table("t.csv", format!("path,label,split\n{rows}"));
     let good = "0.png,0,train\n1.png,1,train\n2.png,0,train\n3.png,1,train\n4.png,0,val\n5.png,1,val\n";
     split(good).holds(&[]);
-    split(&format!("{good}6.png,0,dev\n")).holds(&[(Kind::UnknownSplit, "t.csv", Some(8))]);
+    split(&format!("{good}6.png,0,extra\n")).holds(&[(Kind::UnknownSplit, "t.csv", Some(8))]);
     split(&format!("{good}6.png,7,val\n")).holds(&[(Kind::ClassNotInTrain, "t.csv", Some(8))]);
     split(&format!("{good}6.png,3,train\n7.png,3,train\n"))
         .holds(&[(Kind::ClassNotInSplit, "t.csv", None), (Kind::LabelGap, "t.csv", Some(8))]);

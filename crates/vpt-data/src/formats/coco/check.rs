@@ -21,7 +21,7 @@ impl CocoFiles {
             if File::open(&file.path).and_then(|file| file.take(3).read_to_end(&mut start)).is_ok_and(|n| n == 3) {
                 text::check_start(&file.path, &start, &mut check.out);
             }
-            if let Some(split) = file.part() {
+            if let Some(split) = file.part {
                 check.places.parts[split as usize] = Some(file.path.clone());
             }
         }
@@ -31,7 +31,7 @@ impl CocoFiles {
     pub(super) fn compare_categories(&self, out: &mut Findings) {
         let mut known: Option<(&Path, HashMap<u64, String>)> = None;
         // Train first: it says what there is.
-        let mut files: Vec<_> = self.files.iter().map(|file| (file.part(), &file.path)).collect();
+        let mut files: Vec<_> = self.files.iter().map(|file| (file.part, &file.path)).collect();
         files.sort();
         for (_, file) in files {
             let bytes = read_limited(file, MAX_BYTES).unwrap_or_default();
@@ -58,7 +58,7 @@ impl CocoFiles {
     pub(super) fn tell_repeated_boxes(&mut self, data: &BoxDataset, out: &mut Findings) {
         let Self { files, lines, .. } = self;
         let is_of =
-            |file: &Annotations, split: Option<Split>| split.is_none() || file.part().is_none() || file.part() == split;
+            |file: &Annotations, split: Option<Split>| split.is_none() || file.part.is_none() || file.part == split;
         repeated_boxes(data, |_, object, split, first| {
             let Some(Annotations { path, .. }) = files.iter().find(|file| is_of(file, split)) else { return };
             let place = PlaceInFile::Annotation(object.id);

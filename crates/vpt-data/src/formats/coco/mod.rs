@@ -58,14 +58,9 @@ struct CocoFiles {
 struct Annotations {
     /// What its name says of the part: `train2017`, `val`.
     tag: String,
+    /// The part that this means.
+    part: Option<Split>,
     path: PathBuf,
-}
-
-impl Annotations {
-    /// The part that its name says.
-    fn part(&self) -> Option<Split> {
-        part(&self.tag)
-    }
 }
 
 impl BoxFiles for CocoFiles {
@@ -110,13 +105,11 @@ impl BoxFiles for CocoFiles {
     }
 }
 
-/// The part that `tag` means: a year or number at its end does not matter.
-fn part(tag: &str) -> Option<Split> {
-    Split::from_name(tag.trim_end_matches(|c: char| c.is_ascii_digit() || c == '_' || c == '-'))
-}
-
 impl CocoFiles {
-    fn new(root: &Path, files: Vec<Annotations>) -> Self {
+    /// Of the tags and paths of files.
+    fn new(root: &Path, files: Vec<(String, PathBuf)>) -> Self {
+        let parts = Split::of_names(files.iter().map(|(tag, _)| tag.as_str()));
+        let files = files.into_iter().zip(parts).map(|((tag, path), part)| Annotations { tag, part, path }).collect();
         Self { root: root.into(), files, lines: EntryLines::default() }
     }
 
@@ -128,7 +121,7 @@ impl CocoFiles {
             let root = if is_inside { parent.parent().unwrap_or(parent) } else { parent };
             let stem = path.file_stem()?.to_string_lossy().into_owned();
             let tag = stem.strip_prefix("instances_").unwrap_or(&stem).to_owned();
-            return looks_like_coco(path).then(|| Self::new(root, vec![Annotations { tag, path: path.into() }]));
+            return looks_like_coco(path).then(|| Self::new(root, vec![(tag, path.into())]));
         }
         let json = |folder: &Path| -> Vec<(String, PathBuf)> {
             let all = entries(folder).unwrap_or_default().into_iter();
@@ -141,12 +134,14 @@ impl CocoFiles {
             .iter()
             .filter_map(|(stem, path)| Some((stem.strip_prefix("instances_")?.to_owned(), path.clone())))
             .collect();
-        let beside = entries(path).unwrap_or_default().into_iter().filter_map(|(name, folder)| {
-            let path = folder.join("_annotations.coco.json");
-            (Split::from_name(&name).is_some() && path.is_file()).then_some((name, path))
-        });
+        let beside = entries(path).unwrap_or_default().into_iter();
+        let beside = beside.map(|(name, folder)| (name, folder.join("_annotations.coco.json")));
+        let of_parts = |files: Vec<(String, PathBuf)>| -> Vec<(String, PathBuf)> {
+            let parts = Split::of_names(files.iter().map(|(tag, _)| tag.as_str()));
+            files.into_iter().zip(parts).filter(|(_, part)| part.is_some()).map(|(file, _)| file).collect()
+        };
         let named = |files: Vec<(String, PathBuf)>| -> Vec<(String, PathBuf)> {
-            files.into_iter().filter(|(tag, path)| part(tag).is_some() && looks_like_coco(path)).collect()
+            of_parts(files.into_iter().filter(|(_, path)| looks_like_coco(path)).collect())
         };
         let plain = json(path);
         let single = plain.iter().filter(|(stem, path)| {
@@ -154,10 +149,15 @@ impl CocoFiles {
                 && looks_like_coco(path)
         });
         let single = single.take(1).cloned().collect();
-        let choices: [Vec<(String, PathBuf)>; 5] =
-            [instances, beside.collect(), named(annotations), named(plain), single];
+        let choices: [Vec<(String, PathBuf)>; 5] = [
+            instances,
+            of_parts(beside.filter(|(_, path)| path.is_file()).collect()),
+            named(annotations),
+            named(plain),
+            single,
+        ];
         let files = choices.into_iter().find(|files| !files.is_empty())?;
-        Some(Self::new(path, files.into_iter().map(|(tag, path)| Annotations { tag, path }).collect()))
+        Some(Self::new(path, files))
     }
 }
 
@@ -187,17 +187,17 @@ fn open(root: &Path, files: &[Annotations]) -> Result<AnnotatedSet> {
         Ok(images)
     };
     let parts = if let [file] = files
-        && file.part() != Some(Split::Train)
+        && file.part != Some(Split::Train)
     {
         Parts::Unsplit(read(file)?)
     } else {
-        if let Some(file) = files.first().filter(|_| files.iter().all(|file| file.part().is_none())) {
+        if let Some(file) = files.first().filter(|_| files.iter().all(|file| file.part.is_none())) {
             let message = "this file and others beside it are named after no part (train, val, test)";
             return Err(Error::data(&file.path, message));
         }
         let mut given = [None, None, None];
         for split in Split::ALL {
-            let mut these = files.iter().filter(|file| file.part() == Some(split));
+            let mut these = files.iter().filter(|file| file.part == Some(split));
             let Some(file) = these.next() else { continue };
             if let Some(second) = these.next() {
                 let message = format!("a second file for {split} beside {}", file.path.display());
@@ -304,7 +304,7 @@ fn read_file(
 
 /// The folder that most of the first images are in.
 fn image_folder(root: &Path, file: &Annotations, images: &[CocoImage]) -> Result<PathBuf> {
-    let part = file.part().map_or("", Split::name);
+    let part = file.part.map_or("", Split::name);
     let other = if part == "val" { "valid" } else { part };
     let beside = file.path.parent().unwrap_or(root);
     let inside = ["images", "data", "JPEGImages"].map(|name| root.join(name));

@@ -84,16 +84,11 @@ struct ListFiles {
 fn lists_in(folder: &Path) -> Result<Option<ListFiles>> {
     let all: Vec<PathBuf> = entries(folder)?.into_iter().map(|(_, path)| path).filter(|path| path.is_file()).collect();
     Ok(Syntax::ALL.into_iter().find_map(|syntax| {
-        let of = |part: fn(&str) -> Option<Split>| -> Vec<(Option<Split>, PathBuf)> {
-            let part = |path: &PathBuf| part(path.file_stem()?.to_str()?);
-            let lists = all.iter().filter_map(|path| Some((Some(part(path)?), path.clone())));
-            lists.filter(|(_, path)| looks_like(path, syntax)).collect()
-        };
-        let mut files = of(part);
-        if files.iter().all(|(split, _)| *split != Some(Split::Train)) {
-            // Train and val in one list, which is for those who have chosen their settings.
-            files.extend(of(|stem| ["trainval", "train800val200"].contains(&stem).then_some(Split::Train)));
-        }
+        let lists: Vec<&PathBuf> = all.iter().filter(|path| looks_like(path, syntax)).collect();
+        let stems = lists.iter().map(|path| path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default());
+        let parts = Split::of_names(stems);
+        let mut files: Vec<(Option<Split>, PathBuf)> =
+            parts.into_iter().zip(&lists).filter(|(part, _)| part.is_some()).map(|(p, f)| (p, (*f).clone())).collect();
         files.sort();
         (files.first()?.0 == Some(Split::Train)).then_some(ListFiles { syntax, files })
     }))
@@ -103,11 +98,6 @@ fn lists_in(folder: &Path) -> Result<Option<ListFiles>> {
 fn list_of_all(path: &Path) -> Option<ListFiles> {
     let syntax = Syntax::ALL.into_iter().find(|syntax| looks_like(path, *syntax))?;
     Some(ListFiles { syntax, files: vec![(None, path.into())] })
-}
-
-/// The part that a list called `stem` is for: a number at the end counts its images.
-fn part(stem: &str) -> Option<Split> {
-    Split::from_name(stem.trim_end_matches(|c: char| c.is_ascii_digit()))
 }
 
 /// Whether `path` begins with an image and its label. Boxes, settings and notes have the same names.

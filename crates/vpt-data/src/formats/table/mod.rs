@@ -92,16 +92,14 @@ fn has_extension(path: &Path) -> bool {
     extension.is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"))
 }
 
-/// The part that the table `path` is named after.
-fn part_of(path: &Path) -> Option<Split> {
-    path.file_stem().and_then(|stem| stem.to_str()).and_then(Split::from_name)
-}
-
 /// The tables in `folder` that are named after parts, by name, if there is one for `train`. Of two for a part both are among
 /// them.
 fn tables_of_parts(folder: &Path) -> Result<Option<Tables>> {
     let all = entries(folder)?.into_iter().map(|(_, path)| path).filter(|path| has_extension(path) && path.is_file());
-    let tables: Vec<_> = all.filter_map(|path| Some((Some(part_of(&path)?), path))).collect();
+    let all: Vec<PathBuf> = all.collect();
+    let stems = all.iter().map(|path| path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default());
+    let parts = Split::of_names(stems);
+    let tables: Vec<_> = parts.into_iter().zip(all).filter(|(part, _)| part.is_some()).collect();
     if tables.iter().any(|(split, _)| *split == Some(Split::Train)) {
         return Ok(Some(tables));
     }
@@ -412,7 +410,7 @@ mod tests {
             ("name,label\na.png,x\n", "line 1: no column called path (found: name, label)"),
             ("path,label\na.png,x\nb.png\n", "line 3: no label"),
             ("path,label\n,x\n", "line 2: no path"),
-            ("path,label,split\na.png,x,dev\n", "line 2: split 'dev'"),
+            ("path,label,split\na.png,x,extra\n", "line 2: split 'extra'"),
             ("path,label\na.png,x\n./a.png,y\n", "line 3: ./a.png is listed already, in line 2"),
             ("path,label,split\na.png,x,train\nb.png,y,test\n", "line 3: label 'y' does not occur in train"),
             ("path,label,split\nb.png,y,test\n", "no line belongs to train"),

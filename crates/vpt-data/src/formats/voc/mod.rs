@@ -81,11 +81,10 @@ impl VocFiles {
                 return Some(Self::Devkit { root: path.into(), images });
             }
         }
-        let folders = entries(path).ok()?.into_iter();
-        let parts: Vec<_> = folders
-            .filter_map(|(name, folder)| {
-                Split::from_name(&name).filter(|_| holds_annotations(&folder)).zip(Some(folder))
-            })
+        let folders: Vec<_> = entries(path).ok()?.into_iter().filter(|(_, path)| path.is_dir()).collect();
+        let named = Split::of_names(folders.iter().map(|(name, _)| name.as_str())).into_iter().zip(folders);
+        let parts: Vec<_> = named
+            .filter_map(|(part, (_, folder))| part.filter(|_| holds_annotations(&folder)).zip(Some(folder)))
             .collect();
         if !parts.is_empty() {
             return Some(Self::Folders { root: path.into(), parts });
@@ -221,9 +220,7 @@ fn devkit(root: &Path, folder: &Path, problems: &mut Vec<Problem>) -> Result<Par
         image: by_stem.get(id).cloned(),
         folder: folder.to_path_buf(),
     };
-    let list = |name: &str| Some(root.join("ImageSets/Main").join(name)).filter(|path| path.is_file());
-    let train = list("train.txt").or_else(|| list("trainval.txt"));
-    let given = [train, list("val.txt"), list("test.txt")];
+    let given = lists(root)?;
     if given.iter().all(Option::is_none) {
         let all = files(&annotations, "", &is_xml)?;
         let ids = all.iter().filter_map(|(name, _)| Some(name.rsplit_once('.')?.0));
@@ -260,6 +257,25 @@ fn devkit(root: &Path, folder: &Path, problems: &mut Vec<Problem>) -> Result<Par
         *part = list.map(&mut listed).transpose()?;
     }
     parts(root, read)
+}
+
+/// The lists of train, val and test in `ImageSets/Main`, or in `ImageSets`. Lists of one class, `cat_train.txt`, are none.
+fn lists(root: &Path) -> Result<[Option<PathBuf>; 3]> {
+    let mut given = [None, None, None];
+    let folders = ["ImageSets/Main", "ImageSets"].map(|folder| root.join(folder));
+    let Some(folder) = folders.into_iter().find(|folder| folder.is_dir()) else { return Ok(given) };
+    let is_list = |path: &Path| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt")) && path.is_file();
+    let all: Vec<PathBuf> = entries(&folder)?.into_iter().map(|(_, path)| path).filter(|p| is_list(p)).collect();
+    let stems: Vec<_> = all.iter().map(|path| path.file_stem().unwrap_or_default().to_string_lossy()).collect();
+    for (part, path) in Split::of_names(stems.iter().map(AsRef::as_ref)).into_iter().zip(all) {
+        let Some(split) = part else { continue };
+        if let Some(first) = &given[split as usize] {
+            let message = format!("a second list for {split} beside {}", Path::new(first).display());
+            return Err(Error::data(path, message));
+        }
+        given[split as usize] = Some(path);
+    }
+    Ok(given)
 }
 
 /// Images under `folder` by their path in it without the ending.
