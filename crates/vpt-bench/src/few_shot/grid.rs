@@ -1,0 +1,580 @@
+//! From what a user asks for to the list of jobs: data sets and backbone opened, draws read or made, every run resolved, so
+//! that what is wrong with any of them is said before the first one begins.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    GridMethod,
+    job::{Half, Identity, Job, Part, create_parent},
+};
+use vpt_backbone::{Backbone, OpenOptions, class_texts::Prompts};
+use vpt_base::{
+    Error, Message, Result,
+    choice::choice,
+    files::{self, write_atomic},
+};
+use vpt_data::{Dataset, FewShot, Split};
+use vpt_model::{head::LabelMap, methods::Method};
+use vpt_train::{
+    config::{RunConfig, RunContext, Task},
+    train::{features, run_folder},
+};
+
+/// What says which grid a folder holds.
+const GRID: &str = "grid.json";
+/// The folder of draws, unless another one is given.
+const DRAWS: &str = "draws";
+/// How often an image goes through the backbone in a run of the quick schedule, at most.
+pub const QUICK_PASSES: usize = 2000;
+/// Fields of a configuration that say where and how fast a run is computed, or that others of the identity stand for.
+const ELSEWHERE: [&str; 9] =
+    ["backbone", "weights_dir", "data", "draw", "split_seed", "threads", "micro_batch", "cache_dir", "out"];
+
+choice! {
+    /// What a grid asks.
+    #[derive(Default)]
+    pub enum Mode for "mode" {
+        /// How well methods learn from few images a class.
+        #[default]
+        FewShot = "few-shot",
+        /// How well they tell classes that they have not learned.
+        BaseToNew = "base-to-new",
+        /// How well they do on other data sets.
+        Cross = "cross",
+    }
+}
+
+choice! {
+    /// How long methods learn.
+    #[derive(Default)]
+    pub enum Schedule for "schedule" {
+        /// As long as their defaults say.
+        #[default]
+        Published = "published",
+        /// At most [`QUICK_PASSES`] image passes a job, but one epoch at least.
+        Quick = "quick",
+    }
+}
+
+/// A file of texts, for one data set or for all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextFile {
+    /// The data set's name; all of them if `None`.
+    pub data: Option<String>,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl FromStr for TextFile {
+    type Err = Error;
+
+    /// Reads `DATA=FILE` or `FILE`.
+    fn from_str(s: &str) -> Result<Self> {
+        Ok(match s.split_once('=') {
+            Some((data, path)) => Self { data: Some(data.to_owned()), path: path.into() },
+            None => Self { data: None, path: s.into() },
+        })
+    }
+}
+
+/// A grid as the user asks for it.
+#[derive(Debug, Clone)]
+pub struct GridConfig {
+    /// What all runs have in common: backbone, epochs, rates, threads. Data, method, shots, draw, seed and folder are the
+    /// grid's to set; its seed is that of the parts that data lacks.
+    pub base: RunConfig,
+    /// The data sets.
+    pub data: Vec<String>,
+    /// The methods.
+    pub methods: Vec<GridMethod>,
+    /// Images a class.
+    pub shots: Vec<usize>,
+    /// Seeds of draws and training.
+    pub seeds: Vec<u64>,
+    /// What the grid asks.
+    pub mode: Mode,
+    /// With [`Mode::Cross`]: the data sets that the others are tried on.
+    pub targets: Vec<String>,
+    /// How long methods learn.
+    pub schedule: Schedule,
+    /// Class names.
+    pub classnames: Vec<TextFile>,
+    /// Templates.
+    pub templates: Vec<TextFile>,
+    /// Where draws are read from, and written to where there is none yet; a folder in `out` if `None`.
+    pub draws: Option<PathBuf>,
+    /// The folder of the grid.
+    pub out: PathBuf,
+    /// Whether run folders are kept.
+    pub keep_runs: bool,
+}
+
+/// What all jobs of a folder have in common: `grid.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GridFile {
+    /// What the grid asks.
+    pub mode: Mode,
+    /// How long methods learn.
+    pub schedule: Schedule,
+    /// The backbone's name.
+    pub backbone: String,
+    /// BLAKE3 hash of its weights.
+    pub backbone_hash: String,
+    /// With [`Mode::Cross`]: the data sets that the others are tried on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<String>,
+}
+
+impl GridFile {
+    /// Reads the grid of the folder `out`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn load(out: &Path) -> Result<Self> {
+        let path = out.join(GRID);
+        if !path.is_file() {
+            let message =
+                Message::from(format!("holds no grid: there is no {GRID}; `vpt bench few-shot ")).field("out");
+            return Err(Error::file(out, message.text(" DIR` makes one")));
+        }
+        let bytes = files::read_limited(&path, 1 << 20)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Error::file(&path, Message::from("not a grid: ").text(Message::of_reader(&error))))
+    }
+
+    /// Makes `out` the folder of this grid.
+    ///
+    /// # Errors
+    /// It is another grid's.
+    pub(super) fn claim(&self, out: &Path) -> Result<()> {
+        let path = out.join(GRID);
+        if path.is_file() {
+            let there = Self::load(out)?;
+            if there == *self {
+                return Ok(());
+            }
+            let name = |grid: &Self| {
+                let hash = grid.backbone_hash.get(..8).unwrap_or_default();
+                let what: Vec<&str> =
+                    std::iter::once(grid.mode.name()).chain(grid.targets.iter().map(String::as_str)).collect();
+                format!("{} on {} ({hash}), {} schedule", what.join(" "), grid.backbone, grid.schedule)
+            };
+            let message = format!("holds another grid: {}, not {}; give another ", name(&there), name(self));
+            return Err(Error::file(out, Message::from(message).field("out")));
+        }
+        create_parent(&path)?;
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| Error::file(&path, e.to_string()))?;
+        bytes.push(b'\n');
+        write_atomic(&path, &bytes)
+    }
+}
+
+/// A data set of the grid.
+struct Opened {
+    /// Its name as files use it.
+    name: String,
+    path: String,
+    dataset: Dataset,
+    /// Stands for ids and labels of all parts.
+    hash: String,
+    prompts: Prompts,
+}
+
+/// A backbone, and what runs need to know of it.
+struct Frozen {
+    name: String,
+    hash: String,
+    depth: usize,
+    text_depth: Option<usize>,
+    image_size: usize,
+}
+
+impl GridConfig {
+    /// The jobs, in the order they are numbered, and what the folder is to say of them. Draws that do not exist yet are
+    /// written.
+    ///
+    /// # Errors
+    /// A flag makes no sense or no job; data, backbone, draws or texts cannot be read or do not fit.
+    pub fn jobs(&self) -> Result<(GridFile, Vec<Job>)> {
+        self.check()?;
+        let options = OpenOptions {
+            weights_dir: self.base.weights_dir.clone(),
+            image_size: self.base.image_size,
+            precision: self.base.precision,
+            max_memory: self.base.max_memory,
+        };
+        let backbone = Backbone::open(&self.base.backbone, &options)?;
+        if let Some(method) = self.methods.iter().find(|method| method.reads_templates())
+            && !backbone.has_text_tower()
+        {
+            let message = format!("{method} needs a CLIP backbone, which {} is not", backbone.name);
+            return Err(Error::setting("methods", message));
+        }
+        let frozen = Frozen {
+            name: backbone.name.clone(),
+            hash: backbone.hash()?.to_owned(),
+            depth: backbone.vit.depth(),
+            text_depth: backbone.text_spec().ok().map(|text| text.tower.depth),
+            image_size: backbone.vit.image_size(),
+        };
+        let mapped = self.base.label_map.map(|_| backbone.classifier()).transpose()?.map(|source| source.classes());
+        drop(backbone);
+        let sources = self.open_all(&self.data, "data")?;
+        if let (Some(found), Some(data)) =
+            (mapped, sources.iter().find(|data| mapped.is_some_and(|found| found < data.dataset.classes.len())))
+        {
+            let message = format!(
+                "{} has {} classes, where the backbone's classifier has {found}",
+                data.name,
+                data.dataset.classes.len()
+            );
+            return Err(Error::setting("label_map", message));
+        }
+        let targets = self.open_all(&self.targets, "targets")?;
+        self.check_texts(sources.iter().chain(&targets))?;
+        let grid = GridFile {
+            mode: self.mode,
+            schedule: self.schedule,
+            backbone: frozen.name.clone(),
+            backbone_hash: frozen.hash.clone(),
+            targets: targets.iter().map(|target| target.name.clone()).collect(),
+        };
+        let mut jobs = Vec::new();
+        for source in &sources {
+            for &method in &self.methods {
+                let GridMethod::Learned(learned) = method else {
+                    jobs.push(self.zero_shot(&frozen, source, &targets));
+                    continue;
+                };
+                for &shots in &self.shots {
+                    for &seed in &self.seeds {
+                        jobs.push(self.learned(&frozen, source, &targets, learned, shots, seed)?);
+                    }
+                }
+            }
+        }
+        Ok((grid, jobs))
+    }
+
+    /// What can be said without opening anything.
+    fn check(&self) -> Result<()> {
+        // It is said to the methods that have a use for it.
+        RunConfig { label_map: None, ..self.base.clone() }.validate()?;
+        let given = [
+            ("data", self.data.is_empty()),
+            ("methods", self.methods.is_empty()),
+            ("shots", self.shots.is_empty()),
+            ("seeds", self.seeds.is_empty()),
+        ];
+        if let Some((field, _)) = given.iter().find(|(_, empty)| *empty) {
+            return Err(Error::setting(*field, "names nothing to compare"));
+        }
+        if self.shots.contains(&0) {
+            return Err(Error::setting("shots", "0 images a class leave nothing to learn from; zero-shot is a method"));
+        }
+        if self.base.label_map.is_some() && !self.methods.iter().any(|method| method.has_pixels()) {
+            return Err(Error::setting("label_map", none_of_methods("learns prompt pixels")));
+        }
+        repeated("methods", &self.methods)?;
+        repeated("shots", &self.shots)?;
+        repeated("seeds", &self.seeds)?;
+        if let Some(seed) = self.seeds.iter().find(|&&seed| i64::try_from(seed).is_err()) {
+            return Err(Error::setting("seeds", format!("{seed} is larger than {}", i64::MAX)));
+        }
+        if !self.classnames.is_empty() && !self.methods.iter().any(|method| method.reads_names()) {
+            return Err(Error::setting("classnames", none_of_methods("tells classes by their names")));
+        }
+        if !self.templates.is_empty() && !self.methods.iter().any(|method| method.reads_templates()) {
+            return Err(Error::setting("templates", none_of_methods("reads templates")));
+        }
+        if self.mode == Mode::FewShot {
+            return Ok(());
+        }
+        match self.methods.iter().find(|method| !method.names_unseen_classes()) {
+            Some(method) => {
+                let able: Vec<&str> =
+                    GridMethod::all().into_iter().filter(|m| m.names_unseen_classes()).map(GridMethod::name).collect();
+                let message =
+                    format!("method {method} knows the classes it has learned and no others; take {}", able.join(", "));
+                Err(Error::setting(if self.mode == Mode::Cross { "targets" } else { "base_to_new" }, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn open_all(&self, paths: &[String], field: &'static str) -> Result<Vec<Opened>> {
+        let mut opened: Vec<Opened> = Vec::new();
+        for path in paths {
+            let dataset = Dataset::open(path, self.base.seed_of_parts())?;
+            let name = run_folder::file_name(&dataset.name);
+            if let Some(other) = opened.iter().find(|other| other.name == name) {
+                let message = format!("{} and {path} are both called {name}; files are named by it", other.path);
+                return Err(Error::setting(field, message));
+            }
+            if self.mode == Mode::BaseToNew && dataset.classes.len() < 2 {
+                return Err(Error::setting("base_to_new", format!("{name} has less than two classes")));
+            }
+            let mut prompts = Prompts::of_names(&dataset.classes);
+            if let Some(file) = text_file(&self.classnames, &name) {
+                prompts.classnames = Prompts::read_classnames(file, &dataset.classes)?;
+            }
+            if let Some(file) = text_file(&self.templates, &name) {
+                prompts.templates = Prompts::read_templates(file)?;
+            }
+            opened.push(Opened { hash: hash(&dataset), name, path: path.clone(), dataset, prompts });
+        }
+        Ok(opened)
+    }
+
+    /// Texts for a data set that is not there are a mistake.
+    fn check_texts<'a>(&self, opened: impl Iterator<Item = &'a Opened>) -> Result<()> {
+        let names: Vec<&str> = opened.map(|opened| opened.name.as_str()).collect();
+        for (field, files) in [("classnames", &self.classnames), ("templates", &self.templates)] {
+            for name in files.iter().filter_map(|file| file.data.as_deref()) {
+                if !names.contains(&name) {
+                    let message = format!("no data set is called {name}; there is {}", names.join(", "));
+                    return Err(Error::setting(field, message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn zero_shot(&self, frozen: &Frozen, source: &Opened, targets: &[Opened]) -> Job {
+        let config = RunConfig { data: source.path.clone(), image_size: Some(frozen.image_size), ..self.base.clone() };
+        let settings = json!({ "image_size": frozen.image_size });
+        let name = format!("{}-{}", source.name, GridMethod::ZeroShot);
+        self.job(
+            frozen,
+            source,
+            targets,
+            Setting { name, method: GridMethod::ZeroShot, shots: 0, seed: 0 },
+            config,
+            settings,
+            0,
+        )
+    }
+
+    fn learned(
+        &self,
+        frozen: &Frozen,
+        source: &Opened,
+        targets: &[Opened],
+        learned: Method,
+        shots: usize,
+        seed: u64,
+    ) -> Result<Job> {
+        let method = GridMethod::Learned(learned);
+        let (path, draw) = self.draw(source, shots, seed)?;
+        let train_images = draw.apply(&source.dataset).map_err(|e| Error::file(&path, e))?.train.len();
+        let facts = RunContext {
+            task: Task::Classify,
+            depth: frozen.depth,
+            text_depth: frozen.text_depth,
+            image_size: frozen.image_size,
+            train_images,
+            shots: Some(shots),
+        };
+        let mut config = RunConfig {
+            data: source.path.clone(),
+            task: Task::Classify,
+            draw: Some(path),
+            seed,
+            split_seed: Some(self.base.seed_of_parts()),
+            ..self.base.clone().with_method(learned)
+        };
+        if learned.reads_texts() || learned.may_read_texts() && frozen.text_depth.is_some() {
+            let Prompts { classnames, templates } = source.prompts.clone();
+            (config.classnames, config.templates) = (Some(classnames), Some(templates));
+        }
+        if learned.has_texts() && text_file(&self.classnames, &source.name).is_some() {
+            let labels = self.half().labels(source.dataset.classes.len());
+            config.classnames = Some(source.prompts.classnames[labels].to_vec());
+        }
+        if config.is_solved() {
+            config = config.without_steps();
+        } else {
+            // What `with_method` opens again was said for every method here.
+            (config.epochs, config.batch_size, config.lr) = (self.base.epochs, self.base.batch_size, self.base.lr);
+        }
+        config.options.tokens.prompt_tokens = self.base.options.tokens.prompt_tokens.filter(|_| learned.has_tokens());
+        config.label_map = self.base.label_map.filter(|_| learned.has_pixels());
+        let mut plan = config.resolve(&facts)?;
+        let most = (QUICK_PASSES / train_images).max(1);
+        let shorter = self.schedule == Schedule::Quick && !method.is_quick();
+        // A method that has no epochs has nothing to shorten.
+        if shorter && plan.config.epochs.is_some_and(|epochs| epochs > most) {
+            config.epochs = Some(most);
+            plan = config.resolve(&facts)?;
+        }
+        let often = match plan.config.method {
+            method if method.on_features() => features::views(&plan).len(),
+            _ if plan.has_constant_features(Split::Train) => 1,
+            _ => plan.epochs,
+        };
+        // The first mapping takes a pass of its own.
+        let counted = usize::from(plan.config.label_map.is_some_and(LabelMap::counts));
+        let passes = train_images * (often + counted);
+        let mut settings = serde_json::to_value(&plan.config).map_err(|e| Error::invalid("config", e.to_string()))?;
+        if let Value::Object(fields) = &mut settings {
+            fields.retain(|name, _| !ELSEWHERE.contains(&name.as_str()));
+            let drawn = serde_json::to_string(&draw).map_err(|e| Error::invalid("draw", e.to_string()))?;
+            fields.insert("draw".to_owned(), blake3::hash(drawn.as_bytes()).to_hex().as_str().into());
+        }
+        let name = format!("{}-{method}-{shots}-{seed}", source.name);
+        let mut job =
+            self.job(frozen, source, targets, Setting { name, method, shots, seed }, plan.config, settings, passes);
+        job.train_images = train_images;
+        Ok(job)
+    }
+
+    /// A job of `config`, whose result depends on `settings` and on what is common to all of them.
+    #[allow(clippy::too_many_arguments, reason = "two callers, next to it")]
+    fn job(
+        &self,
+        frozen: &Frozen,
+        source: &Opened,
+        targets: &[Opened],
+        setting: Setting,
+        config: RunConfig,
+        settings: Value,
+        image_passes: usize,
+    ) -> Job {
+        let Setting { name, method, shots, seed } = setting;
+        let parts = self.parts(source, targets, method);
+        let hashes: BTreeMap<&str, &str> =
+            std::iter::once(source).chain(targets).map(|data| (data.name.as_str(), data.hash.as_str())).collect();
+        let mut identity: BTreeMap<String, Value> = match settings {
+            Value::Object(fields) => fields.into_iter().collect(),
+            _ => BTreeMap::new(),
+        };
+        identity.insert("backbone".to_owned(), frozen.hash.clone().into());
+        identity.insert("data".to_owned(), json!(hashes));
+        for part in &parts {
+            if let Some(prompts) = &part.prompts {
+                identity.insert(format!("texts of {}", part.name), json!(prompts));
+            }
+        }
+        Job {
+            name,
+            out: self.out.clone(),
+            dataset: source.name.clone(),
+            method,
+            shots,
+            seed,
+            mode: self.mode,
+            schedule: self.schedule,
+            identity: Identity(identity),
+            config,
+            parts,
+            train_images: 0,
+            image_passes,
+            keep_run: self.keep_runs,
+        }
+    }
+
+    /// The classes that are learned.
+    fn half(&self) -> Half {
+        if self.mode == Mode::BaseToNew { Half::Base } else { Half::All }
+    }
+
+    /// What a job on `source` is measured on.
+    fn parts(&self, source: &Opened, targets: &[Opened], method: GridMethod) -> Vec<Part> {
+        let part = |name: &str, data: &Opened, half: Half| {
+            let labels = half.labels(data.dataset.classes.len());
+            let prompts = Prompts {
+                classnames: data.prompts.classnames[labels].to_vec(),
+                // Where texts are learned, vectors take the place of templates.
+                templates: match method {
+                    GridMethod::ZeroShot => data.prompts.templates.clone(),
+                    GridMethod::Learned(_) => Vec::new(),
+                },
+            };
+            let prompts = method.names_unseen_classes().then_some(prompts);
+            Part { name: name.to_owned(), data: data.path.clone(), half, prompts }
+        };
+        match self.mode {
+            Mode::FewShot => vec![part("test", source, Half::All)],
+            Mode::BaseToNew => vec![part("base", source, Half::Base), part("new", source, Half::New)],
+            Mode::Cross => {
+                let others = targets.iter().map(|target| part(&target.name, target, Half::All));
+                std::iter::once(part("test", source, Half::All)).chain(others).collect()
+            }
+        }
+    }
+
+    /// The draw that all methods share for these shots and this seed, and its file: read if it is there, else made.
+    fn draw(&self, source: &Opened, shots: usize, seed: u64) -> Result<(PathBuf, FewShot)> {
+        let folder = self.draws.clone().unwrap_or_else(|| self.out.join(DRAWS));
+        let half = if self.half() == Half::Base { "-base" } else { "" };
+        let path = folder.join(format!("{}{half}-{shots}-{seed}.json", source.name));
+        if path.is_file() {
+            let draw = FewShot::read(&path)?;
+            if (draw.shots, draw.seed) != (shots, seed) {
+                let message = format!("a draw of {} shots by seed {}, not of {shots} by {seed}", draw.shots, draw.seed);
+                return Err(Error::file(path, message));
+            }
+            return Ok((path, draw));
+        }
+        let draw = match self.half() {
+            Half::All => FewShot::draw(&source.dataset, shots, seed)?,
+            half => FewShot::draw(&half.of(&source.dataset), shots, seed)?,
+        };
+        create_parent(&path)?;
+        draw.write(&path)?;
+        Ok((path, draw))
+    }
+}
+
+/// What tells a job from the others of its data set.
+struct Setting {
+    name: String,
+    method: GridMethod,
+    shots: usize,
+    seed: u64,
+}
+
+/// That no method of the grid `does` something.
+fn none_of_methods(does: &str) -> Message {
+    Message::from("none of ").field("methods").text(format!(" {does}"))
+}
+
+/// Nothing may be named twice.
+fn repeated<T: PartialEq + ToString>(field: &'static str, values: &[T]) -> Result<()> {
+    match values.iter().enumerate().find(|(i, value)| values[..*i].contains(value)) {
+        Some((_, value)) => Err(Error::setting(field, format!("{} is named twice", value.to_string()))),
+        None => Ok(()),
+    }
+}
+
+/// The file for the data set `name`: its own, else the one for all.
+fn text_file<'a>(files: &'a [TextFile], name: &str) -> Option<&'a Path> {
+    let own = files.iter().find(|file| file.data.as_deref() == Some(name));
+    own.or_else(|| files.iter().find(|file| file.data.is_none())).map(|file| file.path.as_path())
+}
+
+/// Stands for classes, and for id and label of every image.
+fn hash(dataset: &Dataset) -> String {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    dataset.classes.iter().for_each(|class| add(class));
+    for split in Split::ALL {
+        add(split.name());
+        for sample in dataset.part(split) {
+            add(&sample.id);
+            add(&sample.label.to_string());
+        }
+    }
+    hasher.finalize().to_hex().to_string()
+}

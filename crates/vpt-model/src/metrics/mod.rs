@@ -1,0 +1,86 @@
+//! How good a model is: accuracy on classes and how far its confidence can be believed, metrics of several classes an image,
+//! the COCO box metric. Metrics are named as `CLIP_benchmark` and pycocotools name them, computed over the whole split at once
+//! (never as a mean of batch means), and are fractions of one.
+
+pub mod calibration;
+pub mod classify;
+pub mod coco;
+pub mod multilabel;
+
+pub use calibration::{Calibration, Ece};
+pub use classify::{Confusion, Metrics, Tally};
+pub use multilabel::{MultilabelMetrics, MultilabelTally};
+
+use serde::{Deserialize, Serialize};
+
+/// How good a model is on one part of a data set, by the metrics of its task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Scores {
+    /// One class an image.
+    Classify(Metrics),
+    /// Any number of classes an image.
+    Multilabel(MultilabelMetrics),
+    /// Boxes.
+    Detect(coco::CocoMetrics),
+}
+
+impl Scores {
+    /// The metrics of classification, if that was the task.
+    pub fn classify(&self) -> Option<&Metrics> {
+        match self {
+            Self::Classify(metrics) => Some(metrics),
+            _ => None,
+        }
+    }
+
+    /// The metrics of multi-label classification, if that was the task.
+    pub fn multilabel(&self) -> Option<&MultilabelMetrics> {
+        match self {
+            Self::Multilabel(metrics) => Some(metrics),
+            _ => None,
+        }
+    }
+
+    /// The metrics of detection, if that was the task.
+    pub fn detect(&self) -> Option<&coco::CocoMetrics> {
+        match self {
+            Self::Detect(metrics) => Some(metrics),
+            _ => None,
+        }
+    }
+
+    /// The fraction of one by which epochs are compared: accuracy, mAP or AP.
+    pub fn main(&self) -> f64 {
+        match self {
+            Self::Classify(metrics) => metrics.acc1,
+            Self::Multilabel(metrics) => metrics.map,
+            Self::Detect(metrics) => metrics.ap,
+        }
+    }
+
+    /// The mean loss, where it is one of the metrics.
+    pub fn loss(&self) -> Option<f64> {
+        match self {
+            Self::Classify(metrics) => Some(metrics.loss),
+            Self::Multilabel(metrics) => Some(metrics.loss),
+            Self::Detect(_) => None,
+        }
+    }
+
+    /// Sort key of results, better ones higher: [`Self::main`], of equals the lower loss, or the higher AP50.
+    pub fn rank(&self) -> (f64, f64) {
+        match self {
+            Self::Classify(metrics) => (metrics.acc1, -metrics.loss),
+            Self::Multilabel(metrics) => (metrics.map, -metrics.loss),
+            Self::Detect(metrics) => (metrics.ap, metrics.ap50),
+        }
+    }
+}
+
+/// The sum of `values`, in an order of their own: neither the order of the images nor their batches show in it.
+fn sum(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.iter().sum()
+}

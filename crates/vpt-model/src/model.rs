@@ -1,0 +1,521 @@
+//! A frozen backbone, the parts that are learned beside it and what makes logits of its features: what training steps through
+//! and what a task file brings back to life.
+
+pub mod detect;
+mod detect_task;
+mod label_map;
+pub mod run_origin;
+mod task;
+pub mod task_file;
+mod templates;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::{ops::Range, sync::Arc};
+
+pub use detect_task::{DetectTask, Found};
+use label_map::Mapped;
+pub use task::sigmoid;
+pub use task::{AnyTask, TaskModel, TaskOptions};
+use templates::TemplateTexts;
+use text::LearnedTexts;
+pub use text::{Classifier, Frozen};
+
+use crate::{
+    head::{
+        Head, HeadKind,
+        label_map::{LabelMap, VOTES, Vote},
+    },
+    loss::{Loss, LossGradients},
+    prompt::{
+        PartShape, PartShapes,
+        part::{Draw, Drawn, Gradients, Inputs, Part, Site, TensorShape},
+        pixels::PixelPrompt,
+        weights::TunedWeights,
+    },
+};
+use vpt_backbone::{
+    Backbone,
+    class_texts::Prompts,
+    vit::{MemoryPlan, Pass, Readout, TokenRead, TokenRows},
+};
+use vpt_base::{
+    Error, Result,
+    params::{self, Group, Param},
+    random::stream,
+};
+use vpt_image::Preprocess;
+
+/// A frozen backbone and what is learned put together; the learned values are passed in: those of the parts in their order, then
+/// those of the head.
+#[derive(Debug, Clone)]
+pub struct Model {
+    backbone: Arc<Backbone>,
+    /// Kind and place of the parts.
+    shapes: PartShapes,
+    parts: Vec<Arc<dyn Part>>,
+    head: Head,
+    output: Output,
+    threads: usize,
+}
+
+/// How features become logits.
+#[derive(Debug, Clone)]
+enum Output {
+    /// The head reads the class token after the last norm.
+    ClassToken,
+    /// The head reads image embeddings, as [`Backbone::embed`] makes them.
+    Embedding,
+    /// Classes of the backbone's own classifier stand for those of the head.
+    LabelMap(Mapped),
+    /// The head is made of texts with learned vectors in them.
+    LearnedTexts(LearnedTexts),
+    /// The head is made of texts in templates, through a tuned tower.
+    TemplateTexts(TemplateTexts),
+}
+
+/// What tells classes, for [`Model::new`].
+#[derive(Debug, Clone, Copy)]
+pub enum ClassifierSpec<'a> {
+    /// A learned head on the class token; that of [`HeadKind::Text`] is on image embeddings.
+    Head(HeadKind),
+    /// A head on image embeddings, as [`Backbone::embed`] makes them, with so many keys of a cache in it.
+    OnEmbeddings {
+        /// Which.
+        kind: HeadKind,
+        /// Keys.
+        keys: usize,
+    },
+    /// The backbone's own classifier, some of whose classes stand for these.
+    LabelMap(LabelMap),
+    /// Texts with learned vectors in them, for methods that learn such.
+    Texts {
+        /// What texts call the classes.
+        names: &'a [String],
+        /// What the vectors begin as; drawn at random if `None`.
+        words: Option<&'a str>,
+    },
+    /// Texts in templates, for low-rank changes that are told by texts; only steps and task files need to know them.
+    Templates(Option<&'a Prompts>),
+}
+
+/// A batch to learn from.
+#[derive(Debug)]
+pub struct StepInput<'a> {
+    /// Images `[B, 3, s, s]` as [`Model::preprocess`] makes them.
+    pub images: &'a [f32],
+    /// Blocks that `images` are behind, which then are tokens as [`Model::prefix`] makes them; 0: images.
+    pub blocks: usize,
+    /// Their labels, as the loss takes them.
+    pub labels: &'a [u32],
+    /// What was drawn at random for each part ([`Model::draw`]); nothing for those that are not in it.
+    pub drawn: &'a [Drawn],
+    /// The loss.
+    pub loss: &'a Loss,
+    /// What PromptSRC ties the learned embeddings to.
+    pub frozen: Option<Frozen<'a>>,
+    /// Images whose activations are in memory at once.
+    pub micro_batch: Option<usize>,
+}
+
+/// What a step yields.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StepOutput {
+    /// Sum of the images' losses.
+    pub loss: f64,
+    /// Images that are right, as [`LossGradients::correct`].
+    pub correct: usize,
+    /// Gradient of the mean loss for each learned tensor, in the order of [`Model::init`].
+    pub gradients: Vec<Vec<f32>>,
+    /// What the images count for the label mapping of the next epoch.
+    pub votes: Vec<Vote>,
+}
+
+impl Model {
+    /// Puts `backbone`, the parts that are learned and what tells `classes` classes together.
+    ///
+    /// # Errors
+    /// A part does not fit the backbone or another part, or the backbone has not what tells the classes.
+    pub fn new(
+        backbone: Arc<Backbone>,
+        shapes: &PartShapes,
+        classifier: ClassifierSpec,
+        classes: usize,
+        threads: usize,
+    ) -> Result<Self> {
+        check_together(shapes, &classifier)?;
+        if matches!(classifier, ClassifierSpec::Head(HeadKind::Text)) && backbone.clip.is_none() {
+            let message =
+                format!("text is for CLIP backbones, which {} ({}) is not", backbone.name, backbone.spec.family);
+            return Err(Error::setting("head", message));
+        }
+        let words = match (&classifier, shapes.text()) {
+            (ClassifierSpec::Texts { words: Some(words), .. }, Some(shape)) => {
+                Some(text::first_words(&backbone, &shape, words)?)
+            }
+            _ => None,
+        };
+        let site = Site {
+            backbone: &backbone,
+            embeds: !matches!(
+                classifier,
+                ClassifierSpec::Head(HeadKind::Linear | HeadKind::Cosine) | ClassifierSpec::LabelMap(_)
+            ),
+            maps_labels: matches!(classifier, ClassifierSpec::LabelMap(_)),
+            words: words.as_deref(),
+        };
+        let head = |kind, keys| {
+            let width = if site.embeds { backbone.embedding_width() } else { backbone.vit.width() };
+            Head { kind, width, classes, keys }
+        };
+        if let (ClassifierSpec::Templates(prompts), Some(shape)) = (&classifier, shapes.weights()) {
+            backbone.text_spec()?;
+            let (head, weights) = (head(HeadKind::Cosine, 0), Arc::new(TunedWeights::new(shape, &site)?));
+            let texts = TemplateTexts::new(&backbone, weights.clone(), *prompts, classes, threads)?;
+            let (parts, output): (Vec<Arc<dyn Part>>, _) = (vec![weights], Output::TemplateTexts(texts));
+            return Ok(Self { shapes: shapes.clone(), parts, head, output, threads, backbone });
+        }
+        let parts = shapes.iter().map(|shape| shape.kind().build(&site)).collect::<Result<_>>()?;
+        let (head, output) = match (classifier, shapes.text()) {
+            (ClassifierSpec::Texts { names, .. }, Some(shape)) => {
+                let texts = LearnedTexts::new(&backbone, shape, names, classes)?;
+                (head(HeadKind::Cosine, 0), Output::LearnedTexts(texts))
+            }
+            (ClassifierSpec::LabelMap(kind), _) => {
+                let (mapped, head) = label_map::mapped(&backbone, kind, classes)?;
+                (head, Output::LabelMap(mapped))
+            }
+            (ClassifierSpec::OnEmbeddings { kind, keys }, _) => (head(kind, keys), Output::Embedding),
+            (ClassifierSpec::Head(kind), _) if site.embeds => (head(kind, 0), Output::Embedding),
+            (ClassifierSpec::Head(kind), _) => (head(kind, 0), Output::ClassToken),
+            (ClassifierSpec::Texts { .. } | ClassifierSpec::Templates(_), _) => {
+                return Err(Error::invalid("parts", "no texts are learned"));
+            }
+        };
+        Ok(Self { shapes: shapes.clone(), parts, head, output, threads, backbone })
+    }
+
+    /// The same with `keys` keys of a cache in its head.
+    #[must_use]
+    pub fn with_keys(self, keys: usize) -> Self {
+        Self { head: Head { keys, ..self.head }, ..self }
+    }
+
+    /// The frozen part.
+    pub fn backbone(&self) -> &Arc<Backbone> {
+        &self.backbone
+    }
+
+    /// The head's shape.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// What is learned beside the head.
+    pub fn parts(&self) -> &PartShapes {
+        &self.shapes
+    }
+
+    /// The prompt pixels and their values among `params`, if there are any.
+    pub fn pixels<'a>(&self, params: &'a [Param]) -> Result<Option<(PixelPrompt, &'a [f32])>> {
+        let found = self.shapes.iter().position(|shape| matches!(shape, PartShape::Pixels(_)));
+        let Some((place, shape)) = found.zip(self.shapes.pixels()) else { return Ok(None) };
+        let values = self.values(params, place)?.first().map_or(&[][..], |param| &param.values);
+        Ok(Some((PixelPrompt::on(shape, &self.backbone)?, values)))
+    }
+
+    /// Threads a step or a prediction uses.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// How a step of `batch` images goes through the image tower.
+    ///
+    /// # Errors
+    /// The memory limit is too low for it.
+    pub fn memory_plan(&self, micro_batch: Option<usize>, batch: usize) -> Result<MemoryPlan> {
+        let mut inputs = Inputs::new(&[], self.threads);
+        self.parts.iter().for_each(|part| part.outline(&mut inputs));
+        self.backbone.vit.memory_plan(&self.mapped_pass(inputs.pass(0, micro_batch)), batch)
+    }
+
+    /// How images are made ready for [`Self::logits`] and [`Self::step`].
+    pub fn preprocess(&self) -> Result<Preprocess> {
+        let side = self.parts.iter().find_map(|part| part.input_side());
+        self.backbone.preprocess.for_image_size(side.unwrap_or(self.backbone.vit.image_size()))
+    }
+
+    /// Fresh learned values: those of the parts, then those of the head.
+    pub fn init(&self, seed: u64) -> Result<Vec<Param>> {
+        let mut params = Vec::new();
+        for (place, part) in self.parts.iter().enumerate() {
+            let own = part.init(&mut stream(seed, "prompt init", place as u64, 0))?.into_iter();
+            params.extend(own.map(|param| Param { group: param.group.of_part(place), ..param }));
+        }
+        match &self.output {
+            Output::ClassToken | Output::Embedding => {
+                params.extend(self.head.init(&mut stream(seed, "head init", 0, 0))?);
+            }
+            Output::LabelMap(mapped) => params.extend(mapped.init(self.head.classes, seed)?),
+            Output::LearnedTexts(_) | Output::TemplateTexts(_) => {}
+        }
+        Ok(params)
+    }
+
+    /// Name and shape of every learned tensor, in the order of [`Self::init`].
+    pub fn tensors(&self) -> Vec<TensorShape> {
+        let of_output = match &self.output {
+            Output::ClassToken | Output::Embedding => self.head.tensors(),
+            Output::LabelMap(mapped) => mapped.tensors(self.head.classes),
+            Output::LearnedTexts(_) | Output::TemplateTexts(_) => Vec::new(),
+        };
+        let of_output = of_output.into_iter().map(|(name, shape)| (name.to_owned(), shape));
+        self.parts.iter().flat_map(|part| part.tensors().to_vec()).chain(of_output).collect()
+    }
+
+    /// The learned tensors beside the head: how many of them come first.
+    pub fn part_tensors(&self) -> usize {
+        self.parts.iter().map(|part| part.tensors().len()).sum()
+    }
+
+    /// The part at `place`: where its tensors are among the learned ones.
+    fn range(&self, place: usize) -> Range<usize> {
+        let start = self.parts[..place].iter().map(|part| part.tensors().len()).sum();
+        start..start + self.parts[place].tensors().len()
+    }
+
+    /// The values of the part at `place`.
+    fn values<'a>(&self, params: &'a [Param], place: usize) -> Result<&'a [Param]> {
+        params.get(self.range(place)).ok_or_else(|| Error::invalid("parameters", "not those of this model"))
+    }
+
+    /// The values behind those of the parts: the head's.
+    fn head_values<'a>(&self, params: &'a [Param]) -> &'a [Param] {
+        params.get(self.part_tensors()..).unwrap_or_default()
+    }
+
+    /// Checks that the values of a task file are the ones this model has, by name and shape.
+    pub fn check(&self, params: &[Param]) -> Result<()> {
+        let mut tensors = self.tensors();
+        let of_texts = match &self.output {
+            Output::LearnedTexts(texts) => texts.keeps_head(),
+            Output::TemplateTexts(_) => true,
+            _ => false,
+        };
+        if of_texts {
+            tensors.extend(self.head.tensors().into_iter().map(|(name, shape)| (name.to_owned(), shape)));
+        }
+        tensors.retain(|(name, _)| name != VOTES);
+        // Files and models may have tensors of a part in different orders.
+        let mut given: Vec<&Param> = params.iter().collect();
+        for range in (0..self.parts.len()).map(|place| self.range(place)) {
+            tensors[range.clone()].sort();
+            if let Some(own) = given.get_mut(range) {
+                own.sort_by(|a, b| a.name.cmp(&b.name));
+            }
+        }
+        params::check(&given, &tensors)
+    }
+
+    /// The values of a task file in the order of this model.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub(crate) fn adopt(&self, mut params: Vec<Param>) -> Result<Vec<Param>> {
+        self.check(&params)?;
+        for (place, part) in self.parts.iter().enumerate() {
+            let at = |param: &Param| part.tensors().iter().position(|(name, _)| *name == param.name);
+            params[self.range(place)].sort_by_cached_key(at);
+        }
+        Ok(params)
+    }
+
+    /// What the parts draw at random for a step on the images at `indices`, each with its own rate of `dropout`.
+    pub fn draw(&self, draw: &Draw, dropout: &[f32]) -> Vec<Drawn> {
+        let of_part = |(place, part): (usize, &Arc<dyn Part>)| {
+            let dropout = dropout.get(place).copied().unwrap_or_default();
+            part.draw(&Draw { dropout, part: place as u64, ..*draw })
+        };
+        self.parts.iter().enumerate().map(of_part).collect()
+    }
+
+    /// What goes into a pass: `images`, which all parts have joined.
+    fn join<'a>(&'a self, params: &'a [Param], images: &'a [f32], drawn: &[Drawn]) -> Result<Inputs<'a>> {
+        let mut inputs = Inputs::new(images, self.threads);
+        for (place, part) in self.parts.iter().enumerate() {
+            let drawn = drawn.get(place).unwrap_or(&Drawn::Nothing);
+            part.join(self.values(params, place)?, drawn, &mut inputs)?;
+        }
+        Ok(inputs)
+    }
+
+    /// The gradient of every tensor of the parts from what a pass gave that they have joined.
+    fn take(&self, params: &[Param], drawn: &[Drawn], mut gradients: Gradients) -> Result<Vec<Vec<f32>>> {
+        let mut all = Vec::new();
+        for (place, part) in self.parts.iter().enumerate() {
+            let drawn = drawn.get(place).unwrap_or(&Drawn::Nothing);
+            all.extend(part.take_gradient(self.values(params, place)?, drawn, &mut gradients)?);
+        }
+        Ok(all)
+    }
+
+    /// What the head takes, of class tokens after the last norm `[B, width]` of the frozen tower: themselves or their embeddings
+    /// `[B, D]`.
+    pub fn readout(&self, tokens: Vec<f32>) -> Vec<f32> {
+        match &self.output {
+            Output::Embedding | Output::TemplateTexts(_) => self.backbone.project(tokens),
+            _ => tokens,
+        }
+    }
+
+    /// What the head takes of images `[B, 3, s, s]`, parts applied: the class token after the last norm or its embedding,
+    /// `[B, D]`.
+    pub fn features(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
+        self.features_behind(params, images, 0)
+    }
+
+    /// Blocks that no part changes anything in, as the first that it does comes behind them; 0 if nothing is learned.
+    pub fn prefix_blocks(&self) -> usize {
+        self.parts.iter().map(|part| part.prefix_blocks()).min().unwrap_or(0)
+    }
+
+    /// Values that [`Self::prefix`] makes of an image.
+    pub fn prefix_len(&self) -> usize {
+        self.backbone.vit.tokens() * self.backbone.vit.width()
+    }
+
+    /// What comes out of the first [`Self::prefix_blocks`] blocks of images `[B, 3, s, s]`: tokens `[B, n, width]`.
+    pub fn prefix(&self, images: &[f32]) -> Result<Vec<f32>> {
+        let reads = [TokenRead { after: self.prefix_blocks(), rows: TokenRows::All }];
+        self.backbone.vit.read(&Pass { readout: Readout::Tokens(&reads), ..Pass::forward(images, self.threads) })
+    }
+
+    /// [`Self::features`] of what comes out of the first `blocks` blocks, if that is not 0.
+    pub fn features_behind(&self, params: &[Param], values: &[f32], blocks: usize) -> Result<Vec<f32>> {
+        let inputs = self.join(params, values, &[])?;
+        let read = self.backbone.vit.read(&self.mapped_pass(inputs.pass(blocks, None)))?;
+        match &self.output {
+            Output::Embedding | Output::TemplateTexts(_) => Ok(inputs.project(&self.backbone, read)),
+            _ => Ok(read),
+        }
+    }
+
+    /// Embeddings of images `[B, 3, s, s]`, parts applied, as [`Backbone::embed`] makes them without.
+    pub fn embed(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
+        let inputs = self.join(params, images, &[])?;
+        Ok(inputs.project(&self.backbone, self.backbone.vit.read(&inputs.pass(0, None))?))
+    }
+
+    /// Logits `[B, C]` of images `[B, 3, s, s]`.
+    pub fn logits(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
+        self.classifier(params)?.logits(&self.features(params, images)?)
+    }
+
+    /// Loss and gradients of a batch.
+    pub fn step(&self, params: &[Param], input: &StepInput) -> Result<StepOutput> {
+        match &self.output {
+            Output::LearnedTexts(texts) => self.step_of_texts(texts, params, input),
+            Output::TemplateTexts(texts) => self.step_of_templates(texts, params, input),
+            _ if self.parts.is_empty() => {
+                let features = self.features(params, input.images)?;
+                self.head_step(params, &[], &features, input.labels, input.loss)
+            }
+            _ => self.step_of_head(params, input),
+        }
+    }
+
+    /// As [`Self::step`] on [`Self::features`] that are known already: for the head, or the texts, alone.
+    pub fn head_step(
+        &self,
+        params: &[Param],
+        drawn: &[Drawn],
+        features: &[f32],
+        labels: &[u32],
+        loss: &Loss,
+    ) -> Result<StepOutput> {
+        match &self.output {
+            Output::LearnedTexts(texts) => self.head_step_of_texts(texts, params, features, labels, loss),
+            Output::TemplateTexts(texts) => {
+                self.head_step_of_templates(texts, params, drawn.first(), features, labels, loss)
+            }
+            _ => Ok(StepOutput::sum(vec![loss.head_gradients(&self.bind(params)?, features, labels)?])),
+        }
+    }
+
+    /// The step of a head, forward and backward through the backbone.
+    fn step_of_head(&self, params: &[Param], input: &StepInput) -> Result<StepOutput> {
+        let head = self.bind(params)?;
+        let total = input.loss.weight(input.labels);
+        let inputs = self.join(params, input.images, input.drawn)?;
+        let loss = |range: Range<usize>, read: &[f32]| {
+            let labels = labels_of(input.labels, range)?;
+            match &self.output {
+                Output::Embedding => {
+                    let embeds = inputs.project(&self.backbone, read.to_vec());
+                    let mut part = input.loss.gradients(&head, &embeds, labels, total)?;
+                    let gradient = std::mem::take(&mut part.features);
+                    let (gradient, of_projection) = inputs.project_vjp(&self.backbone, read, gradient);
+                    part.head.splice(0..0, of_projection);
+                    Ok((gradient, (part, Vec::new())))
+                }
+                output => {
+                    let mut part = input.loss.gradients(&head, read, labels, total)?;
+                    let votes =
+                        if let Output::LabelMap(mapped) = output { mapped.votes(read, labels) } else { Vec::new() };
+                    Ok((std::mem::take(&mut part.features), (part, votes)))
+                }
+            }
+        };
+        let pass = self.mapped_pass(inputs.pass(input.blocks, input.micro_batch));
+        let (of_pass, parts) = self.backbone.vit.step(&pass, &loss)?;
+        let (parts, votes): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        let mut output = StepOutput { votes: votes.concat(), ..StepOutput::sum(parts) };
+        let tuned = inputs.tunes_projection() && !output.gradients.is_empty();
+        let of_projection = tuned.then(|| output.gradients.remove(0));
+        let of_parts = self.take(params, input.drawn, Gradients { of_pass, of_projection })?;
+        output.gradients.splice(0..0, of_parts);
+        Ok(output)
+    }
+}
+
+/// Fails unless parts of these shapes can learn together, and with what tells the classes.
+fn check_together(shapes: &PartShapes, classifier: &ClassifierSpec) -> Result<()> {
+    shapes.check()?;
+    let texts = [shapes.text().is_some(), matches!(classifier, ClassifierSpec::Texts { .. })];
+    let templates = [shapes.told_by_texts(), matches!(classifier, ClassifierSpec::Templates(_))];
+    if texts[0] != texts[1] || templates[0] != templates[1] {
+        return Err(Error::invalid("parts", "classes are told by texts where texts, or what reads them, learn"));
+    }
+    if matches!(classifier, ClassifierSpec::LabelMap(_)) && (shapes.are_several() || shapes.pixels().is_none()) {
+        return Err(Error::invalid("parts", "a label map stands beside prompt pixels alone"));
+    }
+    Ok(())
+}
+
+/// The labels of the images of a step at `range`.
+fn labels_of(all: &[u32], range: Range<usize>) -> Result<&[u32]> {
+    all.get(range).ok_or_else(|| Error::invalid("labels", "fewer than images"))
+}
+
+impl StepOutput {
+    /// Adds up the parts of a batch, in order.
+    fn sum(parts: Vec<LossGradients>) -> Self {
+        let mut parts = parts.into_iter();
+        let first = parts.next().unwrap_or_default();
+        let mut sum = Self { loss: first.loss, correct: first.correct, gradients: first.head, votes: Vec::new() };
+        for part in parts {
+            sum.loss += part.loss;
+            sum.correct += part.correct;
+            for (total, gradient) in sum.gradients.iter_mut().zip(&part.head) {
+                total.iter_mut().zip(gradient).for_each(|(t, g)| *t += g);
+            }
+        }
+        sum
+    }
+}
+
+/// Number of learned values outside the head.
+pub fn prompt_params(params: &[Param]) -> usize {
+    params.iter().filter(|p| matches!(p.group, Group::Part(_) | Group::PartBias(_))).map(|p| p.values.len()).sum()
+}

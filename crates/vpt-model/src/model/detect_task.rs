@@ -1,0 +1,135 @@
+//! A learned detector on its backbone, ready to look for objects.
+
+use std::{path::Path, sync::Arc};
+
+use super::{
+    detect::{DetectInput, Detector},
+    task::{TaskOptions, open_parts},
+};
+use crate::{
+    head::detect::ClassLayer,
+    model::task_file::{BackboneId, TaskFile, TaskMeta},
+    prompt::PartShape,
+};
+use vpt_backbone::{Backbone, class_texts::class_embeddings};
+use vpt_base::{Error, Message, Progress, Result, params::Param};
+use vpt_data::{
+    boxes::{BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, Rect},
+    visit_batches,
+};
+
+/// Images that go through the backbone at a time.
+const BATCH: usize = 16;
+
+/// An object found in an image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Found {
+    /// Index into the task's classes.
+    pub class: usize,
+    /// How sure the detector is, 0 to 1.
+    pub score: f64,
+    /// Where it is, in pixels of the image.
+    pub rect: Rect,
+}
+
+/// A learned detector.
+#[derive(Debug)]
+pub struct DetectTask {
+    detector: Detector,
+    params: Vec<Param>,
+    meta: TaskMeta,
+    input: BoxInput,
+}
+
+impl DetectTask {
+    /// Opens the task file, or run folder, `path` together with its backbone.
+    ///
+    /// # Errors
+    /// As [`super::TaskModel::open`]; or the task is no detector.
+    pub fn open(path: &Path, options: &TaskOptions) -> Result<Self> {
+        let (file, backbone) = open_parts(path, options)?;
+        Self::with_backbone(file, backbone, options.threads.max(1)).map_err(|error| Error::task_file(path, error))
+    }
+
+    /// A detector on a backbone that is open already, at the task's image size.
+    pub fn with_backbone(file: TaskFile, backbone: Arc<Backbone>, threads: usize) -> Result<Self> {
+        file.check_backbone(&BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() })?;
+        let TaskFile { meta, params } = file;
+        let Some(detect) = &meta.detect else {
+            return Err(Error::invalid("task", "learned to classify, not to detect"));
+        };
+        if meta.parts.iter().any(|part| !matches!(part, PartShape::Tokens(_))) {
+            return Err(Error::invalid("task", "a detector has no prompt pixels or texts"));
+        }
+        let layout = meta.parts.tokens();
+        let texts = match detect.head.classes {
+            ClassLayer::Linear { .. } => None,
+            ClassLayer::Text { .. } => Some(class_embeddings(&backbone, &meta.classes, threads)?),
+        };
+        let input = BoxInput {
+            preprocess: meta.preprocess.clone(),
+            side: meta.image_size,
+            grid: detect.head.grid,
+            fit: detect.fit,
+        };
+        let detector = Detector::new(backbone, layout, detect.head, &detect.blocks, texts, threads)?;
+        detector.check(&params)?;
+        Ok(Self { detector, params, meta, input })
+    }
+
+    /// Whether classes are told by their names, so that it can look for others.
+    pub fn is_open_vocabulary(&self) -> bool {
+        self.meta.detect.as_ref().is_some_and(|detect| matches!(detect.head.classes, ClassLayer::Text { .. }))
+    }
+
+    /// The same detector for other classes, given by their names.
+    ///
+    /// # Errors
+    /// It was not learned to tell classes by their names.
+    pub fn with_classes(mut self, names: Vec<String>) -> Result<Self> {
+        if !self.is_open_vocabulary() {
+            let knows = "the detector knows the classes that it was trained on and no others; train it with ";
+            let message = Message::from(knows).field("open_vocabulary").text(" to ask for any");
+            return Err(Error::setting("classes", message));
+        }
+        let texts = class_embeddings(self.detector.backbone(), &names, self.detector.threads())?;
+        self.detector = self.detector.with_texts(texts);
+        self.meta.classes = names;
+        Ok(self)
+    }
+
+    /// What the task file says; the classes are those asked for last.
+    pub fn meta(&self) -> &TaskMeta {
+        &self.meta
+    }
+
+    /// What is found in each of `images`, best first.
+    ///
+    /// # Errors
+    /// An image cannot be read; the error names it.
+    pub fn detect(&self, images: Vec<BoxImage>, progress: Progress) -> Result<Vec<Vec<Found>>> {
+        let head = self.detector.bind(&self.params)?;
+        let total = images.len();
+        let options =
+            BoxLoaderOptions { batch: BATCH, ..BoxLoaderOptions::plain(self.input.clone(), self.detector.threads()) };
+        let mut all = Vec::with_capacity(total);
+        let loader = BoxLoader::new(images.into(), (0..total).collect(), options)?;
+        let go_on = &mut |done, total| {
+            progress(done, total);
+            true
+        };
+        visit_batches(loader, total, go_on, |batch| {
+            let input = DetectInput::Images(&batch.pixels);
+            let found = self.detector.detect(&head, Some(&self.params), input, batch.valid.as_deref())?;
+            all.extend(batch.views.iter().zip(found).map(|(view, found)| {
+                let place = |found: &crate::head::detect::BoxScore| {
+                    let rect = found.in_original(view)?;
+                    Some(Found { class: found.class, score: f64::from(found.score), rect })
+                };
+                found.iter().filter_map(place).collect()
+            }));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+}

@@ -1,0 +1,36 @@
+//! The run that a task file lies in: it knows the folder of its backbone, which a task file does not.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use vpt_backbone::{Precision, registry::locate};
+use vpt_base::files::read_limited;
+
+/// The configuration in a run folder.
+pub const CONFIG: &str = "config.toml";
+/// A configuration is short, but for lists of templates and class names.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Backbone of a run, from its configuration.
+#[derive(Debug, Deserialize)]
+pub(super) struct RunOrigin {
+    /// A known backbone's name or a folder.
+    pub(super) backbone: String,
+    /// Where known backbones are looked for first.
+    pub(super) weights_dir: Option<PathBuf>,
+    /// Number format of frozen weights.
+    #[serde(default)]
+    pub(super) precision: Precision,
+}
+
+impl RunOrigin {
+    /// Of the run that the task file, or run folder, `path` is from, where it lies in its run folder and its backbone is found.
+    /// Whether the weights are still the same is checked by their hash.
+    pub(super) fn beside(path: &Path) -> Option<Self> {
+        let folder = if path.is_dir() { path } else { path.parent()? };
+        let text = String::from_utf8(read_limited(&folder.join(CONFIG), MAX_BYTES).ok()?).ok()?;
+        let run: Self = toml::from_str(&text).ok()?;
+        locate(&run.backbone, run.weights_dir.as_deref()).is_ok().then_some(run)
+    }
+}

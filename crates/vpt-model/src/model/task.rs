@@ -1,0 +1,228 @@
+//! A learned task on its backbone, ready to classify.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{ClassifierSpec, DetectTask, Model, run_origin::RunOrigin};
+use crate::{
+    head::cache::KEYS,
+    model::task_file::{BackboneId, TaskFile, TaskMeta, TaskMetrics},
+};
+use vpt_backbone::{Backbone, OpenOptions, Precision};
+use vpt_base::{Error, Result, params::Param};
+use vpt_image::Preprocess;
+
+/// How to open a task.
+#[derive(Debug, Clone, Default)]
+pub struct TaskOptions {
+    /// Name or folder of the backbone, when it is neither under the name in the task file nor where the configuration in
+    /// the run folder says.
+    pub backbone: Option<String>,
+    /// Where to look for known backbones first.
+    pub weights_dir: Option<PathBuf>,
+    /// Number format to compute in: that of the run the task is from, if it lies in its folder, or f32 if `None`.
+    pub precision: Option<Precision>,
+    /// Bytes that the process should take at most.
+    pub max_memory: Option<u64>,
+    /// Threads; 1 if 0.
+    pub threads: usize,
+}
+
+/// A task file, from a file or a run folder, and the backbone that it says.
+pub(super) fn open_parts(path: &Path, options: &TaskOptions) -> Result<(TaskFile, Arc<Backbone>)> {
+    let file = TaskFile::open(path)?;
+    let run = RunOrigin::beside(path);
+    let (name, weights_dir) = match (&options.backbone, &run) {
+        (Some(name), _) => (name, None),
+        (None, Some(run)) => (&run.backbone, run.weights_dir.clone()),
+        (None, None) => (&file.meta.backbone.name, None),
+    };
+    let weights_dir = options.weights_dir.clone().or(weights_dir);
+    let precision = options.precision.or(run.as_ref().map(|run| run.precision)).unwrap_or_default();
+    let open =
+        OpenOptions { weights_dir, image_size: Some(file.meta.image_size), precision, max_memory: options.max_memory };
+    let backbone = Backbone::open(name, &open);
+    let backbone = backbone.map_err(|error| match &error {
+        // Nobody typed it.
+        Error::Setting { field, .. } if field == "image_size" => error.in_file(path),
+        _ => error,
+    })?;
+    Ok((file, Arc::new(backbone)))
+}
+
+/// A learned task of any kind.
+#[derive(Debug)]
+pub enum AnyTask {
+    /// One class an image.
+    Classify(TaskModel),
+    /// Any number of classes an image.
+    Multilabel(TaskModel),
+    /// Boxes.
+    Detect(DetectTask),
+}
+
+impl AnyTask {
+    /// Opens the task file, or run folder, `path` together with its backbone.
+    ///
+    /// # Errors
+    /// As [`TaskModel::open`], whatever the task is.
+    pub fn open(path: &Path, options: &TaskOptions) -> Result<Self> {
+        let (file, backbone) = open_parts(path, options)?;
+        let threads = options.threads.max(1);
+        let opened = if file.meta.detect.is_some() {
+            DetectTask::with_backbone(file, backbone, threads).map(Self::Detect)
+        } else {
+            let kind = if file.meta.multilabel { Self::Multilabel } else { Self::Classify };
+            TaskModel::with_backbone(file, backbone, threads).map(kind)
+        };
+        opened.map_err(|error| Error::task_file(path, error))
+    }
+}
+
+/// A learned task on its backbone.
+#[derive(Debug, Clone)]
+pub struct TaskModel {
+    model: Model,
+    params: Vec<Param>,
+    meta: TaskMeta,
+}
+
+impl TaskModel {
+    /// Opens the task file, or run folder, `path` together with its backbone.
+    ///
+    /// # Errors
+    /// As [`TaskFile::open`] and [`Backbone::open`], and when the backbone's weights are not the ones the task was learned
+    /// on, or the task is a detector.
+    pub fn open(path: &Path, options: &TaskOptions) -> Result<Self> {
+        let (file, backbone) = open_parts(path, options)?;
+        Self::with_backbone(file, backbone, options.threads.max(1)).map_err(|error| Error::task_file(path, error))
+    }
+
+    /// A task on a backbone that is open already, at the task's image size: many tasks can share one.
+    pub fn with_backbone(file: TaskFile, backbone: Arc<Backbone>, threads: usize) -> Result<Self> {
+        file.check_backbone(&BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() })?;
+        let TaskFile { meta, params } = file;
+        if meta.detect.is_some() {
+            return Err(Error::invalid("task", "learned to detect, not to classify"));
+        }
+        let side = backbone.vit.image_size();
+        if side != meta.image_size {
+            let message =
+                format!("the task was learned on images of {} pixels, the backbone is open at {side}", meta.image_size);
+            return Err(Error::setting("image_size", message));
+        }
+        let names = meta.names_in_texts();
+        let classifier = match &meta.label_map {
+            Some(map) => ClassifierSpec::LabelMap(map.kind),
+            None if meta.parts.text().is_some() => ClassifierSpec::Texts { names: &names, words: None },
+            None if meta.parts.told_by_texts() => ClassifierSpec::Templates(None),
+            None if meta.method.on_embeddings() => {
+                let keys = params.iter().find(|param| param.name == KEYS).map_or(0, |param| param.shape[0]);
+                ClassifierSpec::OnEmbeddings { kind: meta.head, keys }
+            }
+            None => ClassifierSpec::Head(meta.head),
+        };
+        let model = Model::new(backbone, &meta.parts, classifier, meta.classes.len(), threads)?;
+        let params = model.adopt(params)?;
+        let input = model.preprocess()?.output_size();
+        if meta.preprocess.output_size() != input {
+            let message = format!("makes images of {:?}, not {input:?}", meta.preprocess.output_size());
+            return Err(Error::invalid("preprocessing", message));
+        }
+        Ok(Self { model, params, meta })
+    }
+
+    /// What the task file says.
+    pub fn meta(&self) -> &TaskMeta {
+        &self.meta
+    }
+
+    /// Backbone, prompt and head.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The learned values.
+    pub fn params(&self) -> &[Param] {
+        &self.params
+    }
+
+    /// How images are made ready for [`Self::logits`] and [`Self::predict`].
+    pub fn preprocess(&self) -> &Preprocess {
+        &self.meta.preprocess
+    }
+
+    /// Whether classes are told by texts with their names in them, so that others can be asked for.
+    pub fn is_open_vocabulary(&self) -> bool {
+        self.meta.parts.text().is_some()
+    }
+
+    /// The same learned texts with other names in them: a classifier for classes that nothing was learned of, as in the
+    /// field's base-to-new and cross-data-set protocols. It says nothing of how well it does.
+    ///
+    /// # Errors
+    /// The task's classes are not told by texts, or the tokenizer fails on a name.
+    pub fn with_classes(&self, classes: Vec<String>) -> Result<Self> {
+        self.with_named_classes(classes, None)
+    }
+
+    /// As [`Self::with_classes`] for classes that texts call by other names, one each.
+    ///
+    /// # Errors
+    /// As [`Self::with_classes`], or the names are too many or too few.
+    pub fn with_named_classes(&self, classes: Vec<String>, classnames: Option<Vec<String>>) -> Result<Self> {
+        if !self.is_open_vocabulary() {
+            let message = format!("{} learned its classes one by one, so no others can be asked for", self.meta.method);
+            return Err(Error::invalid("task", message));
+        }
+        if classes.is_empty() {
+            return Err(Error::invalid("classes", "there are none"));
+        }
+        let Self { model, params, meta } = self;
+        let mut meta = meta.clone();
+        meta.metrics = TaskMetrics { epoch: meta.metrics.epoch, ..TaskMetrics::default() };
+        (meta.classes, meta.classnames) = (classes, classnames);
+        let backbone = model.backbone().clone();
+        let (names, threads) = (meta.names_in_texts(), model.threads());
+        let classifier = ClassifierSpec::Texts { names: &names, words: None };
+        let model = Model::new(backbone, &meta.parts, classifier, meta.classes.len(), threads)?;
+        let params = model.task_params(params.get(..model.part_tensors()).unwrap_or_default())?;
+        Ok(Self { model, params, meta })
+    }
+
+    /// Logits `[B, C]` of images `[B, 3, s, s]` as [`Self::preprocess`] makes them.
+    pub fn logits(&self, images: &[f32]) -> Result<Vec<f32>> {
+        self.model.logits(&self.params, images)
+    }
+
+    /// Probabilities `[B, C]` of the classes: the softmax of [`Self::logits`] at the task's temperature, or the logistic function of each where an
+    /// image has any number of classes.
+    pub fn predict(&self, images: &[f32]) -> Result<Vec<f32>> {
+        let mut logits = self.logits(images)?;
+        if self.meta.multilabel {
+            for v in &mut logits {
+                *v = sigmoid(*v);
+            }
+            return Ok(logits);
+        }
+        let temperature = self.meta.temperature() as f32;
+        for row in logits.chunks_exact_mut(self.meta.classes.len()) {
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            for v in row.iter_mut() {
+                *v = ((*v - max) / temperature).exp();
+            }
+            let sum: f32 = row.iter().sum();
+            for v in row {
+                *v /= sum;
+            }
+        }
+        Ok(logits)
+    }
+}
+
+/// The probability that a logit stands for where each class stands for itself.
+pub fn sigmoid(logit: f32) -> f32 {
+    1. / (1. + (-logit).exp())
+}

@@ -1,0 +1,377 @@
+//! What a run is, as the user says it ([`RunConfig`]) and as the program needs it ([`Plan`]).
+//!
+//! A [`RunConfig`] leaves open whatever the user did not say. [`RunConfig::resolve`] is the one place where defaults that
+//! depend on method, backbone and data are filled in and where values are checked against them. The filled-in form is what
+//! a run folder's `config.toml` keeps, so a run can be repeated even when defaults change.
+//!
+//! Each setting is declared once: here, or with its method. Its documentation is its help, where other settings are named in
+//! backticks.
+
+mod choices;
+mod detection;
+mod file;
+mod plan;
+mod rate;
+mod texts;
+mod validate;
+
+use std::path::PathBuf;
+
+pub use self::choices::Select;
+pub use self::plan::{DetectPlan, Plan};
+pub use self::rate::LearningRate;
+use vpt_backbone::{Precision, class_texts::Prompts};
+use vpt_base::{Message, Result};
+use vpt_data::{AugmentPolicy, boxes::Fit};
+pub use vpt_model::methods::{Method, MethodOptions, RunContext, Solver, Task};
+use vpt_model::{
+    head::{HeadKind, LabelMap},
+    loss::class_weights::ClassWeights,
+    methods::{
+        help,
+        settings::{self, DefaultText, Settings, settings},
+    },
+    optim::OptimizerKind,
+};
+
+/// Tasks with classes of whole images.
+const CLASSIFIERS: &[Task] = &[Task::Classify, Task::Multilabel];
+/// The task with one class an image.
+const ONE_CLASS: &[Task] = &[Task::Classify];
+/// The task with boxes.
+const DETECTION: &[Task] = &[Task::Detect];
+/// Threads of the largest machines, and more; the command line takes no more either.
+const MAX_THREADS: usize = 1024;
+
+settings! {
+    /// What a run is. `None` means: the default for the method, the backbone and the data (see [`RunConfig::resolve`]).
+    ///
+    /// The field names are those of `config.toml`; flags have `-` for `_`.
+    pub struct RunConfig {
+        ModelAndData {
+            /// Known backbone or folder in the Hugging Face layout; see `vpt backbones list`
+            backbone: String = "clip-nano".to_owned() => { value: "NAME|DIR", default: DefaultText::Words("clip-nano"), }
+            /// Folder to look for known backbones in, before the local Hugging Face cache
+            weights_dir: Option<PathBuf> => { value: "DIR", }
+            /// Image folder, CSV/TSV file, folder of IDX files or of lists of path and label, boxes (COCO, YOLO, Pascal VOC), or
+            /// `shapes`
+            data: String = "shapes".to_owned() => { value: "PATH|shapes", default: DefaultText::Words("shapes"), }
+            /// What to learn from the data
+            ///
+            /// auto: detect from data with boxes (COCO, YOLO, Pascal VOC), else classify. multilabel: which classes occur in an image,
+            /// any number of them, from data with boxes.
+            task: Task => { value: "TASK", }
+        }
+        Method {
+            /// What to learn beside the head; prompt tokens, prompt pixels and tuned weights also at once: vpt-deep,lora
+            ///
+            /// Of methods that learn at once, each keeps its own learning rate, weight decay and dropout, unless `lr` or
+            /// `weight_decay` sets them for all; batch size, epochs, warm-up and optimiser are those of the first in this list, and
+            /// there is a head.
+            method: Method => { value: "METHOD", default: DefaultText::Made(|| Method::default().to_string()), }
+            /// The head on the class token: a linear layer, cosine similarity to a learned vector per class, or the same beginning
+            /// as CLIP's zero-shot classifier, from the class names
+            head: Option<HeadKind> => { value: "HEAD", default: DefaultText::Made(help::head), }
+            /// Tell classes by the classifier that the backbone was published with, in the place of a head, on a ViT, DeiT or DINOv2 for
+            /// image classification
+            ///
+            /// rlm: each class gets one of the classifier's at random. flm: the one that its images are most often taken for, counted
+            /// once without a prompt. ilm: the same, counted anew in every epoch; with vp-frame this is ILM-VP. blm: all of them,
+            /// weighted by how likely the class is where they are predicted, counted in every epoch; blm+: the same by the
+            /// probabilities of the three likeliest.
+            label_map: Option<LabelMap> => {
+                value: "MAP",
+                tasks: ONE_CLASS,
+                lacking: "prompt pixels in front of the backbone's own classifier: it learns a head; take vp-pad, vp-patch, vp-full or vp-frame",
+            }
+            /// Texts with {} or {c} for the class name, one a line or a JSON list (`head` text, zero-shot, zs-lp, clap, tip-adapter, lora;
+            /// promptsrc stays close to them)
+            templates: Option<Vec<String>> => {
+                value: "FILE",
+                default: DefaultText::Words("\"a photo of a {}.\"; promptsrc nine of the kind"),
+                read: Some(|path| Prompts::read_templates(path.as_ref())),
+            }
+            /// A name for each class in class order, one a line or a JSON list, for those texts and for texts that are learned
+            classnames: Option<Vec<String>> => {
+                value: "FILE",
+                default: DefaultText::Words("the data's, with spaces for _"),
+                read: Some(|path| Prompts::read_names(path.as_ref())),
+            }
+        }
+        .. {
+            /// What only some methods have.
+            options: MethodOptions,
+        }
+        ModelAndData {
+            /// Train on this many images a class, drawn by the seed; validate on at most 4 a class
+            shots: Option<usize> => {
+                value: "K", default: DefaultText::Words("all"), tasks: ONE_CLASS, check: settings::at_least_one,
+            }
+            /// Train and validate on the images that this file names, as `few_shot.json` of another run or a file in the draws/ of
+            /// `vpt bench few-shot`; of classes that it does not name nothing is used, in test neither
+            draw: Option<PathBuf> => { value: "FILE", tasks: ONE_CLASS, }
+        }
+        Global {
+            /// Seed of everything drawn at random: initial prompts, shuffling, augmentation, splits, few-shot draws
+            seed: u64 = 1 => { value: "N", check: toml_integer, }
+        }
+        ModelAndData {
+            /// Seed of the parts of data that lacks some, so that runs of other seeds share one test set
+            split_seed: Option<u64> => { value: "N", default: DefaultText::Words("`seed`"), check: toml_integer, }
+        }
+        Training {
+            /// Passes over the training images
+            epochs: Option<usize> => {
+                value: "N", default: DefaultText::Made(help::epochs), steps: true, check: settings::at_least_one,
+            }
+            /// Images a step
+            batch_size: Option<usize> => {
+                value: "N", default: DefaultText::Made(help::batch_size), steps: true, check: settings::at_least_one,
+            }
+            /// Images whose activations are in memory at once: less memory, the same result
+            micro_batch: Option<usize> => {
+                value: "N", default: DefaultText::Words("chosen for speed"), steps: true, check: settings::at_least_one,
+            }
+            /// Peak learning rate of the prompts or the tuned weights (of the head for linear), or `auto` to try a few on validation
+            lr: Option<LearningRate> => {
+                value: "RATE|auto",
+                default: DefaultText::Made(help::lr),
+                steps: true,
+                check: |lr| match lr {
+                    LearningRate::Auto => Ok(()),
+                    LearningRate::Value(lr) => settings::positive(lr),
+                },
+            }
+            /// Peak learning rate of the head beside prompts or tuned weights; in detection also while it learns alone
+            head_lr: Option<f64> => {
+                value: "RATE",
+                default: DefaultText::Made(help::head_lr),
+                lacking: "prompt beside its head: use {lr}",
+                check: settings::positive,
+            }
+            /// The optimiser
+            optimizer: Option<OptimizerKind> => {
+                value: "NAME", default: DefaultText::Made(help::optimizer), steps: true,
+            }
+            /// Weight decay of prompts and head weights
+            weight_decay: Option<f64> => {
+                value: "X",
+                default: DefaultText::Made(help::weight_decay),
+                steps: true,
+                check: |&decay| {
+                    let fits = decay.is_finite() && decay >= 0.;
+                    if fits { Ok(()) } else { Err(format!("{decay} is not a number of 0 or more").into()) }
+                },
+            }
+            /// Share of all steps in which the learning rate rises, before it falls along a cosine
+            warmup: Option<f64> => {
+                value: "SHARE",
+                default: DefaultText::Made(help::warmup),
+                steps: true,
+                check: |warmup| {
+                    let fits = (0. ..=1.).contains(warmup);
+                    if fits { Ok(()) } else { Err(format!("{warmup} is not a share between 0 and 1").into()) }
+                },
+            }
+            /// Scale gradients down to at most this length
+            clip_norm: Option<f64> => {
+                value: "X",
+                default: DefaultText::Made(detection::clip_norm_text),
+                steps: true,
+                check: settings::positive,
+            }
+            /// Share of the target spread over all classes, 0 to below 1
+            label_smoothing: f32 = 0. => {
+                value: "SHARE", default: DefaultText::Words("0"), tasks: ONE_CLASS, steps: true, check: settings::share,
+            }
+            /// How much an image counts in the loss, by its class, where classes have unequal numbers of images
+            ///
+            /// none: every image the same. balanced: every class the same, n / (k `n_c`) for n images of k classes, `n_c` of this one.
+            /// inverse-sqrt: half way, by 1 / sqrt(`n_c`). With `task` multilabel what having a class weighs beside not having it:
+            /// (n - `n_c`) / `n_c`, or its square root. Losses and accuracies of val and test are not weighted.
+            class_weights: ClassWeights => {
+                value: "WEIGHTS",
+                default: DefaultText::Made(|| ClassWeights::default().to_string()),
+                tasks: CLASSIFIERS,
+                steps: true,
+            }
+            /// Stop after this many epochs without a better validation result
+            ///
+            /// In detection it ends the stage that is running: from the head alone the run goes over to prompts and head.
+            patience: Option<usize> => {
+                value: "EPOCHS",
+                default: DefaultText::Words("never"),
+                steps: true,
+                check: settings::at_least_one,
+            }
+            /// Which epoch counts: the best on validation, or the last
+            select: Option<Select> => {
+                value: "EPOCH", default: DefaultText::Words("best; last with `shots` or `draw`"), steps: true,
+            }
+        }
+        ModelAndData {
+            /// Side of the images the backbone sees, in pixels; a multiple of its patch size
+            ///
+            /// Position embeddings are interpolated as the backbone's family does.
+            image_size: Option<usize> => {
+                value: "PIXELS",
+                default: DefaultText::Words("the backbone's; in detection 16 patches, 12 of 32 pixels"),
+                check: settings::at_least_one,
+            }
+        }
+        Training {
+            /// Mirror half of the training images, drawn anew each epoch
+            flip: Option<bool> => { default: DefaultText::Words("in detection"), }
+            /// Cut a random part out of each training image, of at least and at most this share of its area: 0.5 1
+            random_resized_crop: Option<[f32; 2]> => {
+                value: "LEAST MOST",
+                tasks: CLASSIFIERS,
+                check: |&[low, high]| {
+                    let fits = 0. < low && low <= high && high <= 1.;
+                    let message = || format!("{low} to {high} are not shares of the area with 0 < least <= most <= 1");
+                    if fits { Ok(()) } else { Err(message().into()) }
+                },
+            }
+            /// What else to do to training images: `trivial` is TrivialAugment, one of fourteen operations for each, drawn anew
+            /// each epoch
+            ///
+            /// After crop and flip: shear, shift, turn, brightness, colour, contrast, sharpness, posterize, solarize, autocontrast,
+            /// equalize or nothing, at one of 31 strengths, as in torchvision. Not with linear, which computes the
+            /// features of an image once.
+            augment: AugmentPolicy => {
+                value: "POLICY",
+                default: DefaultText::Made(|| AugmentPolicy::default().to_string()),
+                tasks: CLASSIFIERS,
+            }
+        }
+        Detection {
+            /// Epochs, of all, in which the head learns alone, on features computed once
+            head_epochs: Option<usize> => { value: "N", default: DefaultText::Words("half"), tasks: DETECTION, }
+            /// Decay of the moving average of the learned values, which is what is kept, 0 to below 1
+            ema: Option<f64> => {
+                value: "X", default: DefaultText::Made(|| detection::EMA.to_string()), tasks: DETECTION,
+            }
+            /// How images become square: `stretch` both sides, or `letterbox` with padding
+            fit: Option<Fit> => {
+                value: "FIT", default: DefaultText::Made(|| Fit::default().to_string()), tasks: DETECTION,
+            }
+            /// Zoom training images by a random factor, at least and at most; 1 1 is none
+            ///
+            /// This, `box_crop` and `mosaic` make every step run the whole backbone; without them what comes before the first
+            /// prompt is computed once, or with linear all. A head that prompts will follow learns without them.
+            scale_jitter: Option<[f32; 2]> => {
+                value: "LEAST MOST", default: DefaultText::Made(detection::scale_jitter_text), tasks: DETECTION,
+            }
+            /// Cut half of the training images at random around their boxes; see `scale_jitter`
+            box_crop: bool => { tasks: DETECTION, }
+            /// Share of training inputs put together of four images, 0 to 1; see `scale_jitter`
+            mosaic: Option<f32> => { value: "SHARE", default: DefaultText::Words("0"), tasks: DETECTION, }
+            /// Tell classes by the text embeddings of their names, so that predictions can ask for others (CLIP)
+            open_vocabulary: bool => { tasks: DETECTION, }
+        }
+        ModelAndData {
+            /// Leave unreadable images out, and say how many, instead of stopping
+            skip_bad_images: bool => {}
+        }
+        Global {
+            /// Number format of the frozen weights and of what is multiplied with them
+            precision: Precision => { value: "FORMAT", }
+            /// Bytes that the process should take at most: images are taken fewer at a time, and blocks run again, to keep to it
+            max_memory: Option<u64> => { value: "SIZE", }
+        }
+        Output {
+            /// Folder that keeps features of frozen backbones for other runs; see `vpt cache`
+            cache_dir: Option<PathBuf> => {
+                value: "DIR", default: DefaultText::Words("`VPT_CACHE`, else vpt in the system's folder for caches"),
+            }
+        }
+        Global {
+            /// Threads; as many as the machine has if `None`
+            threads: Option<usize> => {
+                value: "N",
+                check: |threads| {
+                    settings::at_least_one(threads)?;
+                    if *threads > MAX_THREADS { Err(format!("more than {MAX_THREADS}").into()) } else { Ok(()) }
+                },
+            }
+        }
+        Output {
+            /// The run folder; new or empty
+            out: Option<PathBuf> => {
+                value: "DIR",
+                default: DefaultText::Words("runs/TASK/DATA-METHOD-N, a fresh number each time"),
+            }
+        }
+    }
+}
+
+settings::choices!(Select);
+
+/// TOML has no larger integers, and a run that cannot be saved cannot be repeated.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as every check")]
+fn toml_integer(seed: &u64) -> Result<(), Message> {
+    if i64::try_from(*seed).is_ok() { Ok(()) } else { Err(format!("{seed} is larger than {}", i64::MAX).into()) }
+}
+
+impl RunConfig {
+    /// The same run with another method: what was said for the old one (prompt, learning rates, epochs) is left open again.
+    #[must_use]
+    pub fn with_method(self, method: Method) -> Self {
+        if method == self.method {
+            return self;
+        }
+        Self {
+            method,
+            options: MethodOptions::default(),
+            head: None,
+            label_map: None,
+            epochs: None,
+            batch_size: None,
+            lr: None,
+            head_lr: None,
+            optimizer: None,
+            weight_decay: None,
+            warmup: None,
+            ..self
+        }
+    }
+
+    /// The same run with other options of methods.
+    #[must_use]
+    pub fn with_options(mut self, change: impl FnOnce(&mut MethodOptions)) -> Self {
+        change(&mut self.options);
+        self
+    }
+
+    /// The head that the run has.
+    fn head_kind(&self) -> HeadKind {
+        self.head.or(self.method.own_head()).unwrap_or_default()
+    }
+
+    /// Whether the texts that name the classes have a part in the head.
+    pub fn reads_texts(&self) -> bool {
+        self.method.reads_texts() || self.head == Some(HeadKind::Text)
+    }
+
+    /// Seed of the parts that the data lacks.
+    pub fn seed_of_parts(&self) -> u64 {
+        self.split_seed.unwrap_or(self.seed)
+    }
+
+    /// Whether there is nothing to be learned in steps.
+    pub fn is_solved(&self) -> bool {
+        self.method.is_solved(&self.options)
+    }
+
+    /// The same without what says how to take steps, for one that takes none.
+    #[must_use]
+    pub fn without_steps(mut self) -> Self {
+        for setting in Self::all().iter().filter(|setting| setting.steps) {
+            self.clear(setting.name);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! `config.toml`: a run's settings as one flat table, in the order in which they are declared.
+//!
+//! Fingerprints in checkpoints are of these bytes: a setting that is declared elsewhere, or renamed, keeps old runs from being
+//! resumed.
+
+use std::{collections::BTreeSet, fmt, path::Path};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, DeserializeSeed, MapAccess, Visitor},
+    ser::SerializeStruct,
+};
+
+use super::RunConfig;
+use vpt_base::{Error, Message, Result, files, suggest};
+use vpt_model::methods::settings::Settings;
+
+impl RunConfig {
+    /// Reads a `config.toml`.
+    ///
+    /// # Errors
+    /// It cannot be read or is none, or a value in it makes no sense.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bytes = files::read_limited(path, 1 << 20)?;
+        let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "not UTF-8 text"))?;
+        let config: Self = toml::from_str(&text).map_err(|error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+            Error::file(path, Message::from(format!("line {line}: ")).text(Message::of_reader(&with_hint(message))))
+        })?;
+        config.validate().map_err(|error| error.in_file(path))?;
+        Ok(config)
+    }
+
+    /// The content of a `config.toml`.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| Error::invalid("config", error.to_string()))
+    }
+}
+
+/// The parser's `message`; of a misspelt field not the list of all fields, if one of them may have been meant.
+fn with_hint(message: String) -> String {
+    let Some((given, known)) = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) else {
+        return message;
+    };
+    match suggest::nearest(given, known.split('`').skip(1).step_by(2)) {
+        Some(meant) => format!("unknown field `{given}`; did you mean {meant}?"),
+        None => message,
+    }
+}
+
+impl Serialize for RunConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("RunConfig", Self::all().len())?;
+        self.write(&mut fields)?;
+        fields.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for RunConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Table)
+    }
+}
+
+struct Table;
+
+impl<'de> Visitor<'de> for Table {
+    type Value = RunConfig;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("struct RunConfig")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RunConfig, A::Error> {
+        let names: Vec<&str> = RunConfig::all().iter().map(|setting| setting.name).collect();
+        let mut config = RunConfig::default();
+        let mut seen = BTreeSet::new();
+        while let Some(name) = map.next_key_seed(Name(&names))? {
+            if !seen.insert(name) {
+                return Err(de::Error::custom(format_args!("duplicate field `{name}`")));
+            }
+            map.next_value_seed(Value { config: &mut config, name })?;
+        }
+        Ok(config)
+    }
+}
+
+/// One of these names.
+struct Name<'a>(&'a [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = &'static str;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<&'static str, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = &'static str;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("field identifier")
+    }
+
+    fn visit_str<E: de::Error>(self, given: &str) -> Result<&'static str, E> {
+        self.0.iter().copied().find(|name| *name == given).ok_or_else(|| {
+            E::custom(format_args!("unknown field `{given}`, expected one of `{}`", self.0.join("`, `")))
+        })
+    }
+}
+
+/// The value of `name`, which goes into `config`.
+struct Value<'a> {
+    config: &'a mut RunConfig,
+    name: &'static str,
+}
+
+impl<'de> DeserializeSeed<'de> for Value<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        self.config.read(self.name, deserializer).map(drop)
+    }
+}

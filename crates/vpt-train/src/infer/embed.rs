@@ -1,0 +1,145 @@
+//! Embeddings of images and texts as a safetensors file, for retrieval, clustering or a head of one's own.
+//!
+//! Image embeddings are what the field calls so: of CLIP the projected class token, of other families the class token
+//! after the last norm. Neither is normalised unless asked for.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::{each_batch, samples};
+use vpt_backbone::Backbone;
+use vpt_base::Progress;
+use vpt_base::files::write_atomic;
+use vpt_base::linear_algebra::normalize_l2;
+use vpt_base::{Error, Result};
+use vpt_model::model::TaskModel;
+
+/// What makes the embeddings.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// A frozen backbone as it is.
+    Backbone(&'a Backbone),
+    /// A backbone with the prompts of a task.
+    Task(&'a TaskModel),
+}
+
+/// Embeddings, row by row in the order that was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embeddings {
+    /// Of the images, `[images, width]`.
+    pub images: Vec<f32>,
+    /// Of the texts, `[texts, text_width]`; empty without texts.
+    pub texts: Vec<f32>,
+    /// Values of an image embedding.
+    pub width: usize,
+    /// Values of a text embedding.
+    pub text_width: usize,
+}
+
+impl Source<'_> {
+    fn backbone(&self) -> &Backbone {
+        match self {
+            Self::Backbone(backbone) => backbone,
+            Self::Task(task) => task.model().backbone(),
+        }
+    }
+
+    /// Embeds `images` and `texts`, each in its order, with `threads` threads.
+    ///
+    /// # Errors
+    /// An image cannot be read, or there are texts and the backbone has no text tower.
+    pub fn embed(
+        &self,
+        images: &[PathBuf],
+        texts: &[String],
+        threads: usize,
+        progress: Progress,
+    ) -> Result<Embeddings> {
+        let backbone = self.backbone();
+        // First: a missing text tower should be told before a thousand images are read.
+        let text_embeds = match self {
+            _ if texts.is_empty() => Vec::new(),
+            Self::Backbone(backbone) => backbone.embed_texts(texts, threads)?,
+            Self::Task(task) => task.model().embed_texts(task.params(), texts)?,
+        };
+        let preprocess = match self {
+            Self::Backbone(backbone) => &backbone.preprocess,
+            Self::Task(task) => task.preprocess(),
+        };
+        let mut image_embeds = Vec::with_capacity(images.len() * backbone.embedding_width());
+        each_batch(samples(images), preprocess, threads, progress, |batch| {
+            image_embeds.extend(match self {
+                Self::Backbone(backbone) => backbone.embed(&batch.pixels, None, threads)?,
+                Self::Task(task) => task.model().embed(task.params(), &batch.pixels)?,
+            });
+            Ok(())
+        })?;
+        Ok(Embeddings {
+            images: image_embeds,
+            width: backbone.embedding_width(),
+            text_width: text_embeds.len() / texts.len().max(1),
+            texts: text_embeds,
+        })
+    }
+}
+
+impl Embeddings {
+    /// Scales every embedding to length 1; one of length 0 stays.
+    pub fn normalise(&mut self) {
+        normalize_l2(&mut self.images, self.width);
+        normalize_l2(&mut self.texts, self.text_width);
+    }
+
+    /// Writes `image_embeds` and, if there are texts, `text_embeds`, as f32, whole or not at all.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut tensors = Vec::new();
+        let (images, texts) = (bytes(&self.images), bytes(&self.texts));
+        let bad = |error: safetensors::SafeTensorError| Error::file(path, error.to_string());
+        for (name, bytes, width) in [("image_embeds", &images, self.width), ("text_embeds", &texts, self.text_width)] {
+            if let Some(rows) = (bytes.len() / 4).checked_div(width) {
+                tensors.push((name, TensorView::new(Dtype::F32, vec![rows, width], bytes).map_err(bad)?));
+            }
+        }
+        write_atomic(path, &safetensors::serialize(tensors, None).map_err(bad)?)
+    }
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp)] // these values are exact
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_get_length_one_and_zero_stays() {
+        let mut values = [3., 4., 0., 0., -2., 0.];
+        normalize_l2(&mut values, 2);
+        assert_eq!(values, [0.6, 0.8, 0., 0., -1., 0.]);
+    }
+
+    #[test]
+    fn files_hold_what_was_embedded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("e.safetensors");
+        let mut embeddings = Embeddings { images: vec![1., 2., 3., 4.], texts: Vec::new(), width: 2, text_width: 0 };
+        embeddings.save(&path).unwrap();
+        let read = std::fs::read(&path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&read).unwrap();
+        assert_eq!(file.names(), ["image_embeds"]);
+        embeddings.texts = vec![5., 6., 7.];
+        embeddings.text_width = 3;
+        embeddings.save(&path).unwrap();
+        let read = std::fs::read(&path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&read).unwrap();
+        assert_eq!(file.tensor("image_embeds").unwrap().shape(), [2, 2]);
+        let texts = file.tensor("text_embeds").unwrap();
+        assert_eq!((texts.shape(), texts.data()), (&[1, 3][..], &bytes(&[5., 6., 7.])[..]));
+    }
+}

@@ -1,0 +1,107 @@
+//! A run's configuration field by field, and which of its fields were set by the user.
+//!
+//! `config.toml` keeps every default filled in, so whether a field was set shows only by leaving it open: if the others fill
+//! in the same value, it is the default.
+
+use super::Run;
+use crate::{
+    config::{RunConfig, RunContext, Task},
+    train::{run_folder, working_size},
+};
+use vpt_backbone::registry::locate;
+use vpt_base::{Result, files::read_limited};
+use vpt_data::{FewShot, SplitFile};
+
+/// Fields that say where and how fast a run is computed, not what comes out.
+const PLACE: [&str; 5] = ["threads", "weights_dir", "micro_batch", "max_memory", "out"];
+/// Fields that name a run: they are told apart from the others.
+const IDENTITY: [&str; 5] = ["task", "method", "backbone", "data", "seed"];
+/// Larger than any list of images.
+const MAX_SPLIT: u64 = 256 << 20;
+/// Deeper than any backbone, for where it cannot be found: only fields that it does not have depend on it.
+const ANY_DEPTH: usize = 1 << 16;
+
+/// A field of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name.
+    pub name: String,
+    /// Its value as `config.toml` writes it.
+    pub value: String,
+}
+
+impl Setting {
+    /// Whether it says what is learned, on what, from what and by which seed.
+    pub fn is_identity(&self) -> bool {
+        IDENTITY.contains(&self.name.as_str())
+    }
+
+    /// Whether what comes out cannot depend on it, but for the last digits.
+    pub fn is_place(&self) -> bool {
+        PLACE.contains(&self.name.as_str())
+    }
+}
+
+impl RunConfig {
+    /// Its fields in the order of `config.toml`.
+    pub fn settings(&self) -> Result<Vec<Setting>> {
+        Ok(split(&self.to_toml()?))
+    }
+}
+
+impl Run {
+    /// The fields of its configuration that were set, and are not what the defaults would make of the others. Where that
+    /// cannot be told, a field is listed.
+    pub fn changed_settings(&self) -> Result<Vec<Setting>> {
+        let Some(config) = &self.config else { return Ok(Vec::new()) };
+        let text = config.to_toml()?;
+        let facts = self.facts();
+        let is_default = |setting: &Setting| -> bool {
+            let Some(facts) = &facts else { return false };
+            if setting.name == "image_size" {
+                return default_image_size(config) == config.image_size;
+            }
+            let start = format!("{} = ", setting.name);
+            let open: String = text.split_inclusive('\n').filter(|line| !line.starts_with(&start)).collect();
+            let filled = toml::from_str::<RunConfig>(&open).ok().and_then(|open| open.resolve(facts).ok());
+            filled.and_then(|plan| plan.config.settings().ok()).is_some_and(|all| all.contains(setting))
+        };
+        let changed = split(&text)
+            .into_iter()
+            .filter(|s| !s.is_identity() && !["threads", "cache_dir"].contains(&s.name.as_str()) && !is_default(s));
+        Ok(changed.collect())
+    }
+
+    /// What its defaults depended on.
+    fn facts(&self) -> Option<RunContext> {
+        let config = self.config.as_ref().filter(|config| config.task != Task::Auto)?;
+        let drawn = || {
+            let bytes = read_limited(&self.path.join(run_folder::SPLIT), MAX_SPLIT).ok()?;
+            Some(serde_json::from_slice::<SplitFile>(&bytes).ok()?.train.len())
+        };
+        let train_images = self.results.as_ref().map(|results| results.train_images).or_else(drawn)?;
+        let spec = locate(&config.backbone, config.weights_dir.as_deref()).and_then(|found| found.spec());
+        let text_depth = spec.as_ref().map_or(Some(ANY_DEPTH), |spec| spec.text.as_ref().map(|text| text.tower.depth));
+        let depth = spec.map_or(ANY_DEPTH, |spec| spec.vision.depth);
+        let shots = config.shots.or_else(|| Some(FewShot::read(&self.path.join(run_folder::FEW_SHOT)).ok()?.shots));
+        Some(RunContext { task: config.task, depth, text_depth, image_size: config.image_size?, train_images, shots })
+    }
+}
+
+/// The image size of a run that asks for none; `None` if its backbone cannot be found.
+fn default_image_size(config: &RunConfig) -> Option<usize> {
+    let weights_dir = config.weights_dir.as_deref();
+    if config.task == Task::Detect {
+        return working_size(&config.backbone, weights_dir).ok();
+    }
+    Some(locate(&config.backbone, weights_dir).ok()?.spec().ok()?.image_size)
+}
+
+/// The fields of the flat table `text`.
+fn split(text: &str) -> Vec<Setting> {
+    let field = |line: &str| {
+        let (name, value) = line.split_once(" = ")?;
+        Some(Setting { name: name.to_owned(), value: value.to_owned() })
+    };
+    text.lines().filter_map(field).collect()
+}

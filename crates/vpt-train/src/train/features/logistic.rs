@@ -1,0 +1,185 @@
+//! The linear probe of the CLIP paper: logistic regression to its minimum, its L2 penalty chosen by validation.
+//!
+//! Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), appendix A.3: strengths
+//! from 1e-6 to 1e6, two decades apart, then the interval around the best halved until there are eight steps a decade. A
+//! strength is one over scikit-learn's `C`: what is minimised is
+//! `sum_i cross_entropy(W f_i + b, y_i) + strength / 2 ||W||²`.
+
+use candle_core::{D, DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::lbfgs::{Stop, minimise};
+use vpt_base::candle::Fault;
+use vpt_base::{
+    Error, Result,
+    params::{Group, Param},
+};
+use vpt_model::metrics::{Metrics, Tally};
+
+/// The strengths that are tried first, the strongest first: each starts from the minimum before it.
+const STRENGTHS: [f64; 7] = [1e6, 1e4, 1e2, 1., 1e-2, 1e-4, 1e-6];
+/// How often the interval around the best is halved: two decades to an eighth of one.
+const HALVINGS: i32 = 4;
+/// When a fit is good enough: scikit-learn allows as many steps and is content with a thousand times this gradient.
+const STOP: Stop = Stop { gradient: 1e-7, steps: 1000 };
+
+/// Labelled features.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Labelled<'a> {
+    /// `[n, D]`.
+    pub(crate) features: &'a [f32],
+    /// `[n]`.
+    pub(crate) labels: &'a [u32],
+}
+
+impl Labelled<'_> {
+    /// D.
+    pub(crate) fn width(&self) -> usize {
+        self.features.len() / self.labels.len().max(1)
+    }
+}
+
+/// A strength that was tried.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Trial {
+    pub(crate) l2: f64,
+    pub(crate) val: Metrics,
+}
+
+/// A logistic regression: weights `[C, D]`, then biases `[C]`.
+#[derive(Debug, Clone)]
+pub(crate) struct Probe {
+    classes: usize,
+    values: Vec<f64>,
+}
+
+impl Probe {
+    /// The parameters of a linear head.
+    pub(crate) fn params(&self) -> Result<Vec<Param>> {
+        let (weight, bias) = self.values.split_at(self.values.len() - self.classes);
+        let f32s = |values: &[f64]| values.iter().map(|&v| v as f32).collect();
+        let width = weight.len() / self.classes;
+        Ok(vec![
+            Param::new("head.weight", &[self.classes, width], f32s(weight), Group::Head)?,
+            Param::new("head.bias", &[self.classes], f32s(bias), Group::HeadBias)?,
+        ])
+    }
+
+    fn scores(&self, data: Labelled) -> Result<Metrics, Fault> {
+        let features = matrix(data)?;
+        let logits = logits(&features, &self.values, self.classes)?.to_dtype(DType::F32)?;
+        let mut tally = Tally::new(self.classes);
+        tally.add(&logits.flatten_all()?.to_vec1()?, data.labels)?;
+        Ok(tally.metrics())
+    }
+}
+
+/// `[n, D]` in f64.
+fn matrix(data: Labelled) -> Result<Tensor, Fault> {
+    let shape = (data.labels.len(), data.width());
+    Ok(Tensor::from_slice(data.features, shape, &Device::Cpu)?.to_dtype(DType::F64)?)
+}
+
+/// `[n, C]`.
+fn logits(features: &Tensor, values: &[f64], classes: usize) -> Result<Tensor, Fault> {
+    let (weight, bias) = values.split_at(values.len() - classes);
+    let weight = Tensor::from_slice(weight, (classes, weight.len() / classes), &Device::Cpu)?;
+    let bias = Tensor::from_slice(bias, classes, &Device::Cpu)?;
+    Ok(features.matmul(&weight.t()?)?.broadcast_add(&bias)?)
+}
+
+/// What is minimised, divided by the number of images, so that a gradient means the same for any number.
+struct Objective {
+    /// `[n, D]`.
+    features: Tensor,
+    /// One-hot labels `[n, C]`.
+    truth: Tensor,
+    classes: usize,
+    images: f64,
+}
+
+impl Objective {
+    fn new(data: Labelled, classes: usize) -> Result<Self, Fault> {
+        let mut truth = vec![0.; data.labels.len() * classes];
+        for (row, &label) in truth.chunks_exact_mut(classes).zip(data.labels) {
+            let label = row.get_mut(label as usize);
+            *label.ok_or_else(|| Error::invalid("labels", format!("a class beyond the {classes}")))? = 1.;
+        }
+        let truth = Tensor::from_vec(truth, (data.labels.len(), classes), &Device::Cpu)?;
+        Ok(Self { features: matrix(data)?, truth, classes, images: data.labels.len() as f64 })
+    }
+
+    /// Value and gradient at `values` with a penalty of `strength`.
+    fn at(&self, values: &[f64], strength: f64) -> Result<(f64, Vec<f64>), Fault> {
+        let logits = logits(&self.features, values, self.classes)?;
+        let below = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
+        let powers = below.exp()?;
+        let sums = powers.sum_keepdim(D::Minus1)?;
+        let loss = (sums.log()?.sum_all()? - (&below * &self.truth)?.sum_all()?)?.to_scalar::<f64>()?;
+        let error = ((powers.broadcast_div(&sums)? - &self.truth)? / self.images)?;
+        let mut gradient: Vec<f64> = error.t()?.matmul(&self.features)?.flatten_all()?.to_vec1()?;
+        let weights = gradient.len();
+        let decay = strength / self.images;
+        gradient.iter_mut().zip(values).for_each(|(g, w)| *g += decay * w);
+        gradient.extend(error.sum(0)?.to_vec1::<f64>()?);
+        let squares: f64 = values[..weights].iter().map(|w| w * w).sum();
+        Ok((loss / self.images + 0.5 * decay * squares, gradient))
+    }
+
+    fn fit(&self, start: Vec<f64>, strength: f64, stop: Stop) -> Result<Probe> {
+        let values = minimise(start, stop, |values| self.at(values, strength))?;
+        Ok(Probe { classes: self.classes, values })
+    }
+}
+
+/// The probe on `train` whose strength, `l2` or the best of a search, does best on `val`, and every strength that was tried.
+pub(crate) fn search(
+    train: Labelled,
+    val: Labelled,
+    classes: usize,
+    l2: Option<f64>,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<(Probe, f64, Vec<Trial>)>> {
+    let objective = Objective::new(train, classes)?;
+    let mut start = vec![0.; classes * (train.width() + 1)];
+    let mut trials = Vec::new();
+    let mut best: Option<(Metrics, f64, Probe)> = None;
+    let mut attempt = |l2: f64, start: Vec<f64>, best: &mut Option<(Metrics, f64, Probe)>| -> Result<Vec<f64>> {
+        let probe = objective.fit(start, l2, STOP)?;
+        let val = probe.scores(val)?;
+        trials.push(Trial { l2, val: val.clone() });
+        let values = probe.values.clone();
+        let better = |than: &Metrics| (val.acc1, -val.loss) > (than.acc1, -than.loss);
+        if best.as_ref().is_none_or(|(than, ..)| better(than)) {
+            *best = Some((val, l2, probe));
+        }
+        Ok(values)
+    };
+    for strength in l2.map_or(STRENGTHS.to_vec(), |l2| vec![l2]) {
+        if stop() {
+            return Ok(None);
+        }
+        start = attempt(strength, start, &mut best)?;
+    }
+    for halving in 0..HALVINGS {
+        let Some((_, peak, probe)) = best.as_ref().filter(|_| l2.is_none()) else { break };
+        let (peak, start) = (*peak, probe.values.clone());
+        for direction in [1., -1.] {
+            if stop() {
+                return Ok(None);
+            }
+            attempt(peak * 10f64.powf(direction / f64::from(1 << halving)), start.clone(), &mut best)?;
+        }
+    }
+    Ok(best.map(|(_, l2, probe)| (probe, l2, trials)))
+}
+
+/// Values and summed loss of the probe with a penalty of `l2`, as close to the minimum as rounding lets it be.
+#[cfg(test)]
+pub(super) fn fit_closely(data: Labelled, classes: usize, l2: f64) -> Result<(Vec<f64>, f64)> {
+    let objective = Objective::new(data, classes)?;
+    let start = vec![0.; classes * (data.width() + 1)];
+    let probe = objective.fit(start, l2, Stop { gradient: 1e-11, steps: 10_000 })?;
+    let loss = objective.at(&probe.values, l2)?.0 * objective.images;
+    Ok((probe.values, loss))
+}

@@ -1,0 +1,204 @@
+//! The loop: epochs of steps, validation after each, the best kept, everything saved on the way.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    average::EpochAverage,
+    checkpoint::TrainState,
+    evaluate,
+    observer::{Event, Observer},
+    progress::{AVERAGE, EpochRecord, RunProgress},
+    run_writer::StateWriter,
+    task::{Averaging, Scored, StagePlan, StepPosition, StepResult, TrainTask},
+};
+use vpt_base::{Error, Result, params::Param};
+use vpt_data::{ImageCount, Split, epoch_order};
+use vpt_model::optim::{self, Optimizer, schedule::Course};
+
+/// How a loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// All epochs are done, or patience is out.
+    Finished,
+    /// The observer asked for it.
+    Interrupted,
+}
+
+/// One stage of a run, or of a trial of a learning rate: everything that its loop needs and that does not change.
+pub(crate) struct StageFit<'a, T: TrainTask> {
+    pub(crate) task: &'a T,
+    /// The stage and its number of epochs; the schedule covers exactly these.
+    pub(crate) plan: StagePlan,
+    pub(crate) train: &'a T::Source,
+    pub(crate) val: &'a T::Source,
+    /// Epochs of all stages.
+    pub(crate) epochs: usize,
+}
+
+/// Whether the stage `plan` is over: all its epochs are done, or so many (`patience`) since its best.
+pub(crate) fn is_over(plan: StagePlan, progress: &RunProgress, patience: Option<usize>) -> bool {
+    let done = progress.of_stage(plan.stage).count();
+    let best = progress.best_of(plan.stage).map_or(0, |best| best.epoch);
+    let since = progress.of_stage(plan.stage).filter(|record| record.epoch > best).count();
+    done >= plan.epochs || patience.is_some_and(|patience| since >= patience)
+}
+
+impl<T: TrainTask> StageFit<'_, T> {
+    /// Trains from `state` to the end of the stage.
+    ///
+    /// # Errors
+    /// An image cannot be read, a file not written, or the loss is no longer finite; `state` is then as it was after the
+    /// last good step.
+    pub(crate) fn run(
+        &self,
+        state: &mut TrainState,
+        writer: &mut dyn StateWriter,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended> {
+        if self.done(state) == 0 && state.progress.sums.steps == 0 {
+            self.begin(state);
+        }
+        while !is_over(self.plan, &state.progress, self.task.plan().config.patience) {
+            if self.epoch(state, writer, observer)? == Ended::Interrupted {
+                writer.step(state, true)?;
+                return Ok(Ended::Interrupted);
+            }
+        }
+        Ok(Ended::Finished)
+    }
+
+    /// Epochs of this stage that are done.
+    fn done(&self, state: &TrainState) -> u64 {
+        state.progress.of_stage(self.plan.stage).count() as u64
+    }
+
+    /// A stage behind another starts from its best values, with an optimiser that remembers nothing.
+    fn begin(&self, state: &mut TrainState) {
+        if let Some(best) = state.progress.best() {
+            if let Some(values) = state.best_copy(best).map(<[Param]>::to_vec) {
+                state.params = values;
+            }
+            state.optimizer = Optimizer::new(self.task.plan().optimizer, &state.params);
+        }
+        if let Averaging::Steps { .. } = self.task.averaging() {
+            state.copies.insert(AVERAGE, state.params.clone());
+        }
+    }
+
+    /// The rest of the epoch that `state` is in, and the validation after it.
+    fn epoch(
+        &self,
+        state: &mut TrainState,
+        writer: &mut dyn StateWriter,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended> {
+        let Self { task, train, .. } = *self;
+        let (stage, images, plan) = (self.plan.stage, train.images(), task.plan());
+        let epoch = state.progress.history.len() + 1;
+        if state.progress.sums.steps == 0 {
+            task.begin_epoch(&mut state.params);
+        }
+        let per_epoch = images.div_ceil(plan.batch_size) as u64;
+        let first = self.done(state) * per_epoch;
+        let order = epoch_order(images, plan.config.seed, epoch as u64);
+        let done = (state.progress.sums.steps as usize).saturating_mul(plan.batch_size).min(order.len());
+        let mut lap = Instant::now();
+        let schedule = task.schedule(self.plan.epochs);
+        let mut batches = task.batches(train, stage, &order[done..], epoch, plan.batch_size)?;
+        let mut waited = Duration::ZERO;
+        while let Some(batch) = timed(&mut waited, || batches.next()) {
+            let batch = batch?;
+            let in_epoch = state.progress.sums.steps;
+            let at = StepPosition { stage, epoch, in_epoch, in_stage: first + in_epoch };
+            let step = task.step(&state.params, train, &batch, at)?;
+            self.update(state, step, batch.images(), &schedule, at)?;
+            state.progress.epoch_seconds += restart(&mut lap).as_secs_f64();
+            let means = task.means(&state.progress.sums);
+            let (step, loss, acc1) = (state.progress.sums.steps, means.loss, means.acc1);
+            observer.event(&Event::Step { epoch, step, steps: per_epoch, loss, acc1 });
+            if observer.stop() {
+                return Ok(Ended::Interrupted);
+            }
+            writer.step(state, false)?;
+        }
+        let seconds = state.progress.epoch_seconds;
+        tracing::info!("epoch {epoch}: waited {:.2} s of {seconds:.2} s for images", waited.as_secs_f64());
+        // Kept only with the epoch's record: an epoch whose validation is cut off is averaged in again.
+        let average = (task.averaging() == Averaging::Epochs).then(|| {
+            let before = state.copies.get(AVERAGE).cloned();
+            EpochAverage { epochs: self.plan.epochs }.after(epoch, before, &state.params)
+        });
+        let values = average.as_deref().unwrap_or(state.current());
+        let Some(found) = evaluate(task, values, stage, (Split::Val, self.val), false, observer)? else {
+            return Ok(Ended::Interrupted);
+        };
+        let means = task.means(&state.progress.sums);
+        let record = EpochRecord {
+            epoch,
+            stage,
+            step: epoch as u64 * per_epoch,
+            lr: task.recorded_lr(state.progress.lr) * schedule.factor(first + per_epoch - 1),
+            train_loss: means.loss,
+            train: means.others.into_iter().map(|(name, mean)| (name.to_owned(), mean)).collect(),
+            val: found.scores(),
+            train_seconds: state.progress.epoch_seconds,
+            val_seconds: lap.elapsed().as_secs_f64(),
+        };
+        state.copies.extend(average.map(|average| (AVERAGE, average)));
+        let best = state.progress.finish_epoch(record);
+        if best {
+            state.copies.insert(stage.copy_name(), state.current().to_vec());
+        }
+        if let Some(record) = state.progress.history.last() {
+            observer.event(&Event::Epoch { record, of: self.epochs, best });
+        }
+        writer.epoch(state)?;
+        Ok(Ended::Finished)
+    }
+
+    /// One update of the learned values: clipping, optimiser, moving average.
+    fn update(
+        &self,
+        state: &mut TrainState,
+        mut step: StepResult,
+        images: usize,
+        schedule: &Course,
+        at: StepPosition,
+    ) -> Result<()> {
+        let clip = self.task.plan().config.clip_norm.unwrap_or(f64::INFINITY);
+        let norm = optim::clip_global_norm(&mut step.gradients, clip);
+        let loss = step.losses.first().copied().unwrap_or_default();
+        if !(loss.is_finite() && norm.is_finite()) {
+            let what = if loss.is_finite() { "gradient" } else { "loss" };
+            return Err(Error::Diverged { message: self.task.diverged(what, at, state.progress.lr) });
+        }
+        let rates = self.task.rates(state.progress.lr);
+        state.optimizer.update(&mut state.params, &step.gradients, &rates, schedule.factor(at.in_stage));
+        self.task.updated(&mut state.params, &step);
+        if let Averaging::Steps { decay } = self.task.averaging() {
+            // At first the average follows faster: it must not remember the beginning for long.
+            let t = at.in_stage as f64;
+            let decay = decay.min((1. + t) / (10. + t)) as f32;
+            for (average, param) in state.copies.entry(AVERAGE).or_default().iter_mut().zip(&state.params) {
+                average.values.iter_mut().zip(&param.values).for_each(|(a, v)| *a += (1. - decay) * (v - *a));
+            }
+        }
+        state.progress.sums.add(&step.losses, step.correct, images);
+        Ok(())
+    }
+}
+
+/// Calls `work`, whose time is added to `total`.
+fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
+    let begin = Instant::now();
+    let result = work();
+    *total += begin.elapsed();
+    result
+}
+
+fn restart(lap: &mut Instant) -> Duration {
+    let now = Instant::now();
+    let passed = now - *lap;
+    *lap = now;
+    passed
+}

@@ -1,0 +1,145 @@
+//! Training: the loop and what it leaves on disk.
+//!
+//! [`run`] takes a [`RunConfig`] from nothing to a result, [`resume`] takes up a run that was cut off. Both end with the same
+//! bytes in `best.safetensors`: everything random is named by seed, epoch and index, and a checkpoint holds all the rest.
+
+mod average;
+pub(crate) mod checkpoint;
+mod evaluate;
+pub mod features;
+mod fit;
+mod lr_search;
+pub mod observer;
+mod progress;
+pub mod results;
+pub mod run_folder;
+mod run_writer;
+mod session;
+pub(crate) mod task;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+pub(crate) use self::{evaluate::evaluate, task::detect::working_size};
+pub use self::{
+    lr_search::LrTrial,
+    observer::{Event, Observer, Silent, Start},
+    progress::{EpochRecord, Stage},
+    results::Results,
+};
+use self::{run_folder::RunFolder, task::OpenedRun};
+use crate::{
+    config::{RunConfig, Task},
+    report,
+};
+use vpt_base::{Error, Result, files::write_atomic};
+use vpt_data::boxes::BoxDataset;
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// It is finished.
+    Finished {
+        /// Its folder.
+        folder: PathBuf,
+        /// What came out.
+        results: Box<Results>,
+    },
+    /// The observer stopped it; [`resume`] goes on from here.
+    Interrupted {
+        /// Its folder; `None` if it was stopped before there was anything to keep.
+        folder: Option<PathBuf>,
+    },
+}
+
+/// Opens data and backbone of the run `config`; `None` when the observer asked to stop.
+fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Box<dyn OpenedRun>>> {
+    let task = task_of(config)?;
+    config.refuse_other_tasks_fields(task)?;
+    task::open(task, config, observer)
+}
+
+/// What is to be learned from the data of `config`, never [`Task::Auto`].
+///
+/// # Errors
+/// The data is for another task than `task` says.
+fn task_of(config: &RunConfig) -> Result<Task> {
+    let has_boxes = BoxDataset::recognize(&config.data).is_some();
+    match config.task {
+        Task::Auto if has_boxes => Ok(Task::Detect),
+        Task::Auto => Ok(Task::Classify),
+        Task::Detect | Task::Multilabel if !has_boxes => {
+            let message = format!("{} holds no boxes in a layout that is known: COCO, YOLO, Pascal VOC", config.data);
+            Err(Error::setting("task", format!("{}: {message}", config.task)))
+        }
+        task => Ok(task),
+    }
+}
+
+/// Runs `config` from the beginning, in its own folder or in a fresh one below `runs`.
+///
+/// # Errors
+/// A value of the configuration makes no sense, something cannot be read or written, or the loss is no longer finite.
+pub fn run(config: &RunConfig, runs: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
+    let started = Instant::now();
+    config.validate()?;
+    // Before the data is read, so that a folder that is taken is told at once.
+    let claimed = config.out.as_deref().map(RunFolder::create).transpose()?;
+    let Some(opened) = open(config, observer)? else { return Ok(Outcome::Interrupted { folder: None }) };
+    let plan = opened.plan();
+    let folder = if let Some(folder) = claimed {
+        folder
+    } else {
+        let name = format!("{}-{}", opened.data_name(), plan.config.method);
+        RunFolder::create_numbered(&runs.join(plan.config.task.name()), &name)?
+    };
+    opened.write_parts(&folder)?;
+    folder.write_json(run_folder::ENVIRONMENT, &report::environment(plan.threads))?;
+    // Last: from here on the folder is a run that can be resumed.
+    folder.write(run_folder::CONFIG, plan.config.to_toml()?)?;
+    go(opened, folder, started, observer)
+}
+
+fn go(run: Box<dyn OpenedRun>, folder: RunFolder, started: Instant, observer: &mut dyn Observer) -> Result<Outcome> {
+    let path = folder.path().to_path_buf();
+    let outcome = run.go(folder, started, observer);
+    keep_error(&path, outcome, observer)
+}
+
+/// Writes down the error that ended the run in the folder `run`, for those who look at it later; takes away that of an
+/// earlier attempt.
+fn keep_error(run: &Path, outcome: Result<Outcome>, observer: &dyn Observer) -> Result<Outcome> {
+    let file = run.join(run_folder::ERROR);
+    // That this cannot be written is no reason to hide the error itself.
+    let _ = match &outcome {
+        Ok(_) if !file.exists() => Ok(()),
+        Ok(_) => fs::remove_file(&file).map_err(Error::io(&file)),
+        Err(error) => write_atomic(&file, (observer.words(&error.message()) + "\n").as_bytes()),
+    };
+    outcome
+}
+
+/// Goes on with the run in the folder `run`: from its checkpoint, from the beginning if there is none yet. The result of a
+/// finished run is returned as it is.
+///
+/// # Errors
+/// As [`run()`]; or the folder is no run folder, is in use, or configuration, data or backbone are no longer the same.
+pub fn resume(run: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
+    let started = Instant::now();
+    let folder = RunFolder::open(run)?;
+    if folder.has(run_folder::RESULTS) {
+        let results = Box::new(Results::load(&folder.file(run_folder::RESULTS))?);
+        return Ok(Outcome::Finished { folder: folder.path().to_path_buf(), results });
+    }
+    let config = RunConfig::load(&folder.file(run_folder::CONFIG))?;
+    let opened = open(&config, observer).map_err(|e| e.in_file(folder.file(run_folder::CONFIG)))?;
+    match opened {
+        Some(opened) => go(opened, folder, started, observer),
+        None => Ok(Outcome::Interrupted { folder: Some(folder.path().to_path_buf()) }),
+    }
+}

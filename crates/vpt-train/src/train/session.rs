@@ -1,0 +1,331 @@
+//! A run in its folder: trials of learning rates, training with checkpoints, the one look at test, the files at the end.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use super::{
+    Outcome,
+    checkpoint::TrainState,
+    evaluate,
+    fit::{Ended, StageFit, is_over},
+    lr_search::{LrSearch, LrTrial},
+    observer::{Event, Observer, Start},
+    progress::{EpochRecord, RunProgress, Stage},
+    results::{HeadOnly, Results, peak_rss_bytes},
+    run_folder::{self, RunFolder},
+    run_writer::{NoWriter, RunWriter, StateWriter},
+    task::{FinishedRun, Refined, Scored, StagePlan, TrainTask},
+};
+use crate::config::Select;
+use vpt_base::{
+    Error, Result,
+    params::{self, Param},
+};
+use vpt_data::Split;
+use vpt_model::metrics::Scores;
+
+/// A trial of a learning rate takes this share of the epochs of each stage.
+const TRIAL_SHARE: usize = 4;
+
+/// A run with everything it needs, at work in its folder.
+pub(super) struct Session<T> {
+    task: T,
+    folder: RunFolder,
+    started: Instant,
+}
+
+impl<T: TrainTask> Session<T> {
+    pub(super) fn new(task: T, folder: RunFolder, started: Instant) -> Self {
+        Self { task, folder, started }
+    }
+
+    /// Trains to the end, or until `observer` asks to stop.
+    pub(super) fn go(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
+        let fresh = !self.folder.has(run_folder::CHECKPOINT);
+        let Some(initial) = self.task.initial(fresh, observer)? else { return Ok(self.interrupted()) };
+        if self.task.plan().solved {
+            self.announce(&initial, None, observer);
+            return self.solved(initial, observer);
+        }
+        let resumed = self.checkpoint(&initial)?;
+        self.announce(&initial, resumed.as_ref(), observer);
+        if self.task.prepare(observer)?.is_none() {
+            return Ok(self.interrupted());
+        }
+        let mut state = if let Some(state) = resumed {
+            state
+        } else {
+            let Some(lr) = self.learning_rate(&initial, observer)? else { return Ok(self.interrupted()) };
+            TrainState::new(initial, self.task.plan().optimizer, RunProgress::new(lr))
+        };
+        // Lines of epochs after the checkpoint belong to the process that was cut off.
+        self.folder.write_lines(run_folder::METRICS, &state.progress.history)?;
+        let select = self.task.plan().select;
+        let write_best = |state: &TrainState| match (select, state.selected(Select::Best)) {
+            (Select::Best, Some((values, record))) => self.write_task(run_folder::BEST, values, record, None, None),
+            _ => Ok(()),
+        };
+        let mut writer = RunWriter::new(&self.folder, self.task.fingerprint(), self.started, &state, &write_best);
+        let stages = self.task.stages();
+        for &stage in &stages {
+            if is_over(stage, &state.progress, self.task.plan().config.patience) {
+                continue;
+            }
+            let ended = self.fit(stage, &stages, &mut state, &mut writer, observer);
+            // After an error too: the last good state is worth more than it.
+            writer.save(&mut state)?;
+            if ended? == Ended::Interrupted {
+                return Ok(self.interrupted());
+            }
+        }
+        self.finish(&state, &|| writer.wall_s(), observer)
+    }
+
+    fn interrupted(&self) -> Outcome {
+        Outcome::Interrupted { folder: Some(self.folder.path().to_path_buf()) }
+    }
+
+    fn checkpoint(&self, initial: &[Param]) -> Result<Option<TrainState>> {
+        if !self.folder.has(run_folder::CHECKPOINT) {
+            return Ok(None);
+        }
+        let (path, plan) = (self.folder.file(run_folder::CHECKPOINT), self.task.plan());
+        let mut state =
+            TrainState::load(&path, self.task.fingerprint(), initial, plan.optimizer, self.task.averaging())?;
+        if let ([lr], true) = (&plan.learning_rates[..], state.progress.lr == 0.) {
+            state.progress.lr = *lr;
+        }
+        Ok(Some(state))
+    }
+
+    fn announce(&self, initial: &[Param], resumed: Option<&TrainState>, observer: &mut dyn Observer) {
+        let data = self.task.data();
+        observer.event(&Event::Start(&Start {
+            folder: self.folder.path(),
+            plan: self.task.plan(),
+            data: data.name,
+            classes: &data.classes,
+            images: data.images,
+            trainable_params: params::count(initial),
+            backbone_params: self.task.backbone().parameters(),
+            epochs_done: resumed.map_or(0, |state| state.progress.history.len()),
+        }));
+    }
+
+    /// Both parts that `stage` needs; `None` when the observer asked to stop.
+    fn sources(&self, stage: Stage, observer: &mut dyn Observer) -> Result<Option<[T::Source; 2]>> {
+        let Some(train) = self.task.source(Split::Train, stage, &self.folder, observer)? else { return Ok(None) };
+        let Some(val) = self.task.source(Split::Val, stage, &self.folder, observer)? else { return Ok(None) };
+        Ok(Some([train, val]))
+    }
+
+    /// Trains `stage`, one of `stages`, from `state` to its end.
+    fn fit(
+        &self,
+        stage: StagePlan,
+        stages: &[StagePlan],
+        state: &mut TrainState,
+        writer: &mut dyn StateWriter,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended> {
+        let Some([train, val]) = self.sources(stage.stage, observer)? else { return Ok(Ended::Interrupted) };
+        let epochs = epochs(stages);
+        StageFit { task: &self.task, plan: stage, train: &train, val: &val, epochs }.run(state, writer, observer)
+    }
+
+    /// The stages of a trial of a learning rate.
+    fn trial_stages(&self) -> Vec<StagePlan> {
+        let shorter = |stage: StagePlan| StagePlan { epochs: stage.epochs.div_ceil(TRIAL_SHARE), ..stage };
+        self.task.stages().into_iter().map(shorter).collect()
+    }
+
+    /// The learning rate, chosen by validation if there are several; `None` when the observer asked to stop.
+    fn learning_rate(&self, initial: &[Param], observer: &mut dyn Observer) -> Result<Option<f64>> {
+        let plan = self.task.plan();
+        let rates = &plan.learning_rates;
+        if let [lr] = rates[..] {
+            return Ok(Some(lr));
+        }
+        let run = self.task.fingerprint();
+        let stages = self.trial_stages();
+        let earlier = LrSearch::load(&self.folder, run, rates, epochs(&stages))?;
+        let mut search = earlier.unwrap_or_else(|| LrSearch::new(run, rates));
+        if search.trials.len() < rates.len() && !self.try_rates(&mut search, &stages, initial, observer)? {
+            return Ok(None);
+        }
+        let lr = search.chosen();
+        observer.event(&Event::Chosen { lr });
+        Ok(Some(lr))
+    }
+
+    /// Tries the rates that `search` has not tried yet; false if the observer asked to stop.
+    fn try_rates(
+        &self,
+        search: &mut LrSearch,
+        stages: &[StagePlan],
+        initial: &[Param],
+        observer: &mut dyn Observer,
+    ) -> Result<bool> {
+        let plan = self.task.plan();
+        let rates = &plan.learning_rates;
+        let Some((last, earlier)) = stages.split_last() else { return Ok(true) };
+        let begin = |lr| TrainState::new(initial.to_vec(), plan.optimizer, RunProgress::new(lr));
+        // What is learned before the last stage has a rate of its own, and is the same in every trial.
+        let mut shared = None;
+        for &stage in earlier {
+            observer.event(&Event::Note("before the trials of learning rates: what is the same in all of them"));
+            let state = shared.get_or_insert_with(|| begin(rates[0]));
+            if self.fit(stage, stages, state, &mut NoWriter, observer)? == Ended::Interrupted {
+                return Ok(false);
+            }
+        }
+        let Some([train, val]) = self.sources(last.stage, observer)? else { return Ok(false) };
+        let epochs = epochs(stages);
+        let fit = StageFit { task: &self.task, plan: *last, train: &train, val: &val, epochs };
+        for (i, &lr) in rates.iter().enumerate().skip(search.trials.len()) {
+            observer.event(&Event::Trial { lr, number: i + 1, of: rates.len() });
+            let mut state = shared.clone().unwrap_or_else(|| begin(lr));
+            state.progress.lr = lr;
+            let val = match fit.run(&mut state, &mut NoWriter, observer) {
+                Ok(Ended::Interrupted) => return Ok(false),
+                Ok(Ended::Finished) => state.selected(plan.select).map(|(_, record)| record.val.clone()),
+                // A rate too high for the loss to stay finite has lost; other errors are errors.
+                Err(Error::Diverged { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            search.add(LrTrial { lr, epochs, val }, rates);
+            self.folder.write_json(run_folder::LR_SEARCH, search)?;
+        }
+        Ok(true)
+    }
+
+    /// The trials of `lr = "auto"`, if there were any.
+    fn trials(&self) -> Result<Option<Vec<LrTrial>>> {
+        let rates = &self.task.plan().learning_rates;
+        if rates.len() == 1 {
+            return Ok(None);
+        }
+        let epochs = epochs(&self.trial_stages());
+        let search = LrSearch::load(&self.folder, self.task.fingerprint(), rates, epochs)?;
+        Ok(search.map(|search| search.trials))
+    }
+
+    /// Ends a run whose values were computed, not learned in steps: an epoch that took none stands for it.
+    fn solved(&self, values: Vec<Param>, observer: &mut dyn Observer) -> Result<Outcome> {
+        let begun = Instant::now();
+        let Some([train, val]) = self.sources(Stage::Whole, observer)? else { return Ok(self.interrupted()) };
+        let mut look = |split, source| evaluate(&self.task, &values, Stage::Whole, (split, source), false, observer);
+        let Some(of_train) = look(Split::Train, &train)? else { return Ok(self.interrupted()) };
+        let Some(of_val) = look(Split::Val, &val)? else { return Ok(self.interrupted()) };
+        let of_train = of_train.scores();
+        let record = EpochRecord {
+            epoch: 1,
+            stage: Stage::Whole,
+            step: 0,
+            lr: 0.,
+            train_loss: of_train.loss().unwrap_or(f64::NAN),
+            train: BTreeMap::from([("train_acc1".to_owned(), of_train.main())]),
+            val: of_val.scores(),
+            train_seconds: (begun - self.started).as_secs_f64(),
+            val_seconds: begun.elapsed().as_secs_f64(),
+        };
+        observer.event(&Event::Epoch { record: &record, of: 1, best: true });
+        self.folder.write_lines(run_folder::METRICS, std::slice::from_ref(&record))?;
+        let mut state = TrainState::new(values, self.task.plan().optimizer, RunProgress::new(0.));
+        state.copies.insert(Stage::Whole.copy_name(), state.params.clone());
+        state.progress.history.push(record);
+        self.finish(&state, &|| self.started.elapsed().as_secs_f64(), observer)
+    }
+
+    /// Looks at test, once, and writes what a finished run leaves.
+    fn finish(&self, state: &TrainState, wall_s: &dyn Fn() -> f64, observer: &mut dyn Observer) -> Result<Outcome> {
+        let (task, plan) = (&self.task, self.task.plan());
+        let (values, record) =
+            state.selected(plan.select).ok_or_else(|| Error::invalid("run", "no epoch was finished"))?;
+        let (mut values, mut record, mut chosen) = (values.to_vec(), record.clone(), None);
+        let stage = record.stage;
+        let Some(val_source) = task.final_source(Split::Val, observer)? else { return Ok(self.interrupted()) };
+        let val_part = (Split::Val, &val_source);
+        if let Some(Refined { values: refined, chosen: by_validation }) = task.refine(&values)? {
+            let found = evaluate(task, &refined, stage, val_part, false, observer)?;
+            let Some(found) = found else { return Ok(self.interrupted()) };
+            record.val = found.scores();
+            (values, chosen) = (refined, Some(by_validation));
+        }
+        let Some(test_source) = task.final_source(Split::Test, observer)? else { return Ok(self.interrupted()) };
+        let test_part = (Split::Test, &test_source);
+        let Some(val) = evaluate(task, &values, stage, val_part, true, observer)? else {
+            return Ok(self.interrupted());
+        };
+        let Some(test) = evaluate(task, &values, stage, test_part, true, observer)? else {
+            return Ok(self.interrupted());
+        };
+        if let Some(logits) = test.logits() {
+            observer.event(&Event::Tested(logits));
+        }
+        let control = state.progress.best_before().and_then(|control| Some((state.best_copy(control)?, control)));
+        let head_only = if let Some((values, control)) = control {
+            let found = evaluate(task, values, control.stage, test_part, false, observer)?;
+            let Some(found) = found else { return Ok(self.interrupted()) };
+            Some(HeadOnly { best_epoch: control.epoch, val: control.val.clone(), test: found.scores() })
+        } else {
+            None
+        };
+        let history = &state.progress.history;
+        let last = history.last().unwrap_or(&record);
+        self.write_task(run_folder::LAST, state.current(), last, None, None)?;
+        self.write_task(run_folder::BEST, &values, &record, Some(test.scores()), Some(&val))?;
+        let folder = &self.folder;
+        let (record, values) = (&record, &values[..]);
+        task.write_files(&FinishedRun { folder, history, record, values, val: &val, test: &test })?;
+        let seconds: f64 = history.iter().map(|record| record.train_seconds).sum();
+        let data = task.data();
+        let own = task.results(&val, &test);
+        let results = Results {
+            task: plan.config.task,
+            method: plan.config.method,
+            backbone: task.backbone().name.clone(),
+            data: data.name.to_owned(),
+            head: own.head,
+            label_map: own.label_map,
+            texts: own.texts,
+            content_hash: data.content_hash.map(str::to_owned),
+            seed: plan.config.seed,
+            classes: data.classes.len(),
+            train_images: data.images[Split::Train as usize],
+            trainable_params: params::count(&state.params),
+            backbone_params: task.backbone().parameters(),
+            best_epoch: record.epoch,
+            val: record.val.clone(),
+            test: test.scores(),
+            lr: (!plan.solved).then_some(state.progress.lr),
+            lr_search: self.trials()?,
+            temperature: own.temperature,
+            ece: own.ece,
+            chosen: chosen.unwrap_or(own.chosen),
+            head_only,
+            wall_s: wall_s(),
+            img_per_s: (task.epoch_images() * history.len()) as f64 / seconds.max(1e-9),
+            peak_rss_bytes: peak_rss_bytes(),
+        };
+        // Last: its presence says that the run is finished.
+        self.folder.write_json(run_folder::RESULTS, &results)?;
+        observer.event(&Event::Finished(&results));
+        Ok(Outcome::Finished { folder: self.folder.path().to_path_buf(), results: Box::new(results) })
+    }
+
+    fn write_task(
+        &self,
+        name: &str,
+        values: &[Param],
+        record: &EpochRecord,
+        test: Option<Scores>,
+        val: Option<&T::Evaluation>,
+    ) -> Result<()> {
+        self.folder.write(name, self.task.task_file(values, record, test, val)?.to_bytes()?)
+    }
+}
+
+/// Epochs of all `stages`.
+fn epochs(stages: &[StagePlan]) -> usize {
+    stages.iter().map(|stage| stage.epochs).sum()
+}

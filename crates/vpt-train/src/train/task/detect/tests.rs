@@ -1,0 +1,476 @@
+//! Whole runs of detectors on a small random backbone and a folder of drawn shapes.
+
+#![allow(clippy::float_cmp)] // equal means equal here
+
+use std::{fs, path::Path};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    config::{LearningRate, RunConfig, Select, Task},
+    train::{
+        Event, LrTrial, Observer, Outcome, Silent, resume, run, run_folder,
+        tests::{Cut, backbone, bytes, content, finish, finished},
+    },
+};
+use vpt_base::Error;
+use vpt_data::{
+    Split,
+    boxes::{BoxDataset, Fit},
+    shapes::{self, ShapesConfig, write_coco},
+};
+use vpt_model::{
+    head::HeadKind,
+    methods::Method,
+    metrics::{
+        Scores,
+        coco::{Detection, results_json},
+    },
+    model::{DetectTask, TaskOptions, task_file::TaskFile},
+    optim::OptimizerKind,
+    prompt::tokens::PromptLayers,
+};
+
+/// 15 images to train on, 3 and 6 for the rest, of 48 x 48 pixels.
+fn workplace() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ShapesConfig { images: 24, size: 48, task: shapes::ShapesTask::Detect, ..ShapesConfig::default() };
+    assert_eq!(write_coco(&dir.path().join("data"), &config).unwrap(), [15, 3, 6]);
+    dir
+}
+
+/// Changes the annotations of a part.
+fn edit(dir: &TempDir, split: Split, change: impl FnOnce(&mut Value)) {
+    let path = dir.path().join(format!("data/annotations/instances_{split}.json"));
+    let mut json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(&path, serde_json::to_vec(&json).unwrap()).unwrap();
+}
+
+/// Puts a strip below every image, so that none is square.
+fn stretch_downwards(dir: &TempDir) {
+    for split in Split::ALL {
+        edit(dir, split, |json| {
+            for image in json["images"].as_array_mut().unwrap() {
+                let path = dir.path().join("data").join(split.name()).join(image["file_name"].as_str().unwrap());
+                let drawn = image::open(&path).unwrap().to_rgb8();
+                let (width, height) = drawn.dimensions();
+                let mut taller = image::RgbImage::from_pixel(width, 2 * height, image::Rgb([90, 120, 60]));
+                image::imageops::replace(&mut taller, &drawn, 0, 0);
+                taller.save(&path).unwrap();
+                image["height"] = (2 * height).into();
+            }
+        });
+    }
+}
+
+/// Four epochs of three steps, two of them with the head alone, at 32 pixels: 4 x 4 tokens.
+fn config(dir: &TempDir, method: Method) -> RunConfig {
+    let last = Some(PromptLayers::Last(1)).filter(|_| method == Method::VPT_DEEP);
+    RunConfig {
+        backbone: backbone(),
+        data: dir.path().join("data").display().to_string(),
+        method,
+        epochs: Some(4),
+        head_epochs: (method != Method::LINEAR).then_some(2),
+        batch_size: Some(5),
+        image_size: Some(32),
+        threads: Some(2),
+        ..RunConfig::default()
+    }
+    .with_options(|o| o.tokens.prompt_layers = last)
+}
+
+fn open(folder: &Path) -> DetectTask {
+    let options = TaskOptions { backbone: Some(backbone()), threads: 2, ..TaskOptions::default() };
+    DetectTask::open(folder, &options).unwrap()
+}
+
+#[test]
+fn a_run_learns_and_leaves_a_whole_folder_whose_task_detects_as_it_did() {
+    let dir = workplace();
+    let config = RunConfig { epochs: Some(10), head_epochs: Some(7), ..config(&dir, Method::VPT_DEEP) };
+    let (folder, results) = finish(&config, &dir);
+    assert_eq!(folder, dir.path().join("runs/detect/data-vpt-deep-1"));
+    for name in [
+        run_folder::CONFIG,
+        run_folder::ENVIRONMENT,
+        run_folder::SPLIT,
+        run_folder::METRICS,
+        run_folder::RESULTS,
+        run_folder::BEST,
+        run_folder::LAST,
+        run_folder::CHECKPOINT,
+        run_folder::VAL_DETECTIONS,
+        run_folder::TEST_DETECTIONS,
+        run_folder::CURVES,
+        run_folder::PR_CURVE,
+        run_folder::F1_CURVE,
+        run_folder::CONFUSION,
+        run_folder::VAL_PREDICTIONS,
+    ] {
+        assert!(folder.join(name).is_file(), "{name}");
+    }
+    assert_eq!(crate::train::Results::load(&folder.join(run_folder::RESULTS)).unwrap(), results);
+    assert_eq!((results.task, results.classes, results.train_images), (Task::Detect, 8, 15));
+
+    let (_, _, lines) = content(&folder);
+    let losses: Vec<f64> = lines.iter().map(|line| line["train_loss"].as_f64().unwrap()).collect();
+    assert!(losses[9] < 0.8 * losses[0], "{losses:?}");
+    let stages: Vec<&str> = lines.iter().map(|line| line["stage"].as_str().unwrap()).collect();
+    assert_eq!(stages, [["head"; 7].as_slice(), &["prompts"; 3]].concat());
+    let steps: Vec<u64> = lines.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [3, 6, 9, 12, 15, 18, 21, 24, 27, 30]);
+
+    let head = results.head_only.as_ref().unwrap();
+    assert!((1..=7).contains(&head.best_epoch) && (8..=10).contains(&results.best_epoch));
+    let score = |epoch: usize| {
+        let val = &lines[epoch - 1]["val"];
+        (val["AP"].as_f64().unwrap(), val["AP50"].as_f64().unwrap())
+    };
+    for (chosen, stage) in [(head.best_epoch, 1..8), (results.best_epoch, 8..11)] {
+        assert!(stage.clone().all(|e| score(e) <= score(chosen)), "{lines:?}");
+        assert!(stage.take_while(|&e| e < chosen).all(|e| score(e) < score(chosen)), "{lines:?}");
+    }
+    let val = |epoch: usize| serde_json::from_value::<Scores>(lines[epoch - 1]["val"].clone()).unwrap();
+    assert_eq!((&results.val, &head.val), (&val(results.best_epoch), &val(head.best_epoch)));
+
+    let task = open(&folder);
+    assert_eq!(task.meta().metrics.test, Some(results.test));
+    assert_eq!(task.meta().metrics.epoch, results.best_epoch);
+    let data = BoxDataset::open(&config.data, 1).unwrap();
+    for (split, file) in [(Split::Val, run_folder::VAL_DETECTIONS), (Split::Test, run_folder::TEST_DETECTIONS)] {
+        let images = data.part(split);
+        let found = task.detect(images.to_vec(), &mut |_, _| {}).unwrap();
+        let detections: Vec<Detection> = images
+            .iter()
+            .zip(&found)
+            .flat_map(|(image, found)| {
+                found.iter().map(|f| {
+                    let category = data.categories[f.class].id;
+                    Detection { image: image.id, category, rect: f.rect, score: f.score }
+                })
+            })
+            .collect();
+        assert!(!detections.is_empty());
+        assert!(results_json(&detections).unwrap() == bytes(&folder, file), "{split}");
+    }
+}
+
+#[test]
+fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
+    let square = workplace();
+    let tall = workplace();
+    stretch_downwards(&tall);
+    let still = Some([1.; 2]);
+    let cached = RunConfig { scale_jitter: still, ..config(&square, Method::VPT_DEEP) };
+    let cases = [
+        // Batches and looks at features: 3, then 2 epochs of 3 steps and a validation; the same again; 3 at the end.
+        ("cached, with flip", &square, cached.clone(), (1..25).collect::<Vec<_>>()),
+        (
+            "letter-boxed, no flip, last epoch",
+            &tall,
+            RunConfig {
+                fit: Some(Fit::Letterbox),
+                flip: Some(false),
+                scale_jitter: still,
+                select: Some(Select::Last),
+                ..config(&tall, Method::VPT_DEEP)
+            }
+            .with_options(|o| o.tokens.prompt_layers = Some(PromptLayers::Last(2))),
+            vec![3, 9, 11, 14],
+        ),
+        (
+            "from images",
+            &tall,
+            RunConfig {
+                scale_jitter: Some([0.7, 1.4]),
+                box_crop: true,
+                mosaic: Some(0.5),
+                micro_batch: Some(2),
+                ..config(&tall, Method::VPT_DEEP)
+            },
+            vec![5, 12, 15, 17],
+        ),
+        (
+            "told by names",
+            &square,
+            RunConfig { open_vocabulary: true, ..config(&square, Method::VPT_SHALLOW) },
+            vec![4, 13, 16],
+        ),
+        ("linear", &square, config(&square, Method::LINEAR), vec![2, 6, 12, 20]),
+        (
+            "linear, from images",
+            &square,
+            RunConfig { scale_jitter: Some([0.8, 1.2]), ..config(&square, Method::LINEAR) },
+            vec![2, 7, 15],
+        ),
+        (
+            "sgd, no epoch for the head alone",
+            &square,
+            RunConfig {
+                optimizer: Some(OptimizerKind::Sgd),
+                lr: Some(LearningRate::Value(0.05)),
+                head_epochs: Some(0),
+                ..cached.clone()
+            },
+            vec![4, 8],
+        ),
+    ];
+    for (what, dir, config, stops) in cases {
+        let (whole, results) = finish(&config, dir);
+        for stop_after in stops {
+            let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+            let Outcome::Interrupted { folder: Some(folder) } = outcome else {
+                panic!("{what}, {stop_after}: {outcome:?}")
+            };
+            assert!(!folder.join(run_folder::RESULTS).exists());
+            let (again, resumed) = finished(resume(&folder, &mut Silent));
+            assert_eq!(again, folder);
+            assert!(content(&folder) == content(&whole), "{what}: stopped after {stop_after} batches");
+            for name in [run_folder::VAL_DETECTIONS, run_folder::TEST_DETECTIONS] {
+                assert!(bytes(&folder, name) == bytes(&whole, name), "{what}, {stop_after}: {name}");
+            }
+            assert_eq!((&resumed.test, resumed.best_epoch), (&results.test, results.best_epoch));
+            assert_eq!(resumed.head_only, results.head_only);
+        }
+    }
+}
+
+/// Epochs of each stage, and the best of each, of the run in `folder`.
+fn stages(folder: &Path) -> Vec<(String, u64)> {
+    let lines = content(folder).2.into_iter();
+    lines.map(|line| (line["stage"].as_str().unwrap().to_owned(), line["epoch"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn patience_ends_the_stage_that_is_running() {
+    let dir = workplace();
+    // Steps too small to change what is found: the first epoch of a stage stays its best.
+    let still = |method| RunConfig {
+        lr: Some(LearningRate::Value(1e-30)),
+        head_lr: (method != Method::LINEAR).then_some(1e-30),
+        patience: Some(2),
+        epochs: Some(9),
+        head_epochs: (method != Method::LINEAR).then_some(5),
+        ..config(&dir, method)
+    };
+    let deep = still(Method::VPT_DEEP);
+    let (whole, results) = finish(&deep, &dir);
+    let expected = ["head", "head", "head", "prompts", "prompts", "prompts"].map(str::to_owned);
+    assert!(stages(&whole).into_iter().eq(expected.into_iter().zip(1..)), "{:?}", stages(&whole));
+    assert_eq!((results.head_only.unwrap().best_epoch, results.best_epoch), (1, 4));
+    // Steps, features and looks: within the head's stage, at its early end, at the beginning of the next and within it.
+    for stop_after in [4, 13, 14, 15, 16, 17, 18, 20, 24, 29] {
+        let outcome = run(&deep, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+        let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{stop_after}: {outcome:?}") };
+        finished(resume(&folder, &mut Silent));
+        assert!(content(&folder) == content(&whole), "stopped after {stop_after} batches");
+    }
+    let (linear, results) = finish(&still(Method::LINEAR), &dir);
+    assert_eq!((stages(&linear).len(), results.best_epoch), (3, 1));
+}
+
+#[test]
+fn an_automatic_learning_rate_is_chosen_by_validation_wherever_the_search_is_cut_off() {
+    let dir = workplace();
+    for method in [Method::VPT_DEEP, Method::LINEAR] {
+        let auto = RunConfig { lr: Some(LearningRate::Auto), ..config(&dir, method) };
+        let (whole, results) = finish(&auto, &dir);
+        let trials = results.lr_search.unwrap();
+        let rank = |trial: &LrTrial| trial.val.as_ref().map(Scores::rank);
+        let best = trials.iter().rev().max_by(|a, b| rank(a).partial_cmp(&rank(b)).unwrap()).unwrap();
+        assert_eq!(results.lr, Some(best.lr));
+        // A quarter of two epochs and of two, or of four.
+        let epochs = if method == Method::LINEAR { 1 } else { 2 };
+        assert!(trials.len() > 1 && trials.iter().all(|trial| trial.epochs == epochs), "{trials:?}");
+        let search: Value = serde_json::from_slice(&bytes(&whole, run_folder::LR_SEARCH)).unwrap();
+        assert_eq!(search["trials"], serde_json::to_value(&trials).unwrap());
+        // The run itself knows nothing of the trials.
+        let lr = Some(LearningRate::Value(best.lr));
+        assert!(content(&finish(&RunConfig { lr, ..auto.clone() }, &dir).0) == content(&whole), "{method}");
+        for (stop_after, killed_after) in [(3, 2), (9, 4), (14, 3), (17, 9), (22, 12), (31, 5)] {
+            let outcome = run(&auto, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+            let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{stop_after}: {outcome:?}") };
+            let copied = dir.path().join(format!("copy-{method}-{stop_after}-{killed_after}"));
+            finished(resume(&folder, &mut Cut::copying(killed_after, &copied)));
+            finished(resume(&copied, &mut Silent));
+            for folder in [&folder, &copied] {
+                assert!(content(folder) == content(&whole), "{method}: {stop_after}, {killed_after}");
+                assert_eq!(bytes(folder, run_folder::LR_SEARCH), bytes(&whole, run_folder::LR_SEARCH));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_killed_run_goes_on_from_its_last_checkpoint() {
+    let dir = workplace();
+    for flip in [true, false] {
+        let jitter = if flip { [1.; 2] } else { [0.8, 1.2] };
+        let config = RunConfig { flip: Some(flip), scale_jitter: Some(jitter), ..config(&dir, Method::VPT_DEEP) };
+        let (whole, _) = finish(&config, &dir);
+        // The first process is stopped, which saves a checkpoint; the second is killed some batches after that, in the
+        // same stage, in the next, or while it looks at test.
+        for (stop_after, killed_after) in [(2, 1), (5, 4), (6, 11), (13, 5), (14, 9)] {
+            let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+            let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
+            let copied = dir.path().join(format!("copy-{flip}-{stop_after}-{killed_after}"));
+            finished(resume(&folder, &mut Cut::copying(killed_after, &copied)));
+            assert!(!copied.join(run_folder::RESULTS).exists());
+            fs::write(copied.join(".vpt-x.tmp"), "half").unwrap();
+            finished(resume(&copied, &mut Silent));
+            assert!(content(&copied) == content(&whole), "{flip} {stop_after} {killed_after}");
+            assert!(!copied.join(".vpt-x.tmp").exists());
+        }
+    }
+}
+
+#[test]
+fn what_is_there_before_the_prompts_have_learned_is_a_task_without_prompts() {
+    let dir = workplace();
+    // Features, an epoch with its validation, and a step.
+    let outcome = run(&config(&dir, Method::VPT_DEEP), &dir.path().join("runs"), &mut Cut::after(8)).unwrap();
+    let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
+    let task = open(&folder);
+    assert_eq!((task.meta().parts.len(), task.meta().metrics.epoch), (0, 1));
+    assert_eq!(task.meta().metrics.test, None);
+    let (folder, _) = finished(resume(&folder, &mut Silent));
+    assert!(open(&folder).meta().parts.tokens().is_some());
+}
+
+#[test]
+fn equal_configurations_give_equal_bytes_and_other_seeds_do_not() {
+    let dir = workplace();
+    let config = RunConfig { mosaic: Some(0.5), box_crop: true, ..config(&dir, Method::VPT_DEEP) };
+    let (first, _) = finish(&config, &dir);
+    let saved = RunConfig::load(&first.join(run_folder::CONFIG)).unwrap();
+    let (second, _) = finish(&saved, &dir);
+    assert_ne!(first, second);
+    assert!(content(&first) == content(&second), "config.toml repeats the run");
+    let (other, _) = finish(&RunConfig { seed: 2, ..config.clone() }, &dir);
+    assert_ne!(bytes(&first, run_folder::BEST), bytes(&other, run_folder::BEST));
+    let (plain, _) = finish(&RunConfig { mosaic: None, box_crop: false, ..config }, &dir);
+    let lines = |folder: &Path| content(folder).2;
+    assert_eq!(lines(&first)[..2], lines(&plain)[..2], "the head alone learns from images as they are");
+    assert_ne!(lines(&first)[2..], lines(&plain)[2..]);
+}
+
+#[test]
+fn the_control_is_what_method_linear_learns() {
+    let dir = workplace();
+    let (prompted, results) = finish(&config(&dir, Method::VPT_DEEP), &dir);
+    let (linear, alone) = finish(&RunConfig { epochs: Some(2), ..config(&dir, Method::LINEAR) }, &dir);
+    assert_eq!(content(&prompted).2[..2], content(&linear).2);
+    // Zooms that the prompted run has while its prompts learn are for `linear` from the first epoch on.
+    let zoomed = RunConfig { epochs: Some(2), scale_jitter: Some([0.8, 1.25]), ..config(&dir, Method::LINEAR) };
+    assert_ne!(content(&finish(&zoomed, &dir).0).2, content(&linear).2);
+    let control = results.head_only.unwrap();
+    assert_eq!((control.best_epoch, control.val, control.test), (alone.best_epoch, alone.val, alone.test));
+    assert_eq!(alone.head_only, None);
+    assert_eq!(results.trainable_params, alone.trainable_params + 10 * 32);
+}
+
+/// Notes when which part is looked at.
+#[derive(Default)]
+struct Looks {
+    epochs: usize,
+    /// Epochs done when test was looked at.
+    test_after: Vec<usize>,
+}
+
+impl Observer for Looks {
+    fn event(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Epoch { .. } => self.epochs += 1,
+            Event::Features { split: Split::Test, .. } | Event::Evaluating { split: Split::Test, .. } => {
+                self.test_after.push(self.epochs);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn selecting_never_looks_at_test() {
+    let dir = workplace();
+    let config = config(&dir, Method::VPT_DEEP);
+    let mut looks = Looks::default();
+    let (folder, results) = finished(run(&config, &dir.path().join("runs"), &mut looks));
+    // Once with prompts, once for the control.
+    assert_eq!(looks.test_after, [4, 4]);
+    let before = content(&folder);
+    let found = bytes(&folder, run_folder::TEST_DETECTIONS);
+    edit(&dir, Split::Test, |json| {
+        for annotation in json["annotations"].as_array_mut().unwrap() {
+            annotation["category_id"] = (annotation["category_id"].as_u64().unwrap() % 8 + 1).into();
+        }
+    });
+    let (again, other) = finish(&config, &dir);
+    let task = |folder: &Path, name| TaskFile::open(&folder.join(name)).unwrap();
+    let (first, second) = (task(&folder, run_folder::BEST), task(&again, run_folder::BEST));
+    assert_eq!(first.params, second.params);
+    assert_eq!((results.best_epoch, &results.val), (other.best_epoch, &other.val));
+    let epoch = |results: &crate::train::Results| results.head_only.as_ref().unwrap().best_epoch;
+    assert_eq!(epoch(&results), epoch(&other));
+    let after = content(&again);
+    assert_eq!((before.1, before.2), (after.1, after.2), "the last epoch's file and the metrics");
+    assert_eq!(found, bytes(&again, run_folder::TEST_DETECTIONS));
+}
+
+#[test]
+fn a_checkpoint_of_other_boxes_is_refused() {
+    let dir = workplace();
+    let outcome = run(&config(&dir, Method::VPT_DEEP), &dir.path().join("runs"), &mut Cut::after(6)).unwrap();
+    let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
+    edit(&dir, Split::Train, |json| {
+        json["annotations"].as_array_mut().unwrap().pop();
+    });
+    let message = resume(&folder, &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("another configuration, data set or backbone"), "{message}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state() {
+    let dir = workplace();
+    let lr = Some(LearningRate::Value(1e38));
+    let out = dir.path().join("out");
+    let config = RunConfig { lr, out: Some(out.clone()), warmup: Some(0.), ..config(&dir, Method::LINEAR) };
+    let error = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err();
+    assert!(matches!(&error, Error::Diverged { .. }), "{error}");
+    assert!(error.to_string().contains("not finite in step 2 of epoch 1"), "{error}");
+    assert!(out.join(run_folder::CHECKPOINT).is_file());
+    assert!(!out.join(run_folder::RESULTS).exists());
+}
+
+#[test]
+fn what_makes_no_sense_for_boxes_is_refused_before_a_folder_is_made() {
+    let dir = workplace();
+    let deep = config(&dir, Method::VPT_DEEP);
+    let linear = config(&dir, Method::LINEAR);
+    let vit = backbone().replace("/clip", "/vit");
+    let cases = [
+        (RunConfig { head_epochs: Some(4), ..deep.clone() }, "head_epochs: 4 of 4"),
+        (RunConfig { head_epochs: Some(usize::MAX), ..deep.clone() }, "head_epochs: "),
+        (RunConfig { head_epochs: Some(2), ..linear }, "head_epochs: 2 of 4"),
+        (RunConfig { shots: Some(4), ..deep.clone() }, "shots: "),
+        (RunConfig { random_resized_crop: Some([0.5, 1.]), ..deep.clone() }, "random_resized_crop: "),
+        (RunConfig { head: Some(HeadKind::Cosine), ..deep.clone() }, "head: cosine"),
+        (RunConfig { ema: Some(1.), ..deep.clone() }, "ema: 1"),
+        (RunConfig { mosaic: Some(1.5), ..deep.clone() }, "mosaic"),
+        (RunConfig { scale_jitter: Some([1.5, 0.5]), ..deep.clone() }, "scale_jitter"),
+        (RunConfig { backbone: vit, open_vocabulary: true, ..deep.clone() }, "text"),
+        (deep.clone().with_options(|o| o.tokens.prompt_layers = Some(PromptLayers::Last(4))), "prompt_layers"),
+    ];
+    let pixels = [Method::VP_PAD, Method::VP_PATCH, Method::VP_FULL, Method::VP_FRAME];
+    let pixels = pixels.map(|method| (RunConfig { head_epochs: None, ..config(&dir, method) }, "method: vp-"));
+    for (config, part) in cases.into_iter().chain(pixels) {
+        let message = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+        assert!(message.contains(part) && !message.contains('\n'), "{part}: {message}");
+    }
+    edit(&dir, Split::Train, |json| json["annotations"] = Value::Array(Vec::new()));
+    let message = run(&deep, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    assert_eq!(message, "data set data: no training image has a box to learn from");
+    assert!(!dir.path().join("runs").exists());
+}

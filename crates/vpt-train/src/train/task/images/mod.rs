@@ -1,0 +1,442 @@
+//! Tasks whose images have labels: one model and one way to learn, whatever the labels stand for ([`Labels`]).
+
+pub(crate) mod mistakes;
+mod pictures;
+mod prefix;
+mod prompt_picture;
+pub(crate) mod setup;
+pub(crate) mod source;
+
+use std::{borrow::Cow, sync::Arc};
+
+use self::{
+    setup::Setup,
+    source::{LabelledBatch, PartSource},
+};
+use super::{
+    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, Refined, Scored, StagePlan, StepPosition,
+    StepResult, TaskResults, TrainTask,
+};
+use crate::{
+    config::{Plan, RunConfig, Task},
+    report::MistakePart,
+    train::{
+        features::{self, Beginning},
+        observer::{Event, Observer},
+        progress::{EpochRecord, EpochSums, Stage},
+        run_folder::{self, RunFolder},
+    },
+};
+use vpt_backbone::Backbone;
+use vpt_base::{Message, Result, params::Param};
+use vpt_data::{Dataset, Split, SplitFile, visit_batches};
+use vpt_model::{
+    loss::Loss,
+    metrics::{Confusion, Scores},
+    model::{
+        Frozen, StepInput, StepOutput,
+        task_file::{TaskFile, TaskMeta, TaskMetrics},
+    },
+    optim::{Rates, schedule::Course},
+    prompt::part::Draw,
+};
+
+/// Images that are classified at a time.
+pub(crate) const EVAL_BATCH: usize = 64;
+
+/// The name of a curve of scores, and its value for an epoch.
+pub(crate) type ScoreCurve = (&'static str, fn(&EpochRecord) -> f64);
+
+/// Meaning of the labels of images.
+pub(crate) trait Labels: Sized + 'static {
+    /// The task.
+    const TASK: Task;
+    /// Whether a class without training images cannot be learned.
+    const NEEDS_EVERY_CLASS: bool;
+    /// Name in records of the share of training images that were right.
+    const TRAIN_RIGHT: &'static str;
+    /// Introduction of the page of mistakes.
+    const MISTAKES: &'static str;
+    /// The axis of the scores in the picture of the curves.
+    const AXIS: &'static str;
+
+    /// Counts over the images of a part.
+    type Evaluation: Scored;
+
+    /// The data set of a run, and what its labels stand for.
+    fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<(Dataset, Self)>;
+
+    /// The classes that `label` stands for.
+    fn classes_of(&self, label: u32) -> Result<Vec<u32>>;
+
+    /// Their names, of those of all `classes`.
+    fn names(&self, label: u32, classes: &[String]) -> Result<String>;
+
+    /// Training loss, with weights by the numbers of training images.
+    fn loss(&self, config: &RunConfig, dataset: &Dataset) -> Loss;
+
+    /// Nothing found yet, where there are so many classes. With `details`, logits are kept if anything is made of them.
+    fn found(&self, classes: usize, details: bool) -> Self::Evaluation;
+
+    /// Adds a batch to `found`: `logits` `[B, classes]`, `labels` `[B]`.
+    fn add(&self, found: &mut Self::Evaluation, logits: &[f32], labels: &[u32]) -> Result<()>;
+
+    /// Adds to a task file's metadata what follows from the labels, and from the evaluation of the validation images.
+    fn task_meta(&self, meta: TaskMeta, val: Option<&Self::Evaluation>) -> TaskMeta;
+
+    /// Fields of `results.json` that follow from them.
+    fn results(&self, val: &Self::Evaluation, test: &Self::Evaluation) -> TaskResults;
+
+    /// Curves of scores.
+    fn score_curves(&self) -> [ScoreCurve; 2];
+
+    /// The names that `logits` `[classes]` of an image tell, and how likely they are where there is one; `val` is what was found
+    /// in all validation images.
+    fn prediction(&self, logits: &[f32], classes: &[String], val: &Self::Evaluation) -> Option<(String, Option<f64>)>;
+
+    /// Confusion matrix, where an image has one class.
+    fn confusion(found: &Self::Evaluation) -> Option<&Confusion>;
+
+    /// The mistakes among `found` in the images of `split`; `val` is what was found in all validation images.
+    fn mistakes(
+        &self,
+        dataset: &Dataset,
+        split: Split,
+        found: &Self::Evaluation,
+        val: &Self::Evaluation,
+    ) -> Result<MistakePart>;
+}
+
+/// A task whose images have labels.
+pub(crate) struct ImageTask<L> {
+    pub(crate) setup: Setup,
+    pub(crate) labels: L,
+    /// Initial values and penalty of a method on frozen features.
+    pub(crate) beginning: Beginning,
+    /// Features of the training images without prompts, where `promptsrc` is tied to these and they never change.
+    frozen_features: Option<Vec<f32>>,
+}
+
+impl<L: Labels> ImageTask<L> {
+    pub(crate) fn new(setup: Setup, labels: L) -> Self {
+        Self { setup, labels, beginning: Beginning::default(), frozen_features: None }
+    }
+
+    /// Puts features in the place of the images of train and val, and makes what the run begins with; `None` when the observer
+    /// asked to stop.
+    fn begin_on_features(&mut self, fresh: bool, observer: &mut dyn Observer) -> Result<Option<Vec<Param>>> {
+        let Some(train) = features::of_split(&self.setup, Split::Train, observer)? else { return Ok(None) };
+        let Some(val) = features::of_split(&self.setup, Split::Val, observer)? else { return Ok(None) };
+        let Some((beginning, train)) = features::begin(&self.setup, train, &val, fresh, observer)? else {
+            return Ok(None);
+        };
+        (self.setup.train, self.setup.val) =
+            (Arc::new(PartSource::Features(train)), Arc::new(PartSource::Features(val)));
+        let initial = beginning.params.clone();
+        self.beginning = beginning;
+        Ok(Some(initial))
+    }
+
+    /// The label mapping of the first epoch, if there is one: counted over the training images without a prompt. `false` when the
+    /// observer asked to stop.
+    fn map_labels(&self, initial: &mut [Param], observer: &mut dyn Observer) -> Result<bool> {
+        let Setup { model, train, .. } = &self.setup;
+        if !model.label_map().is_some_and(|(kind, _)| kind.counts()) {
+            return Ok(true);
+        }
+        if let Some((kind, source)) = model.label_map() {
+            let (from, to) = (source.classes(), model.head().classes);
+            let note = format!(
+                "label map {kind}: counting which of {from} classes of the backbone stand for {to} of the data"
+            );
+            observer.event(&Event::Note(&note));
+        }
+        let order: Vec<usize> = (0..train.len()).collect();
+        let batches = train.batches(&order, 0, EVAL_BATCH)?;
+        let go_on = &mut |done, total| observer.goes_on(&Event::Evaluating { split: Split::Train, done, total });
+        let all = visit_batches(batches, train.len(), go_on, |LabelledBatch { labels, values, .. }| {
+            model.count_votes(initial, &values, &labels)
+        })?;
+        if all {
+            model.renew_map(initial, true);
+        }
+        Ok(all)
+    }
+
+    /// Texts and image features that `promptsrc` is tied to, these in the order of the training images.
+    fn frozen(&self) -> Option<Frozen<'_>> {
+        let texts = self.setup.frozen_texts.as_deref()?;
+        Some(Frozen { texts, features: self.frozen_features.as_deref() })
+    }
+
+    fn gradients(
+        &self,
+        params: &[Param],
+        source: &PartSource,
+        batch: &LabelledBatch,
+        at: StepPosition,
+    ) -> Result<StepOutput> {
+        let Setup { plan, model, loss, .. } = &self.setup;
+        let config = &plan.config;
+        let (epoch, step) = (at.epoch, at.in_stage);
+        let draw = Draw { seed: config.seed, epoch, step, indices: &batch.indices, dropout: 0., part: 0 };
+        let drawn = model.draw(&draw, &plan.dropout());
+        if source.holds_features() {
+            let (values, labels) = (&batch.values, &batch.labels);
+            let mut output = model.head_step(params, &drawn, values, labels, loss)?;
+            if let Some(penalty) = &self.beginning.penalty {
+                penalty.add_to(&mut output, params, loss.weight(&batch.labels))?;
+            }
+            return Ok(output);
+        }
+        let frozen = self.frozen();
+        let features = frozen.and_then(|frozen| frozen.features).map(|all| {
+            let width = all.len() / source.len();
+            batch.indices.iter().flat_map(|&i| &all[i * width..(i + 1) * width]).copied().collect::<Vec<f32>>()
+        });
+        let input = StepInput {
+            images: &batch.values,
+            blocks: source.blocks(),
+            labels: &batch.labels,
+            drawn: &drawn,
+            loss,
+            frozen: frozen.map(|frozen| Frozen { features: features.as_deref(), ..frozen }),
+            micro_batch: config.micro_batch,
+        };
+        model.step(params, &input)
+    }
+}
+
+impl<L: Labels> TrainTask for ImageTask<L> {
+    const EVAL_BATCH: usize = EVAL_BATCH;
+    type Source = Arc<PartSource>;
+    type Batch = LabelledBatch;
+    type Tally = L::Evaluation;
+    type Evaluation = L::Evaluation;
+
+    fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Self>> {
+        Ok(Setup::new(config, observer)?.map(|(setup, labels)| Self::new(setup, labels)))
+    }
+
+    fn plan(&self) -> &Plan {
+        &self.setup.plan
+    }
+
+    fn backbone(&self) -> &Backbone {
+        self.setup.model.backbone()
+    }
+
+    fn data(&self) -> DataSummary<'_> {
+        let Setup { dataset, content_hash, .. } = &self.setup;
+        DataSummary {
+            name: &dataset.name,
+            classes: Cow::Borrowed(&dataset.classes),
+            images: Split::ALL.map(|split| dataset.part(split).len()),
+            content_hash: Some(content_hash),
+        }
+    }
+
+    fn fingerprint(&self) -> &str {
+        &self.setup.fingerprint
+    }
+
+    fn write_parts(&self, folder: &RunFolder) -> Result<()> {
+        folder.write(run_folder::SPLIT, SplitFile::new(&self.setup.dataset).to_json())?;
+        self.setup.few_shot.as_ref().map_or(Ok(()), |draw| draw.write(&folder.file(run_folder::FEW_SHOT)))
+    }
+
+    fn stages(&self) -> Vec<StagePlan> {
+        vec![StagePlan { stage: Stage::Whole, epochs: self.setup.plan.epochs }]
+    }
+
+    fn averaging(&self) -> Averaging {
+        if self.setup.frozen_texts.is_some() { Averaging::Epochs } else { Averaging::None }
+    }
+
+    fn schedule(&self, epochs: usize) -> Course {
+        self.setup.plan.course(epochs, self.setup.train.len().div_ceil(self.setup.plan.batch_size))
+    }
+
+    fn rates(&self, lr: f64) -> Rates {
+        self.setup.plan.rates(lr)
+    }
+
+    fn recorded_lr(&self, lr: f64) -> f64 {
+        lr
+    }
+
+    fn initial(&mut self, fresh: bool, observer: &mut dyn Observer) -> Result<Option<Vec<Param>>> {
+        if self.setup.plan.config.method.on_features() {
+            return self.begin_on_features(fresh, observer);
+        }
+        let mut initial = self.setup.initial(fresh, observer)?;
+        if fresh && !self.map_labels(&mut initial, observer)? {
+            return Ok(None);
+        }
+        Ok(prefix::keep(&mut self.setup, observer)?.then_some(initial))
+    }
+
+    /// Where texts are learned and features never change: puts these in the place of images, and keeps those that `promptsrc` is
+    /// tied to.
+    fn prepare(&mut self, observer: &mut dyn Observer) -> Result<Option<()>> {
+        let Setup { plan, frozen_texts, .. } = &self.setup;
+        if !plan.config.method.has_texts() && !plan.told_by_texts() {
+            return Ok(Some(()));
+        }
+        let [of_train, of_val] = [Split::Train, Split::Val].map(|split| plan.has_constant_features(split));
+        let tied = frozen_texts.is_some() && !plan.augments();
+        if of_train || tied {
+            let Some(features) = features::of_split(&self.setup, Split::Train, observer)? else { return Ok(None) };
+            if tied {
+                self.frozen_features = Some(features.values);
+            } else {
+                self.setup.train = Arc::new(PartSource::Features(features));
+            }
+        }
+        if of_val {
+            let Some(features) = features::of_split(&self.setup, Split::Val, observer)? else { return Ok(None) };
+            self.setup.val = Arc::new(PartSource::Features(features));
+        }
+        Ok(Some(()))
+    }
+
+    fn epoch_images(&self) -> usize {
+        self.setup.train.len()
+    }
+
+    fn source(&self, split: Split, _: Stage, _: &RunFolder, _: &mut dyn Observer) -> Result<Option<Arc<PartSource>>> {
+        let Setup { train, val, test, .. } = &self.setup;
+        Ok(Some(match split {
+            Split::Train => train.clone(),
+            Split::Val => val.clone(),
+            Split::Test => test.clone(),
+        }))
+    }
+
+    fn final_source(&self, split: Split, observer: &mut dyn Observer) -> Result<Option<Arc<PartSource>>> {
+        let Setup { val, test, .. } = &self.setup;
+        if split == Split::Val || !val.holds_features() {
+            return Ok(Some(if split == Split::Val { val } else { test }.clone()));
+        }
+        let features = features::of_split(&self.setup, split, observer)?;
+        Ok(features.map(|features| Arc::new(PartSource::Features(features))))
+    }
+
+    fn batches<'a>(
+        &'a self,
+        source: &'a Arc<PartSource>,
+        _: Stage,
+        order: &'a [usize],
+        epoch: usize,
+        size: usize,
+    ) -> Result<Batches<'a, LabelledBatch>> {
+        source.batches(order, epoch, size)
+    }
+
+    fn begin_epoch(&self, params: &mut [Param]) {
+        // The logits of the epoch before have told the label mapping.
+        self.setup.model.renew_map(params, false);
+    }
+
+    fn step(
+        &self,
+        params: &[Param],
+        source: &Arc<PartSource>,
+        batch: &LabelledBatch,
+        at: StepPosition,
+    ) -> Result<StepResult> {
+        let StepOutput { loss, correct, gradients, votes } = self.gradients(params, source, batch, at)?;
+        Ok(StepResult { losses: vec![loss], correct, gradients, votes })
+    }
+
+    fn updated(&self, params: &mut [Param], step: &StepResult) {
+        self.setup.model.add_votes(params, &step.votes);
+    }
+
+    fn diverged(&self, what: &str, at: StepPosition, lr: f64) -> Message {
+        let (step, epoch) = (at.in_stage + 1, at.epoch);
+        let at = format!("{what} not finite in step {step} (epoch {epoch}) at a learning rate of {lr}");
+        Message::from(at).text("; try a lower ").field("lr")
+    }
+
+    fn means(&self, sums: &EpochSums) -> EpochMeans {
+        let images = sums.images.max(1) as f64;
+        let loss = sums.losses.first().copied().unwrap_or_default() / images;
+        let right = sums.correct as f64 / images;
+        let acc1 = (L::TASK == Task::Classify).then_some(right);
+        EpochMeans { loss, others: vec![(L::TRAIN_RIGHT, right)], acc1 }
+    }
+
+    fn tally(&self, details: bool) -> L::Evaluation {
+        self.labels.found(self.setup.model.head().classes, details)
+    }
+
+    fn evaluator<'a>(
+        &'a self,
+        params: &'a [Param],
+        source: &'a Arc<PartSource>,
+        _: Stage,
+        tally: &'a mut L::Evaluation,
+    ) -> Result<Evaluator<'a, LabelledBatch>> {
+        let model = &self.setup.model;
+        let classifier = model.classifier(params)?;
+        Ok(Box::new(move |batch| {
+            let logits = if source.holds_features() {
+                classifier.logits(&batch.values)?
+            } else {
+                classifier.logits(&model.features_behind(params, &batch.values, source.blocks())?)?
+            };
+            self.labels.add(tally, &logits, &batch.labels)
+        }))
+    }
+
+    fn conclude(&self, tally: L::Evaluation, _: Split) -> Result<L::Evaluation> {
+        Ok(tally)
+    }
+
+    fn refine(&self, values: &[Param]) -> Result<Option<Refined>> {
+        let Setup { plan, model, val, .. } = &self.setup;
+        let PartSource::Features(features) = &**val else { return Ok(None) };
+        if plan.solved {
+            return Ok(None);
+        }
+        let chosen = features::choose(plan, model.head(), values, features)?;
+        Ok(chosen.map(|(values, chosen)| Refined { values, chosen }))
+    }
+
+    fn task_file(
+        &self,
+        values: &[Param],
+        record: &EpochRecord,
+        test: Option<Scores>,
+        val: Option<&L::Evaluation>,
+    ) -> Result<TaskFile> {
+        let metrics = TaskMetrics { epoch: record.epoch, val: Some(record.val.clone()), test };
+        let mut meta = self.labels.task_meta(self.setup.task_meta(metrics)?, val);
+        let params = self.setup.model.task_params(values)?;
+        if let (Some(map), Some((_, source))) = (&mut meta.label_map, self.setup.model.label_map()) {
+            map.name(source.names(), &params)?;
+        }
+        Ok(TaskFile { meta, params })
+    }
+
+    fn results(&self, val: &L::Evaluation, test: &L::Evaluation) -> TaskResults {
+        let plan = &self.setup.plan;
+        TaskResults {
+            head: Some(plan.head).filter(|_| plan.config.label_map.is_none()),
+            label_map: plan.config.label_map,
+            texts: self.setup.texts.clone(),
+            chosen: self.beginning.chosen.clone(),
+            ..self.labels.results(val, test)
+        }
+    }
+
+    fn write_files(&self, run: &FinishedRun<L::Evaluation>) -> Result<()> {
+        if !self.beginning.trials.is_empty() {
+            run.folder.write_json(run_folder::L2_SEARCH, &self.beginning.trials)?;
+        }
+        pictures::write(self, run)?;
+        prompt_picture::write(self, run)?;
+        mistakes::write(self, run)
+    }
+}

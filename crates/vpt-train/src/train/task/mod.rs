@@ -1,0 +1,348 @@
+//! The trainer asks a task to open its data, make a model, take a step on a batch, evaluate, and write what
+//! belongs to it in the run folder. All else is the trainer's: trials of learning rates and the order of a run
+//! ([`session`](super::session)), the epochs of a stage ([`fit`](super::fit)), evaluation ([`evaluate`](super::evaluate())).
+//!
+//! To add a task: a file here that implements [`TrainTask`], and a line in [`open`].
+
+pub(crate) mod classify;
+pub(crate) mod detect;
+pub(crate) mod images;
+pub(crate) mod multilabel;
+
+use std::{borrow::Cow, collections::BTreeMap, time::Instant};
+
+use self::{classify::Classify, detect::DetectTraining, multilabel::Multilabel};
+use super::{
+    Outcome,
+    observer::Observer,
+    progress::{EpochRecord, EpochSums, Stage},
+    run_folder::RunFolder,
+    session::Session,
+};
+use crate::config::{Plan, RunConfig, Task};
+use vpt_backbone::{Backbone, class_texts::Prompts};
+use vpt_base::{Message, Result, params::Param};
+use vpt_data::{ImageCount, Split};
+use vpt_model::{
+    head::{HeadKind, LabelMap, label_map::Vote},
+    metrics::{Calibration, Scores, calibration::Logits},
+    model::task_file::TaskFile,
+    optim::{Rates, schedule::Course},
+};
+
+/// Opens data and backbone of the run `config` of `task`, which is not [`Task::Auto`]; `None` when the observer asked to stop.
+pub(super) fn open(task: Task, config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Box<dyn OpenedRun>>> {
+    match task {
+        Task::Auto | Task::Classify => boxed::<Classify>(config, observer),
+        Task::Multilabel => boxed::<Multilabel>(config, observer),
+        Task::Detect => boxed::<DetectTraining>(config, observer),
+    }
+}
+
+fn boxed<T: TrainTask>(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Box<dyn OpenedRun>>> {
+    Ok(T::open(config, observer)?.map(|task| Box::new(task) as Box<dyn OpenedRun>))
+}
+
+/// A run of any task whose data and backbone are open.
+pub(super) trait OpenedRun {
+    /// The run with nothing left open.
+    fn plan(&self) -> &Plan;
+
+    /// The data set's name.
+    fn data_name(&self) -> &str;
+
+    /// Writes which images are in which part, before there is anything else in `folder`.
+    fn write_parts(&self, folder: &RunFolder) -> Result<()>;
+
+    /// Trains to the end, or until `observer` asks to stop.
+    fn go(self: Box<Self>, folder: RunFolder, started: Instant, observer: &mut dyn Observer) -> Result<Outcome>;
+}
+
+impl<T: TrainTask> OpenedRun for T {
+    fn plan(&self) -> &Plan {
+        TrainTask::plan(self)
+    }
+
+    fn data_name(&self) -> &str {
+        self.data().name
+    }
+
+    fn write_parts(&self, folder: &RunFolder) -> Result<()> {
+        TrainTask::write_parts(self, folder)
+    }
+
+    fn go(self: Box<Self>, folder: RunFolder, started: Instant, observer: &mut dyn Observer) -> Result<Outcome> {
+        Session::new(*self, folder, started).go(observer)
+    }
+}
+
+/// Fingerprint of a run with this plan on this data and backbone, which its checkpoints hold.
+pub(crate) fn fingerprint(plan: &Plan, data: &[&[u8]], backbone: &Backbone) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let config = plan.config.to_toml()?;
+    for part in [&[config.as_bytes()], data, &[backbone.hash()?.as_bytes()]].concat() {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Names and numbers of a run's data.
+pub(crate) struct DataSummary<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) classes: Cow<'a, [String]>,
+    /// Images in train, val and test.
+    pub(crate) images: [usize; 3],
+    /// Stands for all of it, where the task has such a hash.
+    pub(crate) content_hash: Option<&'a str>,
+}
+
+/// A stage of a run and its number of epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StagePlan {
+    pub(crate) stage: Stage,
+    pub(crate) epochs: usize,
+}
+
+/// Which values are evaluated and kept instead of the present ones.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Averaging {
+    /// The present ones are.
+    None,
+    /// Their average over the epochs ([`EpochAverage`](super::average::EpochAverage)).
+    Epochs,
+    /// Their exponential moving average over the steps of a stage.
+    Steps {
+        /// Weight of the average so far in a step.
+        decay: f64,
+    },
+}
+
+/// Where in a run a step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StepPosition {
+    pub(crate) stage: Stage,
+    /// The epoch, from 1.
+    pub(crate) epoch: usize,
+    /// The step in the epoch, from 0.
+    pub(crate) in_epoch: u64,
+    /// The step in the stage, from 0.
+    pub(crate) in_stage: u64,
+}
+
+/// Losses and gradients of a step.
+pub(crate) struct StepResult {
+    /// The loss, and the parts of it that records tell: what [`EpochSums::losses`] adds up.
+    pub(crate) losses: Vec<f64>,
+    /// How many images were right, where the task tells.
+    pub(crate) correct: usize,
+    /// The gradient of each learned tensor.
+    pub(crate) gradients: Vec<Vec<f32>>,
+    /// Votes for the next label mapping.
+    pub(crate) votes: Vec<Vote>,
+}
+
+/// Means over the steps or images of an epoch.
+pub(crate) struct EpochMeans {
+    /// The loss.
+    pub(crate) loss: f64,
+    /// Other means that a record tells, by name.
+    pub(crate) others: Vec<(&'static str, f64)>,
+    /// The accuracy, where an image has one class.
+    pub(crate) acc1: Option<f64>,
+}
+
+/// Outcome of the evaluation of a part.
+pub(crate) trait Scored {
+    /// The metrics.
+    fn scores(&self) -> Scores;
+
+    /// The logits of the images in their order, where they were asked for and an image has one class.
+    fn logits(&self) -> Option<&Logits> {
+        None
+    }
+}
+
+/// Learned values that validation has changed after training, and what it chose for them, by name.
+pub(crate) struct Refined {
+    pub(crate) values: Vec<Param>,
+    pub(crate) chosen: BTreeMap<String, f64>,
+}
+
+/// The fields of `results.json` that not every task has.
+#[derive(Default)]
+pub(crate) struct TaskResults {
+    pub(crate) head: Option<HeadKind>,
+    pub(crate) label_map: Option<LabelMap>,
+    pub(crate) texts: Option<Prompts>,
+    pub(crate) temperature: Option<f64>,
+    pub(crate) ece: Option<Calibration>,
+    pub(crate) chosen: BTreeMap<String, f64>,
+}
+
+/// Input of the files of a finished run.
+pub(crate) struct FinishedRun<'a, F> {
+    pub(crate) folder: &'a RunFolder,
+    /// Every epoch.
+    pub(crate) history: &'a [EpochRecord],
+    /// The epoch that counts.
+    pub(crate) record: &'a EpochRecord,
+    /// The values that count.
+    pub(crate) values: &'a [Param],
+    /// Their evaluation on the validation images.
+    pub(crate) val: &'a F,
+    /// Their evaluation on the test images.
+    pub(crate) test: &'a F,
+}
+
+/// Batches in order.
+pub(crate) type Batches<'a, B> = Box<dyn Iterator<Item = Result<B>> + 'a>;
+
+/// Takes in what a model makes of a batch.
+pub(crate) type Evaluator<'a, B> = Box<dyn FnMut(&B) -> Result<()> + 'a>;
+
+/// A task, with its data, its model and everything else that a run needs and that does not change.
+pub(crate) trait TrainTask: Sized + 'static {
+    /// Images that are evaluated at a time.
+    const EVAL_BATCH: usize;
+
+    /// The images of a part, or what was made of them once.
+    type Source: ImageCount;
+
+    /// A batch of them.
+    type Batch: ImageCount;
+
+    /// Running sums of an evaluation.
+    type Tally;
+
+    /// Its outcome.
+    type Evaluation: Scored;
+
+    /// Opens data and backbone; `None` when the observer asked to stop.
+    fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Self>>;
+
+    /// The run with nothing left open.
+    fn plan(&self) -> &Plan;
+
+    /// The frozen part of the model.
+    fn backbone(&self) -> &Backbone;
+
+    /// Names and numbers of the data.
+    fn data(&self) -> DataSummary<'_>;
+
+    /// Stands for configuration, data and backbone in checkpoints.
+    fn fingerprint(&self) -> &str;
+
+    /// Writes which images are in which part to `folder`.
+    fn write_parts(&self, folder: &RunFolder) -> Result<()>;
+
+    /// The stages of a run in their order, none of them without epochs. What is learned before the last does not depend on the
+    /// rate that `lr = "auto"` looks for.
+    fn stages(&self) -> Vec<StagePlan>;
+
+    /// Which values are evaluated and kept.
+    fn averaging(&self) -> Averaging;
+
+    /// How the learning rate goes over `epochs` epochs: a trial of the rate may have fewer than the run.
+    fn schedule(&self, epochs: usize) -> Course;
+
+    /// Rates of the optimiser when the method learns at `lr`.
+    fn rates(&self, lr: f64) -> Rates;
+
+    /// The rate that records tell when the method learns at `lr`.
+    fn recorded_lr(&self, lr: f64) -> f64;
+
+    /// The learned values before the first step, after whatever has to be computed for them; where nothing is learned in
+    /// steps, the final ones. With a checkpoint (not `fresh`) only their shape is needed. `None` when the observer asked to
+    /// stop.
+    fn initial(&mut self, fresh: bool, observer: &mut dyn Observer) -> Result<Option<Vec<Param>>>;
+
+    /// Computes what never changes in training, once it is known that there is something to learn; `None` when the observer
+    /// asked to stop.
+    fn prepare(&mut self, _observer: &mut dyn Observer) -> Result<Option<()>> {
+        Ok(Some(()))
+    }
+
+    /// Images that an epoch goes through.
+    fn epoch_images(&self) -> usize;
+
+    /// The images of train or val for `stage`; `folder` has room for what memory has none for. `None` when the observer asked
+    /// to stop.
+    fn source(
+        &self,
+        split: Split,
+        stage: Stage,
+        folder: &RunFolder,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Self::Source>>;
+
+    /// The images of val or test for the last look; `None` when the observer asked to stop.
+    fn final_source(&self, split: Split, observer: &mut dyn Observer) -> Result<Option<Self::Source>>;
+
+    /// The images of `source` at `order` in batches of `size`; the last may be smaller. `epoch` seeds what is random.
+    fn batches<'a>(
+        &'a self,
+        source: &'a Self::Source,
+        stage: Stage,
+        order: &'a [usize],
+        epoch: usize,
+        size: usize,
+    ) -> Result<Batches<'a, Self::Batch>>;
+
+    /// Called before the first step of an epoch.
+    fn begin_epoch(&self, _params: &mut [Param]) {}
+
+    /// Loss and gradients of a batch of the training images `source`.
+    fn step(
+        &self,
+        params: &[Param],
+        source: &Self::Source,
+        batch: &Self::Batch,
+        at: StepPosition,
+    ) -> Result<StepResult>;
+
+    /// Called when the optimiser has changed `params` by what `step` yielded.
+    fn updated(&self, _params: &mut [Param], _step: &StepResult) {}
+
+    /// The error of a step at the rate `lr` whose `what` (loss or gradient) is not finite.
+    fn diverged(&self, what: &str, at: StepPosition, lr: f64) -> Message;
+
+    /// Means of `sums`.
+    fn means(&self, sums: &EpochSums) -> EpochMeans;
+
+    /// An evaluation of no images yet. With `details`, it also keeps what only the files at the end need.
+    fn tally(&self, details: bool) -> Self::Tally;
+
+    /// Adds the predictions of `params` for a batch of `source` to `tally`.
+    fn evaluator<'a>(
+        &'a self,
+        params: &'a [Param],
+        source: &'a Self::Source,
+        stage: Stage,
+        tally: &'a mut Self::Tally,
+    ) -> Result<Evaluator<'a, Self::Batch>>;
+
+    /// Outcome of `tally`, taken over all images of `split`.
+    fn conclude(&self, tally: Self::Tally, split: Split) -> Result<Self::Evaluation>;
+
+    /// Changes the learned values by validation when training is over.
+    fn refine(&self, _values: &[Param]) -> Result<Option<Refined>> {
+        Ok(None)
+    }
+
+    /// The task file of `values`, those of the epoch `record`; `test` and `val`, what they found in the validation images,
+    /// are known at the end.
+    fn task_file(
+        &self,
+        values: &[Param],
+        record: &EpochRecord,
+        test: Option<Scores>,
+        val: Option<&Self::Evaluation>,
+    ) -> Result<TaskFile>;
+
+    /// Fields of `results.json` that this task has.
+    fn results(&self, val: &Self::Evaluation, test: &Self::Evaluation) -> TaskResults;
+
+    /// Writes pictures and what else belongs to this task only.
+    fn write_files(&self, run: &FinishedRun<Self::Evaluation>) -> Result<()>;
+}

@@ -1,9 +1,0 @@
-//! Evaluation on a part of a data set: of learned tasks, and of CLIP's zero-shot classifier.
-
-mod detect_task;
-mod task;
-pub mod zero_shot;
-
-pub use crate::metrics::coco::Detected;
-pub use detect_task::evaluate_boxes;
-pub use task::{evaluate, evaluate_multilabel};
