@@ -3,10 +3,10 @@
 //! `vpt bench kernels` puts the same next to the machine's peak, and `vpt bench step` times a whole step.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use vpt::kernel::attention::Scratch;
+use vpt::kernel::attention::AttentionScratch;
 use vpt::kernel::{
-    Activation, Attention, AttentionVjp, Init, Kept, Mat, MatMut, Panels, Part, Precision, layer_norm, layer_norm_vjp,
-    matmul, matmul_activate, row_stride,
+    Activation, Attention, AttentionVjp, Init, Kept, Mat, MatMut, PanelRange, Panels, Precision, layer_norm,
+    layer_norm_vjp, matmul, matmul_activate, row_stride,
 };
 
 const ROWS: usize = 394;
@@ -30,7 +30,7 @@ fn products(c: &mut Criterion) {
             let panels = Panels::pack_as(Mat::new(&weight, k, n, n), precision);
             let turned = Panels::pack_as(Mat::new(&weight, n, k, k), precision);
             let view = Mat::new(&x, ROWS, k, x_stride);
-            for (name, part) in [("", Part::from(&panels)), (" transposed", turned.t())] {
+            for (name, part) in [("", PanelRange::from(&panels)), (" transposed", turned.t())] {
                 group.bench_function(format!("{ROWS}x{k}x{n}{name}"), |b| {
                     b.iter(|| matmul(view, part.clone(), MatMut::new(&mut y, ROWS, n, y_stride), Init::Bias(&bias)));
                 });
@@ -59,7 +59,7 @@ fn attention(c: &mut Criterion) {
             causal: false,
             precision,
         };
-        let (mut kept, mut scratch) = (Kept::new(precision), Scratch::default());
+        let (mut kept, mut scratch) = (Kept::new(precision), AttentionScratch::default());
         let (mut out, mut d_kv, mut d_p) =
             (vec![0.; TOKENS * WIDTH], vec![0.; TOKENS * 2 * WIDTH], vec![0.; PROMPTS * 2 * WIDTH]);
         group.bench_function("forward", |b| {

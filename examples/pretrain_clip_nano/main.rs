@@ -23,7 +23,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use tokenizers::Tokenizer;
-use vpt::data::shapes::{self, Caption, Colour, Pairs, Scene, Shape, Stage, Style};
+use vpt::data::shapes::{self, Caption, Colour, Curriculum, Pairs, Scene, Shape, Style};
 
 use crate::export::{MEAN, STD, State};
 use crate::model::{Config, Model, Scratch, Slot, Tape, TowerConfig, contrastive};
@@ -104,7 +104,7 @@ fn open_tokenizer(args: &Args) -> Result<Tokenizer> {
     let path = args.out.join("tokenizer.json");
     if !path.exists() {
         let captions: Vec<String> =
-            (0..40_000).map(|index| shapes::pretraining_item(args.seed, index, Stage::Full).1.text).collect();
+            (0..40_000).map(|index| shapes::pretraining_item(args.seed, index, Curriculum::Full).1.text).collect();
         let learned = tokenizer::learn(&captions, 768)?;
         learned.save(&path, true).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
     }
@@ -259,9 +259,9 @@ impl Trainer {
     fn batch(&mut self, first: u64) -> Result<Batch> {
         let (seed, side) = (self.args.seed, self.model.config.image);
         let stage = match first {
-            0..EASY_SAMPLES => Stage::Easy,
-            EASY_SAMPLES..SINGLE_SAMPLES => Stage::Single,
-            _ => Stage::Full,
+            0..EASY_SAMPLES => Curriculum::Easy,
+            EASY_SAMPLES..SINGLE_SAMPLES => Curriculum::Single,
+            _ => Curriculum::Full,
         };
         let mut drawn: Vec<Drawn> = Vec::new();
         drawn.resize_with(self.args.batch / CHUNK, Default::default);

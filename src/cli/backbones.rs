@@ -15,11 +15,11 @@ use super::{Global, fetch};
 #[derive(Debug, Args)]
 pub(crate) struct Backbones {
     #[command(subcommand)]
-    command: Command,
+    command: BackbonesCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum BackbonesCommand {
     /// Every known backbone and where it was found
     #[command(after_help = "Example:\n  vpt backbones list --weights-dir models/")]
     List {
@@ -68,16 +68,16 @@ enum Command {
 
 pub(crate) fn run(args: Backbones, global: &Global, out: Output) -> anyhow::Result<()> {
     match args.command {
-        Command::List { weights_dir } => {
+        BackbonesCommand::List { weights_dir } => {
             let rows = registry::list(weights_dir.as_deref());
             out.result(&json!({ "backbones": rows }), || list(&rows))
         }
-        Command::Info { backbone, weights_dir } => {
+        BackbonesCommand::Info { backbone, weights_dir } => {
             let info = registry::info(&backbone, weights_dir.as_deref())?;
             out.result(&info, || describe(&info))
         }
-        Command::Fetch { backbone } => fetch::fetch(&backbone, global.quiet, out),
-        Command::Verify { backbone } => fetch::verify(&backbone, out),
+        BackbonesCommand::Fetch { backbone } => fetch::fetch(&backbone, global.quiet, out),
+        BackbonesCommand::Verify { backbone } => fetch::verify(&backbone, out),
     }
 }
 

@@ -6,28 +6,28 @@ use clap::{Args, Subcommand};
 use vpt::backbone::{Backbone, OpenOptions};
 use vpt::bench::detect::{DetectReport, detect};
 use vpt::bench::kernels::{self, KernelReport, KernelRow, kernels};
-use vpt::bench::step::{Options, StepReport, step};
+use vpt::bench::step::{StepOptions, StepReport, step};
 use vpt::prompt::tokens::PromptLayers;
 use vpt::report::table;
 use vpt::{config::RunConfig, methods::Method};
 
 use super::flags::parsed;
 use super::output::Output;
-use super::progress::Progress;
+use super::progress::ProgressDisplay;
 use super::{Global, few_shot, one_of};
 
 /// Compare methods; measure time and memory of training steps
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     #[command(subcommand)]
-    command: Command,
+    command: BenchCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    FewShot(Box<few_shot::FewShot>),
+enum BenchCommand {
+    FewShot(Box<few_shot::FewShotArgs>),
     Merge(few_shot::Merge),
-    Step(Step),
+    Step(StepArgs),
     Detect(Detect),
     Kernels(Kernels),
     #[command(hide = true)]
@@ -40,7 +40,7 @@ enum Command {
 /// work the step needs, so gflop per second can be compared between programs.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  vpt bench step --backbone clip-vit-b16 --batch-size 16 --prompt-tokens 50 --json")]
-struct Step {
+struct StepArgs {
     /// Known backbone or folder in the Hugging Face layout
     #[arg(long, value_name = "NAME|DIR", default_value = "clip-nano")]
     backbone: String,
@@ -135,12 +135,12 @@ struct Kernels {
 
 pub(crate) fn run(args: Bench, global: &Global, out: Output) -> anyhow::Result<()> {
     match args.command {
-        Command::FewShot(args) => few_shot::run(*args, global, out),
-        Command::Merge(args) => few_shot::merge(&args, out),
-        Command::FewShotJob(_) => few_shot::job(out),
-        Command::Step(args) => run_step(args, global, out),
-        Command::Detect(args) => run_detect(args, global, out),
-        Command::Kernels(args) => run_kernels(&args, global, out),
+        BenchCommand::FewShot(args) => few_shot::run(*args, global, out),
+        BenchCommand::Merge(args) => few_shot::merge(&args, out),
+        BenchCommand::FewShotJob(_) => few_shot::job(out),
+        BenchCommand::Step(args) => run_step(args, global, out),
+        BenchCommand::Detect(args) => run_detect(args, global, out),
+        BenchCommand::Kernels(args) => run_kernels(&args, global, out),
     }
 }
 
@@ -161,8 +161,8 @@ fn run_detect(args: Detect, global: &Global, out: Output) -> anyhow::Result<()> 
     .with_options(|o| (o.tokens.prompt_tokens, o.tokens.prompt_layers) = (args.prompt_tokens, args.prompt_layers));
     config.validate()?;
     let backbone = Backbone::open(&args.backbone, &options)?;
-    let progress = Progress::new(global.quiet);
-    let measured = Options { repeats: args.repeats, classes: args.classes, forward: false };
+    let progress = ProgressDisplay::new(global.quiet);
+    let measured = StepOptions { repeats: args.repeats, classes: args.classes, forward: false };
     let report = detect(&config, backbone, &measured, &mut |note| progress.line(note))?;
     out.result(&report, || describe_detect(&report))
 }
@@ -184,7 +184,7 @@ fn describe_detect(report: &DetectReport) -> String {
     ])
 }
 
-fn run_step(args: Step, global: &Global, out: Output) -> anyhow::Result<()> {
+fn run_step(args: StepArgs, global: &Global, out: Output) -> anyhow::Result<()> {
     let options = OpenOptions {
         weights_dir: args.weights_dir,
         image_size: args.image_size,
@@ -202,8 +202,8 @@ fn run_step(args: Step, global: &Global, out: Output) -> anyhow::Result<()> {
     .with_options(|o| (o.tokens.prompt_tokens, o.tokens.prompt_layers) = (args.prompt_tokens, args.prompt_layers));
     config.validate()?;
     let backbone = Backbone::open(&args.backbone, &options)?;
-    let progress = Progress::new(global.quiet);
-    let measured = Options { repeats: args.repeats, classes: args.classes, forward: args.forward };
+    let progress = ProgressDisplay::new(global.quiet);
+    let measured = StepOptions { repeats: args.repeats, classes: args.classes, forward: args.forward };
     let report = step(&config, backbone, &measured, &mut |note| progress.line(note))?;
     out.result(&report, || describe(&report))
 }
@@ -236,8 +236,8 @@ fn describe(report: &StepReport) -> String {
 
 fn run_kernels(args: &Kernels, global: &Global, out: Output) -> anyhow::Result<()> {
     let &Kernels { rows, width, tokens, repeats } = args;
-    let progress = Progress::new(global.quiet);
-    let options = kernels::Options { rows, width, tokens, threads: global.threads(), repeats };
+    let progress = ProgressDisplay::new(global.quiet);
+    let options = kernels::KernelOptions { rows, width, tokens, threads: global.threads(), repeats };
     let report = kernels(&options, &mut |note| progress.line(note))?;
     out.result(&report, || describe_kernels(&report))
 }

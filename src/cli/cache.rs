@@ -19,11 +19,11 @@ use super::output::Output;
 #[derive(Debug, Args)]
 pub(crate) struct Cache {
     #[command(subcommand)]
-    command: Command,
+    command: CacheCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CacheCommand {
     /// Say where the cache is and how much it holds
     Info(Folder),
     /// Remove everything from the cache
@@ -38,11 +38,11 @@ struct Folder {
 }
 
 pub(crate) fn run(args: &Cache, out: Output) -> anyhow::Result<()> {
-    let (Command::Info(folder) | Command::Clear(folder)) = &args.command;
+    let (CacheCommand::Info(folder) | CacheCommand::Clear(folder)) = &args.command;
     let root = folder.cache_dir.clone().or_else(feature_cache::default_folder);
     let root = root.ok_or_else(|| Usage("--cache-dir: this system has no folder for caches; name one".to_owned()))?;
     let cache = FeatureCache::new(root, feature_cache::limit());
-    let cleared = matches!(args.command, Command::Clear(_));
+    let cleared = matches!(args.command, CacheCommand::Clear(_));
     let Contents { bytes, files, features } = if cleared { cache.clear()? } else { cache.contents()? };
     let (folder, limit) = (cache.root().display().to_string(), cache.limit());
     let value = json!({

@@ -18,11 +18,11 @@ use super::{Global, Usage, one_of};
 #[derive(Debug, Args)]
 pub(crate) struct Data {
     #[command(subcommand)]
-    command: Command,
+    command: DataCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum DataCommand {
     Info(Info),
     Check(Check),
     Convert(Convert),
@@ -112,17 +112,17 @@ struct Shapes {
 
 pub(crate) fn run(args: Data, global: &Global, out: Output) -> anyhow::Result<()> {
     match args.command {
-        Command::Info(args) if BoxDataset::recognize(&args.data).is_some() => box_info(&args, global, out),
-        Command::Info(args) => {
+        DataCommand::Info(args) if BoxDataset::recognize(&args.data).is_some() => box_info(&args, global, out),
+        DataCommand::Info(args) => {
             let summary = Dataset::open(&args.data, global.seed())?.summary();
             out.result(&summary, || describe(&summary))?;
             let bad = summary.unreadable.len();
             anyhow::ensure!(bad == 0, "{}: {bad} unreadable images", args.data.display());
             Ok(())
         }
-        Command::Check(args) => data_check::run(&args, global, out),
-        Command::Convert(args) => convert_boxes(&args, global, out),
-        Command::Make(Make::Shapes(args)) => make_shapes(&args, global, out),
+        DataCommand::Check(args) => data_check::run(&args, global, out),
+        DataCommand::Convert(args) => convert_boxes(&args, global, out),
+        DataCommand::Make(Make::Shapes(args)) => make_shapes(&args, global, out),
     }
 }
 

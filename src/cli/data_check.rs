@@ -8,7 +8,7 @@ use vpt::report::table;
 
 use super::Global;
 use super::output::Output;
-use super::progress::Progress;
+use super::progress::ProgressDisplay;
 
 /// Find what is wrong with a data set: files, images, duplicates, classes, tables, annotations; reads every image
 ///
@@ -39,7 +39,7 @@ fn kinds() -> String {
 }
 
 pub(super) fn run(args: &Check, global: &Global, out: Output) -> anyhow::Result<()> {
-    let mut progress = Progress::new(global.quiet);
+    let mut progress = ProgressDisplay::new(global.quiet);
     let report = check(&args.data, args.fast, &mut |done, total| progress.at("checking", done, total, String::new))?;
     progress.clear();
     out.result(&report, || describe(&report))?;

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args};
 use serde_json::json;
 use vpt::backbone::{Backbone, OpenOptions};
-use vpt::infer::embed::{Embeddings, Source};
+use vpt::infer::embed::{EmbeddingSource, Embeddings};
 use vpt::model::TaskModel;
 
 use super::output::Output;
-use super::progress::Progress;
+use super::progress::ProgressDisplay;
 use super::{Global, Usage, model};
 
 /// Write embeddings of images and texts to a safetensors file
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
     let weights_dir = args.weights_dir.as_deref();
     let (name, mut embeddings) = if let Some(path) = &args.model {
         let task = TaskModel::open(path, &model::options(args.backbone.as_deref(), weights_dir, global))?;
-        (task.meta().backbone.name.clone(), embed(&Source::Task(&task), args, global)?)
+        (task.meta().backbone.name.clone(), embed(&EmbeddingSource::Task(&task), args, global)?)
     } else {
         let options = OpenOptions {
             weights_dir: args.weights_dir.clone(),
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
             max_memory: global.max_memory(),
         };
         let backbone = Backbone::open(args.backbone.as_deref().unwrap_or("clip-nano"), &options)?;
-        (backbone.name.clone(), embed(&Source::Backbone(&backbone), args, global)?)
+        (backbone.name.clone(), embed(&EmbeddingSource::Backbone(&backbone), args, global)?)
     };
     if args.normalize {
         embeddings.normalise();
@@ -91,8 +91,8 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
     })
 }
 
-fn embed(source: &Source<'_>, args: &Embed, global: &Global) -> vpt::Result<Embeddings> {
-    let mut progress = Progress::new(global.quiet);
+fn embed(source: &EmbeddingSource<'_>, args: &Embed, global: &Global) -> vpt::Result<Embeddings> {
+    let mut progress = ProgressDisplay::new(global.quiet);
     source.embed(&args.images, &args.texts, global.threads(), &mut |done, total| {
         progress.at("embedding", done, total, String::new);
     })

@@ -18,7 +18,7 @@ use vpt::{
 
 use super::model::ModelArgs;
 use super::output::Output;
-use super::progress::Progress;
+use super::progress::ProgressDisplay;
 use super::{Global, Usage, metrics, split};
 
 /// Measure a trained task file on a data set
@@ -60,7 +60,7 @@ fn refuse_detections(args: &Eval) -> Result<(), Usage> {
 
 fn multilabel(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyhow::Result<()> {
     refuse_detections(args)?;
-    let mut progress = Progress::new(global.quiet);
+    let mut progress = ProgressDisplay::new(global.quiet);
     let data = MultilabelDataset::open(&args.data, global.seed(), false)?;
     progress.line(&format!("{}: {}", data.dataset.name, data.dataset.split_note));
     let tally = eval::evaluate_multilabel(task, &data, args.split, &mut |done, total| {
@@ -80,7 +80,7 @@ fn multilabel(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> an
 
 fn classify(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyhow::Result<()> {
     refuse_detections(args)?;
-    let mut progress = Progress::new(global.quiet);
+    let mut progress = ProgressDisplay::new(global.quiet);
     let dataset = Dataset::open(&args.data, global.seed())?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
     let unknown = dataset.classes.iter().any(|class| !task.meta().classes.contains(class));
@@ -102,7 +102,7 @@ fn classify(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyh
 }
 
 fn detect(args: &Eval, task: DetectTask, global: &Global, out: Output) -> anyhow::Result<()> {
-    let mut progress = Progress::new(global.quiet);
+    let mut progress = ProgressDisplay::new(global.quiet);
     let dataset = BoxDataset::open(&args.data, global.seed())?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
     let unknown = dataset.categories.iter().any(|category| !task.meta().classes.contains(&category.name));

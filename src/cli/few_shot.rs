@@ -16,8 +16,8 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use vpt::Message;
 use vpt::bench::few_shot::{
-    GridConfig, GridEvent, GridMethod, GridOutcome, Job, Mode, Performed, Schedule, Shard, TextFile, Worker, console,
-    merge as merge_folder, perform, run as run_grid, to_json,
+    GridConfig, GridEvent, GridMethod, GridOutcome, GridSchedule, Job, Mode, Performed, Shard, TextFile, Worker,
+    console, merge as merge_folder, perform, run as run_grid, to_json,
 };
 use vpt::config::{LearningRate, RunConfig};
 use vpt::feature_cache;
@@ -28,7 +28,7 @@ use vpt::train::{Event, Observer};
 use super::flags::{self, parsed};
 use super::interrupt::Interrupt;
 use super::output::Output;
-use super::progress::Progress;
+use super::progress::ProgressDisplay;
 use super::{Global, Interrupted, one_of};
 
 /// How often a job's process is looked at.
@@ -56,7 +56,7 @@ Examples:
 /// (jobs/, with a bit for each test image: right or wrong). Time and peak memory are those of each job's own process.
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
-pub(crate) struct FewShot {
+pub(crate) struct FewShotArgs {
     /// Known backbone or folder in the Hugging Face layout
     #[arg(long, value_name = "NAME|DIR", default_value = "clip-nano")]
     backbone: String,
@@ -88,8 +88,8 @@ pub(crate) struct FewShot {
     ///
     /// Enough to see whether prompts and heads get anywhere. Methods that learn texts need many small steps: with 16 images of ten
     /// classes quick leaves coop 60 steps of 1000, at the end of which all classes are alike to it.
-    #[arg(long, value_name = "SCHEDULE", default_value = "published", value_parser = one_of::<Schedule>(Schedule::NAMES))]
-    schedule: Schedule,
+    #[arg(long, value_name = "SCHEDULE", default_value = "published", value_parser = one_of::<GridSchedule>(GridSchedule::NAMES))]
+    schedule: GridSchedule,
     /// Do every N-th job from the I-th on; the other flags must be the same for all
     #[arg(long, value_name = "I/N", value_parser = parsed::<Shard>)]
     shard: Option<Shard>,
@@ -159,11 +159,11 @@ pub(crate) struct Merge {
 #[derive(Debug, Args)]
 pub(crate) struct FewShotJob {}
 
-pub(crate) fn run(args: FewShot, global: &Global, out: Output) -> anyhow::Result<()> {
+pub(crate) fn run(args: FewShotArgs, global: &Global, out: Output) -> anyhow::Result<()> {
     let shard = args.shard;
     let config = args.grid(global)?;
     let mut worker = Processes {
-        progress: Progress::interruptible(global.quiet, global.verbose > 0).context("signals")?,
+        progress: ProgressDisplay::interruptible(global.quiet, global.verbose > 0).context("signals")?,
         number: 0,
         of: 0,
     };
@@ -188,7 +188,7 @@ pub(crate) fn merge(args: &Merge, out: Output) -> anyhow::Result<()> {
     }
 }
 
-impl FewShot {
+impl FewShotArgs {
     fn grid(self, global: &Global) -> anyhow::Result<GridConfig> {
         let methods = match &self.methods[..] {
             [all] if all == "all" => GridMethod::all(),
@@ -239,7 +239,7 @@ impl FewShot {
 
 /// Does each job in a process of its own.
 struct Processes {
-    progress: Progress,
+    progress: ProgressDisplay,
     number: usize,
     of: usize,
 }

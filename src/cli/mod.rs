@@ -64,8 +64,8 @@ enum Command {
     Data(data::Data),
     Backbones(backbones::Backbones),
     Cache(cache::Cache),
-    Runs(runs::Runs),
-    Task(task::Task),
+    Runs(runs::RunsArgs),
+    Task(task::TaskArgs),
     Completions(docs::Completions),
     Man(docs::Man),
 }

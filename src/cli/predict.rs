@@ -19,7 +19,7 @@ use vpt::{
 
 use super::model::ModelArgs;
 use super::output::Output;
-use super::progress::Progress;
+use super::progress::ProgressDisplay;
 use super::{Global, Usage};
 
 /// Score that a detector's boxes must have where neither the user nor the task file says another.
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
         return Err(Usage(format!("--min-score: {score} is not between 0 and 1")).into());
     }
     let images = expand(&args.images)?;
-    let mut progress = Progress::new(global.quiet);
+    let mut progress = ProgressDisplay::new(global.quiet);
     let mut at = |done, total| progress.at("predicting", done, total, String::new);
     match args.model.open(global)? {
         AnyTask::Detect(task) => detect(args, task, &images, &mut at, out),

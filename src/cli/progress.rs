@@ -16,7 +16,7 @@ use super::output;
 const MOST_LINES: usize = 20;
 
 /// Shows progress on stderr, or nothing.
-pub(crate) struct Progress {
+pub(crate) struct ProgressDisplay {
     quiet: bool,
     /// Whether every epoch gets a line.
     verbose: bool,
@@ -28,7 +28,7 @@ pub(crate) struct Progress {
     interrupt: Interrupt,
 }
 
-impl Progress {
+impl ProgressDisplay {
     pub(crate) fn new(quiet: bool) -> Self {
         let bar = (!quiet && output::stderr_is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -93,13 +93,13 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressDisplay {
     fn drop(&mut self) {
         self.clear();
     }
 }
 
-impl Observer for Progress {
+impl Observer for ProgressDisplay {
     fn event(&mut self, event: &Event<'_>) {
         match event {
             Event::Note(note) => self.line(note),

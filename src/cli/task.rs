@@ -22,13 +22,13 @@ const NAMED: usize = 20;
 
 /// Look into a task file
 #[derive(Debug, Args)]
-pub(crate) struct Task {
+pub(crate) struct TaskArgs {
     #[command(subcommand)]
-    command: Command,
+    command: TaskCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum TaskCommand {
     /// What a task file was learned on and how, its classes, scores and tensors
     ///
     /// The whole file is checked but for what needs its backbone, which is not looked for.
@@ -40,8 +40,8 @@ enum Command {
     },
 }
 
-pub(crate) fn run(args: &Task, out: Output) -> anyhow::Result<()> {
-    let Command::Info { task } = &args.command;
+pub(crate) fn run(args: &TaskArgs, out: Output) -> anyhow::Result<()> {
+    let TaskCommand::Info { task } = &args.command;
     let path = if Path::new(task).exists() { PathBuf::from(task) } else { runs::find(Path::new(RUNS), task)?.path };
     let path = TaskFile::path_in(&path);
     let file = TaskFile::open(&path)?;

@@ -14,7 +14,7 @@ use vpt::train::run_folder::{BEST, MISTAKES};
 use vpt::train::{self, Outcome, Results};
 
 use super::output::Output;
-use super::progress::Progress;
+use super::progress::ProgressDisplay;
 use super::runs::RUNS;
 use super::settings::SettingFlags;
 use super::{Global, Interrupted, Usage};
@@ -53,7 +53,7 @@ pub(crate) struct Train {
 }
 
 pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<()> {
-    let mut progress = Progress::interruptible(global.quiet, global.verbose > 0).context("signals")?;
+    let mut progress = ProgressDisplay::interruptible(global.quiet, global.verbose > 0).context("signals")?;
     let outcome = if let Some(folder) = &args.resume {
         if !args.flags.is_empty()
             || global.seed.is_some()

@@ -10,7 +10,7 @@ use vpt::report::table;
 use vpt::{backbone::class_texts::Prompts, eval::zero_shot::zero_shot};
 
 use super::output::Output;
-use super::progress::Progress;
+use super::progress::ProgressDisplay;
 use super::{Global, metrics, split};
 
 /// Classify with CLIP by class names alone
@@ -45,7 +45,7 @@ pub(crate) struct ZeroShot {
 }
 
 pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Result<()> {
-    let mut progress = Progress::new(global.quiet);
+    let mut progress = ProgressDisplay::new(global.quiet);
     let dataset = Dataset::open(&args.data, global.seed())?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
     let mut prompts = Prompts::of_names(&dataset.classes);

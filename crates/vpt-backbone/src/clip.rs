@@ -12,7 +12,7 @@ use super::vit::{TokenPrompts, Tune, Tuned, Vit};
 use super::weights::Weights;
 use vpt_base::{Error, Result};
 use vpt_image::preprocess::Preprocess;
-use vpt_kernel::{Init, Mat, MatMut, Panels, Part, Precision, matmul};
+use vpt_kernel::{Init, Mat, MatMut, PanelRange, Panels, Precision, matmul};
 
 /// Name that a tuned projection of image features has in task files: CLIP's.
 pub const VISUAL_PROJECTION: &str = "visual_projection.weight";
@@ -326,7 +326,7 @@ impl Clip {
 }
 
 /// Rows `[n, k]` times a matrix `[k, m]`: `[n, m]`.
-pub fn product<'a>(rows: &[f32], matrix: impl Into<Part<'a>>) -> Vec<f32> {
+pub fn product<'a>(rows: &[f32], matrix: impl Into<PanelRange<'a>>) -> Vec<f32> {
     let matrix = matrix.into();
     let (k, m) = (matrix.k(), matrix.n());
     let n = rows.len() / k;

@@ -154,14 +154,14 @@ mod tests {
     }
 
     #[derive(Deserialize)]
-    struct Case {
+    struct TokenizerCase {
         text: String,
         context: usize,
         ids: Vec<u32>,
     }
 
     /// Ids from the Python binding of Hugging Face's tokenizers, with its own truncation.
-    fn cases() -> Vec<Case> {
+    fn cases() -> Vec<TokenizerCase> {
         serde_json::from_slice(&std::fs::read(fixture().join("texts.json")).unwrap()).unwrap()
     }
 
@@ -169,7 +169,7 @@ mod tests {
     fn ids_equal_the_python_tokenizers() {
         let tokenizer = Tokenizer::open(&fixture()).unwrap();
         let cases = cases();
-        for Case { text, context, ids } in &cases {
+        for TokenizerCase { text, context, ids } in &cases {
             assert_eq!(&tokenizer.encode(text, *context).unwrap(), ids, "{text:?}");
             assert!(ids.len() <= *context);
         }
@@ -183,7 +183,7 @@ mod tests {
             std::fs::copy(fixture().join(name), dir.path().join(name)).unwrap();
         }
         let tokenizer = Tokenizer::open(dir.path()).unwrap();
-        for Case { text, context, ids } in cases() {
+        for TokenizerCase { text, context, ids } in cases() {
             assert_eq!(tokenizer.encode(&text, context).unwrap(), ids, "{text:?}");
         }
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use rand::Rng;
 use serde::Serialize;
 
-use super::step::Options;
+use super::step::StepOptions;
 use vpt_backbone::Backbone;
 use vpt_base::random::{normal, stream};
 use vpt_base::{Error, Result};
@@ -62,7 +62,7 @@ pub struct DetectReport {
 pub fn detect(
     config: &RunConfig,
     backbone: Backbone,
-    options: &Options,
+    options: &StepOptions,
     note: &mut dyn FnMut(&str),
 ) -> Result<DetectReport> {
     let batch = config.batch_size.unwrap_or(8);

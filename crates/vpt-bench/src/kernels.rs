@@ -7,15 +7,15 @@ use serde::Serialize;
 use vpt_base::parallel;
 use vpt_base::random::{normal, stream};
 use vpt_base::{Error, Result};
-use vpt_kernel::attention::Scratch;
+use vpt_kernel::attention::AttentionScratch;
 use vpt_kernel::{
-    Attention, AttentionVjp, Init, Isa, Kept, Mat, MatMut, Panels, Part, Precision, isa, matmul, multiply_adds,
+    Attention, AttentionVjp, Init, Isa, Kept, Mat, MatMut, PanelRange, Panels, Precision, isa, matmul, multiply_adds,
     row_stride,
 };
 
 /// What `vpt bench kernels` measures.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct KernelOptions {
     /// Rows that a thread works on: tokens of the images it takes at a time.
     pub rows: usize,
     /// Width D of a token.
@@ -56,8 +56,8 @@ pub struct KernelRow {
 ///
 /// # Errors
 /// A number is zero or has no room in memory.
-pub fn kernels(options: &Options, note: &mut dyn FnMut(&str)) -> Result<KernelReport> {
-    let Options { rows, width, tokens, threads, repeats } = *options;
+pub fn kernels(options: &KernelOptions, note: &mut dyn FnMut(&str)) -> Result<KernelReport> {
+    let KernelOptions { rows, width, tokens, threads, repeats } = *options;
     for (field, value, most) in [
         ("rows", rows, 100_000),
         ("width", width, 16_384),
@@ -103,7 +103,7 @@ fn name(isa: Isa) -> &'static str {
 }
 
 /// Runs `work` on every thread, which returns its operations; 10⁹ of them a second in the fastest round.
-fn fastest(options: &Options, work: &(dyn Fn() -> f64 + Sync)) -> f64 {
+fn fastest(options: &KernelOptions, work: &(dyn Fn() -> f64 + Sync)) -> f64 {
     let mut best = 0_f64;
     // The first one fills caches and buffers.
     for round in 0..=options.repeats {
@@ -134,7 +134,7 @@ fn product(rows: usize, k: usize, n: usize, precision: Precision, transposed: bo
     move || {
         let mut y = vec![0.; rows * row_stride(n)];
         for _ in 0..times {
-            let part = if transposed { panels.t() } else { Part::from(&panels) };
+            let part = if transposed { panels.t() } else { PanelRange::from(&panels) };
             matmul(Mat::new(&x, rows, k, stride), part, MatMut::new(&mut y, rows, n, row_stride(n)), Init::Zero);
         }
         std::hint::black_box(&y);
@@ -158,7 +158,7 @@ fn attention(tokens: usize, width: usize, precision: Precision, backward: bool) 
             causal: false,
             precision,
         };
-        let (mut kept, mut scratch) = (Kept::new(precision), Scratch::default());
+        let (mut kept, mut scratch) = (Kept::new(precision), AttentionScratch::default());
         let (mut out, mut wide) = (vec![0.; tokens * width], vec![0.; tokens * 2 * width]);
         call.forward(&mut MatMut::new(&mut out, tokens, width, width), Some((&mut kept, 0)), &mut scratch);
         let gradient = out.clone();
@@ -184,13 +184,13 @@ mod tests {
 
     #[test]
     fn every_kernel_has_a_rate_and_a_share() {
-        let options = Options { rows: 20, width: 64, tokens: 10, threads: 2, repeats: 1 };
+        let options = KernelOptions { rows: 20, width: 64, tokens: 10, threads: 2, repeats: 1 };
         let report = kernels(&options, &mut |_| {}).unwrap();
         assert_eq!(report.kernels.len(), 2 * (1 + 6 + 2));
         for row in &report.kernels {
             assert!(row.gflop_per_s > 0. && row.share_of_peak > 0., "{row:?}");
         }
-        let error = kernels(&Options { rows: 0, ..options }, &mut |_| {}).unwrap_err().to_string();
+        let error = kernels(&KernelOptions { rows: 0, ..options }, &mut |_| {}).unwrap_err().to_string();
         assert!(error.starts_with("rows: 0 is not"), "{error}");
     }
 }

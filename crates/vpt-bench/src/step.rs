@@ -20,7 +20,7 @@ use vpt_train::train::results::peak_rss_bytes;
 
 /// What is measured, beside what a [`RunConfig`] says (method, prompts, batch, micro-batch, threads, seed).
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct StepOptions {
     /// Steps that are timed, after one that is not.
     pub repeats: usize,
     /// Classes of the head.
@@ -35,7 +35,7 @@ const MAX_REPEATS: usize = 100_000;
 const MAX_CLASSES: usize = 1 << 16;
 const MAX_VALUES: usize = 1 << 32;
 
-impl Options {
+impl StepOptions {
     /// Checks them, and a batch of `batch` images of `side` x `side` pixels, before memory is taken.
     pub(super) fn check(&self, batch: usize, side: usize) -> Result<()> {
         for (field, value, most) in [("repeats", self.repeats, MAX_REPEATS), ("classes", self.classes, MAX_CLASSES)] {
@@ -96,7 +96,7 @@ pub struct StepReport {
 pub fn step(
     config: &RunConfig,
     backbone: Backbone,
-    options: &Options,
+    options: &StepOptions,
     note: &mut dyn FnMut(&str),
 ) -> Result<StepReport> {
     if config.method.on_embeddings() {

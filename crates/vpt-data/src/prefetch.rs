@@ -16,13 +16,13 @@ type MakeItem<T> = dyn Fn(usize) -> Result<T> + Send + Sync;
 
 /// Items in a given order. Dropping it early stops its threads.
 pub(super) struct Prefetch<T> {
-    work: Arc<Work<T>>,
+    work: Arc<PrefetchWork<T>>,
     threads: Vec<JoinHandle<()>>,
     failed: bool,
 }
 
 /// What the threads share.
-struct Work<T> {
+struct PrefetchWork<T> {
     make: Box<MakeItem<T>>,
     order: Vec<usize>,
     /// Items that may be made or wait at a time.
@@ -58,7 +58,8 @@ impl<T: Send + 'static> Prefetch<T> {
         let wanted = threads.clamp(1, order.len().max(1));
         let queue = Mutex::new(Queue { first: 0, items: VecDeque::new(), stop: false });
         let (finished, taken) = (Condvar::new(), Condvar::new());
-        let work = Arc::new(Work { make: Box::new(make), order, window: ahead + wanted, queue, finished, taken });
+        let work =
+            Arc::new(PrefetchWork { make: Box::new(make), order, window: ahead + wanted, queue, finished, taken });
         let mut ahead = Self { work, threads: Vec::with_capacity(wanted), failed: false };
         for _ in 0..wanted {
             let work = ahead.work.clone();
@@ -135,7 +136,7 @@ impl<T> Drop for Prefetch<T> {
     }
 }
 
-impl<T> Work<T> {
+impl<T> PrefetchWork<T> {
     fn lock(&self) -> MutexGuard<'_, Queue<T>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[derive(serde::Deserialize)]
-    struct Fixture {
+    struct TrivialFixture {
         strengths: BTreeMap<String, Vec<f64>>,
         pictures: Vec<MadeByTorchvision>,
     }
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn every_operation_equals_torchvision_at_every_strength() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/trivial_augment.json");
-        let fixture: Fixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let fixture: TrivialFixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         for operation in Operation::ALL {
             let name = format!("{operation:?}");
             let strengths = &fixture.strengths[&name];

@@ -102,9 +102,9 @@ fn model_beside(path: &Path) -> Option<Processor> {
 }
 
 /// A field's name and what is wrong with it.
-type Fault = (&'static str, String);
+type FieldFault = (&'static str, String);
 
-fn read(fields: &Map<String, Value>, processor: Processor) -> Result<Preprocess, Fault> {
+fn read(fields: &Map<String, Value>, processor: Processor) -> Result<Preprocess, FieldFault> {
     let mut p = processor.defaults();
     if switch(fields, "do_resize", true)? {
         if let Some(value) = present(fields, "size") {
@@ -150,7 +150,7 @@ fn present<'a>(fields: &'a Map<String, Value>, field: &str) -> Option<&'a Value>
     fields.get(field).filter(|v| !v.is_null())
 }
 
-fn text<'a>(fields: &'a Map<String, Value>, field: &'static str) -> Result<Option<&'a str>, Fault> {
+fn text<'a>(fields: &'a Map<String, Value>, field: &'static str) -> Result<Option<&'a str>, FieldFault> {
     match present(fields, field) {
         None => Ok(None),
         Some(Value::String(s)) => Ok(Some(s)),
@@ -158,7 +158,7 @@ fn text<'a>(fields: &'a Map<String, Value>, field: &'static str) -> Result<Optio
     }
 }
 
-fn switch(fields: &Map<String, Value>, field: &'static str, default: bool) -> Result<bool, Fault> {
+fn switch(fields: &Map<String, Value>, field: &'static str, default: bool) -> Result<bool, FieldFault> {
     match present(fields, field) {
         None => Ok(default),
         Some(Value::Bool(b)) => Ok(*b),
@@ -168,7 +168,7 @@ fn switch(fields: &Map<String, Value>, field: &'static str, default: bool) -> Re
 
 /// A size in one of its forms: `224`, `[height, width]`, `{"height", "width"}`, `{"shortest_edge"}`. A single number is a
 /// square where `square` says so.
-fn size(value: &Value, field: &'static str, square: bool) -> Result<Size, Fault> {
+fn size(value: &Value, field: &'static str, square: bool) -> Result<Size, FieldFault> {
     let bad = || (field, format!("{value} is not a size (a number, height and width, or shortest_edge)"));
     let side = |v: Option<&Value>| v.and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok()).ok_or_else(bad);
     match value {
@@ -193,7 +193,7 @@ fn size(value: &Value, field: &'static str, square: bool) -> Result<Size, Fault>
 }
 
 /// Three numbers, or one for all channels.
-fn channels(fields: &Map<String, Value>, field: &'static str, default: [f32; 3]) -> Result<[f32; 3], Fault> {
+fn channels(fields: &Map<String, Value>, field: &'static str, default: [f32; 3]) -> Result<[f32; 3], FieldFault> {
     let Some(value) = present(fields, field) else { return Ok(default) };
     let number = |v: &Value| v.as_f64().map(|v| v as f32);
     let found = match value {

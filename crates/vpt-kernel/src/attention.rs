@@ -35,7 +35,7 @@ pub struct AttentionVjp<'a, 'b> {
 
 /// Buffers that one thread reuses from call to call.
 #[derive(Default)]
-pub struct Scratch {
+pub struct AttentionScratch {
     panels: Panels,
     scores: Vec<f32>,
     probabilities: Vec<f32>,
@@ -93,12 +93,12 @@ impl Attention<'_> {
     ///
     /// # Panics
     /// If the shapes do not fit.
-    pub fn forward(&self, out: &mut MatMut, mut keep: Option<(&mut Kept, usize)>, scratch: &mut Scratch) {
+    pub fn forward(&self, out: &mut MatMut, mut keep: Option<(&mut Kept, usize)>, scratch: &mut AttentionScratch) {
         self.check();
         let (rows, keys, d) = (self.queries.rows(), self.key_count(), self.head_dim());
         let stride = row_stride(keys);
         for head in 0..self.heads {
-            let Scratch { panels, scores: buffer, .. } = scratch;
+            let AttentionScratch { panels, scores: buffer, .. } = scratch;
             let place = |from: usize| from + head * rows * stride..from + (head + 1) * rows * stride;
             let scores = match &mut keep {
                 Some((kept, from)) => kept.room(place(*from), buffer),
@@ -121,13 +121,19 @@ impl Attention<'_> {
     ///
     /// # Panics
     /// If the shapes do not fit.
-    pub fn vjp(&self, (kept, from): (&Kept, usize), gradient: Mat, mut to: AttentionVjp, scratch: &mut Scratch) {
+    pub fn vjp(
+        &self,
+        (kept, from): (&Kept, usize),
+        gradient: Mat,
+        mut to: AttentionVjp,
+        scratch: &mut AttentionScratch,
+    ) {
         self.check();
         let (rows, own, shared, d) =
             (self.queries.rows(), self.keys_values.rows(), self.prompt_count(), self.head_dim());
         let (keys, width) = (own + shared, self.queries.cols());
         let stride = row_stride(keys);
-        let Scratch { panels, scores, probabilities } = scratch;
+        let AttentionScratch { panels, scores, probabilities } = scratch;
         let ds = scores.grow(rows * stride);
         for head in 0..self.heads {
             let from = from + head * rows * stride;
@@ -246,7 +252,7 @@ mod tests {
     use vpt_base::testing::{assert_close, central_differences, random};
 
     #[derive(Clone, Copy)]
-    struct Case {
+    struct AttentionCase {
         heads: usize,
         queries: usize,
         keys: usize,
@@ -255,16 +261,16 @@ mod tests {
         causal: bool,
     }
 
-    const CASES: [Case; 5] = [
-        Case { heads: 2, queries: 5, keys: 5, prompts: 0, d: 6, causal: false },
-        Case { heads: 3, queries: 4, keys: 19, prompts: 3, d: 12, causal: false },
-        Case { heads: 1, queries: 1, keys: 17, prompts: 40, d: 8, causal: false },
-        Case { heads: 2, queries: 18, keys: 18, prompts: 0, d: 4, causal: true },
-        Case { heads: 2, queries: 33, keys: 33, prompts: 1, d: 34, causal: false },
+    const CASES: [AttentionCase; 5] = [
+        AttentionCase { heads: 2, queries: 5, keys: 5, prompts: 0, d: 6, causal: false },
+        AttentionCase { heads: 3, queries: 4, keys: 19, prompts: 3, d: 12, causal: false },
+        AttentionCase { heads: 1, queries: 1, keys: 17, prompts: 40, d: 8, causal: false },
+        AttentionCase { heads: 2, queries: 18, keys: 18, prompts: 0, d: 4, causal: true },
+        AttentionCase { heads: 2, queries: 33, keys: 33, prompts: 1, d: 34, causal: false },
     ];
 
     /// Plain loops over `x` = queries, keys and values, prompts, one behind the other.
-    fn plain(c: Case, x: &[f64]) -> Vec<f64> {
+    fn plain(c: AttentionCase, x: &[f64]) -> Vec<f64> {
         let (q, rest) = x.split_at(c.queries * c.d);
         let kv = |key: usize, column: usize| rest[key * 2 * c.d + column];
         let dim = c.d / c.heads;
@@ -308,7 +314,7 @@ mod tests {
                 causal: c.causal,
                 precision,
             };
-            let mut scratch = Scratch::default();
+            let mut scratch = AttentionScratch::default();
             let mut out = vec![0.0; lengths[0]];
             let mut kept = Kept::new(precision);
             let view = &mut MatMut::new(&mut out, c.queries, c.d, c.d);

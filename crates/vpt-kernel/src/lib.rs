@@ -40,7 +40,9 @@ pub use buffer::{Grow, row_stride};
 pub use focal::focal_background;
 pub use group_norm::{GroupNorm, Runs};
 pub use kept::Kept;
-pub use matmul::{DEPTH, Init, Left, Mat, MatMut, PackedRows, Panels, Part, matmul, matmul_activate, matmul_scale};
+pub use matmul::{
+    DEPTH, Init, Left, Mat, MatMut, PackedRows, PanelRange, Panels, matmul, matmul_activate, matmul_scale,
+};
 pub use norm::{layer_norm, layer_norm_vjp};
 pub use peak::multiply_adds;
 pub use precision::Precision;

@@ -32,7 +32,7 @@ use crate::{
         PartShape, PartShapes,
         part::{Draw, Drawn, Gradients, Inputs, Part, Site, TensorShape},
         pixels::PixelPrompt,
-        weights::TunedWeights,
+        weights::WeightTuning,
     },
 };
 use vpt_backbone::{
@@ -56,13 +56,13 @@ pub struct Model {
     shapes: PartShapes,
     parts: Vec<Arc<dyn Part>>,
     head: Head,
-    output: Output,
+    output: LogitsKind,
     threads: usize,
 }
 
 /// How features become logits.
 #[derive(Debug, Clone)]
-enum Output {
+enum LogitsKind {
     /// The head reads the class token after the last norm.
     ClassToken,
     /// The head reads image embeddings, as [`Backbone::embed`] makes them.
@@ -171,24 +171,24 @@ impl Model {
         };
         if let (ClassifierSpec::Templates(prompts), Some(shape)) = (&classifier, shapes.weights()) {
             backbone.text_spec()?;
-            let (head, weights) = (head(HeadKind::Cosine, 0), Arc::new(TunedWeights::new(shape, &site)?));
+            let (head, weights) = (head(HeadKind::Cosine, 0), Arc::new(WeightTuning::new(shape, &site)?));
             let texts = TemplateTexts::new(&backbone, weights.clone(), *prompts, classes, threads)?;
-            let (parts, output): (Vec<Arc<dyn Part>>, _) = (vec![weights], Output::TemplateTexts(texts));
+            let (parts, output): (Vec<Arc<dyn Part>>, _) = (vec![weights], LogitsKind::TemplateTexts(texts));
             return Ok(Self { shapes: shapes.clone(), parts, head, output, threads, backbone });
         }
         let parts = shapes.iter().map(|shape| shape.kind().build(&site)).collect::<Result<_>>()?;
         let (head, output) = match (classifier, shapes.text()) {
             (ClassifierSpec::Texts { names, .. }, Some(shape)) => {
                 let texts = LearnedTexts::new(&backbone, shape, names, classes)?;
-                (head(HeadKind::Cosine, 0), Output::LearnedTexts(texts))
+                (head(HeadKind::Cosine, 0), LogitsKind::LearnedTexts(texts))
             }
             (ClassifierSpec::LabelMap(kind), _) => {
                 let (mapped, head) = label_map::mapped(&backbone, kind, classes)?;
-                (head, Output::LabelMap(mapped))
+                (head, LogitsKind::LabelMap(mapped))
             }
-            (ClassifierSpec::OnEmbeddings { kind, keys }, _) => (head(kind, keys), Output::Embedding),
-            (ClassifierSpec::Head(kind), _) if site.embeds => (head(kind, 0), Output::Embedding),
-            (ClassifierSpec::Head(kind), _) => (head(kind, 0), Output::ClassToken),
+            (ClassifierSpec::OnEmbeddings { kind, keys }, _) => (head(kind, keys), LogitsKind::Embedding),
+            (ClassifierSpec::Head(kind), _) if site.embeds => (head(kind, 0), LogitsKind::Embedding),
+            (ClassifierSpec::Head(kind), _) => (head(kind, 0), LogitsKind::ClassToken),
             (ClassifierSpec::Texts { .. } | ClassifierSpec::Templates(_), _) => {
                 return Err(Error::invalid("parts", "no texts are learned"));
             }
@@ -254,11 +254,11 @@ impl Model {
             params.extend(own.map(|param| Param { group: param.group.of_part(place), ..param }));
         }
         match &self.output {
-            Output::ClassToken | Output::Embedding => {
+            LogitsKind::ClassToken | LogitsKind::Embedding => {
                 params.extend(self.head.init(&mut stream(seed, "head init", 0, 0))?);
             }
-            Output::LabelMap(mapped) => params.extend(mapped.init(self.head.classes, seed)?),
-            Output::LearnedTexts(_) | Output::TemplateTexts(_) => {}
+            LogitsKind::LabelMap(mapped) => params.extend(mapped.init(self.head.classes, seed)?),
+            LogitsKind::LearnedTexts(_) | LogitsKind::TemplateTexts(_) => {}
         }
         Ok(params)
     }
@@ -266,9 +266,9 @@ impl Model {
     /// Name and shape of every learned tensor, in the order of [`Self::init`].
     pub fn tensors(&self) -> Vec<TensorShape> {
         let of_output = match &self.output {
-            Output::ClassToken | Output::Embedding => self.head.tensors(),
-            Output::LabelMap(mapped) => mapped.tensors(self.head.classes),
-            Output::LearnedTexts(_) | Output::TemplateTexts(_) => Vec::new(),
+            LogitsKind::ClassToken | LogitsKind::Embedding => self.head.tensors(),
+            LogitsKind::LabelMap(mapped) => mapped.tensors(self.head.classes),
+            LogitsKind::LearnedTexts(_) | LogitsKind::TemplateTexts(_) => Vec::new(),
         };
         let of_output = of_output.into_iter().map(|(name, shape)| (name.to_owned(), shape));
         self.parts.iter().flat_map(|part| part.tensors().to_vec()).chain(of_output).collect()
@@ -299,8 +299,8 @@ impl Model {
     pub fn check(&self, params: &[Param]) -> Result<()> {
         let mut tensors = self.tensors();
         let of_texts = match &self.output {
-            Output::LearnedTexts(texts) => texts.keeps_head(),
-            Output::TemplateTexts(_) => true,
+            LogitsKind::LearnedTexts(texts) => texts.keeps_head(),
+            LogitsKind::TemplateTexts(_) => true,
             _ => false,
         };
         if of_texts {
@@ -364,7 +364,7 @@ impl Model {
     /// `[B, D]`.
     pub fn readout(&self, tokens: Vec<f32>) -> Vec<f32> {
         match &self.output {
-            Output::Embedding | Output::TemplateTexts(_) => self.backbone.project(tokens),
+            LogitsKind::Embedding | LogitsKind::TemplateTexts(_) => self.backbone.project(tokens),
             _ => tokens,
         }
     }
@@ -396,7 +396,7 @@ impl Model {
         let inputs = self.join(params, values, &[])?;
         let read = self.backbone.vit.read(&self.mapped_pass(inputs.pass(blocks, None)))?;
         match &self.output {
-            Output::Embedding | Output::TemplateTexts(_) => Ok(inputs.project(&self.backbone, read)),
+            LogitsKind::Embedding | LogitsKind::TemplateTexts(_) => Ok(inputs.project(&self.backbone, read)),
             _ => Ok(read),
         }
     }
@@ -415,8 +415,8 @@ impl Model {
     /// Loss and gradients of a batch.
     pub fn step(&self, params: &[Param], input: &StepInput) -> Result<StepOutput> {
         match &self.output {
-            Output::LearnedTexts(texts) => self.step_of_texts(texts, params, input),
-            Output::TemplateTexts(texts) => self.step_of_templates(texts, params, input),
+            LogitsKind::LearnedTexts(texts) => self.step_of_texts(texts, params, input),
+            LogitsKind::TemplateTexts(texts) => self.step_of_templates(texts, params, input),
             _ if self.parts.is_empty() => {
                 let features = self.features(params, input.images)?;
                 self.head_step(params, &[], &features, input.labels, input.loss)
@@ -435,8 +435,8 @@ impl Model {
         loss: &Loss,
     ) -> Result<StepOutput> {
         match &self.output {
-            Output::LearnedTexts(texts) => self.head_step_of_texts(texts, params, features, labels, loss),
-            Output::TemplateTexts(texts) => {
+            LogitsKind::LearnedTexts(texts) => self.head_step_of_texts(texts, params, features, labels, loss),
+            LogitsKind::TemplateTexts(texts) => {
                 self.head_step_of_templates(texts, params, drawn.first(), features, labels, loss)
             }
             _ => Ok(StepOutput::sum(vec![loss.head_gradients(&self.bind(params)?, features, labels)?])),
@@ -451,7 +451,7 @@ impl Model {
         let loss = |range: Range<usize>, read: &[f32]| {
             let labels = labels_of(input.labels, range)?;
             match &self.output {
-                Output::Embedding => {
+                LogitsKind::Embedding => {
                     let embeds = inputs.project(&self.backbone, read.to_vec());
                     let mut part = input.loss.gradients(&head, &embeds, labels, total)?;
                     let gradient = std::mem::take(&mut part.features);
@@ -462,7 +462,7 @@ impl Model {
                 output => {
                     let mut part = input.loss.gradients(&head, read, labels, total)?;
                     let votes =
-                        if let Output::LabelMap(mapped) = output { mapped.votes(read, labels) } else { Vec::new() };
+                        if let LogitsKind::LabelMap(mapped) = output { mapped.votes(read, labels) } else { Vec::new() };
                     Ok((std::mem::take(&mut part.features), (part, votes)))
                 }
             }

@@ -1,7 +1,7 @@
 //! Features of frozen backbones on disk, so that no run computes again what one before it has computed.
 //!
 //! A feature is found by what it depends on: a `Space` stands for all that is common to many (the backbone's weights, the
-//! preprocessing, the instruction set, this program's version), a `Key` for one image or text. What is found is what would be
+//! preprocessing, the instruction set, this program's version), a `FeatureKey` for one image or text. What is found is what would be
 //! computed, to the last bit, so a cache changes no result.
 //!
 //! A space is a folder of segments that are written beside and renamed, and never changed afterwards: any number of processes
@@ -19,7 +19,7 @@ use std::{
 use vpt_base::{Error, Result, files::write_atomic};
 
 /// Key of a feature within its space.
-pub(crate) type Key = [u8; 32];
+pub(crate) type FeatureKey = [u8; 32];
 
 /// Changes whenever equal keys may stand for other features than before.
 const FORMAT: &str = "1";
@@ -238,7 +238,7 @@ struct Segment {
 impl Segment {
     /// Opens the segment `path` of features of `width` values, if that is given; its keys in their order. `None` if it is
     /// damaged or cannot be read.
-    fn open(path: &Path, width: Option<usize>) -> Option<(Self, Vec<Key>)> {
+    fn open(path: &Path, width: Option<usize>) -> Option<(Self, Vec<FeatureKey>)> {
         let mut file = File::open(path).ok()?;
         let length = file.metadata().ok()?.len();
         let mut header = [0; HEADER as usize];
@@ -257,7 +257,7 @@ impl Segment {
     }
 
     /// The feature `row`, whose key is `key`; `None` if it is damaged.
-    fn read(&mut self, row: u64, key: &Key, width: usize) -> Option<Vec<f32>> {
+    fn read(&mut self, row: u64, key: &FeatureKey, width: usize) -> Option<Vec<f32>> {
         let mut bytes = vec![0; 4 * width + CHECK];
         self.file.seek(SeekFrom::Start(self.begin + row * bytes.len() as u64)).ok()?;
         self.file.read_exact(&mut bytes).ok()?;
@@ -272,7 +272,7 @@ impl Segment {
 }
 
 /// Checksum that is written behind a feature.
-fn check(key: &Key, values: &[u8]) -> [u8; CHECK] {
+fn check(key: &FeatureKey, values: &[u8]) -> [u8; CHECK] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(key).update(values);
     let mut sum = [0; CHECK];
@@ -288,8 +288,8 @@ pub(crate) struct Space {
     width: usize,
     segments: Vec<Option<Segment>>,
     /// The segment of each key, and the position in it.
-    index: HashMap<Key, (usize, u64)>,
-    fresh: Vec<(Key, Vec<f32>)>,
+    index: HashMap<FeatureKey, (usize, u64)>,
+    fresh: Vec<(FeatureKey, Vec<f32>)>,
 }
 
 impl Space {
@@ -306,7 +306,7 @@ impl Space {
     }
 
     /// The feature for `key`.
-    pub(crate) fn get(&mut self, key: &Key) -> Option<Vec<f32>> {
+    pub(crate) fn get(&mut self, key: &FeatureKey) -> Option<Vec<f32>> {
         let (number, row) = *self.index.get(key)?;
         let slot = self.segments.get_mut(number)?;
         let values = slot.as_mut()?.read(row, key, self.width);
@@ -321,7 +321,7 @@ impl Space {
     }
 
     /// Keeps a feature for `key`.
-    pub(crate) fn put(&mut self, key: Key, values: &[f32]) {
+    pub(crate) fn put(&mut self, key: FeatureKey, values: &[f32]) {
         debug_assert_eq!(values.len(), self.width);
         self.fresh.push((key, values.to_vec()));
         if self.fresh.len() * 4 * self.width >= SEGMENT_BYTES {
@@ -375,7 +375,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn key(i: usize) -> Key {
+    fn key(i: usize) -> FeatureKey {
         *blake3::hash(&i.to_le_bytes()).as_bytes()
     }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use vpt::metrics::Scores;
 use vpt::report::table;
-use vpt::runs::{Comparison, Group, Run, Spread, compare, scores};
+use vpt::runs::{Run, RunComparison, RunGroup, RunSpread, compare, scores};
 
 use super::{cell, state};
 use crate::cli::output::Output;
@@ -34,7 +34,7 @@ fn part(run: &Run, of: fn(&Run) -> Option<&Scores>) -> Option<Value> {
     Some(Value::Object(values.into_iter().map(|(name, value)| (name, json!(value))).collect::<Map<_, _>>()))
 }
 
-fn describe(runs: &[Run], comparison: &Comparison) -> String {
+fn describe(runs: &[Run], comparison: &RunComparison) -> String {
     let names: Vec<String> = runs.iter().map(|run| printable(&run.name)).collect();
     let header: Vec<&str> = std::iter::once("").chain(names.iter().map(String::as_str)).collect();
     let row = |name: &str, values: Vec<String>| std::iter::once(name.to_owned()).chain(values).collect::<Vec<_>>();
@@ -73,10 +73,10 @@ fn describe(runs: &[Run], comparison: &Comparison) -> String {
 }
 
 /// Means over the runs of a group.
-fn means(group: &Group) -> String {
+fn means(group: &RunGroup) -> String {
     let seeds: Vec<String> = group.seeds.iter().map(u64::to_string).collect();
-    let row = |spread: &Spread| {
-        let of = |part: &[Spread]| {
+    let row = |spread: &RunSpread| {
+        let of = |part: &[RunSpread]| {
             let spread = part.iter().find(|other| other.metric == spread.metric);
             spread.map_or_else(|| "-".to_owned(), |s| spread_text(&s.metric, s.mean, s.sd))
         };

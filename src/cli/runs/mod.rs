@@ -23,13 +23,13 @@ pub(crate) const RUNS: &str = "runs";
 /// A run is given by its folder, by its name below the folder of runs (classify/photos-vpt-deep-1), or by the last part of that
 /// where no other run has it.
 #[derive(Debug, Args)]
-pub(crate) struct Runs {
+pub(crate) struct RunsArgs {
     #[command(subcommand)]
-    command: Command,
+    command: RunsCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum RunsCommand {
     List(List),
     Show(Show),
     Compare(Compare),
@@ -111,12 +111,12 @@ impl Root {
     }
 }
 
-pub(crate) fn run(args: &Runs, global: &Global, out: Output) -> anyhow::Result<()> {
+pub(crate) fn run(args: &RunsArgs, global: &Global, out: Output) -> anyhow::Result<()> {
     match &args.command {
-        Command::List(args) => list::run(args, out),
-        Command::Show(args) => show::run(&find(&args.root.dir, &args.run)?, out),
-        Command::Compare(args) => compare::run(&args.root.find(&args.runs)?, out),
-        Command::Rm(args) => remove::run(args, &args.root.find(&args.runs)?, global, out),
+        RunsCommand::List(args) => list::run(args, out),
+        RunsCommand::Show(args) => show::run(&find(&args.root.dir, &args.run)?, out),
+        RunsCommand::Compare(args) => compare::run(&args.root.find(&args.runs)?, out),
+        RunsCommand::Rm(args) => remove::run(args, &args.root.find(&args.runs)?, global, out),
     }
 }
 

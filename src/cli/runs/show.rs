@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use vpt::report::table;
-use vpt::runs::{Epoch, Run, Setting, State};
+use vpt::runs::{ConfigEntry, Epoch, Run, State};
 
 use super::{cell, state, with_fields};
 use crate::cli::flags::words;
@@ -29,7 +29,7 @@ pub(super) fn run(run: &Run, out: Output) -> anyhow::Result<()> {
     out.result(&with_fields(run, more)?, || describe(run, &changed, &files))
 }
 
-fn describe(run: &Run, changed: &[Setting], files: &[(String, u64)]) -> String {
+fn describe(run: &Run, changed: &[ConfigEntry], files: &[(String, u64)]) -> String {
     let mut rows = vec![
         ("run", printable(&run.name)),
         ("folder", printable(&run.path.display().to_string())),

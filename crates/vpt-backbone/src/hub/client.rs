@@ -14,7 +14,7 @@ use ureq::http::uri::Authority;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Proxy};
 
-use super::settings::{Proxies, Settings};
+use super::settings::{HubSettings, Proxies};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
 
@@ -73,7 +73,7 @@ pub(super) struct Request<'a> {
 }
 
 impl Client {
-    pub(super) fn new(settings: Settings) -> Result<Self> {
+    pub(super) fn new(settings: HubSettings) -> Result<Self> {
         let mut tls = TlsConfig::builder();
         if let Some(path) = &settings.certificates {
             let pem = read_limited(path, MAX_CERTIFICATES_BYTES)?;
@@ -99,7 +99,7 @@ impl Client {
             .accept_encoding("identity")
             .build()
             .new_agent();
-        let Settings { endpoint, token, proxies, .. } = settings;
+        let HubSettings { endpoint, token, proxies, .. } = settings;
         Ok(Self { agent, endpoint, token, proxies, reached: Cell::new(false) })
     }
 

@@ -19,7 +19,7 @@ use serde::Serialize;
 use self::cache::HubCache;
 use self::client::{Client, RequestFailure};
 use self::download::{Cached, Download, FetchFailure};
-use self::settings::Settings;
+use self::settings::HubSettings;
 pub use self::verify::{FileState, Verified, VerifiedFile, is_bundled, verify};
 use super::registry::{BackboneName, CONFIG, PREPROCESSOR, by_hand};
 use super::spec::Spec;
@@ -144,7 +144,7 @@ pub fn fetch(name: &str, tell: &mut dyn FnMut(FetchEvent<'_>)) -> Result<Fetched
             Message::from("is set, so nothing is fetched; unset it, or ").text(mend),
         ));
     }
-    let settings = Settings::new(var)?;
+    let settings = HubSettings::new(var)?;
     let cache = HubCache::new(&settings.cache, &named.repo);
     let client = Client::new(settings)?;
     let download =

@@ -13,7 +13,7 @@ const MAX_TOKEN_BYTES: u64 = 1 << 12;
 
 /// Settings of the hub's client from environment variables.
 #[derive(Debug)]
-pub(super) struct Settings {
+pub(super) struct HubSettings {
     /// Scheme and host of the hub, without a slash at the end.
     pub(super) endpoint: String,
     /// Access token; repositories that are open to all need none.
@@ -25,7 +25,7 @@ pub(super) struct Settings {
     pub(super) certificates: Option<PathBuf>,
 }
 
-impl Settings {
+impl HubSettings {
     /// Reads the variables: `HF_ENDPOINT`, `HF_TOKEN` (else the file that `hf auth login` writes), the cache's as
     /// [`hub_cache`] does, `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY` and `SSL_CERT_FILE`.
     pub(super) fn new(var: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
@@ -119,8 +119,8 @@ impl Proxies {
 mod tests {
     use super::*;
 
-    fn with(set: &[(&str, &str)]) -> Result<Settings> {
-        Settings::new(|key| set.iter().find(|(k, _)| *k == key).map(|(_, v)| OsString::from(v)))
+    fn with(set: &[(&str, &str)]) -> Result<HubSettings> {
+        HubSettings::new(|key| set.iter().find(|(k, _)| *k == key).map(|(_, v)| OsString::from(v)))
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::grads::{BlockGrads, GradScratch, LearnedWeights, NormalizedRows};
 use super::linear::Linear;
 use super::mlp::{Mlp, MlpScratch, MlpTape};
 use crate::spec::TowerSpec;
-use vpt_kernel::attention::Scratch as AttentionScratch;
+use vpt_kernel::attention::AttentionScratch;
 use vpt_kernel::{
     Attention, AttentionVjp, DEPTH, Grow, Init, Kept, Mat, MatMut, Precision, layer_norm, layer_norm_vjp, row_stride,
 };

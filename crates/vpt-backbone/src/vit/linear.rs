@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vpt_kernel::{Init, Mat, MatMut, Panels, Part, Precision, matmul};
+use vpt_kernel::{Init, Mat, MatMut, PanelRange, Panels, Precision, matmul};
 
 /// `y = x Wᵀ + b` with W `[out, in]`, b `[out]`. A layer whose weights are tuned is made anew when they have changed.
 #[derive(Clone)]
@@ -70,7 +70,7 @@ impl Linear {
     }
 
     /// W `[out, in]`, packed.
-    pub(crate) fn backward(&self) -> Part<'_> {
+    pub(crate) fn backward(&self) -> PanelRange<'_> {
         self.weight.t()
     }
 }

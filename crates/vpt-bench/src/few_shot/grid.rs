@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     GridMethod,
-    job::{Half, Identity, Job, Part, create_parent},
+    job::{Half, Identity, Job, TestPart, create_parent},
 };
 use vpt_backbone::{Backbone, OpenOptions, class_texts::Prompts};
 use vpt_base::{
@@ -54,7 +54,7 @@ choice! {
 choice! {
     /// How long methods learn.
     #[derive(Default)]
-    pub enum Schedule for "schedule" {
+    pub enum GridSchedule for "schedule" {
         /// As long as their defaults say.
         #[default]
         Published = "published",
@@ -103,7 +103,7 @@ pub struct GridConfig {
     /// With [`Mode::Cross`]: the data sets that the others are tried on.
     pub targets: Vec<String>,
     /// How long methods learn.
-    pub schedule: Schedule,
+    pub schedule: GridSchedule,
     /// Class names.
     pub classnames: Vec<TextFile>,
     /// Templates.
@@ -123,7 +123,7 @@ pub struct GridFile {
     /// What the grid asks.
     pub mode: Mode,
     /// How long methods learn.
-    pub schedule: Schedule,
+    pub schedule: GridSchedule,
     /// The backbone's name.
     pub backbone: String,
     /// BLAKE3 hash of its weights.
@@ -189,7 +189,7 @@ struct Opened {
 }
 
 /// A backbone, and what runs need to know of it.
-struct Frozen {
+struct FrozenBackbone {
     name: String,
     hash: String,
     depth: usize,
@@ -218,7 +218,7 @@ impl GridConfig {
             let message = format!("{method} needs a CLIP backbone, which {} is not", backbone.name);
             return Err(Error::setting("methods", message));
         }
-        let frozen = Frozen {
+        let frozen = FrozenBackbone {
             name: backbone.name.clone(),
             hash: backbone.hash()?.to_owned(),
             depth: backbone.vit.depth(),
@@ -348,7 +348,7 @@ impl GridConfig {
         Ok(())
     }
 
-    fn zero_shot(&self, frozen: &Frozen, source: &Opened, targets: &[Opened]) -> Job {
+    fn zero_shot(&self, frozen: &FrozenBackbone, source: &Opened, targets: &[Opened]) -> Job {
         let config = RunConfig { data: source.path.clone(), image_size: Some(frozen.image_size), ..self.base.clone() };
         let settings = json!({ "image_size": frozen.image_size });
         let name = format!("{}-{}", source.name, GridMethod::ZeroShot);
@@ -356,7 +356,7 @@ impl GridConfig {
             frozen,
             source,
             targets,
-            Setting { name, method: GridMethod::ZeroShot, shots: 0, seed: 0 },
+            JobKey { name, method: GridMethod::ZeroShot, shots: 0, seed: 0 },
             config,
             settings,
             0,
@@ -365,7 +365,7 @@ impl GridConfig {
 
     fn learned(
         &self,
-        frozen: &Frozen,
+        frozen: &FrozenBackbone,
         source: &Opened,
         targets: &[Opened],
         learned: Method,
@@ -409,7 +409,7 @@ impl GridConfig {
         config.label_map = self.base.label_map.filter(|_| learned.has_pixels());
         let mut plan = config.resolve(&facts)?;
         let most = (QUICK_PASSES / train_images).max(1);
-        let shorter = self.schedule == Schedule::Quick && !method.is_quick();
+        let shorter = self.schedule == GridSchedule::Quick && !method.is_quick();
         // A method that has no epochs has nothing to shorten.
         if shorter && plan.config.epochs.is_some_and(|epochs| epochs > most) {
             config.epochs = Some(most);
@@ -431,7 +431,7 @@ impl GridConfig {
         }
         let name = format!("{}-{method}-{shots}-{seed}", source.name);
         let mut job =
-            self.job(frozen, source, targets, Setting { name, method, shots, seed }, plan.config, settings, passes);
+            self.job(frozen, source, targets, JobKey { name, method, shots, seed }, plan.config, settings, passes);
         job.train_images = train_images;
         Ok(job)
     }
@@ -440,15 +440,15 @@ impl GridConfig {
     #[allow(clippy::too_many_arguments, reason = "two callers, next to it")]
     fn job(
         &self,
-        frozen: &Frozen,
+        frozen: &FrozenBackbone,
         source: &Opened,
         targets: &[Opened],
-        setting: Setting,
+        setting: JobKey,
         config: RunConfig,
         settings: Value,
         image_passes: usize,
     ) -> Job {
-        let Setting { name, method, shots, seed } = setting;
+        let JobKey { name, method, shots, seed } = setting;
         let parts = self.parts(source, targets, method);
         let hashes: BTreeMap<&str, &str> =
             std::iter::once(source).chain(targets).map(|data| (data.name.as_str(), data.hash.as_str())).collect();
@@ -487,7 +487,7 @@ impl GridConfig {
     }
 
     /// What a job on `source` is measured on.
-    fn parts(&self, source: &Opened, targets: &[Opened], method: GridMethod) -> Vec<Part> {
+    fn parts(&self, source: &Opened, targets: &[Opened], method: GridMethod) -> Vec<TestPart> {
         let part = |name: &str, data: &Opened, half: Half| {
             let labels = half.labels(data.dataset.classes.len());
             let prompts = Prompts {
@@ -499,7 +499,7 @@ impl GridConfig {
                 },
             };
             let prompts = method.names_unseen_classes().then_some(prompts);
-            Part { name: name.to_owned(), data: data.path.clone(), half, prompts }
+            TestPart { name: name.to_owned(), data: data.path.clone(), half, prompts }
         };
         match self.mode {
             Mode::FewShot => vec![part("test", source, Half::All)],
@@ -535,7 +535,7 @@ impl GridConfig {
 }
 
 /// What tells a job from the others of its data set.
-struct Setting {
+struct JobKey {
     name: String,
     method: GridMethod,
     shots: usize,

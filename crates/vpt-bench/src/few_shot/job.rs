@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{GridMethod, Mode, Schedule};
+use super::{GridMethod, GridSchedule, Mode};
 use vpt_backbone::class_texts::Prompts;
 use vpt_base::{
     Error, Message, Result,
@@ -49,13 +49,13 @@ pub struct Job {
     /// What the grid asks.
     pub mode: Mode,
     /// How long methods learn.
-    pub schedule: Schedule,
+    pub schedule: GridSchedule,
     /// Everything that its result depends on.
     pub identity: Identity,
     /// The run, with every default filled in.
     pub config: RunConfig,
     /// What it is measured on.
-    pub parts: Vec<Part>,
+    pub parts: Vec<TestPart>,
     /// Images it learns from.
     pub train_images: usize,
     /// How often an image goes through the backbone to learn from it.
@@ -66,7 +66,7 @@ pub struct Job {
 
 /// Something that a job is measured on: the test images of a data set, or of half of its classes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Part {
+pub struct TestPart {
     /// `test`, `base`, `new`, or the data set's name.
     pub name: String,
     /// The data set's folder or file.

@@ -21,8 +21,8 @@ mod tests;
 mod work;
 
 pub use bootstrap::Interval;
-pub use grid::{GridConfig, GridFile, Mode, QUICK_PASSES, Schedule, TextFile};
-pub use job::{Half, Identity, Job, JobResult, Part, PartResult};
+pub use grid::{GridConfig, GridFile, GridSchedule, Mode, QUICK_PASSES, TextFile};
+pub use job::{Half, Identity, Job, JobResult, PartResult, TestPart};
 pub use merge::{merge, to_json};
 pub use method::GridMethod;
 pub use run::{GridEvent, GridOutcome, Shard, Worker, run};

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{
-    GridMethod, Mode, Schedule,
+    GridMethod, GridSchedule, Mode,
     grid::{GridFile, QUICK_PASSES},
     summary::{Cell, Spread, Summary},
 };
@@ -44,8 +44,8 @@ impl Entry {
 /// The protocol, in sentences.
 pub(super) fn protocol(grid: &GridFile) -> String {
     let schedule = match grid.schedule {
-        Schedule::Published => "each method learns as long as its defaults say".to_owned(),
-        Schedule::Quick => format!(
+        GridSchedule::Published => "each method learns as long as its defaults say".to_owned(),
+        GridSchedule::Quick => format!(
             "quick schedule: at most {QUICK_PASSES} image passes a job (methods on features: one pass an image), so the \
              numbers may be lower than those of the published schedule"
         ),

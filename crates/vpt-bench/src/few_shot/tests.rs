@@ -60,7 +60,7 @@ fn grid(data: &str, out: PathBuf, methods: &[&str]) -> GridConfig {
         seeds: vec![1, 2],
         mode: Mode::FewShot,
         targets: Vec::new(),
-        schedule: Schedule::Published,
+        schedule: GridSchedule::Published,
         classnames: Vec::new(),
         templates: Vec::new(),
         draws: None,
@@ -170,7 +170,7 @@ fn changed_settings_are_told_and_more_jobs_are_added() {
         message.contains("data-linear-1-1.json: the result of other settings (epochs 2 there, 3 here)"),
         "{message}"
     );
-    let other = GridConfig { schedule: Schedule::Quick, ..config.clone() };
+    let other = GridConfig { schedule: GridSchedule::Quick, ..config.clone() };
     assert!(refusal(&other).contains("holds another grid: few-shot on clip"), "{}", refusal(&other));
     // Where and how fast a result is computed makes no other result.
     let mut more = GridConfig { shots: vec![1, 2, 3], ..config };
@@ -344,7 +344,7 @@ fn learned_texts_tell_classes_that_nothing_was_learned_of() {
 /// The settings under which `method` makes the most choices: rates to try and epochs to select from, where it has any.
 fn choosy(data: &str, out: PathBuf, method: GridMethod, select: Option<Select>) -> GridConfig {
     let mut config = GridConfig { methods: vec![method], shots: vec![3], seeds: vec![1], ..grid(data, out, &[]) };
-    (config.schedule, config.keep_runs) = (Schedule::Quick, true);
+    (config.schedule, config.keep_runs) = (GridSchedule::Quick, true);
     for lr in [Some(LearningRate::Auto), None] {
         for epochs in [Some(3), None] {
             for select in [select, None] {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     GridMethod,
-    job::{Job, JobResult, Part, PartResult, create_parent, digits},
+    job::{Job, JobResult, PartResult, TestPart, create_parent, digits},
 };
 use vpt_backbone::{Backbone, OpenOptions};
 use vpt_base::{
@@ -127,7 +127,12 @@ fn zero_shot(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>
 }
 
 /// What `part` scores when its classes are told by their names.
-fn by_names(job: &Job, part: &Part, backbone: &Backbone, observer: &mut dyn Observer) -> Result<Option<PartResult>> {
+fn by_names(
+    job: &Job,
+    part: &TestPart,
+    backbone: &Backbone,
+    observer: &mut dyn Observer,
+) -> Result<Option<PartResult>> {
     let Some(prompts) = &part.prompts else {
         return Err(Error::invalid(format!("part {}", part.name), "has no names for its classes"));
     };
@@ -205,7 +210,7 @@ fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
 /// What `part`, of whose classes nothing was learned, scores when texts with what `task` has learned tell its classes.
 fn by_learned_texts(
     job: &Job,
-    part: &Part,
+    part: &TestPart,
     task: &TaskModel,
     temperature: f64,
     observer: &mut dyn Observer,

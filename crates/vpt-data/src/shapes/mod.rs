@@ -26,7 +26,7 @@ const PURPOSE_DETECT: u64 = 4;
 
 /// How much pre-training scenes and captions hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum Curriculum {
     /// One solid object, not small, on a plain background; short captions.
     Easy,
     /// One object; every size, fill and background; one caption in two is short.
@@ -36,13 +36,13 @@ pub enum Stage {
 }
 
 /// Scene and caption number `index` of pre-training. Only pairs of [`Pairs::Seen`] are shown or named.
-pub fn pretraining_item(seed: u64, index: u64, stage: Stage) -> (Scene, Caption) {
+pub fn pretraining_item(seed: u64, index: u64, stage: Curriculum) -> (Scene, Caption) {
     let mut rng = rng(seed, PURPOSE_PRETRAIN, index);
     let pairs = Pairs::Seen.list();
     let &(colour, shape) = pairs.choose(&mut rng).unwrap_or(&pairs[0]);
-    let scene = if stage == Stage::Easy {
+    let scene = if stage == Curriculum::Easy {
         Scene::easy(&mut rng, colour, shape)
-    } else if stage == Stage::Single || rng.random_bool(0.75) {
+    } else if stage == Curriculum::Single || rng.random_bool(0.75) {
         Scene::single(&mut rng, Style::Plain, colour, shape)
     } else if rng.random_bool(0.5) {
         Scene::repeated(&mut rng, Style::Plain, colour, shape)
@@ -50,7 +50,7 @@ pub fn pretraining_item(seed: u64, index: u64, stage: Stage) -> (Scene, Caption)
         let count = rng.random_range(2..=3);
         Scene::several(&mut rng, Style::Plain, Pairs::Seen, count)
     };
-    let short = stage == Stage::Easy || rng.random_bool(0.5);
+    let short = stage == Curriculum::Easy || rng.random_bool(0.5);
     let caption = Caption::new(&scene, short, &mut rng);
     (scene, caption)
 }
@@ -63,11 +63,11 @@ mod tests {
 
     #[test]
     fn an_item_follows_from_seed_and_index() {
-        let (scene, caption) = pretraining_item(7, 123, Stage::Full);
-        assert_eq!(pretraining_item(7, 123, Stage::Full), (scene.clone(), caption));
+        let (scene, caption) = pretraining_item(7, 123, Curriculum::Full);
+        assert_eq!(pretraining_item(7, 123, Curriculum::Full), (scene.clone(), caption));
         assert_eq!(draw(&scene, 64), draw(&scene, 64));
-        assert_ne!(pretraining_item(7, 124, Stage::Full).0, scene);
-        assert_ne!(pretraining_item(8, 123, Stage::Full).0, scene);
+        assert_ne!(pretraining_item(7, 124, Curriculum::Full).0, scene);
+        assert_ne!(pretraining_item(8, 123, Curriculum::Full).0, scene);
     }
 
     #[test]
@@ -86,7 +86,7 @@ mod tests {
     fn pretraining_neither_shows_nor_names_a_held_out_pair() {
         let mut seen = HashSet::new();
         for index in 0..6000 {
-            let (scene, caption) = pretraining_item(1, index, Stage::Full);
+            let (scene, caption) = pretraining_item(1, index, Curriculum::Full);
             for object in &scene.objects {
                 assert!(!held_out(object.colour, object.shape), "{object:?}");
                 seen.insert((object.colour, object.shape));
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn captions_use_the_forms_people_ask_with() {
         let captions: HashSet<String> =
-            (0..20_000).map(|index| pretraining_item(1, index, Stage::Single).1.text).collect();
+            (0..20_000).map(|index| pretraining_item(1, index, Curriculum::Single).1.text).collect();
         for form in
             ["a red circle", "red circle", "a photo of a red circle.", "an orange star", "a circle", "a red shape"]
         {
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_caption_holds_of_its_scene_and_not_of_others() {
-        let items: Vec<_> = (0..400).map(|index| pretraining_item(2, index, Stage::Full)).collect();
+        let items: Vec<_> = (0..400).map(|index| pretraining_item(2, index, Curriculum::Full)).collect();
         for (scene, caption) in &items {
             assert_eq!(caption.holds(scene), Some(true), "{caption:?} of {scene:?}");
         }

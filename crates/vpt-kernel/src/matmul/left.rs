@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::DEPTH;
-use super::panels::Part;
+use super::panels::PanelRange;
 use super::view::Mat;
 use crate::simd::{LANES_MAX, Simd, load, load_at_most};
 use crate::{Grow, Precision, dispatched};
@@ -54,7 +54,7 @@ impl PackedRows {
     ///
     /// # Panics
     /// If the shapes do not fit.
-    pub fn pack<'a>(&mut self, a: Mat, b: impl Into<Part<'a>>) {
+    pub fn pack<'a>(&mut self, a: Mat, b: impl Into<PanelRange<'a>>) {
         let b = b.into();
         assert_eq!(a.cols, b.k(), "matrix product shapes");
         (self.rows, self.k, self.packed_for) = (a.rows, a.cols, (b.width, b.precision()));

@@ -22,7 +22,7 @@ use panels::Line;
 use tile::{Tile, TileLeft, multiply_tile};
 
 pub use left::{Left, PackedRows};
-pub use panels::{Panels, Part};
+pub use panels::{PanelRange, Panels};
 pub use view::{Mat, MatMut};
 
 /// Rows of a block of B: larger ones write C less often, smaller ones keep more of a panel in the first-level cache. A
@@ -46,7 +46,7 @@ pub enum Init<'a> {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn matmul<'a, 'b>(a: impl Into<Left<'a>>, b: impl Into<Part<'b>>, c: MatMut, init: Init) {
+pub fn matmul<'a, 'b>(a: impl Into<Left<'a>>, b: impl Into<PanelRange<'b>>, c: MatMut, init: Init) {
     product(a.into(), &b.into(), c, init, None);
 }
 
@@ -57,7 +57,7 @@ pub fn matmul<'a, 'b>(a: impl Into<Left<'a>>, b: impl Into<Part<'b>>, c: MatMut,
 /// If the shapes do not fit.
 pub fn matmul_activate<'a, 'b>(
     a: impl Into<Left<'a>>,
-    b: impl Into<Part<'b>>,
+    b: impl Into<PanelRange<'b>>,
     c: MatMut,
     bias: &[f32],
     activation: Activation,
@@ -78,7 +78,7 @@ pub fn matmul_activate<'a, 'b>(
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn matmul_scale<'a, 'b>(a: impl Into<Left<'a>>, b: impl Into<Part<'b>>, c: MatMut, factor: Mat) {
+pub fn matmul_scale<'a, 'b>(a: impl Into<Left<'a>>, b: impl Into<PanelRange<'b>>, c: MatMut, factor: Mat) {
     assert_eq!((factor.rows, factor.cols), (c.rows, c.cols), "shape of the factor");
     let (data, stride) = factor.contiguous_rows();
     product(a.into(), &b.into(), c, Init::Zero, Some(Then::Scale(data.as_ptr(), stride)));
@@ -89,7 +89,7 @@ const WORTH_SHARING: usize = 1 << 22;
 
 /// Where the result goes, without its shape: threads that share a product write columns of the same rows.
 #[derive(Clone, Copy)]
-struct Target {
+struct ProductTarget {
     at: *mut f32,
     row_stride: usize,
 }
@@ -132,8 +132,8 @@ impl Then {
 #[derive(Clone)]
 struct Product<'a, 'b> {
     a: Left<'a>,
-    b: Part<'b>,
-    c: Target,
+    b: PanelRange<'b>,
+    c: ProductTarget,
     accumulate: bool,
     bias: Option<&'a [f32]>,
     then: Option<Then>,
@@ -150,7 +150,7 @@ impl Product<'_, '_> {
         Self {
             a: self.a,
             b: self.b.part(0..self.b.k(), columns.clone()),
-            c: Target { at: self.c.at.wrapping_add(from), ..self.c },
+            c: ProductTarget { at: self.c.at.wrapping_add(from), ..self.c },
             accumulate: self.accumulate,
             bias: self.bias.map(|bias| &bias[columns]),
             then: self.then.map(|then| then.at_column(from)),
@@ -185,7 +185,7 @@ impl Product<'_, '_> {
     }
 }
 
-fn product<'a>(a: Left<'a>, b: &Part, c: MatMut, init: Init<'a>, then: Option<Then>) {
+fn product<'a>(a: Left<'a>, b: &PanelRange, c: MatMut, init: Init<'a>, then: Option<Then>) {
     let (k, n) = (b.k(), b.n());
     let (m, a_cols) = a.shape();
     assert_eq!((m, a_cols, n), (c.rows, k, c.cols), "matrix product shapes");
@@ -202,7 +202,7 @@ fn product<'a>(a: Left<'a>, b: &Part, c: MatMut, init: Init<'a>, then: Option<Th
         assert!(k > 0 || accumulate, "a product over nothing");
         return;
     }
-    let c = Target { at: c.data.as_mut_ptr(), row_stride: c.row_stride };
+    let c = ProductTarget { at: c.data.as_mut_ptr(), row_stride: c.row_stride };
     let product = Product { a, b: b.clone(), c, accumulate, bias, then };
     let threads = match team::size() {
         1 => 1,
@@ -214,12 +214,12 @@ fn product<'a>(a: Left<'a>, b: &Part, c: MatMut, init: Init<'a>, then: Option<Th
 dispatched! {
     /// # Safety
     /// All but the buffers are the parts of a [`Product`].
-    pairs unsafe fn blocks(a: Left, b: &Part, c: Target, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, scratch: &mut Scratch) = blocks_body
+    pairs unsafe fn blocks(a: Left, b: &PanelRange, c: ProductTarget, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, scratch: &mut MatmulScratch) = blocks_body
 }
 
 /// Buffers of one thread, kept from call to call.
 #[derive(Default)]
-struct Scratch {
+struct MatmulScratch {
     /// The packed block of the left-hand side.
     left: Vec<f32>,
     /// A panel of a transposed right-hand side.
@@ -227,7 +227,7 @@ struct Scratch {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static SCRATCH: RefCell<MatmulScratch> = RefCell::default();
 }
 
 /// # Safety
@@ -235,12 +235,12 @@ thread_local! {
 #[inline(always)]
 unsafe fn blocks_body<S: Simd>(
     a: Left,
-    b: &Part,
-    c: Target,
+    b: &PanelRange,
+    c: ProductTarget,
     accumulate: bool,
     bias: Option<&[f32]>,
     then: Option<Then>,
-    scratch: &mut Scratch,
+    scratch: &mut MatmulScratch,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -261,19 +261,19 @@ unsafe fn blocks_body<S: Simd>(
 #[allow(clippy::too_many_arguments)]
 unsafe fn blocks_of<S: Simd, const V: usize, const PAIRS: bool>(
     a: Left,
-    b: &Part,
-    c: Target,
+    b: &PanelRange,
+    c: ProductTarget,
     accumulate: bool,
     bias: Option<&[f32]>,
     then: Option<Then>,
-    scratch: &mut Scratch,
+    scratch: &mut MatmulScratch,
 ) {
     let (width, per_word) = (V * S::LANES, if PAIRS { 2 } else { 1 });
     let (b_rows, b_columns) = (&b.rows, &b.columns);
     assert_eq!(b.width, width, "packed for another instruction set");
     let tiles = Tiles::new::<S>(a.shape().0, width);
     let count = tiles.count;
-    let Scratch { left, panel: transposed } = scratch;
+    let MatmulScratch { left, panel: transposed } = scratch;
     for block in b_rows.clone().step_by(DEPTH) {
         let depth = DEPTH.min(b_rows.end - block);
         let words = depth.div_ceil(per_word);

@@ -208,14 +208,14 @@ impl Panels {
     ///
     /// # Panics
     /// If there are not so many, or the part begins inside a block of [`DEPTH`] rows or inside a panel.
-    pub fn part(&self, rows: Range<usize>, columns: Range<usize>) -> Part<'_> {
-        Part::from(self).part(rows, columns)
+    pub fn part(&self, rows: Range<usize>, columns: Range<usize>) -> PanelRange<'_> {
+        PanelRange::from(self).part(rows, columns)
     }
 
     /// The transposed matrix `[n, k]`. Its panels are made when a product needs them, and again for the next: for a few
     /// hundred rows of the left-hand side that costs some percent, and half of the memory that a second copy would take.
-    pub fn t(&self) -> Part<'_> {
-        Part { panels: self, rows: 0..self.n, columns: 0..self.k, width: panel_width(self.k), transposed: true }
+    pub fn t(&self) -> PanelRange<'_> {
+        PanelRange { panels: self, rows: 0..self.n, columns: 0..self.k, width: panel_width(self.k), transposed: true }
     }
 
     fn floats(&self) -> &[f32] {
@@ -231,7 +231,7 @@ impl Panels {
 
 /// Rows and columns of a packed matrix or of its transpose: all of it, or whole blocks and panels.
 #[derive(Clone)]
-pub struct Part<'a> {
+pub struct PanelRange<'a> {
     panels: &'a Panels,
     pub(super) rows: Range<usize>,
     pub(super) columns: Range<usize>,
@@ -240,13 +240,13 @@ pub struct Part<'a> {
     pub(super) transposed: bool,
 }
 
-impl<'a> From<&'a Panels> for Part<'a> {
+impl<'a> From<&'a Panels> for PanelRange<'a> {
     fn from(panels: &'a Panels) -> Self {
-        Part { panels, rows: 0..panels.k, columns: 0..panels.n, width: panels.width, transposed: false }
+        PanelRange { panels, rows: 0..panels.k, columns: 0..panels.n, width: panels.width, transposed: false }
     }
 }
 
-impl Part<'_> {
+impl PanelRange<'_> {
     /// Rows.
     pub fn k(&self) -> usize {
         self.rows.len()
@@ -273,7 +273,7 @@ impl Part<'_> {
         assert!(rows.end == self.k() || rows.end.is_multiple_of(DEPTH), "part ends inside a block");
         assert!(columns.end == self.n() || columns.end.is_multiple_of(self.width), "part ends inside a panel");
         let (row, column) = (self.rows.start, self.columns.start);
-        Part {
+        PanelRange {
             rows: row + rows.start..row + rows.end,
             columns: column + columns.start..column + columns.end,
             ..self.clone()
@@ -330,7 +330,7 @@ impl Ahead {
     }
 }
 
-impl Part<'_> {
+impl PanelRange<'_> {
     /// Where the panel of these rows is read from that begins at `column`, which may lie behind the last one.
     #[inline(always)]
     pub(super) fn ahead(&self, rows: Range<usize>, column: usize) -> Ahead {
@@ -361,7 +361,7 @@ impl Panels {
     /// Writes rows `rows` and columns `columns` of the transpose as a panel of `width` columns.
     ///
     /// # Safety
-    /// As for [`Part::panel`] of the transpose, of which at most `width` columns are left; `to` has room for as many rows of words as
+    /// As for [`PanelRange::panel`] of the transpose, of which at most `width` columns are left; `to` has room for as many rows of words as
     /// `rows` fill, `width` words each.
     #[inline(always)]
     unsafe fn transpose<S: Simd>(&self, rows: Range<usize>, columns: Range<usize>, to: *mut f32, width: usize) {

@@ -23,7 +23,7 @@ fn check(m: usize, k: usize, n: usize, transpose: [bool; 2], precision: Precisio
     let view = if transpose_a { Mat::new(&a, k, m, a_stride).t() } else { Mat::new(&a, m, k, a_stride) };
     let b_view = Mat::new(&b, k, n, n);
     let panels = Panels::pack_as(if transpose_b { b_view.t() } else { b_view }, precision);
-    let part = || if transpose_b { panels.t() } else { Part::from(&panels) };
+    let part = || if transpose_b { panels.t() } else { PanelRange::from(&panels) };
     for (init, with_c, with_bias) in
         [(Init::Zero, 0.0, 0.0), (Init::Bias(&bias), 0.0, 1.0), (Init::Add, 1.0, 0.0), (Init::AddBias(&bias), 1.0, 1.0)]
     {

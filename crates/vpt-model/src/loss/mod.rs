@@ -368,7 +368,7 @@ mod tests {
 
     /// Logits, labels, and what PyTorch makes of them.
     #[derive(serde::Deserialize)]
-    struct Case {
+    struct LossCase {
         smoothing: f32,
         weights: Option<Vec<f32>>,
         /// Of the mean loss, by logit.
@@ -377,19 +377,19 @@ mod tests {
     }
 
     #[derive(serde::Deserialize)]
-    struct Fixture {
+    struct LossFixture {
         logits: Vec<Vec<f32>>,
         labels: Vec<u32>,
         sets: Vec<Vec<u32>>,
-        cross_entropy: Vec<Case>,
-        binary: Vec<Case>,
+        cross_entropy: Vec<LossCase>,
+        binary: Vec<LossCase>,
     }
 
     // Made by scripts/make_loss_fixture.py.
     #[test]
     fn weighted_and_smoothed_losses_equal_pytorch() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/losses.json");
-        let fixture: Fixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let fixture: LossFixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let classes = fixture.logits[0].len();
         let sets = Arc::new(LabelSets::new(classes, fixture.sets).unwrap());
         // With this head, features are logits.
@@ -399,7 +399,7 @@ mod tests {
         params[1].values.fill(0.);
         let bound = head.bind(&params).unwrap();
         let logits = fixture.logits.concat();
-        let check = |case: &Case, loss: &Loss, labels: &[u32]| {
+        let check = |case: &LossCase, loss: &Loss, labels: &[u32]| {
             let total = loss.weight(labels);
             let found = loss.gradients(&bound, &logits, labels, total).unwrap();
             assert!((found.loss / total - case.loss).abs() < 1e-6, "{loss:?}: {} {}", found.loss / total, case.loss);

@@ -2,8 +2,8 @@
 //! image are computed once.
 
 use super::{
-    Defaults, Epochs, Family, HeadStart, Learns, MethodHead, MethodSpec, Task, Texts, Views, Warmup, linear::PROBE,
-    settings::settings,
+    Defaults, Epochs, HeadStart, Learns, MethodFamily, MethodHead, MethodSpec, Task, Texts, Views, Warmup,
+    linear::PROBE, settings::settings,
 };
 use crate::optim::OptimizerKind;
 
@@ -32,7 +32,7 @@ pub(super) const FAMILY: MethodSpec = MethodSpec {
     name: "",
     summary: "",
     source: "",
-    family: &Family { intro: "" },
+    family: &MethodFamily { intro: "" },
     learns: Learns::Nothing,
     texts: Texts::Unread,
     head: MethodHead::Any,

@@ -49,8 +49,8 @@ pub use self::{
     linear::ProbeOptions,
     lora::LoraOptions,
     spec::{
-        Defaults, Epochs, Family, HeadStart, Learns, MethodHead, MethodPart, MethodRequest, MethodSpec, RunContext,
-        Texts, Views, Warmup,
+        Defaults, Epochs, HeadStart, Learns, MethodFamily, MethodHead, MethodPart, MethodRequest, MethodSpec,
+        RunContext, Texts, Views, Warmup,
     },
     texts::{RANDOM, TextOptions},
     tip_adapter::CacheOptions,

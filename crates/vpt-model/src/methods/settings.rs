@@ -125,7 +125,7 @@ impl SettingValue for String {
     }
 }
 
-/// Texts are read from a file: [`Spec::read`] says how.
+/// Texts are read from a file: [`SettingSpec::read`] says how.
 impl SettingValue for Vec<String> {
     const KIND: ValueKind = ValueKind::Path;
 
@@ -237,7 +237,7 @@ impl<T: SettingValue> Slot for T {
 }
 
 /// What is declared of a setting with values `T` beside name, type and help.
-pub struct Spec<T> {
+pub struct SettingSpec<T> {
     /// What a help calls the value; of a pair both names, with a space between.
     pub value: &'static str,
     /// The default as a help says it.
@@ -254,7 +254,7 @@ pub struct Spec<T> {
     pub read: Option<fn(&OsStr) -> Result<T>>,
 }
 
-impl<T: SettingValue> Spec<T> {
+impl<T: SettingValue> SettingSpec<T> {
     /// A setting for every method and task, of any value.
     pub const PLAIN: Self = Self {
         value: "",
@@ -289,15 +289,15 @@ pub struct Setting {
     pub heading: Heading,
     /// How its value is typed.
     pub kind: ValueKind,
-    /// See [`Spec::value`].
+    /// See [`SettingSpec::value`].
     pub value: &'static str,
-    /// See [`Spec::default`].
+    /// See [`SettingSpec::default`].
     pub default: DefaultText,
-    /// See [`Spec::tasks`].
+    /// See [`SettingSpec::tasks`].
     pub tasks: &'static [Task],
-    /// See [`Spec::lacking`].
+    /// See [`SettingSpec::lacking`].
     pub lacking: &'static str,
-    /// See [`Spec::steps`].
+    /// See [`SettingSpec::steps`].
     pub steps: bool,
     /// Whether a word can be its value, as far as can be told without opening a file.
     pub look: fn(&OsStr) -> Result<(), Message>,
@@ -309,7 +309,7 @@ impl Setting {
         name: &'static str,
         help: &'static [&'static str],
         heading: Heading,
-        spec: &Spec<T>,
+        spec: &SettingSpec<T>,
     ) -> Self {
         Self {
             name,
@@ -389,7 +389,7 @@ pub fn share(value: &f32) -> Result<(), Message> {
 /// Declares a group of settings: a struct, its default and its [`Settings`].
 ///
 /// Sections of settings stand under headings; groups, if any, after `..`, where the files have their settings. A setting is
-/// `name: type = default => { … }`: the documentation is its help, the braces hold what differs from [`Spec::PLAIN`].
+/// `name: type = default => { … }`: the documentation is its help, the braces hold what differs from [`SettingSpec::PLAIN`].
 #[macro_export]
 macro_rules! settings {
     (
@@ -426,7 +426,7 @@ macro_rules! settings {
 
         #[allow(dead_code, unused_imports, unused_variables, unreachable_code, reason = "a group may have no settings of its own")]
         const _: () = {
-            use $crate::methods::settings::{Heading, Setting, Settings, Slot, Spec};
+            use $crate::methods::settings::{Heading, Setting, Settings, Slot, SettingSpec};
 
             /// The declarations, named as the fields.
             struct Specs;
@@ -434,10 +434,10 @@ macro_rules! settings {
             #[allow(non_upper_case_globals, reason = "named as the fields")]
             impl Specs {
                 $($(
-                    const $field: Spec<<$ty as Slot>::Value> = Spec { $($spec)* ..Spec::PLAIN };
+                    const $field: SettingSpec<<$ty as Slot>::Value> = SettingSpec { $($spec)* ..SettingSpec::PLAIN };
                 )*)*
                 $($($(
-                    const $later: Spec<<$later_ty as Slot>::Value> = Spec { $($later_spec)* ..Spec::PLAIN };
+                    const $later: SettingSpec<<$later_ty as Slot>::Value> = SettingSpec { $($later_spec)* ..SettingSpec::PLAIN };
                 )*)*)?
             }
 

@@ -19,7 +19,7 @@ pub struct MethodSpec {
     /// Where it is from: authors and year.
     pub source: &'static str,
     /// The paragraph of the help that it is listed in.
-    pub family: &'static Family,
+    pub family: &'static MethodFamily,
     /// What is learned of, or before, the backbone.
     pub learns: Learns,
     /// The part that the texts of the classes have in it.
@@ -48,7 +48,7 @@ pub struct MethodSpec {
 
 /// Methods that a help text tells of together.
 #[derive(Debug)]
-pub struct Family {
+pub struct MethodFamily {
     /// What comes before the list; may be empty.
     pub intro: &'static str,
 }

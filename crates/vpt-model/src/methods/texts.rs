@@ -1,8 +1,8 @@
 //! What methods that learn vectors in the texts of the classes have in common.
 
 use super::{
-    Defaults, Epochs, Family, Learns, MethodHead, MethodOptions, MethodPart, MethodRequest, MethodSpec, Task, Texts,
-    Warmup, features,
+    Defaults, Epochs, Learns, MethodFamily, MethodHead, MethodOptions, MethodPart, MethodRequest, MethodSpec, Task,
+    Texts, Warmup, features,
     settings::{DefaultText, settings},
 };
 use crate::{
@@ -48,7 +48,7 @@ pub(super) const TRAINING_OF_BOTH: Defaults =
     Defaults { lr: 2.5e-3, batch_size: 4, epochs: Epochs::ByShots([50; 3]), ..TRAINING };
 
 pub(super) const FAMILY: MethodSpec = MethodSpec {
-    family: &Family {
+    family: &MethodFamily {
         intro: "Methods for CLIP that learn vectors in the texts of the classes, so that other class names can be asked for \
                 later:",
     },

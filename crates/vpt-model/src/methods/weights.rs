@@ -1,9 +1,9 @@
 //! What methods that tune weights of the backbone have in common.
 
-use super::{Family, MethodHead, MethodSpec, Task, features};
+use super::{MethodFamily, MethodHead, MethodSpec, Task, features};
 
 pub(super) const FAMILY: MethodSpec = MethodSpec {
-    family: &Family { intro: "Methods that tune the backbone itself:" },
+    family: &MethodFamily { intro: "Methods that tune the backbone itself:" },
     head: MethodHead::Any,
     tasks: &[Task::Classify, Task::Multilabel],
     options: &["head_lr"],

@@ -155,7 +155,7 @@ mod tests {
 
     /// `scripts/make_multilabel_fixture.py`
     #[derive(Deserialize)]
-    struct Fixture {
+    struct MultilabelFixture {
         logits: Vec<Vec<f32>>,
         truth: Vec<Vec<u8>>,
         average_precisions: Vec<f64>,
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn the_numbers_are_those_of_scikit_learn_for_any_batch_size() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/multilabel.json");
-        let fixture: Fixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let fixture: MultilabelFixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let expected = MultilabelMetrics {
             map: fixture.average_precisions.iter().sum::<f64>() / fixture.average_precisions.len() as f64,
             micro_f1: fixture.micro_f1,

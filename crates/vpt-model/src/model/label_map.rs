@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Model, Output};
+use super::{LogitsKind, Model};
 use crate::head::{
     BoundHead, Head, HeadKind,
     label_map::{self, LabelMap, MAP, VOTES, Vote},
@@ -76,7 +76,7 @@ impl Mapped {
 
 impl Model {
     fn mapped(&self) -> Option<&Mapped> {
-        if let Output::LabelMap(mapped) = &self.output { Some(mapped) } else { None }
+        if let LogitsKind::LabelMap(mapped) = &self.output { Some(mapped) } else { None }
     }
 
     /// The kind of label mapping and the classifier it maps from, where there is one.

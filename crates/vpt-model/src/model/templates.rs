@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Model, Output, StepInput, StepOutput, labels_of, text::cross_entropy};
+use super::{LogitsKind, Model, StepInput, StepOutput, labels_of, text::cross_entropy};
 use crate::{
     loss::{Loss, text::TextLoss},
     prompt::{
         part::Drawn,
-        weights::{Towers, TunedWeights},
+        weights::{Towers, WeightTuning},
     },
 };
 use vpt_backbone::{
@@ -26,14 +26,14 @@ use vpt_base::{
 /// Texts of classes in templates and the weights that they are read through: the model's only part.
 #[derive(Debug, Clone)]
 pub(super) struct TemplateTexts {
-    weights: Arc<TunedWeights>,
+    weights: Arc<WeightTuning>,
     /// The texts, once they are known.
-    texts: Option<Texts>,
+    texts: Option<EmbeddedTexts>,
 }
 
 /// The texts of classes, each in every template.
 #[derive(Debug, Clone)]
-struct Texts {
+struct EmbeddedTexts {
     /// Token ids `[C · T]`, the templates of a class one behind the other.
     ids: Vec<Vec<u32>>,
     /// Templates, T.
@@ -49,7 +49,7 @@ impl TemplateTexts {
     /// The names are too many or too few, or the tokenizer fails on a text.
     pub(super) fn new(
         backbone: &Backbone,
-        weights: Arc<TunedWeights>,
+        weights: Arc<WeightTuning>,
         prompts: Option<&Prompts>,
         classes: usize,
         threads: usize,
@@ -61,16 +61,16 @@ impl TemplateTexts {
         }
         let texts: Vec<String> = (0..classes).flat_map(|class| prompts.texts(class)).collect();
         let frozen = if weights.tunes_texts() { None } else { Some(backbone.embed_texts(&texts, threads)?) };
-        let texts = Texts { ids: backbone.token_ids(&texts)?, templates, frozen };
+        let texts = EmbeddedTexts { ids: backbone.token_ids(&texts)?, templates, frozen };
         Ok(Self { weights, texts: Some(texts) })
     }
 
-    fn texts(&self) -> Result<&Texts> {
+    fn texts(&self) -> Result<&EmbeddedTexts> {
         self.texts.as_ref().ok_or_else(|| Error::invalid("classes", "texts cannot be made without their names"))
     }
 }
 
-impl Texts {
+impl EmbeddedTexts {
     /// Of each class the mean of its unit embeddings, `[C, E]`, from the embeddings `[C · T, E]`.
     fn means(&self, mut embeds: Vec<f32>, width: usize) -> Vec<f32> {
         normalize_l2(&mut embeds, width);
@@ -172,7 +172,7 @@ impl Model {
     }
 
     /// Embeddings of the classes' texts `[C · T, E]`, and what their VJP needs if `keep`.
-    fn template_embeds(&self, texts: &Texts, towers: &Towers, keep: bool) -> Result<(Vec<f32>, TunedTape)> {
+    fn template_embeds(&self, texts: &EmbeddedTexts, towers: &Towers, keep: bool) -> Result<(Vec<f32>, TunedTape)> {
         match (&texts.frozen, towers.texts()) {
             (Some(frozen), _) => Ok((frozen.clone(), TunedTape::default())),
             (None, Some(tuned)) => Ok(self.backbone.text_tower()?.embed_tuned(tuned, &texts.ids, keep, self.threads)),
@@ -198,11 +198,11 @@ impl Model {
     /// As [`Backbone::embed_texts`], or the values are not this model's.
     pub fn embed_texts<S: AsRef<str>>(&self, params: &[Param], texts: &[S]) -> Result<Vec<f32>> {
         let weights = match &self.output {
-            Output::TemplateTexts(own) if own.weights.tunes_texts() => &own.weights,
+            LogitsKind::TemplateTexts(own) if own.weights.tunes_texts() => &own.weights,
             _ => return self.backbone.embed_texts(texts, self.threads),
         };
         let ids = self.backbone.token_ids(texts)?;
-        let texts = Texts { ids, templates: 1, frozen: None };
+        let texts = EmbeddedTexts { ids, templates: 1, frozen: None };
         let towers = weights.towers(self.values(params, 0)?, &Drawn::Nothing, self.threads)?;
         Ok(self.template_embeds(&texts, &towers, false)?.0)
     }

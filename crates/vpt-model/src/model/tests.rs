@@ -22,13 +22,13 @@ const FAMILIES: [&str; 5] = ["clip", "clip-gelu", "vit", "dinov2", "dinov2-regis
 /// Border of the fixtures' pad prompts.
 const PAD: usize = 4;
 
-struct Fixture {
+struct ModelFixture {
     backbone: Arc<Backbone>,
     tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
     labels: Vec<u32>,
 }
 
-impl Fixture {
+impl ModelFixture {
     fn load(family: &str) -> Self {
         let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(family);
         let bytes = std::fs::read(dir.join("expected.safetensors")).unwrap();
@@ -111,7 +111,7 @@ fn assert_close(found: &[f32], expected: &[f32], what: &str) {
 #[test]
 fn token_prompts_have_pytorchs_gradients() {
     for family in FAMILIES {
-        let fixture = Fixture::load(family);
+        let fixture = ModelFixture::load(family);
         let depth = fixture.backbone.vit.depth();
         for case in ["vpt-shallow", "vpt-deep", "vpt-deep.first-2", "vpt-deep.last-1", "vpt-deep.last-2"] {
             let layers: PromptLayers = match case.split_once('.') {
@@ -137,7 +137,7 @@ fn token_prompts_have_pytorchs_gradients() {
 #[test]
 fn pixel_prompts_have_pytorchs_gradients() {
     for family in FAMILIES {
-        let fixture = Fixture::load(family);
+        let fixture = ModelFixture::load(family);
         let side = fixture.backbone.vit.image_size();
         // The reference holds whole planes of which a mask uses the border.
         let border = |planes: &[f32]| -> Vec<f32> {
@@ -157,7 +157,7 @@ fn pixel_prompts_have_pytorchs_gradients() {
 #[test]
 fn a_head_alone_has_pytorchs_gradients_on_images_and_on_their_features() {
     for family in FAMILIES {
-        let fixture = Fixture::load(family);
+        let fixture = ModelFixture::load(family);
         let model = fixture.model(PartShapes::NONE, 1);
         let params = fixture.params(None);
         let output = fixture.step(&model, &params, None);
@@ -171,7 +171,7 @@ fn a_head_alone_has_pytorchs_gradients_on_images_and_on_their_features() {
 
 #[test]
 fn fresh_values_fit_and_others_are_refused() {
-    let fixture = Fixture::load("clip");
+    let fixture = ModelFixture::load("clip");
     let layout = TokenLayout { start: 0, layers: 2, tokens: 3 };
     let shapes: [PartShapes; 3] =
         [PartShapes::NONE, PartShape::Tokens(layout).into(), PartShape::Pixels(PixelShape::Pad { width: 2 }).into()];
@@ -196,7 +196,7 @@ fn fresh_values_fit_and_others_are_refused() {
 /// The gradient of the prompt goes through CLIP's projection: against central differences along a direction.
 #[test]
 fn a_text_head_hands_the_gradient_back_through_the_projection() {
-    let fixture = Fixture::load("clip");
+    let fixture = ModelFixture::load("clip");
     let classes = fixture.get("head.bias").0[0];
     for prompt in [
         PartShape::Tokens(TokenLayout { start: 0, layers: 2, tokens: 3 }),
@@ -235,7 +235,7 @@ fn parts_that_learn_together_have_the_gradients_of_central_differences() {
     let all = |depth: usize| tokens(0, depth);
     let keys_values = |start, layers| KeyValueShape { start, layers, tokens: 2, keys_values: 3 };
     for (family, heads) in [("clip", HeadKind::ALL), ("vit", &[HeadKind::Linear]), ("dinov2", &[HeadKind::Cosine])] {
-        let fixture = Fixture::load(family);
+        let fixture = ModelFixture::load(family);
         let depth = fixture.backbone.vit.depth();
         let mut together: Vec<Vec<PartShape>> = vec![
             vec![all(depth), lora],
@@ -300,7 +300,7 @@ fn parts_that_learn_together_have_the_gradients_of_central_differences() {
 
 #[test]
 fn parts_that_do_not_go_together_are_refused() {
-    let fixture = Fixture::load("clip");
+    let fixture = ModelFixture::load("clip");
     let tokens = PartShape::Tokens(TokenLayout { start: 0, layers: 1, tokens: 3 });
     let text = PartShape::Text(TextShape { tokens: 4, layers: 1, beside: Beside::Nothing });
     let refused = |parts: &[PartShape], spec| {

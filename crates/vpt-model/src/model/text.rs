@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Model, Output, StepInput, StepOutput, labels_of};
+use super::{LogitsKind, Model, StepInput, StepOutput, labels_of};
 use crate::{
     head::BoundHead,
     loss::{CrossEntropy, Loss, text::TextLoss},
@@ -44,11 +44,11 @@ pub struct Frozen<'a> {
 #[derive(Debug, Clone)]
 pub struct Classifier<'a> {
     model: &'a Model,
-    kind: Kind<'a>,
+    kind: TextHead<'a>,
 }
 
 #[derive(Debug, Clone)]
-enum Kind<'a> {
+enum TextHead<'a> {
     /// A head on the features.
     Features(BoundHead),
     /// A head on their embeddings: what the texts of the classes have become.
@@ -61,9 +61,9 @@ impl Classifier<'_> {
     /// Logits `[B, C]` of features `[B, D]`.
     pub fn logits(&self, features: &[f32]) -> Result<Vec<f32>> {
         match &self.kind {
-            Kind::Features(head) => head.logits(features),
-            Kind::Embeddings(head) => head.logits(&self.model.backbone.project(features.to_vec())),
-            Kind::Images(texts, vectors) => self.model.logits_by_image(texts, vectors, features),
+            TextHead::Features(head) => head.logits(features),
+            TextHead::Embeddings(head) => head.logits(&self.model.backbone.project(features.to_vec())),
+            TextHead::Images(texts, vectors) => self.model.logits_by_image(texts, vectors, features),
         }
     }
 }
@@ -124,16 +124,16 @@ impl Model {
     pub fn classifier<'a>(&'a self, params: &'a [Param]) -> Result<Classifier<'a>> {
         let (kept, learned) = (self.head_values(params), &params[..params.len().min(self.part_tensors())]);
         let kind = match &self.output {
-            Output::TemplateTexts(texts) if kept.is_empty() => {
-                Kind::Features(self.head.bind(&self.head_of_templates(texts, learned)?)?)
+            LogitsKind::TemplateTexts(texts) if kept.is_empty() => {
+                TextHead::Features(self.head.bind(&self.head_of_templates(texts, learned)?)?)
             }
-            Output::TemplateTexts(_) => Kind::Features(self.head.bind(kept)?),
-            Output::LearnedTexts(texts) if !texts.keeps_head() => Kind::Images(texts, learned),
-            Output::LearnedTexts(texts) if kept.is_empty() => {
-                Kind::Embeddings(self.head.bind(&self.head_of_texts(texts, learned)?)?)
+            LogitsKind::TemplateTexts(_) => TextHead::Features(self.head.bind(kept)?),
+            LogitsKind::LearnedTexts(texts) if !texts.keeps_head() => TextHead::Images(texts, learned),
+            LogitsKind::LearnedTexts(texts) if kept.is_empty() => {
+                TextHead::Embeddings(self.head.bind(&self.head_of_texts(texts, learned)?)?)
             }
-            Output::LearnedTexts(_) => Kind::Embeddings(self.head.bind(kept)?),
-            _ => Kind::Features(self.bind(params)?),
+            LogitsKind::LearnedTexts(_) => TextHead::Embeddings(self.head.bind(kept)?),
+            _ => TextHead::Features(self.bind(params)?),
         };
         Ok(Classifier { model: self, kind })
     }
@@ -145,8 +145,8 @@ impl Model {
     pub fn task_params(&self, learned: &[Param]) -> Result<Vec<Param>> {
         let mut params = Self::without_votes(learned);
         match &self.output {
-            Output::LearnedTexts(texts) if texts.keeps_head() => params.extend(self.head_of_texts(texts, learned)?),
-            Output::TemplateTexts(texts) => params.extend(self.head_of_templates(texts, learned)?),
+            LogitsKind::LearnedTexts(texts) if texts.keeps_head() => params.extend(self.head_of_texts(texts, learned)?),
+            LogitsKind::TemplateTexts(texts) => params.extend(self.head_of_templates(texts, learned)?),
             _ => {}
         }
         Ok(params)

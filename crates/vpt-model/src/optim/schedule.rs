@@ -48,14 +48,14 @@ impl EpochSchedule {
 
 /// How the learning rate goes.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Course {
+pub enum LearningRateSchedule {
     /// It moves every step.
     Steps(Schedule),
     /// It moves every epoch.
     Epochs(EpochSchedule),
 }
 
-impl Course {
+impl LearningRateSchedule {
     /// Factor on the learning rate in `step`, counted from 0.
     pub fn factor(&self, step: u64) -> f64 {
         match self {
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_cosine_by_epochs_is_pytorch_s_behind_its_first_epoch() {
-        let course = Course::Epochs(EpochSchedule { epochs: 4, per_epoch: 3, first: 1e-4 });
+        let course = LearningRateSchedule::Epochs(EpochSchedule { epochs: 4, per_epoch: 3, first: 1e-4 });
         let factors: Vec<f64> = (0..12).map(|step| course.factor(step)).collect();
         assert_eq!(factors[..4], [1e-4, 1e-4, 1e-4, 1.]);
         // CosineAnnealingLR(T_max=4) after 0, 1 and 2 of its steps.

@@ -133,7 +133,7 @@ impl WeightShape {
 
 impl Kind for WeightShape {
     fn build(&self, site: &Site) -> Result<Arc<dyn Part>> {
-        Ok(Arc::new(TunedWeights::new(*self, site)?))
+        Ok(Arc::new(WeightTuning::new(*self, site)?))
     }
 
     /// In the order of their names; which they must be only the backbone can tell.
@@ -179,7 +179,7 @@ impl Kind for WeightShape {
 /// Tuned weights of a backbone; the values are passed in, as everywhere. The packed towers that they make are kept from call
 /// to call, and only what has changed is packed again.
 #[derive(Debug)]
-pub(crate) struct TunedWeights {
+pub(crate) struct WeightTuning {
     shape: WeightShape,
     towers: Mutex<Towers>,
     /// Of the image tower, its projection, the text tower.
@@ -215,7 +215,7 @@ impl std::fmt::Debug for Projection {
     }
 }
 
-impl TunedWeights {
+impl WeightTuning {
     /// The weights of `backbone` that `shape` names, its projection included where the head reads embeddings.
     ///
     /// # Errors
@@ -310,7 +310,7 @@ fn is_mask_for(name: &str) -> bool {
     name.ends_with(FACTORS[0])
 }
 
-impl Part for TunedWeights {
+impl Part for WeightTuning {
     fn tensors(&self) -> &[TensorShape] {
         &self.tensors
     }

@@ -59,13 +59,13 @@ impl Serialize for RunConfig {
 
 impl<'de> Deserialize<'de> for RunConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Table)
+        deserializer.deserialize_map(ConfigVisitor)
     }
 }
 
-struct Table;
+struct ConfigVisitor;
 
-impl<'de> Visitor<'de> for Table {
+impl<'de> Visitor<'de> for ConfigVisitor {
     type Value = RunConfig;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

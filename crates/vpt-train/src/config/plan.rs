@@ -12,7 +12,7 @@ use vpt_model::{
     methods::{Defaults, MethodPart, MethodRequest, RANDOM, Warmup},
     optim::{
         self, OptimizerKind, Rate, Rates,
-        schedule::{Course, EpochSchedule, Schedule},
+        schedule::{EpochSchedule, LearningRateSchedule, Schedule},
     },
     prompt::PartShapes,
 };
@@ -105,16 +105,20 @@ impl Plan {
     }
 
     /// How the learning rate goes over `epochs` epochs of `per_epoch` steps: a trial of the rate may have fewer than the run.
-    pub fn course(&self, epochs: usize, per_epoch: usize) -> Course {
+    pub fn course(&self, epochs: usize, per_epoch: usize) -> LearningRateSchedule {
         let total = (epochs * per_epoch) as u64;
         // A run of a single epoch would learn next to nothing in it.
         if self.defaults.warmup == Warmup::SlowFirstEpoch && self.config.warmup.is_none() && epochs > 1 {
             let first = (Warmup::FIRST_EPOCH_LR / self.learning_rates[0]).min(1.);
-            return Course::Epochs(EpochSchedule { epochs: epochs as u64, per_epoch: per_epoch as u64, first });
+            return LearningRateSchedule::Epochs(EpochSchedule {
+                epochs: epochs as u64,
+                per_epoch: per_epoch as u64,
+                first,
+            });
         }
         // A shorter loop (a trial) warms up in proportion.
         let warmup = (self.warmup_steps as f64 * total as f64 / self.total_steps as f64).round() as u64;
-        Course::Steps(Schedule { total, warmup })
+        LearningRateSchedule::Steps(Schedule { total, warmup })
     }
 
     /// Whether the features of the images of `split` never change, so that they are computed once.

@@ -280,8 +280,8 @@ fn flags_of_other_tasks_are_refused() {
 
 #[test]
 fn flags_of_other_methods_on_features_are_refused() {
-    type Change = fn(&mut RunConfig);
-    let cases: [(Method, Change, &str); 11] = [
+    type MethodChange = fn(&mut RunConfig);
+    let cases: [(Method, MethodChange, &str); 11] = [
         (Method::NCM, |c| c.lr = Some(LearningRate::Auto), "lr: method ncm learns nothing in steps"),
         (Method::ZERO_SHOT, |c| c.epochs = Some(3), "epochs: method zero-shot learns nothing in steps"),
         (

@@ -17,7 +17,7 @@ use vpt_model::model::TaskModel;
 
 /// What makes the embeddings.
 #[derive(Debug, Clone, Copy)]
-pub enum Source<'a> {
+pub enum EmbeddingSource<'a> {
     /// A frozen backbone as it is.
     Backbone(&'a Backbone),
     /// A backbone with the prompts of a task.
@@ -37,7 +37,7 @@ pub struct Embeddings {
     pub text_width: usize,
 }
 
-impl Source<'_> {
+impl EmbeddingSource<'_> {
     fn backbone(&self) -> &Backbone {
         match self {
             Self::Backbone(backbone) => backbone,

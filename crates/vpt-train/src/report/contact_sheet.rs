@@ -27,7 +27,7 @@ const TRUTH: [u8; 3] = [90, 90, 90];
 
 /// One image of the sheet.
 #[derive(Debug, Clone)]
-pub struct Tile {
+pub struct SheetTile {
     /// The image as it is in the data set, any size.
     pub image: Rgb8,
     /// Name of the class it belongs to, or names of all.
@@ -42,7 +42,7 @@ pub struct Tile {
 ///
 /// # Errors
 /// If the JPEG encoder refuses the picture: more than 65,535 pixels high, some two thousand tiles.
-pub fn contact_sheet_jpeg(tiles: &[Tile]) -> Result<Vec<u8>> {
+pub fn contact_sheet_jpeg(tiles: &[SheetTile]) -> Result<Vec<u8>> {
     let rows = tiles.len().div_ceil(COLUMNS).max(1);
     let (cell_width, cell_height) = (SIDE + GAP, SIDE + 2 * LINE + GAP);
     let (width, height) = (COLUMNS * cell_width + GAP, rows * cell_height + GAP);
@@ -85,11 +85,11 @@ fn paste(sheet: &mut Rgb8, image: &Rgb8, x: usize, y: usize) {
 mod tests {
     use super::*;
 
-    fn tile(width: usize, height: usize, truth: &str, predicted: &str) -> Tile {
+    fn tile(width: usize, height: usize, truth: &str, predicted: &str) -> SheetTile {
         let pixels =
             (0..width * height).flat_map(|i| [(i % width * 255 / width) as u8, (i / width * 255 / height) as u8, 128]);
         let image = Rgb8 { width, height, pixels: pixels.collect() };
-        Tile { image, truth: truth.into(), predicted: predicted.into(), probability: Some(0.934) }
+        SheetTile { image, truth: truth.into(), predicted: predicted.into(), probability: Some(0.934) }
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod text;
 
 pub use boxes::{BoxTile, DrawnBox, box_sheet_jpeg, draw_boxes};
 pub use confusion::confusion_svg;
-pub use contact_sheet::{Tile, contact_sheet_jpeg};
+pub use contact_sheet::{SheetTile, contact_sheet_jpeg};
 pub use curves::{Curve, curves_svg};
 pub use environment::environment;
 pub use mistakes::{ConfusedPair, Mistake, MistakeLine, MistakePart, mistakes_html};

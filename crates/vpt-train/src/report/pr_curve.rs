@@ -36,7 +36,7 @@ pub fn pr_curve_svg(title: &str, eval: &CocoEval, names: &[String]) -> Result<St
     let figure = Figure {
         axes: ("recall", "precision"),
         categories: lines(eval, names, |category| (category.ap50, points(&category.precision)))?,
-        mean: Line { name: "mean".into(), value: eval.metrics.ap50, points: points(&mean) },
+        mean: CurveLine { name: "mean".into(), value: eval.metrics.ap50, points: points(&mean) },
         heading: "AP50".into(),
         mark: None,
     };
@@ -62,7 +62,7 @@ pub fn f1_curve_svg(title: &str, eval: &CocoEval, names: &[String]) -> Result<St
     let figure = Figure {
         axes: ("confidence", "F1"),
         categories: lines(eval, names, |category| (at(&category.f1), points(&category.f1)))?,
-        mean: Line { name: "mean".into(), value: at(&mean), points: points(&mean) },
+        mean: CurveLine { name: "mean".into(), value: at(&mean), points: points(&mean) },
         heading: best.map_or_else(|| "F1".into(), |(confidence, _)| format!("F1 at confidence {confidence:.3}")),
         mark: best,
     };
@@ -70,7 +70,7 @@ pub fn f1_curve_svg(title: &str, eval: &CocoEval, names: &[String]) -> Result<St
 }
 
 /// A curve and its entry in the legend.
-struct Line {
+struct CurveLine {
     name: String,
     value: f64,
     points: Vec<(f64, f64)>,
@@ -81,7 +81,7 @@ fn lines(
     eval: &CocoEval,
     names: &[String],
     line: impl Fn(&CategoryEval) -> (f64, Vec<(f64, f64)>),
-) -> Result<Vec<Line>> {
+) -> Result<Vec<CurveLine>> {
     if names.len() != eval.categories.len() {
         let message = format!("{} names for {} categories", names.len(), eval.categories.len());
         return Err(Error::invalid("category names", message));
@@ -91,7 +91,7 @@ fn lines(
     present.sort_by_key(|(category, _)| Reverse(category.objects));
     let line = |(category, name): (&CategoryEval, &String)| {
         let (value, points) = line(category);
-        Line { name: label(name, NAME), value, points }
+        CurveLine { name: label(name, NAME), value, points }
     };
     Ok(present.into_iter().map(line).collect())
 }
@@ -99,8 +99,8 @@ fn lines(
 struct Figure {
     axes: (&'static str, &'static str),
     /// Those with the most objects first.
-    categories: Vec<Line>,
-    mean: Line,
+    categories: Vec<CurveLine>,
+    mean: CurveLine,
     /// Heading of the legend's values.
     heading: String,
     mark: Option<(f64, f64)>,
@@ -119,7 +119,7 @@ impl Figure {
         Ok(svg)
     }
 
-    fn draw(&self, svg: &mut String, title: &str, others: &[Line]) -> Result<(), Box<dyn std::error::Error>> {
+    fn draw(&self, svg: &mut String, title: &str, others: &[CurveLine]) -> Result<(), Box<dyn std::error::Error>> {
         let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
         root.fill(&WHITE)?;
         let root = root.titled(&label(title, 90), ("sans-serif", 20))?;
@@ -133,7 +133,7 @@ impl Figure {
     fn chart<DB: DrawingBackend>(
         &self,
         area: &DrawingArea<DB, Shift>,
-        others: &[Line],
+        others: &[CurveLine],
     ) -> Result<(), Box<dyn std::error::Error>>
     where
         DB::ErrorType: 'static,

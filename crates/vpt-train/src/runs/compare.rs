@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Run, Setting};
+use super::{ConfigEntry, Run};
 use crate::config::RunConfig;
 use vpt_base::Result;
 use vpt_model::metrics::Scores;
@@ -19,7 +19,7 @@ pub struct Difference {
 
 /// Mean and standard deviation of a score over runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Spread {
+pub struct RunSpread {
     /// The metric.
     pub metric: String,
     /// The mean.
@@ -30,37 +30,37 @@ pub struct Spread {
 
 /// Finished runs that differ by their seed alone.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Group {
+pub struct RunGroup {
     /// Their names.
     pub runs: Vec<String>,
     /// Their seeds, in the same order.
     pub seeds: Vec<u64>,
     /// Of every metric that all have, on validation.
-    pub val: Vec<Spread>,
+    pub val: Vec<RunSpread>,
     /// The same on test.
-    pub test: Vec<Spread>,
+    pub test: Vec<RunSpread>,
 }
 
 /// Runs side by side.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Comparison {
+pub struct RunComparison {
     /// Fields that are not the same in all runs.
     pub differences: Vec<Difference>,
     /// Groups of at least two runs.
-    pub groups: Vec<Group>,
+    pub groups: Vec<RunGroup>,
 }
 
 /// Compares `runs`.
-pub fn compare(runs: &[Run]) -> Result<Comparison> {
+pub fn compare(runs: &[Run]) -> Result<RunComparison> {
     let settings = runs.iter().map(|run| run.config.as_ref().map(RunConfig::settings).transpose());
-    let settings: Vec<Option<Vec<Setting>>> = settings.collect::<Result<_>>()?;
+    let settings: Vec<Option<Vec<ConfigEntry>>> = settings.collect::<Result<_>>()?;
     let mut names: Vec<&str> = Vec::new();
     for setting in settings.iter().flatten().flatten().filter(|setting| setting.name != "out") {
         if !names.contains(&setting.name.as_str()) {
             names.push(&setting.name);
         }
     }
-    let value = |of: &Option<Vec<Setting>>, name: &str| {
+    let value = |of: &Option<Vec<ConfigEntry>>, name: &str| {
         of.iter().flatten().find(|setting| setting.name == name).map(|setting| setting.value.clone())
     };
     let differences = names.into_iter().filter_map(|name| {
@@ -68,22 +68,22 @@ pub fn compare(runs: &[Run]) -> Result<Comparison> {
         let differ = values.windows(2).any(|pair| pair[0] != pair[1]);
         differ.then(|| Difference { name: name.to_owned(), values })
     });
-    Ok(Comparison { differences: differences.collect(), groups: groups(runs, &settings) })
+    Ok(RunComparison { differences: differences.collect(), groups: groups(runs, &settings) })
 }
 
-fn groups(runs: &[Run], settings: &[Option<Vec<Setting>>]) -> Vec<Group> {
-    let same = |setting: &&Setting| setting.name != "seed" && !setting.is_place();
-    let mut found: Vec<(Vec<&Setting>, Vec<&Run>)> = Vec::new();
+fn groups(runs: &[Run], settings: &[Option<Vec<ConfigEntry>>]) -> Vec<RunGroup> {
+    let same = |setting: &&ConfigEntry| setting.name != "seed" && !setting.is_place();
+    let mut found: Vec<(Vec<&ConfigEntry>, Vec<&Run>)> = Vec::new();
     for (run, settings) in runs.iter().zip(settings) {
         let (Some(_), Some(settings)) = (&run.results, settings) else { continue };
-        let key: Vec<&Setting> = settings.iter().filter(same).collect();
+        let key: Vec<&ConfigEntry> = settings.iter().filter(same).collect();
         match found.iter_mut().find(|(other, _)| *other == key) {
             Some((_, members)) => members.push(run),
             None => found.push((key, vec![run])),
         }
     }
     let seeds = |members: &[&Run]| members.iter().filter_map(|run| run.seed).collect::<Vec<_>>();
-    let group = |members: Vec<&Run>| Group {
+    let group = |members: Vec<&Run>| RunGroup {
         runs: members.iter().map(|run| run.name.clone()).collect(),
         seeds: seeds(&members),
         val: spreads(members.iter().filter_map(|run| Some(&run.results.as_ref()?.val))),
@@ -98,7 +98,7 @@ fn groups(runs: &[Run], settings: &[Option<Vec<Setting>>]) -> Vec<Group> {
     found.into_iter().map(|(_, runs)| runs).filter(|runs| runs.len() > 1 && differ(runs)).map(group).collect()
 }
 
-fn spreads<'a>(all: impl Iterator<Item = &'a Scores>) -> Vec<Spread> {
+fn spreads<'a>(all: impl Iterator<Item = &'a Scores>) -> Vec<RunSpread> {
     let all: Vec<Vec<(String, f64)>> = all.map(scores).collect();
     let metrics = all.first().into_iter().flatten().map(|(metric, _)| metric);
     let spread = |metric: &String| {
@@ -107,7 +107,7 @@ fn spreads<'a>(all: impl Iterator<Item = &'a Scores>) -> Vec<Spread> {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        Some(Spread { metric: metric.clone(), mean, sd: (squares / (n - 1.).max(1.)).sqrt() })
+        Some(RunSpread { metric: metric.clone(), mean, sd: (squares / (n - 1.).max(1.)).sqrt() })
     };
     metrics.filter_map(spread).collect()
 }

@@ -17,10 +17,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    compare::{Comparison, Difference, Group, Spread, compare, scores},
+    compare::{Difference, RunComparison, RunGroup, RunSpread, compare, scores},
     find::{find, list},
     remove::{Doomed, doom},
-    settings::Setting,
+    settings::ConfigEntry,
 };
 use crate::{
     config::{RunConfig, Select, Task},

@@ -23,14 +23,14 @@ const ANY_DEPTH: usize = 1 << 16;
 
 /// A field of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
+pub struct ConfigEntry {
     /// Its name.
     pub name: String,
     /// Its value as `config.toml` writes it.
     pub value: String,
 }
 
-impl Setting {
+impl ConfigEntry {
     /// Whether it says what is learned, on what, from what and by which seed.
     pub fn is_identity(&self) -> bool {
         IDENTITY.contains(&self.name.as_str())
@@ -44,7 +44,7 @@ impl Setting {
 
 impl RunConfig {
     /// Its fields in the order of `config.toml`.
-    pub fn settings(&self) -> Result<Vec<Setting>> {
+    pub fn settings(&self) -> Result<Vec<ConfigEntry>> {
         Ok(split(&self.to_toml()?))
     }
 }
@@ -52,11 +52,11 @@ impl RunConfig {
 impl Run {
     /// The fields of its configuration that were set, and are not what the defaults would make of the others. Where that
     /// cannot be told, a field is listed.
-    pub fn changed_settings(&self) -> Result<Vec<Setting>> {
+    pub fn changed_settings(&self) -> Result<Vec<ConfigEntry>> {
         let Some(config) = &self.config else { return Ok(Vec::new()) };
         let text = config.to_toml()?;
         let facts = self.facts();
-        let is_default = |setting: &Setting| -> bool {
+        let is_default = |setting: &ConfigEntry| -> bool {
             let Some(facts) = &facts else { return false };
             if setting.name == "image_size" {
                 return default_image_size(config) == config.image_size;
@@ -98,10 +98,10 @@ fn default_image_size(config: &RunConfig) -> Option<usize> {
 }
 
 /// The fields of the flat table `text`.
-fn split(text: &str) -> Vec<Setting> {
+fn split(text: &str) -> Vec<ConfigEntry> {
     let field = |line: &str| {
         let (name, value) = line.split_once(" = ")?;
-        Some(Setting { name: name.to_owned(), value: value.to_owned() })
+        Some(ConfigEntry { name: name.to_owned(), value: value.to_owned() })
     };
     text.lines().filter_map(field).collect()
 }

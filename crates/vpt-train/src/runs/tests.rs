@@ -202,7 +202,7 @@ fn runs_that_differ_by_their_seed_alone_are_one_group() {
     let other = with_seed(4).with_options(|o| o.tokens.prompt_tokens = Some(5));
     finished(&dir.path().join("t"), &other, &[0.5, 0.6], 0.9);
     let runs = list(dir.path()).unwrap();
-    let Comparison { differences, groups } = compare(&runs).unwrap();
+    let RunComparison { differences, groups } = compare(&runs).unwrap();
     let named: Vec<_> = differences.iter().map(|d| d.name.as_str()).collect();
     assert_eq!(named, ["prompt_tokens", "seed"]);
     let values: Vec<_> = differences[0].values.iter().flatten().map(String::as_str).collect();

@@ -13,7 +13,7 @@ use super::{
 };
 use vpt_base::{Error, Result, params::Param};
 use vpt_data::{ImageCount, Split, epoch_order};
-use vpt_model::optim::{self, Optimizer, schedule::Course};
+use vpt_model::optim::{self, Optimizer, schedule::LearningRateSchedule};
 
 /// How a loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl<T: TrainTask> StageFit<'_, T> {
         state: &mut TrainState,
         mut step: StepResult,
         images: usize,
-        schedule: &Course,
+        schedule: &LearningRateSchedule,
         at: StepPosition,
     ) -> Result<()> {
         let clip = self.task.plan().config.clip_norm.unwrap_or(f64::INFINITY);

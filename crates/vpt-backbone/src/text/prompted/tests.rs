@@ -15,7 +15,7 @@ use vpt_kernel::Precision;
 
 const N: usize = 3;
 
-struct Fixture {
+struct PromptedFixture {
     spec: TextSpec,
     weights: Weights,
     tower: TextTower,
@@ -23,11 +23,11 @@ struct Fixture {
     ids: Vec<Vec<u32>>,
 }
 
-fn fixture(name: &str) -> Fixture {
+fn fixture(name: &str) -> PromptedFixture {
     fixture_in(name, Precision::F32)
 }
 
-fn fixture_in(name: &str, precision: Precision) -> Fixture {
+fn fixture_in(name: &str, precision: Precision) -> PromptedFixture {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name);
     let location = locate(dir.to_str().unwrap(), None).unwrap();
     let (spec, weights) = (location.spec().unwrap().text.unwrap(), location.weights().unwrap());
@@ -38,10 +38,10 @@ fn fixture_in(name: &str, precision: Precision) -> Fixture {
         .map(|words| [&[start], *words, &[end]].concat())
         .collect();
     let texts = PromptedTexts::new(&spec, &ids, Path::new("tokenizer.json")).unwrap();
-    Fixture { spec, weights, tower, texts, ids }
+    PromptedFixture { spec, weights, tower, texts, ids }
 }
 
-impl Fixture {
+impl PromptedFixture {
     fn get(&self, name: &str, shape: &[usize]) -> Tensor {
         let values = self.weights.get(name, shape).unwrap();
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()

@@ -5,7 +5,7 @@ use super::gradients::HeadGrads;
 use super::layers::{Conv, Dense, bias_vjp, weight_vjp};
 use super::map::{Map, gather};
 use super::output::{OutputScratch, TextLayer};
-use super::shape::{ClassLayer, DEPTH, DetectShape, GROUPS, Places};
+use super::shape::{ClassLayer, DEPTH, DetectShape, GROUPS, TensorRanges};
 use vpt_base::params::{self, Param};
 use vpt_base::{Error, Result};
 use vpt_kernel::{
@@ -27,7 +27,7 @@ const BOX: usize = 1;
 /// A head ready to compute; threads share it, each with a [`Workspace`] of its own.
 pub struct BoundDetectHead {
     shape: DetectShape,
-    places: Places,
+    places: TensorRanges,
     /// All tensors, one behind the other.
     values: Vec<f32>,
     training: bool,
@@ -52,7 +52,7 @@ enum ClassOutput {
 
 /// Activations that the VJP of a GroupNorm with its activation needs of the forward pass.
 #[derive(Default)]
-struct Stage {
+struct ConvStage {
     x: Vec<f32>,
     derivative: Vec<f32>,
     stats: Vec<f32>,
@@ -65,12 +65,12 @@ struct Stage {
 pub struct Workspace {
     normalized: Vec<f32>,
     inverse: Vec<f32>,
-    neck: Stage,
+    neck: ConvStage,
     upsampled: Vec<f32>,
     map: Vec<f32>,
     /// Results of both towers' first convolutions, `[rows, 2C]`.
     first: Vec<f32>,
-    towers: [[Stage; DEPTH]; 2],
+    towers: [[ConvStage; DEPTH]; 2],
     outputs: [OutputScratch; 2],
     panels: Panels,
     /// Gradients: rows of a map, padded maps of each tower, tokens of the neck, rows of features.
@@ -240,7 +240,7 @@ impl BoundDetectHead {
         assert_eq!(features.len(), levels * n * d, "features of {levels} levels, {n} tokens, {d} values");
         let normalized = w.normalized.grow(levels * n * stride);
         let inverse = w.inverse.grow(levels * n);
-        let Stage { x, derivative, stats, out } = &mut w.neck;
+        let ConvStage { x, derivative, stats, out } = &mut w.neck;
         let x = x.grow(n * c);
         for level in 0..levels {
             let normalized = &mut normalized[level * n * stride..(level + 1) * n * stride];
@@ -382,7 +382,7 @@ impl BoundDetectHead {
         let [gradient, dy] = &mut w.tokens;
         let range = self.places.neck_norm();
         let norm = self.norm(range.clone());
-        let Stage { x, derivative, stats, .. } = &w.neck;
+        let ConvStage { x, derivative, stats, .. } = &w.neck;
         let view = |values| Mat::new(values, n, c, c);
         let dy = dy.grow(n * c);
         let dx = &mut MatMut::new(dy, n, c, c);
@@ -440,7 +440,7 @@ impl BoundDetectHead {
     }
 }
 
-impl Stage {
+impl ConvStage {
     /// Norm and activation of the rows `x` of a map, into the padded map `out`.
     fn norm_map(&mut self, norm: GroupNorm, map: Map, x: Mat) {
         let c = map.channels;

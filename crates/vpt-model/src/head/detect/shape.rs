@@ -185,7 +185,7 @@ impl DetectShape {
     }
 
     /// Where each tensor lies when all are put one behind the other in the order of [`Self::tensors`].
-    pub(super) fn places(&self) -> Places {
+    pub(super) fn places(&self) -> TensorRanges {
         let mut end = 0;
         let ranges = self
             .tensors()
@@ -196,19 +196,19 @@ impl DetectShape {
                 start..end
             })
             .collect();
-        Places { ranges, levels: self.levels, upsample: self.upsample }
+        TensorRanges { ranges, levels: self.levels, upsample: self.upsample }
     }
 }
 
 /// The ranges of a head's tensors in one flat vector.
 #[derive(Clone, Debug)]
-pub(super) struct Places {
+pub(super) struct TensorRanges {
     ranges: Vec<Range<usize>>,
     levels: usize,
     upsample: bool,
 }
 
-impl Places {
+impl TensorRanges {
     /// Values in all.
     pub(super) fn len(&self) -> usize {
         self.ranges.last().map_or(0, |r| r.end)

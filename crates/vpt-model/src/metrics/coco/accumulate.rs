@@ -31,7 +31,7 @@ struct AreaScore {
 }
 
 /// A detection among all of its category.
-struct Entry {
+struct RankedDetection {
     score: f64,
     /// Place among the detections of its image, from 0.
     rank: usize,
@@ -42,10 +42,10 @@ struct Entry {
 impl CategoryScore {
     /// `matches` in the order of image ids; F1 is taken at `confidences`, which rise.
     pub(super) fn new(matches: &[Matches], confidences: &[f64]) -> Self {
-        let mut entries: Vec<Entry> = Vec::new();
+        let mut entries: Vec<RankedDetection> = Vec::new();
         for (image, matches) in matches.iter().enumerate() {
             let scores = matches.scores.iter().enumerate();
-            entries.extend(scores.map(|(rank, &score)| Entry { score, rank, at: (image, rank) }));
+            entries.extend(scores.map(|(rank, &score)| RankedDetection { score, rank, at: (image, rank) }));
         }
         entries.sort_by(|a, b| falling(a.score, b.score));
         let mut all = None;
@@ -66,7 +66,7 @@ impl CategoryScore {
                 let curve = precision_over_recall(&verdicts, t, objects);
                 score.precision[t] = curve.iter().sum::<f64>() / RECALLS as f64;
                 for (recall, allowed) in score.recall.iter_mut().zip(ALLOWED) {
-                    let right = |(entry, verdict): &(&Entry, &(u16, u16))| {
+                    let right = |(entry, verdict): &(&RankedDetection, &(u16, u16))| {
                         entry.rank < allowed && verdict.0 & !verdict.1 & (1 << t) != 0
                     };
                     recall[t] = entries.iter().zip(&verdicts).filter(right).count() as f64 / objects as f64;

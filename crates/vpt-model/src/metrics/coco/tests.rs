@@ -44,7 +44,7 @@ fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
 
 /// A case of `coco.json`.
 #[derive(Deserialize)]
-struct Fixture {
+struct CocoFixture {
     images: Vec<u64>,
     categories: Vec<u64>,
     /// Id, image, category, x, y, width, height, area, crowd.
@@ -56,7 +56,7 @@ struct Fixture {
     classes: Vec<[Option<f64>; 2]>,
 }
 
-impl Fixture {
+impl CocoFixture {
     fn all() -> Vec<Self> {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/coco.json");
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
@@ -86,7 +86,7 @@ impl Fixture {
 
 #[test]
 fn the_numbers_are_those_of_pycocotools() {
-    for fixture in Fixture::all() {
+    for fixture in CocoFixture::all() {
         let eval = evaluate(&fixture.images(), &categories(&fixture.categories), &fixture.detections()).unwrap();
         let found = numbers(&eval.metrics);
         assert!(largest_difference(&found, &fixture.stats) < 1e-9, "{found:?} {:?}", fixture.stats);
@@ -101,7 +101,7 @@ fn the_numbers_are_those_of_pycocotools() {
 
 #[test]
 fn the_order_of_images_and_categories_does_not_matter() {
-    for fixture in Fixture::all() {
+    for fixture in CocoFixture::all() {
         let mut images = fixture.images();
         let before = evaluate(&images, &categories(&fixture.categories), &fixture.detections()).unwrap();
         images.reverse();

@@ -20,7 +20,7 @@ use vpt_base::params;
 const NAMES: [&str; 4] = ["red square", "two small_circles", "star", "a drawing of the picture"];
 const IMAGE_TOKENS: usize = 3;
 
-struct Fixture {
+struct TextFixture {
     backbone: Arc<Backbone>,
     tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
     labels: Vec<u32>,
@@ -30,7 +30,7 @@ fn names() -> Vec<String> {
     NAMES.map(str::to_owned).to_vec()
 }
 
-impl Fixture {
+impl TextFixture {
     fn load() -> Self {
         let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
         let bytes = std::fs::read(dir.join("text-prompts.safetensors")).unwrap();
@@ -113,7 +113,7 @@ fn cases() -> Vec<(String, TextShape)> {
 
 #[test]
 fn every_method_has_pytorchs_loss_logits_and_gradients() {
-    let fixture = Fixture::load();
+    let fixture = TextFixture::load();
     let templates = ["a photo of a {}.", "the {} in a picture", "a drawing of a {}"].map(str::to_owned);
     let loss = Loss::CrossEntropy(CrossEntropy::default());
     for (case, shape) in cases() {
@@ -139,7 +139,7 @@ fn every_method_has_pytorchs_loss_logits_and_gradients() {
 
 #[test]
 fn fresh_vectors_are_words_or_drawn() {
-    let fixture = Fixture::load();
+    let fixture = TextFixture::load();
     for (_, shape) in cases() {
         let model = fixture.model(shape, 1);
         let drawn = model.init(1).unwrap();
@@ -163,7 +163,7 @@ fn fresh_vectors_are_words_or_drawn() {
     assert!((deviation - 0.02).abs() < 1e-3, "{deviation}");
 }
 
-fn task(fixture: &Fixture, model: &Model, learned: &[Param]) -> TaskModel {
+fn task(fixture: &TextFixture, model: &Model, learned: &[Param]) -> TaskModel {
     let id = BackboneId { name: "clip".to_owned(), hash: fixture.backbone.hash().unwrap().to_owned() };
     let meta = TaskMeta::new(
         crate::methods::Method::COOP,
@@ -186,7 +186,7 @@ fn task(fixture: &Fixture, model: &Model, learned: &[Param]) -> TaskModel {
 
 #[test]
 fn a_task_file_tells_the_same_classes_and_others_by_their_names() {
-    let fixture = Fixture::load();
+    let fixture = TextFixture::load();
     let images = fixture.get("images");
     for (case, shape) in cases() {
         let model = fixture.model(shape, 2);
@@ -208,7 +208,7 @@ fn a_task_file_tells_the_same_classes_and_others_by_their_names() {
 
 #[test]
 fn texts_need_a_text_tower_and_names() {
-    let fixture = Fixture::load();
+    let fixture = TextFixture::load();
     let shape = TextShape { tokens: 4, layers: 1, beside: Beside::Nothing };
     let few = fixture.with_names(shape, &names()[..3], None, 1);
     assert!(few.unwrap_err().to_string().contains("3 names for 4"));

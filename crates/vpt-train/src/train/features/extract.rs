@@ -1,7 +1,7 @@
 //! Features of images and texts, each computed once: looked up in the cache, computed where it is not there.
 
 use crate::{
-    feature_cache::{FeatureCache, Key, Space},
+    feature_cache::{FeatureCache, FeatureKey, Space},
     train::{
         observer::{Event, Observer},
         task::images::{EVAL_BATCH, source::ReadOutcome},
@@ -40,7 +40,7 @@ pub(crate) struct Extractor<'a> {
 }
 
 /// What the features of the image with this digest, seen as `view`, are found by.
-fn key(image: &Digest, view: FeatureView) -> Key {
+fn key(image: &Digest, view: FeatureView) -> FeatureKey {
     let mut hasher = blake3::Hasher::new();
     hasher.update(image);
     if let FeatureView::Augmented { area, seed, number } = view {
@@ -65,7 +65,7 @@ fn pixels(image: &Rgb8, known: &Digest, view: FeatureView, preprocess: &Preproce
 /// A file of an image, and the hash of its bytes.
 struct Raw {
     bytes: Vec<u8>,
-    hash: Key,
+    hash: FeatureKey,
 }
 
 impl Raw {
@@ -233,7 +233,7 @@ impl Extractor<'_> {
         let width = self.backbone.embedding_width();
         let precision = self.precision.name().as_bytes();
         let mut space = cache.space(&[b"texts", self.backbone.hash()?.as_bytes(), precision], width);
-        let keys: Vec<Key> = texts.iter().map(|text| *blake3::hash(text.as_bytes()).as_bytes()).collect();
+        let keys: Vec<FeatureKey> = texts.iter().map(|text| *blake3::hash(text.as_bytes()).as_bytes()).collect();
         let mut rows: Vec<Option<Vec<f32>>> = keys.iter().map(|key| space.get(key)).collect();
         let missing: Vec<usize> = (0..texts.len()).filter(|&i| rows[i].is_none()).collect();
         if !missing.is_empty() {

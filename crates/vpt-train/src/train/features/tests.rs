@@ -39,9 +39,9 @@ use vpt_model::{
 const CLASSES: usize = 3;
 
 /// What the script wrote.
-struct Fixture(Value);
+struct FeatureFixture(Value);
 
-impl Fixture {
+impl FeatureFixture {
     fn new() -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/features.json");
         Self(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
@@ -100,7 +100,7 @@ fn assert_close(found: &[f32], expected: &[f64], most: f64, what: &str) {
 
 #[test]
 fn a_linear_probe_is_scikit_learn_s() {
-    let fixture = Fixture::new();
+    let fixture = FeatureFixture::new();
     let (features, labels) = (fixture.f32s("/logistic/train"), fixture.labels("/logistic/labels"));
     let train = Labelled { features: &features, labels: &labels };
     for case in 0..3 {
@@ -140,7 +140,7 @@ fn softmax(row: &[f32]) -> Vec<f32> {
 
 #[test]
 fn the_strength_of_a_probe_is_looked_for_down_to_an_eighth_of_a_decade() {
-    let fixture = Fixture::new();
+    let fixture = FeatureFixture::new();
     let (features, labels) = (fixture.f32s("/logistic/train"), fixture.labels("/logistic/labels"));
     let (train, val) = labels.split_at(20);
     let (of_train, of_val) = features.split_at(20 * features.len() / labels.len());
@@ -158,7 +158,7 @@ fn the_strength_of_a_probe_is_looked_for_down_to_an_eighth_of_a_decade() {
 
 #[test]
 fn class_means_are_numpy_s() {
-    let fixture = Fixture::new();
+    let fixture = FeatureFixture::new();
     let (features, labels) = (fixture.f32s("/ncm/train"), fixture.labels("/ncm/labels"));
     let means = class_means(Labelled { features: &features, labels: &labels }, CLASSES);
     assert_close(&means, &fixture.f64s("/ncm/means"), 1e-6, "means");
@@ -166,7 +166,7 @@ fn class_means_are_numpy_s() {
 
 #[test]
 fn probes_from_texts_have_pytorch_s_loss_and_gradients() {
-    let fixture = Fixture::new();
+    let fixture = FeatureFixture::new();
     let (features, labels) = (fixture.f32s("/probes/train"), fixture.labels("/probes/labels"));
     let total = labels.len() as f64;
     let penalty = fixture.penalty();
@@ -237,7 +237,7 @@ fn learned(method: Method, epochs: usize, params: Vec<Param>, train: Features, p
 
 #[test]
 fn probes_from_texts_learn_what_pytorch_learns() {
-    let fixture = Fixture::new();
+    let fixture = FeatureFixture::new();
     let penalty = fixture.penalty();
     for (method, penalty) in [(Method::ZS_LP, None), (Method::CLAP, Some(penalty))] {
         let train =
@@ -250,7 +250,7 @@ fn probes_from_texts_learn_what_pytorch_learns() {
 }
 
 /// Tip-Adapter with these keys.
-fn tip(fixture: &Fixture, keys: Vec<f32>, [alpha, beta]: [f64; 2]) -> (Head, Vec<Param>) {
+fn tip(fixture: &FeatureFixture, keys: Vec<f32>, [alpha, beta]: [f64; 2]) -> (Head, Vec<Param>) {
     let (head, mut params) = fixture.head(fixture.f32s("/texts"), Group::Fixed);
     let labels = fixture.labels("/tip/labels");
     params.extend(cache::params(keys, &labels, alpha, beta, Group::Head).unwrap());
@@ -259,7 +259,7 @@ fn tip(fixture: &Fixture, keys: Vec<f32>, [alpha, beta]: [f64; 2]) -> (Head, Vec
 
 #[test]
 fn tip_adapter_is_the_reference_s_trained_or_not() {
-    let fixture = Fixture::new();
+    let fixture = FeatureFixture::new();
     let (views, labels) = (fixture.f32s("/tip/views"), fixture.labels("/tip/labels"));
     let (val, val_labels) = (fixture.f32s("/tip/val"), fixture.labels("/tip/val_labels"));
     let width = fixture.zero_shot().head().width;

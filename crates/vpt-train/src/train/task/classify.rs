@@ -5,7 +5,7 @@ use std::{cell::OnceCell, collections::HashMap, path::Path};
 use super::{
     Scored, TaskResults,
     images::{
-        ImageTask, Labels, ScoreCurve,
+        ImageLabels, ImageTask, ScoreCurve,
         mistakes::{GUESSES, empty_part},
     },
 };
@@ -59,7 +59,7 @@ impl Scored for ClassifyEvaluation {
     }
 }
 
-impl Labels for OneClass {
+impl ImageLabels for OneClass {
     const TASK: Task = Task::Classify;
     const NEEDS_EVERY_CLASS: bool = true;
     const TRAIN_RIGHT: &'static str = "train_acc1";

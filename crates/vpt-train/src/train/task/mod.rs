@@ -27,7 +27,7 @@ use vpt_model::{
     head::{HeadKind, LabelMap, label_map::Vote},
     metrics::{Calibration, Scores, calibration::Logits},
     model::task_file::TaskFile,
-    optim::{Rates, schedule::Course},
+    optim::{Rates, schedule::LearningRateSchedule},
 };
 
 /// Opens data and backbone of the run `config` of `task`, which is not [`Task::Auto`]; `None` when the observer asked to stop.
@@ -244,7 +244,7 @@ pub(crate) trait TrainTask: Sized + 'static {
     fn averaging(&self) -> Averaging;
 
     /// How the learning rate goes over `epochs` epochs: a trial of the rate may have fewer than the run.
-    fn schedule(&self, epochs: usize) -> Course;
+    fn schedule(&self, epochs: usize) -> LearningRateSchedule;
 
     /// Rates of the optimiser when the method learns at `lr`.
     fn rates(&self, lr: f64) -> Rates;

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use super::{
     Scored, TaskResults,
     images::{
-        ImageTask, Labels, ScoreCurve,
+        ImageLabels, ImageTask, ScoreCurve,
         mistakes::{GUESSES, empty_part},
     },
 };
@@ -42,7 +42,7 @@ impl Scored for MultilabelTally {
     }
 }
 
-impl Labels for ManyClasses {
+impl ImageLabels for ManyClasses {
     const TASK: Task = Task::Multilabel;
     const NEEDS_EVERY_CLASS: bool = false;
     const TRAIN_RIGHT: &'static str = "train_exact_match";

@@ -42,7 +42,7 @@ use vpt_model::{
     },
     optim::{
         Rates,
-        schedule::{Course, Schedule},
+        schedule::{LearningRateSchedule, Schedule},
     },
     prompt::{PartShapes, part::Draw},
 };
@@ -104,9 +104,9 @@ impl TrainTask for DetectTraining {
         Averaging::Steps { decay: self.detect.ema }
     }
 
-    fn schedule(&self, epochs: usize) -> Course {
+    fn schedule(&self, epochs: usize) -> LearningRateSchedule {
         let total = (epochs * self.dataset.train.len().div_ceil(self.plan.batch_size)) as u64;
-        Course::Steps(Schedule { total, warmup: (self.detect.warmup * total as f64).round() as u64 })
+        LearningRateSchedule::Steps(Schedule { total, warmup: (self.detect.warmup * total as f64).round() as u64 })
     }
 
     fn rates(&self, lr: f64) -> Rates {

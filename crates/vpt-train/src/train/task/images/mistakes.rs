@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{ImageTask, Labels};
+use super::{ImageLabels, ImageTask};
 use crate::{
     report::{self, MistakePart, table},
     train::{run_folder, task::FinishedRun},
@@ -16,7 +16,7 @@ const SHOWN: [usize; 2] = [60, 30];
 pub(crate) const GUESSES: usize = 3;
 
 /// Writes the page of what `run` is wrong about in validation and test.
-pub(super) fn write<L: Labels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluation>) -> Result<()> {
+pub(super) fn write<L: ImageLabels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluation>) -> Result<()> {
     let (dataset, labels) = (&task.setup.dataset, &task.labels);
     let parts = [
         labels.mistakes(dataset, Split::Val, run.val, run.val)?,

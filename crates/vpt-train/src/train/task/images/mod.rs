@@ -1,4 +1,4 @@
-//! Tasks whose images have labels: one model and one way to learn, whatever the labels stand for ([`Labels`]).
+//! Tasks whose images have labels: one model and one way to learn, whatever the labels stand for ([`ImageLabels`]).
 
 pub(crate) mod mistakes;
 mod pictures;
@@ -37,7 +37,7 @@ use vpt_model::{
         Frozen, StepInput, StepOutput,
         task_file::{TaskFile, TaskMeta, TaskMetrics},
     },
-    optim::{Rates, schedule::Course},
+    optim::{Rates, schedule::LearningRateSchedule},
     prompt::part::Draw,
 };
 
@@ -48,7 +48,7 @@ pub(crate) const EVAL_BATCH: usize = 64;
 pub(crate) type ScoreCurve = (&'static str, fn(&EpochRecord) -> f64);
 
 /// Meaning of the labels of images.
-pub(crate) trait Labels: Sized + 'static {
+pub(crate) trait ImageLabels: Sized + 'static {
     /// The task.
     const TASK: Task;
     /// Whether a class without training images cannot be learned.
@@ -117,7 +117,7 @@ pub(crate) struct ImageTask<L> {
     frozen_features: Option<Vec<f32>>,
 }
 
-impl<L: Labels> ImageTask<L> {
+impl<L: ImageLabels> ImageTask<L> {
     pub(crate) fn new(setup: Setup, labels: L) -> Self {
         Self { setup, labels, beginning: Beginning::default(), frozen_features: None }
     }
@@ -207,7 +207,7 @@ impl<L: Labels> ImageTask<L> {
     }
 }
 
-impl<L: Labels> TrainTask for ImageTask<L> {
+impl<L: ImageLabels> TrainTask for ImageTask<L> {
     const EVAL_BATCH: usize = EVAL_BATCH;
     type Source = Arc<PartSource>;
     type Batch = LabelledBatch;
@@ -253,7 +253,7 @@ impl<L: Labels> TrainTask for ImageTask<L> {
         if self.setup.frozen_texts.is_some() { Averaging::Epochs } else { Averaging::None }
     }
 
-    fn schedule(&self, epochs: usize) -> Course {
+    fn schedule(&self, epochs: usize) -> LearningRateSchedule {
         self.setup.plan.course(epochs, self.setup.train.len().div_ceil(self.setup.plan.batch_size))
     }
 

@@ -2,9 +2,9 @@
 
 use rand::seq::index;
 
-use super::{ImageTask, Labels, setup::Setup, source::PartSource};
+use super::{ImageLabels, ImageTask, setup::Setup, source::PartSource};
 use crate::{
-    report::{self, Curve, Tile},
+    report::{self, Curve, SheetTile},
     train::{progress::EpochRecord, run_folder, task::FinishedRun},
 };
 use vpt_base::{Result, random::stream};
@@ -13,7 +13,7 @@ use vpt_base::{Result, random::stream};
 const SHOWN: usize = 24;
 
 /// Draws all of them into the folder of `run`.
-pub(super) fn write<L: Labels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluation>) -> Result<()> {
+pub(super) fn write<L: ImageLabels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluation>) -> Result<()> {
     let title = task.setup.title();
     let curve = |name, value: &dyn Fn(&EpochRecord) -> f64| {
         Curve::new(name, run.history.iter().map(|record| (record.epoch, value(record))))
@@ -31,7 +31,7 @@ pub(super) fn write<L: Labels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluat
 }
 
 /// Some validation images, drawn by the seed, in the order of the data.
-fn tiles<L: Labels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluation>) -> Result<Vec<Tile>> {
+fn tiles<L: ImageLabels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluation>) -> Result<Vec<SheetTile>> {
     let Setup { plan, model, dataset, val, .. } = &task.setup;
     let samples = &dataset.val;
     let rng = &mut stream(plan.config.seed, "val predictions", 0, 0);
@@ -57,7 +57,7 @@ fn tiles<L: Labels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluation>) -> Re
         let prediction = task.labels.prediction(row, &dataset.classes, run.val);
         let Some((predicted, probability)) = prediction else { continue };
         let truth = task.labels.names(samples[i].label, &dataset.classes)?;
-        tiles.push(Tile { image, truth, predicted, probability });
+        tiles.push(SheetTile { image, truth, predicted, probability });
     }
     Ok(tiles)
 }

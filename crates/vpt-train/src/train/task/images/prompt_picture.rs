@@ -1,6 +1,6 @@
 //! Pictures of a pixel prompt: alone, and on validation images.
 
-use super::{ImageTask, Labels, setup::Setup};
+use super::{ImageLabels, ImageTask, setup::Setup};
 use crate::{
     report,
     train::{run_folder, task::FinishedRun},
@@ -15,7 +15,7 @@ const SHOWN: usize = 4;
 const MOST_CONTRAST: f32 = 64.;
 
 /// Writes the picture of the prompt that `run` has learned, if the method learns pixels.
-pub(super) fn write<L: Labels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluation>) -> Result<()> {
+pub(super) fn write<L: ImageLabels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluation>) -> Result<()> {
     let setup = &task.setup;
     let Some((pixels, prompt)) = setup.model.pixels(run.values)? else { return Ok(()) };
     let mut columns = vec![alone(setup, &pixels, prompt)?];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Labels,
+    ImageLabels,
     source::{PartImages, PartSource, ReadOutcome},
 };
 use crate::{
@@ -61,7 +61,7 @@ pub(crate) struct Setup {
 
 impl Setup {
     /// Opens data, with what its labels stand for, and backbone; `None` when the observer asked to stop.
-    pub(crate) fn new<L: Labels>(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<(Self, L)>> {
+    pub(crate) fn new<L: ImageLabels>(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<(Self, L)>> {
         config.validate()?;
         let (mut dataset, labels) = L::open(config, observer)?;
         let few_shot = match (&config.draw, config.shots) {
@@ -261,7 +261,7 @@ struct PartContents {
 /// The content of the three parts. All images are read once, so that a file that cannot be read does not come up at the end of
 /// a long run, and `dataset` is put in an order that follows from their content alone: by class, then by the digest of their
 /// pixels. So the same images give the same result however they are stored.
-fn read<L: Labels>(
+fn read<L: ImageLabels>(
     dataset: &mut Dataset,
     meaning: &L,
     plan: &Plan,
