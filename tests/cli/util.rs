@@ -220,3 +220,24 @@ pub(crate) fn files(dir: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// Names of the files of a finished run, in order; `of_task` are those that not every task writes.
+pub(crate) fn run_files(of_task: &[&str]) -> Vec<String> {
+    let common = [
+        ".lock",
+        "best.safetensors",
+        "checkpoint.safetensors",
+        "config.toml",
+        "curves.svg",
+        "environment.json",
+        "last.safetensors",
+        "metrics.jsonl",
+        "mistakes.html",
+        "results.json",
+        "split.json",
+        "val_predictions.jpg",
+    ];
+    let mut names: Vec<String> = common.iter().chain(of_task).map(|&name| name.to_owned()).collect();
+    names.sort();
+    names
+}

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     detect::{DetectInput, Detector},
-    task::{TaskOptions, open_parts},
+    task::{TaskOptions, open_task},
 };
 use crate::{
     head::detect::ClassLayer,
@@ -47,13 +47,12 @@ impl DetectTask {
     /// # Errors
     /// As [`super::TaskModel::open`]; or the task is no detector.
     pub fn open(path: &Path, options: &TaskOptions) -> Result<Self> {
-        let (file, backbone) = open_parts(path, options)?;
-        Self::with_backbone(file, backbone, options.threads.max(1)).map_err(|error| Error::task_file(path, error))
+        open_task(path, options, Self::with_backbone)
     }
 
     /// A detector on a backbone that is open already, at the task's image size.
     pub fn with_backbone(file: TaskFile, backbone: Arc<Backbone>, threads: usize) -> Result<Self> {
-        file.check_backbone(&BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() })?;
+        file.check_backbone(&BackboneId::of(&backbone)?)?;
         let TaskFile { meta, params } = file;
         let Some(detect) = &meta.detect else {
             return Err(Error::invalid("task", "learned to classify, not to detect"));

@@ -30,8 +30,12 @@ pub struct TaskOptions {
     pub threads: usize,
 }
 
-/// A task file, from a file or a run folder, and the backbone that it says.
-pub(super) fn open_parts(path: &Path, options: &TaskOptions) -> Result<(TaskFile, Arc<Backbone>)> {
+/// The task of a task file or run folder on the backbone that it says, made by `with_backbone` with the number of threads.
+pub(super) fn open_task<T>(
+    path: &Path,
+    options: &TaskOptions,
+    with_backbone: impl FnOnce(TaskFile, Arc<Backbone>, usize) -> Result<T>,
+) -> Result<T> {
     let file = TaskFile::open(path)?;
     let run = RunOrigin::beside(path);
     let (name, weights_dir) = match (&options.backbone, &run) {
@@ -49,7 +53,7 @@ pub(super) fn open_parts(path: &Path, options: &TaskOptions) -> Result<(TaskFile
         Error::Setting { field, .. } if field == "image_size" => error.in_file(path),
         _ => error,
     })?;
-    Ok((file, Arc::new(backbone)))
+    with_backbone(file, Arc::new(backbone), options.threads.max(1)).map_err(|error| Error::task_file(path, error))
 }
 
 /// A learned task of any kind.
@@ -69,15 +73,13 @@ impl AnyTask {
     /// # Errors
     /// As [`TaskModel::open`], whatever the task is.
     pub fn open(path: &Path, options: &TaskOptions) -> Result<Self> {
-        let (file, backbone) = open_parts(path, options)?;
-        let threads = options.threads.max(1);
-        let opened = if file.meta.detect.is_some() {
-            DetectTask::with_backbone(file, backbone, threads).map(Self::Detect)
-        } else {
+        open_task(path, options, |file, backbone, threads| {
+            if file.meta.detect.is_some() {
+                return DetectTask::with_backbone(file, backbone, threads).map(Self::Detect);
+            }
             let kind = if file.meta.multilabel { Self::Multilabel } else { Self::Classify };
             TaskModel::with_backbone(file, backbone, threads).map(kind)
-        };
-        opened.map_err(|error| Error::task_file(path, error))
+        })
     }
 }
 
@@ -96,13 +98,12 @@ impl TaskModel {
     /// As [`TaskFile::open`] and [`Backbone::open`], and when the backbone's weights are not the ones the task was learned
     /// on, or the task is a detector.
     pub fn open(path: &Path, options: &TaskOptions) -> Result<Self> {
-        let (file, backbone) = open_parts(path, options)?;
-        Self::with_backbone(file, backbone, options.threads.max(1)).map_err(|error| Error::task_file(path, error))
+        open_task(path, options, Self::with_backbone)
     }
 
     /// A task on a backbone that is open already, at the task's image size: many tasks can share one.
     pub fn with_backbone(file: TaskFile, backbone: Arc<Backbone>, threads: usize) -> Result<Self> {
-        file.check_backbone(&BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() })?;
+        file.check_backbone(&BackboneId::of(&backbone)?)?;
         let TaskFile { meta, params } = file;
         if meta.detect.is_some() {
             return Err(Error::invalid("task", "learned to detect, not to classify"));

@@ -22,7 +22,7 @@ use crate::{
     methods::{HeadStart, Method},
     metrics::Scores,
 };
-use vpt_backbone::{class_texts::Prompts, classifier::SourceClassifier};
+use vpt_backbone::{Backbone, class_texts::Prompts, classifier::SourceClassifier};
 use vpt_base::{
     Error, Message, Result,
     files::write_atomic,
@@ -64,6 +64,16 @@ pub struct BackboneId {
     pub name: String,
     /// BLAKE3 over its weight files, in hexadecimal.
     pub hash: String,
+}
+
+impl BackboneId {
+    /// That of `backbone`.
+    ///
+    /// # Errors
+    /// As [`Backbone::hash`].
+    pub fn of(backbone: &Backbone) -> Result<Self> {
+        Ok(Self { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() })
+    }
 }
 
 /// How well the task was learned.

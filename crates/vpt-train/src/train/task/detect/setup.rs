@@ -134,7 +134,7 @@ impl DetectTraining {
             self.plan.config.method,
             self.plan.parts.clone(),
             self.plan.head,
-            BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() },
+            BackboneId::of(backbone)?,
             self.dataset.names(),
             backbone.vit.image_size(),
             backbone.preprocess.clone(),

@@ -177,7 +177,7 @@ impl Setup {
             self.plan.config.method,
             self.plan.parts.clone(),
             self.plan.head,
-            BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() },
+            BackboneId::of(backbone)?,
             self.dataset.classes.clone(),
             backbone.vit.image_size(),
             self.model.preprocess()?,
