@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::open::relative_id;
+use image::metadata::Orientation;
 use vpt_base::{Error, Result};
-use vpt_image::decode::{Rgb8, decode, decode_bytes, size};
+use vpt_image::decode::{Rgb8, decode, decode_bytes, orientation_of, orientation_of_bytes, size, size_of_bytes};
 
 /// A file that holds many images: an archive, a table with pictures in it, the files of MNIST.
 pub trait Container: fmt::Debug + Send + Sync {
@@ -79,14 +80,32 @@ impl ImageSource {
         }
     }
 
-    /// Width and height, the right way up; of files by the header alone.
+    /// Width and height, the right way up; by the header alone.
     ///
     /// # Errors
     /// As [`load`](Self::load).
     pub fn size(&self) -> Result<[usize; 2]> {
         match self {
             Self::File(path) => size(path),
-            _ => self.load().map(|image| [image.width, image.height]),
+            Self::Memory(image) => Ok([image.width, image.height]),
+            Self::Member { container, index } => match container.read(*index)? {
+                Stored::Grey { width, height, .. } => Ok([width, height]),
+                Stored::Encoded(bytes) => size_of_bytes(&bytes).map_err(|message| {
+                    Error::image(container.path(), format!("{}: {message}", container.name(*index)))
+                }),
+            },
+        }
+    }
+
+    /// How the image is to be turned to be the right way up; not at all if nothing is said of it, or it cannot be read.
+    pub(crate) fn orientation(&self) -> Orientation {
+        match self {
+            Self::File(path) => orientation_of(path),
+            Self::Memory(_) => Orientation::NoTransforms,
+            Self::Member { container, index } => match container.read(*index) {
+                Ok(Stored::Encoded(bytes)) => orientation_of_bytes(&bytes),
+                _ => Orientation::NoTransforms,
+            },
         }
     }
 

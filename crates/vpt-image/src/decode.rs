@@ -7,7 +7,7 @@
 //! sensor lay, and a backbone has learned which way is up. Of an animation the first frame is taken.
 
 use std::fs::File;
-use std::io::{BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use image::metadata::Orientation;
@@ -75,24 +75,36 @@ pub fn size(path: &Path) -> Result<[usize; 2]> {
     if !file.metadata().map_err(Error::io(path))?.is_file() {
         return Err(Error::image(path, "not a regular file"));
     }
-    let mut reader = BufReader::new(file);
+    size_in(BufReader::new(file)).map_err(|message| Error::image(path, message))
+}
+
+/// [`size`] of a file that is in memory; the error says what is wrong with it.
+///
+/// # Errors
+/// As [`size`].
+pub fn size_of_bytes(bytes: &[u8]) -> Result<[usize; 2], String> {
+    size_in(Cursor::new(bytes))
+}
+
+fn size_in(mut reader: impl BufRead + Seek) -> Result<[usize; 2], String> {
     let found = match jpeg_size(&mut reader) {
         Ok(size) => Ok(size),
         // Another format, or a damaged file, of which the decoder knows better what is wrong.
-        Err(_) => reader.rewind().map_err(Error::io(path)).map(|()| {
+        Err(_) => reader.rewind().map_err(|error| error.to_string()).map(|()| {
             contain(|| header_size(reader)).unwrap_or_else(|panic| Err(format!("the image decoder failed: {panic}")))
         })?,
     };
-    let [width, height] = found.map_err(|message| Error::image(path, message))?;
-    let message = match u64::from(width) * u64::from(height) {
-        0 => format!("an image of {width}x{height} pixels"),
-        count if count > MAX_PIXELS as u64 => format!("{width}x{height} pixels, more than the limit of {MAX_PIXELS}"),
-        _ => return Ok([width as usize, height as usize]),
-    };
-    Err(Error::image(path, message))
+    let [width, height] = found?;
+    match u64::from(width) * u64::from(height) {
+        0 => Err(format!("an image of {width}x{height} pixels")),
+        count if count > MAX_PIXELS as u64 => {
+            Err(format!("{width}x{height} pixels, more than the limit of {MAX_PIXELS}"))
+        }
+        _ => Ok([width as usize, height as usize]),
+    }
 }
 
-fn header_size(reader: BufReader<File>) -> Result<[u32; 2], String> {
+fn header_size(reader: impl BufRead + Seek) -> Result<[u32; 2], String> {
     let mut reader = ImageReader::new(reader).with_guessed_format().map_err(|e| one_line(&e))?;
     reader.format().ok_or("not an image of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF)")?;
     let mut limits = Limits::default();
@@ -105,8 +117,12 @@ fn header_size(reader: BufReader<File>) -> Result<[u32; 2], String> {
 
 /// How the image in `path` is to be turned to be the right way up; not at all if that cannot be told.
 pub fn orientation_of(path: &Path) -> Orientation {
+    read_limited(path, MAX_FILE_BYTES).map_or(Orientation::NoTransforms, |bytes| orientation_of_bytes(&bytes))
+}
+
+/// [`orientation_of`] a file that is in memory.
+pub fn orientation_of_bytes(bytes: &[u8]) -> Orientation {
     let read = || {
-        let bytes = read_limited(path, MAX_FILE_BYTES).ok()?;
         let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
         Some(orientation(&mut reader.into_decoder().ok()?))
     };

@@ -11,7 +11,6 @@ use image::metadata::Orientation;
 use super::problem::{PlaceInFile, Problem, ProblemKind, Remedy};
 use super::{BoxImage, Object, Rect};
 use crate::ImageSource;
-use vpt_image::decode::orientation_of;
 
 /// How far past the border a box may reach, in pixels, before it is more than rounding: six decimals of a fraction of
 /// 10,000 pixels.
@@ -72,10 +71,7 @@ pub(crate) fn verify(root: &Path, image: AnnotatedImage) -> (Option<BoxImage>, V
     };
     // A size that is right but for the turn says that the boxes lie as the sensor did.
     let may_lie = width != height && declared == Some([height, width]);
-    let orientation = match &image {
-        ImageSource::File(path) if may_lie => orientation_of(path),
-        _ => Orientation::NoTransforms,
-    };
+    let orientation = if may_lie { image.orientation() } else { Orientation::NoTransforms };
     let lies = orientation != Orientation::NoTransforms;
     if let Some([w, h]) = declared.filter(|&d| d != [width, height] && !lies) {
         let detail = format!("{w}x{h} pixels here, {width}x{height} in {}", file.display());
