@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use vpt::data::Dataset;
 use vpt::data::boxes::{BoxDataset, BoxLayout, BoxSummary, Converted, ProblemKind, convert};
 use vpt::data::examine::{DatasetSummary, SplitCounts};
 use vpt::data::shapes::{self, Categories, Pairs, ShapesConfig, ShapesTask, Style};
+use vpt::data::{Dataset, MultilabelDataset};
 use vpt::report::table;
 
 use super::data_check::{self, Check};
@@ -40,13 +40,16 @@ enum Make {
 ///
 /// One label each: image folder (train/ val/ test/ or flat; a folder for each class), CSV or TSV of path and label,
 /// `split_zhou_*.json`, lists of path and label (`train.json` as the VPT paper's sets have it, or `train.txt`; `classes.txt`
-/// may name numbers), IDX (the MNIST family, gz or not).
+/// may name numbers), IDX (the MNIST family, gz or not), Parquet as on the Hugging Face hub (image, label), image folders with
+/// metadata.jsonl or metadata.csv (`file_name`, label), `WebDataset` (tar files with .jpg and .cls, .json or .txt).
 ///
 /// The content hash is over all that training sees: decoded pixels, classes in order, splits. It is the same in any lossless
 /// layout, whatever files are called, and the same hash gives the same result: `results.json` of a run holds it too.
 ///
 /// Boxes: COCO (annotations/instances_*.json, train.json, train/_annotations.coco.json), YOLO (data.yaml), Pascal VOC
-/// (`Annotations/` and `JPEGImages/`, or images with XML files beside them). Boxes past the border, repeated ids and the like
+/// (`Annotations/` and `JPEGImages/`, or images with XML files beside them), CSV of boxes (`_annotations.csv`,
+/// `train_labels.csv`, Open Images), Create ML, labelme, CVAT for images, Darknet (obj.data), `_annotations.txt`, and Parquet
+/// or metadata.jsonl with objects (bbox, category). Boxes past the border, repeated ids and the like
 /// are mended and listed.
 ///
 /// Missing splits are drawn by --seed and said. Exit code 1 if an image is missing or cannot be read.
@@ -114,7 +117,11 @@ pub(crate) fn run(args: Data, global: &Global, out: Output) -> anyhow::Result<()
     match args.command {
         DataCommand::Info(args) if BoxDataset::recognize(&args.data).is_some() => box_info(&args, global, out),
         DataCommand::Info(args) => {
-            let summary = Dataset::open(&args.data, global.seed())?.summary();
+            let summary = if MultilabelDataset::recognize(&args.data).is_some() {
+                MultilabelDataset::open(&args.data, global.seed(), false)?.summary()
+            } else {
+                Dataset::open(&args.data, global.seed())?.summary()
+            };
             out.result(&summary, || describe(&summary))?;
             let bad = summary.unreadable.len();
             anyhow::ensure!(bad == 0, "{}: {bad} unreadable images", args.data.display());

@@ -2,8 +2,14 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::sync::Arc;
 
 use image::GrayImage;
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use serde_json::{Value, json};
 
 use crate::util::{Sandbox, fixture, json_file};
@@ -28,6 +34,7 @@ fn write(sandbox: &Sandbox) -> Vec<&'static str> {
     for (number, (part, images)) in PARTS.into_iter().enumerate() {
         let (mut pixels, mut labels) = (Vec::new(), Vec::new());
         let (mut list, mut object, mut items) = (String::new(), json!({}), Vec::new());
+        let (mut rows, mut metadata) = (Vec::new(), String::new());
         for i in (0..images).rev() {
             let (image, class) = (picture(number, i), CLASSES[i % 3]);
             let name = format!("{part}/{class}/{i}.png");
@@ -45,9 +52,18 @@ fn write(sandbox: &Sandbox) -> Vec<&'static str> {
             object[format!("{part}/{other:04}.png")] = class.parse::<u32>().unwrap().into();
             save(&format!("list/{i:02} {part}.png"));
             writeln!(list, "{i:02} {part}.png {}", i % 3).unwrap();
+            let bytes = fs::read(sandbox.path(&format!("folder/{name}"))).unwrap();
+            save(&format!("metadata/{part}/{other}.png"));
+            writeln!(metadata, r#"{{"file_name": "{other}.png", "label": {class}}}"#).unwrap();
+            rows.push((bytes, format!("{other:03}"), i % 3));
             pixels.extend(image.as_raw());
             labels.push(class.parse::<u8>().unwrap());
         }
+        sandbox.write(&format!("metadata/{part}/metadata.jsonl"), metadata);
+        sandbox.write(&format!("parquet/data/{part}-00000-of-00001.parquet"), table_of(&rows));
+        let (first, second) = rows.split_at(rows.len() / 2);
+        sandbox.write(&format!("webdataset/{part}/0000.tar"), archive_of(first));
+        sandbox.write(&format!("webdataset/{part}/0001.tar"), archive_of(second));
         zhou[part] = items.into();
         sandbox.write(&format!("fgvc/{part}.json"), object.to_string());
         sandbox.write(&format!("list/{part}.txt"), list);
@@ -60,7 +76,54 @@ fn write(sandbox: &Sandbox) -> Vec<&'static str> {
     sandbox.write("csv/all.csv", table);
     sandbox.write("zhou/split_zhou_Digits.json", zhou.to_string());
     sandbox.write("list/classes.txt", CLASSES.join("\n"));
-    vec!["folder", "csv", "zhou", "fgvc", "list", "idx"]
+    vec!["folder", "csv", "zhou", "fgvc", "list", "idx", "parquet", "webdataset", "metadata"]
+}
+
+/// The bytes of a picture, its name and the number of its class.
+type Row = (Vec<u8>, String, usize);
+
+/// A table as the hub has them.
+fn table_of(rows: &[Row]) -> Vec<u8> {
+    let schema = "message schema { optional group image { optional binary bytes; optional binary path (STRING); }
+         optional int64 label; }";
+    let names = CLASSES.map(|class| format!("\"{class}\"")).join(", ");
+    let features = format!(r#"{{"info": {{"features": {{"label": {{"names": [{names}], "_type": "ClassLabel"}}}}}}}}"#);
+    let remark = KeyValue { key: "huggingface".into(), value: Some(features) };
+    let properties = WriterProperties::builder().set_key_value_metadata(Some(vec![remark])).build();
+    let mut out = Vec::new();
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut table = SerializedFileWriter::new(&mut out, schema, Arc::new(properties)).unwrap();
+    for rows in rows.chunks(4) {
+        let mut group = table.next_row_group().unwrap();
+        let pictures: Vec<ByteArray> = rows.iter().map(|(bytes, ..)| bytes.clone().into()).collect();
+        let paths: Vec<ByteArray> = rows.iter().map(|(_, name, _)| format!("{name}.png").as_str().into()).collect();
+        for texts in [pictures, paths] {
+            let mut column = group.next_column().unwrap().unwrap();
+            column.typed::<ByteArrayType>().write_batch(&texts, Some(&vec![2; rows.len()]), None).unwrap();
+            column.close().unwrap();
+        }
+        let labels: Vec<i64> = rows.iter().map(|(.., class)| *class as i64).collect();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<Int64Type>().write_batch(&labels, Some(&vec![1; rows.len()]), None).unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+    }
+    table.close().unwrap();
+    out
+}
+
+/// A tar archive of samples, each a picture and its class.
+fn archive_of(rows: &[Row]) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (bytes, name, class) in rows {
+        for (ending, content) in [("png", &bytes[..]), ("cls", CLASSES[*class].as_bytes())] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            archive.append_data(&mut header, format!("{name}.{ending}"), content).unwrap();
+        }
+    }
+    archive.into_inner().unwrap()
 }
 
 #[test]

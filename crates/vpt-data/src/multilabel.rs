@@ -7,8 +7,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use super::boxes::{BoxDataset, BoxImage, Problem};
 use super::dataset::{Dataset, Layout, Sample, Split};
+use super::examine::{ClassCounts, ContentHash, DatasetSummary, SplitCounts, digest};
+use super::formats::{self, Candidate, Recognized};
 use vpt_base::{Error, Result};
 
 /// The different sets of classes that images of a data set have.
@@ -98,19 +102,37 @@ pub struct MultilabelDataset {
 }
 
 impl MultilabelDataset {
-    /// Opens the data set of boxes at `spec`. Images that are missing or cannot be read are left out if `skip_bad`.
+    /// How the data set of several classes an image at `path` lies on disk; none if there is none, or it holds boxes.
+    pub fn recognize(path: impl AsRef<Path>) -> Option<Layout> {
+        let candidate = Candidate::at(path.as_ref()).ok()?;
+        let found = formats::recognize_boxes(&candidate).ok()??;
+        found.boxes.is_some_and(|files| files.are_whole_images()).then_some(found.layout)
+    }
+
+    /// Opens the data set of boxes, or of several classes an image, at `spec`. Images that are missing or cannot be read are left out if `skip_bad`.
     ///
     /// # Errors
     /// As [`BoxDataset::open`]; or there are no categories, no training image has one, or an image cannot be read and
     /// `skip_bad` is not set.
     pub fn open(spec: impl AsRef<Path>, seed: u64, skip_bad: bool) -> Result<Self> {
-        let mut boxes = BoxDataset::open(spec, seed)?;
+        let path = spec.as_ref();
+        let whole = Candidate::at(path).ok().and_then(|candidate| formats::recognize_boxes(&candidate).ok().flatten());
+        let mut boxes = match whole {
+            Some(Recognized { layout, boxes: Some(files), .. }) if files.are_whole_images() => {
+                BoxDataset::of(path, layout, &*files, seed).map_err(|error| error.of_kind(Error::data))?
+            }
+            _ => BoxDataset::open(path, seed)?,
+        };
         let left_out = boxes.leave_out_unreadable(skip_bad)?;
         if !left_out.is_empty() {
             let note = format!("; {} unreadable images left out", left_out.len());
             boxes.split_note.push_str(&note);
         }
-        Self::new(&boxes)
+        let mut made = Self::new(&boxes)?;
+        if Self::recognize(path).is_some() {
+            made.dataset.layout = boxes.layout;
+        }
+        Ok(made)
     }
 
     /// The images of `boxes` with the categories that occur in them.
@@ -148,6 +170,38 @@ impl MultilabelDataset {
             return Err(Error::invalid(format!("data set {}", made.dataset.name), message));
         }
         Ok(made)
+    }
+
+    /// Decodes every image and sums the data set up; an image counts for each class that it has.
+    pub fn summary(&self) -> DatasetSummary {
+        // Labels are positions among the sets, of which a summary of single labels knows nothing.
+        let mut plain = self.dataset.clone();
+        for split in Split::ALL {
+            plain.part_mut(split).iter_mut().for_each(|sample| sample.label = 0);
+        }
+        let mut summary = plain.summary();
+        let counts = Split::ALL.map(|split| self.sets.counts(self.dataset.part(split)));
+        let classes = self.dataset.classes.iter().enumerate();
+        summary.classes = classes
+            .map(|(i, name)| ClassCounts {
+                name: name.clone(),
+                images: SplitCounts { train: counts[0][i], val: counts[1][i], test: counts[2][i] },
+            })
+            .collect();
+        summary.content_hash = self.content_hash();
+        summary
+    }
+
+    /// The hash over classes, parts and images with their sets of classes; none if an image cannot be decoded.
+    fn content_hash(&self) -> Option<String> {
+        let mut hash = ContentHash::new(&self.dataset.classes);
+        for split in Split::ALL {
+            let samples = self.dataset.part(split);
+            let digests = samples.par_iter().map(|s| s.load().map(|image| digest(&image))).collect::<Result<Vec<_>>>();
+            let sets = samples.iter().map(|sample| self.sets.set(sample.label)).collect::<Result<Vec<_>>>();
+            hash.part(split, sets.ok()?.into_iter().zip(digests.ok()?));
+        }
+        Some(hash.finish())
     }
 
     /// Training images of each class.

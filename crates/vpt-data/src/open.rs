@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use super::boxes::several_classes;
 use super::dataset::{Dataset, Sample};
 use super::formats::{self, Candidate};
 use super::shapes::{self, ShapesConfig};
@@ -55,6 +56,9 @@ impl Dataset {
         };
         // Data sets of boxes are not to be mistaken for image folders.
         let Some(files) = found.classes else {
+            if found.boxes.is_some_and(|files| files.are_whole_images()) {
+                return Err(Error::data(path, several_classes(found.layout)));
+            }
             let message = format!(
                 "a {} data set of boxes, where images with one label each are needed; `vpt data info`, `vpt data \
                  convert` and `vpt train ",

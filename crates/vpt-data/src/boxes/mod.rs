@@ -20,7 +20,7 @@ pub use convert::{BoxLayout, Converted, Lost, convert};
 pub(super) use convert::{Conversion, own_area};
 pub use examine::{BoxSummary, CategorySummary, ProblemCount, Sizes};
 pub use loader::{BoxBatch, BoxLoader, BoxLoaderOptions};
-pub(super) use open::{AnnotatedSet, normal, parts};
+pub(super) use open::{AnnotatedSet, normal, parts, several_classes};
 pub use problem::{PlaceInFile, Problem, ProblemKind, Remedy};
 pub use view::{BoxInput, Fit, MIN_SEEN, Target, View, Viewed};
 

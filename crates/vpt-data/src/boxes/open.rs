@@ -12,7 +12,7 @@ use crate::formats::{self, BoxFiles, Candidate, Recognized};
 use crate::open::{Parts, name_of};
 use crate::split::{Member, complete_parts};
 use crate::{Layout, Split};
-use vpt_base::{Error, Result};
+use vpt_base::{Error, Message, Result};
 
 /// A data set of boxes as its files describe it, before the images are looked at.
 pub(crate) struct AnnotatedSet {
@@ -29,7 +29,8 @@ impl BoxDataset {
     /// How the data set of boxes at `path` lies on disk; none if there is none.
     pub fn recognize(path: impl AsRef<Path>) -> Option<Layout> {
         let candidate = Candidate::at(path.as_ref()).ok()?;
-        formats::recognize_boxes(&candidate).ok()?.map(|found| found.layout)
+        let found = formats::recognize_boxes(&candidate).ok()??;
+        found.boxes.is_some_and(|files| !files.are_whole_images()).then_some(found.layout)
     }
 
     /// Opens the data set of boxes at `spec`, a folder in the COCO, YOLO or Pascal VOC layout, or the one JSON or YAML file
@@ -46,7 +47,12 @@ impl BoxDataset {
     fn read(path: &Path, seed: u64) -> Result<Self> {
         let found = formats::recognize_boxes(&Candidate::at(path).map_err(Error::typed(path))?)?;
         match found {
-            Some(Recognized { layout, boxes: Some(files), .. }) => Self::of(path, layout, &*files, seed),
+            Some(Recognized { layout, boxes: Some(files), .. }) => {
+                if files.are_whole_images() {
+                    return Err(Error::data(path, several_classes(layout)));
+                }
+                Self::of(path, layout, &*files, seed)
+            }
             _ => Err(Error::data(
                 path,
                 "no data set of boxes found: expected COCO (annotations/instances_*.json, train.json or \
@@ -60,6 +66,12 @@ impl BoxDataset {
     pub(crate) fn of(path: &Path, layout: Layout, files: &dyn BoxFiles, seed: u64) -> Result<Self> {
         complete(name_of(path), layout, files.open()?, seed)
     }
+}
+
+/// Says what a data set in `layout` without boxes is.
+pub(crate) fn several_classes(layout: Layout) -> Message {
+    let message = format!("a {} of several classes an image, which `vpt train ", layout.title());
+    Message::from(message).field("task").text(" multilabel` reads")
 }
 
 impl Member for BoxImage {

@@ -43,6 +43,10 @@ choice! {
         OutsideImage = "outside image",
         /// Corners in Pascal VOC files that count from 0 where the format counts from 1.
         CountsFromZero = "counts from zero",
+        /// Polygons and the like where boxes are read.
+        OtherShape = "other shape",
+        /// Annotations of which most say nothing of most categories, taken as if they did.
+        FederatedSet = "federated set",
         /// A box around a crowd. No fault: it is kept apart in training and evaluation.
         Crowd = "crowd",
     }
@@ -69,6 +73,8 @@ choice! {
         Renumbered = "given a free id",
         /// The size in the image's file holds.
         FileHolds = "the file's size holds",
+        /// The box around a shape is taken.
+        BoxAround = "the boxes around them are taken",
         /// Corners are taken as edges counted from 0.
         TakenAsEdges = "corners taken as edges counted from 0",
     }
@@ -86,6 +92,10 @@ pub enum PlaceInFile {
     Entry(u64),
     /// The image with this id.
     Image(u64),
+    /// The shape of this number in a list of them, from 1.
+    Shape(u64),
+    /// The row of a table that is no text, from 0.
+    Row(u64),
 }
 
 impl fmt::Display for PlaceInFile {
@@ -95,6 +105,8 @@ impl fmt::Display for PlaceInFile {
             Self::Annotation(n) => write!(f, "annotation {n}"),
             Self::Entry(n) => write!(f, "entry {n} of annotations"),
             Self::Image(n) => write!(f, "image {n}"),
+            Self::Shape(n) => write!(f, "shape {n}"),
+            Self::Row(n) => write!(f, "row {n}"),
         }
     }
 }

@@ -160,6 +160,10 @@ choice! {
         BoxOutsideImage = "box-outside-image",
         /// Corners in Pascal VOC files that count from 0.
         CountsFromZero = "counts-from-zero",
+        /// LVIS, read as COCO.
+        FederatedSet = "federated-set",
+        /// Polygons and the like, of which the boxes around them are taken.
+        OtherShape = "other-shape",
         /// The same box with the same category twice in an image.
         DuplicateBox = "duplicate-box",
 
@@ -188,6 +192,8 @@ impl FindingKind {
             ProblemKind::EmptyBox => Self::EmptyBox,
             ProblemKind::OutsideImage => Self::BoxOutsideImage,
             ProblemKind::CountsFromZero => Self::CountsFromZero,
+            ProblemKind::OtherShape => Self::OtherShape,
+            ProblemKind::FederatedSet => Self::FederatedSet,
             ProblemKind::Crowd => return None,
         })
     }

@@ -42,7 +42,8 @@ const NAMED: usize = 5;
 pub struct Report {
     /// The path that was checked.
     pub data: String,
-    /// How the data set lies on disk: `folder`, `csv`, `split_zhou`, `fgvc`, `list`, `idx`, `coco`, `yolo` or `voc`; none if it
+    /// How the data set lies on disk: `folder`, `csv`, `split_zhou`, `fgvc`, `list`, `idx`, `parquet`, `webdataset`,
+    /// `metadata`, `coco`, `yolo`, `voc`, `box-csv`, `box-txt`, `createml`, `cvat`, `darknet` or `labelme`; none if it
     /// is none.
     pub layout: Option<&'static str>,
     /// Whether headers and lists alone were read, and so neither damaged nor duplicate images could be found.

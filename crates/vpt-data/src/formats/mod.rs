@@ -4,12 +4,23 @@
 //! images with a class each ([`ClassFiles`]), as images with boxes ([`BoxFiles`]), or as both. Images that are not files of
 //! their own lie in a [`Container`](super::Container).
 
+mod box_lines;
+mod box_table;
 mod coco;
+mod create_ml;
+mod cvat;
 mod idx;
 pub(super) mod image_folder;
+mod labelme;
 mod lists;
+mod metadata;
+mod multi_hot;
+mod named_boxes;
+mod parquet;
+mod shards;
 mod table;
 mod voc;
+mod webdataset;
 mod yolo;
 mod zhou;
 
@@ -25,11 +36,22 @@ use super::open::LabeledSet;
 use vpt_base::{Error, Result};
 
 /// All layouts, in the order in which a data set is held against them: the surer its marks, the earlier it comes.
-static FORMATS: [Format; 11] = [
+static FORMATS: [Format; 21] = [
     idx::FORMAT,
     coco::FORMAT,
     yolo::FORMAT,
+    yolo::darknet::FORMAT,
+    // Before Pascal VOC, whose files also are annotations in XML.
+    cvat::FORMAT,
     voc::FORMAT,
+    create_ml::FORMAT,
+    labelme::FORMAT,
+    box_table::FORMAT,
+    box_lines::FORMAT,
+    multi_hot::FORMAT,
+    metadata::FORMAT,
+    parquet::FORMAT,
+    webdataset::FORMAT,
     image_folder::WITH_PARTS,
     table::BY_NAME,
     zhou::FORMAT,
@@ -99,7 +121,7 @@ impl<'a> Candidate<'a> {
 
 /// A layout of data sets.
 struct Format {
-    /// Whether data sets in this layout have boxes.
+    /// Whether data sets in this layout may have boxes.
     has_boxes: bool,
     /// Whether a file or folder is one. An error says that it cannot be told, or that the data set would contradict itself.
     recognize: fn(&Candidate<'_>) -> Result<Recognition>,
@@ -161,6 +183,11 @@ pub(crate) trait BoxFiles {
     /// A file cannot be read at all, or parts contradict each other.
     fn open(&self) -> Result<AnnotatedSet>;
 
+    /// Whether its boxes are whole images, because it says the classes of images alone.
+    fn are_whole_images(&self) -> bool {
+        false
+    }
+
     /// What is wrong with parts and files when each is read by itself, where [`open`](Self::open) stops at the first fault:
     /// what can be lived with, and what cannot.
     fn open_piecewise(&self) -> (Vec<Problem>, Vec<Error>);
@@ -193,12 +220,13 @@ pub(crate) fn recognize(candidate: &Candidate<'_>) -> Result<Option<Recognized>>
     first_yes(candidate, |_| true)
 }
 
-/// The data set of boxes that `candidate` is, if it is one.
+/// The data set of boxes, or of several classes an image, that `candidate` is, if it is one.
 ///
 /// # Errors
 /// It cannot be told what it is.
 pub(crate) fn recognize_boxes(candidate: &Candidate<'_>) -> Result<Option<Recognized>> {
-    first_yes(candidate, |format| format.has_boxes)
+    // Some layouts may hold boxes, or classes alone.
+    Ok(first_yes(candidate, |format| format.has_boxes)?.filter(|found| found.boxes.is_some()))
 }
 
 fn first_yes(candidate: &Candidate<'_>, is_asked: impl Fn(&&Format) -> bool) -> Result<Option<Recognized>> {

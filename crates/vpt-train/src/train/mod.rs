@@ -38,7 +38,7 @@ use crate::{
     report,
 };
 use vpt_base::{Error, Result, files::write_atomic};
-use vpt_data::boxes::BoxDataset;
+use vpt_data::{MultilabelDataset, boxes::BoxDataset};
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,8 +70,10 @@ fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Box<dy
 /// The data is for another task than `task` says.
 fn task_of(config: &RunConfig) -> Result<Task> {
     let has_boxes = BoxDataset::recognize(&config.data).is_some();
+    let has_sets = !has_boxes && MultilabelDataset::recognize(&config.data).is_some();
     match config.task {
         Task::Auto if has_boxes => Ok(Task::Detect),
+        Task::Auto | Task::Multilabel if has_sets => Ok(Task::Multilabel),
         Task::Auto => Ok(Task::Classify),
         Task::Detect | Task::Multilabel if !has_boxes => {
             let message = format!("{} holds no boxes in a layout that is known: COCO, YOLO, Pascal VOC", config.data);

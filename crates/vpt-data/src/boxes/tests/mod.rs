@@ -2,6 +2,7 @@
 
 mod coco_files;
 mod converted;
+mod named_files;
 mod voc_files;
 mod yolo_files;
 

@@ -127,6 +127,7 @@ impl EntryLines {
         let known = self.in_file(file);
         let lines = match place {
             PlaceInFile::Line(line) => return Some(line),
+            PlaceInFile::Row(_) | PlaceInFile::Shape(_) => return None,
             PlaceInFile::Entry(number) => return known.order.get(number.saturating_sub(1) as usize).copied(),
             PlaceInFile::Image(id) => known.images.get(&id),
             PlaceInFile::Annotation(id) => known.annotations.get(&id),

@@ -4,6 +4,7 @@
 //! `train/_annotations.coco.json`. Images are looked for where such files' images usually are.
 
 mod check;
+mod lvis;
 mod write;
 
 use std::collections::{HashMap, HashSet};
@@ -242,7 +243,12 @@ struct CocoFile {
 #[derive(Deserialize)]
 struct CocoImage {
     id: u64,
+    /// Empty where there is an address alone.
+    #[serde(default)]
     file_name: String,
+    coco_url: Option<String>,
+    /// LVIS' categories that are known not to be in the image.
+    neg_category_ids: Option<de::IgnoredAny>,
     width: Option<f64>,
     height: Option<f64>,
 }
@@ -278,7 +284,7 @@ fn read_file(
     let path = file.path.as_path();
     let bytes = read_limited(path, MAX_BYTES)?;
     let content = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
-    let CocoFile { images, annotations, mut categories } =
+    let CocoFile { mut images, annotations, mut categories } =
         serde_json::from_slice(content).map_err(|error| Error::data(path, error.to_string()))?;
     drop(bytes);
     categories.sort_by_key(|category| category.id);
@@ -295,6 +301,7 @@ fn read_file(
     if images.is_empty() {
         return Err(Error::data(path, "it lists no images"));
     }
+    lvis::name_images(path, &mut images, problems)?;
     let folder = image_folder(root, file, &images)?;
     let mut part = PartBuilder { source: path.into(), images: Vec::new(), by_id: HashMap::new(), problems };
     part.add_images(&folder, images);
@@ -342,7 +349,7 @@ impl PartBuilder<'_> {
 
     fn add_images(&mut self, folder: &Path, images: Vec<CocoImage>) {
         let mut by_path: HashMap<PathBuf, usize> = HashMap::new();
-        for CocoImage { id, file_name, width, height } in images {
+        for CocoImage { id, file_name, width, height, .. } in images {
             let path = normal(&folder.join(&file_name));
             let place = PlaceInFile::Image(id);
             if let Some(&first) = self.by_id.get(&id) {

@@ -5,6 +5,7 @@
 //! around it is taken. Paths are resolved as Ultralytics does. An image without a file of labels has no objects.
 
 mod config;
+pub(super) mod darknet;
 mod write;
 
 use std::collections::{HashMap, HashSet};

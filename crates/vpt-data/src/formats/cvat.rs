@@ -1,0 +1,202 @@
+//! CVAT for images: one `annotations.xml` with all images and their shapes, and the labels of the task.
+//!
+//! Boxes are edges counted from 0. Of polygons, polylines, ellipses and masks the box around them is taken, which is said. Images
+//! of a subset are in `images/SUBSET/` or beside the file; subsets called like parts are the parts.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use roxmltree::{Document, Node, ParsingOptions};
+
+use super::labelme::{around, around_shapes};
+use super::named_boxes::{
+    AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, PictureFolders, alone, called,
+};
+use super::{Candidate, Format, Layout, Recognition};
+use crate::Split;
+use crate::boxes::{BoxExtent, PlaceInFile, Problem, ProblemKind, Remedy, normal};
+use vpt_base::contain::contain;
+use vpt_base::files::read_limited;
+use vpt_base::{Error, Result};
+
+impl Layout {
+    /// CVAT's file of all images.
+    pub const CVAT: Self = Self::new("cvat", "CVAT for images");
+}
+
+/// CVAT's file of all images.
+pub(super) const FORMAT: Format =
+    Format { has_boxes: true, recognize: |candidate| Ok(Recognition::of_boxes(Layout::CVAT, find(candidate))) };
+
+/// Longest XML file that is read, in bytes.
+const MAX_BYTES: u64 = 1 << 28;
+
+/// Most elements, texts and the like of it.
+const MAX_NODES: u32 = 1 << 24;
+
+fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
+    let Candidate { path, is_folder } = *candidate;
+    let (root, sources): (&Path, Vec<AnnotationSource>) = if is_folder {
+        (path, called(path, "annotations.xml").into_iter().filter(|(_, file)| is_one(file)).collect())
+    } else {
+        (path.parent().unwrap_or(Path::new("")), alone(path, is_one(path)))
+    };
+    let root = root.to_path_buf();
+    (!sources.is_empty()).then(|| {
+        let folder = root.clone();
+        NamedBoxes {
+            root,
+            sources,
+            read: Box::new(move |source| read(&folder, source)),
+            are_texts: false,
+            are_whole: false,
+        }
+    })
+}
+
+fn is_one(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let mut read = || File::open(path)?.take(4096).read_to_end(&mut start);
+    let is_xml = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("xml"));
+    is_xml && path.is_file() && read().is_ok() && String::from_utf8_lossy(&start).contains("<annotations>")
+}
+
+fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
+    let (_, path) = source;
+    let bytes = read_limited(path, MAX_BYTES)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| Error::data(path, "not UTF-8 text"))?;
+    let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
+    let parsed = contain(|| Document::parse_with_options(text, options).map_err(|error| error.to_string()));
+    let document = parsed
+        .unwrap_or_else(|panic| Err(format!("the XML reader failed: {panic}")))
+        .map_err(|message| Error::data(path, message))?;
+    let top = document.root_element();
+    if top.children().any(|node| node.has_tag_name("track")) {
+        let message = "tracks of objects through a video; export the task as CVAT for images";
+        return Err(Error::data(path, message));
+    }
+    let images: Vec<Node<'_, '_>> = top.children().filter(|node| node.has_tag_name("image")).collect();
+    if images.is_empty() {
+        return Err(Error::data(path, "it lists no images"));
+    }
+    let names: Vec<&str> = images.iter().filter_map(|image| image.attribute("name")).collect();
+    let folders = PictureFolders::of(root, source);
+    let folder = folders.best(path, &names.iter().copied()).or_else(|error| {
+        let subset = images.iter().find_map(|image| image.attribute("subset")).unwrap_or_default();
+        let places = [root.join("images").join(subset), root.join(subset)];
+        places.into_iter().find(|folder| names.iter().any(|name| folder.join(name).is_file())).ok_or(error)
+    })?;
+    let labels: Vec<String> = top
+        .descendants()
+        .filter(|node| node.has_tag_name("label") && node.parent_element().is_some_and(|up| up.has_tag_name("labels")))
+        .filter_map(|label| label.children().find(|child| child.has_tag_name("name"))?.text())
+        .map(|name| name.trim().to_owned())
+        .collect();
+    let shared: Arc<Path> = path.as_path().into();
+    let mut found = DescribedSet { names: Some(labels).filter(|labels| !labels.is_empty()), ..DescribedSet::default() };
+    let (mut shapes, mut tags) = (0, 0);
+    for image in images {
+        let line =
+            |node: Node<'_, '_>| Some(PlaceInFile::Line(u64::from(document.text_pos_at(node.range().start).row)));
+        let Some(name) = image.attribute("name") else {
+            return Err(Error::data(path, format!("image {} has no name", image.attribute("id").unwrap_or("?"))));
+        };
+        let subset = image.attribute("subset");
+        let split = subset.and_then(Split::from_name);
+        let side = |key: &str| image.attribute(key)?.parse::<f64>().ok().filter(|v| *v >= 1.).map(|v| v as usize);
+        let mut objects = Vec::new();
+        for shape in image.children().filter(Node::is_element) {
+            if shape.has_tag_name("tag") {
+                tags += 1;
+                continue;
+            }
+            let place = line(shape);
+            match object(shape) {
+                Ok((name, extent)) => {
+                    shapes += usize::from(!shape.has_tag_name("box"));
+                    objects.push(NamedObject { name, place, extent: BoxExtent::Pixels(extent), crowd: false });
+                }
+                Err(detail) => found.problems.push(Problem {
+                    kind: ProblemKind::UnreadableObject,
+                    remedy: Remedy::ObjectDropped,
+                    file: path.clone(),
+                    place,
+                    detail,
+                }),
+            }
+        }
+        let declared = side("width").zip(side("height")).map(|(w, h)| [w, h]);
+        let file = place_of(&folder, root, subset, name);
+        let (source, place) = (shared.clone(), line(image));
+        found.pictures.push(DescribedPicture { path: file, declared, source, place, split, objects });
+    }
+    if shapes > 0 {
+        found.problems.push(around_shapes(path, shapes));
+    }
+    if tags > 0 {
+        found.problems.push(Problem {
+            kind: ProblemKind::UnreadableObject,
+            remedy: Remedy::ObjectDropped,
+            file: path.clone(),
+            place: None,
+            detail: format!("{tags} tags of whole images, where boxes are read"),
+        });
+    }
+    Ok(found)
+}
+
+/// Where an image is: in the folder of the others, or in its subset's.
+fn place_of(folder: &Path, root: &Path, subset: Option<&str>, name: &str) -> PathBuf {
+    let subset = subset.unwrap_or_default();
+    let places = [folder.join(name), root.join("images").join(subset).join(name), root.join(subset).join(name)];
+    let found = places.iter().find(|path| path.is_file()).unwrap_or(&places[0]);
+    normal(found)
+}
+
+fn object(shape: Node<'_, '_>) -> Result<(String, [f64; 4]), String> {
+    let label = shape.attribute("label").ok_or_else(|| format!("a <{}> without a label", shape.tag_name().name()))?;
+    let number = |key: &str| {
+        let value = shape.attribute(key).and_then(|value| value.trim().parse::<f64>().ok());
+        value.ok_or_else(|| format!("'{label}' has no number {key}"))
+    };
+    let extent = match shape.tag_name().name() {
+        "box" => {
+            let [left, top, right, bottom] = [number("xtl")?, number("ytl")?, number("xbr")?, number("ybr")?];
+            let turn = shape.attribute("rotation").and_then(|turn| turn.parse::<f64>().ok()).unwrap_or(0.);
+            turned([left, top, right, bottom], turn)
+        }
+        "ellipse" => {
+            let [x, y, rx, ry] = [number("cx")?, number("cy")?, number("rx")?, number("ry")?];
+            [x - rx, y - ry, 2. * rx, 2. * ry]
+        }
+        "mask" => [number("left")?, number("top")?, number("width")?, number("height")?],
+        _ => {
+            let text = shape.attribute("points").unwrap_or_default();
+            let points: Option<Vec<[f64; 2]>> = text
+                .split(';')
+                .filter(|point| !point.is_empty())
+                .map(|point| {
+                    let (x, y) = point.split_once(',')?;
+                    Some([x.trim().parse().ok()?, y.trim().parse().ok()?])
+                })
+                .collect();
+            let extent = points.as_deref().and_then(around);
+            extent.ok_or_else(|| format!("'{label}' has no points of which a box can be made"))?
+        }
+    };
+    Ok((label.to_owned(), extent))
+}
+
+/// The box around one that is turned about its centre by `degrees`.
+fn turned([left, top, right, bottom]: [f64; 4], degrees: f64) -> [f64; 4] {
+    let (width, height) = (right - left, bottom - top);
+    if degrees % 360. == 0. {
+        return [left, top, width, height];
+    }
+    let (sin, cos) = degrees.to_radians().sin_cos();
+    let (w, h) = (width * cos.abs() + height * sin.abs(), width * sin.abs() + height * cos.abs());
+    let (x, y) = (left + width / 2., top + height / 2.);
+    [x - w / 2., y - h / 2., w, h]
+}

@@ -1,0 +1,232 @@
+//! Tables of several classes an image: the image's path, and a column of 0 and 1 for each class. Roboflow's `_classes.csv`, and
+//! the like.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::named_boxes::{
+    AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, PictureFolders, alone, called,
+    with_parts,
+};
+use super::{Candidate, Format, Layout, Recognition};
+use crate::Split;
+use crate::boxes::{BoxExtent, PlaceInFile, normal};
+use crate::open::entries;
+use vpt_base::files::read_limited;
+use vpt_base::{Error, Result};
+
+impl Layout {
+    /// Tables with a column for each class.
+    pub const MULTI_HOT: Self = Self::new("multi-hot", "multi-label CSV");
+}
+
+/// Tables with a column for each class.
+pub(super) const FORMAT: Format =
+    Format { has_boxes: true, recognize: |candidate| Ok(Recognition::of_boxes(Layout::MULTI_HOT, find(candidate))) };
+
+/// Longest table, in bytes.
+const MAX_BYTES: u64 = 1 << 28;
+
+/// Names of the column of paths, and of one of parts.
+const IMAGE: [&str; 9] =
+    ["filename", "file_name", "file", "image", "image_path", "path", "img", "image_name", "image_id"];
+const SPLIT: [&str; 4] = ["split", "set", "subset", "part"];
+
+/// Lines that are looked at to know the format.
+const PROBES: usize = 32;
+
+fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
+    let Candidate { path, is_folder } = *candidate;
+    let (root, sources): (&Path, Vec<AnnotationSource>) = if is_folder {
+        let named = called(path, "_classes.csv").into_iter().filter(|(_, file)| is_one(file)).collect::<Vec<_>>();
+        let others = || {
+            let all = entries(path).unwrap_or_default().into_iter().filter(|(_, path)| is_one(path));
+            with_parts(all.filter_map(|(name, path)| Some((name.rsplit_once('.')?.0.to_owned(), path))).collect())
+        };
+        (path, if named.is_empty() { others() } else { named })
+    } else {
+        (path.parent().unwrap_or(Path::new("")), alone(path, is_one(path)))
+    };
+    let root = root.to_path_buf();
+    (!sources.is_empty()).then(|| {
+        let folder = root.clone();
+        let read = move |source: &AnnotationSource| read(&folder, source);
+        NamedBoxes { root, sources, read: Box::new(read), are_texts: true, are_whole: true }
+    })
+}
+
+/// Whether `path` is a table of 0 and 1 behind a column of paths.
+fn is_one(path: &Path) -> bool {
+    let is_csv = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv") || e.eq_ignore_ascii_case("tsv"));
+    let table = || MultiHotTable::read(path, Some(PROBES)).ok().filter(|table| !table.rows.is_empty());
+    is_csv && path.is_file() && table().is_some_and(|table| table.names.len() > 1)
+}
+
+/// A table.
+struct MultiHotTable {
+    names: Vec<String>,
+    rows: Vec<MultiHotRow>,
+}
+
+struct MultiHotRow {
+    line: u64,
+    path: String,
+    split: Option<Split>,
+    /// Positions in the names.
+    classes: Vec<usize>,
+}
+
+impl MultiHotTable {
+    /// The table in `path`, or its first lines.
+    fn read(path: &Path, most: Option<usize>) -> Result<Self> {
+        let bytes = read_limited(path, MAX_BYTES)?;
+        let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+        let first = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
+        let delimiter = [b'\t', b';'].into_iter().find(|d| first.contains(d) && !first.contains(&b',')).unwrap_or(b',');
+        let mut reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(delimiter)
+            .trim(csv::Trim::All)
+            .from_reader(bytes);
+        let broken = |error: csv::Error| Error::data(path, error.to_string());
+        let mut records = reader.records();
+        let header = records.next().transpose().map_err(broken)?.unwrap_or_default();
+        let find =
+            |names: &[&str]| header.iter().position(|column| names.iter().any(|n| column.eq_ignore_ascii_case(n)));
+        let image = find(&IMAGE).ok_or_else(|| Error::data(path, "line 1: no column of paths, such as filename"))?;
+        let split = find(&SPLIT);
+        let columns: Vec<usize> = (0..header.len()).filter(|i| *i != image && Some(*i) != split).collect();
+        let names: Vec<String> = columns.iter().map(|i| header[*i].to_owned()).collect();
+        let mut seen = HashSet::new();
+        if let Some(twice) = names.iter().find(|name| name.is_empty() || !seen.insert(name.as_str())) {
+            return Err(Error::data(path, format!("line 1: two columns are called '{twice}', or one has no name")));
+        }
+        let mut rows = Vec::new();
+        for record in records.take(most.unwrap_or(usize::MAX)) {
+            let record = record.map_err(broken)?;
+            let line = record.position().map_or(0, csv::Position::line);
+            let at = |message: String| Error::data(path, format!("line {line}: {message}"));
+            let name = record.get(image).filter(|name| !name.is_empty()).ok_or_else(|| at("no path".into()))?;
+            let split = match split.and_then(|column| record.get(column)) {
+                Some(word) => Some(
+                    Split::from_name(word)
+                        .ok_or_else(|| at(format!("split '{word}' is none of train, val and test")))?,
+                ),
+                None => None,
+            };
+            let mut classes = Vec::new();
+            for (class, column) in columns.iter().enumerate() {
+                match record.get(*column) {
+                    Some("1" | "1.0") => classes.push(class),
+                    Some("0" | "0.0") => {}
+                    other => {
+                        let value = other.unwrap_or_default();
+                        return Err(at(format!("'{value}' for {}, where 0 or 1 is expected", names[class])));
+                    }
+                }
+            }
+            rows.push(MultiHotRow { line, path: name.to_owned(), split, classes });
+        }
+        Ok(Self { names, rows })
+    }
+}
+
+fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
+    let (_, path) = source;
+    let MultiHotTable { names, rows } = MultiHotTable::read(path, None)?;
+    if rows.is_empty() {
+        return Err(Error::data(path, "the table lists no images"));
+    }
+    let folder: PathBuf = PictureFolders::of(root, source).best(path, &rows.iter().map(|row| row.path.as_str()))?;
+    let shared: Arc<Path> = path.as_path().into();
+    let picture = |MultiHotRow { line, path, split, classes }: MultiHotRow| {
+        let place = Some(PlaceInFile::Line(line));
+        let object = |class: usize| NamedObject {
+            name: names[class].clone(),
+            place,
+            extent: BoxExtent::Fractions([0., 0., 1., 1.]),
+            crowd: false,
+        };
+        let objects = classes.into_iter().map(object).collect();
+        let (path, source) = (normal(&folder.join(path)), shared.clone());
+        DescribedPicture { path, declared: None, source, place, split, objects }
+    };
+    let pictures = rows.into_iter().map(picture).collect();
+    Ok(DescribedSet { pictures, names: Some(names.clone()), ..DescribedSet::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::boxes::BoxDataset;
+    use crate::check::check;
+    use crate::{Dataset, MultilabelDataset};
+
+    fn set(files: &[(&str, &str)], images: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in files.iter().map(|(name, _)| name).chain(images) {
+            fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
+        }
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        for (i, name) in images.iter().enumerate() {
+            let pixel = |x: u32, y: u32| image::Luma([(x * 7 + y * 3) as u8 ^ i as u8]);
+            image::GrayImage::from_fn(20, 10, pixel).save(dir.path().join(name)).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn a_column_a_class_makes_sets_of_classes_and_no_boxes() {
+        let train = "filename, cat, dog, owl\na.jpg, 1, 1, 0\nb.jpg, 0, 1, 1\nc.jpg, 0, 0, 0\n";
+        let files = [
+            ("train/_classes.csv", train),
+            ("valid/_classes.csv", "filename,cat,dog,owl\na.jpg,0,0,1\n"),
+            ("test/_classes.csv", "filename,cat,dog,owl\na.jpg,1,0,0\n"),
+        ];
+        let images = ["train/a.jpg", "train/b.jpg", "train/c.jpg", "valid/a.jpg", "test/a.jpg"];
+        let one = "path,x,y,split\n1.png,1,0,train\n2.png,1,1,train\n3.png,0,1,val\n4.png,0,0,test\n";
+        let dir = set(&files, &images);
+        let data = MultilabelDataset::open(dir.path(), 1, false).unwrap();
+        assert_eq!(
+            (data.dataset.layout, &data.dataset.classes[..]),
+            (Layout::MULTI_HOT, &["cat".to_owned(), "dog".into(), "owl".into()][..])
+        );
+        let sets: Vec<&[u32]> = data.dataset.train.iter().map(|sample| data.sets.set(sample.label).unwrap()).collect();
+        assert_eq!(sets, [&[0, 1][..], &[1, 2], &[]]);
+        assert_eq!(BoxDataset::recognize(dir.path()), None);
+        for message in [
+            BoxDataset::open(dir.path(), 1).unwrap_err().to_string(),
+            Dataset::open(dir.path(), 1).unwrap_err().to_string(),
+        ] {
+            assert!(message.contains("several classes an image"), "{message}");
+        }
+        let report = check(dir.path(), false, &mut |_, _| {}).unwrap();
+        assert_eq!((report.layout, report.images, &report.findings[..]), (Some("multi-hot"), 5, &[][..]));
+        let dir = set(&[("all.csv", one)], &["1.png", "2.png", "3.png", "4.png"]);
+        let data = MultilabelDataset::open(dir.path(), 1, false).unwrap();
+        assert_eq!([data.dataset.train.len(), data.dataset.val.len(), data.dataset.test.len()], [2, 1, 1]);
+    }
+
+    #[test]
+    fn what_is_no_such_table_is_not_taken_for_one() {
+        for text in [
+            "path,label\na.png,1\nb.png,0\n",
+            "filename,width,cat\na.png,20,1\n",
+            "name,x,y\na.png,1,0\n",
+            "filename,x,x\na.png,0,1\n",
+        ] {
+            let dir = set(&[("table.csv", text)], &["a.png", "b.png"]);
+            assert_eq!(MultilabelDataset::recognize(dir.path()), None, "{text}");
+        }
+        let rows: String = (0..40).fold(String::new(), |rows, i| rows + &format!("{i}.png,0,1\n"));
+        let dir = set(&[("t.csv", &format!("filename,x,y\n{rows}a.png,0,2\n"))], &["a.png", "0.png"]);
+        let message = MultilabelDataset::open(dir.path(), 1, false).unwrap_err().to_string();
+        assert!(message.contains("t.csv: line 42: '2' for y, where 0 or 1 is expected"), "{message}");
+    }
+}
