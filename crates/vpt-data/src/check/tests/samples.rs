@@ -1,0 +1,60 @@
+//! The samples in `datasets/`: each is read by its layout, nothing is wrong with it, and they are one set.
+
+use std::path::{Path, PathBuf};
+
+use super::check;
+use crate::boxes::BoxDataset;
+use crate::{Dataset, MultilabelDataset, Split};
+
+fn sample(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets").join(name)
+}
+
+fn is_good(name: &str, layout: &str) {
+    let report = check(&sample(name), false, &mut |_, _| {}).unwrap();
+    assert_eq!((report.layout, report.images, &report.findings[..]), (Some(layout), 10, &[][..]), "{name}");
+}
+
+#[test]
+fn samples_of_classes_have_one_hash() {
+    let mut hashes = Vec::new();
+    for name in ["parquet", "webdataset", "metadata"] {
+        is_good(name, name);
+        hashes.push(Dataset::open(sample(name), 1).unwrap().content_hash().unwrap());
+    }
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+    is_good("multi-hot", "multi-hot");
+    let data = MultilabelDataset::open(sample("multi-hot"), 1, false).unwrap();
+    assert_eq!((&data.dataset.classes[..], data.train_counts()), (&["bar".to_owned(), "disc".into()][..], vec![3, 3]));
+    let summary = data.summary();
+    assert_eq!((summary.classes[1].images.train, summary.images.test), (3, 2));
+}
+
+#[test]
+fn samples_of_boxes_have_the_same_boxes() {
+    let mut all = Vec::new();
+    for (name, layout) in [
+        ("roboflow-csv", "box-csv"),
+        ("open-images", "box-csv"),
+        ("createml", "createml"),
+        ("labelme", "labelme"),
+        ("cvat", "cvat"),
+        ("darknet", "darknet"),
+        ("yolov4-txt", "box-txt"),
+    ] {
+        is_good(name, layout);
+        let data = BoxDataset::open(sample(name), 1).unwrap();
+        assert_eq!(data.problems, [], "{name}");
+        let found: Vec<_> = Split::ALL
+            .into_iter()
+            .flat_map(|split| data.part(split))
+            .flat_map(|image| &image.objects)
+            .map(|object| (object.category, object.rect))
+            .collect();
+        all.push((name, data.names(), found));
+    }
+    for (name, names, found) in &all {
+        assert_eq!((names, found), (&all[0].1, &all[0].2), "{name}");
+        assert_eq!(found.len(), 10);
+    }
+}
