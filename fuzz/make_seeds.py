@@ -10,6 +10,7 @@ import io
 import json
 import struct
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -179,6 +180,42 @@ def boxes():
     seed("boxes", "yolo-map", "train: [images]\nnames:\n  0: x\n  1: 'y'\nkpt_shape: [2, 3]\n", labels)
 
 
+def named_boxes():
+    seed("named_boxes", "createml", json.dumps([{"image": f"{n}.png", "annotations": [{"label": "x", "coordinates":
+         {"x": 3, "y": 3, "width": 2, "height": 2.5}}]} for n in "abc"]))
+    seed("named_boxes", "labelme", json.dumps({"version": "5", "shapes": [
+        {"label": "x", "points": [[1, 1], [4, 4]], "shape_type": "rectangle"},
+        {"label": "y", "points": [[1, 1], [2, 2]], "shape_type": "circle"},
+        {"label": "y", "points": [[1, 1], [4, 4], [2, 5]]}], "imagePath": "a.png", "imageWidth": 8, "imageHeight": 6}))
+    seed("named_boxes", "cvat", """<annotations><meta><task><labels><label><name>x</name></label></labels></task></meta>
+<image id="0" name="a.png" width="8" height="6"><box label="x" xtl="1" ytl="1" xbr="3" ybr="4" rotation="30"/>
+<polygon label="x" points="1,1;2,2;3,1"/><ellipse label="x" cx="3" cy="3" rx="1" ry="1"/></image>
+<image id="1" name="b.png" subset="Train" width="8" height="6"/><image id="2" name="c.png"><tag label="x"/></image></annotations>""")
+    seed("named_boxes", "darknet", "classes = 2\ntrain = data/train.txt\nnames = obj.names\n", "0 .5 .5 .5 .5\n1 0.2 0.2 0.1 0.1\n")
+    seed("named_boxes", "metadata", "m" + "".join(json.dumps({"file_name": f"{n}.png", "objects": {"bbox": [[1, 1, 2, 2]],
+         "categories": [i]}}) + "\n" for i, n in enumerate("abc")))
+    seed("named_boxes", "labels", "m" + "".join(json.dumps({"file_name": f"{n}.png", "label": n}) + "\n" for n in "abc"))
+    seed("named_boxes", "lines", "l" + "".join(f"{n}.png 1,1,3,3,0 2,2,4,4,1\n" for n in "abc"))
+    seed("named_boxes", "csv", "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,8,6,x,1,1,4,4\nb.png,8,6,y,0,0,9,9\nc.png,8,6,x,1,1,2,2\n")
+    seed("named_boxes", "openimages", "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf\n"
+         + "".join(f"{n},x,/m/1,1,0.1,0.5,0.1,0.6,{i % 2}\n" for i, n in enumerate("abc")))
+
+
+def archives():
+    for name in ["classes", "boxes"]:
+        seed("parquet", name, (FIXTURES / "parquet" / f"{name}.parquet").read_bytes())
+    picture = (HERE / "src" / "pixels.png").read_bytes()
+    for kind, texts in [("cls", ["0", "1"]), ("txt", ["x", "y"]), ("json", ['{"label": 0}', '{"label": 1}'])]:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
+            for i in range(8):
+                for ending, content in [("png", picture), (kind, texts[i % 2].encode())]:
+                    member = tarfile.TarInfo(f"{i:04}.{ending}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        seed("webdataset", kind, out.getvalue())
+
+
 def tokenizers():
     clip = FIXTURES / "clip"
     seed("tokenizer", "pair", '{"a": 0, "b": 1, "ab": 2, "b</w>": 3, "<|startoftext|>": 4, "<|endoftext|>": 5}',
@@ -214,4 +251,6 @@ if __name__ == "__main__":
     lists()
     images()
     boxes()
+    named_boxes()
+    archives()
     tokenizers()

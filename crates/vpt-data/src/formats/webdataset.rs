@@ -352,7 +352,7 @@ mod tests {
         archive.finish().unwrap();
     }
 
-    /// SamplesSeen of two classes, told as `class` says.
+    /// Samples of two classes, told as `class` says.
     fn samples(seed: u32, count: u32, class: impl Fn(u32) -> (&'static str, String)) -> Vec<(String, Vec<u8>)> {
         let sample = |i: u32| {
             let (extension, text) = class(i % 2);
