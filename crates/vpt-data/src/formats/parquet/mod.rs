@@ -11,6 +11,7 @@ mod pages;
 mod table;
 #[cfg(test)]
 mod tests;
+mod thrift;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;

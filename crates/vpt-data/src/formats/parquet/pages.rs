@@ -1,7 +1,7 @@
 //! Where the pages of a column lie, and what they claim. The reader of columns takes memory for what a page's header says, so
 //! headers are looked at before: no page may claim more than it can hold.
 //!
-//! Headers are Thrift's compact protocol (parquet-format, `PageHeader`); of their fields the few that matter are read.
+//! Of the fields of a header (parquet-format, `PageHeader`) the few that matter are read.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -9,6 +9,8 @@ use std::io::{Read, Seek, SeekFrom};
 use flate2::read::MultiGzDecoder;
 use parquet::basic::Compression;
 use parquet::file::metadata::ColumnChunkMetaData;
+
+use super::thrift::Thrift;
 
 /// Largest page, in bytes, when it is decompressed.
 const MAX_PAGE_BYTES: u64 = 1 << 30;
@@ -21,9 +23,6 @@ const MAX_RATIO: u64 = 1032;
 
 /// Longest header of a page. Those of columns of pictures are short; statistics of texts may take a few kilobytes.
 const MAX_HEADER_BYTES: u64 = 1 << 16;
-
-/// Structures within structures in a header, at most.
-const MAX_DEPTH: usize = 8;
 
 /// A page of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,90 +140,6 @@ impl PageHeader {
             return Err(format!("a page of {} bytes holds more than the {claimed} that it claims", self.compressed));
         }
         Ok(())
-    }
-}
-
-/// Bytes in Thrift's compact protocol.
-struct Thrift<'a>(&'a [u8]);
-
-impl Thrift<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn integer(&mut self) -> Option<i64> {
-        let value = self.varint()?;
-        Some((value >> 1) as i64 ^ -((value & 1) as i64))
-    }
-
-    /// The type of the next field, none after the last; `number` goes from the field before to this one.
-    #[allow(clippy::option_option)] // none is the end of the bytes
-    fn field(&mut self, number: &mut i64) -> Option<Option<u8>> {
-        let byte = self.byte()?;
-        if byte == 0 {
-            return Some(None);
-        }
-        *number = match byte >> 4 {
-            0 => self.integer()?,
-            step => number.checked_add(i64::from(step))?,
-        };
-        Some(Some(byte & 0xf))
-    }
-
-    fn drop(&mut self, count: u64) -> Option<()> {
-        self.0 = self.0.get(usize::try_from(count).ok()?..)?;
-        Some(())
-    }
-
-    /// Passes over a value of the type `kind`.
-    fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
-        if depth > MAX_DEPTH {
-            return None;
-        }
-        match kind {
-            // A boolean in a field is its type.
-            1 | 2 => Some(()),
-            3 => self.drop(1),
-            4..=6 => self.varint().map(|_| ()),
-            7 => self.drop(8),
-            8 => {
-                let length = self.varint()?;
-                self.drop(length)
-            }
-            9 | 10 => {
-                let byte = self.byte()?;
-                let count = if byte >> 4 == 15 { self.varint()? } else { u64::from(byte >> 4) };
-                for _ in 0..count.min(self.0.len() as u64 + 1) {
-                    match byte & 0xf {
-                        1 | 2 => self.drop(1)?,
-                        kind => self.skip(kind, depth + 1)?,
-                    }
-                }
-                Some(())
-            }
-            12 => {
-                let mut number = 0;
-                while let Some(kind) = self.field(&mut number)? {
-                    self.skip(kind, depth + 1)?;
-                }
-                Some(())
-            }
-            _ => None,
-        }
     }
 }
 

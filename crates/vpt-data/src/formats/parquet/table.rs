@@ -15,6 +15,7 @@ use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::serialized_reader::SerializedPageReader;
 
 use super::pages::{self, Page};
+use super::thrift;
 use crate::container::{Container, Stored};
 use vpt_base::contain::contain;
 use vpt_base::{Error, Result};
@@ -49,7 +50,8 @@ impl ParquetTable {
     /// # Errors
     /// It is none, is cut off, or claims more than it can hold.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        thrift::check_footer(&mut file).map_err(|message| Error::data(path, message))?;
         let length = file.metadata().map_err(Error::io(path))?.len();
         let policy = PageIndexPolicy::Skip;
         let meta = contained(path, || {

@@ -292,3 +292,39 @@ fn tables_by_the_hubs_own_writer_are_read() {
         assert_eq!(found, expected, "{}", image.name);
     }
 }
+
+#[test]
+fn a_footer_that_claims_too_much_is_refused_before_it_is_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("train.parquet");
+    // Version, then the list of columns: each a name and a number of columns in it.
+    let file = |columns: &[(u32, usize)]| {
+        let mut footer = vec![0x15, 2, 0x19, 0xfc];
+        let varint = |mut value: usize, out: &mut Vec<u8>| {
+            while value >= 0x80 {
+                out.push(value as u8 | 0x80);
+                value >>= 7;
+            }
+            out.push(value as u8);
+        };
+        varint(columns.iter().map(|(_, times)| times).sum(), &mut footer);
+        for (children, times) in columns {
+            for _ in 0..*times {
+                footer.extend([0x48, 1, b'a', 0x15]);
+                varint(*children as usize * 2, &mut footer);
+                footer.push(0);
+            }
+        }
+        footer.extend([0x16, 0, 0x19, 0x0c, 0]);
+        let length = (footer.len() as u32).to_le_bytes();
+        [b"PAR1", &footer[..], &length, b"PAR1"].concat()
+    };
+    for (columns, expected) in [
+        (&[(1, 100_000), (0, 1)][..], "groups of columns more than 32 deep"),
+        (&[(0x7fff_ffff, 1), (0, 1)], "a group of 2147483647 columns where there are 2"),
+    ] {
+        fs::write(&path, file(columns)).unwrap();
+        let message = Dataset::open(&path, 1).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+}
