@@ -70,7 +70,7 @@ impl BoxDataset {
 
 /// Says what a data set in `layout` without boxes is.
 pub(crate) fn several_classes(layout: Layout) -> Message {
-    let message = format!("a {} of several classes an image, which `vpt train ", layout.title());
+    let message = format!("a {} data set of several classes an image, which `vpt train ", layout.title());
     Message::from(message).field("task").text(" multilabel` reads")
 }
 

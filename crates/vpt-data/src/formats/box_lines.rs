@@ -14,7 +14,7 @@ use vpt_base::{Error, Result};
 
 impl Layout {
     /// Lists of images with their boxes.
-    pub const BOX_LINES: Self = Self::new("box-txt", "text lines of boxes");
+    pub const BOX_LINES: Self = Self::new("box-txt", "YOLO v4 TXT");
 }
 
 /// Lists of images with their boxes.

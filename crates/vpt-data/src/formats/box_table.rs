@@ -24,7 +24,7 @@ use vpt_base::{Error, Result};
 
 impl Layout {
     /// Tables of boxes.
-    pub const BOX_TABLE: Self = Self::new("box-csv", "CSV of boxes");
+    pub const BOX_TABLE: Self = Self::new("box-csv", "CSV");
 }
 
 /// Tables of boxes.

@@ -1,12 +1,12 @@
 //! Tables of several classes an image: the image's path, and a column of 0 and 1 for each class. Roboflow's `_classes.csv`, and
 //! the like.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::named_boxes::{
-    AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, PictureFolders, alone, called,
+    AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, PictureFolders, alone, by_stem, called,
     with_parts,
 };
 use super::{Candidate, Format, Layout, Recognition};
@@ -15,6 +15,7 @@ use crate::boxes::{BoxExtent, PlaceInFile, normal};
 use crate::open::entries;
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
+use vpt_image::decode::has_image_extension;
 
 impl Layout {
     /// Tables with a column for each class.
@@ -139,7 +140,19 @@ fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
     if rows.is_empty() {
         return Err(Error::data(path, "the table lists no images"));
     }
-    let folder: PathBuf = PictureFolders::of(root, source).best(path, &rows.iter().map(|row| row.path.as_str()))?;
+    let folders = PictureFolders::of(root, source);
+    // Some name images without their endings, as ISIC's challenges do.
+    let are_stems = rows.iter().all(|row| !has_image_extension(Path::new(&row.path)));
+    let with_endings =
+        rows.iter().flat_map(|row| ["jpg", "png", "jpeg"].map(|ending| format!("{}.{ending}", row.path)));
+    let (folder, by_stem) = if are_stems {
+        let names: Vec<String> = with_endings.take(PROBES).collect();
+        let folder = folders.best(path, &names.iter().map(String::as_str))?;
+        let by_stem = by_stem(&folder)?;
+        (folder, by_stem)
+    } else {
+        (folders.best(path, &rows.iter().map(|row| row.path.as_str()))?, HashMap::new())
+    };
     let shared: Arc<Path> = path.as_path().into();
     let picture = |MultiHotRow { line, path, split, classes }: MultiHotRow| {
         let place = Some(PlaceInFile::Line(line));
@@ -150,7 +163,8 @@ fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
             crowd: false,
         };
         let objects = classes.into_iter().map(object).collect();
-        let (path, source) = (normal(&folder.join(path)), shared.clone());
+        let path = by_stem.get(&path).cloned().unwrap_or_else(|| normal(&folder.join(path)));
+        let source = shared.clone();
         DescribedPicture { path, declared: None, source, place, split, objects }
     };
     let pictures = rows.into_iter().map(picture).collect();
@@ -209,6 +223,10 @@ mod tests {
         let report = check(dir.path(), false, &mut |_, _| {}).unwrap();
         assert_eq!((report.layout, report.images, &report.findings[..]), (Some("multi-hot"), 5, &[][..]));
         let dir = set(&[("all.csv", one)], &["1.png", "2.png", "3.png", "4.png"]);
+        let stems = one.replace(".png", "");
+        fs::write(dir.path().join("all.csv"), &stems).unwrap();
+        assert_eq!(MultilabelDataset::open(dir.path(), 1, false).unwrap().dataset.train[0].id, "1.png");
+        fs::write(dir.path().join("all.csv"), one).unwrap();
         let data = MultilabelDataset::open(dir.path(), 1, false).unwrap();
         assert_eq!([data.dataset.train.len(), data.dataset.val.len(), data.dataset.test.len()], [2, 1, 1]);
     }
