@@ -18,8 +18,8 @@ const MAX_PAGE_BYTES: u64 = 1 << 30;
 /// What a page of any size may hold; above it, [`MAX_RATIO`] times its size in the file.
 const SMALL: u64 = 1 << 26;
 
-/// Bytes that compression can make of one byte, at most, in pages that are not small. Deflate's own limit.
-const MAX_RATIO: u64 = 1032;
+/// Bytes that compression may make of one byte in pages that are not small. Pictures hardly become smaller.
+const MAX_RATIO: u64 = 32;
 
 /// Longest header of a page. Those of columns of pictures are short; statistics of texts may take a few kilobytes.
 const MAX_HEADER_BYTES: u64 = 1 << 16;

@@ -218,6 +218,12 @@ impl ParquetTable {
             if !is_list && levels_expected != chunk.rows {
                 return Err(format!("{levels_expected} values in {} rows", chunk.rows));
             }
+            // Values that are not there, or all the same, take no room in the file, but here.
+            let bytes = usize::try_from(chunk.meta().compressed_size()).unwrap_or(0);
+            let most_values = (chunk.rows.saturating_mul(16)).saturating_add(bytes.saturating_mul(8)).max(1 << 12);
+            if levels_expected > most_values {
+                return Err(format!("it claims {levels_expected} values in {} rows and {bytes} bytes", chunk.rows));
+            }
             loop {
                 defs.clear();
                 reps.clear();

@@ -328,3 +328,30 @@ fn a_footer_that_claims_too_much_is_refused_before_it_is_believed() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+#[test]
+fn lists_that_claim_more_than_a_file_holds_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("train.parquet");
+    // A box that is not there, four million times.
+    let count = 1 << 22;
+    table(
+        &path,
+        (BOX_SCHEMA, "{}"),
+        &[picture(1)],
+        |_| None,
+        |number, column, _| {
+            let mut reps = vec![1; count];
+            reps[0] = 0;
+            let defs = vec![3; count];
+            if number == 2 {
+                column.typed::<FloatType>().write_batch(&[], Some(&defs), Some(&reps)).unwrap();
+            } else {
+                column.typed::<Int64Type>().write_batch(&[], Some(&defs), Some(&reps)).unwrap();
+            }
+        },
+    );
+    assert!(fs::metadata(&path).unwrap().len() < 100_000);
+    let message = BoxDataset::open(&path, 1).unwrap_err().to_string();
+    assert!(message.contains("it claims 4194304 values in 1 rows and"), "{message}");
+}
