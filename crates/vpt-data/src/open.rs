@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::boxes::several_classes;
 use super::dataset::{Dataset, Sample};
+use super::formats::unread::{BOX_LAYOUTS, Unread, unread};
 use super::formats::{self, Candidate};
 use super::shapes::{self, ShapesConfig};
 use super::split;
@@ -45,12 +46,18 @@ impl Dataset {
         }
         let candidate = Candidate::at(path).map_err(|error| Error::typed(path)(error).of_kind(Error::data))?;
         let Some(found) = formats::recognize(&candidate).map_err(|error| error.of_kind(Error::data))? else {
+            if let Some(Unread { file, message }) = unread(path).into_iter().next() {
+                return Err(Error::data(file, message));
+            }
             let message = if candidate.is_folder {
-                "no data set found: expected a sub-folder of images for each class (with train, val and test above them \
-                 or without), a .csv or .tsv table of path,label, lists of path and label (train.json or train.txt), a \
-                 split_zhou_*.json, or the IDX files of the MNIST family"
+                format!(
+                    "no data set found: expected a sub-folder of images for each class (with train, val and test above \
+                     them or without), a .csv or .tsv table of path,label, lists of path and label (train.json or \
+                     train.txt), a split_zhou_*.json, the IDX files of the MNIST family, or boxes as {BOX_LAYOUTS}"
+                )
             } else {
                 "not a data set: expected a folder, a .csv or .tsv table, or a .json or .txt list of path and label"
+                    .to_owned()
             };
             return Err(Error::data(path, message));
         };
@@ -87,13 +94,31 @@ pub(super) fn name_of(path: &Path) -> String {
     name.map_or_else(|| "data".into(), |n| n.to_string_lossy().into_owned())
 }
 
+/// Folders that systems leave behind: archives of a Mac, previews and bins of storage servers, bins of Windows, checks of disks.
+const SYSTEM: [&str; 9] = [
+    "__MACOSX",
+    "@eaDir",
+    "#recycle",
+    "@Recycle",
+    "@Recently-Snapshot",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+    "__pycache__",
+];
+
+/// Whether what is called `name` is hidden, or not the user's, and so no part of any data set.
+pub(crate) fn is_passed_by(name: &str) -> bool {
+    name.starts_with('.') || SYSTEM.contains(&name)
+}
+
 /// The entries of a folder that are not hidden, by name.
 pub(super) fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut out = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !name.starts_with('.') && name != "__MACOSX" {
+        if !is_passed_by(&name) {
             out.push((name, path));
         }
     }

@@ -158,23 +158,34 @@ impl Split {
     }
 }
 
+/// Whether `names`, which stand beside each other, say part and class in one: `cats_train`, `cats_test`, `dogs_train`, ….
+pub(crate) fn are_parts_of_classes<'a>(names: impl IntoIterator<Item = &'a str>) -> bool {
+    whole_families(&names.into_iter().map(PartName::of).collect::<Vec<_>>()).len() > 1
+}
+
 /// The words that the names of parts have beside them: none, if a name is that of a part alone; else those of the one family
 /// of names that has a train and another part.
 fn family(found: &[Option<PartName>]) -> Option<String> {
+    match &whole_families(found)[..] {
+        [family] => Some(family.clone()),
+        _ => None,
+    }
+}
+
+/// The words beside the names of parts that have a train and another part; none where names are those of parts alone.
+fn whole_families(found: &[Option<PartName>]) -> Vec<String> {
     let mut families: Vec<&str> = found.iter().flatten().map(|name| name.others.as_str()).collect();
     families.sort_unstable();
     families.dedup();
     if families.first() == Some(&"") {
-        return None;
+        return Vec::new();
     }
     let is_whole = |family: &&str| {
         let parts = || found.iter().flatten().filter(|name| name.others == *family).map(|name| name.part);
         let is_train = |part| matches!(part, PartWord::Train | PartWord::TrainVal);
         parts().any(is_train) && parts().any(|part| !is_train(part))
     };
-    let mut whole = families.into_iter().filter(is_whole);
-    let first = whole.next()?;
-    whole.next().is_none().then(|| first.to_owned())
+    families.into_iter().filter(is_whole).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -275,6 +286,13 @@ mod tests {
         ] {
             assert_eq!(Split::of_names(names.iter().copied()), expected, "{names:?}");
         }
+    }
+
+    #[test]
+    fn part_and_class_in_one_name_are_told() {
+        assert!(are_parts_of_classes(["cats_train", "cats_test", "dogs_train", "dogs_test"]));
+        assert!(!are_parts_of_classes(["cats_train", "cats_test", "owls"]));
+        assert!(!are_parts_of_classes(["train", "test", "test tube"]));
     }
 
     proptest::proptest! {

@@ -54,6 +54,15 @@ pub(super) fn complete_parts<M: Member>(
     groups: &[String],
     seed: u64,
 ) -> Result<([Vec<M>; 3], String)> {
+    if let Parts::Split { train, val, test } = &given
+        && train.is_empty()
+        && (val.is_some() || test.is_some())
+    {
+        let names = [("val", val.is_some()), ("test", test.is_some())].into_iter().filter(|(_, is_given)| *is_given);
+        let names = names.map(|(name, _)| name).collect::<Vec<_>>().join(" and ");
+        let message = format!("no train among its parts ({names} alone): there is nothing to learn from");
+        return Err(Error::invalid(format!("data set {name}"), message));
+    }
     let (parts, note) = match given {
         Parts::Split { train, val: Some(val), test: Some(test) } => {
             ([train, val, test], "train, val and test as given".to_string())

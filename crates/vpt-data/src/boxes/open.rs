@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::check::{AnnotatedImage, verify};
 use super::problem::{Problem, ProblemKind, Remedy};
 use super::{BoxDataset, BoxImage, Category};
+use crate::formats::unread::{BOX_LAYOUTS, Unread, unread};
 use crate::formats::{self, BoxFiles, Candidate, Recognized};
 use crate::open::{Parts, name_of};
 use crate::split::{Member, complete_parts};
@@ -53,12 +54,10 @@ impl BoxDataset {
                 }
                 Self::of(path, layout, &*files, seed)
             }
-            _ => Err(Error::data(
-                path,
-                "no data set of boxes found: expected COCO (annotations/instances_*.json, train.json or \
-                 train/_annotations.coco.json), YOLO (data.yaml) or Pascal VOC (Annotations/ and JPEGImages/, or images \
-                 with XML files beside them)",
-            )),
+            _ => Err(match unread(path).into_iter().next() {
+                Some(Unread { file, message }) => Error::data(file, message),
+                None => Error::data(path, format!("no data set of boxes found: expected {BOX_LAYOUTS}")),
+            }),
         }
     }
 

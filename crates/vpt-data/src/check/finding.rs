@@ -94,6 +94,14 @@ choice! {
         AmbiguousSplit = "ambiguous-split",
         /// Parts without one to learn from.
         NoTrain = "no-train",
+        /// A folder of a part, or of what belongs to pictures, among class folders.
+        NotAClass = "not-a-class",
+        /// Pictures of a part without classes.
+        UnlabelledPart = "unlabelled-part",
+        /// Pictures or files that no part takes in.
+        NotUsed = "not-used",
+        /// A file that says something of the pictures and that no layout reads.
+        AnnotationNotRead = "annotation-not-read",
 
         // Text files.
         /// Text that is not UTF-8.

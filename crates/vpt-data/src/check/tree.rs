@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::finding::{FindingKind, Findings, Severity};
 use crate::formats::image_folder::MAX_DEPTH;
+use crate::open::is_passed_by;
 use vpt_image::decode::has_image_extension;
 
 /// Ends of names of pictures, films and archives that are not read and were hardly meant to be passed over.
@@ -90,7 +91,7 @@ pub(crate) fn items(folder: &Path, out: &mut Findings) -> Vec<FolderItem> {
     for path in found {
         let raw = path.file_name().unwrap_or_default();
         let name = raw.to_string_lossy().into_owned();
-        if name.starts_with('.') || name == "__MACOSX" {
+        if is_passed_by(&name) {
             continue;
         }
         check_name(raw, &name, &path, out);

@@ -19,6 +19,7 @@ mod named_boxes;
 mod parquet;
 mod shards;
 mod table;
+pub(super) mod unread;
 mod voc;
 mod webdataset;
 mod yolo;

@@ -167,13 +167,6 @@ fn folders_of_parts_are_found_out() {
     let set = Set::classes(&["val", "test"]);
     let found = set.found(false);
     assert!(found.contains(&(Kind::NoTrain, String::new(), None)), "{found:?}");
-    // A class may be called like a part.
-    let set = Set::classes(&[""]);
-    for i in 0..4 {
-        set.write(&format!("train/{i}.png"), picture(50 + i, Png));
-        set.write(&format!("test/{i}.png"), picture(60 + i, Png));
-    }
-    set.holds(&[]);
     let set = Set::classes(&["train", "val"]);
     set.write("train/1.png", picture(99, Png)).holds(&[(Kind::StrayImage, "train/1.png", None)]);
 }

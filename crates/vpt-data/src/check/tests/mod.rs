@@ -4,6 +4,7 @@ mod box_files;
 mod folders;
 mod idx_files;
 mod lists;
+mod not_misread;
 mod samples;
 mod tables;
 

@@ -145,11 +145,12 @@ impl CocoFiles {
             of_parts(files.into_iter().filter(|(_, path)| looks_like_coco(path)).collect())
         };
         let plain = json(path);
-        let single = plain.iter().filter(|(stem, path)| {
-            ["_annotations.coco", "annotations", "instances", "labels", "result"].contains(&stem.as_str())
-                && looks_like_coco(path)
-        });
-        let single = single.take(1).cloned().collect();
+        // A file for all parts may be called anything, if it is the only one.
+        let mut all = plain.iter().chain(&annotations).filter(|(_, path)| looks_like_coco(path));
+        let usual = ["_annotations.coco", "annotations", "instances", "labels", "result"];
+        let first = all.clone().find(|(stem, _)| usual.contains(&stem.as_str()));
+        let single = first.or_else(|| all.next().filter(|(_, path)| all.next().is_none() && has_coco_lists(path)));
+        let single = single.cloned().into_iter().collect();
         let choices: [Vec<(String, PathBuf)>; 5] = [
             instances,
             of_parts(beside.filter(|(_, path)| path.is_file()).collect()),
@@ -172,6 +173,18 @@ fn looks_like_coco(path: &Path) -> bool {
         && read.is_ok()
         && text.trim_start_matches('\u{feff}').trim_start().starts_with('{')
         && keys.iter().any(|key| text.contains(key))
+}
+
+/// Whether `path` has the lists of a COCO file, whatever else it may be.
+fn has_coco_lists(path: &Path) -> bool {
+    let bytes = read_limited(path, MAX_BYTES).unwrap_or_default();
+    let has = |key: &str| memmem(&bytes, format!("\"{key}\"").as_bytes());
+    has("images") && has("annotations") && has("categories") && has("bbox")
+}
+
+/// Whether `text` holds `part`.
+fn memmem(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 /// Opens the data set that `files` describe.

@@ -9,12 +9,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 pub(super) use self::check::{ListedRows, leads_out};
-use super::{Candidate, ClassFiles, Format, Layout, Recognition};
+use super::{Candidate, ClassFiles, Format, Layout, Recognition, unread};
 use crate::check::{Checking, ListedImage};
 use crate::dataset::{ImageSource, Sample, Split};
 use crate::open::{LabeledSet, Parts, entries, relative_id, sort_classes};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
+use vpt_image::decode::has_image_extension;
 
 /// Longest table that is read, in bytes.
 pub(super) const MAX_BYTES: u64 = 1 << 28;
@@ -34,10 +35,10 @@ pub(super) const BY_NAME: Format = Format {
     },
 };
 
-/// The only table in a folder, whose header names a path and a label column.
+/// The only table in a folder, whose header names a path and a label column, or which begins with a picture that is there.
 pub(super) const WITH_HEADER: Format = Format {
     has_boxes: false,
-    recognize: |candidate| Ok(recognition(single_table(candidate)?.filter(|file| has_header(file)).map(whole))),
+    recognize: |candidate| Ok(recognition(single_table(candidate)?.filter(|file| speaks_of_images(file)).map(whole))),
 };
 
 /// The only table in a folder.
@@ -125,10 +126,14 @@ fn single_table(candidate: &Candidate<'_>) -> Result<Option<PathBuf>> {
     Ok(first.filter(|_| tables.next().is_none()))
 }
 
-/// Whether the first line of `path` names a path and a label column.
-fn has_header(path: &Path) -> bool {
+/// Whether the first line of `path` names a path and a label column, or is a picture that is there and its label.
+fn speaks_of_images(path: &Path) -> bool {
     let first = reader(path).ok().and_then(|mut reader| reader.records().next()?.ok());
-    first.is_some_and(|line| column(&line, &PATH_NAMES).is_some() && column(&line, &LABEL_NAMES).is_some())
+    first.is_some_and(|line| {
+        let is_header = column(&line, &PATH_NAMES).is_some() && column(&line, &LABEL_NAMES).is_some();
+        let image = value(&line, 0).map(|image| folder_of(path).join(image));
+        is_header || (line.len() > 1 && image.is_some_and(|image| has_image_extension(&image) && image.is_file()))
+    })
 }
 
 /// Opens one table.
@@ -277,6 +282,12 @@ impl Columns {
     fn of(first: &csv::StringRecord) -> Result<(Self, bool), String> {
         let [path, label, split] = [&PATH_NAMES[..], &LABEL_NAMES, &SPLIT_NAMES].map(|names| column(first, names));
         let count = first.len();
+        if unread::has_box_columns(&first.iter().collect::<Vec<_>>().join(",")) {
+            return Err(format!(
+                "a table of boxes, not of pictures with one label each; boxes are read from {}",
+                unread::BOX_LAYOUTS
+            ));
+        }
         let plain = |split| Self { path: Some(0), label: Some(1), split, pair: None, count };
         match (path, label) {
             (Some(_), Some(_)) => {

@@ -133,7 +133,10 @@ fn holds_annotations(folder: &Path) -> bool {
     all.iter().filter(|(_, path)| is_xml(path) && path.is_file()).take(PROBES).any(|(_, path)| {
         let mut start = Vec::new();
         let read = File::open(path).and_then(|file| file.take(4096).read_to_end(&mut start));
-        read.is_ok() && String::from_utf8_lossy(&start).contains("<annotation")
+        let text = String::from_utf8_lossy(&start);
+        // `<annotations>` is another format.
+        read.is_ok()
+            && ["<annotation>", "<annotation ", "<annotation\n", "<annotation\r"].iter().any(|tag| text.contains(tag))
     })
 }
 

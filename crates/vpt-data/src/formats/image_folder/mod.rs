@@ -1,13 +1,16 @@
 //! Image folders: a sub-folder for each class, directly or under `train`, `val` and `test`.
 
-use std::collections::HashSet;
+mod structure;
+
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::structure::PartFolder;
 use super::{Candidate, ClassFiles, Format, Layout, Recognition};
 use crate::check::tree::{self, FolderItem};
-use crate::check::{Checking, FindingKind, Findings, ListedImage, Severity};
+use crate::check::{Checking, Finding, FindingKind, ListedImage, Severity};
 use crate::dataset::{ImageSource, Sample, Split};
 use crate::open::{LabeledSet, Parts, entries, sort_classes};
 use vpt_base::{Error, Result};
@@ -29,68 +32,58 @@ pub(super) const FLAT: Format = Format { has_boxes: false, recognize: |candidate
 
 fn recognize(candidate: &Candidate<'_>, has_parts: bool) -> Result<Recognition> {
     let Candidate { path, is_folder } = *candidate;
-    let is_one = is_folder && if has_parts { has_split_classes(path)? } else { has_classes(path)? };
-    Ok(Recognition::of_classes(Layout::FOLDER, is_one.then(|| ClassFolders { root: path.into(), has_parts })))
+    let found = match (is_folder, has_parts) {
+        (false, _) => None,
+        (true, true) => structure::parts_with_classes(path)?.map(Some),
+        (true, false) => structure::has_classes(path)?.then_some(None),
+    };
+    Ok(Recognition::of_classes(Layout::FOLDER, found.map(|parts| ClassFolders { root: path.into(), parts })))
 }
 
 /// An image folder.
 struct ClassFolders {
     root: PathBuf,
-    /// Whether class folders lie under folders of parts.
-    has_parts: bool,
+    /// The folders of parts, if class folders lie under such.
+    parts: Option<Vec<PartFolder>>,
 }
 
 impl ClassFiles for ClassFolders {
     fn open(&self) -> Result<LabeledSet> {
-        if self.has_parts { open_split(&self.root) } else { open_flat(&self.root) }
+        // That nothing can be learned from it does not keep it from being measured.
+        let is_fault = |fault: &Finding| fault.severity == Severity::Error && fault.kind != FindingKind::NoTrain;
+        if let Some(fault) = self.faults().into_iter().find(is_fault) {
+            return Err(Error::data(fault.path, fault.message));
+        }
+        self.parts.as_ref().map_or_else(|| open_flat(&self.root), |parts| open_split(parts))
     }
 
     fn check(&self, check: &mut Checking<'_>) -> Vec<ListedImage> {
-        check_folders(&self.root, self.has_parts || are_parts(&self.root), check)
+        check.out.0.extend(self.faults());
+        check_folders(&self.root, self.parts.as_deref(), check)
     }
 }
 
-/// Whether `root` has class folders under a `train` folder. A class may itself be called `train`, so a folder of that name
-/// without folders in it is none.
-fn has_split_classes(root: &Path) -> Result<bool> {
-    for (_, path) in split_folders(root)?.iter().filter(|(split, _)| *split == Split::Train) {
-        if has_classes(path)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Whether any folder in `root` holds an image.
-fn has_classes(root: &Path) -> Result<bool> {
-    for (_, path) in sub_folders(root)? {
-        if walk(&path, "", 0, &mut HashSet::new(), &mut |_, path| has_image_extension(&path))? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Opens `root`, whose class folders lie under `train`, `val` and `test`.
-fn open_split(root: &Path) -> Result<LabeledSet> {
-    let folders = split_folders(root)?;
-    let mut classes = Vec::new();
-    let mut parts = [None, None, None];
+/// Opens the parts of an image folder.
+fn open_split(parts: &[PartFolder]) -> Result<LabeledSet> {
+    let mut found = Vec::new();
     // `train` comes first and says what the classes are.
     for split in Split::ALL {
-        let mut these = folders.iter().filter(|(s, _)| *s == split);
-        let Some((_, path)) = these.next() else { continue };
-        if let Some((_, second)) = these.next() {
-            return Err(Error::data(second, format!("a second {split} folder beside {}", path.display())));
+        let mut these = parts.iter().filter(|part| part.split == split);
+        let Some(part) = these.next() else { continue };
+        if let Some(second) = these.next() {
+            return Err(Error::data(&second.path, format!("a second {split} folder beside {}", part.path.display())));
         }
-        let found = class_folders(path)?;
-        if split == Split::Train {
-            classes = found.iter().map(|(name, _)| name.clone()).collect();
-            sort_classes(&mut classes);
-        }
-        let prefix = path.file_name().map_or_else(String::new, |n| format!("{}/", n.to_string_lossy()));
+        found.push((part, class_folders(&part.path)?));
+    }
+    let has_train = found.first().is_some_and(|(part, _)| part.split == Split::Train);
+    let say = if has_train { &found[..1] } else { &found[..] };
+    let names: BTreeSet<&String> = say.iter().flat_map(|(_, folders)| folders).map(|(name, _)| name).collect();
+    let mut classes: Vec<String> = names.into_iter().cloned().collect();
+    sort_classes(&mut classes);
+    let mut given = [None, None, None];
+    for (PartFolder { split, prefix, .. }, folders) in found {
         let mut samples = Vec::new();
-        for (name, folder) in found {
+        for (name, folder) in folders {
             let images = images(&folder, &format!("{prefix}{name}/"))?;
             let Some(label) = classes.iter().position(|class| *class == name) else {
                 if images.is_empty() {
@@ -98,14 +91,14 @@ fn open_split(root: &Path) -> Result<LabeledSet> {
                 }
                 return Err(Error::data(folder, format!("class '{name}' does not occur in train")));
             };
-            if images.is_empty() && split == Split::Train {
+            if images.is_empty() && *split == Split::Train {
                 return Err(empty(&folder));
             }
             samples.extend(labelled(images, label));
         }
-        parts[split as usize] = Some(samples);
+        given[*split as usize] = Some(samples);
     }
-    let [train, val, test] = parts;
+    let [train, val, test] = given;
     let some = |samples: Option<Vec<Sample>>| samples.filter(|s| !s.is_empty());
     let samples = Parts::Split { train: train.unwrap_or_default(), val: some(val), test: some(test) };
     Ok(LabeledSet { classes, samples })
@@ -133,12 +126,6 @@ fn empty(folder: &Path) -> Error {
 
 fn labelled(images: Vec<(String, PathBuf)>, label: usize) -> impl Iterator<Item = Sample> {
     images.into_iter().map(move |(id, path)| Sample { image: ImageSource::File(path), label: label as u32, id })
-}
-
-fn split_folders(root: &Path) -> Result<Vec<(Split, PathBuf)>> {
-    let all = sub_folders(root)?;
-    let parts = Split::of_names(all.iter().map(|(name, _)| name.as_str()));
-    Ok(parts.into_iter().zip(all).filter_map(|(part, (_, path))| Some((part?, path))).collect())
 }
 
 fn sub_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
@@ -195,44 +182,25 @@ fn walk(
     Ok(false)
 }
 
-/// The images of `root`, whose class folders lie under parts if `has_parts`. Classes whose folder is empty are told here.
-fn check_folders(root: &Path, has_parts: bool, check: &mut Checking<'_>) -> Vec<ListedImage> {
+/// The images of `root`, whose class folders lie under `parts`. Classes whose folder is empty are told here.
+fn check_folders(root: &Path, parts: Option<&[PartFolder]>, check: &mut Checking<'_>) -> Vec<ListedImage> {
     let mut listed = Vec::new();
     let top = tree::items(root, &mut check.out);
-    if !has_parts {
-        let folders = top.iter().filter(|item| item.is_folder);
-        if folders.clone().count() > 0 && folders.clone().all(|item| Split::from_name(&item.name).is_some()) {
-            let message = "folders called like parts and no train among them: they are taken for classes";
-            check.out.error(FindingKind::NoTrain, root, None, message);
-        }
+    let Some(parts) = parts else {
         check_classes(None, top, check, &mut listed);
         return listed;
-    }
-    let folders: Vec<FolderItem> = top.into_iter().filter(|item| item.is_folder).collect();
-    let parts = Split::of_names(folders.iter().map(|item| item.name.as_str()));
-    for (split, item) in parts.into_iter().zip(folders) {
-        let Some(split) = split else { continue };
-        if let Some(first) = &check.places.parts[split as usize] {
+    };
+    for PartFolder { split, path, .. } in parts {
+        if let Some(first) = &check.places.parts[*split as usize] {
             let message = format!("a second {split} folder beside {}", first.display());
-            check.out.error(FindingKind::AmbiguousSplit, &item.path, None, message);
+            check.out.error(FindingKind::AmbiguousSplit, path, None, message);
         } else {
-            check.places.parts[split as usize] = Some(item.path.clone());
+            check.places.parts[*split as usize] = Some(path.clone());
         }
-        let items = tree::items(&item.path, &mut check.out);
-        check_classes(Some(split), items, check, &mut listed);
+        let items = tree::items(path, &mut check.out);
+        check_classes(Some(*split), items, check, &mut listed);
     }
     listed
-}
-
-/// Whether `root` has the folders of parts, if only empty ones. A class may be called `train`: its folder holds images.
-fn are_parts(root: &Path) -> bool {
-    let folders = |folder: &Path| tree::items(folder, &mut Findings::default());
-    let all = folders(root).into_iter().filter(|item| item.is_folder);
-    let parts: Vec<_> = all.filter_map(|item| Split::from_name(&item.name).zip(Some(item.path))).collect();
-    let is_train = |(split, path): &(Split, PathBuf)| {
-        *split == Split::Train && folders(path).iter().all(|item| item.is_folder || !has_image_extension(&item.path))
-    };
-    parts.len() > 1 && parts.iter().any(is_train)
 }
 
 fn check_classes(
@@ -330,10 +298,12 @@ mod tests {
     }
 
     #[test]
-    fn a_class_may_be_called_train() {
+    fn a_class_may_be_called_train_where_the_user_says_so() {
         let dir = tree(&["train/1.png", "train/2.png", "train/3.png", "car/1.png", "bus/1.png"]);
-        let data = Dataset::open(dir.path(), 1).unwrap();
-        assert_eq!(data.classes, ["bus", "car", "train"]);
+        let message = Dataset::open(dir.path(), 1).unwrap_err().to_string();
+        assert!(message.contains("train: called like a part (train)") && message.contains("classes.txt"), "{message}");
+        fs::write(dir.path().join("classes.txt"), "bus\ncar\ntrain\n").unwrap();
+        assert_eq!(Dataset::open(dir.path(), 1).unwrap().classes, ["bus", "car", "train"]);
     }
 
     #[test]
