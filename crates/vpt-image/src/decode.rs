@@ -11,8 +11,9 @@ use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
+use crate::tiff_forms;
 use vpt_base::contain::contain;
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
@@ -91,7 +92,12 @@ fn size_in(mut reader: impl BufRead + Seek) -> Result<[usize; 2], String> {
         Ok(size) => Ok(size),
         // Another format, or a damaged file, of which the decoder knows better what is wrong.
         Err(_) => reader.rewind().map_err(|error| error.to_string()).map(|()| {
-            contain(|| header_size(reader)).unwrap_or_else(|panic| Err(format!("the image decoder failed: {panic}")))
+            let header = contain(|| header_size(&mut reader));
+            let size = header.unwrap_or_else(|panic| Err(format!("the image decoder failed: {panic}")));
+            size.or_else(|message| {
+                reader.rewind().map_err(|error| error.to_string())?;
+                contain(|| tiff_forms::palette_size(&mut reader)).ok().flatten().ok_or(message)
+            })
         })?,
     };
     let [width, height] = found?;
@@ -199,17 +205,51 @@ pub fn decode_bytes(bytes: &[u8]) -> Result<Rgb8, String> {
     contain(|| decode_uncontained(bytes)).unwrap_or_else(|panic| Err(format!("the image decoder failed: {panic}")))
 }
 
+/// How many bits the greatest value takes in an image of 16 bits a value, alpha aside; none of other images, and of what cannot be
+/// decoded. Cameras and scanners store 10 or 12 bits so, and 16-bit readers make nearly black pictures of them.
+pub fn bits_of_16(bytes: &[u8]) -> Option<u32> {
+    let read = || {
+        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(MAX_PIXELS as u64 * 16);
+        reader.limits(limits);
+        let decoder = reader.into_decoder().ok()?;
+        let (width, height) = decoder.dimensions();
+        let is_deep =
+            matches!(decoder.color_type(), ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16);
+        if !is_deep || u64::from(width) * u64::from(height) > MAX_PIXELS as u64 {
+            return None;
+        }
+        let most = |values: &[u16], channels: usize, colours: usize| {
+            values.chunks_exact(channels).flat_map(|pixel| &pixel[..colours]).max().copied()
+        };
+        let most = match DynamicImage::from_decoder(decoder).ok()? {
+            DynamicImage::ImageLuma16(image) => most(image.as_raw(), 1, 1),
+            DynamicImage::ImageLumaA16(image) => most(image.as_raw(), 2, 1),
+            DynamicImage::ImageRgb16(image) => most(image.as_raw(), 3, 3),
+            DynamicImage::ImageRgba16(image) => most(image.as_raw(), 4, 3),
+            _ => None,
+        };
+        most.map(|most| u16::BITS - most.leading_zeros())
+    };
+    contain(read).ok().flatten()
+}
+
 fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
     if bytes.is_empty() {
         return Err("empty file".into());
     }
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| one_line(&e))?;
-    let format = reader.format().ok_or("not an image of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF)")?;
+    let format = reader.format().ok_or_else(|| not_known(bytes))?;
     let mut limits = Limits::default();
     // Decoders may hold the pixels twice, at up to 8 bytes each.
     limits.max_alloc = Some(MAX_PIXELS as u64 * 16);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|e| one_line(&e))?;
+    let mut decoder = match reader.into_decoder() {
+        Ok(decoder) => decoder,
+        Err(error) if format == ImageFormat::Tiff => return tiff_forms::palette(bytes).ok_or_else(|| one_line(&error)),
+        Err(error) => return Err(one_line(&error)),
+    };
     let (width, height) = decoder.dimensions();
     let count = u64::from(width) * u64::from(height);
     if count == 0 {
@@ -231,6 +271,7 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
         ImageFormat::Tiff if decoder.original_color_type() == ExtendedColorType::Cmyk8 => {
             Some(cmyk_tiff(bytes, width as usize, height as usize)?)
         }
+        ImageFormat::Tiff => tiff_forms::jpeg(bytes, width as usize, height as usize),
         _ => None,
     };
     let image = match image {
@@ -238,6 +279,22 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
         None => to_rgb8(DynamicImage::from_decoder(decoder).map_err(|e| one_line(&e))?)?,
     };
     Ok(turned(image, orientation))
+}
+
+/// What `bytes` are that are in none of the formats.
+fn not_known(bytes: &[u8]) -> &'static str {
+    // A box of ISO media with its brand (ISO/IEC 14496-12).
+    match bytes.get(4..12) {
+        Some([b'f', b't', b'y', b'p', brand @ ..]) if [&b"avif"[..], b"avis"].contains(&brand) => {
+            "an AVIF image, which is not read; convert it to JPEG or PNG"
+        }
+        Some([b'f', b't', b'y', b'p', brand @ ..])
+            if [&b"heic"[..], b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"].contains(&brand) =>
+        {
+            "an HEIC image, which is not read; convert it to JPEG or PNG"
+        }
+        _ => "not an image of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF)",
+    }
 }
 
 /// `image` the right way up.
@@ -400,6 +457,20 @@ mod tests {
 
     const FORMATS: [ImageFormat; 6] =
         [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::Gif];
+
+    #[test]
+    fn bits_of_deep_images_are_counted() {
+        for (most, bits) in [(0_u16, 0), (1023, 10), (4095, 12), (4096, 13), (65535, 16)] {
+            let grey = ImageBuffer::from_fn(9, 9, |x, y| Luma([if (x, y) == (4, 4) { most } else { 0 }]));
+            for format in [ImageFormat::Png, ImageFormat::Tiff] {
+                assert_eq!(bits_of_16(&encode(&DynamicImage::ImageLuma16(grey.clone()), format)), Some(bits));
+            }
+        }
+        let seen = ImageBuffer::from_pixel(3, 3, Rgba([7_u16, 8, 9, 65535]));
+        assert_eq!(bits_of_16(&encode(&DynamicImage::ImageRgba16(seen), ImageFormat::Png)), Some(4));
+        assert_eq!(bits_of_16(&encode(&picture(), ImageFormat::Png)), None);
+        assert_eq!(bits_of_16(b"text"), None);
+    }
 
     #[test]
     fn every_format_is_read() {

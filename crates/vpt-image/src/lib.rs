@@ -6,6 +6,7 @@ mod processor_config;
 pub mod resize;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod tiff_forms;
 
 pub use decode::{Rgb8, decode};
 pub use preprocess::Preprocess;

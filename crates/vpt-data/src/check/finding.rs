@@ -38,6 +38,8 @@ choice! {
         HugeImage = "huge-image",
         /// An image of which little is left when it is made square.
         ExtremeAspectRatio = "extreme-aspect-ratio",
+        /// An image of 16 bits a value that uses the lower ones alone, and becomes nearly black.
+        UnusedBits = "unused-bits",
         /// An image whose pixels all have one colour.
         BlankImage = "blank-image",
         /// A name that says another format than the content.
@@ -166,6 +168,16 @@ choice! {
         EmptyBox = "empty-box",
         /// A box that reaches past the image's border.
         BoxOutsideImage = "box-outside-image",
+        /// A category that others name as theirs and that owns no object.
+        HeadingCategory = "heading-category",
+        /// A part in which there is no object.
+        NoObjects = "no-objects",
+        /// Images of which most have no file of labels.
+        NoLabels = "no-labels",
+        /// Files of labels whose images are not there.
+        OrphanLabels = "orphan-labels",
+        /// Ids of images that are text.
+        TextIds = "text-ids",
         /// Corners in Pascal VOC files that count from 0.
         CountsFromZero = "counts-from-zero",
         /// LVIS, read as COCO.
@@ -202,6 +214,13 @@ impl FindingKind {
             ProblemKind::CountsFromZero => Self::CountsFromZero,
             ProblemKind::OtherShape => Self::OtherShape,
             ProblemKind::FederatedSet => Self::FederatedSet,
+            ProblemKind::Heading => Self::HeadingCategory,
+            ProblemKind::NotInTrain => Self::ClassNotInTrain,
+            ProblemKind::NoObjects => Self::NoObjects,
+            ProblemKind::NoLabels => Self::NoLabels,
+            ProblemKind::OrphanLabels => Self::OrphanLabels,
+            ProblemKind::NotUsed => Self::NotUsed,
+            ProblemKind::TextIds => Self::TextIds,
             ProblemKind::Crowd => return None,
         })
     }

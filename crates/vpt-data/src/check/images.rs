@@ -12,7 +12,7 @@ use super::listed::ListedImage;
 use crate::{ImageSource, Stored};
 use vpt_base::Error;
 use vpt_base::files::read_limited;
-use vpt_image::decode::{MAX_FILE_BYTES, MAX_PIXELS, Rgb8, decode_bytes};
+use vpt_image::decode::{MAX_FILE_BYTES, MAX_PIXELS, Rgb8, bits_of_16, decode_bytes};
 
 /// The shorter side below which an image is tiny, in pixels.
 const TINY: usize = 8;
@@ -22,6 +22,9 @@ const HUGE: usize = 1 << 26;
 
 /// The longer side by the shorter one, above which little is left of an image that is made square.
 const EXTREME: usize = 10;
+
+/// Bits up to which an image of 16 bits a value is taken for one of fewer.
+const MOST_UNUSED: u32 = 12;
 
 /// Images between two calls of `progress`.
 const STEP: usize = 256;
@@ -67,6 +70,7 @@ fn look(image: &ListedImage) -> Looked {
                 Ok(image) => {
                     check_extension(path, &bytes, &mut out);
                     check_size(path, &prefix, [image.width, image.height], &mut out);
+                    check_bits(path, &prefix, &bytes, &mut out);
                     blank(&image)
                 }
                 Err(message) => {
@@ -108,6 +112,12 @@ fn glance(image: &ListedImage) -> Looked {
         Ok(size) => {
             check_extension(path, &start, &mut out);
             check_size(path, &prefix, size, &mut out);
+            // Deep images are few, and a run on them is to be told.
+            if is_deep_png(&start)
+                && let Ok(bytes) = read_limited(path, MAX_FILE_BYTES)
+            {
+                check_bits(path, &prefix, &bytes, &mut out);
+            }
         }
         Err(Error::Image { message, .. }) => {
             let is_empty = prefix.is_empty() && start.is_empty();
@@ -168,6 +178,19 @@ fn check_extension(path: &Path, start: &[u8], out: &mut Findings) {
         let message = format!("a {} image called .{extension}", title(format));
         out.warning(FindingKind::WrongExtension, path, None, message);
     }
+}
+
+/// Whether the header of a PNG says that it has 16 bits a value (its first chunk, 9 bytes in).
+fn is_deep_png(start: &[u8]) -> bool {
+    start.starts_with(b"\x89PNG") && start.get(24) == Some(&16)
+}
+
+fn check_bits(path: &Path, prefix: &str, bytes: &[u8], out: &mut Findings) {
+    let Some(bits) = bits_of_16(bytes).filter(|bits| (1..=MOST_UNUSED).contains(bits)) else { return };
+    let message = format!(
+        "{prefix}16 bits a value of which {bits} are used, so it is nearly black; scale the values to 16 bits, or save 8"
+    );
+    out.warning(FindingKind::UnusedBits, path, None, message);
 }
 
 fn check_size(path: &Path, prefix: &str, size: [usize; 2], out: &mut Findings) {

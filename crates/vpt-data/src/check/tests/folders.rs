@@ -33,6 +33,14 @@ fn images_that_cannot_be_decoded_are_told_apart() {
     }
 }
 
+/// A PNG of 16 bits a value up to `most`.
+fn deep(most: u16) -> Vec<u8> {
+    let mut out = std::io::Cursor::new(Vec::new());
+    let pixel = |x, y| image::Luma([((x * 24 + y) * u32::from(most) / (23 * 24 + 19)) as u16]);
+    image::ImageBuffer::from_fn(24, 20, pixel).write_to(&mut out, Png).unwrap();
+    out.into_inner()
+}
+
 #[test]
 fn images_of_little_use_are_told_apart() {
     for (name, content, kind) in [
@@ -40,6 +48,7 @@ fn images_of_little_use_are_told_apart() {
         ("x.png", sized(9, 200, 9, Png), Kind::ExtremeAspectRatio),
         ("x.png", picture(99, Jpeg), Kind::WrongExtension),
         ("x.JPG", picture(99, WebP), Kind::WrongExtension),
+        ("x.png", deep(4095), Kind::UnusedBits),
         ("x.heic", b"whatever".to_vec(), Kind::UnsupportedFile),
         ("x.bin", b"whatever".to_vec(), Kind::UnsupportedFile),
         ("x.jfif", picture(99, Jpeg), Kind::ImageNotSeen),
@@ -58,6 +67,7 @@ fn images_of_little_use_are_told_apart() {
         out.into_inner()
     });
     set.holds(&[(Kind::BlankImage, "val/dog/x.png", None)]);
+    Set::classes(&["train", "val"]).write("val/dog/x.png", deep(u16::MAX)).holds(&[]);
     // Huge by its header; the pixels are missing too.
     let set = Set::classes(&["train", "val"]);
     set.write("val/dog/x.png", png_header(9000, 8000));
