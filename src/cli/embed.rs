@@ -6,9 +6,11 @@ use clap::{ArgGroup, Args};
 use serde_json::json;
 use vpt::backbone::{Backbone, OpenOptions};
 use vpt::infer::embed::{EmbeddingSource, Embeddings};
+use vpt::infer::inputs::{Answered, ImageFiles, expand, past_unreadable};
 use vpt::model::TaskModel;
 
 use super::output::Output;
+use super::predict::name_skipped;
 use super::progress::ProgressDisplay;
 use super::{Global, Usage, model};
 
@@ -44,7 +46,10 @@ pub(crate) struct Embed {
     /// The file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Image files: JPEG, PNG, WebP, BMP, TIFF, GIF
+    /// End with exit code 0 although images could not be read; they are named either way, and have no row
+    #[arg(long)]
+    skip_bad_images: bool,
+    /// Image files (JPEG, PNG, WebP, BMP, TIFF, GIF), folders of them, or patterns such as 'new/*.jpg'
     #[arg(value_name = "IMAGE")]
     images: Vec<PathBuf>,
 }
@@ -53,10 +58,11 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
     if args.out.is_dir() {
         return Err(Usage(format!("--out: {} is a folder; give a file", args.out.display())).into());
     }
+    let files = expand(&args.images)?;
     let weights_dir = args.weights_dir.as_deref();
-    let (name, mut embeddings) = if let Some(path) = &args.model {
+    let (name, found) = if let Some(path) = &args.model {
         let task = TaskModel::open(path, &model::options(args.backbone.as_deref(), weights_dir, global))?;
-        (task.meta().backbone.name.clone(), embed(&EmbeddingSource::Task(&task), args, global)?)
+        (task.meta().backbone.name.clone(), embed(&EmbeddingSource::Task(&task), &files, args, global)?)
     } else {
         let options = OpenOptions {
             weights_dir: args.weights_dir.clone(),
@@ -65,8 +71,13 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
             max_memory: global.max_memory(),
         };
         let backbone = Backbone::open(args.backbone.as_deref().unwrap_or("clip-nano"), &options)?;
-        (backbone.name.clone(), embed(&EmbeddingSource::Backbone(&backbone), args, global)?)
+        (backbone.name.clone(), embed(&EmbeddingSource::Backbone(&backbone), &files, args, global)?)
     };
+    let Answered { answers: mut embeddings, images, skipped } = found;
+    if !skipped.is_empty() {
+        // Rows are no longer those of the arguments.
+        embeddings.names = images.iter().map(|path| path.display().to_string()).collect();
+    }
     if args.normalize {
         embeddings.normalise();
     }
@@ -75,25 +86,32 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
         "out": args.out,
         "backbone": name,
         "model": args.model,
-        "images": args.images.len(),
+        "images": images.len(),
         "texts": args.texts.len(),
         "width": embeddings.width,
         "normalized": args.normalize,
+        "skipped": skipped,
+        "passed_by": files.passed_by,
     });
     out.result(&result, || {
         let texts = if args.texts.is_empty() { String::new() } else { format!(" and {} texts", args.texts.len()) };
-        let images = args.images.len();
+        let images = images.len();
         format!(
             "{images} images{texts} embedded by {name}, {} values each, in {}",
             embeddings.width,
             args.out.display()
         )
-    })
+    })?;
+    name_skipped(&skipped, &files.passed_by, args.skip_bad_images)
 }
 
-fn embed(source: &EmbeddingSource<'_>, args: &Embed, global: &Global) -> vpt::Result<Embeddings> {
+fn embed(
+    source: &EmbeddingSource<'_>,
+    files: &ImageFiles,
+    args: &Embed,
+    global: &Global,
+) -> vpt::Result<Answered<Embeddings>> {
     let mut progress = ProgressDisplay::new(global.quiet);
-    source.embed(&args.images, &args.texts, global.threads(), &mut |done, total| {
-        progress.at("embedding", done, total, String::new);
-    })
+    let mut at = |done, total| progress.at("embedding", done, total, String::new);
+    past_unreadable(&files.images, |images| source.embed(images, &args.texts, global.threads(), &mut at))
 }

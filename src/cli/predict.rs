@@ -7,7 +7,8 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use vpt::data::boxes::Rect;
-use vpt::infer::detect::{DetectPrediction, expand, predict_boxes};
+use vpt::infer::detect::{DetectPrediction, predict_boxes};
+use vpt::infer::inputs::{Answered, ImageFiles, SkippedImage, expand, past_unreadable};
 use vpt::infer::multilabel::{MultilabelPrediction, predict_multilabel};
 use vpt::infer::predict::{Prediction, predict};
 use vpt::model::{AnyTask, DetectTask, TaskModel};
@@ -18,7 +19,7 @@ use vpt::{
 };
 
 use super::model::ModelArgs;
-use super::output::Output;
+use super::output::{Output, message};
 use super::progress::ProgressDisplay;
 use super::{Global, Usage};
 
@@ -48,6 +49,9 @@ pub(crate) struct Predict {
     /// that learn texts (coop, cocoop, ivlp, maple, promptsrc)
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     classes: Vec<String>,
+    /// End with exit code 0 although images could not be read; they are named either way
+    #[arg(long)]
+    skip_bad_images: bool,
     /// Image files (JPEG, PNG, WebP, BMP, TIFF, GIF), folders of them, or patterns such as 'new/*.jpg'
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
@@ -59,12 +63,12 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
     {
         return Err(Usage(format!("--min-score: {score} is not between 0 and 1")).into());
     }
-    let images = expand(&args.images)?;
+    let files = expand(&args.images)?;
     let mut progress = ProgressDisplay::new(global.quiet);
     let mut at = |done, total| progress.at("predicting", done, total, String::new);
     match args.model.open(global)? {
-        AnyTask::Detect(task) => detect(args, task, &images, &mut at, out),
-        AnyTask::Multilabel(task) => multilabel(args, &task, &images, &mut at, out),
+        AnyTask::Detect(task) => detect(args, task, &files, &mut at, out),
+        AnyTask::Multilabel(task) => multilabel(args, &task, &files, &mut at, out),
         AnyTask::Classify(task) => {
             let names = args.names()?;
             if !task.is_open_vocabulary() {
@@ -73,14 +77,14 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
                 return Err(Usage("--min-score: the task has classes, not boxes".to_owned()).into());
             }
             let task = if names.is_empty() { task } else { task.with_classes(names)? };
-            let predictions = predict(&task, &images, &mut at)?;
+            let found = past_unreadable(&files.images, |images| predict(&task, images, &mut at))?;
             let label = |(image, prediction): (&mut Rgb8, &Prediction)| {
                 let rect = Rect { x: 0., y: 0., width: image.width as f64, height: image.height as f64 };
                 let drawn = DrawnBox { rect, category: 0, score: Some(prediction.probability), crowd: false };
                 draw_boxes(image, &[drawn], std::slice::from_ref(&prediction.label));
             };
-            finish(args, &images, &predictions, label, out, || {
-                let rows: Vec<_> = predictions.iter().map(row).collect();
+            finish(args, &files, &found, label, out, || {
+                let rows: Vec<_> = found.answers.iter().map(row).collect();
                 table::columns(&["image", "class", "probability", "next"], &rows)
             })
         }
@@ -108,12 +112,12 @@ fn refuse_boxes_flags(args: &Predict) -> Result<(), Usage> {
 fn multilabel(
     args: &Predict,
     task: &TaskModel,
-    images: &[PathBuf],
+    files: &ImageFiles,
     progress: &mut dyn FnMut(usize, usize),
     out: Output,
 ) -> anyhow::Result<()> {
     refuse_boxes_flags(args)?;
-    let predictions = predict_multilabel(task, images, progress)?;
+    let found = past_unreadable(&files.images, |images| predict_multilabel(task, images, &mut *progress))?;
     let names = |prediction: &MultilabelPrediction| {
         let named = prediction.labels.iter().map(|l| format!("{} {}", l.label, table::percent(l.probability)));
         if prediction.labels.is_empty() { "-".to_owned() } else { named.collect::<Vec<_>>().join(", ") }
@@ -122,8 +126,8 @@ fn multilabel(
         let rect = Rect { x: 0., y: 0., width: image.width as f64, height: image.height as f64 };
         draw_boxes(image, &[DrawnBox { rect, category: 0, score: None, crowd: false }], &[names(prediction)]);
     };
-    finish(args, images, &predictions, draw, out, || {
-        let rows: Vec<_> = predictions.iter().map(|p| vec![p.image.clone(), names(p)]).collect();
+    finish(args, files, &found, draw, out, || {
+        let rows: Vec<_> = found.answers.iter().map(|p| vec![p.image.clone(), names(p)]).collect();
         table::columns(&["image", "classes"], &rows)
     })
 }
@@ -131,7 +135,7 @@ fn multilabel(
 fn detect(
     args: &Predict,
     task: DetectTask,
-    images: &[PathBuf],
+    files: &ImageFiles,
     progress: &mut dyn FnMut(usize, usize),
     out: Output,
 ) -> anyhow::Result<()> {
@@ -139,7 +143,7 @@ fn detect(
     let task = if names.is_empty() { task } else { task.with_classes(names)? };
     let best = task.meta().detect.as_ref().and_then(|detect| detect.confidence);
     let min_score = args.min_score.or(best).unwrap_or(MIN_SCORE);
-    let predictions = predict_boxes(&task, images, min_score, progress)?;
+    let found = past_unreadable(&files.images, |images| predict_boxes(&task, images, min_score, &mut *progress))?;
     let draw = |(image, prediction): (&mut Rgb8, &DetectPrediction)| {
         let boxes = prediction.boxes.iter().map(|found| {
             let [x, y, width, height] = found.bbox;
@@ -148,21 +152,23 @@ fn detect(
         });
         draw_boxes(image, &boxes.collect::<Vec<_>>(), &task.meta().classes);
     };
-    finish(args, images, &predictions, draw, out, || {
-        let rows: Vec<_> = predictions.iter().flat_map(box_rows).collect();
+    finish(args, files, &found, draw, out, || {
+        let rows: Vec<_> = found.answers.iter().flat_map(box_rows).collect();
         table::columns(&["image", "class", "score", "left", "top", "width", "height"], &rows)
     })
 }
 
-/// Writes the pictures that `--save` asks for, each with `draw` at work on it, and prints the result.
+/// Writes the pictures that `--save` asks for, each with `draw` at work on it, and prints the result. Names what there is no answer
+/// for.
 fn finish<P: Serialize>(
     args: &Predict,
-    images: &[PathBuf],
-    predictions: &[P],
+    files: &ImageFiles,
+    found: &Answered<Vec<P>>,
     draw: impl Fn((&mut Rgb8, &P)),
     out: Output,
     text: impl FnOnce() -> String,
 ) -> anyhow::Result<()> {
+    let Answered { answers: predictions, images, skipped } = found;
     let mut saved = Vec::new();
     if let Some(folder) = &args.save {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -174,11 +180,40 @@ fn finish<P: Serialize>(
         }
     }
     let saved: Option<Vec<&Path>> = args.save.as_ref().map(|_| saved.iter().map(PathBuf::as_path).collect());
-    let mut result = json!({ "model": args.model.path(), "predictions": predictions });
+    let passed_by = &files.passed_by;
+    let mut result = json!({
+        "model": args.model.path(),
+        "predictions": predictions,
+        "skipped": skipped,
+        "passed_by": passed_by,
+    });
     if let Some(saved) = saved {
         result["saved"] = json!(saved);
     }
-    out.result(&result, text)
+    out.result(&result, text)?;
+    name_skipped(skipped, passed_by, args.skip_bad_images)
+}
+
+/// Names files that there is no answer for; that is a failure where they are images.
+pub(crate) fn name_skipped(skipped: &[SkippedImage], passed_by: &[SkippedImage], is_fine: bool) -> anyhow::Result<()> {
+    for SkippedImage { image, error } in passed_by {
+        message(&one_line(&format!("{image}: {error}")));
+    }
+    for SkippedImage { error, .. } in skipped {
+        message(&one_line(error));
+    }
+    let s = if skipped.len() == 1 { "" } else { "s" };
+    anyhow::ensure!(
+        skipped.is_empty() || is_fine,
+        "{} image{s} could not be read (--skip-bad-images makes that no failure)",
+        skipped.len()
+    );
+    Ok(())
+}
+
+/// `text` without what could steer a terminal.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn row(prediction: &Prediction) -> Vec<String> {

@@ -27,6 +27,7 @@ pub(super) use boxes::repeated_boxes;
 pub(super) use finding::Findings;
 pub use finding::{Finding, FindingKind, Severity};
 pub(super) use listed::{ListedImage, PartPlaces};
+pub use tree::images_in;
 
 use super::boxes::Problem;
 use super::dataset::{Dataset, Layout, Split};

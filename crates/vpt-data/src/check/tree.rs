@@ -7,9 +7,10 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use super::finding::{FindingKind, Findings, Severity};
+use super::finding::{Finding, FindingKind, Findings, Severity};
 use crate::formats::image_folder::MAX_DEPTH;
 use crate::open::is_passed_by;
+use vpt_base::{Error, Result};
 use vpt_image::decode::has_image_extension;
 
 /// Ends of names of pictures, films and archives that are not read and were hardly meant to be passed over.
@@ -55,6 +56,9 @@ const OTHER_MEDIA: [&str; 40] = [
     "part",
     "crdownload",
 ];
+
+/// Those of photos that phones take.
+const PHONE_PHOTOS: [&str; 4] = ["heic", "heif", "avif", "jxl"];
 
 /// Ends of names of notes and annotations, which may lie anywhere.
 const NOTES: [&str; 23] = [
@@ -133,6 +137,37 @@ fn unreachable_item(path: &Path, error: &std::io::Error, out: &mut Findings) {
     out.add(kind, severity, path, None, message);
 }
 
+/// The images in `folder`, without those in folders in it, by name: the same files as those of a data set. Beside them what is passed
+/// by and may be meant for an image.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn images_in(folder: &Path) -> Result<(Vec<PathBuf>, Vec<Finding>)> {
+    let all = fs::read_dir(folder).map_err(Error::io(folder))?;
+    let mut out = Findings::default();
+    let mut hidden: Vec<PathBuf> = all.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    hidden.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        is_passed_by(&name) && has_image_extension(path) && path.is_file()
+    });
+    hidden.sort();
+    for path in hidden {
+        out.warning(FindingKind::UnsupportedFile, path, None, "hidden; passed over");
+    }
+    let mut images = Vec::new();
+    for FolderItem { name, path, is_folder } in items(folder, &mut out) {
+        if is_folder {
+            continue;
+        }
+        if has_image_extension(&path) {
+            images.push(path);
+        } else {
+            other_file(&name, &path, &mut out);
+        }
+    }
+    Ok((images, out.0))
+}
+
 /// The images under `folder`, by name.
 pub(crate) fn images(folder: &Path, out: &mut Findings) -> Vec<PathBuf> {
     let mut images = Vec::new();
@@ -201,7 +236,9 @@ fn other_file(name: &str, path: &Path, out: &mut Findings) {
         return;
     }
     if OTHER_MEDIA.contains(&extension.as_str()) {
-        out.warning(FindingKind::UnsupportedFile, path, None, format!(".{extension} files are not read; passed over"));
+        let mend = if PHONE_PHOTOS.contains(&extension.as_str()) { "; convert them to JPEG or PNG" } else { "" };
+        let message = format!(".{extension} files are not read; passed over{mend}");
+        out.warning(FindingKind::UnsupportedFile, path, None, message);
         return;
     }
     let mut start = Vec::new();

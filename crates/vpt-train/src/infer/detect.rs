@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::name;
 use vpt_base::Progress;
-use vpt_base::{Error, Result};
+use vpt_base::Result;
 use vpt_data::ImageSource;
 use vpt_data::boxes::BoxImage;
 use vpt_image::decode;
@@ -77,61 +77,4 @@ pub fn predict_boxes(
         boxes: boxes.iter().filter(|b| b.score >= min_score).map(found).collect(),
     });
     Ok(predictions.collect())
-}
-
-/// Image files that an argument stands for: a file, a folder of images (not the folders
-/// in it), or a pattern with `*`, `?` or `[`, for where no shell has filled it in.
-///
-/// # Errors
-/// A folder or a pattern has no images, or a pattern makes no sense.
-pub fn expand(images: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut all = Vec::new();
-    for path in images {
-        if path.is_dir() {
-            let entries = std::fs::read_dir(path).map_err(Error::io(path))?;
-            let mut files: Vec<PathBuf> = entries
-                .filter_map(|entry| Some(entry.ok()?.path()))
-                .filter(|file| decode::has_image_extension(file) && file.is_file())
-                .collect();
-            if files.is_empty() {
-                return Err(Error::file(path, "the folder holds no images"));
-            }
-            files.sort();
-            all.append(&mut files);
-            continue;
-        }
-        let pattern = path.to_str().filter(|text| text.contains(['*', '?', '[']) && !path.exists());
-        let Some(pattern) = pattern else {
-            all.push(path.clone());
-            continue;
-        };
-        let matches = glob::glob(pattern).map_err(|error| Error::file(path, format!("not a pattern: {error}")))?;
-        let before = all.len();
-        all.extend(matches.filter_map(std::result::Result::ok).filter(|file| file.is_file()));
-        if all.len() == before {
-            return Err(Error::file(path, "no such file, and no file that fits it as a pattern"));
-        }
-    }
-    Ok(all)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn folders_and_patterns_stand_for_the_images_in_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = |name: &str| dir.path().join(name);
-        for name in ["b.png", "a.JPG", "notes.txt", "[x].png"] {
-            std::fs::write(file(name), b"").unwrap();
-        }
-        std::fs::create_dir(file("in.png")).unwrap();
-        assert_eq!(expand(&[dir.path().into()]).unwrap(), [file("[x].png"), file("a.JPG"), file("b.png")]);
-        assert_eq!(expand(&[file("[ab].*"), file("c.png")]).unwrap(), [file("a.JPG"), file("b.png"), file("c.png")]);
-        // A file that is there is meant as it is called.
-        assert_eq!(expand(&[file("[x].png")]).unwrap(), [file("[x].png")]);
-        assert!(expand(&[file("*.bmp")]).unwrap_err().to_string().contains("no file that fits"));
-        assert!(expand(&[file("in.png")]).unwrap_err().to_string().contains("no images"));
-    }
 }

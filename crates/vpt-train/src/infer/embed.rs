@@ -3,6 +3,7 @@
 //! Image embeddings are what the field calls so: of CLIP the projected class token, of other families the class token
 //! after the last norm. Neither is normalised unless asked for.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView};
@@ -35,6 +36,8 @@ pub struct Embeddings {
     pub width: usize,
     /// Values of a text embedding.
     pub text_width: usize,
+    /// Names of the images, where rows are not simply those of what was given.
+    pub names: Vec<String>,
 }
 
 impl EmbeddingSource<'_> {
@@ -80,6 +83,7 @@ impl EmbeddingSource<'_> {
             width: backbone.embedding_width(),
             text_width: text_embeds.len() / texts.len().max(1),
             texts: text_embeds,
+            names: Vec::new(),
         })
     }
 }
@@ -91,7 +95,8 @@ impl Embeddings {
         normalize_l2(&mut self.texts, self.text_width);
     }
 
-    /// Writes `image_embeds` and, if there are texts, `text_embeds`, as f32, whole or not at all.
+    /// Writes `image_embeds` and, if there are texts, `text_embeds`, as f32, whole or not at all; names of images, if there are any, as a
+    /// JSON list in the metadata under `images`.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -104,7 +109,9 @@ impl Embeddings {
                 tensors.push((name, TensorView::new(Dtype::F32, vec![rows, width], bytes).map_err(bad)?));
             }
         }
-        write_atomic(path, &safetensors::serialize(tensors, None).map_err(bad)?)
+        let names = serde_json::to_string(&self.names).map_err(|error| Error::file(path, error.to_string()))?;
+        let meta = (!self.names.is_empty()).then(|| HashMap::from([("images".to_owned(), names)]));
+        write_atomic(path, &safetensors::serialize(tensors, meta).map_err(bad)?)
     }
 }
 
@@ -128,7 +135,8 @@ mod tests {
     fn files_hold_what_was_embedded() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("e.safetensors");
-        let mut embeddings = Embeddings { images: vec![1., 2., 3., 4.], texts: Vec::new(), width: 2, text_width: 0 };
+        let mut embeddings =
+            Embeddings { images: vec![1., 2., 3., 4.], texts: Vec::new(), width: 2, text_width: 0, names: Vec::new() };
         embeddings.save(&path).unwrap();
         let read = std::fs::read(&path).unwrap();
         let file = safetensors::SafeTensors::deserialize(&read).unwrap();

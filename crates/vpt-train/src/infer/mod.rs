@@ -1,8 +1,9 @@
 //! A backbone or a learned task at work on images: features for other programs ([`embed`]), classes ([`predict`],
-//! [`multilabel`]), boxes ([`detect`]).
+//! [`multilabel`]), boxes ([`detect`]); which files are meant ([`inputs`]).
 
 pub mod detect;
 pub mod embed;
+pub mod inputs;
 pub mod multilabel;
 pub mod predict;
 
