@@ -12,7 +12,7 @@ use vpt::model::task_file::TaskMeta;
 use vpt::model::{AnyTask, DetectTask, TaskModel};
 use vpt::report::table;
 use vpt::{
-    data::{Dataset, MultilabelDataset, Split},
+    data::{Dataset, MeasuredPart, MultilabelDataset, Split, SplitFile},
     files::write_atomic,
 };
 
@@ -51,6 +51,18 @@ pub(crate) fn run(args: &Eval, global: &Global, out: Output) -> anyhow::Result<(
     }
 }
 
+impl Eval {
+    /// The part to measure, of a data set that is not the one in the file `learned`, or is.
+    fn measured<'a>(&self, learned: Option<&'a SplitFile>) -> MeasuredPart<'a> {
+        MeasuredPart { split: self.split, learned }
+    }
+
+    /// The parts of the data set that the task was learned from.
+    fn learned(&self) -> Option<SplitFile> {
+        SplitFile::of_run(self.model.path())
+    }
+}
+
 /// What a task without boxes cannot write.
 fn refuse_detections(args: &Eval) -> Result<(), Usage> {
     args.detections
@@ -61,7 +73,8 @@ fn refuse_detections(args: &Eval) -> Result<(), Usage> {
 fn multilabel(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyhow::Result<()> {
     refuse_detections(args)?;
     let mut progress = ProgressDisplay::new(global.quiet);
-    let data = MultilabelDataset::open(&args.data, global.seed(), false)?;
+    let learned = args.learned();
+    let data = MultilabelDataset::open_to_measure(&args.data, global.seed(), args.measured(learned.as_ref()))?;
     progress.line(&format!("{}: {}", data.dataset.name, data.dataset.split_note));
     let tally = eval::evaluate_multilabel(task, &data, args.split, &mut |done, total| {
         progress.at("evaluating", done, total, String::new);
@@ -81,7 +94,8 @@ fn multilabel(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> an
 fn classify(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyhow::Result<()> {
     refuse_detections(args)?;
     let mut progress = ProgressDisplay::new(global.quiet);
-    let dataset = Dataset::open(&args.data, global.seed())?;
+    let learned = args.learned();
+    let dataset = Dataset::open_to_measure(&args.data, global.seed(), args.measured(learned.as_ref()))?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
     let unknown = dataset.classes.iter().any(|class| !task.meta().classes.contains(class));
     let named;
@@ -103,7 +117,8 @@ fn classify(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyh
 
 fn detect(args: &Eval, task: DetectTask, global: &Global, out: Output) -> anyhow::Result<()> {
     let mut progress = ProgressDisplay::new(global.quiet);
-    let dataset = BoxDataset::open(&args.data, global.seed())?;
+    let learned = args.learned();
+    let dataset = BoxDataset::open_to_measure(&args.data, global.seed(), args.measured(learned.as_ref()))?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
     let unknown = dataset.categories.iter().any(|category| !task.meta().classes.contains(&category.name));
     let task = if unknown && task.is_open_vocabulary() {

@@ -28,4 +28,4 @@ pub use few_shot::FewShot;
 pub use loader::{Batch, Loader, LoaderOptions, PixelCache, epoch_order};
 pub use multilabel::{LabelSets, MultilabelDataset};
 pub use prefetch::blaming;
-pub use split::SplitFile;
+pub use split::{MeasuredPart, SplitFile};

@@ -13,6 +13,7 @@ use super::boxes::{BoxDataset, BoxImage, Problem};
 use super::dataset::{Dataset, Layout, Sample, Split};
 use super::examine::{ClassCounts, ContentHash, DatasetSummary, SplitCounts, digest};
 use super::formats::{self, Candidate, Recognized};
+use super::split::MeasuredPart;
 use vpt_base::{Error, Result};
 
 /// The different sets of classes that images of a data set have.
@@ -115,20 +116,37 @@ impl MultilabelDataset {
     /// As [`BoxDataset::open`]; or there are no categories, no training image has one, or an image cannot be read and
     /// `skip_bad` is not set.
     pub fn open(spec: impl AsRef<Path>, seed: u64, skip_bad: bool) -> Result<Self> {
-        let path = spec.as_ref();
+        let made = Self::read(spec.as_ref(), seed, skip_bad, None)?;
+        made.refuse_without_classes()?;
+        Ok(made)
+    }
+
+    /// As [`open`](Self::open), where the part `measured` is measured and nothing is learned: all of a data set that is held out as a
+    /// whole is that part.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), but no image need have a class.
+    pub fn open_to_measure(spec: impl AsRef<Path>, seed: u64, measured: MeasuredPart<'_>) -> Result<Self> {
+        Self::read(spec.as_ref(), seed, false, Some(measured))
+    }
+
+    fn read(path: &Path, seed: u64, skip_bad: bool, measured: Option<MeasuredPart<'_>>) -> Result<Self> {
         let whole = Candidate::at(path).ok().and_then(|candidate| formats::recognize_boxes(&candidate).ok().flatten());
         let mut boxes = match whole {
             Some(Recognized { layout, boxes: Some(files), .. }) if files.are_whole_images() => {
-                BoxDataset::of(path, layout, &*files, seed).map_err(|error| error.of_kind(Error::data))?
+                BoxDataset::of(path, layout, &*files, seed, measured).map_err(|error| error.of_kind(Error::data))?
             }
-            _ => BoxDataset::open(path, seed)?,
+            _ => match measured {
+                Some(measured) => BoxDataset::open_to_measure(path, seed, measured)?,
+                None => BoxDataset::open(path, seed)?,
+            },
         };
         let left_out = boxes.leave_out_unreadable(skip_bad)?;
         if !left_out.is_empty() {
             let note = format!("; {} unreadable images left out", left_out.len());
             boxes.split_note.push_str(&note);
         }
-        let mut made = Self::new(&boxes)?;
+        let mut made = Self::of(&boxes)?;
         if Self::recognize(path).is_some() {
             made.dataset.layout = boxes.layout;
         }
@@ -140,6 +158,21 @@ impl MultilabelDataset {
     /// # Errors
     /// There are no categories, or no training image has one.
     pub fn new(boxes: &BoxDataset) -> Result<Self> {
+        let made = Self::of(boxes)?;
+        made.refuse_without_classes()?;
+        Ok(made)
+    }
+
+    /// Refuses a data set from which no class can be learned.
+    fn refuse_without_classes(&self) -> Result<()> {
+        if self.train_counts().iter().all(|&count| count == 0) {
+            let message = "no training image has an object, so there is no class to learn";
+            return Err(Error::invalid(format!("data set {}", self.dataset.name), message));
+        }
+        Ok(())
+    }
+
+    fn of(boxes: &BoxDataset) -> Result<Self> {
         let mut known: HashMap<Vec<u32>, u32> = HashMap::new();
         let mut sets = Vec::new();
         let mut sample = |image: &BoxImage| {
@@ -164,12 +197,7 @@ impl MultilabelDataset {
             split_note: boxes.split_note.clone(),
         };
         let sets = LabelSets::new(dataset.classes.len(), sets)?;
-        let made = Self { sets, dataset, problems: boxes.problems.clone() };
-        if made.train_counts().iter().all(|&count| count == 0) {
-            let message = "no training image has an object, so there is no class to learn";
-            return Err(Error::invalid(format!("data set {}", made.dataset.name), message));
-        }
-        Ok(made)
+        Ok(Self { sets, dataset, problems: boxes.problems.clone() })
     }
 
     /// Decodes every image and sums the data set up; an image counts for each class that it has.

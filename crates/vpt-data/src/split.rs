@@ -7,6 +7,8 @@
 //! The choice is made class by class (images with boxes: all together), by the seed and the samples' ids alone.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::path::Path;
 
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -14,7 +16,14 @@ use serde::{Deserialize, Serialize};
 use super::boxes::BoxDataset;
 use super::dataset::{Dataset, Layout, Sample, Split};
 use super::open::{LabeledSet, Parts};
+use vpt_base::files::read_limited;
 use vpt_base::{Error, Result, random};
+
+/// Name of the split file in a run folder.
+const SPLIT_FILE: &str = "split.json";
+
+/// Longest split file, in bytes.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// A member of a part.
 pub(super) trait Member {
@@ -35,14 +44,29 @@ impl Member for Sample {
     }
 }
 
-/// Fills in the parts that `found` lacks.
-pub(super) fn complete(name: String, layout: Layout, found: LabeledSet, seed: u64) -> Result<Dataset> {
+/// The part of a data set that is measured, where nothing is learned from it.
+#[derive(Clone, Copy, Debug)]
+pub struct MeasuredPart<'a> {
+    /// The part.
+    pub split: Split,
+    /// The parts of the data set that the task was learned from, if they are known.
+    pub learned: Option<&'a SplitFile>,
+}
+
+/// Fills in the parts that `found` lacks; all it has is one part if it is only `measured` and was not learned from.
+pub(super) fn complete(
+    name: String,
+    layout: Layout,
+    found: LabeledSet,
+    seed: u64,
+    measured: Option<MeasuredPart<'_>>,
+) -> Result<Dataset> {
     let LabeledSet { classes, samples } = found;
-    if let [class] = &classes[..] {
+    if let ([class], None) = (&classes[..], measured) {
         let message = format!("only one class ('{class}'); there is nothing to tell apart");
         return Err(Error::invalid(format!("data set {name}"), message));
     }
-    let ([train, val, test], split_note) = complete_parts(&name, samples, &classes, seed)?;
+    let ([train, val, test], split_note) = complete_parts(&name, samples, &classes, seed, measured)?;
     Ok(Dataset { name, layout, classes, train, val, test, split_note })
 }
 
@@ -53,7 +77,15 @@ pub(super) fn complete_parts<M: Member>(
     given: Parts<M>,
     groups: &[String],
     seed: u64,
+    measured: Option<MeasuredPart<'_>>,
 ) -> Result<([Vec<M>; 3], String)> {
+    let given = match measured {
+        Some(measured) => match measured.whole(name, given) {
+            Ok(found) => return Ok(found),
+            Err(given) => given,
+        },
+        None => given,
+    };
     if let Parts::Split { train, val, test } = &given
         && train.is_empty()
         && (val.is_some() || test.is_some())
@@ -92,6 +124,38 @@ pub(super) fn complete_parts<M: Member>(
         }
     }
     Ok((parts, note))
+}
+
+impl MeasuredPart<'_> {
+    /// All that `given` has as the part to measure, if it is held out as a whole: it has no train, or has no parts and is not
+    /// what was learned from. Else it as it was.
+    fn whole<M: Member>(self, name: &str, given: Parts<M>) -> Result<([Vec<M>; 3], String), Parts<M>> {
+        let (all, note) = match given {
+            Parts::Unsplit(all) if self.learned.is_some_and(|learned| !learned.holds(name, &all)) => {
+                let note =
+                    format!("no parts given, and not what was learned from: all {} images are measured", all.len());
+                (all, note)
+            }
+            Parts::Split { train, val, test } if train.is_empty() => {
+                let others = [(Split::Test, test), (Split::Val, val)];
+                let mut given: Vec<_> = others.into_iter().filter_map(|(split, part)| Some((split, part?))).collect();
+                given.sort_by_key(|(split, _)| *split != self.split);
+                match given.into_iter().next() {
+                    Some((split, all)) if split == self.split => (all, format!("{split} as given; there is no train")),
+                    Some((split, all)) => {
+                        let note =
+                            format!("{split} is given and no {}: all {} images are measured", self.split, all.len());
+                        (all, note)
+                    }
+                    None => return Err(Parts::Split { train, val: None, test: None }),
+                }
+            }
+            given => return Err(given),
+        };
+        let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+        parts[self.split as usize] = all;
+        Ok((parts, note))
+    }
 }
 
 /// `percent` hundredths of `n`, rounded, at least one.
@@ -179,6 +243,21 @@ impl SplitFile {
         Self { data: name.to_owned(), note: note.to_owned(), classes, train, val, test }
     }
 
+    /// The split file of the run that `model`, a run folder or a file in one, is of.
+    pub fn of_run(model: &Path) -> Option<Self> {
+        let folder = if model.is_dir() { model } else { model.parent()? };
+        let bytes = read_limited(&folder.join(SPLIT_FILE), MAX_BYTES).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    /// Whether `members` of the data set called `name` are those of this file.
+    fn holds<M: Member>(&self, name: &str, members: &[M]) -> bool {
+        let own: HashSet<&str> =
+            [&self.train, &self.val, &self.test].into_iter().flatten().map(String::as_str).collect();
+        let shared = members.iter().filter(|member| own.contains(member.id())).count();
+        (shared == own.len() && shared == members.len()) || (self.data == name && shared > 0)
+    }
+
     /// As JSON, ending with a new line.
     pub fn to_json(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
@@ -205,7 +284,7 @@ mod tests {
 
     fn completed(parts: Parts<Sample>, classes: usize, seed: u64) -> Result<Dataset> {
         let classes = (0..classes).map(|c| format!("c{c}")).collect();
-        complete("set".into(), Layout::FOLDER, LabeledSet { classes, samples: parts }, seed)
+        complete("set".into(), Layout::FOLDER, LabeledSet { classes, samples: parts }, seed, None)
     }
 
     fn ids(samples: &[Sample]) -> BTreeSet<String> {
@@ -250,6 +329,34 @@ mod tests {
     fn too_few_images_are_an_error() {
         let message = completed(Parts::Unsplit(samples(&[1, 1])), 2, 1).unwrap_err().to_string();
         assert!(message.contains("too few images"), "{message}");
+    }
+
+    #[test]
+    fn a_set_that_is_held_out_is_measured_as_a_whole() {
+        let measure = |given: Parts<Sample>, split, learned: Option<&SplitFile>| {
+            let set = LabeledSet { classes: vec!["c0".into(), "c1".into()], samples: given };
+            let measured = Some(MeasuredPart { split, learned });
+            complete("set".into(), Layout::FOLDER, set, 1, measured)
+                .map(|data| (data.part(split).len(), data.split_note))
+        };
+        let all = || samples(&[10, 10]);
+        let held_out = |val, test| Parts::Split { train: Vec::new(), val, test };
+        assert_eq!(measure(held_out(None, Some(all())), Split::Test, None).unwrap().0, 20);
+        assert_eq!(measure(held_out(Some(samples(&[3, 0])), Some(all())), Split::Test, None).unwrap().0, 20);
+        let (count, note) = measure(held_out(Some(all()), None), Split::Test, None).unwrap();
+        assert!(count == 20 && note.contains("val is given and no test"), "{note}");
+        assert!(completed(held_out(None, Some(all())), 2, 1).unwrap_err().to_string().contains("no train"));
+        // Without parts it is what was learned from, or another set.
+        let learned = SplitFile::new(&completed(Parts::Unsplit(all()), 2, 1).unwrap());
+        assert_eq!(measure(Parts::Unsplit(all()), Split::Test, Some(&learned)).unwrap().0, learned.test.len());
+        let other = SplitFile { data: "other".into(), ..learned.clone() };
+        let (count, note) = measure(Parts::Unsplit(samples(&[10, 12])), Split::Test, Some(&other)).unwrap();
+        assert!(count == 22 && note.contains("all 22 images"), "{note}");
+        // Where nothing is known of the run, images that it learned from might be measured.
+        assert!(measure(Parts::Unsplit(all()), Split::Test, None).unwrap().0 < 20);
+        // Parts that are given stay.
+        let given = Parts::Split { train: all(), val: None, test: Some(samples(&[4, 4])) };
+        assert_eq!(measure(given, Split::Test, Some(&other)).unwrap().0, 8);
     }
 
     #[test]

@@ -57,7 +57,8 @@ pub(crate) fn verify(root: &Path, image: AnnotatedImage) -> (Option<BoxImage>, V
     let at_source = |kind, remedy, place, detail| Problem { kind, remedy, file: source.to_path_buf(), place, detail };
     let file = image.file().unwrap_or(Path::new("")).to_path_buf();
     if !file.exists() {
-        let detail = format!("{} is not there", file.display());
+        let hint = if file.to_string_lossy().contains('\\') { "; write paths with /" } else { "" };
+        let detail = format!("{} is not there{hint}", file.display());
         problems.push(at_source(ProblemKind::MissingImage, Remedy::ImageDropped, place, detail));
         return (None, problems);
     }

@@ -27,6 +27,7 @@ pub use view::{BoxInput, Fit, MIN_SEEN, Target, View, Viewed};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use vpt_base::{Error, Result};
 
 use super::{ImageSource, Layout, Split, SplitFile};
 
@@ -175,6 +176,17 @@ impl BoxDataset {
             }
         }
         hasher.finalize().to_hex().to_string()
+    }
+
+    /// Refuses a data set in which there is nothing to learn.
+    ///
+    /// # Errors
+    /// No image of train has an object.
+    pub fn refuse_without_objects(&self) -> Result<()> {
+        match self.problems.iter().find(|problem| problem.remedy == Remedy::NothingToLearn) {
+            Some(Problem { file, detail, remedy, .. }) => Err(Error::data(file, format!("{detail}; {remedy}"))),
+            None => Ok(()),
+        }
     }
 
     /// The categories' names.

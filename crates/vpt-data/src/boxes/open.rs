@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::check::{AnnotatedImage, verify};
+use super::check::{AnnotatedImage, AnnotatedObject, BoxExtent, verify};
 use super::problem::{Problem, ProblemKind, Remedy};
 use super::{BoxDataset, BoxImage, Category};
 use crate::formats::unread::{BOX_LAYOUTS, Unread, unread};
 use crate::formats::{self, BoxFiles, Candidate, Recognized};
 use crate::open::{Parts, name_of};
-use crate::split::{Member, complete_parts};
+use crate::split::{MeasuredPart, Member, complete_parts};
 use crate::{Layout, Split};
 use vpt_base::{Error, Message, Result};
 
@@ -42,17 +43,26 @@ impl BoxDataset {
     /// There is no such file or folder, its layout is not known, a file cannot be read at all, parts contradict each other,
     /// or a part has no images; the error names the file, and line and column where there are any.
     pub fn open(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
-        Self::read(spec.as_ref(), seed).map_err(|error| error.of_kind(Error::data))
+        Self::read(spec.as_ref(), seed, None).map_err(|error| error.of_kind(Error::data))
     }
 
-    fn read(path: &Path, seed: u64) -> Result<Self> {
+    /// As [`open`](Self::open), where the part `measured` is measured and nothing is learned: all of a data set that is held out as a
+    /// whole is that part.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_to_measure(spec: impl AsRef<Path>, seed: u64, measured: MeasuredPart<'_>) -> Result<Self> {
+        Self::read(spec.as_ref(), seed, Some(measured)).map_err(|error| error.of_kind(Error::data))
+    }
+
+    fn read(path: &Path, seed: u64, measured: Option<MeasuredPart<'_>>) -> Result<Self> {
         let found = formats::recognize_boxes(&Candidate::at(path).map_err(Error::typed(path))?)?;
         match found {
             Some(Recognized { layout, boxes: Some(files), .. }) => {
                 if files.are_whole_images() {
                     return Err(Error::data(path, several_classes(layout)));
                 }
-                Self::of(path, layout, &*files, seed)
+                Self::of(path, layout, &*files, seed, measured)
             }
             _ => Err(match unread(path).into_iter().next() {
                 Some(Unread { file, message }) => Error::data(file, message),
@@ -62,8 +72,14 @@ impl BoxDataset {
     }
 
     /// What `files` in `layout`, which were recognised at `path`, open as.
-    pub(crate) fn of(path: &Path, layout: Layout, files: &dyn BoxFiles, seed: u64) -> Result<Self> {
-        complete(name_of(path), layout, files.open()?, seed)
+    pub(crate) fn of(
+        path: &Path,
+        layout: Layout,
+        files: &dyn BoxFiles,
+        seed: u64,
+        measured: Option<MeasuredPart<'_>>,
+    ) -> Result<Self> {
+        complete(name_of(path), layout, files.open()?, seed, measured)
     }
 }
 
@@ -84,10 +100,26 @@ impl Member for BoxImage {
 }
 
 /// Looks at the images, and fills in the parts that `found` lacks.
-fn complete(name: String, layout: Layout, found: AnnotatedSet, seed: u64) -> Result<BoxDataset> {
+fn complete(
+    name: String,
+    layout: Layout,
+    found: AnnotatedSet,
+    seed: u64,
+    measured: Option<MeasuredPart<'_>>,
+) -> Result<BoxDataset> {
     let AnnotatedSet { root, categories, parts, has_ids, mut problems } = found;
+    let all = match &parts {
+        Parts::Unsplit(all) => vec![all],
+        Parts::Split { train, val, test } => [Some(train), val.as_ref(), test.as_ref()].into_iter().flatten().collect(),
+    };
+    for part in all {
+        refuse_fractions(part)?;
+    }
+    let mut scaled = None;
     let mut look = |images: Vec<AnnotatedImage>| -> Vec<BoxImage> {
+        let declared: Vec<_> = images.iter().map(|image| (image.source.clone(), image.declared)).collect();
         let checked: Vec<_> = images.into_par_iter().map(|image| verify(&root, image)).collect();
+        scaled = scaled.take().or_else(|| of_another_size(&declared, &checked));
         let mut images = Vec::with_capacity(checked.len());
         for (image, these) in checked {
             images.extend(image);
@@ -108,19 +140,22 @@ fn complete(name: String, layout: Layout, found: AnnotatedSet, seed: u64) -> Res
                     let moved =
                         problems.iter().find(|p| p.remedy == Remedy::DroppedHere && p.detail.starts_with(&start));
                     let why = moved.or_else(|| problems.iter().find(|p| p.loses_image()));
-                    let why = why.map(|p| format!(": {p}")).unwrap_or_default();
-                    return Err(Error::invalid(format!("data set {name}"), format!("no images for {split}{why}")));
+                    return Err(none_left(&name, &format!("no images for {split}"), why));
                 }
             }
             let [train, val, test] = given;
             Parts::Split { train: train.unwrap_or_default(), val, test }
         }
     };
+    if let Some(error) = scaled {
+        return Err(error);
+    }
     if let (Parts::Unsplit(images), Some(problem)) = (&parts, problems.iter().find(|p| p.loses_image()))
         && images.is_empty()
     {
-        return Err(Error::invalid(format!("data set {name}"), format!("no image is left: {problem}")));
+        return Err(none_left(&name, "no image is left", Some(problem)));
     }
+    tell_absent_objects(&root, &parts, &categories, &mut problems);
     let given = match &parts {
         Parts::Unsplit(_) => [None; 3],
         Parts::Split { val: Some(_), test: Some(_), .. } => Split::ALL.map(Some),
@@ -128,7 +163,7 @@ fn complete(name: String, layout: Layout, found: AnnotatedSet, seed: u64) -> Res
         Parts::Split { val: Some(_), test: None, .. } => [Split::Train, Split::Train, Split::Val].map(Some),
         Parts::Split { val: None, test: None, .. } => [Some(Split::Train); 3],
     };
-    let (mut parts, split_note) = complete_parts(&name, parts, &["images".to_owned()], seed)?;
+    let (mut parts, split_note) = complete_parts(&name, parts, &["images".to_owned()], seed, measured)?;
     if !has_ids {
         for part in &mut parts {
             number(part);
@@ -136,6 +171,111 @@ fn complete(name: String, layout: Layout, found: AnnotatedSet, seed: u64) -> Res
     }
     let [train, val, test] = parts;
     Ok(BoxDataset { name, layout, categories, train, val, test, split_note, given, problems })
+}
+
+/// Why nothing is left: in the file at fault, if one is known.
+fn none_left(name: &str, what: &str, why: Option<&Problem>) -> Error {
+    match why {
+        Some(Problem { file, place, detail, .. }) => {
+            let place = place.map(|place| format!("{place}: ")).unwrap_or_default();
+            Error::data(file, format!("{place}{detail}; {what}"))
+        }
+        None => Error::invalid(format!("data set {name}"), what.to_owned()),
+    }
+}
+
+/// Boxes in pixels that all lie between 0 and 1 are shares of the image.
+fn refuse_fractions(images: &[AnnotatedImage]) -> Result<()> {
+    let objects = || images.iter().flat_map(|image| image.objects.iter().map(move |object| (image, object)));
+    let is_share = |object: &AnnotatedObject| match object.extent {
+        BoxExtent::Pixels(extent) => extent.iter().all(|value| (0. ..=1.).contains(value)),
+        BoxExtent::Fractions(_) => false,
+    };
+    let Some((image, first)) = objects().next().filter(|_| objects().all(|(_, object)| is_share(object))) else {
+        return Ok(());
+    };
+    let BoxExtent::Pixels(extent) = first.extent else { return Ok(()) };
+    let message = format!(
+        "all boxes lie between 0 and 1 ({extent:?}), as shares of the image; they are to be in pixels: multiply them by width and \
+         height"
+    );
+    Err(Error::data(&*image.source, message))
+}
+
+/// What is wrong if most images are larger or smaller than the annotations say, at the same ratio of sides: then the boxes are
+/// those of images of another size.
+fn of_another_size(
+    declared: &[(Arc<Path>, Option<[usize; 2]>)],
+    checked: &[(Option<BoxImage>, Vec<Problem>)],
+) -> Option<Error> {
+    let is_scaled = |declared: [usize; 2], image: &BoxImage| {
+        let [x, y] = [declared[0] as f64 / image.width as f64, declared[1] as f64 / image.height as f64];
+        (x / y - 1.).abs() < SAME_RATIO && (x - 1.).abs() > SAME_RATIO
+    };
+    let pairs = declared.iter().zip(checked).filter_map(|((source, declared), (image, _))| {
+        let (declared, image) = ((*declared)?, image.as_ref()?);
+        (!image.objects.is_empty() && is_scaled(declared, image)).then_some((source, declared, image))
+    });
+    let with_objects =
+        checked.iter().filter(|(image, _)| image.as_ref().is_some_and(|i| !i.objects.is_empty())).count();
+    let count = pairs.clone().count();
+    let (source, [w, h], image) = pairs.clone().next().filter(|_| count * 2 > with_objects)?;
+    let message = format!(
+        "boxes of images of {w}x{h} pixels, but {} has {}x{}, and {count} of {with_objects} images are like it: scale the boxes with \
+         the images, or correct width and height where the boxes are right",
+        image.file().display(),
+        image.width,
+        image.height
+    );
+    Some(Error::data(&**source, message))
+}
+
+/// How far two ratios of sides may differ: a pixel of rounding in a hundred.
+const SAME_RATIO: f64 = 0.02;
+
+/// Most categories of a data set whose every category is expected in train.
+const FEW_CATEGORIES: usize = 20;
+
+/// Share of the objects of a part from which on a category of many is expected in train.
+const EXPECTED: f64 = 0.03;
+
+/// Tells parts without objects, and categories with objects in val or test and none in train.
+fn tell_absent_objects(root: &Path, parts: &Parts<BoxImage>, categories: &[Category], problems: &mut Vec<Problem>) {
+    let given: Vec<(Option<Split>, &Vec<BoxImage>)> = match parts {
+        Parts::Unsplit(all) => vec![(None, all)],
+        Parts::Split { train, val, test } => {
+            let all = [Some(train), val.as_ref(), test.as_ref()];
+            Split::ALL.into_iter().zip(all).filter_map(|(split, part)| Some((Some(split), part?))).collect()
+        }
+    };
+    let counts = |part: &[BoxImage]| {
+        let mut counts = vec![0_usize; categories.len()];
+        part.iter().flat_map(|image| &image.objects).for_each(|object| counts[object.category] += 1);
+        counts
+    };
+    let train = given.iter().find(|(split, _)| *split == Some(Split::Train)).map(|(_, part)| counts(part));
+    for (split, part) in given {
+        let found = counts(part);
+        let all: usize = found.iter().sum();
+        let file = part.first().map_or(root, |image| image.file().parent().unwrap_or(root)).to_path_buf();
+        let name = split.map_or_else(|| "the data set".to_owned(), |split| split.to_string());
+        let teaches = split.is_none_or(|split| split == Split::Train);
+        if all == 0 && !part.is_empty() {
+            let remedy = if teaches { Remedy::NothingToLearn } else { Remedy::NothingToMeasure };
+            let detail = format!("none of the {} images of {name} has an object", part.len());
+            problems.push(Problem { kind: ProblemKind::NoObjects, remedy, file, place: None, detail });
+            continue;
+        }
+        let Some(train) = train.as_ref().filter(|_| !teaches) else { continue };
+        for (category, (&here, &learned)) in categories.iter().zip(found.iter().zip(train)) {
+            let is_expected = categories.len() <= FEW_CATEGORIES || here as f64 >= EXPECTED * all as f64;
+            if here > 0 && learned == 0 && is_expected {
+                let detail = format!("class '{}' has {here} objects in {name} and none in train", category.name);
+                let (kind, remedy) = (ProblemKind::NotInTrain, Remedy::NothingDone);
+                problems.push(Problem { kind, remedy, file: file.clone(), place: None, detail });
+            }
+        }
+    }
 }
 
 /// A part that repeats another one whole, as the smallest examples for YOLO do, is no part.

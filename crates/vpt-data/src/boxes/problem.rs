@@ -47,6 +47,20 @@ choice! {
         OtherShape = "other shape",
         /// Annotations of which most say nothing of most categories, taken as if they did.
         FederatedSet = "federated set",
+        /// Category that others name as theirs and that owns no object.
+        Heading = "heading among categories",
+        /// Category whose objects are in another part than train.
+        NotInTrain = "category not in train",
+        /// A part in which nothing is.
+        NoObjects = "no objects",
+        /// Images of which most have no file of labels.
+        NoLabels = "no labels",
+        /// Files of labels whose images are not there.
+        OrphanLabels = "labels without images",
+        /// Files or images that no part takes in.
+        NotUsed = "not used",
+        /// Ids of images that are text where result files have numbers.
+        TextIds = "text for ids",
         /// A box around a crowd. No fault: it is kept apart in training and evaluation.
         Crowd = "crowd",
     }
@@ -75,6 +89,18 @@ choice! {
         FileHolds = "the file's size holds",
         /// The box around a shape is taken.
         BoxAround = "the boxes around them are taken",
+        /// The category is not in the data set.
+        CategoryDropped = "category left out",
+        /// The file is not read.
+        NotRead = "not read",
+        /// The images have numbers.
+        Numbered = "images are numbered",
+        /// It is as it is.
+        NothingDone = "nothing is done about it",
+        /// Training is refused.
+        NothingToLearn = "there is nothing to learn from",
+        /// Metrics are empty.
+        NothingToMeasure = "there is nothing to measure",
         /// Corners are taken as edges counted from 0.
         TakenAsEdges = "corners taken as edges counted from 0",
     }

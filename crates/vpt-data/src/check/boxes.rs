@@ -17,7 +17,7 @@ use crate::{ImageSource, Split};
 pub(super) fn check(layout: Layout, files: &mut dyn BoxFiles, check: &mut Checking<'_>) -> Vec<ListedImage> {
     files.check_texts(check);
     let Checking { data: path, out, .. } = check;
-    match BoxDataset::of(path, layout, files, 1) {
+    match BoxDataset::of(path, layout, files, 1, None) {
         Ok(data) => {
             report(&data.problems, &mut |file, place, kind| files.line_of(file, place, kind), out);
             let source = files.names_file().unwrap_or(path);
@@ -79,7 +79,10 @@ pub(crate) fn report(
             let read = File::open(image).and_then(|file| file.take(64).read_to_end(&mut start));
             kind = if read.is_ok() { images::kind_of(&start, message) } else { FindingKind::NoAccess };
         }
-        let loses = matches!(remedy, Remedy::ObjectDropped | Remedy::ImageDropped | Remedy::DroppedHere);
+        let loses = matches!(
+            remedy,
+            Remedy::ObjectDropped | Remedy::ImageDropped | Remedy::DroppedHere | Remedy::NothingToLearn
+        );
         let severity = if loses { Severity::Error } else { Severity::Warning };
         let (line, at) = match place {
             None => (None, String::new()),

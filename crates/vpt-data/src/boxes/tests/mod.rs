@@ -3,6 +3,7 @@
 mod coco_files;
 mod converted;
 mod named_files;
+mod not_meant;
 mod voc_files;
 mod yolo_files;
 
@@ -36,8 +37,10 @@ fn names(part: &[BoxImage]) -> Vec<&str> {
     part.iter().map(|image| image.name.as_str()).collect()
 }
 
+/// Problems but for parts without objects or labels.
 fn kinds(data: &BoxDataset) -> Vec<(ProblemKind, Remedy)> {
-    data.problems.iter().map(|p| (p.kind, p.remedy)).collect()
+    let problems = data.problems.iter().filter(|p| !matches!(p.kind, ProblemKind::NoObjects | ProblemKind::NoLabels));
+    problems.map(|p| (p.kind, p.remedy)).collect()
 }
 
 fn error(dir: &tempfile::TempDir) -> String {

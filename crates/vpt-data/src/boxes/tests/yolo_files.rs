@@ -71,7 +71,7 @@ fn lists_name_images_and_missing_ones_are_problems() {
 
 #[test]
 fn a_val_that_repeats_train_is_none() {
-    let files = [("data.yaml", "train: images\nval: images\nnames: [a]\n")];
+    let files = [("data.yaml", "train: images\nval: images\nnames: [a]\n"), ("labels/0.txt", "0 .5 .5 .1 .1\n")];
     let images: Vec<String> = (0..10).map(|i| format!("images/{i}.png")).collect();
     let dir = set(&files, &images.iter().map(String::as_str).collect::<Vec<_>>());
     let data = BoxDataset::open(dir.path(), 1).unwrap();
@@ -111,7 +111,8 @@ fn lines_that_cannot_be_used_are_problems_with_their_place() {
 
 #[test]
 fn names_are_text_whatever_they_look_like() {
-    let files = [("data.yaml", "train: images\nnames: [0, yes, 1.50, 'null', \"a: b\"]\n")];
+    let yaml = "train: images\nnames: [0, yes, 1.50, 'null', \"a: b\"]\n";
+    let files = [("data.yaml", yaml), ("labels/1.txt", "0 .5 .5 .1 .1\n")];
     let dir = set(&files, &["images/1.png", "images/2.png", "images/3.png"]);
     let data = BoxDataset::open(dir.path(), 1).unwrap();
     let found: Vec<_> = data.categories.iter().map(|c| c.name.as_str()).collect();

@@ -22,7 +22,7 @@ pub(super) fn name_images(file: &Path, images: &mut [CocoImage], problems: &mut 
             return Err(Error::data(file, format!("image {} has no file_name", image.id)));
         }
     }
-    if images.iter().any(|image| image.neg_category_ids.is_some()) {
+    if images.iter().any(|image| image.has_negatives) {
         problems.push(Problem {
             kind: ProblemKind::FederatedSet,
             remedy: Remedy::Kept,

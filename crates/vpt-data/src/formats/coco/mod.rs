@@ -4,19 +4,20 @@
 //! `train/_annotations.coco.json`. Images are looked for where such files' images usually are.
 
 mod check;
+mod file;
 mod lvis;
 mod write;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use serde::{Deserialize, Deserializer, de};
 
 use self::check::EntryLines;
+use self::file::{CocoAnnotation, CocoFile, CocoImage, MAX_BYTES};
 pub(super) use self::write::write;
 use super::{BoxFiles, Format, Layout, Recognition};
 use crate::boxes::{
@@ -28,9 +29,7 @@ use crate::open::{Parts, entries};
 use crate::{ImageSource, Split};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
-
-/// Longest file that is read, in bytes. COCO's own are half a gigabyte.
-const MAX_BYTES: u64 = 1 << 32;
+use vpt_image::decode::has_image_extension;
 
 /// Images that are looked for to find out which folder they are in.
 const PROBES: usize = 32;
@@ -50,6 +49,8 @@ pub(super) const FORMAT: Format = Format {
 struct CocoFiles {
     root: PathBuf,
     files: Vec<Annotations>,
+    /// Whether no file of the data set is left out.
+    are_all: bool,
     /// Where in them annotations stand.
     lines: EntryLines,
 }
@@ -66,13 +67,13 @@ struct Annotations {
 
 impl BoxFiles for CocoFiles {
     fn open(&self) -> Result<AnnotatedSet> {
-        open(&self.root, &self.files)
+        open(&self.root, &self.files, self.are_all)
     }
 
     fn open_piecewise(&self) -> (Vec<Problem>, Vec<Error>) {
         let (mut problems, mut errors) = (Vec::new(), Vec::new());
         for file in &self.files {
-            match open(&self.root, std::slice::from_ref(file)) {
+            match open(&self.root, std::slice::from_ref(file), false) {
                 Ok(found) => {
                     problems.extend(found.problems);
                     let (Parts::Unsplit(images) | Parts::Split { train: images, .. }) = found.parts;
@@ -108,10 +109,10 @@ impl BoxFiles for CocoFiles {
 
 impl CocoFiles {
     /// Of the tags and paths of files.
-    fn new(root: &Path, files: Vec<(String, PathBuf)>) -> Self {
+    fn new(root: &Path, files: Vec<(String, PathBuf)>, are_all: bool) -> Self {
         let parts = Split::of_names(files.iter().map(|(tag, _)| tag.as_str()));
         let files = files.into_iter().zip(parts).map(|((tag, path), part)| Annotations { tag, part, path }).collect();
-        Self { root: root.into(), files, lines: EntryLines::default() }
+        Self { root: root.into(), files, are_all, lines: EntryLines::default() }
     }
 
     /// The annotation files in the folder `path`, or `path` itself if it is one.
@@ -122,7 +123,7 @@ impl CocoFiles {
             let root = if is_inside { parent.parent().unwrap_or(parent) } else { parent };
             let stem = path.file_stem()?.to_string_lossy().into_owned();
             let tag = stem.strip_prefix("instances_").unwrap_or(&stem).to_owned();
-            return looks_like_coco(path).then(|| Self::new(root, vec![(tag, path.into())]));
+            return looks_like_coco(path).then(|| Self::new(root, vec![(tag, path.into())], false));
         }
         let json = |folder: &Path| -> Vec<(String, PathBuf)> {
             let all = entries(folder).unwrap_or_default().into_iter();
@@ -159,7 +160,7 @@ impl CocoFiles {
             single,
         ];
         let files = choices.into_iter().find(|files| !files.is_empty())?;
-        Some(Self::new(path, files))
+        Some(Self::new(path, files, true))
     }
 }
 
@@ -187,27 +188,29 @@ fn memmem(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-/// Opens the data set that `files` describe.
-fn open(root: &Path, files: &[Annotations]) -> Result<AnnotatedSet> {
+/// Opens the data set that `files` describe; `are_all` if no file of it is left out.
+fn open(root: &Path, files: &[Annotations], are_all: bool) -> Result<AnnotatedSet> {
     let root = normal(root);
     let mut problems = Vec::new();
-    let mut categories: Option<(Vec<Category>, PathBuf)> = None;
-    let mut read = |file: &Annotations| -> Result<Vec<AnnotatedImage>> {
-        let (found, images) = read_file(&root, file, &mut problems)?;
-        match &categories {
-            None => categories = Some((found, file.path.clone())),
-            Some((known, first)) => agree(&file.path, &found, first, known)?,
-        }
-        Ok(images)
-    };
+    let mut read =
+        ReadFiles { root: &root, known: None, supers: HashSet::new(), used: HashSet::new(), listed: BTreeMap::new() };
     let parts = if let [file] = files
         && file.part != Some(Split::Train)
     {
-        Parts::Unsplit(read(file)?)
+        Parts::Unsplit(read.file(file, &mut problems)?)
     } else {
         if let Some(file) = files.first().filter(|_| files.iter().all(|file| file.part.is_none())) {
             let message = "this file and others beside it are named after no part (train, val, test)";
             return Err(Error::data(&file.path, message));
+        }
+        for file in files.iter().filter(|file| file.part.is_none()) {
+            problems.push(Problem {
+                kind: ProblemKind::NotUsed,
+                remedy: Remedy::NotRead,
+                file: file.path.clone(),
+                place: None,
+                detail: "named after no part (train, val, test), and others beside it are".into(),
+            });
         }
         let mut given = [None, None, None];
         for split in Split::ALL {
@@ -217,12 +220,145 @@ fn open(root: &Path, files: &[Annotations]) -> Result<AnnotatedSet> {
                 let message = format!("a second file for {split} beside {}", file.path.display());
                 return Err(Error::data(&second.path, message));
             }
-            given[split as usize] = Some(read(file)?);
+            given[split as usize] = Some(read.file(file, &mut problems)?);
         }
         parts(&root, given)?
     };
-    let categories = categories.map(|(categories, _)| categories).unwrap_or_default();
+    if are_all {
+        read.tell_unlisted(&mut problems);
+    }
+    let (categories, place) = read.categories(&mut problems)?;
+    let renumber = |mut images: Vec<AnnotatedImage>| {
+        images
+            .iter_mut()
+            .flat_map(|image| &mut image.objects)
+            .for_each(|object| object.category = place[&object.category]);
+        images
+    };
+    let parts = match parts {
+        Parts::Unsplit(images) => Parts::Unsplit(renumber(images)),
+        Parts::Split { train, val, test } => {
+            Parts::Split { train: renumber(train), val: val.map(renumber), test: test.map(renumber) }
+        }
+    };
     Ok(AnnotatedSet { root, categories, parts, has_ids: true, problems })
+}
+
+fn twice_called(path: &Path, name: &str) -> Error {
+    Error::data(path, format!("two categories are called '{name}'"))
+}
+
+/// Files of a data set while they are read.
+struct ReadFiles<'a> {
+    root: &'a Path,
+    /// The categories of the first file, and which it is.
+    known: Option<(Vec<Category>, PathBuf)>,
+    /// Pairs of the name of a supercategory and the id of a category that names it.
+    supers: HashSet<(String, u64)>,
+    /// Ids of categories that own an object.
+    used: HashSet<u64>,
+    /// For each folder of images a file that lists some of them, and those that are listed.
+    listed: BTreeMap<PathBuf, (PathBuf, HashSet<PathBuf>)>,
+}
+
+impl ReadFiles<'_> {
+    /// The images of `file`; objects have ids in the place of positions of categories.
+    fn file(&mut self, file: &Annotations, problems: &mut Vec<Problem>) -> Result<Vec<AnnotatedImage>> {
+        let path = file.path.as_path();
+        let CocoFile { mut images, annotations, categories, text_id } = file::read(path)?;
+        if categories.is_empty() {
+            return Err(Error::data(path, "it lists no categories"));
+        }
+        if let Some(pair) = categories.windows(2).find(|pair| pair[0].category.id == pair[1].category.id) {
+            return Err(Error::data(path, format!("category {} is listed twice", pair[0].category.id)));
+        }
+        if images.is_empty() {
+            return Err(Error::data(path, "it lists no images"));
+        }
+        let named = categories.iter().filter_map(|c| Some((c.supercategory.clone()?, c.category.id)));
+        self.supers.extend(named);
+        let categories: Vec<Category> = categories.into_iter().map(|category| category.category).collect();
+        if let Some((known, first)) = &self.known {
+            agree(path, &categories, first, known)?;
+        } else {
+            self.refuse_equal_names(path, &categories)?;
+        }
+        if let Some(text) = text_id {
+            problems.push(Problem {
+                kind: ProblemKind::TextIds,
+                remedy: Remedy::Numbered,
+                file: path.to_path_buf(),
+                place: None,
+                detail: format!("ids of images are text ('{text}')"),
+            });
+        }
+        lvis::name_images(path, &mut images, problems)?;
+        let folder = image_folder(self.root, file, &images)?;
+        let listed = &mut self.listed.entry(folder.clone()).or_insert_with(|| (path.to_path_buf(), HashSet::new())).1;
+        listed.extend(images.iter().map(|image| normal(&folder.join(&image.file_name))));
+        let mut part = PartBuilder { source: path.into(), images: Vec::new(), by_id: HashMap::new(), problems };
+        part.add_images(&folder, images);
+        self.used.extend(annotations.iter().filter_map(|annotation| annotation.category.clone().ok()));
+        part.add_annotations(&categories, annotations);
+        self.known.get_or_insert_with(|| (categories, path.to_path_buf()));
+        Ok(part.images)
+    }
+
+    /// Refuses categories of one name of which none can be a heading.
+    fn refuse_equal_names(&self, path: &Path, categories: &[Category]) -> Result<()> {
+        let may_head = |c: &&Category| self.supers.iter().any(|(name, by)| *name == c.name && *by != c.id);
+        let mut names = HashSet::new();
+        let twice = categories.iter().filter(|c| !may_head(c)).find(|c| !names.insert(c.name.as_str()));
+        twice.map_or(Ok(()), |category| Err(twice_called(path, &category.name)))
+    }
+
+    /// The categories, and the position of each by its id: without headings, which others name as theirs and own no object.
+    fn categories(self, problems: &mut Vec<Problem>) -> Result<(Vec<Category>, HashMap<usize, usize>)> {
+        let (all, first) = self.known.unwrap_or_default();
+        let is_heading = |category: &Category| {
+            let is_named = self.supers.iter().any(|(name, by)| *name == category.name && *by != category.id);
+            is_named && !self.used.contains(&category.id)
+        };
+        let (headings, categories): (Vec<Category>, Vec<Category>) = all.into_iter().partition(is_heading);
+        for Category { id, name } in headings {
+            problems.push(Problem {
+                kind: ProblemKind::Heading,
+                remedy: Remedy::CategoryDropped,
+                file: first.clone(),
+                place: None,
+                detail: format!("category {id} ('{name}') is the supercategory of others and owns no object"),
+            });
+        }
+        let mut names = HashSet::new();
+        if let Some(twice) = categories.iter().find(|category| !names.insert(category.name.as_str())) {
+            return Err(twice_called(&first, &twice.name));
+        }
+        let place = categories.iter().zip(0..).map(|(category, at)| (category.id as usize, at)).collect();
+        Ok((categories, place))
+    }
+
+    /// Counts images beside those that are listed.
+    fn tell_unlisted(&self, problems: &mut Vec<Problem>) {
+        for (folder, (file, listed)) in &self.listed {
+            let all = entries(folder).unwrap_or_default().into_iter().map(|(_, path)| normal(&path));
+            let others: Vec<PathBuf> =
+                all.filter(|path| has_image_extension(path) && !listed.contains(path) && path.is_file()).collect();
+            if let Some(first) = others.first() {
+                problems.push(Problem {
+                    kind: ProblemKind::NotUsed,
+                    remedy: Remedy::NothingDone,
+                    file: file.clone(),
+                    place: None,
+                    detail: format!(
+                        "{} images in {} are listed in no file, {} among them",
+                        others.len(),
+                        folder.display(),
+                        first.file_name().unwrap_or_default().display()
+                    ),
+                });
+            }
+        }
+    }
 }
 
 /// Checks that `found` in `file` says nothing that `known` in `first` does not.
@@ -246,82 +382,6 @@ fn disagreement(Category { id, name }: &Category, known: Option<&str>, first: &P
     }
 }
 
-#[derive(Deserialize)]
-struct CocoFile {
-    images: Vec<CocoImage>,
-    annotations: Vec<CocoAnnotation>,
-    categories: Vec<Category>,
-}
-
-#[derive(Deserialize)]
-struct CocoImage {
-    id: u64,
-    /// Empty where there is an address alone.
-    #[serde(default)]
-    file_name: String,
-    coco_url: Option<String>,
-    /// LVIS' categories that are known not to be in the image.
-    neg_category_ids: Option<de::IgnoredAny>,
-    width: Option<f64>,
-    height: Option<f64>,
-}
-
-#[derive(Deserialize)]
-struct CocoAnnotation {
-    id: Option<u64>,
-    image_id: u64,
-    category_id: u64,
-    /// Left, top, width, height in pixels. What is not a number is written as null by some.
-    bbox: Option<Vec<Option<f64>>>,
-    area: Option<f64>,
-    #[serde(default, deserialize_with = "flag")]
-    iscrowd: bool,
-}
-
-/// 0 or 1, false or true; null is false.
-fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    match serde_json::Value::deserialize(deserializer)? {
-        serde_json::Value::Null => Ok(false),
-        serde_json::Value::Bool(flag) => Ok(flag),
-        serde_json::Value::Number(n) => Ok(n.as_f64() != Some(0.)),
-        _ => Err(de::Error::custom("iscrowd is neither a number nor a boolean")),
-    }
-}
-
-/// The categories in the order of their ids, and the images.
-fn read_file(
-    root: &Path,
-    file: &Annotations,
-    problems: &mut Vec<Problem>,
-) -> Result<(Vec<Category>, Vec<AnnotatedImage>)> {
-    let path = file.path.as_path();
-    let bytes = read_limited(path, MAX_BYTES)?;
-    let content = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
-    let CocoFile { mut images, annotations, mut categories } =
-        serde_json::from_slice(content).map_err(|error| Error::data(path, error.to_string()))?;
-    drop(bytes);
-    categories.sort_by_key(|category| category.id);
-    if categories.is_empty() {
-        return Err(Error::data(path, "it lists no categories"));
-    }
-    if let Some(pair) = categories.windows(2).find(|pair| pair[0].id == pair[1].id) {
-        return Err(Error::data(path, format!("category {} is listed twice", pair[0].id)));
-    }
-    let mut names = HashSet::new();
-    if let Some(twice) = categories.iter().find(|category| !names.insert(category.name.as_str())) {
-        return Err(Error::data(path, format!("two categories are called '{}'", twice.name)));
-    }
-    if images.is_empty() {
-        return Err(Error::data(path, "it lists no images"));
-    }
-    lvis::name_images(path, &mut images, problems)?;
-    let folder = image_folder(root, file, &images)?;
-    let mut part = PartBuilder { source: path.into(), images: Vec::new(), by_id: HashMap::new(), problems };
-    part.add_images(&folder, images);
-    part.add_annotations(&categories, annotations);
-    Ok((categories, part.images))
-}
-
 /// The folder that most of the first images are in.
 fn image_folder(root: &Path, file: &Annotations, images: &[CocoImage]) -> Result<PathBuf> {
     let part = file.part.map_or("", Split::name);
@@ -338,8 +398,9 @@ fn image_folder(root: &Path, file: &Annotations, images: &[CocoImage]) -> Result
         Some((hits, std::cmp::Reverse(i))) if hits > 0 => Ok(normal(&folders[i])),
         _ => {
             let (name, tag, root) = (&images[0].file_name, &file.tag, root.display());
+            let hint = if name.contains('\\') { "; write paths with /" } else { "" };
             let message =
-                format!("no images: {name} is neither beside it nor in {root}, nor in {tag}/ or images/ there");
+                format!("no images: {name} is neither beside it nor in {root}, nor in {tag}/ or images/ there{hint}");
             Err(Error::data(&file.path, message))
         }
     }
@@ -349,8 +410,8 @@ fn image_folder(root: &Path, file: &Annotations, images: &[CocoImage]) -> Result
 struct PartBuilder<'a> {
     source: Arc<Path>,
     images: Vec<AnnotatedImage>,
-    /// Positions in `images`.
-    by_id: HashMap<u64, usize>,
+    /// Positions in `images`; none of an id that several images have.
+    by_id: HashMap<u64, Option<usize>>,
     problems: &'a mut Vec<Problem>,
 }
 
@@ -361,29 +422,46 @@ impl PartBuilder<'_> {
     }
 
     fn add_images(&mut self, folder: &Path, images: Vec<CocoImage>) {
+        // Of several images with one id nobody knows which one an annotation is of.
+        let mut first_of: HashMap<u64, PathBuf> = HashMap::new();
+        let mut shared: HashMap<u64, PathBuf> = HashMap::new();
+        for CocoImage { id, file_name, .. } in &images {
+            let path = normal(&folder.join(file_name));
+            let first = first_of.entry(*id).or_insert_with(|| path.clone());
+            if *first != path {
+                shared.insert(*id, first.clone());
+            }
+        }
         let mut by_path: HashMap<PathBuf, usize> = HashMap::new();
-        for CocoImage { id, file_name, width, height, .. } in images {
+        for CocoImage { id, file_name, size, .. } in images {
             let path = normal(&folder.join(&file_name));
             let place = PlaceInFile::Image(id);
-            if let Some(&first) = self.by_id.get(&id) {
-                let other = self.images[first].image.file().unwrap_or(&self.source);
-                let detail = format!("its id is also that of {}", other.display());
-                let remedy = if other == path { Remedy::Joined } else { Remedy::ImageDropped };
-                self.report(ProblemKind::DuplicateImageId, remedy, place, format!("{file_name}: {detail}"));
+            if let Some(first) = shared.get(&id) {
+                let detail = if *first == path {
+                    format!("{file_name}: its id is also that of others")
+                } else {
+                    format!("{file_name}: its id is also that of {}", first.display())
+                };
+                self.report(ProblemKind::DuplicateImageId, Remedy::ImageDropped, place, detail);
+                self.by_id.insert(id, None);
+                continue;
+            }
+            if self.by_id.contains_key(&id) {
+                let detail = format!("{file_name}: its id is also that of {}", path.display());
+                self.report(ProblemKind::DuplicateImageId, Remedy::Joined, place, detail);
                 continue;
             }
             if let Some(&first) = by_path.get(&path) {
                 let detail = format!("{file_name} is listed already, as image {}", self.images[first].id);
                 self.report(ProblemKind::DuplicateImage, Remedy::Joined, place, detail);
-                self.by_id.insert(id, first);
+                self.by_id.insert(id, Some(first));
                 continue;
             }
-            self.by_id.insert(id, self.images.len());
+            self.by_id.insert(id, Some(self.images.len()));
             by_path.insert(path.clone(), self.images.len());
-            let declared = width.zip(height).map(|(w, h)| [w as usize, h as usize]);
             let (source, place) = (self.source.clone(), Some(place));
             let image = ImageSource::File(path);
-            self.images.push(AnnotatedImage { id, image, declared, source, place, objects: Vec::new() });
+            self.images.push(AnnotatedImage { id, image, declared: size, source, place, objects: Vec::new() });
         }
     }
 
@@ -394,20 +472,34 @@ impl PartBuilder<'_> {
         for (annotation, number) in annotations.into_iter().zip(1..) {
             let mut id = annotation.id.unwrap_or_default();
             let place = annotation.id.map_or(PlaceInFile::Entry(number), PlaceInFile::Annotation);
-            let Some(&image) = self.by_id.get(&annotation.image_id) else {
-                let detail = format!("image {} is not listed", annotation.image_id);
-                self.report(ProblemKind::UnknownImage, Remedy::ObjectDropped, place, detail);
-                continue;
+            let dropped = |part: &mut Self, kind, detail| part.report(kind, Remedy::ObjectDropped, place, detail);
+            let image = match &annotation.image {
+                Ok(image) => self.by_id.get(image).copied().ok_or_else(|| image.to_string()),
+                Err(text) => Err(text.clone()),
             };
-            let Ok(category) = categories.binary_search_by_key(&annotation.category_id, |c| c.id) else {
-                let detail = format!("category {} is not listed", annotation.category_id);
-                self.report(ProblemKind::UnknownCategory, Remedy::ObjectDropped, place, detail);
-                continue;
+            let image = match image {
+                Ok(Some(image)) => image,
+                Ok(None) => {
+                    let detail = "it is of one of several images with one id".to_owned();
+                    dropped(self, ProblemKind::DuplicateImageId, detail);
+                    continue;
+                }
+                Err(image) => {
+                    dropped(self, ProblemKind::UnknownImage, format!("image {image} is not listed"));
+                    continue;
+                }
             };
-            let bbox = annotation.bbox.unwrap_or_default();
-            let Ok(extent) = <[Option<f64>; 4]>::try_from(bbox) else {
-                let detail = "it has no bbox of four numbers".into();
-                self.report(ProblemKind::UnreadableObject, Remedy::ObjectDropped, place, detail);
+            let is_known = |id: &u64| categories.binary_search_by_key(id, |category| category.id).is_ok();
+            let category = match &annotation.category {
+                Ok(category) if is_known(category) => *category as usize,
+                other => {
+                    let category = other.as_ref().map_or_else(Clone::clone, ToString::to_string);
+                    dropped(self, ProblemKind::UnknownCategory, format!("category {category} is not listed"));
+                    continue;
+                }
+            };
+            let Ok(extent) = <[f64; 4]>::try_from(annotation.bbox.unwrap_or_default()) else {
+                dropped(self, ProblemKind::UnreadableObject, "it has no bbox of four numbers".into());
                 continue;
             };
             if id == 0 || !seen.insert(id) {
@@ -419,8 +511,8 @@ impl PartBuilder<'_> {
                 self.report(kind, Remedy::Renumbered, place, detail.into());
                 id = free.next().unwrap_or_default();
             }
-            let extent = BoxExtent::Pixels(extent.map(|v| v.unwrap_or(f64::NAN)));
-            let (place, area, crowd) = (Some(place), annotation.area, annotation.iscrowd);
+            let extent = BoxExtent::Pixels(extent);
+            let (place, area, crowd) = (Some(place), annotation.area, annotation.crowd);
             self.images[image].objects.push(AnnotatedObject { id, place, category, extent, area, crowd });
         }
     }

@@ -26,6 +26,15 @@ pub(super) struct Config {
     names: Option<ClassNames>,
     /// There for poses: five numbers of a box come before the points.
     pub(super) kpt_shape: Option<IgnoredAny>,
+    /// What the labels are for.
+    task: Option<String>,
+}
+
+impl Config {
+    /// Whether it says that labels are polygons.
+    pub(super) fn has_polygons(&self) -> bool {
+        self.task.as_deref().is_some_and(|task| ["segment", "obb"].contains(&task))
+    }
 }
 
 #[derive(Deserialize)]

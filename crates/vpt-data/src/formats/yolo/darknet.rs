@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{Labels, MAX_BYTES, check_labels};
+use super::{Labels, MAX_BYTES, PartLabels, ReadLabels, check_labels, meet};
 use crate::Split;
 use crate::boxes::{AnnotatedSet, BoxDataset, Category, PlaceInFile, Problem, ProblemKind, Remedy, normal, parts};
 use crate::check::{Checking, Findings, ListedImage, text};
@@ -124,7 +124,7 @@ impl BoxFiles for DarknetFiles {
     fn open(&self) -> Result<AnnotatedSet> {
         let DarknetConfig { root, names, lists } = DarknetConfig::read(&self.0)?;
         let labels = Labels { classes: names.len(), has_points: false };
-        let mut given = [None, None, None];
+        let (mut given, mut met) = ([None, None, None], [None, None, None]);
         let mut problems = Vec::new();
         for (split, list) in lists {
             let bytes = read_limited(&list, MAX_BYTES)?;
@@ -148,12 +148,16 @@ impl BoxFiles for DarknetFiles {
             }
             let read: Vec<_> = found.into_par_iter().map(|image| labels.of(image)).collect::<Result<_>>()?;
             let mut images = Vec::with_capacity(read.len());
-            for (image, these) in read {
+            let mut part = PartLabels::default();
+            for ReadLabels { image, problems: these, is_labelled, .. } in read {
+                part.add(image.image.file().unwrap_or(&root), is_labelled);
                 images.push(image);
                 problems.extend(these);
             }
             given[split as usize] = Some(images);
+            met[split as usize] = Some(part);
         }
+        meet::compare(&self.0, &root, &met, &labels, &mut problems)?;
         let categories = (1..).zip(names).map(|(id, name)| Category { id, name }).collect();
         Ok(AnnotatedSet { parts: parts(&self.0, given)?, root: normal(&root), categories, has_ids: false, problems })
     }

@@ -6,6 +6,8 @@
 
 mod config;
 pub(super) mod darknet;
+mod meet;
+mod points;
 mod write;
 
 use std::collections::{HashMap, HashSet};
@@ -16,6 +18,8 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use self::config::{MAX_CONFIG_BYTES, bases, categories, read_config, resolve};
+use self::meet::PartLabels;
+use self::points::LongLines;
 pub(super) use self::write::write;
 use super::image_folder::images;
 use super::{BoxFiles, Format, Layout, Recognition};
@@ -103,6 +107,8 @@ fn open(file: &Path) -> Result<AnnotatedSet> {
     let mut given = [None, None, None];
     let mut problems = Vec::new();
     let mut root = folder.clone();
+    let mut met = [None, None, None];
+    let mut long = LongLines::default();
     for (split, sources) in Split::ALL.into_iter().zip([&config.train, &config.val, &config.test]) {
         let Some(sources) = sources else { continue };
         let mut found = Vec::new();
@@ -122,11 +128,22 @@ fn open(file: &Path) -> Result<AnnotatedSet> {
         }
         let read: Vec<_> = found.into_par_iter().map(|image| labels.of(image)).collect::<Result<_>>()?;
         let mut images = Vec::with_capacity(read.len());
-        for (image, these) in read {
+        let mut part = PartLabels::default();
+        for ReadLabels { image, problems: these, long: lines, is_labelled } in read {
+            part.add(image.image.file().unwrap_or(&folder), is_labelled);
+            long.extend(&lines);
             images.push(image);
             problems.extend(these);
         }
         given[split as usize] = Some(images);
+        met[split as usize] = Some(part);
+    }
+    meet::compare(file, &folder, &met, &labels, &mut problems)?;
+    if let Some(shape) = long.shape().filter(|_| !labels.has_points && !config.has_polygons()) {
+        let message = format!(
+            "lines of labels look like boxes with keypoints; say so by kpt_shape: {shape}, or by task: segment that they are polygons"
+        );
+        return Err(Error::data(file, message));
     }
     Ok(AnnotatedSet { parts: parts(file, given)?, root, categories, has_ids: false, problems })
 }
@@ -144,7 +161,7 @@ fn open_piecewise(file: &Path, problems: &mut Vec<Problem>, errors: &mut Vec<Err
         }
         for read in found.into_par_iter().map(|image| labels.of(image)).collect::<Vec<_>>() {
             match read {
-                Ok((_, these)) => problems.extend(these),
+                Ok(read) => problems.extend(read.problems),
                 Err(error) => errors.push(error),
             }
         }
@@ -162,8 +179,13 @@ fn listed(source: &Path, bases: &[PathBuf], out: &mut Vec<NamedImage>, problems:
     } else {
         let bytes = read_limited(source, MAX_BYTES)?;
         let beside = source.parent().unwrap_or(Path::new(""));
-        let lines = String::from_utf8_lossy(&bytes);
-        let lines = lines.lines().zip(1..).map(|(line, n)| (line.trim(), n)).filter(|(line, _)| !line.is_empty());
+        let text = String::from_utf8_lossy(&bytes);
+        let lines = text
+            .trim_start_matches('\u{feff}')
+            .lines()
+            .zip(1..)
+            .map(|(line, n)| (line.trim(), n))
+            .filter(|(line, _)| !line.is_empty());
         let place = |(line, n): (&str, u64)| {
             let mut places = std::iter::once(beside).chain(bases.iter().map(PathBuf::as_path)).map(|f| f.join(line));
             let path = places.find(|path| path.is_file()).unwrap_or_else(|| beside.join(line));
@@ -207,11 +229,21 @@ struct Labels {
     has_points: bool,
 }
 
+/// An image and what its file of labels says.
+struct ReadLabels {
+    image: AnnotatedImage,
+    problems: Vec<Problem>,
+    /// Lines of more numbers than a box has.
+    long: LongLines,
+    /// Whether there is such a file.
+    is_labelled: bool,
+}
+
 impl Labels {
     /// An image with its objects, and what is wrong with its labels.
-    fn of(&self, (path, list, place): NamedImage) -> Result<(AnnotatedImage, Vec<Problem>)> {
+    fn of(&self, (path, list, place): NamedImage) -> Result<ReadLabels> {
         let file = label_file(&path);
-        let mut problems = Vec::new();
+        let (mut problems, mut long) = (Vec::new(), LongLines::default());
         let bytes = match read_limited(&file, MAX_BYTES) {
             // The second is a name that no file can have.
             Err(Error::Io { source, .. }) if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {
@@ -223,15 +255,20 @@ impl Labels {
                     place,
                     objects: Vec::new(),
                 };
-                return Ok((image, problems));
+                return Ok(ReadLabels { image, problems, long, is_labelled: false });
             }
             other => other?,
         };
         let source: Arc<Path> = file.as_path().into();
         let mut objects = Vec::new();
-        for (line, n) in String::from_utf8_lossy(&bytes).lines().zip(1..) {
+        let text = String::from_utf8_lossy(&bytes);
+        for (line, n) in text.trim_start_matches('\u{feff}').lines().zip(1..) {
             if line.trim().is_empty() {
                 continue;
+            }
+            let numbers: Option<Vec<f64>> = line.split_whitespace().skip(1).map(|word| word.parse().ok()).collect();
+            if let Some(numbers) = numbers.filter(|numbers| numbers.len() > 4) {
+                long.add(&numbers);
             }
             match self.object(line) {
                 Ok((category, extent)) => {
@@ -244,10 +281,9 @@ impl Labels {
                 }
             }
         }
-        Ok((
-            AnnotatedImage { id: 0, image: ImageSource::File(path), declared: None, source, place: None, objects },
-            problems,
-        ))
+        let image = ImageSource::File(path);
+        let image = AnnotatedImage { id: 0, image, declared: None, source, place: None, objects };
+        Ok(ReadLabels { image, problems, long, is_labelled: true })
     }
 
     fn object(&self, line: &str) -> Result<(usize, BoxExtent), (ProblemKind, String)> {
@@ -265,7 +301,10 @@ impl Labels {
             [cx, cy, w, h] => [cx - w / 2., cy - h / 2., *w, *h],
             [cx, cy, w, h, ..] if self.has_points => [cx - w / 2., cy - h / 2., *w, *h],
             polygon if polygon.len() >= 6 && polygon.len() % 2 == 0 => around(polygon),
-            _ => return Err(unreadable(format!("{} numbers, neither a box (5) nor a polygon", numbers.len()))),
+            _ => {
+                let hint = if numbers.len() > 7 { "; keypoints need kpt_shape in data.yaml" } else { "" };
+                return Err(unreadable(format!("{} numbers, neither a box (5) nor a polygon{hint}", numbers.len())));
+            }
         };
         Ok((*class as usize, BoxExtent::Fractions(extent)))
     }

@@ -53,6 +53,7 @@ impl DetectTraining {
     /// Opens data and backbone.
     pub(super) fn new(config: &RunConfig, observer: &mut dyn Observer) -> Result<Self> {
         let mut dataset = BoxDataset::open(&config.data, config.seed_of_parts())?;
+        dataset.refuse_without_objects()?;
         observer.event(&Event::Note(&format!("{}: {}", dataset.name, dataset.split_note)));
         let left_out = dataset.leave_out_unreadable(config.skip_bad_images)?;
         if !left_out.is_empty() {
