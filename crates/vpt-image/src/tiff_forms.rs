@@ -3,6 +3,7 @@
 
 use std::io::{Cursor, Read, Seek};
 
+use tiff::decoder::ifd::Value;
 use tiff::decoder::{Decoder, DecodingResult};
 use tiff::tags::Tag;
 
@@ -38,7 +39,7 @@ pub(crate) fn jpeg(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
         (YCBCR, 3) => Some(1),
         _ => return None,
     };
-    let tables = decoder.find_tag(Tag::JPEGTables).ok()?.map(|value| value.into_u8_vec()).transpose().ok()?;
+    let tables = decoder.find_tag(Tag::JPEGTables).ok()?.map(Value::into_u8_vec).transpose().ok()?;
     let tables = tables.as_deref().map_or(&[][..], |tables| {
         let inner = tables.strip_prefix(&[0xff, 0xd8]).unwrap_or(tables);
         inner.strip_suffix(&[0xff, 0xd9]).unwrap_or(inner)

@@ -123,7 +123,7 @@ pub(super) fn compare(
         looked.display()
     );
     for line in missing {
-        detail += &format!("; {line}");
+        detail = format!("{detail}; {line}");
     }
     if orphans.len() * 2 >= files_of_labels {
         return Err(Error::data(config, detail));

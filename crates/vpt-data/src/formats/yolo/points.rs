@@ -70,7 +70,9 @@ mod tests {
 
     fn shape(lines: &[&[f64]]) -> Option<String> {
         let mut all = LongLines::default();
-        lines.iter().for_each(|line| all.add(line));
+        for line in lines {
+            all.add(line);
+        }
         all.shape()
     }
 
