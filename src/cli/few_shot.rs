@@ -19,7 +19,7 @@ use vpt::bench::few_shot::{
     GridConfig, GridEvent, GridMethod, GridOutcome, GridSchedule, Job, Mode, Performed, Shard, TextFile, Worker,
     console, merge as merge_folder, perform, run as run_grid, to_json,
 };
-use vpt::config::{LearningRate, RunConfig};
+use vpt::config::{HeadInit, LearningRate, RunConfig};
 use vpt::feature_cache;
 use vpt::head::LabelMap;
 use vpt::report::table;
@@ -66,7 +66,7 @@ pub(crate) struct FewShotArgs {
     /// Data sets: image folders, CSV/TSV files, folders of IDX files, or `shapes`; parts that one lacks are made by --seed
     #[arg(long, value_name = "PATH[,PATH…]", value_delimiter = ',', required = true)]
     data: Vec<String>,
-    /// Methods, or `all`: every --method of `vpt train`
+    /// Methods, or `all`: every --method of `vpt train`; those that learn at once with a plus between, vpt-deep+bias
     #[arg(long, value_name = "METHOD[,METHOD…]|all", value_delimiter = ',', required = true)]
     methods: Vec<String>,
     /// Images a class to learn from
@@ -133,6 +133,13 @@ pub(crate) struct FewShotArgs {
     /// Peak learning rate, or `auto` to try a few on validation [default: as `vpt train`]
     #[arg(long, value_name = "RATE|auto", help_heading = "Training, for all methods", allow_negative_numbers = true, value_parser = parsed::<LearningRate>)]
     lr: Option<LearningRate>,
+    /// What a head beside prompts or tuned weights begins as: probe or random [default: as `vpt train`]
+    #[arg(long, value_name = "INIT", value_parser = one_of::<HeadInit>(HeadInit::NAMES), help_heading = "Training, for all methods")]
+    head_init: Option<HeadInit>,
+    /// Keep the probe on frozen features as a method's result where it is better on validation [default: false: methods are
+    /// seen for what they learn; how often the probe would have been kept is in results.csv]
+    #[arg(long, value_name = "true|false", help_heading = "Training, for all methods")]
+    keep_better: Option<bool>,
     /// Prompt tokens a block (vpt-shallow, vpt-deep) [default: as `vpt train`]
     #[arg(long, value_name = "N", help_heading = "Training, for all methods", allow_negative_numbers = true)]
     prompt_tokens: Option<usize>,
@@ -209,6 +216,8 @@ impl FewShotArgs {
             epochs: self.epochs,
             batch_size: self.batch_size,
             lr: self.lr,
+            head_init: self.head_init,
+            keep_better: self.keep_better,
             label_map: self.label_map,
             image_size: self.image_size,
             micro_batch: self.micro_batch,

@@ -74,6 +74,9 @@ impl FromArgMatches for SettingFlags {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         for setting in settings() {
             let given = match setting.kind {
+                ValueKind::Switch if !setting.value.is_empty() => {
+                    matches.get_raw(setting.name).and_then(|mut words| words.next()).map(OsStr::to_owned)
+                }
                 ValueKind::Switch if matches.get_flag(setting.name) => Some("true".into()),
                 ValueKind::Switch if setting.name == "flip" && matches.get_flag("no_flip") => Some("false".into()),
                 ValueKind::Switch => None,
@@ -97,6 +100,10 @@ fn arg(setting: Setting) -> Arg {
     let (short, long) = help_of(&setting);
     let arg = if long.is_empty() { arg.help(short) } else { arg.long_help(format!("{short}\n\n{long}")).help(short) };
     let arg = match setting.kind {
+        // One whose values have names takes one of them.
+        ValueKind::Switch if !setting.value.is_empty() => {
+            arg.value_parser(PossibleValuesParser::new(setting.value.split('|')))
+        }
         ValueKind::Switch => return arg.action(ArgAction::SetTrue),
         ValueKind::Choice(names) => arg.value_parser(PossibleValuesParser::new(names)),
         ValueKind::Choices(names) => arg.value_parser(PossibleValuesParser::new(names)).value_delimiter(','),

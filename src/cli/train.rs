@@ -10,7 +10,8 @@ use vpt::head::HeadKind;
 use vpt::methods::settings::Settings;
 use vpt::metrics::Scores;
 use vpt::report::table;
-use vpt::train::run_folder::{BEST, MISTAKES};
+use vpt::train::results::ProbeResults;
+use vpt::train::run_folder::{BEST, LAST, MISTAKES};
 use vpt::train::{self, Outcome, Results};
 
 use super::output::Output;
@@ -85,6 +86,15 @@ pub(crate) fn scores(results: &Results) -> String {
         rows.push(("val, head alone".to_owned(), &head.val));
         rows.push(("test, head alone".to_owned(), &head.test));
     }
+    if let Some(probe) = &results.probe {
+        let alone = if probe.l2.is_some() { "probe" } else { "texts" };
+        rows.push((format!("val, {alone} alone"), &probe.val));
+        rows.push((format!("test, {alone} alone"), &probe.test));
+        if probe.kept {
+            rows.push((format!("val, {}", results.method), &probe.learned.val));
+            rows.push((format!("test, {}", results.method), &probe.learned.test));
+        }
+    }
     let header: &[&str] = match results.test {
         Scores::Classify(_) => &["", "acc1", "acc5", "mean per-class recall", "loss"],
         Scores::Multilabel(_) => &["", "mAP", "micro F1", "macro F1", "exact match", "loss"],
@@ -140,6 +150,7 @@ fn summary(folder: &Path, results: &Results) -> String {
     if mistakes.is_file() {
         rows.push(("mistakes", mistakes.display().to_string()));
     }
+    rows.splice(4..4, probe(results).map(|text| ("probe", text)));
     rows.splice(4..4, calibration(results).map(|text| ("calibration", text)));
     text + &table::pairs(&rows) + &next(folder, results)
 }
@@ -175,6 +186,27 @@ fn short(value: f64) -> String {
     if (1e-2..1e4).contains(&value) { format!("{value:.3}") } else { format!("{value:.1e}") }
 }
 
+/// By how much the learned parts moved what the head alone reached, and which of them is the result.
+pub(crate) fn probe(results: &Results) -> Option<String> {
+    let ProbeResults { l2, val, moved, better, kept, learned, .. } = results.probe.as_ref()?;
+    let alone = if l2.is_some() { "the probe on frozen features" } else { "the texts of the classes" };
+    let [difference, low, high] =
+        [moved.difference, moved.low, moved.high].map(|share| format!("{:+.1}", 100. * share));
+    let points = format!(
+        "{} moved test accuracy by {difference} points from {alone} (95 % interval {low} to {high}, over test images)",
+        results.method
+    );
+    let [alone_val, learned_val] = [val, &learned.val].map(|scores| table::percent(scores.main()));
+    let by = format!("on validation ({alone_val} against {learned_val})");
+    Some(match (better, kept) {
+        (_, true) => {
+            format!("{points}; {alone} is better {by}, so the task file is that; {LAST} has the last epoch")
+        }
+        (true, false) => format!("{points}; {alone} is better {by}, and what was learned is kept all the same"),
+        (false, false) => points,
+    })
+}
+
 /// How far the probabilities of a classifier can be believed.
 pub(crate) fn calibration(results: &Results) -> Option<String> {
     let (temperature, test) = (results.temperature?, results.ece?.test);
@@ -192,7 +224,7 @@ fn configured(flags: SettingFlags, mut config: RunConfig, global: &Global) -> vp
     // A head and a label map take the place of each other.
     let (head, map) = (flags.get("head").is_some(), flags.get("label_map").is_some());
     if map && !head {
-        (config.head, config.head_lr) = (None, None);
+        (config.head, config.head_lr, config.head_init, config.keep_better) = (None, None, None, None);
     }
     if head && !map {
         config.label_map = None;

@@ -39,6 +39,7 @@ fn a_run_leaves_what_is_promised() {
             "lr",
             "temperature",
             "ece",
+            "probe",
             "wall_s",
             "img_per_s",
             "peak_rss_bytes",
@@ -65,8 +66,13 @@ fn a_run_leaves_what_is_promised() {
     }
     let split = json_file(&sandbox.path("run/split.json"));
     assert_eq!(["train", "val", "test"].map(|part| split[part].as_array().unwrap().len()), [42, 9, 9]);
-    // One line for the data, one for the run, one an epoch.
-    assert_eq!(run.stderr.lines().count(), 8, "{run:#?}");
+    // One line for the data, one for the probe, one for the run, one an epoch.
+    assert_eq!(run.stderr.lines().count(), 9, "{run:#?}");
+    let [probe, learned] = [&results["probe"], &results["probe"]["learned"]];
+    let kept = if probe["kept"] == true { probe } else { learned };
+    assert_eq!([&kept["val"], &kept["test"]], [&results["val"], &results["test"]]);
+    let moved = number(learned, "/test/acc1") - number(probe, "/test/acc1");
+    assert!((number(probe, "/moved/difference") - moved).abs() < 1e-12, "{probe:#}");
 }
 
 #[test]
@@ -174,7 +180,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_one_others() {
 #[test]
 fn shots_are_drawn_by_the_seed_and_written_down() {
     let sandbox = Sandbox::new();
-    let results = sandbox.trained("run", &["--shots", "4", "--epochs", "2", "--json"]).json();
+    let results = sandbox.trained("run", &["--shots", "4", "--epochs", "2", "--keep-better", "false", "--json"]).json();
     assert_eq!(number(&results, "/train_images"), 12.);
     assert_eq!(number(&results, "/best_epoch"), 2., "few-shot runs count the last epoch");
     let draw = json_file(&sandbox.path("run/few_shot.json"));

@@ -115,7 +115,7 @@ impl Step<'_> {
                         8. * d * shape.rank as f64 * (image_rows + 2. * n) - unread
                     }
                     Some(WeightShape::Full) => qkv + rows,
-                    Some(WeightShape::Bias) | None => 0.,
+                    Some(WeightShape::Bias | WeightShape::Norm) | None => 0.,
                 };
         (forward, backward)
     }

@@ -23,7 +23,7 @@ pub use self::rate::LearningRate;
 use vpt_backbone::{Precision, class_texts::Prompts};
 use vpt_base::{Message, Result};
 use vpt_data::{AugmentPolicy, boxes::Fit};
-pub use vpt_model::methods::{Method, MethodOptions, RunContext, Solver, Task};
+pub use vpt_model::methods::{HeadInit, Method, MethodOptions, RunContext, Solver, Task};
 use vpt_model::{
     head::{HeadKind, LabelMap},
     loss::class_weights::ClassWeights,
@@ -72,6 +72,26 @@ settings! {
             /// The head on the class token: a linear layer, cosine similarity to a learned vector per class, or the same beginning
             /// as CLIP's zero-shot classifier, from the class names
             head: Option<HeadKind> => { value: "HEAD", default: DefaultText::Made(help::head), }
+            /// What the head beside prompts or tuned weights begins as
+            ///
+            /// probe: logistic regression on the frozen features, its penalty chosen by validation (without validation images by
+            /// cross-validation). random: small random weights. text: as `head` text says. What the probe alone reaches is
+            /// in results.json beside what was learned.
+            head_init: Option<HeadInit> => {
+                value: "INIT",
+                default: DefaultText::Words("probe; text with `head` text, random with `head` cosine"),
+                tasks: ONE_CLASS,
+                lacking: "head that it learns beside something else",
+            }
+            /// Keep the probe on frozen features as the result where it is better on validation than what was learned
+            ///
+            /// With `head` text CLIP's zero-shot classifier stands in its place. What was learned is in last.safetensors then.
+            keep_better: Option<bool> => {
+                value: "true|false",
+                default: DefaultText::Words("true; false with `head` cosine"),
+                tasks: ONE_CLASS,
+                lacking: "head that it learns beside something else",
+            }
             /// Tell classes by the classifier that the backbone was published with, in the place of a head, on a ViT, DeiT or DINOv2 for
             /// image classification
             ///
@@ -247,10 +267,21 @@ settings! {
         Detection {
             /// Epochs, of all, in which the head learns alone, on features computed once
             head_epochs: Option<usize> => { value: "N", default: DefaultText::Words("half"), tasks: DETECTION, }
+        }
+        Training {
+            // Declared here, among what only detection has, since files of earlier versions have it here.
             /// Decay of the moving average of the learned values, which is what is kept, 0 to below 1
             ema: Option<f64> => {
-                value: "X", default: DefaultText::Made(|| detection::EMA.to_string()), tasks: DETECTION,
+                value: "X",
+                default: DefaultText::Made(|| format!("no average; {} in detection", detection::EMA)),
+                steps: true,
+                check: |ema| {
+                    let fits = (0. ..1.).contains(ema);
+                    if fits { Ok(()) } else { Err(format!("{ema} is not a number from 0 to below 1").into()) }
+                },
             }
+        }
+        Detection {
             /// How images become square: `stretch` both sides, or `letterbox` with padding
             fit: Option<Fit> => {
                 value: "FIT", default: DefaultText::Made(|| Fit::default().to_string()), tasks: DETECTION,
@@ -324,6 +355,8 @@ impl RunConfig {
             method,
             options: MethodOptions::default(),
             head: None,
+            head_init: None,
+            keep_better: None,
             label_map: None,
             epochs: None,
             batch_size: None,

@@ -8,7 +8,7 @@ use super::{cell, state, with_fields};
 use crate::cli::flags::words;
 use crate::cli::output::Output;
 use crate::cli::printable;
-use crate::cli::train::{calibration, scores};
+use crate::cli::train::{calibration, probe, scores};
 
 /// Characters of a curve.
 const WIDTH: usize = 48;
@@ -53,6 +53,7 @@ fn describe(run: &Run, changed: &[ConfigEntry], files: &[(String, u64)]) -> Stri
         rows.push(("learned", format!("{learned} values beside {frozen} frozen ones")));
         rows.push(("images", format!("{} to learn from, {} classes", results.train_images, results.classes)));
         rows.extend(calibration(results).map(|text| ("calibration", text)));
+        rows.extend(probe(results).map(|text| ("probe", text)));
         rows.push(("time", format!("{}, {:.0} images/s", table::seconds(results.wall_s), results.img_per_s)));
         rows.extend(results.peak_rss_bytes.map(|bytes| ("memory", table::bytes(bytes))));
     }

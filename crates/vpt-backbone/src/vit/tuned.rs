@@ -1,4 +1,4 @@
-//! An image tower whose weights a task tunes: its biases, all of them, or low-rank changes to queries, keys and values.
+//! An image tower whose weights a task tunes: its biases, its norms, all of them, or low-rank changes to queries, keys and values.
 //!
 //! The weights are kept as the checkpoint has them, and packed again where they have changed. Gradients come from the packed
 //! form and are unfolded into that of the checkpoint, once a step (`fold`).
@@ -21,6 +21,8 @@ use vpt_base::{Error, Result, parallel};
 pub enum Tune {
     /// Every bias, shifts of norms included.
     Biases,
+    /// Scales and shifts of every layer norm.
+    Norms,
     /// Every weight.
     All,
     /// Low-rank changes `scale · B A` to the queries, keys and values of every block (`LoRA`, Hu et al. 2022).
@@ -41,6 +43,7 @@ pub struct Tuned {
     image_size: usize,
     precision: Precision,
     tower: Tower,
+    tune: Tune,
     kind: TunedWeights,
     /// Name and shape of what is learned.
     tensors: Vec<(String, Vec<usize>)>,
@@ -117,6 +120,24 @@ fn is_bias(name: &str) -> bool {
     name.rsplit('.').next() == Some("bias")
 }
 
+/// Whether the tensor `name` is the scale or shift of a layer norm of the image tower that `spec` describes.
+fn is_of_norm(spec: &Spec, name: &str) -> bool {
+    let names = &spec.family.vision;
+    let Some((layer, _)) = name.rsplit_once('.') else { return false };
+    let in_block = layer.rsplit('.').next().unwrap_or(layer);
+    [names.pre_norm, names.post_norm].contains(&layer) || [names.blocks.norm1, names.blocks.norm2].contains(&in_block)
+}
+
+/// Whether `tune` tunes the tensor `name`, which is not of a low-rank change.
+fn is_tuned(tune: Tune, spec: &Spec, name: &str) -> bool {
+    match tune {
+        Tune::All => true,
+        Tune::Biases => is_bias(name),
+        Tune::Norms => is_of_norm(spec, name),
+        Tune::LowRank { .. } => false,
+    }
+}
+
 impl Vit {
     /// This tower, of the backbone that `spec` describes and whose `weights` these are, with weights of its own that `tune`
     /// names. They begin as they are; low-rank changes begin as none.
@@ -136,8 +157,9 @@ impl Vit {
                 let blocks = (0..depth).map(|i| Ok((spec.family.vision.blocks.qkv_of(i), read_block(get, spec, i)?)));
                 TunedWeights::LowRank(LowRankBlocks::new(&spec.vision, blocks, rank, scale)?)
             }
-            Tune::Biases | Tune::All => {
-                let learned = if tune == Tune::All { LearnedWeights::All } else { LearnedWeights::Biases };
+            Tune::Biases | Tune::Norms | Tune::All => {
+                // Scales of norms are folded into the matrices behind them, whose gradients they follow from.
+                let learned = if tune == Tune::Biases { LearnedWeights::Biases } else { LearnedWeights::All };
                 let mut all = TowerWeights { embedding: EmbeddingWeights::read(get, spec)?, ..TowerWeights::default() };
                 for i in 0..depth {
                     all.blocks.push(read_block(get, spec, i)?);
@@ -151,7 +173,7 @@ impl Vit {
         };
         let image_size = self.image_size();
         let mut tuned =
-            Tuned { spec: spec.clone(), image_size, precision: self.precision, tower, kind, tensors: Vec::new() };
+            Tuned { spec: spec.clone(), image_size, precision: self.precision, tower, tune, kind, tensors: Vec::new() };
         tuned.tensors = tuned.list()?;
         Ok(tuned)
     }
@@ -162,8 +184,8 @@ impl Tuned {
         let mut tensors = Vec::new();
         match &mut self.kind {
             TunedWeights::LowRank(blocks) => return Ok(blocks.tensors()),
-            TunedWeights::Layers(learned, weights) => weights.visit(&self.spec, &mut |name, shape, _| {
-                if matches!(learned, LearnedWeights::All) || is_bias(name) {
+            TunedWeights::Layers(_, weights) => weights.visit(&self.spec, &mut |name, shape, _| {
+                if is_tuned(self.tune, &self.spec, name) {
                     tensors.push((name.to_owned(), shape.to_vec()));
                 }
                 Ok(())
@@ -184,9 +206,9 @@ impl Tuned {
     /// None: what lists tensors can fail, but not on those that are there.
     pub fn values(&mut self) -> Result<Vec<Vec<f32>>> {
         let mut values = Vec::new();
-        if let TunedWeights::Layers(learned, weights) = &mut self.kind {
+        if let TunedWeights::Layers(_, weights) = &mut self.kind {
             weights.visit(&self.spec, &mut |name, _, own| {
-                if matches!(learned, LearnedWeights::All) || is_bias(name) {
+                if is_tuned(self.tune, &self.spec, name) {
                     values.push(own.clone());
                 }
                 Ok(())
@@ -200,7 +222,7 @@ impl Tuned {
     /// # Errors
     /// There is no such tensor, or one has another length.
     pub fn set(&mut self, lookup: Lookup, threads: usize) -> Result<()> {
-        let Self { spec, image_size, precision, tower, kind, .. } = self;
+        let Self { spec, image_size, precision, tower, tune, kind, .. } = self;
         let (learned, weights) = match kind {
             TunedWeights::LowRank(blocks) => return blocks.set(&mut tower.blocks, lookup, threads),
             TunedWeights::Layers(learned, weights) => (learned, weights),
@@ -208,7 +230,7 @@ impl Tuned {
         let all = matches!(learned, LearnedWeights::All);
         let changed = Cell::new(false);
         let mut take = |name: &str, shape: &[usize], own: &mut Vec<f32>| {
-            if !all && !is_bias(name) {
+            if !is_tuned(*tune, spec, name) {
                 return Ok(());
             }
             let values = lookup(name)?;
@@ -290,9 +312,9 @@ impl Tuned {
     /// The gradients of the tensors from those of the packed weights.
     pub(super) fn unfold(&self, grads: TowerGrads) -> Result<Vec<Vec<f32>>> {
         let TowerGrads { embedding, blocks, post_norm } = grads;
-        let (learned, weights) = match &self.kind {
+        let weights = match &self.kind {
             TunedWeights::LowRank(low_rank) => return Ok(low_rank.unfold(blocks)),
-            TunedWeights::Layers(learned, weights) => (learned, weights),
+            TunedWeights::Layers(_, weights) => weights,
         };
         let embedding = embedding.map(|grads| grads.unfold(&self.spec, self.image_size)).transpose()?;
         let unfolded = blocks.into_iter().zip(&weights.blocks).map(|(grads, weights)| match grads {
@@ -303,7 +325,7 @@ impl Tuned {
             TowerWeights { embedding: embedding.unwrap_or_default(), blocks: unfolded.collect(), post_norm };
         let mut gradients = Vec::new();
         of_tower.visit(&self.spec, &mut |name, _, values| {
-            if matches!(learned, LearnedWeights::All) || is_bias(name) {
+            if is_tuned(self.tune, &self.spec, name) {
                 gradients.push(std::mem::take(values));
             }
             Ok(())
@@ -315,7 +337,11 @@ impl Tuned {
     /// on `threads` threads.
     pub(super) fn bytes(&self, learning: bool, threads: usize) -> usize {
         let learned: usize = self.tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        let of_learned = learned * size_of::<f32>() * if learning { threads + 8 } else { 1 };
+        let mut of_learned = learned * size_of::<f32>() * if learning { threads + 8 } else { 1 };
+        if let (Tune::Norms, true, TunedWeights::Layers(_, weights)) = (self.tune, learning, &self.kind) {
+            // Gradients of the matrices that the scales are folded into.
+            of_learned += weights.bytes() * (threads + 1);
+        }
         let weights = match &self.kind {
             TunedWeights::Layers(LearnedWeights::All, weights) => weights.bytes() + self.tower.weight_bytes(),
             TunedWeights::Layers(_, weights) => weights.bytes(),

@@ -111,7 +111,7 @@ fn legend(methods: &[GridMethod], width: f64) -> (String, f64) {
             dashes(i),
             x + 34.,
             middle + 4.5,
-            escape(method.name())
+            escape(&method.name())
         );
         x += wide;
     }
@@ -206,7 +206,7 @@ fn panel(svg: &mut String, name: &str, cells: &[&Cell], methods: &[GridMethod], 
             let _ = write!(
                 svg,
                 "<circle class=\"dot f{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"><title>{}, {} shots: {} %</title></circle>",
-                escape(method.name()),
+                escape(&method.name()),
                 cell.shots,
                 spread(&cell.acc1)
             );

@@ -21,7 +21,10 @@ use vpt_base::{
     files::{self, write_atomic},
 };
 use vpt_data::{Dataset, FewShot, Split};
-use vpt_model::{head::LabelMap, methods::Method};
+use vpt_model::{
+    head::{HeadKind, LabelMap},
+    methods::Method,
+};
 use vpt_train::{
     config::{RunConfig, RunContext, Task},
     train::{features, run_folder},
@@ -267,7 +270,7 @@ impl GridConfig {
     /// What can be said without opening anything.
     fn check(&self) -> Result<()> {
         // It is said to the methods that have a use for it.
-        RunConfig { label_map: None, ..self.base.clone() }.validate()?;
+        RunConfig { label_map: None, head_init: None, keep_better: None, ..self.base.clone() }.validate()?;
         let given = [
             ("data", self.data.is_empty()),
             ("methods", self.methods.is_empty()),
@@ -300,7 +303,7 @@ impl GridConfig {
         }
         match self.methods.iter().find(|method| !method.names_unseen_classes()) {
             Some(method) => {
-                let able: Vec<&str> =
+                let able: Vec<_> =
                     GridMethod::all().into_iter().filter(|m| m.names_unseen_classes()).map(GridMethod::name).collect();
                 let message =
                     format!("method {method} knows the classes it has learned and no others; take {}", able.join(", "));
@@ -407,7 +410,16 @@ impl GridConfig {
         }
         config.options.tokens.prompt_tokens = self.base.options.tokens.prompt_tokens.filter(|_| learned.has_tokens());
         config.label_map = self.base.label_map.filter(|_| learned.has_pixels());
+        let by_texts = learned.prefers_texts() && frozen.text_depth.is_some();
+        let has_head = learned.has_option("head_init") && !by_texts && config.label_map.is_none();
+        config.head_init = self.base.head_init.filter(|_| has_head);
+        config.keep_better = self.base.keep_better.filter(|_| has_head);
         let mut plan = config.resolve(&facts)?;
+        // A method is to be seen for what it learns.
+        if self.base.keep_better.is_none() && plan.keep_better {
+            config.keep_better = Some(false);
+            plan = config.resolve(&facts)?;
+        }
         let most = (QUICK_PASSES / train_images).max(1);
         let shorter = self.schedule == GridSchedule::Quick && !method.is_quick();
         // A method that has no epochs has nothing to shorten.
@@ -420,9 +432,10 @@ impl GridConfig {
             _ if plan.has_constant_features(Split::Train) => 1,
             _ => plan.epochs,
         };
-        // The first mapping takes a pass of its own.
+        // The first mapping takes a pass of its own, and so does the probe.
         let counted = usize::from(plan.config.label_map.is_some_and(LabelMap::counts));
-        let passes = train_images * (often + counted);
+        let alone = usize::from(plan.knows_head_alone() && plan.head == HeadKind::Linear);
+        let passes = train_images * (often + counted + alone);
         let mut settings = serde_json::to_value(&plan.config).map_err(|e| Error::invalid("config", e.to_string()))?;
         if let Value::Object(fields) = &mut settings {
             fields.retain(|name, _| !ELSEWHERE.contains(&name.as_str()));

@@ -163,7 +163,7 @@ fn jobs(summary: &Summary) -> Table {
             let percent = |value: f64| number(format!("{:.1}", value * 100.), value);
             rows.push(vec![
                 text(&job.dataset),
-                text(job.method.name()),
+                text(&job.method.name()),
                 number(job.shots.to_string(), job.shots as f64),
                 number(job.seed.to_string(), job.seed as f64),
                 text(&part.name),

@@ -17,7 +17,7 @@ use vpt_base::{
 };
 use vpt_data::Dataset;
 use vpt_model::metrics::{Ece, Metrics};
-use vpt_train::config::RunConfig;
+use vpt_train::{config::RunConfig, train::results::ProbeResults};
 
 /// Longest result of a job that is read, in bytes: four bits of text an image of the test set.
 const MAX_RESULT: u64 = 256 << 20;
@@ -159,6 +159,9 @@ pub struct JobResult {
     pub temperature: Option<f64>,
     /// BLAKE3 hash of what was learned.
     pub learned: Option<String>,
+    /// What the probe on frozen features reached alone, where the head begins as it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeResults>,
     /// Images it learned from.
     pub train_images: usize,
     /// How often an image went through the backbone to learn from it.

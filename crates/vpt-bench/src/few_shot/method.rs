@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use vpt_base::{Error, Result, suggest};
-use vpt_model::methods::Method;
+use vpt_model::methods::{Method, settings::bare};
 
 /// The name of the one that is no method of training.
 const ZERO_SHOT: &str = "zero-shot";
@@ -26,11 +26,15 @@ impl GridMethod {
         std::iter::once(Self::ZeroShot).chain(learned.map(|&method| Self::Learned(method))).collect()
     }
 
-    /// Its name in flags, files and tables.
-    pub fn name(self) -> &'static str {
+    /// Its name in flags, files and tables: of methods that learn at once all names, with a plus between, as commas separate
+    /// methods.
+    pub fn name(self) -> Cow<'static, str> {
         match self {
-            Self::ZeroShot => ZERO_SHOT,
-            Self::Learned(method) => method.leading().name,
+            Self::ZeroShot => ZERO_SHOT.into(),
+            Self::Learned(method) => match method.name() {
+                Cow::Owned(names) => names.replace(',', "+").into(),
+                name @ Cow::Borrowed(_) => name,
+            },
         }
     }
 
@@ -71,13 +75,19 @@ impl GridMethod {
 
     /// Its place in tables.
     pub(super) fn rank(self) -> usize {
-        Self::all().iter().position(|&method| method == self).unwrap_or(usize::MAX)
+        let all = Self::all();
+        let known = all.iter().position(|&method| method == self);
+        known.unwrap_or_else(|| {
+            let names = self.name();
+            let part = |one: &Self| names.split('+').any(|name| name == one.name());
+            all.len() + all.iter().enumerate().filter(|(_, one)| part(one)).map(|(i, _)| 1 << i).sum::<usize>()
+        })
     }
 }
 
 impl fmt::Display for GridMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+        f.pad(&self.name())
     }
 }
 
@@ -85,9 +95,14 @@ impl FromStr for GridMethod {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
+        if s.contains('+') {
+            let several = s.replace('+', ",").parse().map(Self::Learned);
+            return several.map_err(|error: Error| Error::setting("methods", bare(error)));
+        }
         Self::all().into_iter().find(|method| method.name() == s).ok_or_else(|| {
-            let names: Vec<&str> = Self::all().into_iter().map(Self::name).collect();
-            let hint = suggest::hint(s, names.iter().copied());
+            let all = Self::all();
+            let names: Vec<Cow<str>> = all.into_iter().map(Self::name).collect();
+            let hint = suggest::hint(s, names.iter().map(|name| &**name));
             let message = format!("`{}` is not one of all, {}{hint}", s.escape_debug(), names.join(", "));
             Error::setting("methods", message)
         })
@@ -96,7 +111,7 @@ impl FromStr for GridMethod {
 
 impl Serialize for GridMethod {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
+        serializer.serialize_str(&self.name())
     }
 }
 
@@ -120,6 +135,10 @@ mod tests {
         for method in Method::NAMES {
             assert_eq!(all.iter().filter(|m| m.name() == *method).count(), 1, "{method}");
         }
+        let two: GridMethod = "bias+vpt-deep".parse().unwrap();
+        assert_eq!((two.name().as_ref(), two.rank() > all.len()), ("vpt-deep+bias", true));
+        let error = "vpt-deep+vpt-shallow".parse::<GridMethod>().unwrap_err().to_string();
+        assert!(error.starts_with("methods: vpt-deep and vpt-shallow both learn"), "{error}");
         let message = "vpt-depp".parse::<GridMethod>().unwrap_err().to_string();
         assert!(message.starts_with("methods") && message.ends_with("did you mean vpt-deep?"), "{message}");
     }

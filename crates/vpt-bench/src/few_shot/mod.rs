@@ -2,11 +2,10 @@
 //! whatever happens to the processes that fill it.
 //!
 //! [`GridConfig::jobs`] turns what a user asks for into jobs (`grid`, `job`), [`run()`] decides which of them are to
-//! be done (`run`), [`perform`] does one (`work`), and [`merge()`] writes what all of them say (`summary`, `bootstrap`,
+//! be done (`run`), [`perform`] does one (`work`), and [`merge()`] writes what all of them say (`summary`,
 //! `tables`, `curves`, `html`). The protocol is that of Zhou et al., "Learning to Prompt for Vision-Language Models" (2022),
 //! and, for base and new classes, of "Conditional Prompt Learning for Vision-Language Models" (2022).
 
-mod bootstrap;
 mod curves;
 mod grid;
 mod html;
@@ -20,7 +19,6 @@ mod tables;
 mod tests;
 mod work;
 
-pub use bootstrap::Interval;
 pub use grid::{GridConfig, GridFile, GridSchedule, Mode, QUICK_PASSES, TextFile};
 pub use job::{Half, Identity, Job, JobResult, PartResult, TestPart};
 pub use merge::{merge, to_json};

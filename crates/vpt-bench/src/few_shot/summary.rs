@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::{
     GridMethod, Mode,
-    bootstrap::{Interval, paired},
     grid::GridFile,
     job::{JobResult, PartResult},
 };
 use vpt_base::{Result, parallel, random::stream};
+use vpt_model::metrics::bootstrap::{self, Interval, paired};
 
 /// The part of the mean between base and new classes.
 pub(super) const HARMONIC: &str = "harmonic mean";
@@ -278,8 +278,7 @@ fn compare(shots: usize, one: &[&JobResult], other: &[&JobResult]) -> Result<Vec
             if this.images_hash != part.images_hash || than.images_hash != part.images_hash {
                 continue;
             }
-            let pairs = this.correct()?.into_iter().zip(than.correct()?);
-            differences.push(pairs.map(|(this, than)| i8::from(this) - i8::from(than)).collect::<Vec<_>>());
+            differences.push(bootstrap::differences(&this.correct()?, &than.correct()?));
         }
         let (method, than, dataset) = (one[0].method, other[0].method, one[0].dataset.clone());
         let purpose = format!("paired {dataset} {shots} {} {method} {than}", part.name);

@@ -150,7 +150,7 @@ fn by_names(
 fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
     let (part, others) = match &job.parts[..] {
         [part, others @ ..] if others.is_empty() || job.method.names_unseen_classes() => (part, others),
-        _ => return Err(Error::invalid(job.method.name(), "knows the classes it has learned and no others")),
+        _ => return Err(Error::invalid(job.method.to_string(), "knows the classes it has learned and no others")),
     };
     let run = job.run_folder();
     let mut watch = Watch { inner: observer, tested: None };
@@ -200,6 +200,7 @@ fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
         best_epoch: Some(results.best_epoch),
         temperature: results.temperature,
         learned: Some(hasher.finalize().to_hex().to_string()),
+        probe: results.probe,
         trainable_params: results.trainable_params,
         wall_s: results.wall_s,
         peak_rss_bytes: results.peak_rss_bytes,
@@ -287,6 +288,7 @@ fn result(job: &Job, parts: Vec<PartResult>) -> JobResult {
         best_epoch: None,
         temperature: None,
         learned: None,
+        probe: None,
         train_images: job.train_images,
         image_passes: job.image_passes,
         trainable_params: 0,

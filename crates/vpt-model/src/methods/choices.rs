@@ -1,4 +1,4 @@
-//! Choices that methods depend on: the task, and how a linear probe is fitted.
+//! Choices that methods depend on: the task, what a head begins as, and how a linear probe is fitted.
 
 use vpt_base::choice::choice;
 
@@ -25,5 +25,28 @@ choice! {
         Sgd = "sgd",
         /// To the minimum of the cross-entropy with an L2 penalty, by L-BFGS.
         Lbfgs = "lbfgs",
+    }
+}
+
+choice! {
+    /// What a head beside prompts or tuned weights begins as.
+    pub enum HeadInit for "head_init" {
+        /// The linear probe on frozen features: logistic regression, its penalty chosen by validation.
+        Probe = "probe",
+        /// Random weights.
+        Random = "random",
+        /// CLIP's zero-shot classifier; see `HeadKind::Text`.
+        Text = "text",
+    }
+}
+
+choice! {
+    /// What prompt tokens begin as.
+    pub enum PromptInit for "prompt_init" {
+        /// Uniform within the Xavier bound of the patch embedding, as in the VPT paper.
+        Random = "random",
+        /// Patch tokens of training images, as they go into the prompted blocks (Wang et al., "Revisiting the Power of Prompt for
+        /// Visual Tuning", ICML 2024).
+        Patches = "patches",
     }
 }

@@ -36,7 +36,15 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     summary: "vpt-deep with learned keys and values in the attention of the same blocks (without the paper's pruning)",
     source: "Han et al. 2023",
     tasks: &[Task::Classify, Task::Multilabel],
-    options: &["head_lr", "prompt_tokens", "prompt_layers", "prompt_dropout", "keys_values"],
+    options: &[
+        "head_lr",
+        "head_init",
+        "keep_better",
+        "prompt_tokens",
+        "prompt_layers",
+        "prompt_dropout",
+        "keys_values",
+    ],
     part: |request, options| {
         let layers = tokens::layers(request);
         let (start, count) = layers.resolve(request.context.depth)?;
@@ -44,8 +52,12 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
         let tokens = prompt_tokens.unwrap_or(tokens::TOKENS);
         let dropout = prompt_dropout.unwrap_or(vpt_deep::DROPOUT);
         let keys_values = request.options.keys_values.keys_values.unwrap_or(KEYS_VALUES);
-        options.tokens =
-            TokenOptions { prompt_tokens: Some(tokens), prompt_layers: Some(layers), prompt_dropout: Some(dropout) };
+        options.tokens = TokenOptions {
+            prompt_tokens: Some(tokens),
+            prompt_layers: Some(layers),
+            prompt_dropout: Some(dropout),
+            prompt_init: None,
+        };
         options.keys_values.keys_values = Some(keys_values);
         let shape = PartShape::KeysValues(KeyValueShape { start, layers: count, tokens, keys_values });
         Ok(Some(MethodPart { shape, dropout }))

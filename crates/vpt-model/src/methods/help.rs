@@ -2,7 +2,7 @@
 
 use super::{
     Defaults, Epochs, Method, MethodHead, MethodOptions, MethodRequest, MethodSpec, RunContext, Task, Texts, Warmup,
-    coop, maple, texts, tokens,
+    after_probe, coop, maple, texts, tokens,
 };
 use crate::head::{HeadKind, LabelMap};
 
@@ -44,8 +44,9 @@ pub fn lr() -> String {
     let mapped = defaults(Method::VP_PAD, Task::Classify, None, Some(LabelMap::Ilm)).lr;
     let of_text = defaults(Method::LINEAR, Task::Classify, Some(HeadKind::Text), None).lr;
     format!(
-        "{}; {} with `label_map`; {} for linear with `head` text; in detection {}",
+        "{}; {} for prompt tokens where the head begins as the probe; {} with `label_map`; {} for linear with `head` text; in detection {}",
         of_steps(|d| number(d.lr)),
+        number(after_probe::TOKENS_LR),
         number(mapped),
         number(of_text),
         of_detection(|d| number(d.lr)),
@@ -54,7 +55,7 @@ pub fn lr() -> String {
 
 /// Default of `head_lr`.
 pub fn head_lr() -> String {
-    number(Defaults::BASE.head_lr)
+    format!("{}; {} where the head begins as the probe", number(Defaults::BASE.head_lr), number(after_probe::HEAD_LR))
 }
 
 /// Default of `weight_decay`.
@@ -103,8 +104,9 @@ pub fn epochs() -> String {
     });
     let by_shots: Vec<String> = by_shots.collect();
     let mapped = defaults(Method::VP_PAD, Task::Classify, None, Some(LabelMap::Ilm));
+    let after_probe = without_shots(Defaults { epochs: after_probe::EPOCHS, ..Defaults::BASE });
     format!(
-        "{}; {} with `label_map`; in detection {}; with `shots` or `draw` {}",
+        "{after_probe} where the head begins as the probe (not of pixels); else {}; {} with `label_map`; in detection {}; with `shots` or `draw` {}",
         of_steps(without_shots),
         without_shots(mapped),
         of_detection(without_shots),
@@ -172,7 +174,7 @@ fn number(value: f64) -> String {
 fn request(options: &MethodOptions, task: Task) -> MethodRequest<'_> {
     let context =
         RunContext { task, depth: 12, text_depth: Some(12), image_size: 224, train_images: 1000, shots: None };
-    MethodRequest { options, head: None, label_map: None, alone: true, context }
+    MethodRequest { options, head: None, head_init: None, label_map: None, alone: true, context }
 }
 
 fn defaults(method: Method, task: Task, head: Option<HeadKind>, label_map: Option<LabelMap>) -> Defaults {

@@ -1,7 +1,7 @@
 //! `lora`: low-rank changes to queries, keys and values, as CLIP-LoRA has them where texts tell the classes.
 
 use super::{
-    Defaults, Epochs, Learns, MethodPart, MethodSpec, Task, Texts, Warmup,
+    Defaults, Epochs, Learns, MethodPart, MethodRequest, MethodSpec, Task, Texts, Warmup, after_probe,
     settings::{self, DefaultText, settings},
     weights,
 };
@@ -54,20 +54,18 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     learns: Learns::Changes,
     combines: true,
     texts: Texts::HeadIfAny,
-    options: &["head_lr", "lora_rank", "lora_alpha", "lora_dropout", "lora_towers"],
+    options: &["head_lr", "head_init", "keep_better", "lora_rank", "lora_alpha", "lora_dropout", "lora_towers"],
     check: |options, _| shape(&options.lora, true).check(),
     // CLIP-LoRA's rate, schedule and epochs.
-    defaults: |_| Defaults {
-        lr: 2e-4,
-        epochs: Epochs::StepsPerShot(STEPS),
-        warmup: Warmup::Share(0.),
-        ..Defaults::BASE
+    defaults: |request| {
+        let published =
+            Defaults { lr: 2e-4, epochs: Epochs::StepsPerShot(STEPS), warmup: Warmup::Share(0.), ..Defaults::BASE };
+        if by_texts(request) { published } else { after_probe::or(request, published.lr, published) }
     },
     part: |request, options| {
         let given = &request.options.lora;
         let context = request.context;
-        let texts = context.task == Task::Classify && context.text_depth.is_some();
-        let by_texts = texts && request.head.is_none() && request.alone;
+        let by_texts = by_texts(request);
         if given.lora_towers.is_some_and(LoraTowers::text) && context.text_depth.is_none() {
             let message = "the backbone has no text tower; take image, or a CLIP backbone";
             return Err(Error::setting("lora_towers", message));
@@ -85,6 +83,13 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     },
     ..weights::FAMILY
 };
+
+/// Whether the classes are told by their texts, and no head is learned.
+fn by_texts(request: &MethodRequest<'_>) -> bool {
+    let context = request.context;
+    let texts = context.task == Task::Classify && context.text_depth.is_some();
+    texts && request.head.is_none() && request.alone
+}
 
 /// The changes, where classes are told by texts or by a head.
 fn shape(options: &LoraOptions, by_texts: bool) -> LoraShape {

@@ -4,6 +4,7 @@
 //! the only list of them; command line, help, configuration, few-shot grid and the README's table follow it. To add a method, add its
 //! file and a line here; what it learns that no other method does is a part of its own (see `prompt`).
 
+mod after_probe;
 mod bias;
 mod choices;
 mod clap;
@@ -18,6 +19,7 @@ mod linear;
 mod lora;
 mod maple;
 mod ncm;
+mod norm;
 mod pixels;
 mod promptsrc;
 pub mod settings;
@@ -43,7 +45,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use self::settings::{SettingValue, ValueKind, settings};
 pub use self::{
-    choices::{Solver, Task},
+    choices::{HeadInit, PromptInit, Solver, Task},
     e2vpt::KeyValueOptions,
     features::ViewOptions,
     linear::ProbeOptions,
@@ -114,6 +116,7 @@ table! {
     MAPLE = maple::METHOD,
     PROMPTSRC = promptsrc::METHOD,
     BIAS = bias::METHOD,
+    NORM = norm::METHOD,
     LORA = lora::METHOD,
     FULL = full::METHOD,
 }
@@ -338,6 +341,8 @@ impl<'de> Deserialize<'de> for Method {
 
 settings::choices!(
     Task,
+    HeadInit,
+    PromptInit,
     Solver,
     HeadKind,
     LabelMap,

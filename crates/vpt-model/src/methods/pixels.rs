@@ -11,7 +11,7 @@ pub(super) const FAMILY: MethodSpec = MethodSpec {
     combines: true,
     head: MethodHead::Any,
     tasks: &[Task::Classify, Task::Multilabel],
-    options: &["label_map", "head_lr"],
+    options: &["label_map", "head_lr", "head_init", "keep_better"],
     defaults: |request| if request.label_map.is_some() { MAPPED } else { PIXELS },
     ..features::FAMILY
 };

@@ -1,6 +1,6 @@
 //! What every method says of itself, and what it is asked.
 
-use super::{MethodOptions, Task};
+use super::{HeadInit, MethodOptions, Task};
 use crate::{
     head::{HeadKind, LabelMap},
     optim::{EPSILON, OptimizerKind},
@@ -166,6 +166,8 @@ pub struct MethodRequest<'a> {
     pub options: &'a MethodOptions,
     /// The head that was asked for.
     pub head: Option<HeadKind>,
+    /// What the head begins as, where one is learned beside something else.
+    pub head_init: Option<HeadInit>,
     /// The label map that was asked for.
     pub label_map: Option<LabelMap>,
     /// Whether no other method learns at once.
@@ -175,6 +177,11 @@ pub struct MethodRequest<'a> {
 }
 
 impl MethodRequest<'_> {
+    /// Whether the head begins as the probe on frozen features.
+    pub fn begins_as_probe(&self) -> bool {
+        self.head_init == Some(HeadInit::Probe)
+    }
+
     /// Whether boxes are learned.
     pub fn detects(&self) -> bool {
         self.context.task == Task::Detect

@@ -1,7 +1,7 @@
 //! What methods with prompt tokens have in common, and the options of tokens, which those that learn texts have, too.
 
 use super::{
-    Defaults, Learns, MethodHead, MethodPart, MethodRequest, MethodSpec, Task, features, help,
+    Defaults, Learns, MethodHead, MethodPart, MethodRequest, MethodSpec, PromptInit, Task, after_probe, features, help,
     settings::{self, DefaultText, settings},
 };
 use crate::prompt::{
@@ -41,6 +41,14 @@ settings! {
                 lacking: "prompt tokens",
                 check: settings::share,
             }
+            /// What prompt tokens begin as: random, or patches: patch tokens of training images, drawn by the seed, as they go into the
+            /// prompted blocks
+            prompt_init: Option<PromptInit> => {
+                value: "INIT",
+                default: DefaultText::Words("random"),
+                tasks: &[Task::Classify, Task::Multilabel],
+                lacking: "prompt tokens beside images",
+            }
         }
     }
 }
@@ -57,8 +65,14 @@ pub(super) const FAMILY: MethodSpec = MethodSpec {
     combines: true,
     head: MethodHead::Any,
     tasks: &[Task::Classify, Task::Multilabel, Task::Detect],
-    options: &["head_lr", "prompt_tokens", "prompt_dropout"],
-    defaults: |request| if request.detects() { Defaults::DETECTION } else { Defaults::BASE },
+    options: &["head_lr", "head_init", "keep_better", "prompt_tokens", "prompt_dropout", "prompt_init"],
+    defaults: |request| {
+        if request.detects() {
+            Defaults::DETECTION
+        } else {
+            after_probe::or(request, after_probe::TOKENS_LR, Defaults::BASE)
+        }
+    },
     ..features::FAMILY
 };
 

@@ -26,7 +26,7 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     name: "vp-frame",
     summary: "pixels around the shrunk image",
     source: "Tsao et al. 2024",
-    options: &["label_map", "head_lr", "inner_size"],
+    options: &["label_map", "head_lr", "head_init", "keep_better", "inner_size"],
     part: |request, options| {
         let side = request.context.image_size;
         // An even number of pixels less than the side: a tenth of it on each, or ILM-VP's (38 of 64 are left).

@@ -9,7 +9,15 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     name: "vpt-deep",
     summary: "prompt tokens of their own for every block, or for those of `prompt_layers`",
     source: "Jia et al. 2022",
-    options: &["head_lr", "prompt_tokens", "prompt_layers", "prompt_dropout"],
+    options: &[
+        "head_lr",
+        "head_init",
+        "keep_better",
+        "prompt_tokens",
+        "prompt_layers",
+        "prompt_dropout",
+        "prompt_init",
+    ],
     part: |request, options| {
         let layers = tokens::layers(request);
         options.tokens.prompt_layers = Some(layers);

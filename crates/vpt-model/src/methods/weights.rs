@@ -6,6 +6,6 @@ pub(super) const FAMILY: MethodSpec = MethodSpec {
     family: &MethodFamily { intro: "Methods that tune the backbone itself:" },
     head: MethodHead::Any,
     tasks: &[Task::Classify, Task::Multilabel],
-    options: &["head_lr"],
+    options: &["head_lr", "head_init", "keep_better"],
     ..features::FAMILY
 };

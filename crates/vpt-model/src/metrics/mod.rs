@@ -1,7 +1,8 @@
-//! How good a model is: accuracy on classes and how far its confidence can be believed, metrics of several classes an image,
+//! How good a model is: accuracy on classes and how far its confidence can be believed, how sure a difference is, metrics of several classes an image,
 //! the COCO box metric. Metrics are named as `CLIP_benchmark` and pycocotools name them, computed over the whole split at once
 //! (never as a mean of batch means), and are fractions of one.
 
+pub mod bootstrap;
 pub mod calibration;
 pub mod classify;
 pub mod coco;

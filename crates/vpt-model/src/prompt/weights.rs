@@ -1,8 +1,9 @@
-//! Weights of the backbone that a task tunes: its biases, all of them, or low-rank changes.
+//! Weights of the backbone that a task tunes: its biases, its norms, all of them, or low-rank changes.
 //!
 //! | method | learned | source |
 //! |---|---|---|
 //! | bias | every bias of the image tower, shifts of norms included | the baseline of VPT (Jia et al., ECCV 2022); `BitFit` (Ben Zaken et al., ACL 2022) |
+//! | norm | scale and shift of every layer norm of the image tower | Basu et al., AAAI 2024 ("Strong Baselines for Parameter-Efficient Few-Shot Fine-Tuning") |
 //! | lora | `W + s B A` for queries, keys and values, `s = alpha / √r` | `LoRA` (Hu et al., ICLR 2022) as CLIP-LoRA (Zanella and Ben Ayed, CVPRW 2024) has it |
 //! | full | every weight of the image tower | |
 //!
@@ -69,6 +70,8 @@ impl LoraTowers {
 pub enum WeightShape {
     /// Every bias of the image tower.
     Bias,
+    /// Scales and shifts of every layer norm of the image tower.
+    Norm,
     /// Every weight of the image tower.
     Full,
     /// Low-rank changes to queries, keys and values.
@@ -155,6 +158,7 @@ impl Kind for WeightShape {
     fn describe(&self) -> String {
         match self {
             Self::Bias => "the biases of the image tower are tuned".to_owned(),
+            Self::Norm => "scales and shifts of the layer norms of the image tower are tuned".to_owned(),
             Self::Full => "every weight of the image tower is tuned".to_owned(),
             Self::Lora(lora) => {
                 let towers = match lora.towers {
@@ -224,6 +228,7 @@ impl WeightTuning {
         let backbone = site.backbone;
         let tune = match shape {
             WeightShape::Bias => Tune::Biases,
+            WeightShape::Norm => Tune::Norms,
             WeightShape::Full => Tune::All,
             WeightShape::Lora(lora) => {
                 lora.check()?;

@@ -57,9 +57,6 @@ impl RunConfig {
         let steps = (head_epochs.max(1) * per_epoch) as f64;
         let warmup = self.warmup.unwrap_or(Warmup::SHARE.min(WARMUP_STEPS / steps));
         let ema = self.ema.unwrap_or(EMA);
-        if !(0. ..1.).contains(&ema) {
-            return Err(Error::setting("ema", format!("{ema} is not a number from 0 to below 1")));
-        }
         Ok(DetectPlan { head_epochs, warmup, ema, fit: self.fit.unwrap_or_default(), augment })
     }
 }

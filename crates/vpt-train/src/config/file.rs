@@ -11,9 +11,9 @@ use serde::{
     ser::SerializeStruct,
 };
 
-use super::RunConfig;
+use super::{HeadInit, RunConfig, Task};
 use vpt_base::{Error, Message, Result, files, suggest};
-use vpt_model::methods::settings::Settings;
+use vpt_model::{head::HeadKind, methods::settings::Settings};
 
 impl RunConfig {
     /// Reads a `config.toml`.
@@ -29,7 +29,33 @@ impl RunConfig {
             Error::file(path, Message::from(format!("line {line}: ")).text(Message::of_reader(&with_hint(message))))
         })?;
         config.validate().map_err(|error| error.in_file(path))?;
-        Ok(config)
+        Ok(config.with_earlier_defaults())
+    }
+
+    /// The same where it was filled in by a version that had no choice of what a head begins as: what that version did.
+    fn with_earlier_defaults(self) -> Self {
+        // What every filled-in configuration says, and hardly one that was written by hand.
+        let filled_in = self.threads.is_some() && self.image_size.is_some() && self.flip.is_some();
+        let has_choice = self.task == Task::Classify && self.head.is_some() && self.method.has_option("head_init");
+        if !filled_in || !has_choice || self.head_init.is_some() {
+            return self;
+        }
+        Self { head_init: Some(self.earlier_head_init()), keep_better: Some(false), ..self }
+    }
+
+    /// What a head of this run began as before there was a choice.
+    fn earlier_head_init(&self) -> HeadInit {
+        if self.head == Some(HeadKind::Text) { HeadInit::Text } else { HeadInit::Random }
+    }
+
+    /// What stands for the run in the fingerprint of its checkpoints: [`Self::to_toml`] without what says what versions did
+    /// that had no such setting, so that runs of these can be resumed.
+    pub(crate) fn identity(&self) -> Result<String> {
+        let earlier = self.head_init == Some(self.earlier_head_init()) && self.keep_better == Some(false);
+        if !earlier {
+            return self.to_toml();
+        }
+        Self { head_init: None, keep_better: None, ..self.clone() }.to_toml()
     }
 
     /// The content of a `config.toml`.

@@ -9,7 +9,7 @@ use vpt_data::{
 };
 use vpt_model::{
     head::HeadKind,
-    methods::{Defaults, MethodPart, MethodRequest, RANDOM, Warmup},
+    methods::{Defaults, HeadInit, MethodPart, MethodRequest, RANDOM, Warmup},
     optim::{
         self, OptimizerKind, Rate, Rates,
         schedule::{EpochSchedule, LearningRateSchedule, Schedule},
@@ -41,6 +41,10 @@ pub struct Plan {
     pub warmup_steps: u64,
     /// Steps in the whole run.
     pub total_steps: u64,
+    /// What the head begins as, where it is learned beside something else and that is a choice.
+    pub head_init: Option<HeadInit>,
+    /// Whether the head alone, on frozen features, is the result where it is better on validation.
+    pub keep_better: bool,
     /// Which epoch counts.
     pub select: Select,
     /// Threads.
@@ -133,6 +137,11 @@ impl Plan {
         self.parts.told_by_texts()
     }
 
+    /// Whether it is known what the head alone reaches on frozen features: where the head begins as that, or is held against it.
+    pub fn knows_head_alone(&self) -> bool {
+        self.head_init == Some(HeadInit::Probe) || self.keep_better
+    }
+
     /// Whether training images of a classifier are changed at random.
     pub fn augments(&self) -> bool {
         let RunConfig { flip, random_resized_crop, augment, .. } = &self.config;
@@ -158,9 +167,11 @@ impl RunConfig {
         if context.train_images == 0 {
             return Err(Error::invalid("data", "there are no images to train on"));
         }
+        let head_init = self.head_init.or_else(|| self.default_head_init(context.task));
         let request = MethodRequest {
             options: &self.options,
             head: self.head,
+            head_init,
             label_map: self.label_map,
             alone: self.method.specs().count() == 1,
             context: *context,
@@ -215,12 +226,16 @@ impl RunConfig {
         let weight_decay = self.weight_decay.unwrap_or(defaults.weight_decay);
         let optimizer = self.optimizer.unwrap_or(defaults.optimizer);
         let beside = !by_texts && self.label_map.is_none();
+        let head_init = head_init.filter(|_| beside);
+        let keep_better = head_init.map(|_| self.keep_better.unwrap_or(head != HeadKind::Cosine));
         let config = Self {
             // Of texts that tell the classes, and of a label map, there is no head to ask for.
             head: Some(head).filter(|_| beside),
             epochs: (!solved).then_some(epochs),
             batch_size: (!solved).then_some(batch_size),
             lr: Some(lr).filter(|_| !solved && one_rate).or(self.lr),
+            head_init,
+            keep_better,
             head_lr: (beside && self.method.has_option("head_lr")).then_some(head_lr),
             optimizer: (!solved).then_some(optimizer),
             weight_decay: Some(weight_decay).filter(|_| !solved && one_rate).or(self.weight_decay),
@@ -228,7 +243,7 @@ impl RunConfig {
             select: (!solved).then_some(select),
             image_size: Some(context.image_size),
             head_epochs: detect.map(|detect| detect.head_epochs),
-            ema: detect.map(|detect| detect.ema),
+            ema: detect.map(|detect| detect.ema).or(self.ema),
             fit: detect.map(|detect| detect.fit),
             scale_jitter: detect
                 .and_then(|detect| detect.augment.scale.or(Some([1.; 2]).filter(|_| !self.method.on_features()))),
@@ -255,6 +270,8 @@ impl RunConfig {
             batch_size,
             warmup_steps: (warmup.unwrap_or(0.) * total_steps as f64).round() as u64,
             total_steps,
+            head_init,
+            keep_better: keep_better == Some(true),
             select,
             threads,
             learning_rates: match lr {
@@ -271,17 +288,30 @@ impl RunConfig {
         })
     }
 
+    /// What the head of a run begins as where nothing is said; `None` where there is none that is learned beside something else.
+    fn default_head_init(&self, task: Task) -> Option<HeadInit> {
+        let beside = task == Task::Classify && self.label_map.is_none() && self.method.has_option("head_init");
+        beside.then_some(match self.head_kind() {
+            HeadKind::Linear => HeadInit::Probe,
+            HeadKind::Cosine => HeadInit::Random,
+            HeadKind::Text => HeadInit::Text,
+        })
+    }
+
     /// Of a method that leaves it to texts to tell the classes: texts where none are read, and a head's learning rate where there
     /// is no head, are mistakes.
     fn refuse_fields_of_texts(&self, by_texts: bool) -> Result<()> {
         let by_head = self.method.prefers_texts() && !by_texts && !self.reads_texts();
         let told_by_a_head = "the classes are told by a head, not by texts";
+        let no_head = "texts tell the classes, so there is no head beside";
         let fields = [
             (
                 "head_lr",
                 by_texts && self.head_lr.is_some(),
                 "texts tell the classes, so there is no head beside: use {lr}",
             ),
+            ("head_init", by_texts && self.head_init.is_some(), no_head),
+            ("keep_better", by_texts && self.keep_better.is_some(), no_head),
             ("templates", by_head && self.templates.is_some(), told_by_a_head),
             ("classnames", by_head && self.classnames.is_some(), told_by_a_head),
         ];

@@ -4,7 +4,7 @@ use super::{RunConfig, Task};
 use vpt_base::{Error, Message, Result};
 use vpt_model::{
     head::HeadKind,
-    methods::{Method, help, settings::Settings},
+    methods::{HeadInit, Method, help, settings::Settings},
 };
 
 impl RunConfig {
@@ -50,7 +50,7 @@ impl RunConfig {
                 let message = format!("not with method {method}, which learns more than prompt pixels");
                 return Err(Error::setting("label_map", message));
             }
-            for name in ["head", "head_lr"] {
+            for name in ["head", "head_lr", "head_init", "keep_better"] {
                 if self.is_given(name) {
                     let message = Message::from("not with ").field("label_map");
                     return Err(Error::setting(name, message.text(format!(" {map}, which takes the place of a head"))));
@@ -63,7 +63,42 @@ impl RunConfig {
             let message = format!("{head} is not for method {method}, which has a head of its own");
             return Err(Error::setting("head", message));
         }
+        if self.ema.is_some() {
+            let message = match self.label_map {
+                _ if method.tied_to().is_some() => {
+                    format!("method {method} has its own average, over epochs, of what it learns")
+                }
+                Some(map) => format!("not with {{label_map}} {map}, whose counts no average is made of"),
+                None => String::new(),
+            };
+            if !message.is_empty() {
+                return Err(Error::setting("ema", Message::naming(&message)));
+            }
+        }
+        self.check_head_init()?;
         if self.is_solved() { self.refuse_fields_of_steps() } else { Ok(()) }
+    }
+
+    /// A head begins as what is of its own form, and stands beside a probe of it.
+    fn check_head_init(&self) -> Result<()> {
+        let head = self.head_kind();
+        let refuse = |name, message: String| Err(Error::setting(name, Message::naming(&message)));
+        match self.head_init {
+            Some(HeadInit::Probe) if head != HeadKind::Linear => {
+                return refuse("head_init", format!("the probe is a linear head, not {{head}} {head}"));
+            }
+            Some(HeadInit::Text) if head != HeadKind::Text => {
+                return refuse("head_init", format!("text is for {{head}} text, not {head}"));
+            }
+            Some(HeadInit::Random) if head == HeadKind::Text => {
+                return refuse("head_init", "{head} text begins as the texts; take {head} cosine".to_owned());
+            }
+            _ => {}
+        }
+        if self.keep_better == Some(true) && head == HeadKind::Cosine {
+            return refuse("keep_better", "the probe is a linear head, not {head} cosine".to_owned());
+        }
+        Ok(())
     }
 
     /// Nothing that says how to take steps makes sense where none are taken.

@@ -91,10 +91,13 @@ where
         .x_label_formatter(&|x| if x.fract() == 0. { format!("{x:.0}") } else { String::new() })
         .draw()?;
     let at = selected as f64;
-    chart
-        .draw_series([PathElement::new([(at, range.start), (at, range.end)], GREY.mix(0.6))])?
-        .label("selected")
-        .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], GREY.mix(0.6)));
+    // What was there before the first epoch is none of them.
+    if selected > 0 {
+        chart
+            .draw_series([PathElement::new([(at, range.start), (at, range.end)], GREY.mix(0.6))])?
+            .label("selected")
+            .legend(|(x, y)| PathElement::new([(x, y), (x + 20, y)], GREY.mix(0.6)));
+    }
     for (Curve { name, points }, colour) in curves.iter().zip([TRAIN, VAL]) {
         // A single epoch has no line: its mark shows it.
         let size = if points.len() > 60 { 0 } else { 3 };

@@ -8,14 +8,14 @@ use std::{collections::BTreeMap, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    progress::{AVERAGE, EpochRecord, RunProgress},
+    progress::{AVERAGE, EpochRecord, PROBE, RunProgress},
     task::Averaging,
 };
 use crate::config::Select;
 use vpt_base::{
     Error, Message, Result,
     files::write_atomic,
-    params::Param,
+    params::{Group, Param},
     tensor_file::{self, Tensor},
 };
 use vpt_model::optim::{Optimizer, OptimizerKind};
@@ -91,9 +91,9 @@ impl TrainState {
         optimizer: OptimizerKind,
         averaging: Averaging,
     ) -> Result<Self> {
-        // Values, two moments and three copies, and what is said of them.
+        // Values, two moments and four copies, and what is said of them.
         let values: u64 = initial.iter().map(|param| param.values.len() as u64).sum();
-        let limit = values.saturating_mul(6 * 4).saturating_add(tensor_file::MAX_BYTES);
+        let limit = values.saturating_mul(7 * 4).saturating_add(tensor_file::MAX_BYTES);
         let (mut tensors, meta) = tensor_file::read(path, KEY, "checkpoint", limit, |_| Ok(()))?;
         let bad = |what: Message| Error::file(path, what.text("; delete it to start the run again"));
         let meta: CheckpointMeta = serde_json::from_value(meta)
@@ -122,8 +122,11 @@ impl TrainState {
         }
         for name in copies {
             let mut copy = initial.to_vec();
-            for (param, start) in copy.iter_mut().zip(initial) {
-                param.values = take(name, start, start.values.len())?;
+            if name == PROBE {
+                copy.retain(|param| matches!(param.group, Group::Head | Group::HeadBias));
+            }
+            for param in &mut copy {
+                param.values = take(name, param, param.values.len())?;
             }
             made.copies.insert(name, copy);
         }

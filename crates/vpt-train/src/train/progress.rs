@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{checkpoint::BEST, task::Averaging};
+use super::{checkpoint::BEST, features::logistic::Trial, task::Averaging};
 use vpt_model::metrics::Scores;
 
 /// The moving or weighted average of the learned values, among a state's copies.
 pub(crate) const AVERAGE: &str = "average";
+
+/// The head alone, on frozen features, among a state's copies: without values of parts.
+pub(crate) const PROBE: &str = "probe";
 
 /// The part of a run that learns the same values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +71,16 @@ pub struct EpochRecord {
 }
 
 impl EpochRecord {
+    /// The record of the head alone, before the first epoch, beside that of an epoch.
+    pub(crate) fn of_head_alone(&self, val: Scores) -> Self {
+        Self { epoch: 0, step: 0, lr: 0., val, ..self.clone() }
+    }
+
+    /// Whether it is of the head alone.
+    pub(crate) fn is_head_alone(&self) -> bool {
+        self.epoch == 0
+    }
+
     /// Whether this epoch is the better choice: the higher [`Scores::rank`], of equals the earlier.
     pub(crate) fn better_than(&self, other: &Self) -> bool {
         let (own, others) = (self.val.rank(), other.val.rank());
@@ -132,12 +145,24 @@ pub(crate) struct RunProgress {
     pub(crate) epoch_seconds: f64,
     /// Wall time spent on the whole run, set-up included.
     pub(crate) wall_s: f64,
+    /// What was chosen for the head alone, where the run begins with it or is held against it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) probe: Option<ProbeChoice>,
+}
+
+/// What was chosen for the head alone.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ProbeChoice {
+    /// Strength of its L2 penalty; `None` where texts make it.
+    pub(crate) l2: Option<f64>,
+    /// Every strength that was tried.
+    pub(crate) trials: Vec<Trial>,
 }
 
 impl RunProgress {
     /// A run at its beginning.
     pub(crate) fn new(lr: f64) -> Self {
-        Self { lr, history: Vec::new(), sums: EpochSums::default(), epoch_seconds: 0., wall_s: 0. }
+        Self { lr, history: Vec::new(), sums: EpochSums::default(), epoch_seconds: 0., wall_s: 0., probe: None }
     }
 
     /// The finished epochs of `stage`.
@@ -183,6 +208,7 @@ impl RunProgress {
             Averaging::Steps { .. } => !self.history.is_empty() || self.sums.steps > 0,
         };
         let mut names: Vec<&'static str> = averaged.then_some(AVERAGE).into_iter().collect();
+        names.extend(self.probe.is_some().then_some(PROBE));
         for record in &self.history {
             let name = record.stage.copy_name();
             if !names.contains(&name) {

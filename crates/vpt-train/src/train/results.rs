@@ -11,7 +11,7 @@ use vpt_base::{Error, Message, Result, files};
 use vpt_model::{
     head::{HeadKind, LabelMap},
     methods::Method,
-    metrics::{Calibration, Scores},
+    metrics::{Calibration, Scores, bootstrap::Interval},
 };
 
 /// The result of a run. Rates are fractions of one.
@@ -48,7 +48,7 @@ pub struct Results {
     pub trainable_params: usize,
     /// Weights of the frozen backbone.
     pub backbone_params: u64,
-    /// The epoch that counts, from 1.
+    /// The epoch that counts, from 1; 0 where the probe on frozen features was kept.
     pub best_epoch: usize,
     /// On the validation images, after that epoch.
     pub val: Scores,
@@ -72,6 +72,9 @@ pub struct Results {
     /// Detection with prompts: what the head alone reached, before there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_only: Option<HeadOnly>,
+    /// Where a head begins as the probe on frozen features, or is held against it: what that reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeResults>,
     /// Wall time of the whole run in seconds, without the time between an interruption and its resumption.
     pub wall_s: f64,
     /// Images learned from in a second, decoding included, validation not.
@@ -83,6 +86,38 @@ pub struct Results {
 /// The head alone, as a control for prompts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HeadOnly {
+    /// The epoch it is from, from 1.
+    pub best_epoch: usize,
+    /// On the validation images, after that epoch.
+    pub val: Scores,
+    /// On the test images.
+    pub test: Scores,
+}
+
+/// The head alone on frozen features, without prompts or tuned weights, as a control for these.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeResults {
+    /// Strength of the probe's L2 penalty; `None` for CLIP's zero-shot classifier, which a text head begins as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub l2: Option<f64>,
+    /// On the validation images.
+    pub val: Scores,
+    /// On the test images.
+    pub test: Scores,
+    /// By how much the learned parts moved the accuracy on the test images: what was learned less the probe, with a paired
+    /// bootstrap interval over the images.
+    pub moved: Interval,
+    /// Whether the probe is better on validation than what was learned.
+    pub better: bool,
+    /// Whether it is the result therefore, and the task file.
+    pub kept: bool,
+    /// What was learned.
+    pub learned: LearnedScores,
+}
+
+/// What a run learned, beside the head alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LearnedScores {
     /// The epoch it is from, from 1.
     pub best_epoch: usize,
     /// On the validation images, after that epoch.

@@ -9,8 +9,8 @@ use super::{
     fit::{Ended, StageFit, is_over},
     lr_search::{LrSearch, LrTrial},
     observer::{Event, Observer, Start},
-    progress::{EpochRecord, RunProgress, Stage},
-    results::{HeadOnly, Results, peak_rss_bytes},
+    progress::{EpochRecord, PROBE, RunProgress, Stage},
+    results::{HeadOnly, LearnedScores, ProbeResults, Results, peak_rss_bytes},
     run_folder::{self, RunFolder},
     run_writer::{NoWriter, RunWriter, StateWriter},
     task::{FinishedRun, Refined, Scored, StagePlan, TrainTask},
@@ -19,12 +19,20 @@ use crate::config::Select;
 use vpt_base::{
     Error, Result,
     params::{self, Param},
+    random::stream,
 };
 use vpt_data::Split;
-use vpt_model::metrics::Scores;
+use vpt_model::metrics::{Scores, bootstrap, calibration::Logits};
 
 /// A trial of a learning rate takes this share of the epochs of each stage.
 const TRIAL_SHARE: usize = 4;
+
+/// What the head alone found at the end of a run.
+struct AloneEnd<E> {
+    val: E,
+    test: E,
+    results: ProbeResults,
+}
 
 /// A run with everything it needs, at work in its folder.
 pub(super) struct Session<T> {
@@ -55,7 +63,12 @@ impl<T: TrainTask> Session<T> {
             state
         } else {
             let Some(lr) = self.learning_rate(&initial, observer)? else { return Ok(self.interrupted()) };
-            TrainState::new(initial, self.task.plan().optimizer, RunProgress::new(lr))
+            let mut state = TrainState::new(initial, self.task.plan().optimizer, RunProgress::new(lr));
+            if let Some((values, choice)) = self.task.head_alone() {
+                state.copies.insert(PROBE, values.to_vec());
+                state.progress.probe = Some(choice.clone());
+            }
+            state
         };
         // Lines of epochs after the checkpoint belong to the process that was cut off.
         self.folder.write_lines(run_folder::METRICS, &state.progress.history)?;
@@ -253,12 +266,21 @@ impl<T: TrainTask> Session<T> {
         }
         let Some(test_source) = task.final_source(Split::Test, observer)? else { return Ok(self.interrupted()) };
         let test_part = (Split::Test, &test_source);
-        let Some(val) = evaluate(task, &values, stage, val_part, true, observer)? else {
+        let Some(mut val) = evaluate(task, &values, stage, val_part, true, observer)? else {
             return Ok(self.interrupted());
         };
-        let Some(test) = evaluate(task, &values, stage, test_part, true, observer)? else {
+        let Some(mut test) = evaluate(task, &values, stage, test_part, true, observer)? else {
             return Ok(self.interrupted());
         };
+        let mut probe = None;
+        if let Some(head) = state.copies.get(PROBE) {
+            let Some(alone) = self.alone(head, state, &record, &test, observer)? else { return Ok(self.interrupted()) };
+            if alone.results.kept {
+                (values, record) = (head.clone(), record.of_head_alone(alone.val.scores()));
+                (val, test) = (alone.val, alone.test);
+            }
+            probe = Some(alone.results);
+        }
         if let Some(logits) = test.logits() {
             observer.event(&Event::Tested(logits));
         }
@@ -276,6 +298,9 @@ impl<T: TrainTask> Session<T> {
         self.write_task(run_folder::BEST, &values, &record, Some(test.scores()), Some(&val))?;
         let folder = &self.folder;
         let (record, values) = (&record, &values[..]);
+        if let Some(choice) = state.progress.probe.as_ref().filter(|choice| !choice.trials.is_empty()) {
+            folder.write_json(run_folder::L2_SEARCH, &choice.trials)?;
+        }
         task.write_files(&FinishedRun { folder, history, record, values, val: &val, test: &test })?;
         let seconds: f64 = history.iter().map(|record| record.train_seconds).sum();
         let data = task.data();
@@ -303,6 +328,7 @@ impl<T: TrainTask> Session<T> {
             ece: own.ece,
             chosen: chosen.unwrap_or(own.chosen),
             head_only,
+            probe,
             wall_s: wall_s(),
             img_per_s: (task.epoch_images() * history.len()) as f64 / seconds.max(1e-9),
             peak_rss_bytes: peak_rss_bytes(),
@@ -311,6 +337,36 @@ impl<T: TrainTask> Session<T> {
         self.folder.write_json(run_folder::RESULTS, &results)?;
         observer.event(&Event::Finished(&results));
         Ok(Outcome::Finished { folder: self.folder.path().to_path_buf(), results: Box::new(results) })
+    }
+
+    /// Holds what was learned, in the epoch `record` and on the `test` images, against the `head` alone; `None` when the
+    /// observer asked to stop.
+    fn alone(
+        &self,
+        head: &[Param],
+        state: &TrainState,
+        record: &EpochRecord,
+        test: &T::Evaluation,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<AloneEnd<T::Evaluation>>> {
+        let (task, plan) = (&self.task, self.task.plan());
+        let Some(of_val) = task.evaluate_alone(head, Split::Val, observer)? else { return Ok(None) };
+        let Some(of_test) = task.evaluate_alone(head, Split::Test, observer)? else { return Ok(None) };
+        let correct = |found: &T::Evaluation| found.logits().map(Logits::correct).unwrap_or_default();
+        let moved = bootstrap::differences(&correct(test), &correct(&of_test));
+        let moved = bootstrap::paired(&[moved], &mut stream(plan.config.seed, "paired with the probe", 0, 0));
+        // Without validation images there is nothing to tell it by.
+        let better = task.data().images[Split::Val as usize] > 0 && of_val.scores().rank() > record.val.rank();
+        let results = ProbeResults {
+            l2: state.progress.probe.as_ref().and_then(|choice| choice.l2),
+            val: of_val.scores(),
+            test: of_test.scores(),
+            moved: moved.unwrap_or_default(),
+            better,
+            kept: better && plan.keep_better,
+            learned: LearnedScores { best_epoch: record.epoch, val: record.val.clone(), test: test.scores() },
+        };
+        Ok(Some(AloneEnd { val: of_val, test: of_test, results }))
     }
 
     fn write_task(

@@ -50,7 +50,7 @@ fn pictures(dir: &Path) {
 }
 
 /// A folder with pictures in `data` and room for runs.
-fn workplace() -> TempDir {
+pub(super) fn workplace() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     pictures(&dir.path().join("data"));
     dir
@@ -59,7 +59,7 @@ fn workplace() -> TempDir {
 /// Methods that learn nothing in steps.
 const SOLVED: [Method; 3] = [Method::ZERO_SHOT, Method::NCM, Method::TIP_ADAPTER];
 
-fn config(dir: &TempDir, method: Method) -> RunConfig {
+pub(super) fn config(dir: &TempDir, method: Method) -> RunConfig {
     let solved = SOLVED.contains(&method);
     RunConfig {
         backbone: backbone(),
@@ -168,6 +168,10 @@ fn every_method_learns_colours_and_leaves_a_whole_run_folder() {
             }
             if method == Method::LORA {
                 (config.lr, config.epochs) = (Some(LearningRate::Value(0.02)), Some(10));
+            }
+            if own.is_some() && method.has_option("keep_better") {
+                // What is learned is looked at, though the probe may be better.
+                config.keep_better = Some(false);
             }
             if method == Method::COCOOP {
                 // Its default is a step for each of many images.
@@ -555,7 +559,8 @@ fn patience_ends_a_run_early_and_last_takes_the_last_epoch() {
     let dir = workplace();
     // Steps too small to change a prediction: the first epoch stays the best.
     let lr = Some(LearningRate::Value(1e-30));
-    let still = RunConfig { lr, head_lr: Some(1e-30), epochs: Some(50), ..config(&dir, Method::VPT_SHALLOW) };
+    let (head_lr, keep_better) = (Some(1e-30), Some(false));
+    let still = RunConfig { lr, head_lr, keep_better, epochs: Some(50), ..config(&dir, Method::VPT_SHALLOW) };
     let (folder, results) = finish(&RunConfig { patience: Some(2), ..still.clone() }, &dir);
     assert_eq!(results.best_epoch, 1);
     assert_eq!(fs::read_to_string(folder.join(run_folder::METRICS)).unwrap().lines().count(), 3);
@@ -581,7 +586,8 @@ fn an_automatic_learning_rate_is_chosen_once_and_written_down() {
 fn few_shots_are_drawn_and_a_full_folder_is_refused() {
     let dir = workplace();
     let out = dir.path().join("out");
-    let config = RunConfig { shots: Some(2), out: Some(out.clone()), ..config(&dir, Method::VPT_DEEP) };
+    let (shots, keep_better) = (Some(2), Some(false));
+    let config = RunConfig { shots, keep_better, out: Some(out.clone()), ..config(&dir, Method::VPT_DEEP) };
     let (folder, results) = finish(&config, &dir);
     assert_eq!((folder.as_path(), results.train_images, results.best_epoch), (out.as_path(), 4, 3));
     let message = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();

@@ -48,7 +48,7 @@ fn reference<'a>(
     (reference.with(own), vars)
 }
 
-const KINDS: [Tune; 3] = [Tune::Biases, Tune::All, Tune::LowRank { rank: RANK, scale: SCALE }];
+const KINDS: [Tune; 4] = [Tune::Biases, Tune::Norms, Tune::All, Tune::LowRank { rank: RANK, scale: SCALE }];
 
 #[test]
 fn gradients_of_weights_equal_the_textbook_form() {

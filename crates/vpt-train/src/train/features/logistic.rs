@@ -20,6 +20,10 @@ use vpt_model::metrics::{Metrics, Tally};
 const STRENGTHS: [f64; 7] = [1e6, 1e4, 1e2, 1., 1e-2, 1e-4, 1e-6];
 /// How often the interval around the best is halved: two decades to an eighth of one.
 const HALVINGS: i32 = 4;
+/// Parts of the training images that are held out in turn where there are no validation images.
+const FOLDS: usize = 5;
+/// The strength where nothing can be held out: scikit-learn's default.
+const UNJUDGED: f64 = 1.;
 /// When a fit is good enough: scikit-learn allows as many steps and is content with a thousand times this gradient.
 const STOP: Stop = Stop { gradient: 1e-7, steps: 1000 };
 
@@ -66,11 +70,16 @@ impl Probe {
     }
 
     fn scores(&self, data: Labelled) -> Result<Metrics, Fault> {
+        let mut tally = Tally::new(self.classes);
+        self.count(data, &mut tally)?;
+        Ok(tally.metrics())
+    }
+
+    /// Adds its predictions for `data` to `tally`.
+    fn count(&self, data: Labelled, tally: &mut Tally) -> Result<(), Fault> {
         let features = matrix(data)?;
         let logits = logits(&features, &self.values, self.classes)?.to_dtype(DType::F32)?;
-        let mut tally = Tally::new(self.classes);
-        tally.add(&logits.flatten_all()?.to_vec1()?, data.labels)?;
-        Ok(tally.metrics())
+        Ok(tally.add(&logits.flatten_all()?.to_vec1()?, data.labels)?)
     }
 }
 
@@ -132,7 +141,75 @@ impl Objective {
     }
 }
 
+/// What tells how good a strength is.
+enum Judge<'a> {
+    /// Images that nothing is learned from.
+    Val(Labelled<'a>),
+    /// Parts of the images to learn from, each held out in its turn.
+    Folds(Vec<Fold>),
+}
+
+/// What is learned from when a part is held out.
+struct Fold {
+    rest: Objective,
+    held_features: Vec<f32>,
+    held_labels: Vec<u32>,
+}
+
+impl<'a> Judge<'a> {
+    /// `val`, or without images in it folds of `train`: five, or as many as the smallest class has images; `None` if that is
+    /// one.
+    fn new(train: Labelled, val: Labelled<'a>, classes: usize) -> Result<Option<Self>> {
+        if !val.labels.is_empty() {
+            return Ok(Some(Self::Val(val)));
+        }
+        let mut counts = vec![0; classes];
+        // The first image of a class is in the first fold, the second in the second, and so on.
+        let place = |&label: &u32| {
+            counts.get_mut(label as usize).map(|count| {
+                *count += 1;
+                *count - 1
+            })
+        };
+        let places: Vec<usize> = train.labels.iter().filter_map(place).collect();
+        let folds = counts.iter().copied().filter(|&count| count > 0).min().unwrap_or(0).min(FOLDS);
+        if folds < 2 {
+            return Ok(None);
+        }
+        let fold = |fold: usize| -> Result<Fold> {
+            let [held, rest] = [true, false].map(|held| {
+                let rows = train.features.chunks_exact(train.width()).zip(train.labels).zip(&places);
+                let rows = rows.filter(|(_, place)| (*place % folds == fold) == held);
+                rows.fold((Vec::new(), Vec::new()), |(mut features, mut labels), ((row, &label), _)| {
+                    features.extend_from_slice(row);
+                    labels.push(label);
+                    (features, labels)
+                })
+            });
+            let rest = Objective::new(Labelled { features: &rest.0, labels: &rest.1 }, classes)?;
+            Ok(Fold { rest, held_features: held.0, held_labels: held.1 })
+        };
+        (0..folds).map(fold).collect::<Result<_>>().map(|folds| Some(Self::Folds(folds)))
+    }
+
+    /// How good `probe` is, which was fitted with a penalty of `l2`, or probes on parts of its images are.
+    fn scores(&self, probe: &Probe, l2: f64) -> Result<Metrics> {
+        match self {
+            Self::Val(val) => Ok(probe.scores(*val)?),
+            Self::Folds(folds) => {
+                let mut tally = Tally::new(probe.classes);
+                for Fold { rest, held_features, held_labels } in folds {
+                    let held = Labelled { features: held_features, labels: held_labels };
+                    rest.fit(probe.values.clone(), l2, STOP)?.count(held, &mut tally)?;
+                }
+                Ok(tally.metrics())
+            }
+        }
+    }
+}
+
 /// The probe on `train` whose strength, `l2` or the best of a search, does best on `val`, and every strength that was tried.
+/// Without images in `val`, strengths are judged by cross-validation.
 pub(crate) fn search(
     train: Labelled,
     val: Labelled,
@@ -141,12 +218,17 @@ pub(crate) fn search(
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<(Probe, f64, Vec<Trial>)>> {
     let objective = Objective::new(train, classes)?;
+    let Some(judge) = Judge::new(train, val, classes)? else {
+        let l2 = l2.unwrap_or(UNJUDGED);
+        let probe = objective.fit(vec![0.; classes * (train.width() + 1)], l2, STOP)?;
+        return Ok(Some((probe, l2, Vec::new())));
+    };
     let mut start = vec![0.; classes * (train.width() + 1)];
     let mut trials = Vec::new();
     let mut best: Option<(Metrics, f64, Probe)> = None;
     let mut attempt = |l2: f64, start: Vec<f64>, best: &mut Option<(Metrics, f64, Probe)>| -> Result<Vec<f64>> {
         let probe = objective.fit(start, l2, STOP)?;
-        let val = probe.scores(val)?;
+        let val = judge.scores(&probe, l2)?;
         trials.push(Trial { l2, val: val.clone() });
         let values = probe.values.clone();
         let better = |than: &Metrics| (val.acc1, -val.loss) > (than.acc1, -than.loss);

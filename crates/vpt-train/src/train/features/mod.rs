@@ -27,7 +27,10 @@ use self::{
 };
 use super::{
     observer::Observer,
-    task::images::{setup::Setup, source::Features},
+    task::images::{
+        setup::{Setup, extractor},
+        source::Features,
+    },
 };
 use crate::config::Plan;
 use vpt_base::{
@@ -39,6 +42,7 @@ use vpt_data::Split;
 use vpt_model::{
     head::{Head, HeadKind, cache, cosine},
     methods::HeadStart,
+    model::Model,
 };
 
 /// What a run begins with.
@@ -74,6 +78,21 @@ pub(crate) fn of_split(setup: &Setup, split: Split, observer: &mut dyn Observer)
     let Some(tokens) = setup.extractor()?.images(samples, known, &views, split, observer)? else { return Ok(None) };
     let labels = samples.iter().map(|sample| sample.label).collect();
     Ok(Some(Features { values: setup.model.readout(tokens), labels, views: views.len() }))
+}
+
+/// Features of `split` that a head alone on the frozen backbone reads, as `model` is; `None` when the observer asked to stop.
+pub(crate) fn frozen(
+    setup: &Setup,
+    model: &Model,
+    split: Split,
+    observer: &mut dyn Observer,
+) -> Result<Option<Features>> {
+    let samples = setup.dataset.part(split);
+    let known = setup.digests(split);
+    let extractor = extractor(&setup.plan, model)?;
+    let tokens = extractor.images(samples, known, &[FeatureView::Plain], split, observer)?;
+    let labels = samples.iter().map(|sample| sample.label).collect();
+    Ok(tokens.map(|tokens| Features { values: model.readout(tokens), labels, views: 1 }))
 }
 
 /// What the run begins with, and what it learns from, made of the features `train` of all views; `None` when the observer asked

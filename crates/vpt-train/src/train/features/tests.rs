@@ -157,6 +157,52 @@ fn the_strength_of_a_probe_is_looked_for_down_to_an_eighth_of_a_decade() {
 }
 
 #[test]
+fn without_validation_images_strengths_are_judged_by_cross_validation() {
+    let fixture = FeatureFixture::new();
+    let (features, labels) = (fixture.f32s("/logistic/train"), fixture.labels("/logistic/labels"));
+    let train = Labelled { features: &features, labels: &labels };
+    let none = Labelled { features: &[], labels: &[] };
+    let (_, chosen, trials) = search(train, none, CLASSES, None, &|| false).unwrap().unwrap();
+    let best = trials.iter().map(|t| t.val.acc1).fold(0., f64::max);
+    let trial = trials.iter().find(|t| t.l2.to_bits() == chosen.to_bits()).unwrap();
+    assert!((trial.val.acc1 - best).abs() < 1e-12);
+    // By hand: the first image of each class held out, then the second, and so on.
+    let mut seen = [0; CLASSES];
+    let places: Vec<usize> = labels
+        .iter()
+        .map(|&label| {
+            seen[label as usize] += 1;
+            seen[label as usize] - 1
+        })
+        .collect();
+    let folds = seen.into_iter().min().unwrap().min(5);
+    let (mut right, mut loss) = (0., 0.);
+    for fold in 0..folds {
+        let part = |held: bool| -> (Vec<f32>, Vec<u32>) {
+            let rows = (0..labels.len()).filter(|&i| (places[i] % folds == fold) == held);
+            let width = train.width();
+            let rows: Vec<usize> = rows.collect();
+            let values = rows.iter().flat_map(|&i| features[i * width..(i + 1) * width].to_vec()).collect();
+            (values, rows.iter().map(|&i| labels[i]).collect())
+        };
+        let [held, rest] = [part(true), part(false)];
+        let [held, rest] = [&held, &rest].map(|(features, labels)| Labelled { features, labels });
+        let (_, _, trials) = search(rest, held, CLASSES, Some(chosen), &|| false).unwrap().unwrap();
+        let n = held.labels.len() as f64;
+        (right, loss) = (right + trials[0].val.acc1 * n, loss + trials[0].val.loss * n);
+    }
+    let n = labels.len() as f64;
+    assert!((trial.val.acc1 - right / n).abs() < 1e-12 && (trial.val.loss - loss / n).abs() < 1e-4 * loss / n);
+    // One image a class leaves nothing to hold out: scikit-learn's default.
+    let first: Vec<usize> = (0..CLASSES as u32).map(|c| labels.iter().position(|&l| l == c).unwrap()).collect();
+    let width = train.width();
+    let rows: Vec<f32> = first.iter().flat_map(|&i| features[i * width..(i + 1) * width].to_vec()).collect();
+    let one = Labelled { features: &rows, labels: &[0, 1, 2] };
+    let (_, chosen, trials) = search(one, none, CLASSES, None, &|| false).unwrap().unwrap();
+    assert!(chosen.to_bits() == 1f64.to_bits() && trials.is_empty());
+}
+
+#[test]
 fn class_means_are_numpy_s() {
     let fixture = FeatureFixture::new();
     let (features, labels) = (fixture.f32s("/ncm/train"), fixture.labels("/ncm/labels"));

@@ -15,7 +15,7 @@ use self::{classify::Classify, detect::DetectTraining, multilabel::Multilabel};
 use super::{
     Outcome,
     observer::Observer,
-    progress::{EpochRecord, EpochSums, Stage},
+    progress::{EpochRecord, EpochSums, ProbeChoice, Stage},
     run_folder::RunFolder,
     session::Session,
 };
@@ -79,7 +79,7 @@ impl<T: TrainTask> OpenedRun for T {
 /// Fingerprint of a run with this plan on this data and backbone, which its checkpoints hold.
 pub(crate) fn fingerprint(plan: &Plan, data: &[&[u8]], backbone: &Backbone) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    let config = plan.config.to_toml()?;
+    let config = plan.config.identity()?;
     for part in [&[config.as_bytes()], data, &[backbone.hash()?.as_bytes()]].concat() {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
@@ -263,6 +263,18 @@ pub(crate) trait TrainTask: Sized + 'static {
         Ok(Some(()))
     }
 
+    /// The head alone on frozen features, which a run without a checkpoint has computed by [`Self::initial`], and what was
+    /// chosen for it; `None` where the run has nothing to do with one.
+    fn head_alone(&self) -> Option<(&[Param], &ProbeChoice)> {
+        None
+    }
+
+    /// What the head alone, with these `values`, finds in the images of `split`, with details; `None` when the observer asked
+    /// to stop.
+    fn evaluate_alone(&self, _: &[Param], _: Split, _: &mut dyn Observer) -> Result<Option<Self::Evaluation>> {
+        Ok(None)
+    }
+
     /// Images that an epoch goes through.
     fn epoch_images(&self) -> usize;
 
@@ -330,7 +342,7 @@ pub(crate) trait TrainTask: Sized + 'static {
         Ok(None)
     }
 
-    /// The task file of `values`, those of the epoch `record`; `test` and `val`, what they found in the validation images,
+    /// The task file of `values`, those of the epoch `record` or of the head alone; `test` and `val`, what they found in the validation images,
     /// are known at the end.
     fn task_file(
         &self,

@@ -22,7 +22,7 @@ pub(super) fn write<L: ImageLabels>(task: &ImageTask<L>, run: &FinishedRun<L::Ev
         labels.mistakes(dataset, Split::Val, run.val, run.val)?,
         labels.mistakes(dataset, Split::Test, run.test, run.val)?,
     ];
-    let page = report::mistakes_html(&task.setup.title(), L::MISTAKES, &parts, false)?;
+    let page = report::mistakes_html(&task.title_of(run.record), L::MISTAKES, &parts, false)?;
     run.folder.write(run_folder::MISTAKES, page)
 }
 

@@ -1,15 +1,18 @@
 //! Tasks whose images have labels: one model and one way to learn, whatever the labels stand for ([`ImageLabels`]).
 
+mod alone;
 pub(crate) mod mistakes;
 mod pictures;
 mod prefix;
 mod prompt_picture;
+mod prompt_start;
 pub(crate) mod setup;
 pub(crate) mod source;
 
 use std::{borrow::Cow, sync::Arc};
 
 use self::{
+    alone::HeadAlone,
     setup::Setup,
     source::{LabelledBatch, PartSource},
 };
@@ -18,12 +21,12 @@ use super::{
     StepResult, TaskResults, TrainTask,
 };
 use crate::{
-    config::{Plan, RunConfig, Task},
+    config::{HeadInit, Plan, RunConfig, Task},
     report::MistakePart,
     train::{
         features::{self, Beginning},
         observer::{Event, Observer},
-        progress::{EpochRecord, EpochSums, Stage},
+        progress::{EpochRecord, EpochSums, ProbeChoice, Stage},
         run_folder::{self, RunFolder},
     },
 };
@@ -34,7 +37,7 @@ use vpt_model::{
     loss::Loss,
     metrics::{Confusion, Scores},
     model::{
-        Frozen, StepInput, StepOutput,
+        Frozen, Model, StepInput, StepOutput,
         task_file::{TaskFile, TaskMeta, TaskMetrics},
     },
     optim::{Rates, schedule::LearningRateSchedule},
@@ -113,13 +116,15 @@ pub(crate) struct ImageTask<L> {
     pub(crate) labels: L,
     /// Initial values and penalty of a method on frozen features.
     pub(crate) beginning: Beginning,
+    /// The head alone, where the run begins with it or is held against it.
+    alone: Option<HeadAlone>,
     /// Features of the training images without prompts, where `promptsrc` is tied to these and they never change.
     frozen_features: Option<Vec<f32>>,
 }
 
 impl<L: ImageLabels> ImageTask<L> {
     pub(crate) fn new(setup: Setup, labels: L) -> Self {
-        Self { setup, labels, beginning: Beginning::default(), frozen_features: None }
+        Self { setup, labels, beginning: Beginning::default(), alone: None, frozen_features: None }
     }
 
     /// Puts features in the place of the images of train and val, and makes what the run begins with; `None` when the observer
@@ -167,6 +172,20 @@ impl<L: ImageLabels> ImageTask<L> {
     fn frozen(&self) -> Option<Frozen<'_>> {
         let texts = self.setup.frozen_texts.as_deref()?;
         Some(Frozen { texts, features: self.frozen_features.as_deref() })
+    }
+
+    /// The model that the values of the epoch `record` are for.
+    fn model_of(&self, record: &EpochRecord) -> &Model {
+        match &self.alone {
+            Some(alone) if record.is_head_alone() => &alone.model,
+            _ => &self.setup.model,
+        }
+    }
+
+    /// Heading of the pictures of a run whose epoch `record` counts.
+    fn title_of(&self, record: &EpochRecord) -> String {
+        let title = self.setup.title();
+        if record.is_head_alone() { format!("{title}; the probe") } else { title }
     }
 
     fn gradients(
@@ -250,7 +269,11 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
     }
 
     fn averaging(&self) -> Averaging {
-        if self.setup.frozen_texts.is_some() { Averaging::Epochs } else { Averaging::None }
+        match self.setup.plan.config.ema.filter(|&decay| decay > 0.) {
+            _ if self.setup.frozen_texts.is_some() => Averaging::Epochs,
+            Some(decay) => Averaging::Steps { decay },
+            None => Averaging::None,
+        }
     }
 
     fn schedule(&self, epochs: usize) -> LearningRateSchedule {
@@ -270,6 +293,19 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
             return self.begin_on_features(fresh, observer);
         }
         let mut initial = self.setup.initial(fresh, observer)?;
+        if fresh && !prompt_start::begin(&self.setup, &mut initial, observer)? {
+            return Ok(None);
+        }
+        if self.setup.plan.knows_head_alone() {
+            let Some(alone) = HeadAlone::new(&self.setup, &initial, fresh, observer)? else { return Ok(None) };
+            if self.setup.plan.head_init == Some(HeadInit::Probe)
+                && let Some((values, _)) = &alone.start
+            {
+                initial.truncate(self.setup.model.part_tensors());
+                initial.extend_from_slice(values);
+            }
+            self.alone = Some(alone);
+        }
         if fresh && !self.map_labels(&mut initial, observer)? {
             return Ok(None);
         }
@@ -298,6 +334,29 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
             self.setup.val = Arc::new(PartSource::Features(features));
         }
         Ok(Some(()))
+    }
+
+    fn head_alone(&self) -> Option<(&[Param], &ProbeChoice)> {
+        let (values, choice) = self.alone.as_ref()?.start.as_ref()?;
+        Some((values, choice))
+    }
+
+    fn evaluate_alone(
+        &self,
+        values: &[Param],
+        split: Split,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<L::Evaluation>> {
+        let Some(alone) = &self.alone else { return Ok(None) };
+        let Some(source) = alone.source(&self.setup, split, observer)? else { return Ok(None) };
+        let mut found = self.tally(true);
+        let classifier = alone.model.classifier(values)?;
+        let order: Vec<usize> = (0..source.len()).collect();
+        for batch in source.batches(&order, 0, EVAL_BATCH)? {
+            let LabelledBatch { values, labels, .. } = batch?;
+            self.labels.add(&mut found, &classifier.logits(&values)?, &labels)?;
+        }
+        Ok(Some(found))
     }
 
     fn epoch_images(&self) -> usize {
@@ -412,6 +471,10 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
         val: Option<&L::Evaluation>,
     ) -> Result<TaskFile> {
         let metrics = TaskMetrics { epoch: record.epoch, val: Some(record.val.clone()), test };
+        if let (Some(alone), true) = (&self.alone, record.is_head_alone()) {
+            let meta = self.labels.task_meta(alone.task_meta(&self.setup, metrics)?, val);
+            return Ok(TaskFile { meta, params: values.to_vec() });
+        }
         let mut meta = self.labels.task_meta(self.setup.task_meta(metrics)?, val);
         let params = self.setup.model.task_params(values)?;
         if let (Some(map), Some((_, source))) = (&mut meta.label_map, self.setup.model.label_map()) {

@@ -14,7 +14,7 @@ const SHOWN: usize = 24;
 
 /// Draws all of them into the folder of `run`.
 pub(super) fn write<L: ImageLabels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluation>) -> Result<()> {
-    let title = task.setup.title();
+    let title = task.title_of(run.record);
     let curve = |name, value: &dyn Fn(&EpochRecord) -> f64| {
         Curve::new(name, run.history.iter().map(|record| (record.epoch, value(record))))
     };
@@ -32,7 +32,8 @@ pub(super) fn write<L: ImageLabels>(task: &ImageTask<L>, run: &FinishedRun<L::Ev
 
 /// Some validation images, drawn by the seed, in the order of the data.
 fn tiles<L: ImageLabels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluation>) -> Result<Vec<SheetTile>> {
-    let Setup { plan, model, dataset, val, .. } = &task.setup;
+    let Setup { plan, dataset, val, .. } = &task.setup;
+    let model = task.model_of(run.record);
     let samples = &dataset.val;
     let rng = &mut stream(plan.config.seed, "val predictions", 0, 0);
     let mut chosen = index::sample(rng, samples.len(), SHOWN.min(samples.len())).into_vec();

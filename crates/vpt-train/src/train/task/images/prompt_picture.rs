@@ -17,7 +17,7 @@ const MOST_CONTRAST: f32 = 64.;
 /// Writes the picture of the prompt that `run` has learned, if the method learns pixels.
 pub(super) fn write<L: ImageLabels>(task: &ImageTask<L>, run: &FinishedRun<L::Evaluation>) -> Result<()> {
     let setup = &task.setup;
-    let Some((pixels, prompt)) = setup.model.pixels(run.values)? else { return Ok(()) };
+    let Some((pixels, prompt)) = task.model_of(run.record).pixels(run.values)? else { return Ok(()) };
     let mut columns = vec![alone(setup, &pixels, prompt)?];
     let samples = &setup.dataset.val;
     let preprocess = setup.model.preprocess()?;

@@ -237,8 +237,8 @@ fn prompts(plan: &Plan, backbone: &Backbone, dataset: &Dataset) -> Result<Option
     config.class_prompts(&dataset.classes).map(Some)
 }
 
-/// Extractor of features without prompts, and of embeddings of texts.
-fn extractor<'a>(plan: &Plan, model: &'a Model) -> Result<Extractor<'a>> {
+/// Extractor of features without prompts, of images as `model` takes them, and of embeddings of texts.
+pub(crate) fn extractor<'a>(plan: &Plan, model: &'a Model) -> Result<Extractor<'a>> {
     let cache = plan.config.cache_dir.clone().map(|root| FeatureCache::new(root, feature_cache::limit()));
     Ok(Extractor {
         backbone: model.backbone(),

@@ -1,4 +1,4 @@
-//! How sure a difference between two methods is: a paired bootstrap over test images and draws.
+//! How sure a difference between two methods is: a paired bootstrap over test images, and over draws where there are several.
 //!
 //! Both methods saw the same draws and answered for the same test images, so what is resampled is their difference:
 //! `d[s][i]` is 1 where the first is right about image `i` after the draw of seed `s` and the second is not, -1 the other way
@@ -22,7 +22,7 @@ const RESAMPLES: usize = 2000;
 const TAIL: f64 = 0.025;
 
 /// A difference of two accuracies, fractions of one, and its 95 % interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The difference.
     pub difference: f64,
@@ -34,7 +34,7 @@ pub struct Interval {
 
 /// The interval of the mean of `differences`, `[seeds][images]`; `None` if there are none, or not the same images for every
 /// seed.
-pub(super) fn paired(differences: &[Vec<i8>], rng: &mut impl Rng) -> Option<Interval> {
+pub fn paired(differences: &[Vec<i8>], rng: &mut impl Rng) -> Option<Interval> {
     let images = differences.first()?.len();
     if images == 0 || differences.iter().any(|of_seed| of_seed.len() != images) {
         return None;
@@ -44,6 +44,11 @@ pub(super) fn paired(differences: &[Vec<i8>], rng: &mut impl Rng) -> Option<Inte
     let mut means = resamples(differences, images, rng);
     means.sort_by(f64::total_cmp);
     Some(Interval { difference, low: percentile(&means, TAIL), high: percentile(&means, 1. - TAIL) })
+}
+
+/// `d` of one draw: the first right about an image and the second not, the other way round, or neither.
+pub fn differences(first: &[bool], second: &[bool]) -> Vec<i8> {
+    first.iter().zip(second).map(|(&first, &second)| i8::from(first) - i8::from(second)).collect()
 }
 
 /// The means of [`RESAMPLES`] resamples.
