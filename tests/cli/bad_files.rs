@@ -143,12 +143,27 @@ fn unreadable_images_are_named() {
     let bytes = fs::read(&good).unwrap();
     sandbox.write("cut.png", &bytes[..bytes.len() / 2]);
     fs::create_dir(sandbox.path("folder.png")).unwrap();
-    for bad in ["text.png", "cut.png", "folder.png", "missing.png"] {
-        sandbox.vpt(&["predict", "--model", "run", &good, bad, &good]).fails(&[bad]);
+    for bad in ["text.png", "cut.png", "missing.png"] {
+        // The others are answered.
+        let predict = ["predict", "--model", "run", &good, bad, &good, "--json"];
+        let run = sandbox.vpt(&predict);
+        assert!(run.code == Some(1) && run.stderr.contains(bad), "{run:#?}");
+        let json = run.json();
+        assert_eq!(json["predictions"].as_array().map(Vec::len), Some(2), "{json}");
+        assert_eq!((json["skipped"].as_array().map(Vec::len), &json["skipped"][0]["image"]), (Some(1), &bad.into()));
+        let run = sandbox.vpt(&[&predict[..], &["--skip-bad-images"]].concat()).ok();
+        assert!(run.stderr.contains(bad), "{run:#?}");
         let vit = fixture("vit");
-        sandbox.vpt(&["embed", "--backbone", &vit, "--out", "e.safetensors", &good, bad]).fails(&[bad]);
+        let run = sandbox.vpt(&["embed", "--backbone", &vit, "--out", "e.safetensors", &good, bad, "--json"]);
+        assert!(run.code == Some(1) && run.stderr.contains(bad), "{run:#?}");
+        assert_eq!(run.json()["images"], 1);
+        fs::remove_file(sandbox.path("e.safetensors")).unwrap();
+        // Nothing is left where no image can be read.
+        sandbox.vpt(&["predict", "--model", "run", bad]).fails(&[bad]);
+        sandbox.vpt(&["embed", "--backbone", &vit, "--out", "e.safetensors", bad]).fails(&[bad]);
         assert!(!sandbox.path("e.safetensors").exists());
     }
+    sandbox.vpt(&["predict", "--model", "run", &good, "folder.png"]).fails(&["folder.png"]);
 }
 
 #[test]

@@ -140,6 +140,10 @@ fn judge(file: &Path, ending: &str, is_sidecar: bool, images: &ImageNames) -> Op
         let is_one = TABLE_WORDS.iter().any(|word| lower.contains(word)) || Split::from_name(&stem).is_some();
         return is_one.then(|| format!("a .{ending} file, which is not read here; {MOVE_AWAY}"));
     }
+    // A pipe would never begin.
+    if !file.is_file() {
+        return None;
+    }
     let mut start = Vec::new();
     File::open(file).and_then(|file| file.take(START).read_to_end(&mut start)).ok()?;
     let text = String::from_utf8_lossy(&start);

@@ -380,7 +380,7 @@ fn not_a_number(text: &[u8], error: &serde_json::Error) -> Option<String> {
         .map(|line| line.len() + 1)
         .sum::<usize>();
     let near = (line + error.column()).min(text.len());
-    let words = ["NaN", "-Infinity", "Infinity", "nan", "inf"];
+    let words = ["NaN", "-Infinity", "Infinity"];
     let starts = || (near.saturating_sub(10)..(near + 2).min(text.len())).rev();
     let (at, word) =
         starts().find_map(|at| words.iter().find(|w| text[at..].starts_with(w.as_bytes())).map(|w| (at, w)))?;
