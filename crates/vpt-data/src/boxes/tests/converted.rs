@@ -200,6 +200,7 @@ fn a_summary_counts_images_objects_and_problems() {
     let expected = [
         (ProblemKind::Crowd, Remedy::Kept, 1),
         (ProblemKind::ImageInTwoParts, Remedy::Kept, 1),
+        (ProblemKind::NoObjects, Remedy::NothingToMeasure, 1),
         (ProblemKind::OutsideImage, Remedy::Clipped, 1),
     ];
     assert_eq!(found, expected);
