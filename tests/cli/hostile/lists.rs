@@ -144,7 +144,7 @@ fn tables() {
                 "path,label,split\n{}",
                 rows.replace("blue\n", "blue,test\n").replace("green\n", "green,test\n")
             )),
-            &["no line belongs to train"],
+            &["no train among its parts"],
         ),
         (
             "unknown-label.csv",

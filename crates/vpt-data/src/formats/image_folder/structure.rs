@@ -24,7 +24,7 @@ const MAX_BYTES: u64 = 1 << 24;
 const MOST_WRAPPERS: usize = 3;
 
 /// Names of folders that hold the pictures of a data set, whatever is in them.
-const PICTURES: [&str; 14] = [
+const PICTURES: [&str; 13] = [
     "images",
     "image",
     "imgs",
@@ -34,7 +34,6 @@ const PICTURES: [&str; 14] = [
     "jpgs",
     "jpg",
     "pngs",
-    "frames",
     "objtraindata",
     "objvaliddata",
     "objvaldata",
@@ -42,7 +41,7 @@ const PICTURES: [&str; 14] = [
 ];
 
 /// Names of folders that hold what belongs to pictures.
-const PARTNERS: [&str; 20] = [
+const PARTNERS: [&str; 19] = [
     "labels",
     "label",
     "annotations",
@@ -59,14 +58,13 @@ const PARTNERS: [&str; 20] = [
     "segmentationobject",
     "labelids",
     "bboxes",
-    "boxes",
     "xmls",
     "jsons",
     "imagesets",
 ];
 
 /// Names of such folders that may also be those of classes, where no pictures' folder is beside them.
-const MASKS: [&str; 4] = ["mask", "masks", "maps", "trimaps"];
+const MASKS: [&str; 6] = ["mask", "masks", "maps", "trimaps", "boxes", "frames"];
 
 /// A folder of a part.
 pub(super) struct PartFolder {

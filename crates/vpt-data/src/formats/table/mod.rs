@@ -141,9 +141,6 @@ fn open_file(path: &Path) -> Result<LabeledSet> {
     let rows = read(path)?;
     let mut builder = SampleBuilder::new(&rows);
     let samples = if rows.first().is_some_and(|r| r.split.is_some()) {
-        if builder.classes.is_empty() {
-            return Err(Error::data(path, "no line belongs to train"));
-        }
         let mut parts = [Vec::new(), Vec::new(), Vec::new()];
         for row in rows {
             let split = row.split.unwrap_or(Split::Train);
@@ -205,9 +202,11 @@ pub(super) struct SampleBuilder {
 }
 
 impl SampleBuilder {
-    /// The classes are those of `rows` that belong to `train` or to no part.
+    /// The classes are those of `rows` that belong to `train` or to no part; of all, where there is no train.
     pub(super) fn new(rows: &[ImageRow]) -> Self {
-        let train = rows.iter().filter(|r| r.split.is_none_or(|s| s == Split::Train));
+        let is_train = |row: &&ImageRow| row.split.is_none_or(|split| split == Split::Train);
+        let has_train = rows.iter().any(|row| is_train(&row));
+        let train = rows.iter().filter(|row| !has_train || is_train(row));
         let mut classes: Vec<String> = train.map(|r| r.label.clone()).collect::<BTreeSet<_>>().into_iter().collect();
         sort_classes(&mut classes);
         let labels = classes.iter().cloned().zip(0..).collect();
@@ -407,6 +406,15 @@ mod tests {
     }
 
     #[test]
+    fn a_table_of_test_alone_is_measured_and_not_learned_from() {
+        let dir = write(&[("t.csv", "path,label,split\na.png,x,test\nb.png,y,test\n")]);
+        let message = Dataset::open(dir.path(), 1).unwrap_err().to_string();
+        assert!(message.contains("no train among its parts (test alone)"), "{message}");
+        let measured = crate::MeasuredPart { split: Split::Test, learned: None };
+        assert_eq!(Dataset::open_to_measure(dir.path(), 1, measured).unwrap().test.len(), 2);
+    }
+
+    #[test]
     fn tables_of_parts_share_their_classes() {
         let dir = write(&[("train.csv", "a.png,x\nb.png,y\n"), ("test.csv", "c.png,y\n"), ("val.csv", "d.png,x\n")]);
         let data = Dataset::open(dir.path(), 1).unwrap();
@@ -424,7 +432,6 @@ mod tests {
             ("path,label,split\na.png,x,extra\n", "line 2: split 'extra'"),
             ("path,label\na.png,x\n./a.png,y\n", "line 3: ./a.png is listed already, in line 2"),
             ("path,label,split\na.png,x,train\nb.png,y,test\n", "line 3: label 'y' does not occur in train"),
-            ("path,label,split\nb.png,y,test\n", "no line belongs to train"),
             ("path,label\n", "lists no images"),
             ("a.png\n", "line 1: path and label are expected"),
             ("", "lists no images"),
