@@ -373,6 +373,25 @@ fn learning_rates_are_numbers_or_auto() {
 }
 
 #[test]
+fn a_head_that_begins_as_the_probe_has_few_epochs_and_low_rates() {
+    let facts = RunContext { train_images: 160, ..FACTS };
+    let plan = |head_init, method| RunConfig { head_init, ..config(method) }.resolve(&facts).unwrap();
+    let of = |plan: Plan| (plan.epochs, plan.learning_rates[0], plan.config.head_lr, plan.keep_better);
+    for method in [Method::VPT_DEEP, Method::VPT_SHALLOW, Method::BIAS, Method::NORM] {
+        assert_eq!(of(plan(None, method)), (12, 1e-3, Some(1e-4), true), "{method}");
+        let random = of(plan(Some(HeadInit::Random), method));
+        assert_eq!((random.0, random.2), (100, Some(1e-3)), "{method}");
+    }
+    let large = RunContext { train_images: 60_000, ..FACTS };
+    let plan = RunConfig::default().resolve(&large).unwrap();
+    assert_eq!((plan.epochs, plan.head_init), (2, Some(HeadInit::Probe)));
+    for (head, expected) in [(HeadKind::Text, HeadInit::Text), (HeadKind::Cosine, HeadInit::Random)] {
+        let plan = RunConfig { head: Some(head), ..RunConfig::default() }.resolve(&facts).unwrap();
+        assert_eq!((plan.head_init, plan.epochs), (Some(expected), 100), "{head}");
+    }
+}
+
+#[test]
 fn few_shots_count_the_last_epoch_unless_told_otherwise() {
     let select = |shots, select| RunConfig { shots, select, ..RunConfig::default() }.resolve(&FACTS).unwrap().select;
     assert_eq!(select(None, None), Select::Best);
@@ -435,14 +454,17 @@ fn methods_at_once_keep_their_own_rates_unless_told_otherwise() {
     assert_eq!(kinds, (Some(layout), Some(PixelShape::Pad { width: 30 }), Some(WeightShape::Lora(lora))));
     assert_eq!(plan.dropout(), [0.1, 0., 0.25]);
     let rates = plan.rates(plan.learning_rates[0]).parts;
-    for (found, (lr, decay)) in rates.iter().zip([(5e-3, 1e-2), (2e-2, 0.), (2e-4, 1e-2)]) {
+    for (found, (lr, decay)) in rates.iter().zip([(1e-3, 1e-2), (2e-2, 0.), (2e-4, 1e-2)]) {
         assert!((found.lr - lr).abs() < 1e-12 && (found.decay - decay).abs() < 1e-12, "{found:?}");
     }
     assert_eq!((plan.head, plan.config.lr, plan.config.weight_decay), (HeadKind::Linear, None, None));
     let said = several(|c| (c.lr, c.weight_decay) = (Some(LearningRate::Value(0.1)), Some(0.5)));
     assert!(said.rates(0.1).parts.iter().all(|rate| (rate.lr, rate.decay) == (0.1, 0.5)));
     let auto = several(|c| c.lr = Some(LearningRate::Auto));
-    assert!((auto.rates(5e-3).parts[2].lr - 2e-4).abs() < 1e-12);
+    assert!((auto.rates(1e-3).parts[2].lr - 2e-4).abs() < 1e-12);
+    // With a random head those of the papers, which configurations of earlier versions leave open.
+    let random = several(|c| c.head_init = Some(HeadInit::Random)).rates(5e-3).parts;
+    assert!((random[0].lr - 5e-3).abs() < 1e-12 && (random[2].lr - 2e-4).abs() < 1e-12, "{random:?}");
     let mapped = RunConfig { label_map: Some(LabelMap::Ilm), ..config("vp-pad,bias".parse().unwrap()) };
     assert!(mapped.validate().unwrap_err().to_string().contains("learns more than prompt pixels"));
 }
