@@ -7,7 +7,8 @@ use crate::util::{Sandbox, fixture, keys, number};
 #[test]
 fn a_task_file_tells_what_it_is() {
     let sandbox = Sandbox::new();
-    sandbox.trained("runs/classify/c", &["--epochs", "1", "--prompt-tokens", "4", "--prompt-layers", "last:2"]);
+    let prompts = ["--prompt-tokens", "4", "--prompt-layers", "last:2", "--keep-better", "false"];
+    sandbox.trained("runs/classify/c", &[&["--epochs", "1"][..], &prompts].concat());
     let info = sandbox.vpt(&["task", "info", "runs/classify/c", "--json"]).ok().json();
     assert_eq!(
         keys(&info)[..8],

@@ -306,9 +306,9 @@ pub(super) fn csv(summary: &Summary) -> Result<String> {
         "peak_rss_bytes",
         "backbone",
         "schedule",
-        "label_map",
         "probe_acc1",
         "probe_better",
+        "label_map",
     ];
     writer.write_record(header).map_err(|e| failed(&e))?;
     let or_empty = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
@@ -336,9 +336,9 @@ pub(super) fn csv(summary: &Summary) -> Result<String> {
                 job.peak_rss_bytes.map_or_else(String::new, |bytes| bytes.to_string()),
                 summary.grid.backbone.clone(),
                 summary.grid.schedule.to_string(),
-                job.identity.text("label_map"),
                 or_empty(job.probe.as_ref().map(|probe| probe.test.main())),
                 job.probe.as_ref().map_or_else(String::new, |probe| probe.better.to_string()),
+                job.identity.text("label_map"),
             ];
             writer.write_record(row).map_err(|e| failed(&e))?;
         }

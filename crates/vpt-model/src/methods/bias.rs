@@ -10,7 +10,7 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     learns: Learns::Weights,
     combines: true,
     // On the drawn shapes with 4 images a class four times this rate makes no difference.
-    defaults: |request| after_probe::or(request, 1e-3, Defaults { lr: 1e-3, ..Defaults::BASE }),
+    defaults: |request| after_probe::or(request, after_probe::NORMS_LR, Defaults { lr: 1e-3, ..Defaults::BASE }),
     part: |_, _| Ok(Some(MethodPart::whole(PartShape::Weights(WeightShape::Bias)))),
     ..weights::FAMILY
 };

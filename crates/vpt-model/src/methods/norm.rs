@@ -11,7 +11,7 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     combines: true,
     // Scales are folded into the matrices behind them, so a step takes what one of all weights takes.
     limits_memory: false,
-    defaults: |request| after_probe::or(request, 1e-3, Defaults { lr: 1e-3, ..Defaults::BASE }),
+    defaults: |request| after_probe::or(request, after_probe::NORMS_LR, Defaults { lr: 1e-3, ..Defaults::BASE }),
     part: |_, _| Ok(Some(MethodPart::whole(PartShape::Weights(WeightShape::Norm)))),
     ..weights::FAMILY
 };
