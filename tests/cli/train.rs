@@ -16,7 +16,7 @@ const METRICS: [&str; 4] = ["acc1", "acc5", "mean_per_class_recall", "loss"];
 fn a_run_leaves_what_is_promised() {
     let sandbox = Sandbox::new();
     let run = sandbox.trained("run", &["--epochs", "6", "--json"]);
-    assert_eq!(files(&sandbox.path("run")), run_files(&["confusion.svg"]));
+    assert_eq!(files(&sandbox.path("run")), run_files(&["confusion.svg", "l2_search.json"]));
     let results = run.json();
     assert_eq!(results, json_file(&sandbox.path("run/results.json")));
     assert_eq!(

@@ -155,8 +155,8 @@ mod tests {
     fn where_it_is_better_on_validation_the_probe_is_the_result() {
         let dir = workplace();
         let (linear, expected) = probe(&dir);
-        // Prompts at a rate that ruins what the probe had.
-        let ruin = RunConfig { lr: Some(LearningRate::Value(1e3)), head_lr: Some(10.), ..config(&dir, Method::VP_PAD) };
+        // A random head that does not move.
+        let ruin = RunConfig { head_init: Some(HeadInit::Random), ..still(config(&dir, Method::VP_PAD)) };
         let (folder, results) = finish(&ruin, &dir);
         let found = results.probe.as_ref().unwrap();
         assert!(found.better && found.kept, "{found:?}");
@@ -182,7 +182,7 @@ mod tests {
         let dir = workplace();
         for config in [
             config(&dir, Method::VPT_DEEP),
-            RunConfig { lr: Some(LearningRate::Value(1e3)), head_lr: Some(10.), ..config(&dir, Method::VP_PAD) },
+            RunConfig { head_init: Some(HeadInit::Random), ..still(config(&dir, Method::VP_PAD)) },
             RunConfig { ema: Some(0.9), ..config(&dir, Method::VPT_SHALLOW) }
                 .with_options(|o| o.tokens.prompt_init = Some(PromptInit::Patches)),
         ] {
