@@ -97,6 +97,10 @@ fn folders_of_parts_are_no_classes() {
         std::fs::rename(set.path().join(class).join("dog"), set.path().join(class).join("test")).unwrap();
     }
     refused(&set, "cat", &["parts inside a class (test/, train/)"]);
+    // A folder around the data set.
+    for parts in [&["pets/train", "pets/val"][..], &["pets"]] {
+        refused(&Set::classes(parts), "pets", &["open it itself, as"]);
+    }
     // Several families of names for parts.
     let set = pictures(&["cats_train/0.png", "cats_test/1.png", "dogs_train/2.png", "dogs_test/3.png"]);
     refused(&set, "", &["say part and class in one"]);

@@ -242,11 +242,13 @@ fn flat_faults(root: &Path, out: &mut Findings) {
         let named: Vec<&str> =
             parts.iter().zip(&inner).filter(|(part, _)| part.is_some()).map(|(_, (name, _))| name.as_str()).collect();
         let has_train = parts.contains(&Some(Split::Train));
-        if named.len() < 2 || !has_train {
+        let is_wrapper = names.len() == 1 && (has_train || inner.len() > 1);
+        if !is_wrapper && (named.len() < 2 || !has_train) {
             continue;
         }
-        let message = if names.len() == 1 {
-            format!("the only folder, with parts in it ({}): open it itself, as {}", quoted(&named), path.display())
+        let message = if is_wrapper {
+            let names: Vec<&str> = inner.iter().map(|(name, _)| name.as_str()).take(3).collect();
+            format!("the only folder, with folders in it ({}): open it itself, as {}", quoted(&names), path.display())
         } else {
             format!(
                 "parts inside a class ({}), which would be mixed; put the class folders into the folders of parts (train/{name}/)",
