@@ -14,7 +14,7 @@ use vpt::{config::RunConfig, methods::Method};
 use super::flags::parsed;
 use super::output::Output;
 use super::progress::ProgressDisplay;
-use super::{Global, few_shot, one_of};
+use super::{Global, few_shot};
 
 /// Compare methods; measure time and memory of training steps
 #[derive(Debug, Args)]
@@ -47,9 +47,9 @@ struct StepArgs {
     /// Folder to look for known backbones in, before the local Hugging Face cache
     #[arg(long, value_name = "DIR")]
     weights_dir: Option<PathBuf>,
-    /// What is learned beside the head: prompt tokens, prompt pixels or, with linear, nothing; methods that learn texts need
-    /// the names of classes, which there are none of here
-    #[arg(long, value_name = "METHOD", default_value = "vpt-deep", value_parser = one_of::<Method>(Method::NAMES))]
+    /// What is learned beside the head, as in `vpt train`: a method or several (vpt-deep,lora); not one that learns texts, which
+    /// needs the names of classes
+    #[arg(long, value_name = "METHOD[,METHOD…]", default_value = "vpt-deep", value_parser = parsed::<Method>)]
     method: Method,
     /// Images a step
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 32)]
