@@ -172,6 +172,7 @@ fn preprocessing(preprocess: &Preprocess) -> String {
     let resize = match preprocess.resize {
         None => "no resizing".to_owned(),
         Some(Size::ShortestEdge(side)) => format!("shorter side to {side}, {filter}"),
+        Some(Size::LongestEdge(side)) => format!("longer side to {side}, {filter}"),
         Some(Size::Exact { width, height }) => format!("to {width}x{height}, {filter}"),
     };
     let crop = preprocess.crop.map_or_else(String::new, |(width, height)| format!("; middle {width}x{height}"));

@@ -61,6 +61,30 @@ fn blob(sandbox: &Sandbox, name: &str) -> PathBuf {
     cached(sandbox).join("blobs").join(name)
 }
 
+#[test]
+fn a_repository_of_open_clip_brings_its_own_files() {
+    let fixture: Value = crate::util::json_file(Path::new(&fixture("open-clip.json")));
+    let config = fixture["cases"]["plain"]["config"].to_string().into_bytes();
+    let hub = Hub::new(
+        "imageomics/bioclip",
+        &[
+            ("config.json", b"{}".to_vec()),
+            ("open_clip_config.json", config),
+            ("open_clip_pytorch_model.bin", vec![7; 90]),
+        ],
+    );
+    let sandbox = Sandbox::new();
+    let fetched = run(&sandbox, &hub, &["backbones", "fetch", "imageomics/bioclip", "--json"]).ok().json();
+    let names: Vec<&str> = fetched["files"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["config.json", "open_clip_config.json", "open_clip_pytorch_model.bin"]);
+    run(&sandbox, &hub, &["backbones", "verify", "imageomics/bioclip"]).ok();
+    let info = run(&sandbox, &hub, &["backbones", "info", "imageomics/bioclip"]);
+    info.fails(&["open_clip_pytorch_model.bin: not a PyTorch checkpoint"]);
+    let other = Hub::new("me/other", &[("open_clip_config.json", b"{\"model_cfg\": {}}".to_vec())]);
+    let refused = run(&sandbox, &other, &["backbones", "fetch", "me/other"]);
+    refused.fails(&["open_clip_config.json: model_cfg.embed_dim: missing"]);
+}
+
 /// The hash of the fixture's weights.
 fn weights() -> (Vec<u8>, String) {
     let bytes = files("clip", &["model.safetensors"]).remove(0).1;

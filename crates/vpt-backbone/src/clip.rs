@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::names::TextNames;
+use super::open_clip::{self, OpenClip};
 use super::registry::{Location, PREPROCESSOR, locate};
 use super::spec::{Spec, TextSpec};
 use super::text::{PromptedTexts, TextTower, TunedTexts};
@@ -43,6 +44,8 @@ pub struct Backbone {
     pub clip: Option<Clip>,
     /// How an image becomes pixels.
     pub preprocess: Preprocess,
+    /// The reason why it has no text tower, where its folder describes one that cannot be read.
+    without_texts: Option<String>,
     location: Location,
     weights: Weights,
     hash: OnceLock<String>,
@@ -77,16 +80,23 @@ impl Backbone {
 
     fn read(name_or_dir: &str, options: &OpenOptions) -> Result<Self> {
         let location = locate(name_or_dir, options.weights_dir.as_deref())?;
-        let spec = location.spec()?;
-        let weights = location.weights()?;
-        let path = location.path(PREPROCESSOR);
-        let preprocess = match location.read(PREPROCESSOR)? {
-            Some(bytes) => Preprocess::from_json(&bytes, &path)?,
-            None => match spec.family.preprocess {
-                Some(preprocess) => preprocess(spec.image_size),
-                None => return Err(Error::weights(path, "no such file: it says how images are prepared")),
-            },
+        let (spec, path, preprocess, without_texts) = match location.open_clip()? {
+            Some(OpenClip { spec, preprocess, without_texts }) => {
+                (spec, location.path(open_clip::CONFIG), preprocess, without_texts)
+            }
+            None => {
+                let (spec, path) = (location.spec()?, location.path(PREPROCESSOR));
+                let preprocess = match location.read(PREPROCESSOR)? {
+                    Some(bytes) => Preprocess::from_json(&bytes, &path)?,
+                    None => match spec.family.preprocess {
+                        Some(preprocess) => preprocess(spec.image_size),
+                        None => return Err(Error::weights(path, "no such file: it says how images are prepared")),
+                    },
+                };
+                (spec, path, preprocess, None)
+            }
         };
+        let weights = location.weights()?;
         let preprocess = match options.image_size {
             Some(n) => {
                 spec.check_image_size(n)?;
@@ -111,7 +121,8 @@ impl Backbone {
         let mut vit = if options.image_size.is_none() { vit.map_err(|error| error.in_file(&path))? } else { vit? };
         vit.limit_memory(options.max_memory);
         let clip = spec.projection.map(|width| Clip::load(&spec, width, &weights, options.precision)).transpose()?;
-        Ok(Self { name: location.name.clone(), spec, vit, clip, preprocess, location, weights, hash: OnceLock::new() })
+        let name = location.name.clone();
+        Ok(Self { name, spec, vit, clip, preprocess, without_texts, location, weights, hash: OnceLock::new() })
     }
 
     /// BLAKE3 of the weight files, in hexadecimal: what a task file is bound to.
@@ -220,7 +231,10 @@ impl Backbone {
 
     fn text(&self) -> Result<&LazyTextTower> {
         self.clip.as_ref().and_then(|clip| clip.text.as_ref()).ok_or_else(|| {
-            let message = format!("{} ({}) has no text tower; a CLIP backbone is needed", self.name, self.spec.family);
+            let message = match &self.without_texts {
+                Some(reason) => format!("{} has a text tower that cannot be read: {reason}", self.name),
+                None => format!("{} ({}) has no text tower; a CLIP backbone is needed", self.name, self.spec.family),
+            };
             Error::setting("backbone", message)
         })
     }

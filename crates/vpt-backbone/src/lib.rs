@@ -6,6 +6,7 @@ pub mod classifier;
 pub mod clip;
 pub mod hub;
 pub mod names;
+pub mod open_clip;
 pub mod position;
 pub mod registry;
 pub mod spec;

@@ -16,6 +16,7 @@ pub use self::known::{KNOWN, Known};
 pub(crate) use self::named::BackboneName;
 use self::named::known_as;
 use super::bundled;
+use super::open_clip::{self, OpenClip};
 use super::spec::{Family, Spec};
 use super::tokenizer::{TOKENIZER, Tokenizer};
 use super::weights::{INDEX, SINGLE, Weights};
@@ -62,11 +63,28 @@ impl Location {
         }
     }
 
-    /// The backbone's architecture, from its `config.json`.
+    /// Whether its folder has open_clip's form and no other.
+    fn is_open_clip(&self) -> bool {
+        self.dir.as_deref().is_some_and(is_open_clip)
+    }
+
+    /// What open_clip's configuration says, where the folder has that form.
+    pub(super) fn open_clip(&self) -> Result<Option<OpenClip>> {
+        if !self.is_open_clip() {
+            return Ok(None);
+        }
+        let bytes = self.read(open_clip::CONFIG)?;
+        bytes.map(|bytes| OpenClip::from_json(&bytes, &self.path(open_clip::CONFIG))).transpose()
+    }
+
+    /// The backbone's architecture, from its `config.json` or `open_clip_config.json`.
     ///
     /// # Errors
     /// As [`Spec::from_config`].
     pub fn spec(&self) -> Result<Spec> {
+        if let Some(OpenClip { spec, .. }) = self.open_clip()? {
+            return Ok(spec);
+        }
         let path = self.path(CONFIG);
         match self.read(CONFIG)? {
             Some(bytes) => Spec::from_json(&bytes, &path),
@@ -80,6 +98,7 @@ impl Location {
     /// As [`Weights::open`].
     pub fn weights(&self) -> Result<Weights> {
         match &self.dir {
+            Some(dir) if is_open_clip(dir) => Weights::open_open_clip(dir),
             Some(dir) => Weights::open(dir),
             None => Weights::from_static(bundled::file(SINGLE).unwrap_or_default(), &self.path(SINGLE)),
         }
@@ -91,6 +110,7 @@ impl Location {
     /// As [`Tokenizer::open`].
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         match &self.dir {
+            Some(dir) if is_open_clip(dir) => Ok(Tokenizer::open_clip(&dir.join(open_clip::CONFIG))),
             Some(dir) => Tokenizer::open(dir),
             None => Tokenizer::from_bytes(bundled::file(TOKENIZER).unwrap_or_default(), &self.path(TOKENIZER)),
         }
@@ -138,8 +158,24 @@ fn locate_in(name: &str, weights_dir: Option<&Path>, cache: Option<&Path>) -> Re
     Err(not_found(&named.name, &named.repo, weights_dir, incomplete))
 }
 
+/// Whether the folder `dir` has open_clip's form: its configuration, and no model of transformers beside it.
+pub(crate) fn is_open_clip(dir: &Path) -> bool {
+    let has_weights = || dir.join(SINGLE).is_file() || dir.join(INDEX).is_file();
+    dir.join(open_clip::CONFIG).is_file() && !(has_weights() && names_model(&dir.join(CONFIG)))
+}
+
+/// Whether `config`, a `config.json`, says what a model is, as that of transformers does.
+pub(crate) fn names_model(config: &Path) -> bool {
+    let config = read_limited(config, MAX_TEXT_BYTES).ok();
+    let config = config.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    config.is_some_and(|config| config.get("model_type").is_some_and(serde_json::Value::is_string))
+}
+
 /// The first file that `dir` would need to be a backbone's folder and lacks.
 fn missing(dir: &Path) -> Option<&'static str> {
+    if is_open_clip(dir) {
+        return if open_clip::weight_file(dir).is_some() { None } else { Some(open_clip::WEIGHTS[0]) };
+    }
     if !dir.join(CONFIG).is_file() {
         return Some(CONFIG);
     }

@@ -12,7 +12,7 @@ use std::path::Path;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-pub(super) use self::config::{Fields, MAX_CONTEXT, MAX_MLP, MAX_REGISTERS, MAX_VOCAB, MlpWidth};
+pub(super) use self::config::{Fields, MAX_CONTEXT, MAX_DEPTH, MAX_MLP, MAX_REGISTERS, MAX_VOCAB, MAX_WIDTH, MlpWidth};
 pub use super::names::Family;
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};

@@ -1,10 +1,13 @@
 //! Texts to token ids, by the `tokenizer.json` of a CLIP checkpoint.
 
+mod open_clip;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tokenizers::{PostProcessor, TruncationDirection};
 
+use self::open_clip::ClipTokenizer;
 use vpt_base::contain::contain;
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
@@ -25,12 +28,25 @@ const END: &str = "<|endoftext|>";
 /// A tokenizer that is ready to use.
 #[derive(Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    kind: Kind,
     /// Where it is from: some of what is wrong with a file only shows when it is used.
     path: PathBuf,
 }
 
+#[derive(Debug)]
+enum Kind {
+    /// Of a file.
+    File(Box<tokenizers::Tokenizer>),
+    /// CLIP's own.
+    Clip(ClipTokenizer),
+}
+
 impl Tokenizer {
+    /// CLIP's own tokenizer, for a folder of open_clip, whose configuration `path` stands for it in errors.
+    pub(crate) fn open_clip(path: &Path) -> Self {
+        Self { kind: Kind::Clip(ClipTokenizer::new()), path: path.to_path_buf() }
+    }
+
     /// Opens the tokenizer in the folder `dir`: `tokenizer.json`, or else CLIP's `vocab.json` and `merges.txt`.
     ///
     /// # Errors
@@ -64,7 +80,7 @@ impl Tokenizer {
         // `encode` does both its own way, whatever the file says.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(&e.to_string()))?;
-        Ok(Self { inner, path: path.to_path_buf() })
+        Ok(Self { kind: Kind::File(Box::new(inner)), path: path.to_path_buf() })
     }
 
     /// CLIP's tokenizer over this vocabulary, as transformers builds it where there is no `tokenizer.json`.
@@ -116,11 +132,17 @@ impl Tokenizer {
             let start: String = text.chars().take(40).collect();
             Error::invalid(format!("text {start:?}"), format!("cannot be tokenized: {}", one_line(message)))
         };
-        let post = self.inner.get_post_processor();
+        let failed = |message: &str| Error::weights(&self.path, format!("not a usable tokenizer: {}", bad(message)));
+        let inner = match &self.kind {
+            Kind::File(inner) => inner,
+            Kind::Clip(_) if context < 2 => return Err(bad(&format!("start and end token do not fit into {context}"))),
+            Kind::Clip(clip) => return contain(|| clip.encode(text, context)).map_err(|panic| failed(&panic)),
+        };
+        let post = inner.get_post_processor();
         let room = context.checked_sub(post.map_or(0, |p| p.added_tokens(false)));
         let room = room.ok_or_else(|| bad(&format!("start and end token do not fit into {context}")))?;
         let ids = contain(|| {
-            let mut encoding = self.inner.encode(text, false)?;
+            let mut encoding = inner.encode(text, false)?;
             if encoding.len() > room {
                 encoding.truncate(room, 0, TruncationDirection::Right);
                 // The parts cut off.
@@ -132,7 +154,6 @@ impl Tokenizer {
             };
             tokenizers::Result::Ok(encoding.get_ids().to_vec())
         });
-        let failed = |message: &str| Error::weights(&self.path, format!("not a usable tokenizer: {}", bad(message)));
         ids.map_err(|panic| failed(&panic))?.map_err(|e| failed(&e.to_string()))
     }
 }

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use self::file::{FileSource, TensorEntry, WeightFile};
 use super::names::{Anchor, FAMILIES};
+use super::open_clip::{self, Slot};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
 
@@ -64,6 +65,36 @@ impl Weights {
         let pickled = dir.join("pytorch_model.bin").is_file() || dir.join("pytorch_model.bin.index.json").is_file();
         let hint = if pickled { "; pytorch_model.bin must be converted to safetensors first" } else { "" };
         Err(Error::weights(dir, format!("holds neither {SINGLE} nor {INDEX}{hint}")))
+    }
+
+    /// Opens the checkpoint of open_clip in the folder `dir`, safetensors or PyTorch's own form, whose tensors then have the
+    /// names of transformers.
+    ///
+    /// # Errors
+    /// As [`Weights::open`], or the file in PyTorch's form is none that can be read where it is.
+    pub(crate) fn open_open_clip(dir: &Path) -> Result<Self> {
+        let Some(name) = open_clip::weight_file(dir) else {
+            return Err(Error::weights(dir, format!("holds no {}", open_clip::WEIGHTS[0])));
+        };
+        let file = WeightFile::open(&dir.join(name))?;
+        let safetensors = Path::new(name).extension().is_some_and(|extension| extension == "safetensors");
+        let tensors = if safetensors { file.header(0)? } else { pickle::entries(&file.path, 0)? };
+        let mut renamed = BTreeMap::new();
+        for (name, tensor) in tensors {
+            for (name, slot) in open_clip::slots(&name) {
+                let part = match slot {
+                    Slot::Whole => Some(tensor.clone()),
+                    Slot::Third(number) => tensor.third(number),
+                    Slot::Transposed => tensor.transpose(),
+                };
+                let Some(part) = part else {
+                    let message = format!("tensor for `{name}` has shape {:?}, which is not shared so", tensor.shape);
+                    return Err(Error::weights(&file.path, message));
+                };
+                renamed.insert(name, part);
+            }
+        }
+        Self::new(dir, vec![file], renamed)
     }
 
     /// A checkpoint in memory, the content of a `model.safetensors`; `name` stands for it in errors.
@@ -234,6 +265,15 @@ impl Weights {
 
     fn read(&self, name: &str, tensor: &TensorEntry, out: &mut [f32]) -> Result<()> {
         let file = &self.files[tensor.file];
+        if let Some(own) = tensor.transpose().filter(|_| tensor.transposed) {
+            let (rows, columns) = (own.shape[0], own.shape[1]);
+            let mut stored = vec![0.; out.len()];
+            self.read(name, &own, &mut stored)?;
+            for (row, values) in stored.chunks_exact(columns.max(1)).enumerate() {
+                values.iter().enumerate().for_each(|(column, &value)| out[column * rows + row] = value);
+            }
+            return Ok(());
+        }
         match tensor.dtype.as_str() {
             "F32" => file.read_values(tensor, out, f32::from_le_bytes),
             "F16" => file.read_values(tensor, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),

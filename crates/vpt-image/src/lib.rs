@@ -1,6 +1,7 @@
 //! Images: decoding, Pillow-exact resizing, preprocessing to what a backbone expects.
 
 pub mod decode;
+mod open_clip_config;
 pub mod preprocess;
 mod processor_config;
 pub mod resize;
@@ -9,4 +10,5 @@ pub mod testing;
 mod tiff_forms;
 
 pub use decode::{Rgb8, decode};
+pub use open_clip_config::from_open_clip;
 pub use preprocess::Preprocess;

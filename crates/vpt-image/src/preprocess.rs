@@ -21,6 +21,8 @@ pub const MAX_SIDE: usize = 16_384;
 pub enum Size {
     /// The shorter side becomes this long and the longer follows.
     ShortestEdge(usize),
+    /// The longer side becomes this long and the shorter follows.
+    LongestEdge(usize),
     /// Both sides are given; the image is stretched.
     Exact {
         /// Pixels in a row.
@@ -31,7 +33,8 @@ pub enum Size {
 }
 
 impl Size {
-    /// `(width, height)` of an image of `width` x `height` after resizing. The longer side is rounded down.
+    /// `(width, height)` of an image of `width` x `height` after resizing. A longer side that follows is rounded down, a shorter
+    /// one to the nearest number.
     fn of(self, width: usize, height: usize) -> (usize, usize) {
         match self {
             Self::Exact { width, height } => (width, height),
@@ -39,7 +42,43 @@ impl Size {
                 let long = ((short * width.max(height)) as f64 / width.min(height) as f64) as usize;
                 if width <= height { (short, long) } else { (long, short) }
             }
+            Self::LongestEdge(long) => {
+                // As `ResizeKeepRatio` of timm and open_clip, with the order of its operations.
+                let ratio = width.max(height) as f64 / long as f64;
+                let side = |side: usize| ((side as f64 / ratio).round_ties_even() as usize).max(1);
+                (side(width), side(height))
+            }
         }
+    }
+}
+
+/// Where a crop begins that leaves an odd number of pixels over, or exceeds the image by one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CropRounding {
+    /// Rounded down, as by transformers.
+    #[default]
+    Down,
+    /// Half a pixel goes to the even number, and of a border the smaller half comes first: torchvision's `CenterCrop`, which
+    /// open_clip and timm take.
+    Even,
+}
+
+impl CropRounding {
+    /// Where in `size` pixels a crop of `crop` begins; negative where it reaches outside.
+    fn begin(self, size: usize, crop: usize) -> isize {
+        let over = size as isize - crop as isize;
+        match self {
+            Self::Down => over.div_euclid(2),
+            Self::Even if over < 0 => over / 2,
+            Self::Even => (over as f64 / 2.).round_ties_even() as isize,
+        }
+    }
+
+    /// Whether it is what files without the field mean.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::Down
     }
 }
 
@@ -55,6 +94,9 @@ pub struct Preprocess {
     pub filter: Filter,
     /// `(width, height)` of the part kept from the middle.
     pub crop: Option<(usize, usize)>,
+    /// Where the middle is.
+    #[serde(default, skip_serializing_if = "CropRounding::is_default")]
+    pub crop_rounding: CropRounding,
     /// Factor of 8-bit values.
     pub rescale: f64,
     /// Taken off each channel after rescaling.
@@ -68,6 +110,8 @@ struct Unchecked {
     resize: Option<Size>,
     filter: Filter,
     crop: Option<(usize, usize)>,
+    #[serde(default)]
+    crop_rounding: CropRounding,
     rescale: f64,
     mean: [f32; 3],
     std: [f32; 3],
@@ -77,8 +121,8 @@ impl TryFrom<Unchecked> for Preprocess {
     type Error = String;
 
     fn try_from(u: Unchecked) -> Result<Self, String> {
-        let made =
-            Self { resize: u.resize, filter: u.filter, crop: u.crop, rescale: u.rescale, mean: u.mean, std: u.std };
+        let Unchecked { resize, filter, crop, crop_rounding, rescale, mean, std } = u;
+        let made = Self { resize, filter, crop, crop_rounding, rescale, mean, std };
         made.check().map_err(|(field, message)| format!("{field}: {message}"))?;
         Ok(made)
     }
@@ -91,6 +135,7 @@ impl Preprocess {
             resize: Some(Size::ShortestEdge(size)),
             filter: Filter::Bicubic,
             crop: Some((size, size)),
+            crop_rounding: CropRounding::Down,
             rescale: 1.0 / 255.0,
             mean: CLIP_MEAN,
             std: CLIP_STD,
@@ -118,6 +163,7 @@ impl Preprocess {
         let resize = match (self.resize, self.crop) {
             (None, Some(_)) => None,
             (Some(Size::ShortestEdge(side)), Some((w, h))) => Some(Size::ShortestEdge(scale(side, w.min(h)))),
+            (Some(Size::LongestEdge(side)), Some((w, h))) => Some(Size::LongestEdge(scale(side, w.max(h)))),
             (Some(Size::Exact { width, height }), Some((w, h))) => {
                 Some(Size::Exact { width: scale(width, w), height: scale(height, h) })
             }
@@ -136,9 +182,7 @@ impl Preprocess {
         let Some((crop_width, crop_height)) = self.crop else {
             return Ok(resize(image, width, height, self.filter));
         };
-        // Where the crop begins in the resized image; negative where that is smaller and gets a border. Rounded down, as
-        // the reference does.
-        let begin = |size: usize, crop: usize| (size as isize - crop as isize).div_euclid(2);
+        let begin = |size, crop| self.crop_rounding.begin(size, crop);
         Ok(self.crop_at(image, (width, height), (begin(width, crop_width), begin(height, crop_height))))
     }
 
@@ -198,7 +242,7 @@ impl Preprocess {
             _ => Err((field, format!("{n} is not between 1 and {MAX_SIDE}"))),
         };
         match self.resize {
-            Some(Size::ShortestEdge(n)) => side("size", n)?,
+            Some(Size::ShortestEdge(n) | Size::LongestEdge(n)) => side("size", n)?,
             Some(Size::Exact { width, height }) => [width, height].into_iter().try_for_each(|n| side("size", n))?,
             None => {}
         }
@@ -228,6 +272,23 @@ mod tests {
         assert_eq!(Size::ShortestEdge(224).of(481, 640), (224, 298));
         assert_eq!(Size::ShortestEdge(224).of(100, 100), (224, 224));
         assert_eq!(Size::Exact { width: 3, height: 4 }.of(640, 481), (3, 4));
+        // By timm's ResizeKeepRatio; a half goes to the even number.
+        assert_eq!(Size::LongestEdge(224).of(640, 481), (224, 168));
+        assert_eq!(Size::LongestEdge(6).of(12, 5), (6, 2));
+        assert_eq!(Size::LongestEdge(6).of(7, 12), (4, 6));
+        assert_eq!(Size::LongestEdge(8).of(1000, 1), (8, 1));
+    }
+
+    // Of torchvision 0.29: `int(round((size - crop) / 2.0))`, and `(crop - size) // 2` pixels of border.
+    #[test]
+    fn a_crop_begins_where_its_program_says() {
+        let begins = |rounding: CropRounding| [8, 9, 10, 11, 13, 15, 7, 5].map(|size| rounding.begin(size, 8));
+        assert_eq!(begins(CropRounding::Down), [0, 0, 1, 1, 2, 3, -1, -2]);
+        assert_eq!(begins(CropRounding::Even), [0, 0, 1, 2, 2, 4, 0, -1]);
+        let json = serde_json::to_value(Preprocess::clip(8)).unwrap();
+        assert!(json.get("crop_rounding").is_none());
+        let even = Preprocess { crop_rounding: CropRounding::Even, ..Preprocess::clip(8) };
+        assert_eq!(serde_json::from_value::<Preprocess>(serde_json::to_value(&even).unwrap()).unwrap(), even);
     }
 
     #[test]

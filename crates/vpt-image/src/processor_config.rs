@@ -102,7 +102,7 @@ fn model_beside(path: &Path) -> Option<Processor> {
 }
 
 /// A field's name and what is wrong with it.
-type FieldFault = (&'static str, String);
+pub(super) type FieldFault = (&'static str, String);
 
 fn read(fields: &Map<String, Value>, processor: Processor) -> Result<Preprocess, FieldFault> {
     let mut p = processor.defaults();
@@ -121,7 +121,9 @@ fn read(fields: &Map<String, Value>, processor: Processor) -> Result<Preprocess,
         if let Some(value) = present(fields, "crop_size") {
             p.crop = match size(value, "crop_size", true)? {
                 Size::Exact { width, height } => Some((width, height)),
-                Size::ShortestEdge(_) => return Err(("crop_size", "height and width are wanted".into())),
+                Size::ShortestEdge(_) | Size::LongestEdge(_) => {
+                    return Err(("crop_size", "height and width are wanted".into()));
+                }
             };
         } else if p.crop.is_none() {
             return Err(("crop_size", "missing, although do_center_crop is true".into()));
@@ -146,11 +148,11 @@ fn read(fields: &Map<String, Value>, processor: Processor) -> Result<Preprocess,
 }
 
 /// The field, unless it is absent or null.
-fn present<'a>(fields: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
+pub(super) fn present<'a>(fields: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
     fields.get(field).filter(|v| !v.is_null())
 }
 
-fn text<'a>(fields: &'a Map<String, Value>, field: &'static str) -> Result<Option<&'a str>, FieldFault> {
+pub(super) fn text<'a>(fields: &'a Map<String, Value>, field: &'static str) -> Result<Option<&'a str>, FieldFault> {
     match present(fields, field) {
         None => Ok(None),
         Some(Value::String(s)) => Ok(Some(s)),
@@ -193,7 +195,11 @@ fn size(value: &Value, field: &'static str, square: bool) -> Result<Size, FieldF
 }
 
 /// Three numbers, or one for all channels.
-fn channels(fields: &Map<String, Value>, field: &'static str, default: [f32; 3]) -> Result<[f32; 3], FieldFault> {
+pub(super) fn channels(
+    fields: &Map<String, Value>,
+    field: &'static str,
+    default: [f32; 3],
+) -> Result<[f32; 3], FieldFault> {
     let Some(value) = present(fields, field) else { return Ok(default) };
     let number = |v: &Value| v.as_f64().map(|v| v as f32);
     let found = match value {

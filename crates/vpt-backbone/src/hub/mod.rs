@@ -21,7 +21,8 @@ use self::client::{Client, RequestFailure};
 use self::download::{Cached, Download, FetchFailure};
 use self::settings::HubSettings;
 pub use self::verify::{FileState, Verified, VerifiedFile, is_bundled, verify};
-use super::registry::{BackboneName, CONFIG, PREPROCESSOR, by_hand};
+use super::open_clip::{self, OpenClip};
+use super::registry::{BackboneName, CONFIG, PREPROCESSOR, by_hand, names_model};
 use super::spec::Spec;
 use super::tokenizer::TOKENIZER;
 use super::weights::pickle::{PICKLED, convert};
@@ -164,16 +165,11 @@ struct Fetch<'a> {
 impl Fetch<'_> {
     fn run(mut self) -> Result<Fetched> {
         // First of all what the model is: gigabytes of something else need not come.
-        if !self.file(CONFIG, WEIGHTS.text)? {
-            return Err(self.error(&format!("has no {CONFIG}: it is no model in the Hugging Face layout")));
-        }
-        let spec = Spec::from_config(&self.path(CONFIG))?;
-        self.wanted(PREPROCESSOR, WEIGHTS.text)?;
-        if spec.text.is_some() {
-            self.wanted(TOKENIZER, WEIGHTS.tokenizer)?;
-        }
-        if !self.file(SINGLE, WEIGHTS.weights)? && !self.shards()? && !self.pickled()? {
-            return Err(self.error(&format!("has neither {SINGLE} nor {INDEX} nor {PICKLED}")));
+        let described = self.file(CONFIG, WEIGHTS.text)?;
+        if described && names_model(&self.path(CONFIG)) || !self.file(open_clip::CONFIG, WEIGHTS.text)? {
+            self.transformers(described)?;
+        } else {
+            self.open_clip()?;
         }
         let Self { named, cache, download, files, .. } = self;
         // Last of all, so that a revision never stands for half a backbone.
@@ -186,6 +182,35 @@ impl Fetch<'_> {
             commit: download.revision,
             files,
         })
+    }
+
+    /// Brings what a model of transformers consists of beside its configuration, which is `described`.
+    fn transformers(&mut self, described: bool) -> Result<()> {
+        if !described {
+            return Err(self.error(&format!("has no {CONFIG}: it is no model in the Hugging Face layout")));
+        }
+        let spec = Spec::from_config(&self.path(CONFIG))?;
+        self.wanted(PREPROCESSOR, WEIGHTS.text)?;
+        if spec.text.is_some() {
+            self.wanted(TOKENIZER, WEIGHTS.tokenizer)?;
+        }
+        if !self.file(SINGLE, WEIGHTS.weights)? && !self.shards()? && !self.pickled()? {
+            return Err(self.error(&format!("has neither {SINGLE} nor {INDEX} nor {PICKLED}")));
+        }
+        Ok(())
+    }
+
+    /// Brings the weights of a model of open_clip, whose tokenizer is part of this program. Those in PyTorch's form are read as
+    /// they are.
+    fn open_clip(&mut self) -> Result<()> {
+        let path = self.path(open_clip::CONFIG);
+        OpenClip::from_json(&read_limited(&path, WEIGHTS.text)?, &path)?;
+        for name in open_clip::WEIGHTS {
+            if self.file(name, WEIGHTS.weights)? {
+                return Ok(());
+            }
+        }
+        Err(self.error(&format!("has none of {}", open_clip::WEIGHTS.join(", "))))
     }
 
     /// Where `file` lies when it is there.

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::cache::linked;
 use super::{WEIGHTS, digest};
-use crate::registry::{BackboneName, CONFIG, hub_cache, snapshot};
+use crate::open_clip;
+use crate::registry::{BackboneName, CONFIG, hub_cache, is_open_clip, snapshot};
 use crate::tokenizer::TOKENIZER;
 use crate::weights::{INDEX, SINGLE, parse_index};
 use crate::{bundled, spec::Spec};
@@ -108,6 +109,11 @@ fn state(path: &Path) -> Result<(Option<u64>, FileState)> {
 
 /// The files that the folder `dir` should hold, as far as those that are there tell.
 fn needed(dir: &Path) -> Vec<String> {
+    if is_open_clip(dir) {
+        return [open_clip::CONFIG, open_clip::weight_file(dir).unwrap_or(open_clip::WEIGHTS[0])]
+            .map(str::to_owned)
+            .into();
+    }
     let mut names = vec![CONFIG.to_owned()];
     if Spec::from_config(&dir.join(CONFIG)).is_ok_and(|spec| spec.text.is_some()) {
         names.push(TOKENIZER.to_owned());

@@ -10,9 +10,9 @@ use crate::names::{self, FAMILIES};
 use vpt_base::{Error, Result};
 
 /// Largest accepted values: some ten times beyond any published model, small enough that no product of two overflows.
-const MAX_WIDTH: usize = 1 << 14;
+pub(crate) const MAX_WIDTH: usize = 1 << 14;
 pub(crate) const MAX_MLP: usize = 1 << 17;
-const MAX_DEPTH: usize = 256;
+pub(crate) const MAX_DEPTH: usize = 256;
 pub(crate) const MAX_REGISTERS: usize = 1 << 10;
 pub(crate) const MAX_VOCAB: usize = 1 << 22;
 pub(crate) const MAX_CONTEXT: usize = 1 << 14;
@@ -22,7 +22,7 @@ pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Spec> {
     let value: Value =
         serde_json::from_slice(bytes).map_err(|e| Error::weights(path, format!("not a JSON file: {e}")))?;
     let root = match &value {
-        Value::Object(map) => Fields { path, prefix: "", map: Some(map) },
+        Value::Object(map) => Fields::new(path, map),
         _ => return Err(Error::weights(path, "not a model configuration: no JSON object")),
     };
     let Some(model_type) = root.text("model_type")? else {
@@ -57,6 +57,22 @@ pub(crate) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// Those of the whole file `path`.
+    pub(crate) fn new(path: &'a Path, map: &'a Map<String, Value>) -> Self {
+        Self { path, prefix: "", map: Some(map) }
+    }
+
+    /// Checks that the field, if it is there, has one of these values.
+    pub(crate) fn one_of(&self, name: &str, values: &[&str]) -> Result<()> {
+        match self.text(name)? {
+            Some(value) if !values.contains(&value) => {
+                let message = format!("{} is not supported; supported are {}", brief(&value.into()), values.join(", "));
+                Err(self.error(name, &message))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The field's value; `null` counts as absent.
     pub(crate) fn get(&self, name: &str) -> Option<&'a Value> {
         self.map.and_then(|m| m.get(name)).filter(|v| !v.is_null())
@@ -140,7 +156,7 @@ impl<'a> Fields<'a> {
         Ok(self.integer(name, one, 0..=i32::MAX as usize)? as u32)
     }
 
-    fn number(&self, name: &str, default: f64) -> Result<f64> {
+    pub(crate) fn number(&self, name: &str, default: f64) -> Result<f64> {
         match self.get(name) {
             None => Ok(default),
             Some(v) => v.as_f64().ok_or_else(|| self.error(name, &format!("must be a number, not {}", brief(v)))),

@@ -39,6 +39,33 @@ pub(super) struct TensorEntry {
     /// From the start of the file.
     offset: u64,
     bytes: u64,
+    /// Whether the file holds the transpose of the matrix that `shape` says.
+    pub(super) transposed: bool,
+}
+
+impl TensorEntry {
+    /// A tensor whose values lie in their order from byte `offset` of its file on; whoever makes it has checked that they do.
+    pub(super) fn at(file: usize, dtype: &str, shape: Vec<usize>, [offset, bytes]: [u64; 2]) -> Self {
+        Self { file, dtype: dtype.to_owned(), shape, offset, bytes, transposed: false }
+    }
+
+    /// The rows of one third, as of fused query, key and value weights `[3D, …]`; `None` if they cannot be shared out.
+    pub(super) fn third(&self, number: usize) -> Option<Self> {
+        let rows = *self.shape.first()?;
+        if rows % 3 != 0 {
+            return None;
+        }
+        let mut shape = self.shape.clone();
+        shape[0] = rows / 3;
+        let bytes = self.bytes / 3;
+        Some(Self { shape, offset: self.offset + number as u64 * bytes, bytes, ..self.clone() })
+    }
+
+    /// Its transpose; `None` if it is no matrix.
+    pub(super) fn transpose(&self) -> Option<Self> {
+        let &[rows, columns] = &self.shape[..] else { return None };
+        Some(Self { shape: vec![columns, rows], transposed: !self.transposed, ..self.clone() })
+    }
 }
 
 /// The entries of a header by their tensors' names. What else is in it is passed over as it is read: kept, a hundred megabytes
@@ -187,8 +214,7 @@ impl WeightFile {
                 return Err(self.error(message));
             }
             let shape = entry.shape.iter().map(|&d| d as usize).collect();
-            let tensor =
-                TensorEntry { file: number, dtype: entry.dtype, shape, offset: data + start, bytes: end - start };
+            let tensor = TensorEntry::at(number, &entry.dtype, shape, [data + start, end - start]);
             tensors.insert(name, tensor);
         }
         self.check_layout(&tensors, data)?;

@@ -15,6 +15,7 @@ use candle_core::pickle::{Object, Stack, TensorInfo};
 use serde_json::json;
 use zip::{CompressionMethod, ZipArchive};
 
+use super::file::TensorEntry;
 use vpt_base::contain::contain;
 use vpt_base::{Error, Result};
 
@@ -90,6 +91,36 @@ pub fn convert(from: &Path, to: &Path) -> Result<()> {
     file.sync_all().map_err(Error::io(to))
 }
 
+/// Where the values of the tensors of the PyTorch checkpoint `path` lie in it, which is file `number` of its checkpoint.
+///
+/// # Errors
+/// As [`convert`], or the values of a tensor do not lie in their order.
+pub(super) fn entries(path: &Path, number: usize) -> Result<BTreeMap<String, TensorEntry>> {
+    let bad = |message: String| Error::weights(path, format!("not a PyTorch checkpoint that can be read: {message}"));
+    let file = File::open(path).map_err(Error::io(path))?;
+    let len = file.metadata().map_err(Error::io(path))?.len();
+    let read = contain(|| {
+        let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| {
+            format!("{error}; files of PyTorch before 1.6 are not zip archives and must be saved again")
+        })?;
+        let found = tensors(&mut archive, len)?;
+        let place = |(name, tensor): (String, PickledTensor)| {
+            let shown = name.escape_debug().to_string();
+            let entry = archive.by_name(&tensor.entry).map_err(|error| error.to_string())?;
+            let begin = entry.data_start().map(|start| start.saturating_add(tensor.begin));
+            let Some(begin) = begin.filter(|_| tensor.is_contiguous()) else {
+                return Err(format!("the values of tensor `{shown}` do not lie in their order; save it contiguous"));
+            };
+            if begin.saturating_add(tensor.bytes) > len {
+                return Err(format!("tensor `{shown}` ends beyond the file"));
+            }
+            Ok((name, TensorEntry::at(number, tensor.dtype, tensor.shape, [begin, tensor.bytes])))
+        };
+        found.into_iter().map(place).collect()
+    });
+    read.and_then(|read| read).map_err(bad)
+}
+
 /// The tensors of the archive, which is `len` bytes long.
 fn tensors(archive: &mut ZipArchive<BufReader<File>>, len: u64) -> Result<BTreeMap<String, PickledTensor>, String> {
     let is_pickle = |name: &str| name == "data.pkl" || name.ends_with("/data.pkl");
@@ -102,6 +133,7 @@ fn tensors(archive: &mut ZipArchive<BufReader<File>>, len: u64) -> Result<BTreeM
     let mut pickle = Vec::new();
     entry.take(MAX_PICKLE_BYTES).read_to_end(&mut pickle).map_err(|error| error.to_string())?;
     let Object::Dict(items) = unpickle(&pickle)? else { return Err("no dictionary of tensors".to_owned()) };
+    let items = state_dict(items);
     let dir = Path::new(name.strip_suffix(".pkl").unwrap_or(name));
 
     let mut tensors = BTreeMap::new();
@@ -121,6 +153,19 @@ fn tensors(archive: &mut ZipArchive<BufReader<File>>, len: u64) -> Result<BTreeM
         tensors.insert(info.name, tensor);
     }
     if tensors.is_empty() { Err("no tensors in its dictionary".to_owned()) } else { Ok(tensors) }
+}
+
+/// The dictionary of tensors in what a training program saves beside other things: under `state_dict` or `model`.
+fn state_dict(items: Vec<(Object, Object)>) -> Vec<(Object, Object)> {
+    let is_inner = |(key, value): &(Object, Object)| {
+        matches!(key, Object::Unicode(name) if ["state_dict", "model"].contains(&name.as_str()))
+            && matches!(value, Object::Dict(_))
+    };
+    let Some(at) = items.iter().position(is_inner) else { return items };
+    match items.into_iter().nth(at) {
+        Some((_, Object::Dict(inner))) => inner,
+        _ => Vec::new(),
+    }
 }
 
 /// Where a tensor's values are, if they can be there.
@@ -364,6 +409,31 @@ mod tests {
         got.sort_by(|a, b| a.0.cmp(&b.0));
         assert_eq!(got.len(), 8);
         assert_eq!(got, want);
+    }
+
+    #[test]
+    fn values_are_read_where_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SINGLE);
+        convert(&fixture("pytorch_model.bin"), &path).unwrap();
+        let converted = Weights::open(dir.path()).unwrap();
+        let config = r#"{"model_cfg": {"embed_dim": 4, "vision_cfg": {}, "text_cfg": {}}}"#;
+        std::fs::write(dir.path().join(crate::open_clip::CONFIG), config).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::copy(fixture("pytorch_model.bin"), dir.path().join("open_clip_pytorch_model.bin")).unwrap();
+        let in_place = Weights::open_open_clip(dir.path()).unwrap();
+        let mut read = 0;
+        for name in entries(&fixture("pytorch_model.bin"), 0).unwrap().keys() {
+            let shape = converted.shape(name).unwrap();
+            if let Ok(values) = converted.get(name, shape) {
+                assert_eq!(in_place.get(name, shape).unwrap(), values, "{name}");
+                read += 1;
+            }
+        }
+        assert!(read > 3, "{read} tensors");
+        let crooked = archive(&one(&[2, 2], &[1, 2], 0, "FloatStorage"), &[&[0; 16]]);
+        let message = entries(crooked.path(), 0).unwrap_err().to_string();
+        assert!(message.contains("tensor `w` do not lie in their order"), "{message}");
     }
 
     #[test]
