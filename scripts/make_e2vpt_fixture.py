@@ -5,7 +5,8 @@
 Needs torch, transformers, safetensors, numpy. The towers are transformers' own. Prompt tokens are put behind the class token at the
 input of every prompted block. Keys and values are joined where attention is called, with heads already apart, one tensor
 `[heads, N, D / heads]` a block for both, in front of a sequence's own: as E2VPT's public code has them (`SHARE_PARAM_KV`,
-`LAYER_BEHIND`). The fixture has the heads' rows side by side, `[layers, N, D]`.
+`LAYER_BEHIND`). The fixture has the heads' rows side by side, `[layers, N, D]`. Masks of ones over tokens and over their 16 interleaved
+segments (`MASK_CLS_TOKEN`, `CLS_TOKEN_MASK_PIECES`) have a gradient each: how much these matter to pruning.
 """
 import argparse, os
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import AttentionInterface, AutoModel, CLIPVisionModel
 
-CLASSES, TOKENS, ROWS = 4, 3, 2
+CLASSES, TOKENS, ROWS, SEGMENTS = 4, 3, 2, 16
 
 
 def with_rows(module, query, key, value, mask, scaling, dropout=0.0, **_):
@@ -89,8 +90,14 @@ def main(fixtures):
             for leaf in leaves.values():
                 leaf.requires_grad_(True)
             tokens, rows, weight, bias = leaves.values()
-            loss = F.cross_entropy(tower.features(pixels, tokens, rows, start) @ weight.T + bias, labels)
+            masks = {"tokens": torch.ones(TOKENS, dtype=torch.float64), "segments": torch.ones(TOKENS, SEGMENTS, dtype=torch.float64)}
+            for mask in masks.values():
+                mask.requires_grad_(True)
+            masked = tokens * masks["segments"].repeat(1, width // SEGMENTS) * masks["tokens"].view(-1, 1)
+            loss = F.cross_entropy(tower.features(pixels, masked, rows, start) @ weight.T + bias, labels)
             loss.backward()
+            for name, mask in masks.items():
+                out[f"{family}.{case}.importance.{name}"] = mask.grad.float().contiguous()
             out[f"{family}.{case}.loss"] = loss.detach().float().reshape(1)
             for name, leaf in leaves.items():
                 out[f"{family}.{case}.{name}"] = leaf.detach().float().contiguous()

@@ -21,7 +21,7 @@ use vpt::loss::{CrossEntropy, Loss};
 use vpt::model::{ClassifierSpec, Model, StepInput};
 use vpt::params::{Group, Param};
 use vpt::prompt::PartShape;
-use vpt::prompt::key_values::KeyValueShape;
+use vpt::prompt::key_values::{KeyValueShape, importance};
 
 /// The last one, a distilled DeiT, has no gradients in the fixture.
 const FAMILIES: [&str; 6] = ["clip", "clip-gelu", "vit", "dinov2", "dinov2-registers", "deit"];
@@ -209,7 +209,7 @@ fn keys_and_values_beside_tokens_have_pytorchs_loss_and_gradients() {
         let [layers, tokens, _] = expected.shape(&name("prompt.tokens"))[..] else { panic!("three dimensions") };
         let keys_values = expected.shape(&name("prompt.keys_values"))[1];
         let start = backbone.vit.depth() - layers;
-        let shape = PartShape::KeysValues(KeyValueShape { start, layers, tokens, keys_values });
+        let shape = PartShape::KeysValues(KeyValueShape { start, layers, tokens, keys_values, pruned: None });
         let (head, classes) = (ClassifierSpec::Head(HeadKind::Linear), expected.shape(&name("head.bias"))[0]);
         let model = Model::new(backbone, &shape.into(), head, classes, 2).unwrap();
         let param = |(tensor, shape): &(String, Vec<usize>)| {
@@ -235,6 +235,14 @@ fn keys_and_values_beside_tokens_have_pytorchs_loss_and_gradients() {
                 errors.push(relative(gradient, &expected.get(&name(&format!("grad.{tensor}")))));
             }
             assert!(errors.len() == 5 && errors.iter().all(|&error| error < 1e-4), "{family} {case}: {errors:?}");
+            // What decides which token values are pruned.
+            let shape = [layers, tokens, model.backbone().vit.width()];
+            let (of_tokens, of_segments) = importance(shape, &params[0].values, &output.gradients[0]);
+            for (found, tensor) in [(of_tokens, "tokens"), (of_segments, "segments")] {
+                let found: Vec<f32> = found.into_iter().map(|score| score as f32).collect();
+                let error = relative(&found, &expected.get(&name(&format!("importance.{tensor}"))));
+                assert!(error < 1e-4, "{family} {case}, {tensor}: {error:.1e}");
+            }
         }
     }
 }

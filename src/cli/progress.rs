@@ -189,6 +189,8 @@ fn epoch(record: &EpochRecord, of: usize, best: bool) -> String {
         Stage::Whole => "",
         Stage::Head => "head  ",
         Stage::Prompts => "prompts  ",
+        Stage::Unpruned => "unpruned  ",
+        Stage::Pruned => "pruned  ",
     };
     format!(
         "epoch {:>width$}/{of}  {stage}{scores}  {:.1} s{}",

@@ -86,6 +86,10 @@ pub(crate) fn scores(results: &Results) -> String {
         rows.push(("val, head alone".to_owned(), &head.val));
         rows.push(("test, head alone".to_owned(), &head.test));
     }
+    if let Some(unpruned) = &results.unpruned {
+        rows.push(("val, unpruned".to_owned(), &unpruned.val));
+        rows.push(("test, unpruned".to_owned(), &unpruned.test));
+    }
     if let Some(probe) = &results.probe {
         let alone = if probe.l2.is_some() { "probe" } else { "texts" };
         rows.push((format!("val, {alone} alone"), &probe.val));

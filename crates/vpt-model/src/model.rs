@@ -360,6 +360,28 @@ impl Model {
         Ok(all)
     }
 
+    /// Whether a part is pruned after training, and learns again.
+    pub fn prunes(&self) -> bool {
+        self.shapes.prunes()
+    }
+
+    /// What learns after pruning: the values `again`, those of the beginning, without what matters least in those that were
+    /// `learned`, by their mean `gradients` over the training images.
+    ///
+    /// # Errors
+    /// The values are not those of this model.
+    pub fn prune(&self, learned: &[Param], gradients: &[Vec<f32>], again: &[Param]) -> Result<Vec<Param>> {
+        let mut again = again.to_vec();
+        for (place, part) in self.parts.iter().enumerate() {
+            let range = self.range(place);
+            let (Some(gradients), Some(again)) = (gradients.get(range.clone()), again.get_mut(range)) else {
+                return Err(Error::invalid("parameters", "not those of this model"));
+            };
+            part.prune(self.values(learned, place)?, gradients, again)?;
+        }
+        Ok(again)
+    }
+
     /// What the head takes, of class tokens after the last norm `[B, width]` of the frozen tower: themselves or their embeddings
     /// `[B, D]`.
     pub fn readout(&self, tokens: Vec<f32>) -> Vec<f32> {

@@ -1,12 +1,15 @@
-//! `e2vpt`: prompt tokens for every block, as `vpt-deep`, and learned keys and values beside them. The pruning of the paper, which
-//! trains a second time with fewer token values, is not part of it.
+//! `e2vpt`: prompt tokens for every block, as `vpt-deep`, and learned keys and values beside them; and, where it is asked for, the
+//! paper's pruning: the token values that matter least are taken away, and the rest learns again from where it began.
 
 use super::{
     MethodPart, MethodSpec, Task, TokenOptions,
     settings::{self, DefaultText, settings},
     tokens, vpt_deep,
 };
-use crate::prompt::{PartShape, key_values::KeyValueShape};
+use crate::prompt::{
+    PartShape,
+    key_values::{KeyValueShape, Pruning},
+};
 
 settings! {
     /// The keys and values beside prompt tokens.
@@ -22,6 +25,20 @@ settings! {
                     if rows > MOST { Err(format!("more than {MOST}").into()) } else { Ok(()) }
                 },
             }
+            /// Share of the prompt tokens that is taken away after training; then the rest is trained again from its beginning
+            prune_tokens: Option<f32> => {
+                value: "SHARE",
+                default: DefaultText::Made(|| "0".to_owned()),
+                lacking: "pruned tokens",
+                check: settings::share,
+            }
+            /// Share of the 16 segments of each prompt token that is taken away with them
+            prune_segments: Option<f32> => {
+                value: "SHARE",
+                default: DefaultText::Made(|| "0".to_owned()),
+                lacking: "pruned segments",
+                check: settings::share,
+            }
         }
     }
 }
@@ -33,7 +50,7 @@ const MOST: usize = 1000;
 
 pub(super) const METHOD: MethodSpec = MethodSpec {
     name: "e2vpt",
-    summary: "vpt-deep with learned keys and values in the attention of the same blocks (without the paper's pruning)",
+    summary: "vpt-deep with learned keys and values in the attention of the same blocks; with `prune_tokens` and `prune_segments` the paper's pruning",
     source: "Han et al. 2023",
     tasks: &[Task::Classify, Task::Multilabel],
     options: &[
@@ -44,6 +61,8 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
         "prompt_layers",
         "prompt_dropout",
         "keys_values",
+        "prune_tokens",
+        "prune_segments",
     ],
     part: |request, options| {
         let layers = tokens::layers(request);
@@ -59,7 +78,14 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
             prompt_init: None,
         };
         options.keys_values.keys_values = Some(keys_values);
-        let shape = PartShape::KeysValues(KeyValueShape { start, layers: count, tokens, keys_values });
+        let given = &request.options.keys_values;
+        let pruned = Pruning::of_shares(
+            tokens,
+            [("prune_tokens", given.prune_tokens), ("prune_segments", given.prune_segments)],
+        )?;
+        options.keys_values.prune_tokens = given.prune_tokens;
+        options.keys_values.prune_segments = given.prune_segments;
+        let shape = PartShape::KeysValues(KeyValueShape { start, layers: count, tokens, keys_values, pruned });
         Ok(Some(MethodPart { shape, dropout }))
     },
     ..tokens::FAMILY

@@ -233,7 +233,7 @@ fn parts_that_learn_together_have_the_gradients_of_central_differences() {
     let (pad, frame) = (PixelShape::Pad { width: PAD }, PixelShape::Frame { inner: 20 });
     let (pad, frame) = (PartShape::Pixels(pad), PartShape::Pixels(frame));
     let all = |depth: usize| tokens(0, depth);
-    let keys_values = |start, layers| KeyValueShape { start, layers, tokens: 2, keys_values: 3 };
+    let keys_values = |start, layers| KeyValueShape { start, layers, tokens: 2, keys_values: 3, pruned: None };
     for (family, heads) in [("clip", HeadKind::ALL), ("vit", &[HeadKind::Linear]), ("dinov2", &[HeadKind::Cosine])] {
         let fixture = ModelFixture::load(family);
         let depth = fixture.backbone.vit.depth();

@@ -77,6 +77,11 @@ impl PartShapes {
         !self.iter().any(|shape| shape.kind().changes_features())
     }
 
+    /// Whether one is pruned after training.
+    pub fn prunes(&self) -> bool {
+        self.iter().any(|shape| shape.kind().prunes())
+    }
+
     /// What they ask of a step on images of `side` pixels with patches of `patch`.
     pub fn work(&self, side: usize, patch: usize) -> Work {
         let mut work = Work::default();

@@ -63,6 +63,11 @@ pub(crate) trait Kind {
         true
     }
 
+    /// Whether it is pruned after training, and learns again.
+    fn prunes(&self) -> bool {
+        false
+    }
+
     /// Adds what it asks of a step on images of `side` pixels with patches of `patch`.
     fn add_work(&self, side: usize, patch: usize, work: &mut Work);
 }
@@ -118,6 +123,15 @@ pub(crate) trait Part: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// The values do not fit.
     fn take_gradient(&self, values: &[Param], drawn: &Drawn, gradients: &mut Gradients) -> Result<Vec<Vec<f32>>>;
+
+    /// Takes away what matters least of the values that it has `learned`, by their mean `gradients` over the training images, in
+    /// those that it begins with `again`.
+    ///
+    /// # Errors
+    /// The values do not fit.
+    fn prune(&self, _learned: &[Param], _gradients: &[Vec<f32>], _again: &mut [Param]) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What draws of a step depend on.

@@ -91,9 +91,9 @@ impl TrainState {
         optimizer: OptimizerKind,
         averaging: Averaging,
     ) -> Result<Self> {
-        // Values, two moments and four copies, and what is said of them.
+        // Values, two moments and five copies, and what is said of them.
         let values: u64 = initial.iter().map(|param| param.values.len() as u64).sum();
-        let limit = values.saturating_mul(7 * 4).saturating_add(tensor_file::MAX_BYTES);
+        let limit = values.saturating_mul(8 * 4).saturating_add(tensor_file::MAX_BYTES);
         let (mut tensors, meta) = tensor_file::read(path, KEY, "checkpoint", limit, |_| Ok(()))?;
         let bad = |what: Message| Error::file(path, what.text("; delete it to start the run again"));
         let meta: CheckpointMeta = serde_json::from_value(meta)

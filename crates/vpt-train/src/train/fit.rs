@@ -7,7 +7,7 @@ use super::{
     checkpoint::TrainState,
     evaluate,
     observer::{Event, Observer},
-    progress::{AVERAGE, EpochRecord, RunProgress},
+    progress::{AVERAGE, EpochRecord, REWIND, RunProgress, Stage},
     run_writer::StateWriter,
     task::{Averaging, Scored, StagePlan, StepPosition, StepResult, TrainTask},
 };
@@ -56,7 +56,9 @@ impl<T: TrainTask> StageFit<'_, T> {
         observer: &mut dyn Observer,
     ) -> Result<Ended> {
         if self.done(state) == 0 && state.progress.sums.steps == 0 {
-            self.begin(state);
+            if !self.begin(state, observer)? {
+                return Ok(Ended::Interrupted);
+            }
         }
         while !is_over(self.plan, &state.progress, self.task.plan().config.patience) {
             if self.epoch(state, writer, observer)? == Ended::Interrupted {
@@ -72,17 +74,25 @@ impl<T: TrainTask> StageFit<'_, T> {
         state.progress.of_stage(self.plan.stage).count() as u64
     }
 
-    /// A stage behind another starts from its best values, with an optimiser that remembers nothing.
-    fn begin(&self, state: &mut TrainState) {
+    /// A stage behind another starts from its best values, or from the first without what matters least in these, with an
+    /// optimiser that remembers nothing. `false` when the observer asked to stop.
+    fn begin(&self, state: &mut TrainState, observer: &mut dyn Observer) -> Result<bool> {
         if let Some(best) = state.progress.best() {
             if let Some(values) = state.best_copy(best).map(<[Param]>::to_vec) {
                 state.params = values;
+            }
+            if let (Stage::Pruned, Some(first)) = (self.plan.stage, state.copies.get(REWIND)) {
+                let Some(pruned) = self.task.prune(&state.params, first, self.train, observer)? else {
+                    return Ok(false);
+                };
+                state.params = pruned;
             }
             state.optimizer = Optimizer::new(self.task.plan().optimizer, &state.params);
         }
         if let Averaging::Steps { .. } = self.task.averaging() {
             state.copies.insert(AVERAGE, state.params.clone());
         }
+        Ok(true)
     }
 
     /// The rest of the epoch that `state` is in, and the validation after it.

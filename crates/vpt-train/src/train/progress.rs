@@ -10,6 +10,9 @@ use vpt_model::metrics::Scores;
 /// The moving or weighted average of the learned values, among a state's copies.
 pub(crate) const AVERAGE: &str = "average";
 
+/// The first values, to which a run that prunes goes back, among a state's copies.
+pub(crate) const REWIND: &str = "rewind";
+
 /// The head alone, on frozen features, among a state's copies: without values of parts.
 pub(crate) const PROBE: &str = "probe";
 
@@ -24,6 +27,10 @@ pub enum Stage {
     Head,
     /// Prompts and head.
     Prompts,
+    /// All that the method learns, before it is pruned.
+    Unpruned,
+    /// What is left after pruning, once more from its beginning.
+    Pruned,
 }
 
 impl Stage {
@@ -37,7 +44,8 @@ impl Stage {
     pub(crate) fn copy_name(self) -> &'static str {
         match self {
             Self::Head => "head",
-            Self::Whole | Self::Prompts => BEST,
+            Self::Unpruned => "unpruned",
+            Self::Whole | Self::Prompts | Self::Pruned => BEST,
         }
     }
 }
@@ -148,6 +156,9 @@ pub(crate) struct RunProgress {
     /// What was chosen for the head alone, where the run begins with it or is held against it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) probe: Option<ProbeChoice>,
+    /// Whether the run goes back to its first values once it has pruned.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) rewinds: bool,
 }
 
 /// What was chosen for the head alone.
@@ -162,7 +173,15 @@ pub(crate) struct ProbeChoice {
 impl RunProgress {
     /// A run at its beginning.
     pub(crate) fn new(lr: f64) -> Self {
-        Self { lr, history: Vec::new(), sums: EpochSums::default(), epoch_seconds: 0., wall_s: 0., probe: None }
+        Self {
+            lr,
+            history: Vec::new(),
+            sums: EpochSums::default(),
+            epoch_seconds: 0.,
+            wall_s: 0.,
+            probe: None,
+            rewinds: false,
+        }
     }
 
     /// The finished epochs of `stage`.
@@ -209,6 +228,7 @@ impl RunProgress {
         };
         let mut names: Vec<&'static str> = averaged.then_some(AVERAGE).into_iter().collect();
         names.extend(self.probe.is_some().then_some(PROBE));
+        names.extend(self.rewinds.then_some(REWIND));
         for record in &self.history {
             let name = record.stage.copy_name();
             if !names.contains(&name) {

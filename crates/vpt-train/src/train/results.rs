@@ -71,7 +71,10 @@ pub struct Results {
     pub chosen: BTreeMap<String, f64>,
     /// Detection with prompts: what the head alone reached, before there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub head_only: Option<HeadOnly>,
+    pub head_only: Option<Control>,
+    /// Pruned prompts: what the same prompts reached before they were pruned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpruned: Option<Control>,
     /// Where a head begins as the probe on frozen features, or is held against it: what that reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeResults>,
@@ -85,7 +88,7 @@ pub struct Results {
 
 /// The head alone, as a control for prompts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HeadOnly {
+pub struct Control {
     /// The epoch it is from, from 1.
     pub best_epoch: usize,
     /// On the validation images, after that epoch.

@@ -9,8 +9,8 @@ use super::{
     fit::{Ended, StageFit, is_over},
     lr_search::{LrSearch, LrTrial},
     observer::{Event, Observer, Start},
-    progress::{EpochRecord, PROBE, RunProgress, Stage},
-    results::{HeadOnly, LearnedScores, ProbeResults, Results, peak_rss_bytes},
+    progress::{EpochRecord, PROBE, REWIND, RunProgress, Stage},
+    results::{Control, LearnedScores, ProbeResults, Results, peak_rss_bytes},
     run_folder::{self, RunFolder},
     run_writer::{NoWriter, RunWriter, StateWriter},
     task::{FinishedRun, Refined, Scored, StagePlan, TrainTask},
@@ -67,6 +67,10 @@ impl<T: TrainTask> Session<T> {
             if let Some((values, choice)) = self.task.head_alone() {
                 state.copies.insert(PROBE, values.to_vec());
                 state.progress.probe = Some(choice.clone());
+            }
+            if self.task.stages().iter().any(|stage| stage.stage == Stage::Pruned) {
+                state.copies.insert(REWIND, state.params.clone());
+                state.progress.rewinds = true;
             }
             state
         };
@@ -148,7 +152,8 @@ impl<T: TrainTask> Session<T> {
     /// The stages of a trial of a learning rate.
     fn trial_stages(&self) -> Vec<StagePlan> {
         let shorter = |stage: StagePlan| StagePlan { epochs: stage.epochs.div_ceil(TRIAL_SHARE), ..stage };
-        self.task.stages().into_iter().map(shorter).collect()
+        // What is pruned learns with the rate of what it is pruned from.
+        self.task.stages().into_iter().filter(|stage| stage.stage != Stage::Pruned).map(shorter).collect()
     }
 
     /// The learning rate, chosen by validation if there are several; `None` when the observer asked to stop.
@@ -285,13 +290,14 @@ impl<T: TrainTask> Session<T> {
             observer.event(&Event::Tested(logits));
         }
         let control = state.progress.best_before().and_then(|control| Some((state.best_copy(control)?, control)));
-        let head_only = if let Some((values, control)) = control {
+        let (mut head_only, mut unpruned) = (None, None);
+        if let Some((values, control)) = control {
             let found = evaluate(task, values, control.stage, test_part, false, observer)?;
             let Some(found) = found else { return Ok(self.interrupted()) };
-            Some(HeadOnly { best_epoch: control.epoch, val: control.val.clone(), test: found.scores() })
-        } else {
-            None
-        };
+            let control_results =
+                Some(Control { best_epoch: control.epoch, val: control.val.clone(), test: found.scores() });
+            *(if control.stage == Stage::Unpruned { &mut unpruned } else { &mut head_only }) = control_results;
+        }
         let history = &state.progress.history;
         let last = history.last().unwrap_or(&record);
         self.write_task(run_folder::LAST, state.current(), last, None, None)?;
@@ -328,6 +334,7 @@ impl<T: TrainTask> Session<T> {
             ece: own.ece,
             chosen: chosen.unwrap_or(own.chosen),
             head_only,
+            unpruned,
             probe,
             wall_s: wall_s(),
             img_per_s: (task.epoch_images() * history.len()) as f64 / seconds.max(1e-9),

@@ -483,6 +483,37 @@ fn a_run_with_a_label_map_stopped_anywhere_and_resumed_ends_with_the_same_bytes(
 }
 
 #[test]
+fn a_pruned_run_begins_again_without_what_matters_least_and_resumes_to_the_same_bytes() {
+    let dir = workplace();
+    let pruned = |c: RunConfig| {
+        c.with_options(|o| (o.keys_values.prune_tokens, o.keys_values.prune_segments) = (Some(0.3), Some(0.25)))
+    };
+    let config = pruned(config(&dir, Method::E2VPT));
+    let (whole, results) = finish(&config, &dir);
+    let stages: Vec<Stage> = content(&whole)
+        .2
+        .iter()
+        .map(|line| line["stage"].clone())
+        .map(|s| serde_json::from_value(s).unwrap())
+        .collect();
+    assert_eq!(stages, [[Stage::Unpruned; 3], [Stage::Pruned; 3]].concat());
+    let unpruned = results.unpruned.as_ref().unwrap();
+    assert!(unpruned.best_epoch <= 3 && (results.best_epoch == 0 || results.best_epoch > 3), "{results:?}");
+    // Of 10 tokens of 32 values in 3 blocks, 3 are gone and 4 of 16 segments of the rest: the masks say so.
+    let task = TaskFile::open(&whole.join(run_folder::LAST)).unwrap();
+    let mask = task.params.iter().find(|param| param.name == "prompt.mask").unwrap();
+    assert_eq!((mask.shape.clone(), mask.values.iter().sum::<f32>()), (vec![10, 16], 7. * 12.));
+    // Each stage has 3 epochs of 4 steps and a validation batch; between them 4 batches to find what matters.
+    for stop_after in [7, 14, 15, 16, 17, 18, 19, 20, 26, 34] {
+        let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+        let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{stop_after}: {outcome:?}") };
+        let (_, resumed) = finished(resume(&folder, &mut Silent));
+        assert_eq!(content(&folder), content(&whole), "stopped after {stop_after} batches");
+        assert_eq!((resumed.test, resumed.unpruned), (results.test.clone(), results.unpruned.clone()));
+    }
+}
+
+#[test]
 fn a_killed_run_goes_on_from_its_last_checkpoint() {
     let dir = workplace();
     let config = config(&dir, Method::VPT_DEEP);

@@ -275,6 +275,18 @@ pub(crate) trait TrainTask: Sized + 'static {
         Ok(None)
     }
 
+    /// What learns after pruning: the `first` values of the run without what matters least in those that it has `learned`, by the
+    /// training images; `None` when the observer asked to stop.
+    fn prune(
+        &self,
+        _: &[Param],
+        first: &[Param],
+        _: &Self::Source,
+        _: &mut dyn Observer,
+    ) -> Result<Option<Vec<Param>>> {
+        Ok(Some(first.to_vec()))
+    }
+
     /// Images that an epoch goes through.
     fn epoch_images(&self) -> usize;
 

@@ -122,7 +122,8 @@ impl BoxSource {
             Stage::Prompts if task.model.layout().is_some_and(|layout| layout.start > 0) => {
                 (InputForm::Prefix, task.model.prefix_len())
             }
-            Stage::Prompts => return Ok(Some(Self::of_images(task, split))),
+            // Detectors have no other stages.
+            _ => return Ok(Some(Self::of_images(task, split))),
         };
         let count = task.dataset.part(split).len();
         let forms = if augment.flip { 2 } else { 1 };

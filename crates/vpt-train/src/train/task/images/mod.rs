@@ -265,7 +265,9 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
     }
 
     fn stages(&self) -> Vec<StagePlan> {
-        vec![StagePlan { stage: Stage::Whole, epochs: self.setup.plan.epochs }]
+        let epochs = self.setup.plan.epochs;
+        let stages = if self.setup.model.prunes() { &[Stage::Unpruned, Stage::Pruned][..] } else { &[Stage::Whole] };
+        stages.iter().map(|&stage| StagePlan { stage, epochs }).collect()
     }
 
     fn averaging(&self) -> Averaging {
@@ -334,6 +336,42 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
             self.setup.val = Arc::new(PartSource::Features(features));
         }
         Ok(Some(()))
+    }
+
+    fn prune(
+        &self,
+        learned: &[Param],
+        first: &[Param],
+        source: &Arc<PartSource>,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Vec<Param>>> {
+        observer.event(&Event::Note(
+            "pruning: what matters least in the training images is taken away, the rest begins again",
+        ));
+        let Setup { plan, model, loss, .. } = &self.setup;
+        let order: Vec<usize> = (0..source.len()).collect();
+        let batches = source.batches(&order, 0, plan.batch_size)?;
+        let mut sums: Vec<Vec<f32>> = learned.iter().map(|param| vec![0.; param.values.len()]).collect();
+        let go_on = &mut |done, total| observer.goes_on(&Event::Evaluating { split: Split::Train, done, total });
+        let all = visit_batches(batches, source.len(), go_on, |LabelledBatch { labels, values, .. }| {
+            let input = StepInput {
+                images: &values,
+                blocks: source.blocks(),
+                labels: &labels,
+                drawn: &[],
+                loss,
+                frozen: None,
+                micro_batch: plan.config.micro_batch,
+            };
+            let gradients = model.step(learned, &input)?.gradients;
+            // A batch's are of its mean loss; each image is to count the same.
+            let share = labels.len() as f32 / source.len() as f32;
+            for (sum, gradient) in sums.iter_mut().zip(&gradients) {
+                sum.iter_mut().zip(gradient).for_each(|(sum, gradient)| *sum += share * gradient);
+            }
+            Ok(())
+        })?;
+        if all { model.prune(learned, &sums, first).map(Some) } else { Ok(None) }
     }
 
     fn head_alone(&self) -> Option<(&[Param], &ProbeChoice)> {
