@@ -238,10 +238,13 @@ fn keys_and_values_beside_tokens_have_pytorchs_loss_and_gradients() {
             // What decides which token values are pruned.
             let shape = [layers, tokens, model.backbone().vit.width()];
             let (of_tokens, of_segments) = importance(shape, &params[0].values, &output.gradients[0]);
+            // A token as a whole hardly matters, as the next norm takes its length away: what is left of a sum is small.
+            let largest = of_segments.iter().fold(0f64, |most, score| most.max(score.abs()));
             for (found, tensor) in [(of_tokens, "tokens"), (of_segments, "segments")] {
-                let found: Vec<f32> = found.into_iter().map(|score| score as f32).collect();
-                let error = relative(&found, &expected.get(&name(&format!("importance.{tensor}"))));
-                assert!(error < 1e-4, "{family} {case}, {tensor}: {error:.1e}");
+                let expected = expected.get(&name(&format!("importance.{tensor}")));
+                assert_eq!(found.len(), expected.len());
+                let apart = found.iter().zip(&expected).map(|(a, b)| (a - f64::from(*b)).abs()).fold(0., f64::max);
+                assert!(apart < 1e-4 * largest, "{family} {case}, {tensor}: {apart:.1e} of {largest:.1e}");
             }
         }
     }

@@ -56,7 +56,10 @@ fn embeddings_equal_transformers_in_the_order_given() {
     let plain =
         [&["embed", "--backbone", &backbone, "--out", "n.safetensors", "--normalize"][..], &[&images[1]]].concat();
     let json = sandbox.vpt(&[&plain[..], &["--json"]].concat()).ok().json();
-    assert_eq!(keys(&json), ["out", "backbone", "model", "images", "texts", "width", "normalized"]);
+    assert_eq!(
+        keys(&json),
+        ["out", "backbone", "model", "images", "texts", "width", "normalized", "skipped", "passed_by"]
+    );
     let expected = values(&tensors(&Path::new(&backbone).join("expected.safetensors"))["image_embeds"]);
     let swapped = values(&tensors(&sandbox.path("s.safetensors"))["image_embeds"]);
     assert!(relative(&swapped[..32], &expected[32..]) < 1e-5 && relative(&swapped[32..], &expected[..32]) < 1e-5);

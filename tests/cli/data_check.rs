@@ -15,7 +15,7 @@ fn a_good_set_gives_nothing_and_exit_code_0() {
         ["data", "layout", "fast", "images", "errors", "warnings", "kinds", "wall_s", "images_per_minute", "findings"];
     assert_eq!(keys(&report), all);
     assert_eq!((&report["layout"], &report["images"]), (&"folder".into(), &18.into()));
-    sandbox.boxes("boxes", 12);
+    sandbox.boxes("boxes", 120);
     sandbox.vpt(&["data", "check", "boxes"]).ok();
 }
 

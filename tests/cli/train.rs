@@ -144,7 +144,7 @@ fn predictions_are_right_and_in_the_order_given() {
     let images = ["colours/green/003.png", "colours/blue/004.png", "colours/dark_red/005.png", "colours/blue/001.png"];
     let args = [&["predict", "--model", "run/best.safetensors"], &images[..]].concat();
     let json = sandbox.vpt(&[&args[..], &["--json"]].concat()).ok().json();
-    assert_eq!(keys(&json), ["model", "passed_by", "predictions", "skipped"]);
+    assert_eq!(keys(&json), ["model", "predictions", "skipped", "passed_by"]);
     let predictions = json["predictions"].as_array().unwrap();
     assert_eq!(predictions.len(), 4);
     for (prediction, image) in predictions.iter().zip(images) {

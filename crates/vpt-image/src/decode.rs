@@ -13,43 +13,17 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
+pub use crate::rgb::{MAX_PIXELS, Rgb8};
 use crate::tiff_forms;
 use vpt_base::contain::contain;
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
-
-/// Most pixels an image may have: where Pillow stops suspecting a decompression bomb and refuses.
-pub const MAX_PIXELS: usize = 178_956_970;
 
 /// Most bytes an image file may have.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// The ends of file names, in lower case, that are taken for images when a folder is searched.
 pub const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "jpe", "png", "webp", "bmp", "tif", "tiff", "gif"];
-
-/// An image of 8-bit RGB pixels.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rgb8 {
-    /// Pixels in a row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-    /// `[height, width, 3]`, row by row from the top left.
-    pub pixels: Vec<u8>,
-}
-
-impl Rgb8 {
-    /// A black image.
-    pub fn new(width: usize, height: usize) -> Self {
-        Self { width, height, pixels: vec![0; width * height * 3] }
-    }
-
-    /// An image of grey levels `[height, width]`, repeated over the channels.
-    pub fn from_grey(width: usize, height: usize, grey: &[u8]) -> Self {
-        debug_assert_eq!(grey.len(), width * height);
-        Self { width, height, pixels: grey.iter().flat_map(|&v| [v; 3]).collect() }
-    }
-}
 
 /// Whether the name of `path` ends like an image's.
 pub fn has_image_extension(path: &Path) -> bool {
@@ -96,7 +70,8 @@ fn size_in(mut reader: impl BufRead + Seek) -> Result<[usize; 2], String> {
             let size = header.unwrap_or_else(|panic| Err(format!("the image decoder failed: {panic}")));
             size.or_else(|message| {
                 reader.rewind().map_err(|error| error.to_string())?;
-                contain(|| tiff_forms::palette_size(&mut reader)).ok().flatten().ok_or(message)
+                let size = contain(|| tiff_forms::size_and_turn(&mut reader)).ok().flatten();
+                size.map(|(size, orientation)| upright(size, orientation)).ok_or(message)
             })
         })?,
     };
@@ -130,7 +105,10 @@ pub fn orientation_of(path: &Path) -> Orientation {
 pub fn orientation_of_bytes(bytes: &[u8]) -> Orientation {
     let read = || {
         let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
-        Some(orientation(&mut reader.into_decoder().ok()?))
+        match reader.into_decoder() {
+            Ok(mut decoder) => Some(orientation(&mut decoder)),
+            Err(_) => tiff_forms::size_and_turn(Cursor::new(bytes)).map(|(_, orientation)| orientation),
+        }
     };
     contain(read).ok().flatten().unwrap_or(Orientation::NoTransforms)
 }
@@ -247,7 +225,10 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
     reader.limits(limits);
     let mut decoder = match reader.into_decoder() {
         Ok(decoder) => decoder,
-        Err(error) if format == ImageFormat::Tiff => return tiff_forms::palette(bytes).ok_or_else(|| one_line(&error)),
+        Err(error) if format == ImageFormat::Tiff => {
+            let image = tiff_forms::palette_or_jpeg(bytes).map(|(image, orientation)| turned(image, orientation));
+            return image.ok_or_else(|| one_line(&error));
+        }
         Err(error) => return Err(one_line(&error)),
     };
     let (width, height) = decoder.dimensions();

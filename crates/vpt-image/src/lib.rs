@@ -5,6 +5,7 @@ mod open_clip_config;
 pub mod preprocess;
 mod processor_config;
 pub mod resize;
+mod rgb;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tiff_forms;

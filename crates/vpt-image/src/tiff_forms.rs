@@ -1,13 +1,14 @@
-//! Forms of TIFF that the general decoder does not read as Pillow does: JPEG inside, which libjpeg-turbo decodes, and palettes,
-//! which it does not read at all.
+//! Forms of TIFF that the general decoder does not read as Pillow does: JPEG inside, which libjpeg-turbo decodes, and which the
+//! general decoder does not read at all where its colours are YCbCr, nor palettes.
 
 use std::io::{Cursor, Read, Seek};
 
+use image::metadata::Orientation;
 use tiff::decoder::ifd::Value;
 use tiff::decoder::{Decoder, DecodingResult};
 use tiff::tags::Tag;
 
-use crate::decode::{MAX_PIXELS, Rgb8};
+use crate::rgb::{MAX_PIXELS, Rgb8};
 
 /// TIFF's number of the compression that is called JPEG today.
 const MODERN_JPEG: u32 = 7;
@@ -75,13 +76,23 @@ pub(crate) fn jpeg(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
     (pixels.len() == width * height * 3).then_some(Rgb8 { width, height, pixels })
 }
 
-/// The image, if it is a TIFF of positions in a palette of 256 colours, a byte each.
-pub(crate) fn palette(bytes: &[u8]) -> Option<Rgb8> {
-    let [width, height] = palette_size(Cursor::new(bytes))?.map(|side| side as usize);
+/// The image, as it lies in the file, and how it is to be turned, if it is of a form that the general decoder does not read at all.
+pub(crate) fn palette_or_jpeg(bytes: &[u8]) -> Option<(Rgb8, Orientation)> {
+    let (size, orientation) = size_and_turn(Cursor::new(bytes))?;
+    let [width, height] = size.map(|side| side as usize);
     if width.checked_mul(height).is_none_or(|count| count == 0 || count > MAX_PIXELS) {
         return None;
     }
+    let image = palette(bytes, width, height).or_else(|| jpeg(bytes, width, height))?;
+    Some((image, orientation))
+}
+
+/// The image, if it is a TIFF of positions in a palette of 256 colours, a byte each.
+fn palette(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
     let mut decoder = Decoder::new(Cursor::new(bytes)).ok()?;
+    if number(&mut decoder, Tag::PhotometricInterpretation) != Some(PALETTE) {
+        return None;
+    }
     let bits: Vec<u32> = decoder.find_tag_unsigned_vec(Tag::BitsPerSample).ok()??;
     if bits != [8] {
         return None;
@@ -103,12 +114,21 @@ pub(crate) fn palette(bytes: &[u8]) -> Option<Rgb8> {
     (pixels.len() == width * height * 3).then_some(Rgb8 { width, height, pixels })
 }
 
-/// Width and height of a TIFF of positions in a palette, from its header.
-pub(crate) fn palette_size<R: Read + Seek>(file: R) -> Option<[u32; 2]> {
+/// Width and height as they lie in the file, and how the image is to be turned, of a TIFF of positions in a palette or of JPEG in
+/// YCbCr, from its header.
+pub(crate) fn size_and_turn<R: Read + Seek>(file: R) -> Option<([u32; 2], Orientation)> {
     let mut decoder = Decoder::new(file).ok()?;
     let mut number = |tag| decoder.find_tag_unsigned::<u32>(tag).ok().flatten();
-    let is_palette = number(Tag::PhotometricInterpretation) == Some(PALETTE);
-    is_palette.then_some([number(Tag::ImageWidth)?, number(Tag::ImageLength)?])
+    let is_one = match number(Tag::PhotometricInterpretation)? {
+        PALETTE => true,
+        YCBCR => number(Tag::Compression) == Some(MODERN_JPEG),
+        _ => false,
+    };
+    if !is_one {
+        return None;
+    }
+    let turn = number(Tag::Orientation).and_then(|turn| Orientation::from_exif(u8::try_from(turn).ok()?));
+    Some(([number(Tag::ImageWidth)?, number(Tag::ImageLength)?], turn.unwrap_or(Orientation::NoTransforms)))
 }
 
 /// Where in a classic TIFF the value of the first image's photometric interpretation lies.
@@ -131,7 +151,7 @@ fn photometric_at(bytes: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use crate::decode::decode_bytes;
+    use crate::decode::{decode_bytes, size_of_bytes};
 
     /// A little-endian TIFF of one strip, with these entries of type, count and value.
     fn tiff(strip: &[u8], entries: &[(u16, u16, u32, u32)], behind: &[u8]) -> Vec<u8> {
@@ -173,6 +193,7 @@ mod tests {
         let tiff = tiff(&jpeg, &entries, &[8, 0, 8, 0, 8, 0]);
         assert_eq!(super::jpeg(&tiff, 40, 24), Some(decode_bytes(&jpeg).unwrap()));
         assert_eq!(decode_bytes(&tiff).unwrap(), decode_bytes(&jpeg).unwrap());
+        assert_eq!(size_of_bytes(&tiff), Ok([40, 24]));
         for length in 0..tiff.len() {
             assert_eq!(super::jpeg(&tiff[..length], 40, 24), None);
         }
@@ -183,7 +204,7 @@ mod tests {
         let positions: Vec<u8> = (0..=255).collect();
         let colours: Vec<u16> = (0..3 * 256).map(|i: u32| (i * 5 % 256 * 257) as u16).collect();
         let map: Vec<u8> = colours.iter().flat_map(|value| value.to_le_bytes()).collect();
-        let entries = [
+        let entries: [(u16, u16, u32, u32); 10] = [
             (256, 3, 1, 16),
             (257, 3, 1, 16),
             (258, 3, 1, 8),
@@ -195,13 +216,16 @@ mod tests {
             (279, 4, 1, 256),
             (320, 3, 768, 8 + 256),
         ];
+        let upside_down = [&entries[..6], &[(274, 3, 1, 3)], &entries[6..]].concat();
+        let upside_down = decode_bytes(&tiff(&positions, &upside_down, &map)).unwrap();
         let tiff = tiff(&positions, &entries, &map);
         let image = decode_bytes(&tiff).unwrap();
         let expected: Vec<u8> =
             (0..256).flat_map(|i| [0, 256, 512].map(|channel| (colours[channel + i] >> 8) as u8)).collect();
+        assert!(upside_down.pixels.chunks(3).eq(expected.rchunks(3)));
         assert_eq!((image.width, image.height, image.pixels), (16, 16, expected));
         for length in 0..tiff.len() {
-            assert_eq!(super::palette(&tiff[..length]), None);
+            assert_eq!(super::palette_or_jpeg(&tiff[..length]), None);
         }
     }
 }

@@ -21,6 +21,16 @@ fn refused(sandbox: &Sandbox, args: &[&str], parts: &[&str]) {
     sandbox.holds("", || drop(sandbox.vpt_within_limits(args).fails(parts)));
 }
 
+/// The program names what is bad by `parts`, answers for the rest, and fails.
+fn passed_over(sandbox: &Sandbox, args: &[&str], parts: &[&str]) {
+    sandbox.holds("", || {
+        let run = sandbox.vpt_within_limits(args);
+        let last = run.stderr.lines().last().unwrap_or_default();
+        assert!(run.code == Some(1) && last.starts_with("error: ") && last.len() <= 1000, "{run:#?}");
+        assert!(parts.iter().all(|part| run.stderr.contains(part)), "no {parts:?} in {run:#?}");
+    });
+}
+
 /// A copy `name` of the fixture `family` that can be damaged.
 fn copied(sandbox: &Sandbox, family: &str, name: &str) {
     let to = sandbox.path(name);

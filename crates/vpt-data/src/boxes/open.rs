@@ -184,17 +184,22 @@ fn none_left(name: &str, what: &str, why: Option<&Problem>) -> Error {
     }
 }
 
-/// Boxes in pixels that all lie between 0 and 1 are shares of the image.
+/// Boxes in pixels that all lie between 0 and 1, several of them and not all at whole numbers, are shares of the image. In an image
+/// of one pixel the two are the same.
 fn refuse_fractions(images: &[AnnotatedImage]) -> Result<()> {
-    let objects = || images.iter().flat_map(|image| image.objects.iter().map(move |object| (image, object)));
-    let is_share = |object: &AnnotatedObject| match object.extent {
-        BoxExtent::Pixels(extent) => extent.iter().all(|value| (0. ..=1.).contains(value)),
-        BoxExtent::Fractions(_) => false,
+    let wider = images.iter().filter(|image| image.declared != Some([1, 1]));
+    let objects = || wider.clone().flat_map(|image| image.objects.iter().map(move |object| (image, object)));
+    let share = |object: &AnnotatedObject| match object.extent {
+        BoxExtent::Pixels(extent) => Some(extent).filter(|all| all.iter().all(|value| (0. ..=1.).contains(value))),
+        BoxExtent::Fractions(_) => None,
     };
-    let Some((image, first)) = objects().next().filter(|_| objects().all(|(_, object)| is_share(object))) else {
+    if objects().count() < FEWEST_SHARES || !objects().all(|(_, object)| share(object).is_some()) {
+        return Ok(());
+    }
+    let mut shares = objects().filter_map(|(image, object)| Some((image, share(object)?)));
+    let Some((image, extent)) = shares.find(|(_, extent)| extent.iter().any(|value| value.fract() != 0.)) else {
         return Ok(());
     };
-    let BoxExtent::Pixels(extent) = first.extent else { return Ok(()) };
     let message = format!(
         "all boxes lie between 0 and 1 ({extent:?}), as shares of the image; they are to be in pixels: multiply them by width and \
          height"
@@ -229,6 +234,9 @@ fn of_another_size(
     );
     Some(Error::data(&**source, message))
 }
+
+/// Fewest boxes between 0 and 1 that are taken for shares: a single one may be smaller than a pixel.
+const FEWEST_SHARES: usize = 2;
 
 /// How far two ratios of sides may differ: a pixel of rounding in a hundred.
 const SAME_RATIO: f64 = 0.02;

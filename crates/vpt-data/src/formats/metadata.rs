@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::named_boxes::{AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, called};
 use super::table::{ImageRow, ListedRows, at};
+use super::unread::has_box_sides;
 use super::{Candidate, ClassFiles, Format, Layout, Recognition};
 use crate::boxes::{BoxExtent, PlaceInFile, Problem, ProblemKind, Remedy, normal, parts};
 use crate::check::{Checking, FindingKind, ListedImage, text};
@@ -65,6 +66,25 @@ fn recognition(candidate: &Candidate<'_>) -> Recognition {
     }
     let is_one = first.is_err() || has(&FILE) && has(&CLASS);
     Recognition::of_classes(Layout::METADATA, is_one.then_some(MetadataFiles { root, sources }))
+}
+
+/// Lines that are looked at to know what a file says.
+const PROBES: usize = 32;
+
+/// Parts of names of fields that may say something of classes or boxes.
+const TELLING: [&str; 7] = ["label", "class", "categor", "target", "object", "annotation", "box"];
+
+/// Whether `path` is a file of metadata that describes pictures, as captions do, and says nothing of classes or boxes.
+pub(super) fn only_describes(path: &Path) -> bool {
+    let is_called_so = ["metadata.jsonl", "metadata.csv"].into_iter().any(|name| path.ends_with(name));
+    if !is_called_so {
+        return false;
+    }
+    let Ok(records) = records(path, Some(PROBES)) else { return false };
+    let fields: BTreeSet<&str> = records.iter().flat_map(|record| record.fields.keys().map(String::as_str)).collect();
+    let tells = |field: &&str| TELLING.iter().any(|part| field.to_lowercase().contains(part));
+    let columns: Vec<&str> = fields.into_iter().collect();
+    FILE.iter().any(|name| columns.contains(name)) && !columns.iter().any(tells) && !has_box_sides(&columns)
 }
 
 /// The lines of `path`, or the first of them.
@@ -347,6 +367,9 @@ mod tests {
             &["a/1.png", "a/2.png", "b/1.png", "b/2.png", "b/3.png", "a/3.png"],
         );
         assert_eq!(Dataset::open(dir.path(), 1).unwrap().layout, Layout::FOLDER);
+        // What may be a label is not.
+        fs::write(dir.path().join("metadata.csv"), "file_name,text,image_label\na/1.png,a photo,x\n").unwrap();
+        assert!(Dataset::open(dir.path(), 1).unwrap_err().to_string().contains("metadata.csv: "));
     }
 
     #[test]

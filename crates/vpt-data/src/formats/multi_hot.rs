@@ -9,7 +9,7 @@ use super::named_boxes::{
     AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, PictureFolders, alone, by_stem, called,
     with_parts,
 };
-use super::{Candidate, Format, Layout, Recognition};
+use super::{Candidate, Format, Layout, Recognition, unread};
 use crate::Split;
 use crate::boxes::{BoxExtent, PlaceInFile, normal};
 use crate::open::entries;
@@ -94,6 +94,9 @@ impl MultiHotTable {
         let broken = |error: csv::Error| Error::data(path, error.to_string());
         let mut records = reader.records();
         let header = records.next().transpose().map_err(broken)?.unwrap_or_default();
+        if unread::has_box_sides(&header.iter().collect::<Vec<_>>()) {
+            return Err(Error::data(path, "line 1: the columns are the sides of boxes, not classes"));
+        }
         let find =
             |names: &[&str]| header.iter().position(|column| names.iter().any(|n| column.eq_ignore_ascii_case(n)));
         let image = find(&IMAGE).ok_or_else(|| Error::data(path, "line 1: no column of paths, such as filename"))?;
@@ -238,6 +241,7 @@ mod tests {
             "filename,width,cat\na.png,20,1\n",
             "name,x,y\na.png,1,0\n",
             "filename,x,x\na.png,0,1\n",
+            "path,label,x,y,w,h\na.png,1,1,1,1,1\n",
         ] {
             let dir = set(&[("table.csv", text)], &["a.png", "b.png"]);
             assert_eq!(MultilabelDataset::recognize(dir.path()), None, "{text}");

@@ -187,11 +187,16 @@ fn table(text: &str, images: &ImageNames) -> Option<String> {
     })
 }
 
-/// Whether the header of a table names the sides of boxes.
+/// Whether the header of a table names boxes or their sides.
 pub(super) fn has_box_columns(header: &str) -> bool {
-    let fields: Vec<String> =
-        header.split([',', ';', '\t']).map(|field| field.trim_matches(['"', ' ', '\r']).to_ascii_lowercase()).collect();
-    let has = |names: &[&str]| names.iter().all(|name| fields.iter().any(|field| field == name));
+    const BOXES: [&str; 4] = ["bbox", "bboxes", "boxes", "region_shape_attributes"];
+    let fields: Vec<&str> = header.split([',', ';', '\t']).map(|field| field.trim_matches(['"', ' ', '\r'])).collect();
+    has_box_sides(&fields) || fields.iter().any(|field| BOXES.iter().any(|name| field.eq_ignore_ascii_case(name)))
+}
+
+/// Whether the sides of boxes are among the names of columns.
+pub(super) fn has_box_sides(columns: &[&str]) -> bool {
+    let has = |names: &[&str]| names.iter().all(|name| columns.iter().any(|column| column.eq_ignore_ascii_case(name)));
     has(&["xmin", "ymin", "xmax", "ymax"])
         || has(&["x_min", "y_min", "x_max", "y_max"])
         || has(&["x1", "y1", "x2", "y2"])
@@ -200,7 +205,6 @@ pub(super) fn has_box_columns(header: &str) -> bool {
         || has(&["x", "y", "w", "h"])
         || has(&["x", "y", "width", "height"])
         || has(&["bbox_x", "bbox_y", "bbox_width", "bbox_height"])
-        || fields.iter().any(|field| ["bbox", "bboxes", "boxes", "region_shape_attributes"].contains(&field.as_str()))
 }
 
 fn json(text: &str, images: &ImageNames) -> Option<String> {

@@ -185,12 +185,12 @@ fn only_what_was_set_is_a_changed_setting() {
     assert_eq!(changed(&RunConfig::default()), [""; 0]);
     let linear = RunConfig { method: Method::LINEAR, seed: 7, ..RunConfig::default() };
     assert_eq!(changed(&linear), [""; 0], "method and seed are told apart");
-    // 16 images a step make 20 steps an epoch, and those 50 epochs, which is then no change of its own.
-    let batch = RunConfig { batch_size: Some(16), ..RunConfig::default() }
-        .with_options(|o| o.tokens.prompt_dropout = Some(0.2));
-    assert_eq!(changed(&batch), ["prompt_dropout=0.2", "batch_size=16"]);
-    let few = RunConfig { shots: Some(4), epochs: Some(12), ..RunConfig::default() };
-    assert_eq!(changed(&few), ["shots=4", "epochs=12"], "with shots the last epoch is the default");
+    // 8 images a step make 40 steps an epoch, and those 7 epochs, which is then no change of its own.
+    let batch =
+        RunConfig { batch_size: Some(8), ..RunConfig::default() }.with_options(|o| o.tokens.prompt_dropout = Some(0.2));
+    assert_eq!(changed(&batch), ["prompt_dropout=0.2", "batch_size=8"]);
+    let few = RunConfig { shots: Some(4), epochs: Some(7), ..RunConfig::default() };
+    assert_eq!(changed(&few), ["shots=4", "epochs=7"], "with shots the last epoch is the default");
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn keypoints_without_kpt_shape_are_asked_for() {
     let message = error(&dir);
     assert!(message.contains("data.yaml: ") && message.contains("kpt_shape: [3, 2]"), "{message}");
     fs::write(dir.path().join("data.yaml"), format!("{YAML}kpt_shape: [3, 2]\n")).unwrap();
-    assert_eq!(rects(&BoxDataset::open(dir.path(), 1).unwrap().val), [rect(40., 20., 20., 10.)]);
+    assert_eq!(rects(&BoxDataset::open(dir.path(), 1).unwrap().test), [rect(40., 20., 20., 10.)]);
     fs::write(dir.path().join("data.yaml"), format!("{YAML}task: segment\n")).unwrap();
     assert!(BoxDataset::open(dir.path(), 1).is_ok());
 }
@@ -116,8 +116,9 @@ fn supercategories_that_own_nothing_are_left_out_and_said() {
     let files = files.each_ref().map(|(name, text)| (*name, text.as_str()));
     let dir = set(&files, &["train/1.png", "valid/2.png"]);
     fs::copy(dir.path().join("train/1.png"), dir.path().join("train/3.png")).unwrap();
-    let more = file("1.png").replace("[{\"file", "[{\"id\":9,\"file_name\":\"3.png\"},{\"file");
-    fs::write(dir.path().join("train/_annotations.coco.json"), more).unwrap();
+    let mut more: serde_json::Value = serde_json::from_str(&file("1.png")).unwrap();
+    more["images"].as_array_mut().unwrap().push(json!({"id": 9, "file_name": "3.png"}));
+    fs::write(dir.path().join("train/_annotations.coco.json"), more.to_string()).unwrap();
     let data = BoxDataset::open(dir.path(), 1).unwrap();
     assert_eq!(data.names(), ["cell", "nucleus"]);
     assert_eq!((data.categories[0].id, data.test[0].objects[0].category), (1, 0));
@@ -166,6 +167,9 @@ fn boxes_in_shares_and_boxes_of_another_size_are_refused() {
     let shares = coco(&listed, &[(1, 1, 4, [0.25, 0.25, 0.5, 0.5]), (2, 2, 4, [0., 0., 1., 1.])]);
     let message = error(&set(&[("train.json", &shares)], &["1.png", "2.png", "3.png"]));
     assert!(message.contains("train.json: all boxes lie between 0 and 1"), "{message}");
+    // One may be smaller than a pixel.
+    let one = coco(&listed, &[(1, 1, 4, [0.25, 0.25, 0.5, 0.5])]);
+    assert!(BoxDataset::open(set(&[("train.json", &one)], &["1.png", "2.png", "3.png"]).path(), 1).is_ok());
     let boxes = [(1, 1, 4, [1., 2., 3., 4.]), (2, 2, 4, [1., 2., 3., 4.])];
     let twice = coco(&listed, &boxes).replace("100", "200").replace("\"height\":50", "\"height\":100");
     let message = error(&set(&[("train.json", &twice)], &["1.png", "2.png", "3.png"]));

@@ -134,6 +134,9 @@ fn problems_are_mended_and_named() {
         (ProblemKind::UnreadableObject, Remedy::ObjectDropped),
         (ProblemKind::UnreadableObject, Remedy::ObjectDropped),
         (ProblemKind::OutsideImage, Remedy::Clipped),
+        // Of the cat in val and in test.
+        (ProblemKind::NotInTrain, Remedy::NothingDone),
+        (ProblemKind::NotInTrain, Remedy::NothingDone),
     ];
     assert_eq!(found, expected);
     assert_eq!(rects(&data.train), [rect(89., 0., 11., 50.)]);

@@ -8,7 +8,7 @@ fn labelled(yaml: &str, folders: [&str; 3]) -> tempfile::TempDir {
     let label = |image: &str| image.replace("images/", "labels/").replace(".png", ".txt");
     let labels: Vec<_> = images.iter().map(|image| label(image)).collect();
     let mut files = vec![("data.yaml", yaml)];
-    for (name, text) in labels.iter().zip(["1 0.5 0.5 0.2 0.4\n", "0 0.1 0.1 0.2 0.2", "0 0.1 0.2 0.3 0.2 0.2 0.9"]) {
+    for (name, text) in labels.iter().zip(["1 0.5 0.5 0.2 0.4\n", "1 0.1 0.1 0.2 0.2", "1 0.1 0.2 0.3 0.2 0.2 0.9"]) {
         files.push((name.as_str(), text));
     }
     let empty = format!("{}/b.png", folders[0]);
@@ -85,7 +85,7 @@ fn lines_that_cannot_be_used_are_problems_with_their_place() {
         &format!("train: images/train\nval: images/val\ntest: images/test\n{NAMES}"),
         ["images/train", "images/val", "images/test"],
     );
-    let lines = "0 0.5 0.5 0.1 0.1\n\n2 0.5 0.5 0.1 0.1\n0 0.5 0.5\nzero 1 1 1 1\n0 0.5 nan 0.1 0.1\n0 1 0.5 0.5 0.5\n";
+    let lines = "1 0.5 0.5 0.1 0.1\n\n2 0.5 0.5 0.1 0.1\n1 0.5 0.5\nzero 1 1 1 1\n1 0.5 nan 0.1 0.1\n1 1 0.5 0.5 0.5\n";
     fs::write(dir.path().join("labels/train/a.txt"), lines).unwrap();
     let data = BoxDataset::open(dir.path(), 1).unwrap();
     assert_eq!(rects(&data.train), [rect(45., 22.5, 10., 5.), rect(75., 12.5, 25., 25.)]);
@@ -101,11 +101,12 @@ fn lines_that_cannot_be_used_are_problems_with_their_place() {
     ];
     assert_eq!(found, expected);
     assert!(data.problems.iter().all(|p| p.file.ends_with("labels/train/a.txt")));
-    // Bytes that are no text are lines that cannot be read.
+    // Bytes that are no text are lines that cannot be read; then val and test have a class that train has not.
     fs::write(dir.path().join("labels/train/a.txt"), [0xff, 0xfe, 0, 10]).unwrap();
+    let absent = (ProblemKind::NotInTrain, Remedy::NothingDone);
     assert_eq!(
         kinds(&BoxDataset::open(dir.path(), 1).unwrap()),
-        [(ProblemKind::UnreadableObject, Remedy::ObjectDropped)]
+        [(ProblemKind::UnreadableObject, Remedy::ObjectDropped), absent, absent]
     );
 }
 

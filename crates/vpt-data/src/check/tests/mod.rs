@@ -96,7 +96,7 @@ fn good_sets_of_every_layout_are_good() {
     let set = Set::new();
     let config = ShapesConfig { images: 320, size: 32, ..ShapesConfig::default() };
     write_folder(&set.path().join("folder"), &config).unwrap();
-    write_coco(&set.path().join("coco"), &ShapesConfig { images: 24, task: ShapesTask::Detect, size: 64, ..config })
+    write_coco(&set.path().join("coco"), &ShapesConfig { images: 96, task: ShapesTask::Detect, size: 64, ..config })
         .unwrap();
     let coco = BoxDataset::open(set.path().join("coco"), 1).unwrap();
     convert(&coco, BoxLayout::Yolo, &set.path().join("yolo")).unwrap();

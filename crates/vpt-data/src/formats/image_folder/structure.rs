@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{ClassFolders, images, sub_folders, walk};
 use crate::Split;
 use crate::check::{Finding, FindingKind, Findings};
+use crate::formats::metadata::only_describes;
 use crate::formats::unread::unread;
 use crate::open::entries;
 use crate::part_names::are_parts_of_classes;
@@ -162,7 +163,7 @@ impl ClassFolders {
     /// Folders that are not what they are taken for, files that are not read, and folders that are not used.
     pub(super) fn faults(&self) -> Vec<Finding> {
         let mut out = Findings::default();
-        for file in unread(&self.root) {
+        for file in unread(&self.root).into_iter().filter(|unread| !only_describes(&unread.file)) {
             out.error(FindingKind::AnnotationNotRead, file.file, None, file.message);
         }
         // Such files say why folders look as they do.

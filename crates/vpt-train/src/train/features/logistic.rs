@@ -192,7 +192,8 @@ impl<'a> Judge<'a> {
         (0..folds).map(fold).collect::<Result<_>>().map(|folds| Some(Self::Folds(folds)))
     }
 
-    /// How good `probe` is, which was fitted with a penalty of `l2`, or probes on parts of its images are.
+    /// How good `probe` is, which was fitted with a penalty of `l2`, or probes on parts of its images are. These begin at zero:
+    /// `probe` has seen what is held out, and a weak penalty would leave them where they begin.
     fn scores(&self, probe: &Probe, l2: f64) -> Result<Metrics> {
         match self {
             Self::Val(val) => Ok(probe.scores(*val)?),
@@ -200,7 +201,7 @@ impl<'a> Judge<'a> {
                 let mut tally = Tally::new(probe.classes);
                 for Fold { rest, held_features, held_labels } in folds {
                     let held = Labelled { features: held_features, labels: held_labels };
-                    rest.fit(probe.values.clone(), l2, STOP)?.count(held, &mut tally)?;
+                    rest.fit(vec![0.; probe.values.len()], l2, STOP)?.count(held, &mut tally)?;
                 }
                 Ok(tally.metrics())
             }

@@ -469,8 +469,14 @@ fn what_makes_no_sense_for_boxes_is_refused_before_a_folder_is_made() {
         let message = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
         assert!(message.contains(part) && !message.contains('\n'), "{part}: {message}");
     }
+    let refused = || run(&deep, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    edit(&dir, Split::Train, |json| {
+        json["annotations"].as_array_mut().unwrap().iter_mut().for_each(|object| object["iscrowd"] = 1.into());
+    });
+    assert_eq!(refused(), "data set data: no training image has a box to learn from", "crowds alone");
     edit(&dir, Split::Train, |json| json["annotations"] = Value::Array(Vec::new()));
-    let message = run(&deep, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
-    assert_eq!(message, "data set data: no training image has a box to learn from");
+    let message = refused();
+    let expected = "train: none of the 15 images of train has an object; there is nothing to learn from";
+    assert!(message.ends_with(expected), "{message}");
     assert!(!dir.path().join("runs").exists());
 }

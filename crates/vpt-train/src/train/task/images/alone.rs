@@ -170,11 +170,18 @@ mod tests {
         let model = TaskModel::open(&folder, &TaskOptions::default()).unwrap();
         assert_eq!(model.meta().parts, PartShapes::NONE);
 
-        let (folder, results) = finish(&RunConfig { keep_better: Some(false), ..ruin }, &dir);
-        let found = results.probe.as_ref().unwrap();
-        assert!(found.better && !found.kept, "{found:?}");
-        assert_eq!((&results.test, results.best_epoch), (&found.learned.test, found.learned.best_epoch));
-        assert_eq!(TaskFile::open(&folder).unwrap().meta.method, Method::VP_PAD);
+        // Unless it is not to be: a head that begins as the probe is held against it all the same, one that does not is not.
+        let learned = RunConfig { keep_better: Some(false), ..ruin };
+        for head_init in [HeadInit::Probe, HeadInit::Random] {
+            let (folder, results) = finish(&RunConfig { head_init: Some(head_init), ..learned.clone() }, &dir);
+            assert_eq!(results.probe.is_some(), head_init == HeadInit::Probe);
+            if let Some(found) = &results.probe {
+                assert!(!found.kept, "{found:?}");
+                assert_eq!((&results.test, results.best_epoch), (&found.learned.test, found.learned.best_epoch));
+            }
+            assert!(results.best_epoch > 0);
+            assert_eq!(TaskFile::open(&folder).unwrap().meta.method, Method::VP_PAD);
+        }
     }
 
     #[test]
