@@ -133,6 +133,8 @@ fn runs(sandbox: &Sandbox, schema: &mut Schema) {
     let clip = fixture("clip");
     sandbox.colours("photos", 12);
     sandbox.boxes("boxes", 24);
+    // With an object of every class in every part.
+    sandbox.boxes("plenty", 120);
     let of_task: [(&str, &str, &[&str]); 3] = [
         ("classify", "photos", &["--method", "linear", "--head", "text", "--lr", "auto", "--epochs", "4"]),
         ("multilabel", "boxes", &["--task", "multilabel", "--method", "vp-pad", "--epochs", "2"]),
@@ -202,7 +204,7 @@ fn json_is_what_the_schema_says() {
         ("cache clear", &["cache", "clear"]),
         ("data info", &["data", "info", "photos"]),
         ("data info", &["data", "info", "boxes"]),
-        ("data check", &["data", "check", "boxes"]),
+        ("data check", &["data", "check", "plenty"]),
         ("data convert", &["data", "convert", "boxes", "--to", "yolo", "--out", "yolo"]),
         ("data make shapes", &["data", "make", "shapes", "--out", "drawn-shapes", "--images", "192", "--size", "16"]),
         ("backbones list", &["backbones", "list"]),
