@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::names::TextNames;
-use super::open_clip::{self, OpenClip};
+use super::open_clip;
 use super::registry::{Location, PREPROCESSOR, locate};
 use super::spec::{Spec, TextSpec};
 use super::text::{PromptedTexts, TextTower, TunedTexts};
@@ -80,21 +80,18 @@ impl Backbone {
 
     fn read(name_or_dir: &str, options: &OpenOptions) -> Result<Self> {
         let location = locate(name_or_dir, options.weights_dir.as_deref())?;
-        let (spec, path, preprocess, without_texts) = match location.open_clip()? {
-            Some(OpenClip { spec, preprocess, without_texts }) => {
-                (spec, location.path(open_clip::CONFIG), preprocess, without_texts)
-            }
-            None => {
-                let (spec, path) = (location.spec()?, location.path(PREPROCESSOR));
-                let preprocess = match location.read(PREPROCESSOR)? {
-                    Some(bytes) => Preprocess::from_json(&bytes, &path)?,
-                    None => match spec.family.preprocess {
-                        Some(preprocess) => preprocess(spec.image_size),
-                        None => return Err(Error::weights(path, "no such file: it says how images are prepared")),
-                    },
-                };
-                (spec, path, preprocess, None)
-            }
+        let (spec, path, preprocess, without_texts) = if let Some(found) = location.open_clip()? {
+            (found.spec, location.path(open_clip::CONFIG), found.preprocess, found.without_texts)
+        } else {
+            let (spec, path) = (location.spec()?, location.path(PREPROCESSOR));
+            let preprocess = match location.read(PREPROCESSOR)? {
+                Some(bytes) => Preprocess::from_json(&bytes, &path)?,
+                None => match spec.family.preprocess {
+                    Some(preprocess) => preprocess(spec.image_size),
+                    None => return Err(Error::weights(path, "no such file: it says how images are prepared")),
+                },
+            };
+            (spec, path, preprocess, None)
         };
         let weights = location.weights()?;
         let preprocess = match options.image_size {

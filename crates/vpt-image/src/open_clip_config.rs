@@ -81,21 +81,21 @@ mod tests {
 
     use super::*;
 
-    fn parsed(json: Value) -> Result<Preprocess> {
+    fn parsed(json: &Value) -> Result<Preprocess> {
         from_open_clip(json.as_object().unwrap(), 224, Path::new("open_clip_config.json"))
     }
 
     #[test]
     fn absent_fields_are_those_of_open_clip() {
         let even = Preprocess { crop_rounding: CropRounding::Even, ..Preprocess::clip(224) };
-        assert_eq!(parsed(json!({})).unwrap(), even);
-        assert_eq!(parsed(json!({"size": [224, 224], "resize_mode": null, "fill_color": 255})).unwrap(), even);
-        let squashed = parsed(json!({"size": 32, "resize_mode": "squash", "mean": 0.5, "interpolation": "bilinear"}));
+        assert_eq!(parsed(&json!({})).unwrap(), even);
+        assert_eq!(parsed(&json!({"size": [224, 224], "resize_mode": null, "fill_color": 255})).unwrap(), even);
+        let squashed = parsed(&json!({"size": 32, "resize_mode": "squash", "mean": 0.5, "interpolation": "bilinear"}));
         let exact = Some(Size::Exact { width: 32, height: 32 });
         let expected =
             Preprocess { resize: exact, crop: None, mean: [0.5; 3], filter: Filter::Bilinear, ..even.clone() };
         assert_eq!(squashed.unwrap(), expected);
-        let longest = parsed(json!({"resize_mode": "longest"})).unwrap();
+        let longest = parsed(&json!({"resize_mode": "longest"})).unwrap();
         assert_eq!(longest, Preprocess { resize: Some(Size::LongestEdge(224)), ..even });
     }
 
@@ -110,7 +110,7 @@ mod tests {
             (json!({"resize_mode": "longest", "fill_color": 9}), "preprocess_cfg.fill_color: 9"),
             (json!({"std": [0, 1, 1]}), "preprocess_cfg.std: 0"),
         ] {
-            let message = parsed(json).unwrap_err().to_string();
+            let message = parsed(&json).unwrap_err().to_string();
             assert!(message.starts_with("open_clip_config.json: ") && message.contains(part), "{message}");
         }
     }

@@ -75,8 +75,13 @@ fn push_plain(character: char, out: &mut String) {
         '\u{3000}' | '\u{2028}' | '\u{2029}' | '\u{85}' => out.push(' '),
         // Full-width forms of ASCII.
         '\u{ff01}'..='\u{ff5e}' => out.extend(char::from_u32(character as u32 - 0xfee0)),
-        '\0'..='\u{8}' | '\u{b}' | '\u{e}'..='\u{1f}' | '\u{7f}' => {}
-        '\u{206a}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffc}' => {}
+        '\0'..='\u{8}'
+        | '\u{b}'
+        | '\u{e}'..='\u{1f}'
+        | '\u{7f}'
+        | '\u{206a}'..='\u{206f}'
+        | '\u{feff}'
+        | '\u{fff9}'..='\u{fffc}' => {}
         other => out.push(other),
     }
 }

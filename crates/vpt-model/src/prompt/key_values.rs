@@ -249,7 +249,9 @@ impl Part for KeysAndValues {
         let (tokens, _, mask) = split(values)?;
         let mut own = self.tokens.take_gradient(tokens, drawn, gradients)?;
         if let Some(mask) = mask {
-            own.iter_mut().for_each(|gradient| apply_mask(gradient, mask, self.width()));
+            for gradient in &mut own {
+                apply_mask(gradient, mask, self.width());
+            }
         }
         let of_both = gradients.of_pass.keys_values.take().unwrap_or_default();
         // What a row learns as a key and as a value.
@@ -272,7 +274,9 @@ impl Part for KeysAndValues {
         let (by_token, by_segment) = importance(shape, &learned[0].values, gradient);
         mask.values.fill(1.);
         for (token, scores) in by_segment.chunks_exact(SEGMENTS).enumerate() {
-            smallest(scores, segments).into_iter().for_each(|s| mask.values[token * SEGMENTS + s] = 0.);
+            for s in smallest(scores, segments) {
+                mask.values[token * SEGMENTS + s] = 0.;
+            }
         }
         for token in smallest(&by_token, tokens) {
             mask.values[token * SEGMENTS..][..SEGMENTS].fill(0.);
@@ -282,6 +286,7 @@ impl Part for KeysAndValues {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "masks are 0 or 1")]
 mod tests {
     use super::*;
     use vpt_backbone::{Backbone, OpenOptions};

@@ -55,10 +55,9 @@ impl<T: TrainTask> StageFit<'_, T> {
         writer: &mut dyn StateWriter,
         observer: &mut dyn Observer,
     ) -> Result<Ended> {
-        if self.done(state) == 0 && state.progress.sums.steps == 0 {
-            if !self.begin(state, observer)? {
-                return Ok(Ended::Interrupted);
-            }
+        let begins = self.done(state) == 0 && state.progress.sums.steps == 0;
+        if begins && !self.begin(state, observer)? {
+            return Ok(Ended::Interrupted);
         }
         while !is_over(self.plan, &state.progress, self.task.plan().config.patience) {
             if self.epoch(state, writer, observer)? == Ended::Interrupted {

@@ -368,7 +368,7 @@ fn equal_configurations_give_equal_bytes_and_other_seeds_do_not() {
     let dir = workplace();
     // The probe, which may be better, is the same for every seed.
     let (flip, random_resized_crop, keep_better) = (Some(true), Some([0.4, 1.]), Some(false));
-    let config = RunConfig { flip, random_resized_crop, keep_better, ..config(&dir, Method::VPT_DEEP) };
+    let config = RunConfig { keep_better, flip, random_resized_crop, ..config(&dir, Method::VPT_DEEP) };
     let (first, _) = finish(&config, &dir);
     let (second, _) = finish(&config, &dir);
     assert_ne!(first, second);
