@@ -2,12 +2,12 @@
 //!
 //! | method | head | learned |
 //! |---|---|---|
-//! | `linear` | linear, on the class token | in steps, or to its minimum by L-BFGS ([`logistic`]) |
+//! | `linear` | linear, on the class token | in steps, or to its minimum by L-BFGS (`logistic`) |
 //! | `zero-shot` | cosine: the texts that name the classes | nothing |
 //! | `ncm` | cosine: the mean of a class's unit embeddings | nothing |
 //! | `zs-lp` | cosine, starts as the texts | class weights |
-//! | `clap` | the same | class weights, held near the texts ([`clap`]) |
-//! | `tip-adapter`, `tip-adapter-f` | the texts beside a cache ([`tip_adapter`]) | nothing; the keys of the cache |
+//! | `clap` | the same | class weights, held near the texts (`clap`) |
+//! | `tip-adapter`, `tip-adapter-f` | the texts beside a cache (`tip_adapter`) | nothing; the keys of the cache |
 
 pub(crate) mod clap;
 pub(crate) mod extract;
