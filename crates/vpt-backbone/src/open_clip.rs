@@ -203,7 +203,7 @@ fn tower(f: &Fields, width: usize, heads: usize, quick: bool) -> Result<TowerSpe
 
 /// How a tensor of open_clip holds one of transformers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Slot {
+pub(crate) enum TensorSlot {
     /// It is the same.
     Whole,
     /// Rows of a third of it: queries, keys and values lie in one.
@@ -213,19 +213,19 @@ pub(crate) enum Slot {
 }
 
 /// The tensors of transformers that open_clip's `name` holds. Those that have no counterpart keep their names.
-pub(crate) fn slots(name: &str) -> Vec<(String, Slot)> {
+pub(crate) fn slots(name: &str) -> Vec<(String, TensorSlot)> {
     // Of training programs, of models that were saved with both towers apart.
     let bare = name.strip_prefix("module.").unwrap_or(name);
     let found = match bare.strip_prefix("visual.") {
         Some(rest) => image_slots(rest),
         None => text_slots(bare.strip_prefix("text.").unwrap_or(bare)),
     };
-    if found.is_empty() { vec![(bare.to_owned(), Slot::Whole)] } else { found }
+    if found.is_empty() { vec![(bare.to_owned(), TensorSlot::Whole)] } else { found }
 }
 
-fn image_slots(name: &str) -> Vec<(String, Slot)> {
+fn image_slots(name: &str) -> Vec<(String, TensorSlot)> {
     if name == "proj" {
-        return vec![("visual_projection.weight".to_owned(), Slot::Transposed)];
+        return vec![("visual_projection.weight".to_owned(), TensorSlot::Transposed)];
     }
     let one = match name {
         "conv1.weight" => "embeddings.patch_embedding.weight",
@@ -237,12 +237,12 @@ fn image_slots(name: &str) -> Vec<(String, Slot)> {
         "ln_post.bias" => "post_layernorm.bias",
         _ => return block_slots(name, "vision_model."),
     };
-    vec![(format!("vision_model.{one}"), Slot::Whole)]
+    vec![(format!("vision_model.{one}"), TensorSlot::Whole)]
 }
 
-fn text_slots(name: &str) -> Vec<(String, Slot)> {
+fn text_slots(name: &str) -> Vec<(String, TensorSlot)> {
     if name == "text_projection" {
-        return vec![("text_projection.weight".to_owned(), Slot::Transposed)];
+        return vec![("text_projection.weight".to_owned(), TensorSlot::Transposed)];
     }
     let one = match name {
         "token_embedding.weight" => "embeddings.token_embedding.weight",
@@ -251,11 +251,11 @@ fn text_slots(name: &str) -> Vec<(String, Slot)> {
         "ln_final.bias" => "final_layer_norm.bias",
         _ => return block_slots(name, "text_model."),
     };
-    vec![(format!("text_model.{one}"), Slot::Whole)]
+    vec![(format!("text_model.{one}"), TensorSlot::Whole)]
 }
 
 /// Those of a block, `transformer.resblocks.N.…`.
-fn block_slots(name: &str, tower: &str) -> Vec<(String, Slot)> {
+fn block_slots(name: &str, tower: &str) -> Vec<(String, TensorSlot)> {
     let Some((number, rest)) = name.strip_prefix("transformer.resblocks.").and_then(|rest| rest.split_once('.')) else {
         return Vec::new();
     };
@@ -265,7 +265,7 @@ fn block_slots(name: &str, tower: &str) -> Vec<(String, Slot)> {
         "ln_1" => "layer_norm1",
         "ln_2" => "layer_norm2",
         "attn.in_proj" => {
-            let of = |(third, layer)| (at(&format!("self_attn.{layer}")), Slot::Third(third));
+            let of = |(third, layer)| (at(&format!("self_attn.{layer}")), TensorSlot::Third(third));
             return ["q_proj", "k_proj", "v_proj"].into_iter().enumerate().map(of).collect();
         }
         "attn.out_proj" => "self_attn.out_proj",
@@ -273,7 +273,7 @@ fn block_slots(name: &str, tower: &str) -> Vec<(String, Slot)> {
         "mlp.c_proj" => "mlp.fc2",
         _ => return Vec::new(),
     };
-    vec![(at(layer), Slot::Whole)]
+    vec![(at(layer), TensorSlot::Whole)]
 }
 
 #[cfg(test)]

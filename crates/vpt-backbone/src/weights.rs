@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use self::file::{FileSource, TensorEntry, WeightFile};
 use super::names::{Anchor, FAMILIES};
-use super::open_clip::{self, Slot};
+use super::open_clip::{self, TensorSlot};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
 
@@ -83,9 +83,9 @@ impl Weights {
         for (name, tensor) in tensors {
             for (name, slot) in open_clip::slots(&name) {
                 let part = match slot {
-                    Slot::Whole => Some(tensor.clone()),
-                    Slot::Third(number) => tensor.third(number),
-                    Slot::Transposed => tensor.transpose(),
+                    TensorSlot::Whole => Some(tensor.clone()),
+                    TensorSlot::Third(number) => tensor.third(number),
+                    TensorSlot::Transposed => tensor.transpose(),
                 };
                 let Some(part) = part else {
                     let message = format!("tensor for `{name}` has shape {:?}, which is not shared so", tensor.shape);
