@@ -14,6 +14,7 @@ use crate::spec::{
     Activation, Fields, MAX_CONTEXT, MAX_DEPTH, MAX_MLP, MAX_VOCAB, MAX_WIDTH, Pool, Positions, QkvBias, Resampling,
     Spec, TextSpec, TowerSpec,
 };
+use crate::weights::TensorSlot;
 use vpt_base::{Error, Result};
 use vpt_image::{Preprocess, from_open_clip};
 
@@ -199,17 +200,6 @@ fn tower(f: &Fields, width: usize, heads: usize, quick: bool) -> Result<TowerSpe
     }
     let qkv_bias = QkvBias::all(true);
     Ok(TowerSpec { width, depth, heads, mlp, gated: false, activation, eps, qkv_bias, layer_scale: false })
-}
-
-/// How a tensor of open_clip holds one of transformers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TensorSlot {
-    /// It is the same.
-    Whole,
-    /// Rows of a third of it: queries, keys and values lie in one.
-    Third(usize),
-    /// Rows and columns are exchanged.
-    Transposed,
 }
 
 /// The tensors of transformers that open_clip's `name` holds. Those that have no counterpart keep their names.

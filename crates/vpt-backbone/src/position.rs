@@ -1,7 +1,7 @@
 //! Position embeddings for image sizes other than the stored one: the stored grid, resampled as transformers 5.23 does.
 //!
 //! That is torch's bicubic `interpolate` with `align_corners=False` to the wanted grid: Keys' cubic with a = -0.75 at four
-//! taps or, with `antialias=True`, Pillow's form of it: a = -0.5, and a filter as wide as the scale. Positions of tokens
+//! taps or, with `antialias=True`, Pillow's form of it: a = -0.5, and a filter as wide as the scale; or bilinear in that form. Positions of tokens
 //! before the patches are left as they are.
 
 use super::spec::Resampling;
@@ -25,9 +25,10 @@ pub fn interpolate(pos: &[f32], width: usize, resampling: Resampling, target: (u
     if target == (grid, grid) {
         return Ok(pos.to_vec());
     }
-    let taps = match resampling {
+    let taps: fn(usize, usize) -> Vec<ResampleTaps> = match resampling {
         Resampling::Bicubic => four_taps,
-        Resampling::AntialiasedBicubic => antialiased,
+        Resampling::AntialiasedBicubic => |input, output| antialiased(input, output, 2.0, |x| cubic(x, -0.5)),
+        Resampling::AntialiasedBilinear => |input, output| antialiased(input, output, 1.0, |x| (1.0 - x).max(0.0)),
     };
     let mut wide = vec![0.0; grid * columns * width];
     for (from, to) in pos.chunks_exact(grid * width).zip(wide.chunks_exact_mut(columns * width)) {
@@ -77,18 +78,17 @@ fn four_taps(input: usize, output: usize) -> Vec<ResampleTaps> {
     (0..output).map(tap).collect()
 }
 
-/// torch's `_upsample_bicubic2d_aa`, which follows Pillow: the filter is stretched when shrinking, cut at the border and
-/// normalised.
-fn antialiased(input: usize, output: usize) -> Vec<ResampleTaps> {
-    const A: f32 = -0.5;
+/// torch's `_upsample_bicubic2d_aa` and `_upsample_bilinear2d_aa`, which follow Pillow: the `filter`, which is zero from
+/// distance `radius` on, is stretched when shrinking, cut at the border and normalised.
+fn antialiased(input: usize, output: usize, radius: f32, filter: fn(f32) -> f32) -> Vec<ResampleTaps> {
     let scale = input as f32 / output as f32;
     let stretch = scale.max(1.0);
-    let support = 2.0 * stretch;
+    let support = radius * stretch;
     let tap = |i: usize| {
         let centre = scale * (i as f32 + 0.5);
         let start = (centre - support + 0.5).max(0.0) as usize;
         let end = ((centre + support + 0.5) as usize).min(input);
-        let weights: Vec<f32> = (start..end).map(|j| cubic(((j as f32 + 0.5 - centre) / stretch).abs(), A)).collect();
+        let weights: Vec<f32> = (start..end).map(|j| filter(((j as f32 + 0.5 - centre) / stretch).abs())).collect();
         let sum: f32 = weights.iter().sum();
         ResampleTaps { start, weights: weights.iter().map(|w| w / sum).collect() }
     };
@@ -115,7 +115,8 @@ mod tests {
     use super::*;
     use crate::spec::Spec;
 
-    const WAYS: [Resampling; 2] = [Resampling::Bicubic, Resampling::AntialiasedBicubic];
+    const WAYS: [Resampling; 3] =
+        [Resampling::Bicubic, Resampling::AntialiasedBicubic, Resampling::AntialiasedBilinear];
 
     fn values(tensor: &Tensor) -> Vec<f32> {
         tensor.flatten_all().unwrap().to_vec1().unwrap()

@@ -12,7 +12,9 @@ use std::path::Path;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-pub(super) use self::config::{Fields, MAX_CONTEXT, MAX_DEPTH, MAX_MLP, MAX_REGISTERS, MAX_VOCAB, MAX_WIDTH, MlpWidth};
+pub(super) use self::config::{
+    Fields, MAX_CONTEXT, MAX_DEPTH, MAX_MLP, MAX_PATCHES, MAX_REGISTERS, MAX_VOCAB, MAX_WIDTH, MlpWidth,
+};
 pub use super::names::Family;
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
@@ -131,6 +133,8 @@ pub enum Resampling {
     Bicubic,
     /// The same with `antialias=True`.
     AntialiasedBicubic,
+    /// torch's `bilinear` with `align_corners=False` and `antialias=True`.
+    AntialiasedBilinear,
 }
 
 /// What is made of the tokens of an image, after the last norm.
@@ -142,20 +146,23 @@ pub enum Pool {
     Mean,
     /// The class token and, behind it, the mean of the patches, `[2 D]`.
     ClassTokenAndMean,
+    /// What a learned query finds among all tokens, and an MLP makes of it, `[D]`: `SigLIP`'s head. Its shape is that of the
+    /// tower's blocks. Prompts are not among the tokens it looks at.
+    Attention,
 }
 
 impl Pool {
     /// Vectors of width D that it makes of an image.
     pub fn vectors(self) -> usize {
         match self {
-            Self::ClassToken | Self::Mean => 1,
+            Self::ClassToken | Self::Mean | Self::Attention => 1,
             Self::ClassTokenAndMean => 2,
         }
     }
 
     /// Whether the class token is part of it.
     pub fn reads_class_token(self) -> bool {
-        self != Self::Mean
+        matches!(self, Self::ClassToken | Self::ClassTokenAndMean)
     }
 
     /// Whether the patches are part of it.
@@ -174,7 +181,8 @@ pub struct Spec {
     pub vision: TowerSpec,
     /// Side of the square images the position embeddings are stored for, in pixels.
     pub image_size: usize,
-    /// Side of a patch in pixels; divides the image size.
+    /// Side of a patch in pixels. Where it does not divide the image size, the pixels behind the last whole patch of a row or
+    /// column are not read.
     pub patch_size: usize,
     /// Whether the patch embedding has a bias.
     pub patch_bias: bool,
@@ -254,16 +262,19 @@ impl Spec {
         if self.pool.reads_class_token() && !self.class_token {
             return Err(Error::invalid("specification", "pools a class token that there is not"));
         }
+        if self.pool == Pool::Attention && self.family.vision.attention_pool.is_none() {
+            return Err(Error::invalid("specification", "pools by attention whose tensors have no names"));
+        }
         Ok(())
     }
 
     /// The same backbone for square images of `image_size` pixels: what position embeddings are interpolated to.
     ///
     /// # Errors
-    /// A size that is no positive multiple of the patch size, or is beyond reason.
+    /// A size that is neither the stored one nor a positive multiple of the patch size, or is beyond reason.
     pub fn check_image_size(&self, image_size: usize) -> Result<()> {
         let patch = self.patch_size;
-        if image_size == 0 || !image_size.is_multiple_of(patch) {
+        if image_size == 0 || image_size != self.image_size && !image_size.is_multiple_of(patch) {
             let near = (image_size / patch).max(1) * patch;
             return Err(Error::setting(
                 "image_size",

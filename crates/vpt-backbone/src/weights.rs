@@ -14,8 +14,8 @@ use half::{bf16, f16};
 use serde::Deserialize;
 
 use self::file::{FileSource, TensorEntry, WeightFile};
-use super::names::{Anchor, FAMILIES};
-use super::open_clip::{self, TensorSlot};
+use super::names::{Anchor, FAMILIES, StoredTensor};
+use super::open_clip;
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
 
@@ -27,6 +27,33 @@ pub const INDEX: &str = "model.safetensors.index.json";
 const MAX_INDEX_BYTES: u64 = 100_000_000;
 /// Bytes converted at a time.
 const CHUNK: usize = 1 << 18;
+
+/// How a tensor of a file holds one of those that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TensorSlot {
+    /// It is the same.
+    Whole,
+    /// Rows of a third of it: queries, keys and values lie in one.
+    Third(usize),
+    /// Rows and columns are exchanged.
+    Transposed,
+    /// A patch embedding `[D, 3, p, p]` as a layer over the values of a patch, channels last: `[D, p p 3]`. One with four
+    /// dimensions is no such layer and the same.
+    PatchRows,
+}
+
+impl TensorSlot {
+    /// What it is of `tensor`, if that can be shared so.
+    fn of(self, tensor: &TensorEntry) -> Option<TensorEntry> {
+        match self {
+            Self::Whole => Some(tensor.clone()),
+            Self::Third(number) => tensor.third(number),
+            Self::Transposed => tensor.transpose(),
+            Self::PatchRows if tensor.shape.len() == 4 => Some(tensor.clone()),
+            Self::PatchRows => tensor.patch_rows(),
+        }
+    }
+}
 
 /// An open checkpoint.
 ///
@@ -82,15 +109,7 @@ impl Weights {
         let mut renamed = BTreeMap::new();
         for (name, tensor) in tensors {
             for (name, slot) in open_clip::slots(&name) {
-                let part = match slot {
-                    TensorSlot::Whole => Some(tensor.clone()),
-                    TensorSlot::Third(number) => tensor.third(number),
-                    TensorSlot::Transposed => tensor.transpose(),
-                };
-                let Some(part) = part else {
-                    let message = format!("tensor for `{name}` has shape {:?}, which is not shared so", tensor.shape);
-                    return Err(Error::weights(&file.path, message));
-                };
+                let part = slot.of(&tensor).ok_or_else(|| unshared(&file, &name, &tensor))?;
                 renamed.insert(name, part);
             }
         }
@@ -135,6 +154,7 @@ impl Weights {
     }
 
     fn new(origin: &Path, files: Vec<WeightFile>, tensors: BTreeMap<String, TensorEntry>) -> Result<Self> {
+        let tensors = share_out(&files, tensors)?;
         let mut found = BTreeMap::new();
         for name in tensors.keys() {
             for Anchor { tower, tensor } in FAMILIES.map(|family| family.anchor) {
@@ -274,6 +294,16 @@ impl Weights {
             }
             return Ok(());
         }
+        if let Some(own) = tensor.stored_patch_rows() {
+            let pixels = tensor.shape[2] * tensor.shape[3];
+            let mut stored = vec![0.; out.len()];
+            self.read(name, &own, &mut stored)?;
+            for (i, value) in out.iter_mut().enumerate() {
+                let (output, channel, pixel) = (i / (3 * pixels), i / pixels % 3, i % pixels);
+                *value = stored[(output * pixels + pixel) * 3 + channel];
+            }
+            return Ok(());
+        }
         match tensor.dtype.as_str() {
             "F32" => file.read_values(tensor, out, f32::from_le_bytes),
             "F16" => file.read_values(tensor, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
@@ -322,6 +352,31 @@ impl Weights {
         }
         Ok(hasher.finalize().to_hex().to_string())
     }
+}
+
+/// The tensors with those in the place of others that they hold, see [`StoredTensor`].
+fn share_out(files: &[WeightFile], tensors: BTreeMap<String, TensorEntry>) -> Result<BTreeMap<String, TensorEntry>> {
+    let mut shared = BTreeMap::new();
+    for (name, tensor) in tensors {
+        let before = |stored: &StoredTensor| {
+            let before = name.strip_suffix(stored.name).filter(|before| before.is_empty() || before.ends_with('.'));
+            before.map(|before| (before.to_owned(), stored.holds))
+        };
+        let Some((before, holds)) = FAMILIES.iter().flat_map(|family| family.stored).find_map(before) else {
+            shared.insert(name, tensor);
+            continue;
+        };
+        for (held, slot) in holds {
+            let part = slot.of(&tensor).ok_or_else(|| unshared(&files[tensor.file], &name, &tensor))?;
+            shared.insert(format!("{before}{held}"), part);
+        }
+    }
+    Ok(shared)
+}
+
+fn unshared(file: &WeightFile, name: &str, tensor: &TensorEntry) -> Error {
+    let message = format!("tensor for `{}` has shape {:?}, which is not shared so", name.escape_debug(), tensor.shape);
+    Error::weights(&file.path, message)
 }
 
 /// Which tensor is in which file, from the bytes of the index `path`. The files are in the index's folder.

@@ -65,12 +65,18 @@ impl Step<'_> {
         forward + self.ends(patches, 2.)
     }
 
-    /// Products with the weights of the patch embedding, for some patches, and with those of the head, which cost `head`
-    /// times each.
+    /// Products with the weights of the patch embedding, for some patches, and with those of the head and of attention pooling,
+    /// which cost `head` times each.
     fn ends(&self, patches: usize, head: f64) -> f64 {
         let width = self.spec.vision.width as f64;
         let patch = 6. * width * self.spec.patch_size.pow(2) as f64;
-        self.batch as f64 * (patch * patches as f64 + head * width * self.classes as f64)
+        let pooling = if self.spec.pool == Pool::Attention {
+            let tokens = (self.spec.prefix_tokens() + (self.image_size / self.spec.patch_size).pow(2)) as f64;
+            2. * width * width * tokens + 2. * width * tokens + width * width + 2. * width * self.spec.vision.mlp as f64
+        } else {
+            0.
+        };
+        self.batch as f64 * (patch * patches as f64 + head * (width * self.classes as f64 + pooling))
     }
 
     /// One block, forward and backward, the whole batch.

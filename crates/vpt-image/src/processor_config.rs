@@ -19,6 +19,9 @@ enum Processor {
     Clip,
     Vit,
     Deit,
+    Siglip,
+    /// `SigLIP` 2's for images of any aspect ratio. What it makes of square ones is made of all.
+    NaFlex,
 }
 
 impl Processor {
@@ -30,6 +33,8 @@ impl Processor {
             "CLIP" | "Bit" => Some(Self::Clip),
             "ViT" => Some(Self::Vit),
             "DeiT" => Some(Self::Deit),
+            "Siglip" => Some(Self::Siglip),
+            "Siglip2" => Some(Self::NaFlex),
             _ => None,
         }
     }
@@ -40,6 +45,8 @@ impl Processor {
             "clip" | "clip_vision_model" | "dinov2" | "dinov2_with_registers" => Some(Self::Clip),
             "vit" | "vit_mae" => Some(Self::Vit),
             "deit" => Some(Self::Deit),
+            "siglip" | "siglip_vision_model" => Some(Self::Siglip),
+            "siglip2" | "siglip2_vision_model" => Some(Self::NaFlex),
             _ => None,
         }
     }
@@ -57,6 +64,8 @@ impl Processor {
                 ..half
             },
             Self::Deit => Preprocess { resize: Some(Size::Exact { width: 256, height: 256 }), ..half },
+            Self::Siglip => Preprocess::siglip(224),
+            Self::NaFlex => Preprocess::siglip_naflex(256),
         }
     }
 }
@@ -84,7 +93,10 @@ impl Preprocess {
         let named = named.or(text(fields, "feature_extractor_type").map_err(bad)?);
         let processor = match named {
             Some(name) => Processor::from_type(name).ok_or_else(|| {
-                bad(("image_processor_type", format!("{name} is not supported (known: CLIP, ViT, Bit, DeiT)")))
+                bad((
+                    "image_processor_type",
+                    format!("{name} is not supported (known: CLIP, ViT, Bit, DeiT, Siglip, Siglip2)"),
+                ))
             })?,
             None => model_beside(path)
                 .ok_or_else(|| bad(("image_processor_type", "missing, and config.json beside does not tell".into())))?,
@@ -106,6 +118,17 @@ pub(super) type FieldFault = (&'static str, String);
 
 fn read(fields: &Map<String, Value>, processor: Processor) -> Result<Preprocess, FieldFault> {
     let mut p = processor.defaults();
+    if matches!(processor, Processor::NaFlex) {
+        let count = |field: &'static str, default: u64| match present(fields, field) {
+            None => Ok(default),
+            Some(value) => value
+                .as_u64()
+                .filter(|n| (1..1 << 20).contains(n))
+                .ok_or_else(|| (field, format!("{value} is no count"))),
+        };
+        let side = (count("max_num_patches", 256)?.isqrt() * count("patch_size", 16)?) as usize;
+        p.resize = Some(Size::Exact { width: side, height: side });
+    }
     if switch(fields, "do_resize", true)? {
         if let Some(value) = present(fields, "size") {
             p.resize = Some(size(value, "size", !matches!(processor, Processor::Clip))?);

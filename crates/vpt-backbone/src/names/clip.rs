@@ -16,21 +16,25 @@ pub static FAMILY: Family = Family {
     // Every OpenAI-style CLIP is prepared alike.
     preprocess: Some(Preprocess::clip),
     anchor: Anchor { tower: "vision_model.", tensor: "embeddings.class_embedding" },
-    vision: VisionNames {
-        class_token: TensorName { name: "vision_model.embeddings.class_embedding", dimensions: 1 },
-        registers: TensorName { name: "", dimensions: 0 },
-        positions: TensorName { name: "vision_model.embeddings.position_embedding.weight", dimensions: 2 },
-        patch: "vision_model.embeddings.patch_embedding",
-        // So it is spelled in every checkpoint.
-        pre_norm: "vision_model.pre_layrnorm",
-        blocks: BlockNames { prefix: "vision_model.encoder.layers", ..BLOCKS },
-        post_norm: "vision_model.post_layernorm",
-    },
+    vision: NAMES,
+    stored: &[],
     classifier: "",
     joint: JointNames { projection: "visual_projection.weight", logit_scale: "logit_scale", text: Some(&TEXT) },
 };
 
-const BLOCKS: BlockNames = BlockNames {
+pub(super) const NAMES: VisionNames = VisionNames {
+    class_token: TensorName { name: "vision_model.embeddings.class_embedding", dimensions: 1 },
+    registers: TensorName { name: "", dimensions: 0 },
+    positions: TensorName { name: "vision_model.embeddings.position_embedding.weight", dimensions: 2 },
+    patch: "vision_model.embeddings.patch_embedding",
+    // So it is spelled in every checkpoint.
+    pre_norm: "vision_model.pre_layrnorm",
+    blocks: BlockNames { prefix: "vision_model.encoder.layers", ..BLOCKS },
+    post_norm: "vision_model.post_layernorm",
+    attention_pool: None,
+};
+
+pub(super) const BLOCKS: BlockNames = BlockNames {
     prefix: "",
     norm1: "layer_norm1",
     qkv: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],

@@ -16,6 +16,7 @@ pub static FAMILY: Family = Family {
         registers: TensorName { name: "embeddings.distillation_token", dimensions: 3 },
         ..vit::NAMES
     },
+    stored: &[],
     classifier: vit::CLASSIFIER,
     joint: super::JointNames::NONE,
 };

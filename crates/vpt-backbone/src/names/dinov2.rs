@@ -12,6 +12,7 @@ pub static FAMILY: Family = Family {
     preprocess: None,
     anchor: vit::ANCHOR,
     vision: NAMES,
+    stored: &[],
     classifier: vit::CLASSIFIER,
     joint: JointNames::NONE,
 };

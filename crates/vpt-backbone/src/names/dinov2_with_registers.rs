@@ -15,6 +15,7 @@ pub static FAMILY: Family = Family {
         registers: TensorName { name: "embeddings.register_tokens", dimensions: 3 },
         ..dinov2::NAMES
     },
+    stored: &[],
     classifier: vit::CLASSIFIER,
     joint: JointNames::NONE,
 };

@@ -10,6 +10,7 @@ pub static FAMILY: Family = Family {
     preprocess: None,
     anchor: vit::ANCHOR,
     vision: vit::NAMES,
+    stored: &[],
     classifier: vit::CLASSIFIER,
     joint: super::JointNames::NONE,
 };

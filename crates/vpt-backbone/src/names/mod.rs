@@ -8,17 +8,27 @@ pub mod deit;
 pub mod dinov2;
 pub mod dinov2_with_registers;
 pub mod mae;
+pub mod siglip;
 pub mod vit;
 
 use serde::{Serialize, Serializer};
 
 use super::spec::{Fields, Spec};
+use super::weights::TensorSlot;
 use vpt_base::Result;
 use vpt_image::preprocess::Preprocess;
 
 /// Every family.
-pub static FAMILIES: [&Family; 6] =
-    [&clip::FAMILY, &vit::FAMILY, &deit::FAMILY, &mae::FAMILY, &dinov2::FAMILY, &dinov2_with_registers::FAMILY];
+pub static FAMILIES: [&Family; 8] = [
+    &clip::FAMILY,
+    &vit::FAMILY,
+    &deit::FAMILY,
+    &mae::FAMILY,
+    &dinov2::FAMILY,
+    &dinov2_with_registers::FAMILY,
+    &siglip::FAMILY,
+    &siglip::NAFLEX,
+];
 
 /// The family whose `config.json` says this `model_type`.
 pub fn by_model_type(model_type: &str) -> Option<&'static Family> {
@@ -30,6 +40,7 @@ pub fn by_model_type(model_type: &str) -> Option<&'static Family> {
 /// Names are those of the plain model of the family (`ViTModel`, `CLIPModel`), whatever class a checkpoint was saved from. Those
 /// of layers and norms lack `.weight` and `.bias`. A name is empty where the family has no such tensor; its [`Spec`] then
 /// does not ask for one.
+#[derive(Clone, Copy)]
 pub struct Family {
     /// What it is called in lists and messages. A family that is published in the form of another goes by that one's name.
     pub name: &'static str,
@@ -43,6 +54,8 @@ pub struct Family {
     pub(super) anchor: Anchor,
     /// The image tower.
     pub(super) vision: VisionNames,
+    /// Tensors that its checkpoints hold in another form than the one that their names here stand for.
+    pub(super) stored: &'static [StoredTensor],
     /// The linear layer that makes classes of images.
     pub(super) classifier: &'static str,
     /// What joins images and texts.
@@ -56,6 +69,15 @@ pub(super) struct Anchor {
     pub(super) tower: &'static str,
     /// The rest of the tensor's name.
     pub(super) tensor: &'static str,
+}
+
+/// A tensor of a checkpoint that holds others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StoredTensor {
+    /// Its name, or the end of that.
+    pub(super) name: &'static str,
+    /// What it holds: the names, or ends of names that stand in the place of its own, and how it holds them.
+    pub(super) holds: &'static [(&'static str, TensorSlot)],
 }
 
 /// A tensor that is no layer, with the number of its dimensions: the first ones of those beyond its own are 1.
@@ -90,6 +112,23 @@ pub(super) struct VisionNames {
     pub(super) blocks: BlockNames,
     /// The norm behind the last block.
     pub(super) post_norm: &'static str,
+    /// Attention pooling, where there is one.
+    pub(super) attention_pool: Option<AttentionPoolNames>,
+}
+
+/// The tensors of attention pooling, see [`super::spec::Pool::Attention`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttentionPoolNames {
+    /// The learned query, `[D]`.
+    pub(super) query: TensorName,
+    /// Queries, keys and values.
+    pub(super) qkv: [&'static str; 3],
+    /// The projection behind attention.
+    pub(super) out: &'static str,
+    /// The norm before the MLP.
+    pub(super) norm: &'static str,
+    /// The layers of the MLP.
+    pub(super) mlp: [&'static str; 2],
 }
 
 /// The tensors of a transformer's blocks.

@@ -12,6 +12,7 @@ pub static FAMILY: Family = Family {
     preprocess: None,
     anchor: ANCHOR,
     vision: NAMES,
+    stored: &[],
     classifier: CLASSIFIER,
     joint: JointNames::NONE,
 };
@@ -37,6 +38,7 @@ pub(super) const NAMES: VisionNames = VisionNames {
         layer_scale: ["", ""],
     },
     post_norm: "layernorm",
+    attention_pool: None,
 };
 
 /// A backbone of `family`, which is ViT or like it.

@@ -14,6 +14,7 @@ pub(crate) const MAX_WIDTH: usize = 1 << 14;
 pub(crate) const MAX_MLP: usize = 1 << 17;
 pub(crate) const MAX_DEPTH: usize = 256;
 pub(crate) const MAX_REGISTERS: usize = 1 << 10;
+pub(crate) const MAX_PATCHES: usize = 1 << 16;
 pub(crate) const MAX_VOCAB: usize = 1 << 22;
 pub(crate) const MAX_CONTEXT: usize = 1 << 14;
 
@@ -49,6 +50,7 @@ pub(crate) enum MlpWidth {
 }
 
 /// A JSON object of the configuration, or the absence of one (every field then has its default).
+#[derive(Clone, Copy)]
 pub(crate) struct Fields<'a> {
     path: &'a Path,
     /// Prefix of a field's name in errors, with its dot.
@@ -163,19 +165,34 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Sides of images and patches, where patches fill the image.
     pub(crate) fn image_and_patch(&self, image: usize, patch: usize) -> Result<(usize, usize)> {
-        let channels = self.size("num_channels", Some(3), MAX_WIDTH)?;
-        if channels != 3 {
-            return Err(self.error("num_channels", &format!("{channels} is not supported: images have 3 channels")));
+        let (image, patch) = self.image_and_whole_patches(image, patch)?;
+        if image % patch != 0 {
+            return Err(self.error("image_size", &format!("{image} is no multiple of patch_size {patch}")));
         }
-        let (image, patch) = (self.side("image_size", image)?, self.side("patch_size", patch)?);
-        if patch > image || image % patch != 0 {
+        Ok((image, patch))
+    }
+
+    /// Sides of images and patches, where as many whole patches are read as there is room for.
+    pub(crate) fn image_and_whole_patches(&self, image: usize, patch: usize) -> Result<(usize, usize)> {
+        let (image, patch) = (self.side("image_size", image)?, self.patch(patch)?);
+        if patch > image {
             return Err(self.error("image_size", &format!("{image} is no multiple of patch_size {patch}")));
         }
         if image / patch > MAX_GRID {
             return Err(self.error("patch_size", &format!("{patch} makes too many patches of {image} pixels")));
         }
         Ok((image, patch))
+    }
+
+    /// The side of a patch of images with three channels.
+    pub(crate) fn patch(&self, default: usize) -> Result<usize> {
+        let channels = self.size("num_channels", Some(3), MAX_WIDTH)?;
+        if channels != 3 {
+            return Err(self.error("num_channels", &format!("{channels} is not supported: images have 3 channels")));
+        }
+        self.side("patch_size", default)
     }
 
     /// The transformer's shape; `default` is width, depth, heads.

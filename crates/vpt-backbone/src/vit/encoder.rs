@@ -88,10 +88,10 @@ impl Vit {
         let tower = job.tower;
         let TowerWorkspace { x, widened, starts, embedding, blocks, inputs, pool: pool_tape, scratch, embed_scratch } =
             workspace;
+        let keep = job.want.weights && job.tuned.is_some_and(Tuned::keeps_inputs);
         if first < last {
             let tapes = if job.plan.recompute { 1 } else { self.depth() };
             blocks.resize_with(tapes, || BlockTape::new(self.precision));
-            let keep = job.want.weights && job.tuned.is_some_and(Tuned::keeps_inputs);
             for tape in blocks.iter_mut() {
                 tape.keep_inputs(keep, self.precision);
             }
@@ -155,7 +155,10 @@ impl Vit {
             block.forward(x, sequences, prompts, self.queries(i, readout), tape, scratch);
         }
         match self.pool_of(readout) {
-            Some(pool) => tower.pool(pool, x, self.pooled_rows(pool, count, prepared), pool_tape),
+            Some(pool) => {
+                pool_tape.keep_inputs(keep);
+                tower.pool(pool, x, self.pooled_rows(pool, count, prepared), pool_tape)
+            }
             None => features,
         }
     }
@@ -163,7 +166,7 @@ impl Vit {
     /// The rows behind the last block, of so many images, that are read by `pool`.
     fn pooled_rows(&self, pool: Pool, images: usize, prepared: Option<&PreparedPrompts>) -> PooledRows {
         let each = if pool == Pool::ClassToken { 1 } else { self.tokens_in(self.depth() - 1, prepared) };
-        PooledRows { images, each }
+        PooledRows { images, each, own: each.min(self.tokens()) }
     }
 
     /// Calls `f(place in the rows x, place in the features)` for every row that is read behind `after` blocks, where each
@@ -217,8 +220,8 @@ impl Vit {
         } = workspace;
         if let Some(pool) = self.pool_of(readout) {
             let rows = self.pooled_rows(pool, count, prepared);
-            let d_norm = weights.as_deref_mut().map(|weights| &mut weights.post_norm);
-            tower.pool_vjp(pool, d_features, rows, pool_tape, (&mut *dx, &mut *widened), d_norm);
+            let to = (&mut *dx, &mut *widened);
+            tower.pool_vjp(pool, d_features, rows, pool_tape, to, weights.as_deref_mut());
         } else {
             dx.zeroed(count * self.tokens_in(last.saturating_sub(1), prepared) * stride);
         }

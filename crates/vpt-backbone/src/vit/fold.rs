@@ -80,12 +80,12 @@ pub(super) fn attention_scale(spec: &TowerSpec) -> f32 {
 }
 
 /// `b + W h` for one output.
-fn shifted(row: &[f32], bias: f32, shift: &[f32]) -> f32 {
+pub(super) fn shifted(row: &[f32], bias: f32, shift: &[f32]) -> f32 {
     let sum: f64 = row.iter().zip(shift).map(|(&w, &s)| f64::from(w) * f64::from(s)).sum();
     (f64::from(bias) + sum) as f32
 }
 
-fn fold((weight, bias): &(Vec<f32>, Vec<f32>), [scale, shift]: &[Vec<f32>; 2], dense: bool) -> Layer {
+pub(super) fn fold((weight, bias): &(Vec<f32>, Vec<f32>), [scale, shift]: &[Vec<f32>; 2], dense: bool) -> Layer {
     let rows = weight.chunks_exact(scale.len());
     let bias = rows.clone().zip(bias).map(|(row, &b)| shifted(row, b, shift)).collect();
     let weight =
@@ -102,12 +102,12 @@ fn scale_rows(layer: &mut Layer, scale: impl Fn(usize) -> f32) {
     }
 }
 
-fn join(a: Layer, b: Layer) -> Layer {
+pub(super) fn join(a: Layer, b: Layer) -> Layer {
     Layer { weight: [a.weight, b.weight].concat(), bias: [a.bias, b.bias].concat() }
 }
 
 /// The first `n` outputs, and the others.
-fn part(mut layer: Layer, n: usize) -> (Layer, Option<Layer>) {
+pub(super) fn part(mut layer: Layer, n: usize) -> (Layer, Option<Layer>) {
     if layer.bias.len() <= n {
         return (layer, None);
     }
@@ -189,7 +189,7 @@ fn zeros_like(norm: &[Vec<f32>; 2]) -> [Vec<f32>; 2] {
 }
 
 /// The gradient of a layer behind a norm; adds that of the norm to `d_norm`.
-fn unfold(
+pub(super) fn unfold(
     grad: Layer,
     (weight, _): &(Vec<f32>, Vec<f32>),
     [scale, shift]: &[Vec<f32>; 2],

@@ -3,11 +3,12 @@
 use std::sync::Mutex;
 
 use super::Vit;
+use super::attention_pool::{AttentionPool, AttentionPoolWeights};
 use super::block::{Block, BlockWeights};
 use super::embed::{Embedding, EmbeddingWeights};
 use super::tower::Tower;
-use crate::names::BlockNames;
-use crate::spec::{Spec, TowerSpec};
+use crate::names::{AttentionPoolNames, BlockNames};
+use crate::spec::{Pool, Spec, TowerSpec};
 use crate::weights::Weights;
 use vpt_base::Result;
 use vpt_kernel::Precision;
@@ -120,6 +121,31 @@ impl EmbeddingWeights {
     }
 }
 
+impl AttentionPoolWeights {
+    /// Visits the tensors of the pooling that is called `names`.
+    pub(super) fn visit(&mut self, names: &AttentionPoolNames, tower: &TowerSpec, f: Visit) -> Result<()> {
+        let (d, hidden, layers) = (tower.width, tower.mlp, &mut self.layers);
+        f(names.query.name, &names.query.shape(&[d]), &mut self.query)?;
+        for (layer, name) in layers.qkv.iter_mut().zip(names.qkv) {
+            visit_layer(layer, name, &[d, d], true, f)?;
+        }
+        visit_layer(&mut layers.out, names.out, &[d, d], true, f)?;
+        visit_layer(&mut layers.fc1, names.mlp[0], &[hidden, d], true, f)?;
+        visit_layer(&mut layers.fc2, names.mlp[1], &[d, hidden], true, f)?;
+        visit_norm(&mut layers.norm2, names.norm, d, f)
+    }
+
+    /// Reads the pooling of the tower that `spec` describes by `get`; `None` where it has no weights.
+    pub(super) fn read(get: Get, spec: &Spec) -> Result<Option<Self>> {
+        let Some(names) = spec.family.vision.attention_pool.filter(|_| spec.pool == Pool::Attention) else {
+            return Ok(None);
+        };
+        let mut weights = Self::default();
+        weights.visit(&names, &spec.vision, &mut reading(get))?;
+        Ok(Some(weights))
+    }
+}
+
 impl Vit {
     /// Loads the image tower `spec` describes for square images of `image_size` pixels; position embeddings are
     /// interpolated. Weights are kept, and products computed, in `precision`.
@@ -136,12 +162,10 @@ impl Vit {
         let blocks = (0..tower.depth)
             .map(|i| Ok(Block::new(tower, &read_block(get, spec, i)?, precision)))
             .collect::<Result<_>>()?;
-        let tower = Tower {
-            embedding,
-            blocks,
-            post_norm: norm(get, spec.family.vision.post_norm, tower.width)?,
-            eps: tower.eps,
-        };
+        let post_norm = norm(get, spec.family.vision.post_norm, tower.width)?;
+        let attention_pool = AttentionPoolWeights::read(get, spec)?
+            .map(|weights| AttentionPool::new(tower, &weights, &post_norm, precision));
+        let tower = Tower { embedding, blocks, post_norm, attention_pool, eps: tower.eps };
         Ok(Self {
             tower,
             pool: spec.pool,

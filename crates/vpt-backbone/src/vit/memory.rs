@@ -5,7 +5,7 @@
 //! pass runs the block once more. Both are decided from shapes alone, never from what the system says, so that a run that
 //! is resumed decides as before.
 
-use super::{Pass, Tuned, Vit};
+use super::{Pass, Readout, Tuned, Vit};
 use vpt_base::{Error, Result};
 use vpt_kernel::row_stride;
 
@@ -88,6 +88,8 @@ impl Vit {
         let each = block.tape_bytes(rows, keys) + if inputs { block.input_bytes(rows) } else { 0 };
         let tapes = if plan.recompute { kept * rows * row + each } else { kept * each };
         let packed = if inputs { block.packed_bytes(rows) } else { 0 };
-        flowing + tapes + packed + block.scratch_bytes(rows, rows / plan.micro_batch, keys)
+        let pool = self.tower.attention_pool.as_ref().filter(|_| matches!(pass.readout, Readout::Features));
+        let pool = pool.map_or(0, |pool| pool.workspace_bytes(rows, plan.micro_batch));
+        flowing + pool + tapes + packed + block.scratch_bytes(rows, rows / plan.micro_batch, keys)
     }
 }

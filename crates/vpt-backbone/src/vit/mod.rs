@@ -19,11 +19,13 @@
 //! | `mlp` | a block's MLP and its VJP |
 //! | `prompts` | which block sees which prompts, and how |
 //! | `encoder` | one micro-batch through all of it, on one thread |
-//! | `pool` | features: class token or mean of the patches |
+//! | `pool` | features: class token, mean of the patches, or what attention makes of all |
+//! | `attention_pool` | the layers of attention pooling and their VJP |
 //! | `load` | tensors of a checkpoint |
 //! | `memory` | what a step takes, and how it keeps to a limit |
 //! | `reference` | the same network in plain tensor operations: what the kernels must equal |
 
+mod attention_pool;
 mod block;
 mod embed;
 mod encoder;
@@ -357,6 +359,9 @@ impl Vit {
         }
         if pool.is_some_and(Pool::reads_class_token) && !self.class_token {
             return Err(Error::invalid("readout", "a class token, of a backbone that has none"));
+        }
+        if pool == Some(Pool::Attention) && self.tower.attention_pool.is_none() {
+            return Err(Error::invalid("readout", "attention pooling, of a backbone that has none"));
         }
         if let Readout::Tokens(reads) = pass.readout {
             let ascending = reads.windows(2).all(|pair| pair[0].after <= pair[1].after);

@@ -1,7 +1,9 @@
 //! The features of images: what a [`Pool`] makes of their tokens after the last norm, and back.
 
+use super::attention_pool::AttentionPoolTape;
 use super::embed::Embedding;
 use super::tower::Tower;
+use super::tuned::TowerGrads;
 use crate::spec::Pool;
 use vpt_kernel::{Grow, Mat, MatMut, add_products, add_rows, layer_norm, layer_norm_vjp, row_stride};
 
@@ -12,6 +14,15 @@ pub(super) struct PoolTape {
     normalized: Vec<f32>,
     /// One over their deviations.
     inverse: Vec<f32>,
+    /// Of the layers of [`Pool::Attention`].
+    attention: AttentionPoolTape,
+}
+
+impl PoolTape {
+    /// Keeps, from the next forward pass on, what the gradients of weights need, or does not.
+    pub(super) fn keep_inputs(&mut self, keep: bool) {
+        self.attention.keep_inputs(keep);
+    }
 }
 
 /// The rows of a micro-batch behind the last block, at stride [`row_stride`]`(D)`.
@@ -20,10 +31,12 @@ pub(super) struct PooledRows {
     pub(super) images: usize,
     /// Rows of an image: its class token alone, or all tokens with the prompts that travel behind them.
     pub(super) each: usize,
+    /// The first of them, which are the image's and no prompts.
+    pub(super) own: usize,
 }
 
 impl PooledRows {
-    fn all(self) -> usize {
+    pub(super) fn all(self) -> usize {
         self.images * self.each
     }
 }
@@ -43,6 +56,9 @@ impl Tower {
         let normalized = tape.normalized.grow(all * stride);
         let view = &mut MatMut::new(normalized, all, d, stride);
         layer_norm(Mat::new(x, all, d, stride), self.eps, view, tape.inverse.grow(all));
+        if let (Pool::Attention, Some(attention)) = (pool, &self.attention_pool) {
+            return attention.forward(normalized, rows, &mut tape.attention);
+        }
         let [scale, shift] = &self.post_norm;
         let mut features = Vec::with_capacity(rows.images * pool.vectors() * d);
         for image in normalized.chunks_exact(rows.each * stride) {
@@ -62,20 +78,28 @@ impl Tower {
         features
     }
 
-    /// The VJP of [`Self::pool`]: writes the gradient of the rows to `dx` and adds those of the norm's scale and shift to
-    /// `d_norm`. `buffer` is a buffer.
+    /// The VJP of [`Self::pool`]: writes the gradient of the rows to `dx` and adds those of the norm's scale and shift and of
+    /// the pooling's layers to `grads`. `buffer` is a buffer.
     pub(super) fn pool_vjp(
         &self,
         pool: Pool,
         d_features: &[f32],
         rows: PooledRows,
-        tape: &PoolTape,
+        tape: &mut PoolTape,
         (dx, buffer): (&mut Vec<f32>, &mut Vec<f32>),
-        d_norm: Option<&mut [Vec<f32>; 2]>,
+        grads: Option<&mut TowerGrads>,
     ) {
         let d = self.embedding.width();
         let (all, stride) = (rows.all(), row_stride(d));
         let normalized = Mat::new(&tape.normalized, all, d, stride);
+        if let (Pool::Attention, Some(attention)) = (pool, &self.attention_pool) {
+            let grads = grads.and_then(|grads| grads.attention_pool.as_mut());
+            // What it makes of the norm's scale and shift is in its layers.
+            attention.vjp(d_features, &tape.normalized, rows, &mut tape.attention, buffer, grads);
+            let gradient = Mat::new(buffer, all, d, stride);
+            let to = &mut MatMut::new(dx.zeroed(all * stride), all, d, stride);
+            return layer_norm_vjp(normalized, &tape.inverse[..all], gradient, to);
+        }
         let buffer = buffer.zeroed(all * stride);
         let images = buffer.chunks_exact_mut(rows.each * stride);
         for (image, gradient) in images.zip(d_features.chunks_exact(pool.vectors() * d)) {
@@ -91,8 +115,8 @@ impl Tower {
                 }
             }
         }
-        if let Some(d_norm) = d_norm {
-            let [scale, shift] = d_norm;
+        if let Some(grads) = grads {
+            let [scale, shift] = &mut grads.post_norm;
             let gradient = Mat::new(buffer, all, d, stride);
             add_products(gradient, normalized, scale);
             add_rows(gradient, shift);

@@ -156,7 +156,30 @@ impl<'a> Reference<'a> {
             Pool::ClassToken => class()?,
             Pool::Mean => mean()?,
             Pool::ClassTokenAndMean => Tensor::cat(&[class()?, mean()?], 1)?,
+            Pool::Attention => self.attention_pool(&tokens)?,
         })
+    }
+
+    /// Attention pooling of tokens `[B, T, D]` behind the last norm: `[B, D]`.
+    fn attention_pool(&self, tokens: &Tensor) -> Result<Tensor> {
+        let (d, h, mlp) = (self.spec.vision.width, self.spec.vision.heads, self.spec.vision.mlp);
+        let names = self.spec.family.vision.attention_pool.ok_or_else(|| candle_core::Error::msg("no pooling"))?;
+        let b = tokens.dim(0)?;
+        let query = self.tensor(names.query.name, &names.query.shape(&[d]))?.reshape((1, 1, d))?;
+        let heads = |x: &Tensor, name: &str| -> Result<Tensor> {
+            let y = self.linear(x, name, [d, d], true)?;
+            let (b, rows, _) = y.dims3()?;
+            Ok(y.reshape((b, rows, h, d / h))?.transpose(1, 2)?.contiguous()?)
+        };
+        let query = query.broadcast_as((b, 1, d))?.contiguous()?;
+        let [query, key, value] =
+            [heads(&query, names.qkv[0])?, heads(tokens, names.qkv[1])?, heads(tokens, names.qkv[2])?];
+        let scores = (query.matmul(&key.t()?.contiguous()?)? / ((d / h) as f64).sqrt())?;
+        let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&value)?;
+        let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape((b, d))?;
+        let x = self.linear(&mixed, names.out, [d, d], true)?;
+        let hidden = self.activation(&self.linear(&self.norm(&x, names.norm)?, names.mlp[0], [mlp, d], true)?)?;
+        Ok((x + self.linear(&hidden, names.mlp[1], [d, mlp], true)?)?)
     }
 
     /// The tokens `[B, T, D]` (class token, registers, patches; no prompts) of `images` as they enter the first block and
@@ -207,7 +230,11 @@ impl<'a> Reference<'a> {
         let (d, p, grid) = (spec.vision.width, spec.patch_size, self.image_size / spec.patch_size);
         let b = images.dims4()?.0;
         let patch = self.tensor(&format!("{}.weight", names.patch), &[d, 3, p, p])?;
+        // Pixels behind the last whole patch are not read.
         let patches = images
+            .narrow(2, 0, grid * p)?
+            .narrow(3, 0, grid * p)?
+            .contiguous()?
             .reshape((b * 3, grid, p, grid * p))?
             .reshape((b, 3, grid, p, grid, p))?
             .permute([0, 2, 4, 1, 3, 5])?

@@ -9,10 +9,12 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::tensor::{Dtype, TensorView};
 
+use super::attention_pool::AttentionPoolWeights;
 use super::embed::EmbeddingWeights;
 use super::load::visit_norm;
 use super::reference::Reference;
 use super::*;
+use crate::names::{Family, VisionNames, siglip};
 use crate::spec::{Positions, QkvBias, Spec, TowerSpec};
 use crate::weights::Weights;
 use vpt_base::testing::random;
@@ -52,6 +54,9 @@ fn weights(spec: &Spec) -> Weights {
         block.visit(&names.blocks, i, &spec.vision, &mut note).unwrap();
     }
     visit_norm(&mut Default::default(), names.post_norm, WIDTH, &mut note).unwrap();
+    if let Some(names) = names.attention_pool.filter(|_| spec.pool == Pool::Attention) {
+        AttentionPoolWeights::default().visit(&names, &spec.vision, &mut note).unwrap();
+    }
     let tensors: HashMap<String, (Vec<usize>, Vec<u8>)> = shapes
         .into_iter()
         .enumerate()
@@ -79,16 +84,21 @@ fn families() -> Vec<(Spec, usize)> {
         ("dinov2", "gelu", 24),
         ("dinov2", "swiglu", 24),
         ("dinov2_with_registers", "gelu", 24),
+        ("siglip_vision_model", "gelu_pytorch_tanh", 24),
     ];
     let families = families.map(|(model_type, activation, size)| (spec(model_type, activation), size));
-    families.into_iter().chain(other_facts().map(|spec| (spec, 32))).collect()
+    // The image has pixels behind its last whole patches.
+    let floor = Spec { image_size: 30, ..spec("siglip_vision_model", "gelu") };
+    let others = other_facts().map(|spec| (spec, 32));
+    families.into_iter().chain([(floor, 30)]).chain(others).collect()
 }
 
 /// Facts in combinations that no family has today.
-fn other_facts() -> [Spec; 5] {
+fn other_facts() -> [Spec; 7] {
     let with_bias =
         |spec: &Spec, [q, k, v]: [bool; 3]| TowerSpec { qkv_bias: QkvBias { q, k, v }, ..spec.vision.clone() };
     let without_prefix = |spec: &Spec| Positions { prefix: 0, ..spec.positions };
+    let distilled = spec("dinov2_with_registers", "swiglu");
     let (vit, clip, dinov2) = (spec("vit", "gelu_new"), spec("clip", "gelu"), spec("dinov2_with_registers", "gelu"));
     [
         // As SigLIP without its attention pooling.
@@ -105,8 +115,17 @@ fn other_facts() -> [Spec; 5] {
         Spec { positions: without_prefix(&dinov2), vision: with_bias(&dinov2, [true, false, true]), ..dinov2 },
         // The mean of patches behind a norm before the first block and beside a class token.
         Spec { pool: Pool::Mean, patch_bias: true, vision: with_bias(&clip, [false, false, true]), ..clip },
-        Spec { pool: Pool::ClassTokenAndMean, pre_norm: false, ..vit },
+        Spec { pool: Pool::ClassTokenAndMean, pre_norm: false, ..vit.clone() },
+        // Attention pooling that looks at a class token, at registers and at patches.
+        Spec { family: with_attention_pool(vit.family), pool: Pool::Attention, ..vit },
+        Spec { family: with_attention_pool(distilled.family), pool: Pool::Attention, ..distilled },
     ]
+}
+
+/// `family` with tensors of attention pooling, called as `SigLIP`'s.
+fn with_attention_pool(family: &'static Family) -> &'static Family {
+    let vision = VisionNames { attention_pool: siglip::FAMILY.vision.attention_pool, ..family.vision };
+    Box::leak(Box::new(Family { vision, ..*family }))
 }
 
 /// Values of the features of an image.
@@ -391,7 +410,7 @@ fn another_pool_is_read_as_if_it_were_the_backbones_own() {
     }
     let bare = &other_facts()[0];
     let vit = Vit::load(bare, &self::weights(bare), size, Precision::F32).unwrap();
-    for pool in [Pool::ClassToken, Pool::ClassTokenAndMean] {
+    for pool in [Pool::ClassToken, Pool::ClassTokenAndMean, Pool::Attention] {
         let error = vit.read(&Pass { readout: Readout::Pooled(pool), ..Pass::forward(&images, 1) }).unwrap_err();
         assert!(error.to_string().starts_with("readout: "), "{error}");
     }

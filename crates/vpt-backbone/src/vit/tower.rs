@@ -1,21 +1,25 @@
 //! The packed weights of an image tower: those of the backbone, or those that a task has made of them ([`super::tuned`]).
 
+use super::attention_pool::AttentionPool;
 use super::block::Block;
 use super::embed::Embedding;
 
-/// Everything from pixels to the last norm. A copy shares the packed weights.
+/// Everything from pixels to the last norm and the pooling behind it. A copy shares the packed weights.
 #[derive(Clone)]
 pub(crate) struct Tower {
     pub(super) embedding: Embedding,
     pub(super) blocks: Vec<Block>,
     /// Scale and shift `[D]` of the last norm.
     pub(super) post_norm: [Vec<f32>; 2],
+    /// The pooling behind it, where that has weights.
+    pub(super) attention_pool: Option<AttentionPool>,
     pub(super) eps: f32,
 }
 
 impl Tower {
     /// Bytes of the weights.
     pub(super) fn weight_bytes(&self) -> usize {
-        self.embedding.weight_bytes() + self.blocks.iter().map(Block::weight_bytes).sum::<usize>()
+        let pool = self.attention_pool.as_ref().map_or(0, AttentionPool::weight_bytes);
+        self.embedding.weight_bytes() + self.blocks.iter().map(Block::weight_bytes).sum::<usize>() + pool
     }
 }

@@ -5,8 +5,10 @@
 
 use std::cell::Cell;
 
+use super::attention_pool::{AttentionPool, AttentionPoolWeights};
 use super::block::{Block, BlockWeights};
 use super::embed::{Embedding, EmbeddingGrads, EmbeddingWeights};
+use super::fold::Folded;
 use super::grads::{BlockGrads, LearnedWeights};
 use super::load::{Get, Visit, norm, read_block, visit_norm};
 use super::low_rank::LowRankBlocks;
@@ -61,6 +63,7 @@ struct TowerWeights {
     embedding: EmbeddingWeights,
     blocks: Vec<BlockWeights>,
     post_norm: [Vec<f32>; 2],
+    attention_pool: Option<AttentionPoolWeights>,
 }
 
 /// Gradients of a tower's packed weights, summed over images.
@@ -68,8 +71,10 @@ pub(crate) struct TowerGrads {
     /// `None`: nothing is learned before the first block.
     pub(super) embedding: Option<EmbeddingGrads>,
     pub(super) blocks: Vec<BlockGrads>,
-    /// Of scale and shift of the last norm.
+    /// Of scale and shift of the last norm, but for what the layers of an attention pooling make of them.
     pub(super) post_norm: [Vec<f32>; 2],
+    /// Of the layers of an attention pooling.
+    pub(super) attention_pool: Option<Folded>,
 }
 
 impl TowerGrads {
@@ -77,6 +82,9 @@ impl TowerGrads {
     pub(super) fn add(&mut self, other: &Self) {
         self.blocks.iter_mut().zip(&other.blocks).for_each(|(a, b)| a.add(b));
         if let (Some(a), Some(b)) = (&mut self.embedding, &other.embedding) {
+            a.add(b);
+        }
+        if let (Some(a), Some(b)) = (&mut self.attention_pool, &other.attention_pool) {
             a.add(b);
         }
         for (a, b) in self.post_norm.iter_mut().zip(&other.post_norm) {
@@ -91,7 +99,11 @@ impl TowerWeights {
         for (i, block) in self.blocks.iter_mut().enumerate() {
             block.visit(&spec.family.vision.blocks, i, &spec.vision, f)?;
         }
-        visit_norm(&mut self.post_norm, spec.family.vision.post_norm, spec.vision.width, f)
+        visit_norm(&mut self.post_norm, spec.family.vision.post_norm, spec.vision.width, f)?;
+        match self.attention_pool.as_mut().zip(spec.family.vision.attention_pool) {
+            Some((pool, names)) => pool.visit(&names, &spec.vision, f),
+            None => Ok(()),
+        }
     }
 
     /// Lets go of what neither biases nor their gradients depend on.
@@ -103,6 +115,9 @@ impl TowerWeights {
         for block in &mut self.blocks {
             (block.out.0, block.fc2.0) = (Vec::new(), Vec::new());
         }
+        if let Some(pool) = &mut self.attention_pool {
+            (pool.layers.out.0, pool.layers.fc2.0) = (Vec::new(), Vec::new());
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -112,7 +127,8 @@ impl TowerWeights {
             qkv.iter().chain([out, fc1, fc2]).map(|(weight, bias)| weight.len() + bias.len()).sum::<usize>()
         };
         let embedding = class.len() + positions.len() + patch.0.len() + registers.len();
-        (embedding + self.blocks.iter().map(block).sum::<usize>()) * size_of::<f32>()
+        let pool = self.attention_pool.as_ref().map_or(0, |pool| block(&pool.layers));
+        (embedding + self.blocks.iter().map(block).sum::<usize>() + pool) * size_of::<f32>()
     }
 }
 
@@ -125,7 +141,9 @@ fn is_of_norm(spec: &Spec, name: &str) -> bool {
     let names = &spec.family.vision;
     let Some((layer, _)) = name.rsplit_once('.') else { return false };
     let in_block = layer.rsplit('.').next().unwrap_or(layer);
-    [names.pre_norm, names.post_norm].contains(&layer) || [names.blocks.norm1, names.blocks.norm2].contains(&in_block)
+    let of_pool = names.attention_pool.map_or("", |pool| pool.norm);
+    [names.pre_norm, names.post_norm, of_pool].contains(&layer)
+        || [names.blocks.norm1, names.blocks.norm2].contains(&in_block)
 }
 
 /// Whether `tune` tunes the tensor `name`, which is not of a low-rank change.
@@ -168,6 +186,10 @@ impl Vit {
                     }
                 }
                 all.post_norm = norm(get, spec.family.vision.post_norm, spec.vision.width)?;
+                all.attention_pool = AttentionPoolWeights::read(get, spec)?;
+                if tune == Tune::Biases {
+                    all.without_matrices();
+                }
                 TunedWeights::Layers(learned, Box::new(all))
             }
         };
@@ -271,6 +293,16 @@ impl Tuned {
         }
         visit_norm(&mut weights.post_norm, spec.family.vision.post_norm, spec.vision.width, &mut take)?;
         tower.post_norm.clone_from(&weights.post_norm);
+        if let (Some(pool), Some(names)) = (&mut weights.attention_pool, spec.family.vision.attention_pool) {
+            pool.visit(&names, &spec.vision, &mut take)?;
+            if changed.take() {
+                let packed = tower.attention_pool.as_ref().filter(|_| !all);
+                tower.attention_pool = Some(match packed {
+                    Some(packed) => packed.with_biases(&spec.vision, pool, &weights.post_norm),
+                    None => AttentionPool::new(&spec.vision, pool, &weights.post_norm, *precision),
+                });
+            }
+        }
         Ok(())
     }
 
@@ -306,12 +338,19 @@ impl Tuned {
             }
             TunedWeights::LowRank(_) => None,
         };
-        TowerGrads { embedding, blocks: blocks.collect(), post_norm: [vec![0.0; width], vec![0.0; width]] }
+        let attention_pool = match (&self.kind, &self.tower.attention_pool) {
+            (TunedWeights::Layers(learned, _), Some(_)) => {
+                Some(AttentionPool::zero_grads(&self.spec.vision, matches!(learned, LearnedWeights::All)))
+            }
+            _ => None,
+        };
+        let post_norm = [vec![0.0; width], vec![0.0; width]];
+        TowerGrads { embedding, blocks: blocks.collect(), post_norm, attention_pool }
     }
 
     /// The gradients of the tensors from those of the packed weights.
     pub(super) fn unfold(&self, grads: TowerGrads) -> Result<Vec<Vec<f32>>> {
-        let TowerGrads { embedding, blocks, post_norm } = grads;
+        let TowerGrads { embedding, blocks, mut post_norm, attention_pool } = grads;
         let weights = match &self.kind {
             TunedWeights::LowRank(low_rank) => return Ok(low_rank.unfold(blocks)),
             TunedWeights::Layers(_, weights) => weights,
@@ -321,8 +360,15 @@ impl Tuned {
             BlockGrads::Layers(layers) => layers.unfold(&self.spec.vision, weights),
             BlockGrads::LowRank(_) => BlockWeights::default(),
         });
-        let mut of_tower =
-            TowerWeights { embedding: embedding.unwrap_or_default(), blocks: unfolded.collect(), post_norm };
+        let attention_pool = attention_pool
+            .zip(weights.attention_pool.as_ref())
+            .map(|(grads, pool)| pool.unfold(grads, &self.spec.vision, &weights.post_norm, &mut post_norm));
+        let mut of_tower = TowerWeights {
+            embedding: embedding.unwrap_or_default(),
+            blocks: unfolded.collect(),
+            post_norm,
+            attention_pool,
+        };
         let mut gradients = Vec::new();
         of_tower.visit(&self.spec, &mut |name, _, values| {
             if is_tuned(self.tune, &self.spec, name) {

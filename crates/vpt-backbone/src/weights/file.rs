@@ -41,12 +41,14 @@ pub(super) struct TensorEntry {
     bytes: u64,
     /// Whether the file holds the transpose of the matrix that `shape` says.
     pub(super) transposed: bool,
+    /// Whether the file holds a patch embedding `[D, 3, p, p]`, as `shape` says, as `[D, p, p, 3]`.
+    patch_rows: bool,
 }
 
 impl TensorEntry {
     /// A tensor whose values lie in their order from byte `offset` of its file on; whoever makes it has checked that they do.
     pub(super) fn at(file: usize, dtype: &str, shape: Vec<usize>, [offset, bytes]: [u64; 2]) -> Self {
-        Self { file, dtype: dtype.to_owned(), shape, offset, bytes, transposed: false }
+        Self { file, dtype: dtype.to_owned(), shape, offset, bytes, transposed: false, patch_rows: false }
     }
 
     /// The rows of one third, as of fused query, key and value weights `[3D, …]`; `None` if they cannot be shared out.
@@ -65,6 +67,21 @@ impl TensorEntry {
     pub(super) fn transpose(&self) -> Option<Self> {
         let &[rows, columns] = &self.shape[..] else { return None };
         Some(Self { shape: vec![columns, rows], transposed: !self.transposed, ..self.clone() })
+    }
+
+    /// The patch embedding `[D, 3, p, p]` that it holds as rows `[D, p p 3]`; `None` if it holds none so.
+    pub(super) fn patch_rows(&self) -> Option<Self> {
+        let &[outputs, values] = &self.shape[..] else { return None };
+        let side = (values / 3).isqrt();
+        let shape = vec![outputs, 3, side, side];
+        (!self.transposed && 3 * side * side == values).then(|| Self { shape, patch_rows: true, ..self.clone() })
+    }
+
+    /// The tensor `[D, p, p, 3]` in the file, where it is one of [`Self::patch_rows`].
+    pub(super) fn stored_patch_rows(&self) -> Option<Self> {
+        let &[outputs, channels, height, width] = &self.shape[..] else { return None };
+        let shape = vec![outputs, height, width, channels];
+        self.patch_rows.then(|| Self { shape, patch_rows: false, ..self.clone() })
     }
 }
 
