@@ -1,7 +1,7 @@
 //! Equality with PyTorch: losses and gradients of prompts and heads, and embeddings, on small checkpoints of every family.
 //!
-//! `scripts/make_fixtures.py` made the checkpoints and what is expected of them, `scripts/make_e2vpt_fixture.py` what is of keys and
-//! values. The bars are what f32 allows in another
+//! `scripts/make_fixtures.py` and `scripts/make_siglip_fixtures.py` made the checkpoints and what is expected of them,
+//! `scripts/make_e2vpt_fixture.py` what is of keys and values. The bars are what f32 allows in another
 //! order of summation, far below the 1e-3 (gradients) and 1e-4 (embeddings) that the project promises.
 
 // The lint's exception for tests does not reach the functions they share.
@@ -23,8 +23,11 @@ use vpt::params::{Group, Param};
 use vpt::prompt::PartShape;
 use vpt::prompt::key_values::{KeyValueShape, importance};
 
-/// The last one, a distilled DeiT, has no gradients in the fixture.
-const FAMILIES: [&str; 6] = ["clip", "clip-gelu", "vit", "dinov2", "dinov2-registers", "deit"];
+/// Those with gradients in their fixtures.
+const LEARNED: [&str; 6] = ["clip", "clip-gelu", "vit", "dinov2", "dinov2-registers", "siglip"];
+/// Those with embeddings in them: also a distilled DeiT, a SigLIP 2 whose patches do not fill its images, and a NaFlex one.
+const FAMILIES: [&str; 9] =
+    ["clip", "clip-gelu", "vit", "dinov2", "dinov2-registers", "siglip", "deit", "siglip-v2", "siglip2"];
 const SIDE: usize = 32;
 /// An image size other than the stored one.
 const LARGE: usize = 48;
@@ -182,7 +185,7 @@ fn error(vit: &Vit, expected: &Expected, case: &str, threads: usize, micro_batch
 
 #[test]
 fn losses_and_gradients_equal_pytorch() {
-    for &family in &FAMILIES[..5] {
+    for family in LEARNED {
         let vit = open(family, None).vit;
         let expected = Expected::open(family);
         for case in
@@ -252,7 +255,7 @@ fn keys_and_values_beside_tokens_have_pytorchs_loss_and_gradients() {
 
 #[test]
 fn bfloat16_is_near_pytorch_in_f32() {
-    for &family in &FAMILIES[..5] {
+    for family in LEARNED {
         let options = OpenOptions { precision: Precision::Bf16, ..OpenOptions::default() };
         let vit = Backbone::open(fixtures().join(family).to_str().unwrap(), &options).unwrap().vit;
         let expected = Expected::open(family);
@@ -302,10 +305,55 @@ fn embeddings_of_gated_mlps_and_auto_encoders_equal_transformers() {
     }
 }
 
+/// A text and its ids by transformers.
+#[derive(serde::Deserialize)]
+struct TextIds {
+    text: String,
+    ids: Vec<u32>,
+}
+
+#[test]
+fn ids_and_logits_of_siglip_equal_transformers() {
+    let texts: Vec<String> = serde_json::from_slice(&std::fs::read(fixtures().join("prompted.json")).unwrap()).unwrap();
+    for family in ["siglip", "siglip-v2", "siglip2"] {
+        let (backbone, expected) = (open(family, None), Expected::open(family));
+        let cases = std::fs::read(fixtures().join(family).join("texts.json")).unwrap();
+        let cases: Vec<TextIds> = serde_json::from_slice(&cases).unwrap();
+        let strings: Vec<&str> = cases.iter().map(|case| case.text.as_str()).collect();
+        let padding = cases.iter().find(|case| case.text.is_empty()).unwrap().ids.last().unwrap();
+        assert!(cases.iter().any(|case| case.ids.last() != Some(padding) || *padding == 1));
+        for (case, ids) in cases.iter().zip(backbone.token_ids(&strings).unwrap()) {
+            assert_eq!(ids, case.ids, "{family}: {:?}", case.text);
+        }
+
+        let images = backbone.embed(&expected.get("pixels"), None, 1).unwrap();
+        let texts = backbone.embed_texts(&texts, 1).unwrap();
+        let (scale, bias) = (backbone.logit_scale().unwrap(), backbone.logit_bias().unwrap());
+        let unit = |row: &[f32]| {
+            let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            row.iter().map(|x| x / length).collect::<Vec<_>>()
+        };
+        let texts: Vec<_> = texts.chunks(backbone.embedding_width()).map(unit).collect();
+        let logits: Vec<f32> = images
+            .chunks(backbone.embedding_width())
+            .map(unit)
+            .flat_map(|image| {
+                texts
+                    .iter()
+                    .map(move |text| text.iter().zip(&image).map(|(t, i)| t * i).sum::<f32>())
+                    .collect::<Vec<_>>()
+            })
+            .map(|cosine| scale * cosine + bias)
+            .collect();
+        let error = relative(&logits, &expected.get("logits_per_image"));
+        assert!(error < 1e-5, "{family}: {error:.1e}");
+    }
+}
+
 #[test]
 fn text_embeddings_equal_transformers() {
     let texts: Vec<String> = serde_json::from_slice(&std::fs::read(fixtures().join("prompted.json")).unwrap()).unwrap();
-    for family in ["clip", "clip-gelu"] {
+    for family in ["clip", "clip-gelu", "siglip", "siglip-v2", "siglip2"] {
         let error =
             relative(&open(family, None).embed_texts(&texts, 2).unwrap(), &Expected::open(family).get("text_embeds"));
         println!("{family} text embeddings: {error:.1e}");

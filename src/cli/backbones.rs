@@ -95,13 +95,16 @@ fn describe(info: &BackboneInfo) -> String {
         let gated = if t.gated { ", gated" } else { "" };
         format!("{} blocks, width {}, {} heads, MLP {}{gated}", t.depth, t.width, t.heads, t.mlp)
     };
+    let (side, patch) = (spec.image_size, spec.patch_size);
+    let read = spec.grid() * patch;
+    let read = if read == side { String::new() } else { format!(", {read}x{read} pixels read") };
     let mut rows = vec![("name", info.name.clone())];
     rows.extend(info.repo.map(|repo| ("hub repository", repo.to_owned())));
     rows.extend([
         ("where", info.path.clone()),
         ("family", spec.family.to_string()),
         ("image tower", tower(&spec.vision)),
-        ("images", format!("{0}x{0} pixels, patches of {1}x{1}", spec.image_size, spec.patch_size)),
+        ("images", format!("{side}x{side} pixels, patches of {patch}x{patch}{read}")),
     ]);
     rows.extend(spec.projection.map(|width| ("projection", width.to_string())));
     rows.extend(

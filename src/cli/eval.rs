@@ -19,7 +19,7 @@ use vpt::{
 use super::model::ModelArgs;
 use super::output::Output;
 use super::progress::ProgressDisplay;
-use super::{Global, Usage, metrics, split};
+use super::{Global, Usage, metrics, multilabel_metrics, split};
 
 /// Measure a trained task file on a data set
 ///
@@ -81,14 +81,7 @@ fn multilabel(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> an
     })?;
     progress.clear();
     let scores = tally.metrics();
-    let rows = vec![
-        ("mAP", table::percent(scores.map)),
-        ("micro F1", table::percent(scores.micro_f1)),
-        ("macro F1", table::percent(scores.macro_f1)),
-        ("exact match", table::percent(scores.exact_match)),
-        ("loss", format!("{:.4}", scores.loss)),
-    ];
-    report(args, task.meta(), &data.dataset.name, tally.images(), &scores, rows, out)
+    report(args, task.meta(), &data.dataset.name, tally.images(), &scores, multilabel_metrics(&scores), out)
 }
 
 fn classify(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyhow::Result<()> {

@@ -32,7 +32,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use vpt::backbone::Precision;
 use vpt::data::Split;
-use vpt::metrics::Metrics;
+use vpt::metrics::{Metrics, MultilabelMetrics};
 use vpt::report::table;
 
 use output::Output;
@@ -153,6 +153,17 @@ fn metrics(metrics: &Metrics) -> Vec<(&'static str, String)> {
         ("acc1", table::percent(metrics.acc1)),
         ("acc5", table::percent(metrics.acc5)),
         ("mean per-class recall", table::percent(metrics.mean_per_class_recall)),
+        ("loss", format!("{:.4}", metrics.loss)),
+    ]
+}
+
+/// Those of images with any number of classes each.
+fn multilabel_metrics(metrics: &MultilabelMetrics) -> Vec<(&'static str, String)> {
+    vec![
+        ("mAP", table::percent(metrics.map)),
+        ("micro F1", table::percent(metrics.micro_f1)),
+        ("macro F1", table::percent(metrics.macro_f1)),
+        ("exact match", table::percent(metrics.exact_match)),
         ("loss", format!("{:.4}", metrics.loss)),
     ]
 }

@@ -1,27 +1,30 @@
-//! `vpt zero-shot`: CLIP classifies by texts, without training.
+//! `vpt zero-shot`: CLIP or SigLIP classifies by texts, without training.
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 use vpt::backbone::{Backbone, OpenOptions};
-use vpt::data::{Dataset, Split};
+use vpt::data::{Dataset, MeasuredPart, MultilabelDataset, Split};
 use vpt::report::table;
-use vpt::{backbone::class_texts::Prompts, eval::zero_shot::zero_shot};
+use vpt::{
+    backbone::class_texts::Prompts,
+    eval::zero_shot::{zero_shot, zero_shot_sigmoid},
+};
 
 use super::output::Output;
 use super::progress::ProgressDisplay;
-use super::{Global, metrics, split};
+use super::{Global, metrics, multilabel_metrics, split};
 
-/// Classify with CLIP by class names alone
+/// Classify with CLIP or SigLIP by class names alone
 ///
 /// Computed as `CLIP_benchmark` does: every template is filled with every class name and embedded; embeddings are normalised, averaged over the templates and
-/// normalised again. Published numbers hold for published class names and templates only: the output says which were used.
+/// normalised again. With --scores sigmoid, which SigLIP was trained for, each class is told by itself, and an image may have several. Published numbers hold for published class names and templates only: the output says which were used.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  vpt zero-shot --data shapes\n  \
                         vpt zero-shot --backbone clip-vit-b32 --data pets/ --templates templates.txt --classnames names.txt")]
 pub(crate) struct ZeroShot {
-    /// CLIP backbone: known name or folder in the Hugging Face layout
+    /// CLIP or SigLIP backbone: known name or folder in the Hugging Face layout
     #[arg(long, value_name = "NAME|DIR", default_value = "clip-nano")]
     backbone: String,
     /// Folder to look for known backbones in, before the local Hugging Face cache
@@ -42,11 +45,63 @@ pub(crate) struct ZeroShot {
     /// Side of the images the backbone sees, in pixels; a multiple of its patch size [default: the backbone's]
     #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]
     image_size: Option<usize>,
+    /// What logits become: one class an image (softmax), or each class by itself, of data with any number of classes an image too (sigmoid)
+    #[arg(long, value_enum, value_name = "WAY", default_value = "softmax")]
+    scores: Scores,
+}
+
+/// What logits become.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Scores {
+    Softmax,
+    Sigmoid,
+}
+
+/// What is classified: images with a class each, or with any number of them.
+enum Images {
+    Single(Dataset),
+    Several(MultilabelDataset),
+}
+
+impl Images {
+    /// What lies at the path of the arguments. Several classes an image can only be told by themselves.
+    fn open(args: &ZeroShot, seed: u64) -> anyhow::Result<Self> {
+        let several = match args.scores {
+            Scores::Softmax => None,
+            Scores::Sigmoid => {
+                let measured = MeasuredPart { split: args.split, learned: None };
+                MultilabelDataset::open_to_measure(&args.data, seed, measured).ok()
+            }
+        };
+        Ok(match several {
+            Some(data) => Self::Several(data),
+            None => Self::Single(Dataset::open(&args.data, seed)?),
+        })
+    }
+
+    fn dataset(&self) -> &Dataset {
+        match self {
+            Self::Single(dataset) => dataset,
+            Self::Several(data) => &data.dataset,
+        }
+    }
+
+    /// Whether images with these labels have each class.
+    fn truth(&self, labels: &[u32]) -> vpt::Result<Vec<bool>> {
+        match self {
+            Self::Single(dataset) => {
+                let classes = 0..dataset.classes.len();
+                Ok(labels.iter().flat_map(|&label| classes.clone().map(move |class| class == label as usize)).collect())
+            }
+            Self::Several(data) => data.sets.truth(labels),
+        }
+    }
 }
 
 pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Result<()> {
     let mut progress = ProgressDisplay::new(global.quiet);
-    let dataset = Dataset::open(&args.data, global.seed())?;
+    let images = Images::open(args, global.seed())?;
+    let dataset = images.dataset();
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
     let mut prompts = Prompts::of_names(&dataset.classes);
     if let Some(path) = &args.templates {
@@ -62,16 +117,27 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
         max_memory: global.max_memory(),
     };
     let backbone = Backbone::open(&args.backbone, &options)?;
-    let tally = zero_shot(&backbone, &dataset, args.split, &prompts, global.threads(), &mut |done, total| {
-        progress.at("classifying", done, total, String::new);
-    })?;
+    let (threads, split) = (global.threads(), args.split);
+    let show = &mut |done, total| progress.at("classifying", done, total, String::new);
+    let (count, scores, shown) = match args.scores {
+        Scores::Softmax => {
+            let tally = zero_shot(&backbone, dataset, split, &prompts, threads, show)?;
+            let scores = tally.metrics();
+            (tally.images(), json!(scores), metrics(&scores))
+        }
+        Scores::Sigmoid => {
+            let truth = |labels: &[u32]| images.truth(labels);
+            let tally = zero_shot_sigmoid(&backbone, dataset, &truth, split, &prompts, threads, show)?;
+            let scores = tally.metrics();
+            (tally.images() as u64, json!(scores), multilabel_metrics(&scores))
+        }
+    };
     progress.clear();
-    let scores = tally.metrics();
     let result = json!({
         "backbone": backbone.name,
         "data": dataset.name,
         "split": args.split,
-        "images": tally.images(),
+        "images": count,
         "classnames": prompts.classnames,
         "templates": prompts.templates,
         "metrics": scores,
@@ -79,20 +145,11 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
     out.result(&result, || {
         let mut rows = vec![
             ("backbone", backbone.name.clone()),
-            (
-                "data",
-                format!(
-                    "{}, {}: {} images, {} classes",
-                    dataset.name,
-                    args.split,
-                    tally.images(),
-                    dataset.classes.len()
-                ),
-            ),
+            ("data", format!("{}, {}: {} images, {} classes", dataset.name, args.split, count, dataset.classes.len())),
             ("class names", listed(&prompts.classnames, args.classnames.as_ref(), "of the data")),
             ("templates", listed(&prompts.templates, args.templates.as_ref(), "built in")),
         ];
-        rows.extend(metrics(&scores));
+        rows.extend(shown);
         table::pairs(&rows)
     })
 }

@@ -51,12 +51,14 @@ pub struct Backbone {
     hash: OnceLock<String>,
 }
 
-/// The parts of CLIP behind and beside the image tower.
+/// The parts behind and beside the image tower of CLIP and its kin, which hold images against texts.
 pub struct Clip {
-    /// `[D, projection]`.
-    projection: Panels,
+    /// `[D, projection]`; `None` where image features are what texts are held against.
+    projection: Option<Panels>,
     /// Natural logarithm of the factor between cosine and logit.
     logit_scale: f32,
+    /// What is added to a logit, where its sigmoid is a probability by itself.
+    logit_bias: Option<f32>,
     text: Option<LazyTextTower>,
     tokenizer: OnceLock<Tokenizer>,
 }
@@ -117,7 +119,8 @@ impl Backbone {
         // Where nobody typed a size, it is the one in the file.
         let mut vit = if options.image_size.is_none() { vit.map_err(|error| error.in_file(&path))? } else { vit? };
         vit.limit_memory(options.max_memory);
-        let clip = spec.projection.map(|width| Clip::load(&spec, width, &weights, options.precision)).transpose()?;
+        let joint = spec.projection.is_some() || spec.text.is_some();
+        let clip = joint.then(|| Clip::load(&spec, &weights, options.precision)).transpose()?;
         let name = location.name.clone();
         Ok(Self { name, spec, vit, clip, preprocess, without_texts, location, weights, hash: OnceLock::new() })
     }
@@ -150,11 +153,12 @@ impl Backbone {
 
     /// Width of what [`Backbone::embed`] makes.
     pub fn embedding_width(&self) -> usize {
-        self.clip.as_ref().map_or(self.vit.width(), |clip| clip.projection.n())
+        let projection = self.clip.as_ref().and_then(|clip| clip.projection.as_ref());
+        projection.map_or(self.vit.width(), Panels::n)
     }
 
-    /// Image embeddings of `pixels` `[B, 3, S, S]`, not normalised: CLIP's projected class token `[B, projection]`, the
-    /// class token after the last norm `[B, D]` of other families.
+    /// Image embeddings of `pixels` `[B, 3, S, S]`, not normalised: CLIP's projected class token `[B, projection]`, what attention
+    /// pooling makes `[B, D]` of `SigLIP`, the class token after the last norm `[B, D]` of other families.
     ///
     /// # Errors
     /// As [`Vit::features`].
@@ -165,8 +169,8 @@ impl Backbone {
     /// The embeddings that features `[B, D]` (the class token after the last norm) stand for: CLIP's projection of them,
     /// `[B, projection]`, the features themselves for other families.
     pub fn project(&self, features: Vec<f32>) -> Vec<f32> {
-        match &self.clip {
-            Some(clip) => clip.project(&features),
+        match self.clip.as_ref().and_then(|clip| clip.projection.as_ref()) {
+            Some(projection) => product(&features, projection),
             None => features,
         }
     }
@@ -174,8 +178,8 @@ impl Backbone {
     /// The vector-Jacobian product of [`Self::project`]: from gradients `[B, projection]` of embeddings those of the features,
     /// `[B, D]`.
     pub fn project_vjp(&self, gradient: Vec<f32>) -> Vec<f32> {
-        match &self.clip {
-            Some(clip) => clip.project_vjp(&gradient),
+        match self.clip.as_ref().and_then(|clip| clip.projection.as_ref()) {
+            Some(projection) => product(&gradient, projection.t()),
             None => gradient,
         }
     }
@@ -287,7 +291,7 @@ impl Backbone {
     fn encode<S: AsRef<str>>(&self, texts: &[S], context: usize) -> Result<Vec<Vec<u32>>> {
         let Some(clip) = &self.clip else { return Ok(Vec::new()) };
         if clip.tokenizer.get().is_none() {
-            let _ = clip.tokenizer.set(self.location.tokenizer()?);
+            let _ = clip.tokenizer.set(self.location.tokenizer(self.text_spec()?)?);
         }
         let Some(tokenizer) = clip.tokenizer.get() else { return Ok(Vec::new()) };
         texts.iter().map(|text| tokenizer.encode(text.as_ref(), context)).collect()
@@ -301,6 +305,12 @@ impl Backbone {
     pub fn logit_scale(&self) -> Option<f32> {
         self.clip.as_ref().map(|clip| clip.logit_scale.exp())
     }
+
+    /// What is added to cosine times [`Self::logit_scale`] of a backbone that was trained by the sigmoid of its logits, a
+    /// probability for every pair of image and text (`SigLIP`).
+    pub fn logit_bias(&self) -> Option<f32> {
+        self.clip.as_ref().and_then(|clip| clip.logit_bias)
+    }
 }
 
 impl LazyTextTower {
@@ -312,27 +322,25 @@ impl LazyTextTower {
 }
 
 impl Clip {
-    fn load(spec: &Spec, width: usize, weights: &Weights, precision: Precision) -> Result<Self> {
+    fn load(spec: &Spec, weights: &Weights, precision: Precision) -> Result<Self> {
         let (d, names) = (spec.vision.width, &spec.family.joint);
-        let projection = weights.get(names.projection, &[width, d])?;
-        let logit_scale = if weights.has(names.logit_scale) { weights.get(names.logit_scale, &[])?[0] } else { 0.0 };
+        let projection = spec.projection.map(|width| {
+            let weight = weights.get(names.projection, &[width, d])?;
+            Ok::<_, Error>(Panels::pack(Mat::new(&weight, width, d, d).t()))
+        });
+        let scalar = |name: &str| match weights.shape(name) {
+            None => Ok(None),
+            // A scalar, or a list of one.
+            Some(shape) => weights.get(name, if shape == [1] { &[1] } else { &[] }).map(|value| Some(value[0])),
+        };
         let text = spec.text.as_ref().zip(names.text);
         Ok(Self {
-            projection: Panels::pack(Mat::new(&projection, width, d, d).t()),
-            logit_scale,
+            projection: projection.transpose()?,
+            logit_scale: scalar(names.logit_scale)?.unwrap_or(0.0),
+            logit_bias: scalar(names.logit_bias)?,
             text: text.map(|(spec, names)| LazyTextTower::new(spec, names, weights, precision)).transpose()?,
             tokenizer: OnceLock::new(),
         })
-    }
-
-    /// `[n, projection]` of features `[n, D]`.
-    fn project(&self, features: &[f32]) -> Vec<f32> {
-        product(features, &self.projection)
-    }
-
-    /// `[n, D]` of gradients `[n, projection]`.
-    fn project_vjp(&self, gradient: &[f32]) -> Vec<f32> {
-        product(gradient, self.projection.t())
     }
 }
 

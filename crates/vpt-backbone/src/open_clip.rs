@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::names::clip;
 use crate::spec::{
     Activation, Fields, MAX_CONTEXT, MAX_DEPTH, MAX_MLP, MAX_VOCAB, MAX_WIDTH, Pool, Positions, QkvBias, Resampling,
-    Spec, TextSpec, TowerSpec,
+    Spec, TextPool, TextSpec, TowerSpec,
 };
 use crate::weights::TensorSlot;
 use vpt_base::{Error, Result};
@@ -172,11 +172,14 @@ fn text_tower(f: &Fields, quick: bool, projection: usize) -> Result<TextSpec> {
     }
     Ok(TextSpec {
         tower: tower(f, width, heads, quick)?,
+        causal: true,
+        pool: TextPool::End,
         vocab: f.size("vocab_size", Some(VOCABULARY), MAX_VOCAB)?,
         context,
         // The largest number of a text, as `argmax` finds it.
         eos_token_id: 2,
         projection,
+        projection_bias: false,
     })
 }
 

@@ -17,7 +17,7 @@ pub(crate) use self::named::BackboneName;
 use self::named::known_as;
 use super::bundled;
 use super::open_clip::{self, OpenClip};
-use super::spec::{Family, Spec};
+use super::spec::{Family, Spec, TextPool, TextSpec};
 use super::tokenizer::{TOKENIZER, Tokenizer};
 use super::weights::{INDEX, SINGLE, Weights};
 use vpt_base::files::read_limited;
@@ -104,12 +104,13 @@ impl Location {
         }
     }
 
-    /// Opens the backbone's tokenizer.
+    /// Opens the tokenizer of the backbone, whose text tower is `spec`.
     ///
     /// # Errors
-    /// As [`Tokenizer::open`].
-    pub fn tokenizer(&self) -> Result<Tokenizer> {
+    /// There is none, or it cannot be used.
+    pub(crate) fn tokenizer(&self, spec: &TextSpec) -> Result<Tokenizer> {
         match &self.dir {
+            Some(dir) if spec.pool == TextPool::LastPosition => Tokenizer::open_padded(dir, spec.vocab),
             Some(dir) if is_open_clip(dir) => Ok(Tokenizer::open_clip(&dir.join(open_clip::CONFIG))),
             Some(dir) => Tokenizer::open(dir),
             None => Tokenizer::from_bytes(bundled::file(TOKENIZER).unwrap_or_default(), &self.path(TOKENIZER)),

@@ -89,30 +89,53 @@ impl TowerSpec {
     }
 }
 
-/// CLIP's text tower.
+/// A text tower.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TextSpec {
-    /// The transformer; its attention is causal.
+    /// The transformer.
     pub tower: TowerSpec,
+    /// Whether a token sees those before it only.
+    #[serde(skip)]
+    pub causal: bool,
     /// Number of token embeddings.
     pub vocab: usize,
     /// Number of position embeddings: the longest text, start and end tokens included.
     pub context: usize,
-    /// The end-of-text token as the configuration names it; 2 stands for an old mistake, see [`TextSpec::pool_position`].
+    /// Which token of a text holds its embedding.
+    #[serde(skip)]
+    pub pool: TextPool,
+    /// The end-of-text token. In CLIP's configurations 2 stands for an old mistake, see [`TextSpec::read_len`].
     pub eos_token_id: u32,
     /// Width of a projected text embedding.
     pub projection: usize,
+    /// Whether the projection has a bias.
+    #[serde(skip)]
+    pub projection_bias: bool,
+}
+
+/// The token that holds the embedding of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextPool {
+    /// The first end-of-text token. What follows it is padding.
+    End,
+    /// The last position there is: texts are padded to the whole context, and padding is seen like any token.
+    LastPosition,
 }
 
 impl TextSpec {
-    /// Which position of `ids` holds the embedding of the text: the first end-of-text token.
+    /// How many of `ids` are read: up to the one that holds the embedding of the text.
+    ///
+    /// That is all of them, or up to the first end-of-text token.
     ///
     /// Configurations written before July 2023 say `eos_token_id: 2`, which was never right; for those transformers takes
     /// the largest id (the end token has the highest number of the vocabulary). Where no id equals the end token it takes
     /// the first position, and so does this.
-    pub fn pool_position(&self, ids: &[u32]) -> usize {
+    pub fn read_len(&self, ids: &[u32]) -> usize {
+        if self.pool == TextPool::LastPosition {
+            return ids.len();
+        }
         let target = if self.eos_token_id == 2 { ids.iter().copied().max() } else { Some(self.eos_token_id) };
-        ids.iter().position(|&id| Some(id) == target).unwrap_or(0)
+        ids.iter().position(|&id| Some(id) == target).map_or(ids.len().min(1), |end| end + 1)
     }
 }
 
@@ -297,12 +320,14 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_pooled_at_their_end_token() {
+    fn texts_are_read_up_to_their_end_token_or_all() {
         let mut text = defaults("clip").text.unwrap();
-        assert_eq!(text.pool_position(&[49406, 320, 49407, 49407]), 2);
-        assert_eq!(text.pool_position(&[49406, 320]), 0);
+        assert_eq!(text.read_len(&[49406, 320, 49407, 49407]), 3);
+        assert_eq!(text.read_len(&[49406, 320]), 1);
         text.eos_token_id = 2;
-        assert_eq!(text.pool_position(&[98, 2, 99, 99, 3]), 2);
+        assert_eq!(text.read_len(&[98, 2, 99, 99, 3]), 3);
+        text.pool = TextPool::LastPosition;
+        assert_eq!(text.read_len(&[98, 1, 1, 1]), 4);
     }
 
     #[test]

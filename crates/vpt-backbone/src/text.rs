@@ -1,4 +1,4 @@
-//! CLIP's text tower: token ids to projected text embeddings. Texts with learned vectors in them are in `prompted`.
+//! The text tower: token ids to projected text embeddings. Texts with learned vectors in them are in `prompted`.
 
 mod prompted;
 mod tuned;
@@ -9,7 +9,7 @@ use std::path::Path;
 pub use self::prompted::{PromptedTexts, TextPrompts, TextTape};
 pub use self::tuned::{TunedTape, TunedTexts};
 use super::names::TextNames;
-use super::spec::TextSpec;
+use super::spec::{TextPool, TextSpec};
 use super::vit::{Block, BlockScratch, BlockTape, BlockWeights, Get, Queries, Sequences, norm};
 use super::weights::Weights;
 use vpt_base::{Error, Result};
@@ -18,8 +18,8 @@ use vpt_kernel::{Init, Mat, MatMut, Panels, Precision, layer_norm, layer_norm_vj
 /// Rows that a thread works on at a time, about.
 const ROWS: usize = 400;
 
-/// A text tower. Attention is causal and only the end-of-text token is read, so what follows it in a padded text
-/// changes nothing and is never computed.
+/// A text tower. Where attention is causal and the end-of-text token is read, what follows it in a padded text changes nothing
+/// and is never computed.
 pub struct TextTower {
     spec: TextSpec,
     names: &'static TextNames,
@@ -31,6 +31,8 @@ pub struct TextTower {
     final_norm: [Vec<f32>; 2],
     /// `[D, projection]`.
     projection: Panels,
+    /// `[projection]`; empty where there is none.
+    projection_bias: Vec<f32>,
     precision: Precision,
 }
 
@@ -40,6 +42,7 @@ struct Ends {
     positions: Vec<f32>,
     final_norm: [Vec<f32>; 2],
     projection: Vec<f32>,
+    projection_bias: Vec<f32>,
 }
 
 /// A micro-batch of texts, or of what of them each text has for itself, and what its VJP needs.
@@ -57,6 +60,11 @@ impl Ends {
         let d = spec.tower.width;
         Ok(Self {
             projection: get(names.projection, &[spec.projection, d])?,
+            projection_bias: if spec.projection_bias {
+                get(names.projection_bias, &[spec.projection])?
+            } else {
+                Vec::new()
+            },
             tokens: get(names.tokens, &[spec.vocab, d])?,
             positions: get(names.positions, &[spec.context, d])?,
             final_norm: norm(get, names.final_norm, d)?,
@@ -76,7 +84,7 @@ impl TextTower {
         precision: Precision,
     ) -> Result<Self> {
         let get: Get = &|name, shape| weights.get(name, shape);
-        let Ends { tokens, positions, final_norm, projection } = Ends::read(spec, names, get)?;
+        let Ends { tokens, positions, final_norm, projection, projection_bias } = Ends::read(spec, names, get)?;
         let d = spec.tower.width;
         Ok(Self {
             tokens,
@@ -88,6 +96,7 @@ impl TextTower {
                 .collect::<Result<_>>()?,
             final_norm,
             projection: Panels::pack(Mat::new(&projection, spec.projection, d, d).t()),
+            projection_bias,
             spec: spec.clone(),
             names,
             precision,
@@ -130,7 +139,7 @@ impl TextTower {
     /// A text is empty or longer than the context, or an id is beyond the vocabulary; `origin` is the file to blame.
     pub fn embed(&self, texts: &[Vec<u32>], origin: &Path, threads: usize) -> Result<Vec<f32>> {
         texts.iter().try_for_each(|ids| check_ids(&self.spec, ids, origin))?;
-        let read: Vec<&[u32]> = texts.iter().map(|ids| &ids[..=self.spec.pool_position(ids)]).collect();
+        let read: Vec<&[u32]> = texts.iter().map(|ids| &ids[..self.spec.read_len(ids)]).collect();
         let threads = threads.clamp(1, texts.len().max(1));
         let share = |thread: usize| thread * texts.len() / threads;
         let parts: Vec<Vec<f32>> = std::thread::scope(|scope| {
@@ -164,7 +173,7 @@ impl TextTower {
 
     fn micro_batch(&self, texts: &[&[u32]], scratch: &mut BlockScratch) -> Vec<f32> {
         let (mut x, starts) = self.rows(texts);
-        let sequences = Sequences { starts: &starts, causal: true };
+        let sequences = Sequences { starts: &starts, causal: self.spec.causal };
         for block in &self.blocks {
             block.forward(&mut x, sequences, None, Queries::All, None, scratch);
         }
@@ -207,7 +216,8 @@ impl TextTower {
             normalized.chunks_exact(d).flat_map(|row| (0..d).map(|i| row[i] * scale[i] + shift[i])).collect();
         let width = self.spec.projection;
         let mut out = vec![0.0; n * width];
-        matmul(Mat::new(&y, n, d, d), &self.projection, MatMut::new(&mut out, n, width, width), Init::Zero);
+        let init = if self.projection_bias.is_empty() { Init::Zero } else { Init::Bias(&self.projection_bias) };
+        matmul(Mat::new(&y, n, d, d), &self.projection, MatMut::new(&mut out, n, width, width), init);
         out
     }
 
@@ -245,6 +255,15 @@ fn check_ids(spec: &TextSpec, ids: &[u32], origin: &Path) -> Result<()> {
         let message = format!("makes {} tokens of a text; the model takes 1 to {}", ids.len(), spec.context);
         return Err(Error::weights(origin, message));
     }
+    if spec.pool == TextPool::LastPosition && ids.len() != spec.context {
+        let message = format!("makes {} tokens of a text; the model takes exactly {}", ids.len(), spec.context);
+        return Err(Error::weights(origin, message));
+    }
+    check_vocabulary(spec, ids, origin)
+}
+
+/// Fails if an id is beyond the vocabulary.
+fn check_vocabulary(spec: &TextSpec, ids: &[u32], origin: &Path) -> Result<()> {
     if let Some(id) = ids.iter().find(|&&id| id as usize >= spec.vocab) {
         let message = format!("makes token {id} of a text; the model's vocabulary has {}", spec.vocab);
         return Err(Error::weights(origin, message));

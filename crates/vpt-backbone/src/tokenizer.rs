@@ -1,6 +1,7 @@
-//! Texts to token ids, by the `tokenizer.json` of a CLIP checkpoint.
+//! Texts to token ids, by the `tokenizer.json` of a checkpoint: CLIP's, or `SigLIP`'s (`siglip`).
 
 mod open_clip;
+mod siglip;
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use tokenizers::{PostProcessor, TruncationDirection};
 
 use self::open_clip::ClipTokenizer;
+use self::siglip::SiglipTokenizer;
 use vpt_base::contain::contain;
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
@@ -39,6 +41,8 @@ enum Kind {
     File(Box<tokenizers::Tokenizer>),
     /// CLIP's own.
     Clip(ClipTokenizer),
+    /// SigLIP's.
+    Siglip(Box<SiglipTokenizer>),
 }
 
 impl Tokenizer {
@@ -66,6 +70,30 @@ impl Tokenizer {
             );
         }
         Err(Error::weights(dir, format!("holds no {TOKENIZER}, nor {VOCAB} and {MERGES}: texts cannot be read")))
+    }
+
+    /// Opens the tokenizer in the folder `dir` for a model that reads texts padded to a fixed length, whose vocabulary has
+    /// `vocab` tokens: `SigLIP`.
+    ///
+    /// # Errors
+    /// There is none, or it would give other ids than the model was trained with.
+    pub(crate) fn open_padded(dir: &Path, vocab: usize) -> Result<Self> {
+        let path = dir.join(TOKENIZER);
+        if !path.is_file() {
+            let pieces = ["spiece.model", "tokenizer.model"].into_iter().find(|name| dir.join(name).is_file());
+            let message = match pieces {
+                Some(name) => format!("holds {name} but no {TOKENIZER}, which is what is read: texts cannot be read"),
+                None => format!("holds no {TOKENIZER}: texts cannot be read"),
+            };
+            return Err(Error::weights(dir, message));
+        }
+        let Self { kind, path } = Self::from_bytes(&read_limited(&path, MAX_BYTES)?, &path)?;
+        let bad = |why: String| Error::weights(&path, format!("not a usable tokenizer: {}", one_line(&why)));
+        let kind = match kind {
+            Kind::File(inner) => Kind::Siglip(Box::new(SiglipTokenizer::new(*inner, vocab).map_err(bad)?)),
+            other => other,
+        };
+        Ok(Self { kind, path })
     }
 
     /// A tokenizer from the bytes of a `tokenizer.json`; `path` names it in errors.
@@ -123,7 +151,7 @@ impl Tokenizer {
     }
 
     /// The ids of `text` with the tokens the file puts around it (CLIP: start and end of text), at most `context` of them:
-    /// a longer text loses its end, not the end token. Not padded.
+    /// a longer text loses its end, not the end token. Padded to `context` for SigLIP only.
     ///
     /// # Errors
     /// The text cannot be tokenized, or `context` is too short for the tokens put around it.
@@ -135,8 +163,14 @@ impl Tokenizer {
         let failed = |message: &str| Error::weights(&self.path, format!("not a usable tokenizer: {}", bad(message)));
         let inner = match &self.kind {
             Kind::File(inner) => inner,
-            Kind::Clip(_) if context < 2 => return Err(bad(&format!("start and end token do not fit into {context}"))),
+            Kind::Clip(_) | Kind::Siglip(_) if context < 2 => {
+                return Err(bad(&format!("start and end token do not fit into {context}")));
+            }
             Kind::Clip(clip) => return contain(|| clip.encode(text, context)).map_err(|panic| failed(&panic)),
+            Kind::Siglip(siglip) => {
+                let ids = contain(|| siglip.encode(text, context)).map_err(|panic| failed(&panic))?;
+                return ids.map_err(|error| failed(&error.to_string()));
+            }
         };
         let post = inner.get_post_processor();
         let room = context.checked_sub(post.map_or(0, |p| p.added_tokens(false)));

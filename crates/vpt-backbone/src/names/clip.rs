@@ -1,10 +1,10 @@
 //! CLIP (Radford et al. 2021): both towers, or its image tower published on its own. A norm before the first block, a
 //! projection, and usually a text tower.
 
-use serde_json::Value;
-
 use super::{Anchor, BlockNames, Family, JointNames, TensorName, TextNames, VisionNames};
-use crate::spec::{Fields, MAX_CONTEXT, MAX_MLP, MAX_VOCAB, MlpWidth, Pool, Positions, Resampling, Spec, TextSpec};
+use crate::spec::{
+    Fields, MAX_CONTEXT, MAX_MLP, MAX_VOCAB, MlpWidth, Pool, Positions, Resampling, Spec, TextPool, TextSpec,
+};
 use vpt_base::Result;
 use vpt_image::preprocess::Preprocess;
 
@@ -19,7 +19,12 @@ pub static FAMILY: Family = Family {
     vision: NAMES,
     stored: &[],
     classifier: "",
-    joint: JointNames { projection: "visual_projection.weight", logit_scale: "logit_scale", text: Some(&TEXT) },
+    joint: JointNames {
+        projection: "visual_projection.weight",
+        logit_scale: "logit_scale",
+        logit_bias: "",
+        text: Some(&TEXT),
+    },
 };
 
 pub(super) const NAMES: VisionNames = VisionNames {
@@ -45,12 +50,15 @@ pub(super) const BLOCKS: BlockNames = BlockNames {
     layer_scale: ["", ""],
 };
 
-static TEXT: TextNames = TextNames {
+static TEXT: TextNames = TEXT_NAMES;
+
+pub(super) const TEXT_NAMES: TextNames = TextNames {
     tokens: "text_model.embeddings.token_embedding.weight",
     positions: "text_model.embeddings.position_embedding.weight",
     blocks: BlockNames { prefix: "text_model.encoder.layers", ..BLOCKS },
     final_norm: "text_model.final_layer_norm",
     projection: "text_projection.weight",
+    projection_bias: "text_projection.bias",
 };
 
 fn spec(root: &Fields) -> Result<Spec> {
@@ -68,10 +76,13 @@ fn both_towers(root: &Fields) -> Result<Spec> {
     let projection = root.size("projection_dim", Some(512), MAX_MLP)?;
     let text = TextSpec {
         tower: t.tower((512, 12, 8), "quick_gelu", 1e-5, &MlpWidth::Size(2048))?,
+        causal: true,
+        pool: TextPool::End,
         vocab: t.size("vocab_size", Some(49408), MAX_VOCAB)?,
         context: t.size("max_position_embeddings", Some(77), MAX_CONTEXT)?,
         eos_token_id: t.token_id("eos_token_id", 49407)?,
         projection,
+        projection_bias: false,
     };
     if text.context < 3 {
         return Err(t.error("max_position_embeddings", "must be at least 3: start token, end token and one between"));
@@ -81,11 +92,7 @@ fn both_towers(root: &Fields) -> Result<Spec> {
 
 /// The image tower published on its own, with or without its projection.
 fn lone_image_tower(root: &Fields) -> Result<Spec> {
-    let named = |name: &str| match root.get("architectures") {
-        Some(Value::Array(list)) => list.iter().any(|x| x.as_str() == Some(name)),
-        _ => false,
-    };
-    let projection = if named("CLIPVisionModelWithProjection") {
+    let projection = if root.names_architecture("CLIPVisionModelWithProjection") {
         Some(root.size("projection_dim", Some(512), MAX_MLP)?)
     } else {
         None

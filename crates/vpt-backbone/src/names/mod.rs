@@ -171,13 +171,15 @@ pub(super) struct JointNames {
     pub(super) projection: &'static str,
     /// The logarithm of the factor between cosine and logit, a scalar.
     pub(super) logit_scale: &'static str,
+    /// What is added to every logit, a scalar.
+    pub(super) logit_bias: &'static str,
     /// The text tower.
     pub(super) text: Option<&'static TextNames>,
 }
 
 impl JointNames {
     /// Of a family without texts.
-    pub(super) const NONE: Self = Self { projection: "", logit_scale: "", text: None };
+    pub(super) const NONE: Self = Self { projection: "", logit_scale: "", logit_bias: "", text: None };
 }
 
 /// The tensors of a text tower.
@@ -193,6 +195,8 @@ pub(crate) struct TextNames {
     pub(super) final_norm: &'static str,
     /// The projection of a text's features, `[E, D]`.
     pub(super) projection: &'static str,
+    /// Its bias `[E]`, where it has one.
+    pub(super) projection_bias: &'static str,
 }
 
 impl PartialEq for Family {

@@ -4,8 +4,13 @@
 //! Both generations at fixed sizes are `siglip`. `siglip2` are the models that see images at their own aspect ratio (`NaFlex`), read
 //! here as what they are for square images: a grid of all their positions.
 
-use super::{Anchor, AttentionPoolNames, BlockNames, Family, JointNames, StoredTensor, TensorName, VisionNames, clip};
-use crate::spec::{Fields, MAX_PATCHES, MlpWidth, Pool, Positions, Resampling, Spec};
+use super::{
+    Anchor, AttentionPoolNames, BlockNames, Family, JointNames, StoredTensor, TensorName, TextNames, VisionNames, clip,
+};
+use crate::spec::{
+    Fields, MAX_CONTEXT, MAX_MLP, MAX_PATCHES, MAX_VOCAB, MlpWidth, Pool, Positions, Resampling, Spec, TextPool,
+    TextSpec,
+};
 use crate::weights::TensorSlot;
 use vpt_base::Result;
 use vpt_image::preprocess::Preprocess;
@@ -21,7 +26,7 @@ pub static FAMILY: Family = Family {
     vision: NAMES,
     stored: &STORED,
     classifier: "classifier",
-    joint: JointNames::NONE,
+    joint: JOINT,
 };
 
 /// The family for images of any aspect ratio.
@@ -34,7 +39,7 @@ pub static NAFLEX: Family = Family {
     vision: NAMES,
     stored: &[],
     classifier: "classifier",
-    joint: JointNames::NONE,
+    joint: JOINT,
 };
 
 /// The text tower has no tensor of this name, CLIP no such bias.
@@ -57,6 +62,13 @@ const NAMES: VisionNames = VisionNames {
     blocks: BlockNames { prefix: "vision_model.encoder.layers", ..clip::BLOCKS },
     ..clip::NAMES
 };
+
+/// Image features have no projection: attention pooling makes what texts are held against.
+const JOINT: JointNames =
+    JointNames { projection: "", logit_scale: "logit_scale", logit_bias: "logit_bias", text: Some(&TEXT) };
+
+static TEXT: TextNames =
+    TextNames { projection: "text_model.head.weight", projection_bias: "text_model.head.bias", ..clip::TEXT_NAMES };
 
 /// torch's attention has the three layers of the pooling in one; `NaFlex` has its patches' layer with channels last.
 static STORED: [StoredTensor; 3] = [
@@ -84,8 +96,43 @@ static STORED: [StoredTensor; 3] = [
 
 fn spec(root: &Fields, family: &'static Family) -> Result<Spec> {
     let both = matches!(root.text("model_type")?, Some("siglip" | "siglip2"));
-    let vision = if both { root.section("vision_config", "vision_config.")? } else { *root };
-    image_tower(&vision, family)
+    if !both {
+        return image_tower(root, family);
+    }
+    let images = image_tower(&root.section("vision_config", "vision_config.")?, family)?;
+    // A classifier is saved with what its model is made of, and without the texts.
+    let classifier = root.names_architecture("SiglipForImageClassification")
+        || root.names_architecture("Siglip2ForImageClassification");
+    if classifier {
+        return Ok(images);
+    }
+    let text = text_tower(&root.section("text_config", "text_config.")?, images.vision.width)?;
+    Ok(Spec { text: Some(text), ..images })
+}
+
+/// The text tower beside images of this `width`.
+fn text_tower(f: &Fields, width: usize) -> Result<TextSpec> {
+    let tower = f.tower((768, 12, 12), "gelu_pytorch_tanh", 1e-6, &MlpWidth::Size(3072))?;
+    let projection = f.size("projection_size", Some(tower.width), MAX_MLP)?;
+    if projection != width {
+        let message = format!("texts of width {projection} beside images of width {width}");
+        return Err(f.error("projection_size", &message));
+    }
+    let context = f.size("max_position_embeddings", Some(64), MAX_CONTEXT)?;
+    if context < 3 {
+        return Err(f.error("max_position_embeddings", "must be at least 3: end token and two more"));
+    }
+    Ok(TextSpec {
+        tower,
+        causal: false,
+        vocab: f.size("vocab_size", Some(32000), MAX_VOCAB)?,
+        context,
+        pool: TextPool::LastPosition,
+        // What the configuration says is CLIP's and was never right.
+        eos_token_id: 1,
+        projection,
+        projection_bias: true,
+    })
 }
 
 fn image_tower(f: &Fields, family: &'static Family) -> Result<Spec> {

@@ -1,7 +1,7 @@
 //! The backbones that have a name here, and their repositories on the Hugging Face hub.
 
 use crate::bundled;
-use crate::names::{Family, clip, dinov2, dinov2_with_registers, mae, vit};
+use crate::names::{Family, clip, dinov2, dinov2_with_registers, mae, siglip, vit};
 
 /// A backbone with a name.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,6 +39,31 @@ pub const KNOWN: &[Known] = &[
     known("dfn-vit-h14", "apple/DFN5B-CLIP-ViT-H-14", &clip::FAMILY),
     known("bioclip", "imageomics/bioclip", &clip::FAMILY),
     known("bioclip-2", "imageomics/bioclip-2", &clip::FAMILY),
+    known("siglip-b16", "google/siglip-base-patch16-224", &siglip::FAMILY),
+    known("siglip-b16-256", "google/siglip-base-patch16-256", &siglip::FAMILY),
+    known("siglip-b16-384", "google/siglip-base-patch16-384", &siglip::FAMILY),
+    known("siglip-b16-512", "google/siglip-base-patch16-512", &siglip::FAMILY),
+    known("siglip-l16-256", "google/siglip-large-patch16-256", &siglip::FAMILY),
+    known("siglip-l16-384", "google/siglip-large-patch16-384", &siglip::FAMILY),
+    known("siglip-so400m14", "google/siglip-so400m-patch14-224", &siglip::FAMILY),
+    known("siglip-so400m14-384", "google/siglip-so400m-patch14-384", &siglip::FAMILY),
+    known("siglip2-b32-256", "google/siglip2-base-patch32-256", &siglip::FAMILY),
+    known("siglip2-b16", "google/siglip2-base-patch16-224", &siglip::FAMILY),
+    known("siglip2-b16-256", "google/siglip2-base-patch16-256", &siglip::FAMILY),
+    known("siglip2-b16-384", "google/siglip2-base-patch16-384", &siglip::FAMILY),
+    known("siglip2-b16-512", "google/siglip2-base-patch16-512", &siglip::FAMILY),
+    known("siglip2-l16-256", "google/siglip2-large-patch16-256", &siglip::FAMILY),
+    known("siglip2-l16-384", "google/siglip2-large-patch16-384", &siglip::FAMILY),
+    known("siglip2-l16-512", "google/siglip2-large-patch16-512", &siglip::FAMILY),
+    known("siglip2-so400m14", "google/siglip2-so400m-patch14-224", &siglip::FAMILY),
+    known("siglip2-so400m14-384", "google/siglip2-so400m-patch14-384", &siglip::FAMILY),
+    known("siglip2-so400m16-256", "google/siglip2-so400m-patch16-256", &siglip::FAMILY),
+    known("siglip2-so400m16-384", "google/siglip2-so400m-patch16-384", &siglip::FAMILY),
+    known("siglip2-so400m16-512", "google/siglip2-so400m-patch16-512", &siglip::FAMILY),
+    known("siglip2-giant16-256", "google/siglip2-giant-opt-patch16-256", &siglip::FAMILY),
+    known("siglip2-giant16-384", "google/siglip2-giant-opt-patch16-384", &siglip::FAMILY),
+    known("siglip2-b16-naflex", "google/siglip2-base-patch16-naflex", &siglip::NAFLEX),
+    known("siglip2-so400m16-naflex", "google/siglip2-so400m-patch16-naflex", &siglip::NAFLEX),
     known("dinov2-small", "facebook/dinov2-small", &dinov2::FAMILY),
     known("dinov2-base", "facebook/dinov2-base", &dinov2::FAMILY),
     known("dinov2-large", "facebook/dinov2-large", &dinov2::FAMILY),

@@ -105,6 +105,12 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Whether this class is among the `architectures` that the checkpoint was saved from.
+    pub(crate) fn names_architecture(&self, class: &str) -> bool {
+        let list = self.get("architectures").and_then(Value::as_array);
+        list.is_some_and(|list| list.iter().any(|name| name.as_str() == Some(class)))
+    }
+
     pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool> {
         match self.get(name) {
             None => Ok(default),
@@ -258,9 +264,9 @@ fn brief(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Pool, Positions, Resampling, TextSpec};
+    use super::super::{Pool, Positions, Resampling, TextPool, TextSpec};
     use super::*;
-    use crate::names::{clip, deit, dinov2, dinov2_with_registers, mae, vit};
+    use crate::names::{clip, deit, dinov2, dinov2_with_registers, mae, siglip, vit};
 
     fn read(json: &str) -> Result<Spec> {
         parse(json.as_bytes(), Path::new("config.json"))
@@ -289,10 +295,13 @@ mod tests {
         let clip = read(r#"{"model_type": "clip", "vision_config": null}"#).unwrap();
         let text = TextSpec {
             tower: tower(512, 8, 2048, Activation::QuickGelu, 1e-5),
+            causal: true,
+            pool: TextPool::End,
             vocab: 49408,
             context: 77,
             eos_token_id: 49407,
             projection: 512,
+            projection_bias: false,
         };
         let base = Spec {
             family: &clip::FAMILY,
@@ -337,6 +346,48 @@ mod tests {
         let positions = Positions { prefix: 1, resampling: Resampling::AntialiasedBicubic };
         let base = Spec { family: &dinov2_with_registers::FAMILY, patch_size: 16, registers: 4, positions, ..base };
         assert_eq!(read(r#"{"model_type": "dinov2_with_registers"}"#).unwrap(), base);
+        let text = TextSpec {
+            tower: tower(768, 12, 3072, Activation::GeluTanh, 1e-6),
+            causal: false,
+            vocab: 32000,
+            context: 64,
+            pool: TextPool::LastPosition,
+            eos_token_id: 1,
+            projection: 768,
+            projection_bias: true,
+        };
+        let siglip = Spec {
+            family: &siglip::FAMILY,
+            vision: tower(768, 12, 3072, Activation::GeluTanh, 1e-6),
+            image_size: 224,
+            patch_size: 16,
+            patch_bias: true,
+            class_token: false,
+            registers: 0,
+            positions: Positions { prefix: 0, resampling: Resampling::Bicubic },
+            pre_norm: false,
+            pool: Pool::Attention,
+            classifier: Some(Pool::Mean),
+            projection: None,
+            text: Some(text),
+        };
+        assert_eq!(read(r#"{"model_type": "siglip"}"#).unwrap(), siglip);
+        let positions = Positions { resampling: Resampling::AntialiasedBilinear, ..siglip.positions };
+        let naflex = Spec { family: &siglip::NAFLEX, image_size: 256, positions, ..siglip.clone() };
+        assert_eq!(read(r#"{"model_type": "siglip2"}"#).unwrap(), naflex);
+        let alone = Spec { text: None, ..siglip };
+        assert_eq!(read(r#"{"model_type": "siglip_vision_model"}"#).unwrap(), alone);
+        let headless = Spec { pool: Pool::Mean, ..alone };
+        assert_eq!(read(r#"{"model_type": "siglip_vision_model", "vision_use_head": false}"#).unwrap(), headless);
+    }
+
+    // google/siglip-so400m-patch14-384.
+    #[test]
+    fn patches_that_do_not_fill_an_image_are_as_many_as_fit() {
+        let spec = read(r#"{"model_type": "siglip", "vision_config": {"image_size": 384, "patch_size": 14}}"#).unwrap();
+        assert_eq!((spec.image_size, spec.grid()), (384, 27));
+        assert!(spec.check_image_size(384).is_ok() && spec.check_image_size(378).is_ok());
+        assert!(spec.check_image_size(385).is_err());
     }
 
     #[test]
@@ -433,6 +484,17 @@ mod tests {
             (r#"{"model_type": "clip", "text_config": {"max_position_embeddings": 2}}"#, "at least 3"),
             (r#"{"model_type": "clip", "text_config": {"eos_token_id": [1, 2]}}"#, "text_config.eos_token_id: "),
             (r#"{"model_type": "clip", "projection_dim": 0}"#, "projection_dim: "),
+            (
+                r#"{"model_type": "siglip", "text_config": {"projection_size": 512}}"#,
+                "text_config.projection_size: texts of width 512 beside images of width 768",
+            ),
+            (r#"{"model_type": "siglip", "text_config": {"max_position_embeddings": 2}}"#, "at least 3"),
+            (r#"{"model_type": "siglip", "vision_config": {"image_size": 8}}"#, "vision_config.image_size: 8"),
+            (r#"{"model_type": "siglip", "vision_config": {"vision_use_head": 1}}"#, "vision_use_head: "),
+            (
+                r#"{"model_type": "siglip2", "vision_config": {"num_patches": 200}}"#,
+                "num_patches: 200 patches are no square",
+            ),
         ] {
             let message = refused(json);
             assert!(message.contains(part), "{json}: {message}");

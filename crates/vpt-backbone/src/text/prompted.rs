@@ -7,12 +7,16 @@
 //!
 //! Deep prompts (IVLP, MaPLe) replace the stem's vectors at the input of further blocks by fresh ones, without positions;
 //! behind the last prompted block they travel on.
+//!
+//! Where tokens see what comes after them too, nothing is shared: see `both_ways`.
+
+mod both_ways;
 
 use std::ops::Range;
 use std::path::Path;
 
-use super::{ROWS, TextMicroBatch, TextTower, check_ids};
-use crate::spec::TextSpec;
+use super::{ROWS, TextMicroBatch, TextTower, check_ids, check_vocabulary};
+use crate::spec::{TextPool, TextSpec};
 use crate::vit::{BlockScratch, BlockTape, Depth, Queries, Sequences};
 use vpt_base::{Error, Result, parallel};
 use vpt_kernel::{Mat, row_stride};
@@ -35,7 +39,7 @@ pub struct TextPrompts<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptedTexts {
     start: u32,
-    /// Tokens behind the context vectors, up to the end token.
+    /// Tokens behind the context vectors, up to the one that is read.
     tails: Vec<Vec<u32>>,
     /// Vectors that there is room for.
     room: usize,
@@ -46,6 +50,8 @@ pub struct PromptedTexts {
 pub struct TextTape {
     layers: usize,
     tokens: usize,
+    /// The vectors, where the stem is not shared: a pass that is run again begins with them.
+    vectors: Vec<f32>,
     stem: Stem,
     /// Micro-batches of each thread, in the order of the texts.
     parts: Vec<Vec<TextMicroBatch>>,
@@ -67,16 +73,25 @@ impl Stem {
 }
 
 impl PromptedTexts {
-    /// Texts of these token ids, start and end token included, that will have learned vectors behind their start token, in the
-    /// tower that `spec` describes.
+    /// Texts of these token ids that will have learned vectors in them, in the tower that `spec` describes: start and end token
+    /// included and the vectors behind the start token; or, where the last position is read, padded to the room that the
+    /// vectors, which come first, leave.
     ///
     /// # Errors
     /// A text has no start or end token, or an id is beyond the vocabulary; `origin` is the file to blame.
     pub fn new(spec: &TextSpec, ids: &[Vec<u32>], origin: &Path) -> Result<Self> {
         let mut texts = Self { start: 0, tails: Vec::new(), room: spec.context - 1 };
+        if spec.pool == TextPool::LastPosition {
+            for ids in ids {
+                check_vocabulary(spec, ids, origin)?;
+                texts.room = texts.room.min(spec.context.saturating_sub(ids.len()));
+                texts.tails.push(ids.clone());
+            }
+            return Ok(texts);
+        }
         for ids in ids {
             check_ids(spec, ids, origin)?;
-            let end = spec.pool_position(ids);
+            let end = spec.read_len(ids) - 1;
             if end == 0 || !texts.is_empty() && ids[0] != texts.start {
                 return Err(Error::weights(origin, "makes a text without a start or an end token of it"));
             }
@@ -104,6 +119,11 @@ impl TextTower {
     /// # Errors
     /// As [`PromptedTexts::new`].
     pub fn word_embeddings(&self, ids: &[u32], origin: &Path) -> Result<Vec<f32>> {
+        if self.spec.pool == TextPool::LastPosition {
+            check_vocabulary(&self.spec, ids, origin)?;
+            let words = ids.iter().take_while(|&&id| id != self.spec.eos_token_id);
+            return Ok(words.flat_map(|&id| self.token(id)).copied().collect());
+        }
         let texts = PromptedTexts::new(&self.spec, &[ids.to_vec()], origin)?;
         let words = texts.tails[0].split_last().map_or(&[][..], |(_, words)| words);
         Ok(words.iter().flat_map(|&id| self.token(id)).copied().collect())
@@ -139,20 +159,25 @@ impl TextTower {
         keep_bytes: usize,
     ) -> Result<(Vec<f32>, TextTape)> {
         self.check_prompts(prompts, texts)?;
-        let stem = self.stem(prompts, texts.start);
+        let stem = if self.spec.causal { self.stem(prompts, texts.start) } else { Stem::default() };
         let keep = self.kept_bytes(prompts, texts) <= keep_bytes;
         let shares = parallel::shares(texts.len(), threads, |share| {
             let mut scratch = BlockScratch::default();
             let (mut embeds, mut parts) = (Vec::new(), Vec::new());
             for range in micro_batches(&texts.tails, share) {
-                let (embed, part) = self.tails(prompts.tokens, &stem, texts, range, keep, &mut scratch);
+                let (embed, part) = if self.spec.causal {
+                    self.tails(prompts.tokens, &stem, texts, range, keep, &mut scratch)
+                } else {
+                    self.both_ways(prompts, texts, range, keep, &mut scratch)
+                };
                 embeds.extend(embed);
                 parts.push(part);
             }
             (embeds, parts)
         });
         let (embeds, parts): (Vec<_>, Vec<_>) = shares.into_iter().unzip();
-        Ok((embeds.concat(), TextTape { layers: prompts.layers, tokens: prompts.tokens, stem, parts }))
+        let vectors = if self.spec.causal { Vec::new() } else { prompts.data.to_vec() };
+        Ok((embeds.concat(), TextTape { layers: prompts.layers, tokens: prompts.tokens, vectors, stem, parts }))
     }
 
     /// The gradient of the prompts `[layers, n, D]` from that of the embeddings `[C, projection]`, by the tape of the forward
@@ -161,11 +186,19 @@ impl TextTower {
     /// # Errors
     /// `d_embeds` has another size than the embeddings.
     pub fn prompted_vjp(&self, tape: TextTape, texts: &PromptedTexts, d_embeds: &[f32]) -> Result<Vec<f32>> {
-        let TextTape { layers, tokens, stem, parts } = tape;
+        let TextTape { layers, tokens, vectors, stem, parts } = tape;
         let (d, width) = (self.width(), self.projection());
         if d_embeds.len() != texts.len() * width {
             let message = format!("{} values for {} texts of {width}", d_embeds.len(), texts.len());
             return Err(Error::invalid("gradient of the text embeddings", message));
+        }
+        if !self.spec.causal {
+            return Ok(self.both_ways_gradient(
+                &TextPrompts { layers, tokens, data: &vectors },
+                parts,
+                texts,
+                d_embeds,
+            ));
         }
         let read = (1 + tokens) * row_stride(2 * d);
         let sums = parallel::with_shares(parts, |parts| {
@@ -202,6 +235,12 @@ impl TextTower {
         if tokens > texts.room {
             let message = format!("{tokens} vectors leave no room for the longest class name: {} at most", texts.room);
             return Err(Error::setting("prompt_tokens", message));
+        }
+        if self.spec.pool == TextPool::LastPosition && tokens < texts.room {
+            return Err(Error::invalid(
+                "text prompts",
+                format!("{tokens} vectors where room was left for {}", texts.room),
+            ));
         }
         let expected = layers * tokens * self.width();
         if data.len() != expected {
@@ -334,7 +373,8 @@ impl TextTower {
 
     /// About what the tapes of all tails take.
     fn kept_bytes(&self, prompts: &TextPrompts, texts: &PromptedTexts) -> usize {
-        let rows = texts.tails.iter().map(Vec::len).sum();
+        let rows: usize = texts.tails.iter().map(Vec::len).sum();
+        let rows = if self.spec.causal { rows } else { rows + texts.len() * prompts.tokens };
         let keys = 1 + prompts.tokens + texts.tails.iter().map(Vec::len).max().unwrap_or(0);
         self.tape_bytes(rows, keys)
     }

@@ -42,14 +42,14 @@ impl TextTower {
         Ok(TunedTexts { low_rank, blocks: self.blocks.clone() })
     }
 
-    /// The part of each text that is read: up to its end token.
+    /// The part of each text that is read.
     ///
     /// # Errors
     /// As [`TextTower::embed`].
     pub fn read_part(&self, texts: Vec<Vec<u32>>, origin: &Path) -> Result<Vec<Vec<u32>>> {
         let cut = |mut ids: Vec<u32>| {
             check_ids(&self.spec, &ids, origin)?;
-            ids.truncate(self.spec.pool_position(&ids) + 1);
+            ids.truncate(self.spec.read_len(&ids));
             Ok(ids)
         };
         texts.into_iter().map(cut).collect()
@@ -124,7 +124,7 @@ impl TextTower {
     ) -> (Vec<f32>, TextMicroBatch) {
         let texts: Vec<&[u32]> = texts[range.clone()].iter().map(Vec::as_slice).collect();
         let (mut x, starts) = self.rows(&texts);
-        let sequences = Sequences { starts: &starts, causal: true };
+        let sequences = Sequences { starts: &starts, causal: self.spec.causal };
         let mut part = TextMicroBatch { range, ..TextMicroBatch::default() };
         for block in &tuned.blocks {
             let mut tape = keep.then(|| BlockTape::new(self.precision));
@@ -151,7 +151,7 @@ impl TextTower {
         });
         let starts: Vec<usize> = std::iter::once(0).chain(ends).collect();
         let mut dx = self.project_ends_vjp(d_embeds, &starts, &part.normalized, &part.inverse);
-        let sequences = Sequences { starts: &starts, causal: true };
+        let sequences = Sequences { starts: &starts, causal: self.spec.causal };
         for (i, block) in tuned.blocks.iter().enumerate().rev() {
             let depth = if i == 0 { Depth::Weights } else { Depth::Rows };
             let (learned, grads) = (tuned.low_rank.learned(i), &mut sums[i]);

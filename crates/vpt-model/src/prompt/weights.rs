@@ -239,7 +239,7 @@ impl WeightTuning {
         let texts = shape.lora().filter(|lora| lora.towers.text());
         let texts = texts.map(|lora| backbone.tuned_texts(lora.rank, lora.scale())).transpose()?;
         let width = backbone.vit.width();
-        let projects = site.embeds && backbone.clip.is_some() && shape == WeightShape::Full;
+        let projects = site.embeds && backbone.spec.projection.is_some() && shape == WeightShape::Full;
         let projection = projects.then(|| backbone.visual_projection()).transpose()?;
         let mut tensors = image.iter().flat_map(|image| image.tensors().to_vec()).collect::<Vec<_>>();
         tensors.extend(projection.iter().map(|p| (VISUAL_PROJECTION.to_owned(), vec![p.len() / width, width])));

@@ -1,5 +1,7 @@
-//! CLIP's zero-shot classifier on a part of a data set: logits are the cosines of an image's embedding with those of the texts
+//! Zero-shot classification of a part of a data set by CLIP or `SigLIP`: logits are the cosines of an image's embedding with those of the texts
 //! that name the classes (see [`class_texts`](vpt_backbone::class_texts)) times the model's `exp(logit_scale)`.
+//! `SigLIP` was trained to tell each class by itself: with its bias added, the sigmoid of a logit is the probability that image and text
+//! belong together, and an image may have any number of classes.
 
 use crate::infer::batches;
 use vpt_backbone::{
@@ -8,7 +10,7 @@ use vpt_backbone::{
 };
 use vpt_base::{Error, Progress, Result, linear_algebra::normalize_l2};
 use vpt_data::{Dataset, Split, visit_batches};
-use vpt_model::metrics::{Tally, calibration::Logits};
+use vpt_model::metrics::{MultilabelTally, Tally, calibration::Logits};
 
 /// Classifies one part of `dataset` by texts and counts, with `threads` threads.
 ///
@@ -28,6 +30,37 @@ pub fn zero_shot(
         true
     };
     each_batch(backbone, dataset, split, prompts, threads, go_on, |logits, labels| tally.add(logits, labels))?;
+    Ok(tally)
+}
+
+/// Tells each class of one part of `dataset` by itself, by the sigmoid of its logit, and counts. `truth` says whether images with
+/// these labels have each class, `[B, classes]`.
+///
+/// # Errors
+/// As [`zero_shot`]; or the backbone was not trained so.
+pub fn zero_shot_sigmoid(
+    backbone: &Backbone,
+    dataset: &Dataset,
+    truth: &dyn Fn(&[u32]) -> Result<Vec<bool>>,
+    split: Split,
+    prompts: &Prompts,
+    threads: usize,
+    progress: Progress,
+) -> Result<MultilabelTally> {
+    let Some(bias) = backbone.logit_bias() else {
+        backbone.text_spec()?;
+        let message = format!("sigmoid is for backbones that were trained by it, as SigLIP; {} was not", backbone.name);
+        return Err(Error::setting("scores", message));
+    };
+    let mut tally = MultilabelTally::new(prompts.classnames.len());
+    let go_on = &mut |done, total| {
+        progress(done, total);
+        true
+    };
+    each_batch(backbone, dataset, split, prompts, threads, go_on, |logits, labels| {
+        let logits: Vec<f32> = logits.iter().map(|logit| logit + bias).collect();
+        tally.add(&logits, &truth(labels)?)
+    })?;
     Ok(tally)
 }
 

@@ -6,7 +6,6 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::ops::softmax;
 
 use super::*;
-use crate::names::clip;
 use crate::registry::locate;
 use crate::spec::{Activation, TextSpec};
 use crate::weights::Weights;
@@ -31,12 +30,28 @@ fn fixture_in(name: &str, precision: Precision) -> PromptedFixture {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name);
     let location = locate(dir.to_str().unwrap(), None).unwrap();
     let (spec, weights) = (location.spec().unwrap().text.unwrap(), location.weights().unwrap());
-    let tower = TextTower::load(&spec, clip::FAMILY.joint.text.unwrap(), &weights, precision).unwrap();
+    let names = location.spec().unwrap().family.joint.text.unwrap();
+    let tower = TextTower::load(&spec, names, &weights, precision).unwrap();
+    if !spec.causal {
+        return of_siglip(spec, weights, tower);
+    }
     let (start, end) = (598, 599);
     let ids: Vec<Vec<u32>> = [&[17, 300, 4][..], &[511], &[9, 8, 7, 6, 5, 4, 590], &[], &[17, 301]]
         .iter()
         .map(|words| [&[start], *words, &[end]].concat())
         .collect();
+    let texts = PromptedTexts::new(&spec, &ids, Path::new("tokenizer.json")).unwrap();
+    PromptedFixture { spec, weights, tower, texts, ids }
+}
+
+/// Texts without a start token, padded to the room that the vectors leave.
+fn of_siglip(spec: TextSpec, weights: Weights, tower: TextTower) -> PromptedFixture {
+    let pad = |words: &[u32]| {
+        let mut ids = [words, &[1]].concat();
+        ids.resize(spec.context - N, 1);
+        ids
+    };
+    let ids: Vec<Vec<u32>> = [&[17, 30, 4][..], &[9, 8, 7, 6, 5, 4, 50], &[], &[17, 31]].map(pad).to_vec();
     let texts = PromptedTexts::new(&spec, &ids, Path::new("tokenizer.json")).unwrap();
     PromptedFixture { spec, weights, tower, texts, ids }
 }
@@ -73,7 +88,8 @@ impl PromptedFixture {
             let y = self.linear(&y, &at(&format!("self_attn.{name}")), d);
             y.reshape((rows, heads, d / heads)).unwrap().transpose(0, 1).unwrap().contiguous().unwrap()
         });
-        let mask = (0..rows * rows).map(|i| if i % rows > i / rows { f64::NEG_INFINITY } else { 0.0 });
+        let unseen = |i: usize| self.spec.causal && i % rows > i / rows;
+        let mask = (0..rows * rows).map(|i| if unseen(i) { f64::NEG_INFINITY } else { 0.0 });
         let mask = Tensor::from_vec(mask.collect(), (1, rows, rows), &Device::Cpu).unwrap();
         let scores = (q.matmul(&k.transpose(1, 2).unwrap().contiguous().unwrap()).unwrap()
             / ((d / heads) as f64).sqrt())
@@ -84,6 +100,11 @@ impl PromptedFixture {
         let hidden = self.linear(&self.norm(&x, &at("layer_norm2")), &at("mlp.fc1"), self.spec.tower.mlp);
         let hidden = match self.spec.tower.activation {
             Activation::QuickGelu => (&hidden * candle_nn::ops::sigmoid(&(&hidden * 1.702).unwrap()).unwrap()).unwrap(),
+            Activation::GeluTanh => {
+                let inner = (&hidden + (hidden.powf(3.).unwrap() * 0.044_715).unwrap()).unwrap();
+                let inner = (inner * (8. / std::f64::consts::PI).sqrt()).unwrap();
+                (&hidden * candle_nn::ops::sigmoid(&inner).unwrap()).unwrap()
+            }
             _ => hidden.gelu_erf().unwrap(),
         };
         (&x + self.linear(&hidden, &at("mlp.fc2"), d)).unwrap()
@@ -98,20 +119,26 @@ impl PromptedFixture {
         let embed = |ids: &Vec<u32>| {
             let words = Tensor::from_slice(ids, ids.len(), &Device::Cpu).unwrap();
             let words = tokens.index_select(&words, 0).unwrap();
-            let (start, tail) = (words.narrow(0, 0, 1).unwrap(), words.narrow(0, 1, ids.len() - 1).unwrap());
-            let x = Tensor::cat(&[start, prompts.get(0).unwrap(), tail], 0).unwrap();
+            let first = usize::from(self.spec.causal);
+            let around = |x: &Tensor, vectors: Tensor, behind: usize| {
+                let tail = x.narrow(0, behind, ids.len() - first).unwrap();
+                let start = (first > 0).then(|| x.narrow(0, 0, first).unwrap());
+                Tensor::cat(&start.into_iter().chain([vectors, tail]).collect::<Vec<_>>(), 0).unwrap()
+            };
+            let x = around(&words, prompts.get(0).unwrap(), first);
             let mut x = (x + positions.narrow(0, 0, ids.len() + N).unwrap()).unwrap();
             for i in 0..self.spec.tower.depth {
                 if i > 0 && i < layers {
-                    let start = x.narrow(0, 0, 1).unwrap();
-                    let tail = x.narrow(0, 1 + N, ids.len() - 1).unwrap();
-                    x = Tensor::cat(&[start, prompts.get(i).unwrap(), tail], 0).unwrap();
+                    x = around(&x, prompts.get(i).unwrap(), first + N);
                 }
                 x = self.block(&x, i);
             }
             self.norm(&x, "text_model.final_layer_norm").narrow(0, ids.len() + N - 1, 1).unwrap()
         };
         let ends = Tensor::cat(&self.ids.iter().map(embed).collect::<Vec<_>>(), 0).unwrap();
+        if self.spec.projection_bias {
+            return self.linear(&ends, "text_model.head", self.spec.projection);
+        }
         let projection = self.get("text_projection.weight", &[self.spec.projection, d]);
         ends.matmul(&projection.t().unwrap()).unwrap()
     }
@@ -141,7 +168,7 @@ fn assert_near(got: &[f32], want: &[f64], tolerance: f64, what: &str) {
 
 #[test]
 fn embeddings_and_gradients_equal_the_textbook_form() {
-    for name in ["clip", "clip-gelu"] {
+    for name in ["clip", "clip-gelu", "siglip"] {
         let fixture = fixture(name);
         let slopes = random(6, fixture.texts.len() * fixture.spec.projection);
         let weight = Tensor::from_slice(&slopes, (fixture.texts.len(), fixture.spec.projection), &Device::Cpu).unwrap();
