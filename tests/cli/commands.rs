@@ -101,6 +101,37 @@ fn zero_shot_says_which_texts_it_used() {
 }
 
 #[test]
+fn sigmoids_tell_each_class_by_itself() {
+    fn sorted(json: &Value) -> Vec<&str> {
+        let mut keys = keys(json);
+        keys.sort_by_key(|key| key.to_lowercase());
+        keys
+    }
+
+    let sandbox = Sandbox::new();
+    sandbox.colours("colours", 8);
+    let siglip = fixture("siglip");
+    let zero_shot = |backbone: &str, data: &str, more: &[&str]| {
+        let args = ["zero-shot", "--backbone", backbone, "--data", data, "--split", "train", "--scores", "sigmoid"];
+        sandbox.vpt(&[&args, more].concat())
+    };
+    let scores = ["exact_match", "loss", "macro_f1", "mAP", "micro_f1"];
+    let json = zero_shot(&siglip, "colours", &["--json"]).ok().json();
+    assert_eq!(sorted(&json["metrics"]), scores);
+    assert_eq!(json["classnames"], serde_json::json!(["blue", "dark red", "green"]));
+    assert!(zero_shot(&siglip, "colours", &[]).ok().stdout.contains("mAP"));
+    // Of the same texts and images, softmax makes one class an image.
+    let plain = ["zero-shot", "--backbone", &siglip, "--data", "colours", "--json"];
+    assert_eq!(keys(&sandbox.vpt(&plain).ok().json()["metrics"]), METRICS);
+
+    sandbox.vpt(&["data", "make", "shapes", "--task", "detect", "--images", "192", "--out", "boxes"]).ok();
+    let json = zero_shot(&siglip, "boxes", &["--json"]).ok().json();
+    assert_eq!(sorted(&json["metrics"]), scores);
+    zero_shot(&fixture("clip"), "colours", &[]).refuses(&["--scores", "sigmoid is for backbones", "clip"]);
+    zero_shot(&fixture("vit"), "colours", &[]).refuses(&["--backbone", "text tower"]);
+}
+
+#[test]
 fn bench_step_prints_every_field() {
     let sandbox = Sandbox::new();
     let vit = fixture("vit");

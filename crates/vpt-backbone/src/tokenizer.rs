@@ -41,7 +41,7 @@ enum Kind {
     File(Box<tokenizers::Tokenizer>),
     /// CLIP's own.
     Clip(ClipTokenizer),
-    /// SigLIP's.
+    /// `SigLIP`'s.
     Siglip(Box<SiglipTokenizer>),
 }
 
@@ -151,7 +151,7 @@ impl Tokenizer {
     }
 
     /// The ids of `text` with the tokens the file puts around it (CLIP: start and end of text), at most `context` of them:
-    /// a longer text loses its end, not the end token. Padded to `context` for SigLIP only.
+    /// a longer text loses its end, not the end token. Padded to `context` for `SigLIP` only.
     ///
     /// # Errors
     /// The text cannot be tokenized, or `context` is too short for the tokens put around it.
@@ -269,6 +269,37 @@ mod tests {
                                         "pair": [], "special_tokens": {}});
         let result = Tokenizer::from_bytes(json.to_string().as_bytes(), path).and_then(|t| t.encode("red", 8));
         assert!(!result.unwrap_err().to_string().contains('\n'));
+    }
+
+    #[test]
+    fn tokenizers_that_would_give_siglip_other_ids_are_refused() {
+        let dir = |name: &str| fixture().with_file_name(name);
+        for name in ["siglip", "siglip-v2"] {
+            let json: Value = serde_json::from_slice(&std::fs::read(dir(name).join(TOKENIZER)).unwrap()).unwrap();
+            let own = json["model"]["vocab"]
+                .as_array()
+                .map_or_else(|| json["model"]["vocab"].as_object().unwrap().len(), Vec::len);
+            assert!(Tokenizer::open_padded(&dir(name), own).is_ok(), "{name}");
+            for vocab in [own - 1, own * 2] {
+                let message = Tokenizer::open_padded(&dir(name), vocab).unwrap_err().to_string();
+                let part = format!("has {own} tokens, where the model has {vocab}: it belongs to another model");
+                assert!(message.ends_with(&part), "{message}");
+            }
+        }
+        let message = Tokenizer::open_padded(&fixture(), 600).unwrap_err().to_string();
+        assert!(message.ends_with("has no <pad>: not SigLIP's tokenizer"), "{message}");
+
+        let copy = tempfile::tempdir().unwrap();
+        let write = |json: &Value| std::fs::write(copy.path().join(TOKENIZER), json.to_string()).unwrap();
+        let refused = || Tokenizer::open_padded(copy.path(), 8).unwrap_err().to_string();
+        std::fs::write(copy.path().join("spiece.model"), "").unwrap();
+        assert!(refused().contains("holds spiece.model but no tokenizer.json"), "{}", refused());
+        let words = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"});
+        write(&json!({"version": "1.0", "added_tokens": [], "model": words}));
+        assert!(refused().ends_with("this is neither"), "{}", refused());
+        let pieces = json!({"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.], ["a", -1.], ["</s>", 0.]]});
+        write(&json!({"version": "1.0", "added_tokens": [], "model": pieces}));
+        assert!(refused().ends_with("</s> has number 2, where SigLIP's has 1"), "{}", refused());
     }
 
     #[test]

@@ -249,7 +249,29 @@ fn configurations() {
         ("/qkv_bias", json!(1), "qkv_bias"),
     ];
     let dino = dino.into_iter().map(|(at, value, part)| ("dinov2-registers", at, value, part));
-    for (number, (family, at, value, part)) in clip.chain(dino).enumerate() {
+    let siglip = [
+        ("/text_config/projection_size", json!(16), "projection_size"),
+        ("/text_config/projection_size", json!(1_u64 << 40), "projection_size"),
+        ("/text_config/max_position_embeddings", json!(2), "max_position_embeddings"),
+        ("/text_config/max_position_embeddings", json!(64), "position_embedding"),
+        ("/text_config/vocab_size", json!(1 << 22), "token_embedding"),
+        ("/text_config/num_hidden_layers", json!(3), "layers.2"),
+        ("/vision_config/vision_use_head", json!("yes"), "vision_use_head"),
+        ("/vision_config/intermediate_size", json!(64), "shape"),
+        ("/vision_config/image_size", json!(7), "image_size"),
+        ("/vision_config/image_size", json!(47), "position_embedding"),
+        ("/vision_config/patch_size", json!(1 << 20), "patch_size"),
+    ];
+    let siglip = siglip.into_iter().map(|(at, value, part)| ("siglip", at, value, part));
+    let naflex = [
+        ("/vision_config/num_patches", json!(0), "num_patches"),
+        ("/vision_config/num_patches", json!(17), "num_patches"),
+        ("/vision_config/num_patches", json!(1_u64 << 60), "num_patches"),
+        ("/vision_config/num_patches", json!(25), "position_embedding"),
+        ("/vision_config/patch_size", json!(4), "patch_embedding"),
+    ];
+    let naflex = naflex.into_iter().map(|(at, value, part)| ("siglip2", at, value, part));
+    for (number, (family, at, value, part)) in clip.chain(dino).chain(siglip).chain(naflex).enumerate() {
         let name = format!("config-{number}");
         copied(&sandbox, family, &name);
         patch(&sandbox.path(&name).join("config.json"), at, value);
