@@ -176,8 +176,9 @@ fn preprocessing(preprocess: &Preprocess) -> String {
         Some(Size::Exact { width, height }) => format!("to {width}x{height}, {filter}"),
     };
     let crop = preprocess.crop.map_or_else(String::new, |(width, height)| format!("; middle {width}x{height}"));
+    let unrounded = if preprocess.unrounded { " of unrounded values" } else { "" };
     let numbers = |values: [f32; 3]| values.map(|value| format!("{value:.3}")).join(" ");
-    format!("{resize}{crop}; mean {}; std {}", numbers(preprocess.mean), numbers(preprocess.std))
+    format!("{resize}{unrounded}{crop}; mean {}; std {}", numbers(preprocess.mean), numbers(preprocess.std))
 }
 
 /// Every metric in one line.

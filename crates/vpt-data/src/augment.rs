@@ -52,6 +52,11 @@ impl Augment {
         self.random_resized_crop.is_none() && !self.random_crop
     }
 
+    /// Whether nothing changes the values of the pixels.
+    pub(super) fn keeps_values(&self) -> bool {
+        self.keeps_crop() && self.policy == AugmentPolicy::None
+    }
+
     /// # Errors
     /// Both kinds of crop are asked for, or the shares of the area are not `0 < least <= greatest <= 1`.
     pub fn check(&self) -> Result<()> {
@@ -102,9 +107,21 @@ impl Augment {
         }
     }
 
+    /// Whether an image is mirrored.
+    fn is_turn(&self, rng: &mut ChaCha8Rng) -> bool {
+        self.flip && rng.random_bool(0.5)
+    }
+
+    /// As [`Self::flip`], of rows of `width` values.
+    pub(super) fn flip_rows(&self, rows: &mut [f32], width: usize, rng: &mut ChaCha8Rng) {
+        if self.is_turn(rng) {
+            rows.chunks_exact_mut(width.max(1)).for_each(<[f32]>::reverse);
+        }
+    }
+
     /// Mirrors `image` if it is this one's turn.
     pub fn flip(&self, image: &mut Rgb8, rng: &mut ChaCha8Rng) {
-        if self.flip && rng.random_bool(0.5) {
+        if self.is_turn(rng) {
             for row in image.pixels.chunks_exact_mut((image.width * 3).max(1)) {
                 let (pixels, _) = row.as_chunks_mut::<3>();
                 pixels.reverse();

@@ -156,14 +156,33 @@ impl MakeBatch for LabelledImages {
         let LoaderOptions { preprocess, augment, seed, epoch, cache, digests, .. } = &self.options;
         let mut rng = random::stream(*seed, "augment", *epoch, index as u64);
         let cache = cache.as_deref().filter(|_| augment.keeps_crop());
-        let mut image = if let Some(kept) = cache.and_then(|c| c.get(index)) {
-            Rgb8 { width: size.0, height: size.1, pixels: kept.to_vec() }
-        } else {
+        let load = || {
             let whole = sample.load()?;
             if let Some(slot) = digests.as_deref().and_then(|digests| digests.get(index)) {
                 let _ = slot.set(digest(&whole));
             }
-            let image = augment.pixels(&whole, preprocess, &mut rng)?;
+            Ok::<_, Error>(whole)
+        };
+        if preprocess.unrounded && augment.keeps_values() {
+            // What is kept may be bytes, of another pass with other changes.
+            let kept = cache.and_then(|c| c.get(index)).filter(|kept| kept.len() == 4 * 3 * size.0 * size.1);
+            let mut values = if let Some(kept) = kept {
+                kept.as_chunks().0.iter().map(|&value| f32::from_ne_bytes(value)).collect()
+            } else {
+                let values = preprocess.apply(&load()?)?;
+                if let Some(cache) = cache {
+                    cache.keep(index, &values.iter().flat_map(|value| value.to_ne_bytes()).collect::<Vec<u8>>());
+                }
+                values
+            };
+            augment.flip_rows(&mut values, size.0, &mut rng);
+            return Ok(values);
+        }
+        let kept = cache.and_then(|c| c.get(index)).filter(|kept| kept.len() == 3 * size.0 * size.1);
+        let mut image = if let Some(kept) = kept {
+            Rgb8 { width: size.0, height: size.1, pixels: kept.to_vec() }
+        } else {
+            let image = augment.pixels(&load()?, preprocess, &mut rng)?;
             if let Some(cache) = cache {
                 cache.keep(index, &image.pixels);
             }
@@ -187,6 +206,7 @@ mod tests {
     use super::super::dataset::ImageSource;
     use super::*;
     use std::time::{Duration, Instant};
+    use vpt_image::{preprocess::Size, resize::Filter};
 
     fn samples(n: usize) -> Arc<[Sample]> {
         let sample = |i: usize| {
@@ -279,6 +299,29 @@ mod tests {
             let message = loader.next().unwrap().unwrap_err().to_string();
             assert!(message.starts_with(&format!("{name}: ")), "{message}");
             assert!(loader.next().is_none());
+        }
+    }
+
+    #[test]
+    fn values_that_are_not_rounded_are_kept_so() {
+        let exact = Some(Size::Exact { width: 8, height: 8 });
+        let preprocess =
+            Preprocess { unrounded: true, crop: None, resize: exact, filter: Filter::Bilinear, ..Preprocess::clip(8) };
+        let samples = samples(6);
+        let each = 4 * 3 * 8 * 8;
+        let cache = Some(Arc::new(PixelCache::new(6, preprocess.clone(), 4 * each)));
+        let flip = Augment { flip: true, ..Augment::default() };
+        let drawn = Augment { policy: AugmentPolicy::Trivial, ..flip };
+        for augment in [Augment::default(), flip, drawn, flip, Augment::default()] {
+            let plain = LoaderOptions { preprocess: preprocess.clone(), augment, ..options(1) };
+            let cached = LoaderOptions { cache: cache.clone(), ..plain.clone() };
+            let all = |options| Loader::new(samples.clone(), (0..6).collect(), options).unwrap().map(|b| b.unwrap());
+            let pixels: Vec<f32> = all(plain).flat_map(|batch| batch.pixels).collect();
+            assert_eq!(pixels, all(cached).flat_map(|batch| batch.pixels).collect::<Vec<f32>>());
+            if augment.is_none() {
+                let whole = samples.iter().flat_map(|sample| preprocess.apply(&sample.load().unwrap()).unwrap());
+                assert_eq!(pixels, whole.collect::<Vec<f32>>());
+            }
         }
     }
 

@@ -9,7 +9,9 @@ mod rgb;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tiff_forms;
+mod timm_config;
 
 pub use decode::{Rgb8, decode};
 pub use open_clip_config::from_open_clip;
 pub use preprocess::Preprocess;
+pub use timm_config::from_timm;

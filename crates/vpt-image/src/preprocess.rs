@@ -1,12 +1,13 @@
 //! From decoded images to what a backbone expects, as its `preprocessor_config.json` says.
 //!
 //! Equal to transformers' image processors (5.23, Pillow form): resize, centre crop (padded with black where the image is
-//! smaller), rescale, normalise. Up to the last two steps everything is 8-bit and equal bit for bit.
+//! smaller), rescale, normalise. Up to the last two steps everything is 8-bit and equal bit for bit; only `DINOv3`'s processor
+//! rescales first and resizes values that it does not round.
 
 use serde::{Deserialize, Serialize};
 
 use crate::decode::{MAX_PIXELS, Rgb8};
-use crate::resize::{Filter, Window, overlap, paste, resize, resize_window};
+use crate::resize::{Filter, Window, overlap, paste, resize, resize_planes, resize_window};
 use vpt_base::Error;
 
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -97,6 +98,12 @@ pub struct Preprocess {
     /// Where the middle is.
     #[serde(default, skip_serializing_if = "CropRounding::is_default")]
     pub crop_rounding: CropRounding,
+    /// The color of what a crop takes from outside of the image.
+    #[serde(default, skip_serializing_if = "is_black")]
+    pub border: [u8; 3],
+    /// Whether resizing leaves the values as they come, as `DINOv3`'s processor, instead of rounding them to 8 bits.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unrounded: bool,
     /// Factor of 8-bit values.
     pub rescale: f64,
     /// Taken off each channel after rescaling.
@@ -112,17 +119,31 @@ struct Unchecked {
     crop: Option<(usize, usize)>,
     #[serde(default)]
     crop_rounding: CropRounding,
+    #[serde(default)]
+    border: [u8; 3],
+    #[serde(default)]
+    unrounded: bool,
     rescale: f64,
     mean: [f32; 3],
     std: [f32; 3],
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_black(color: &[u8; 3]) -> bool {
+    *color == [0; 3]
 }
 
 impl TryFrom<Unchecked> for Preprocess {
     type Error = String;
 
     fn try_from(u: Unchecked) -> Result<Self, String> {
-        let Unchecked { resize, filter, crop, crop_rounding, rescale, mean, std } = u;
-        let made = Self { resize, filter, crop, crop_rounding, rescale, mean, std };
+        let Unchecked { resize, filter, crop, crop_rounding, border, unrounded, rescale, mean, std } = u;
+        let made = Self { resize, filter, crop, crop_rounding, border, unrounded, rescale, mean, std };
         made.check().map_err(|(field, message)| format!("{field}: {message}"))?;
         Ok(made)
     }
@@ -136,6 +157,8 @@ impl Preprocess {
             filter: Filter::Bicubic,
             crop: Some((size, size)),
             crop_rounding: CropRounding::Down,
+            border: [0; 3],
+            unrounded: false,
             rescale: 1.0 / 255.0,
             mean: CLIP_MEAN,
             std: CLIP_STD,
@@ -211,13 +234,13 @@ impl Preprocess {
         Ok((width, height))
     }
 
-    /// `image` resized to `size` and of that the crop from column and row `begin` on, black where it reaches outside.
+    /// `image` resized to `size` and of that the crop from column and row `begin` on, [`border`](Self::border) where it reaches outside.
     pub fn crop_at(&self, image: &Rgb8, size: (usize, usize), begin: (isize, isize)) -> Rgb8 {
         let (crop_width, crop_height) = self.crop.unwrap_or(size);
         let (x, left) = overlap(begin.0, crop_width, size.0);
         let (y, top) = overlap(begin.1, crop_height, size.1);
         let part = resize_window(image, size.0, size.1, self.filter, &Window { x, y });
-        paste(part, left, top, crop_width, crop_height)
+        paste(part, left, top, (crop_width, crop_height), self.border)
     }
 
     /// Rescales and normalises `pixels`, `[H, W, 3]` in 8 bits, into `out`, `[3, H, W]`. Lengths must agree.
@@ -240,6 +263,16 @@ impl Preprocess {
     /// # Errors
     /// As [`pixels`](Self::pixels).
     pub fn apply(&self, image: &Rgb8) -> vpt_base::Result<Vec<f32>> {
+        if self.unrounded {
+            let (width, height) = self.resized(image)?;
+            let mut out = resize_planes(image, self.rescale, (width, height), self.filter);
+            for ((plane, mean), std) in out.chunks_exact_mut((width * height).max(1)).zip(self.mean).zip(self.std) {
+                for value in plane {
+                    *value = (*value - mean) / std;
+                }
+            }
+            return Ok(out);
+        }
         let pixels = self.pixels(image)?;
         let mut out = vec![0.0; pixels.pixels.len()];
         self.normalise_into(&pixels.pixels, &mut out);
@@ -256,6 +289,12 @@ impl Preprocess {
             Some(Size::ShortestEdge(n) | Size::LongestEdge(n)) => side("size", n)?,
             Some(Size::Exact { width, height }) => [width, height].into_iter().try_for_each(|n| side("size", n))?,
             None => {}
+        }
+        if self.unrounded && self.crop.is_some() {
+            return Err(("do_center_crop", "is not supported where resizing does not round".into()));
+        }
+        if self.unrounded && !matches!(self.filter, Filter::Bilinear | Filter::Bicubic) {
+            return Err(("resample", format!("{:?} is not supported where resizing does not round", self.filter)));
         }
         if let Some((width, height)) = self.crop {
             [width, height].into_iter().try_for_each(|n| side("crop_size", n))?;

@@ -22,6 +22,7 @@ enum Processor {
     Siglip,
     /// `SigLIP` 2's for images of any aspect ratio. What it makes of square ones is made of all.
     NaFlex,
+    Dinov3,
 }
 
 impl Processor {
@@ -35,6 +36,7 @@ impl Processor {
             "DeiT" => Some(Self::Deit),
             "Siglip" => Some(Self::Siglip),
             "Siglip2" => Some(Self::NaFlex),
+            "DINOv3ViT" => Some(Self::Dinov3),
             _ => None,
         }
     }
@@ -47,6 +49,7 @@ impl Processor {
             "deit" => Some(Self::Deit),
             "siglip" | "siglip_vision_model" => Some(Self::Siglip),
             "siglip2" | "siglip2_vision_model" => Some(Self::NaFlex),
+            "dinov3_vit" => Some(Self::Dinov3),
             _ => None,
         }
     }
@@ -62,6 +65,15 @@ impl Processor {
                 filter: Filter::Bilinear,
                 crop: None,
                 ..half
+            },
+            Self::Dinov3 => Preprocess {
+                resize: Some(Size::Exact { width: 224, height: 224 }),
+                filter: Filter::Bilinear,
+                crop: None,
+                unrounded: true,
+                mean: [0.485, 0.456, 0.406],
+                std: [0.229, 0.224, 0.225],
+                ..clip
             },
             Self::Deit => Preprocess { resize: Some(Size::Exact { width: 256, height: 256 }), ..half },
             Self::Siglip => Preprocess::siglip(224),
@@ -95,7 +107,7 @@ impl Preprocess {
             Some(name) => Processor::from_type(name).ok_or_else(|| {
                 bad((
                     "image_processor_type",
-                    format!("{name} is not supported (known: CLIP, ViT, Bit, DeiT, Siglip, Siglip2)"),
+                    format!("{name} is not supported (known: CLIP, ViT, Bit, DeiT, Siglip, Siglip2, DINOv3ViT)"),
                 ))
             })?,
             None => model_beside(path)
@@ -277,6 +289,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn dinov3_s_processor_does_not_round() {
+        let p = parse(r#"{"image_processor_type": "DINOv3ViTImageProcessorFast", "size": {"height": 2, "width": 1}}"#);
+        let p = p.unwrap();
+        assert!(p.unrounded && p.crop.is_none() && p.filter == Filter::Bilinear);
+        // Four columns become one: by a triangle of radius 4, weights 5, 7, 7, 5 of 24. Rows stay as they are.
+        let image = Rgb8 { width: 4, height: 2, pixels: (0..24).map(|i| i * 10).collect() };
+        let got = p.apply(&image).unwrap();
+        for (i, got) in got.into_iter().enumerate() {
+            let (channel, row) = (i / 2, i % 2);
+            let level = |column: usize| f64::from(image.pixels[(row * 4 + column) * 3 + channel]);
+            let mean = (5. * level(0) + 7. * level(1) + 7. * level(2) + 5. * level(3)) / 24.;
+            let want = (mean / 255. - f64::from(p.mean[channel])) / f64::from(p.std[channel]);
+            assert!((f64::from(got) - want).abs() < 1e-5, "{got} {want}");
+        }
+        let with = |field: &str| format!(r#"{{"image_processor_type": "DINOv3ViTImageProcessor", {field}}}"#);
+        let cropped = message(&with(r#""do_center_crop": true, "crop_size": 8"#));
+        assert!(cropped.contains("do_center_crop: is not supported"), "{cropped}");
+        assert!(message(&with(r#""resample": 1"#)).contains("resample: Lanczos is not supported"));
+        let json = serde_json::to_value(&p).unwrap();
+        assert_eq!(serde_json::from_value::<Preprocess>(json).unwrap(), p);
     }
 
     #[test]

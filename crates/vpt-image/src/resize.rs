@@ -132,7 +132,7 @@ pub fn resize_window(image: &Rgb8, width: usize, height: usize, filter: Filter, 
 pub fn crop(image: &Rgb8, left: isize, top: isize, width: usize, height: usize) -> Rgb8 {
     let (x, left) = overlap(left, width, image.width);
     let (y, top) = overlap(top, height, image.height);
-    paste(crop_inside(image, &Window { x, y }), left, top, width, height)
+    paste(crop_inside(image, &Window { x, y }), left, top, (width, height), [0; 3])
 }
 
 /// A crop of `length` from `begin` on, of a side of `size`: the part of it that exists, and where in the crop that begins.
@@ -142,12 +142,12 @@ pub fn overlap(begin: isize, length: usize, size: usize) -> (Range<usize>, usize
     (inside(begin)..inside(begin.saturating_add_unsigned(length)), offset)
 }
 
-/// A black image of `width` x `height` with `part`, which must fit, at column `left` and row `top`.
-pub fn paste(part: Rgb8, left: usize, top: usize, width: usize, height: usize) -> Rgb8 {
+/// An image of one `color` of `width` x `height` with `part`, which must fit, at column `left` and row `top`.
+pub fn paste(part: Rgb8, left: usize, top: usize, (width, height): (usize, usize), color: [u8; 3]) -> Rgb8 {
     if (part.width, part.height) == (width, height) {
         return part;
     }
-    let mut out = Rgb8::new(width, height);
+    let mut out = Rgb8 { width, height, pixels: color.repeat(width * height) };
     for (y, row) in part.pixels.chunks_exact((part.width * 3).max(1)).enumerate() {
         let at = ((y + top) * width + left) * 3;
         out.pixels[at..at + row.len()].copy_from_slice(row);
@@ -189,6 +189,58 @@ fn nearest(image: &Rgb8, width: usize, height: usize, window: &Window) -> Rgb8 {
     Rgb8 { width: window.x.len(), height: window.y.len(), pixels }
 }
 
+/// Writes the weights of the old pixels that new pixel `i` is made of, of a side that goes from length `from` to length `to`;
+/// returns the first of those.
+fn exact_weights(filter: Filter, from: usize, to: usize, i: usize, weights: &mut Vec<f64>) -> usize {
+    let scale = from as f64 / to as f64;
+    let stretch = scale.max(1.0);
+    let support = filter.support() * stretch;
+    let center = (i as f64 + 0.5) * scale;
+    let first = (center - support + 0.5).max(0.0) as usize;
+    let count = ((center + support + 0.5) as usize).min(from) - first;
+    weights.clear();
+    weights.extend((0..count).map(|x| filter.weight(((x + first) as f64 - center + 0.5) * (1.0 / stretch))));
+    let sum: f64 = weights.iter().sum();
+    if sum != 0.0 {
+        for weight in weights.iter_mut() {
+            *weight /= sum;
+        }
+    }
+    first
+}
+
+/// `image` resized to `(width, height)` without rounding, its values times `scale`: `[3, H, W]`. It is torch's `interpolate` of
+/// floats with `antialias=True`. No side may be zero.
+pub fn resize_planes(image: &Rgb8, scale: f64, (width, height): (usize, usize), filter: Filter) -> Vec<f32> {
+    let scaled: Vec<f32> = (0..256).map(|level| (f64::from(level) * scale) as f32).collect();
+    let row_len = image.width * 3;
+    let (mut weights, mut row, mut of_row) = (Vec::new(), vec![0.; row_len], vec![0.; row_len]);
+    // Of each new column the first old one, and its weights behind those of the column before.
+    let (mut columns, mut of_columns) = (Vec::new(), Vec::new());
+    for x in 0..width {
+        let first = exact_weights(filter, image.width, width, x, &mut weights);
+        columns.push((first, of_columns.len()..of_columns.len() + weights.len()));
+        of_columns.extend(weights.iter().map(|&weight| weight as f32));
+    }
+    let mut out = vec![0.; 3 * width * height];
+    for y in 0..height {
+        let first = exact_weights(filter, image.height, height, y, &mut weights);
+        row.fill(0.);
+        for (old, &weight) in image.pixels[first * row_len..].chunks_exact(row_len).zip(&weights) {
+            of_row.iter_mut().zip(old).for_each(|(value, &level)| *value = scaled[usize::from(level)]);
+            row.iter_mut().zip(&of_row).for_each(|(sum, value)| *sum += weight as f32 * value);
+        }
+        for (x, (first, taps)) in columns.iter().enumerate() {
+            for channel in 0..3 {
+                let old = row[first * 3 + channel..].iter().step_by(3);
+                let products = old.zip(&of_columns[taps.clone()]).map(|(value, weight)| value * weight);
+                out[(channel * height + y) * width + x] = products.sum();
+            }
+        }
+    }
+    out
+}
+
 /// For each new pixel along one side, the old pixels it is made of and their weights.
 struct Taps {
     /// For each new pixel the first old one and how many follow.
@@ -201,25 +253,18 @@ struct Taps {
 impl Taps {
     /// The new pixels `wanted` of a side that goes from length `from` to length `to`.
     fn new(filter: Filter, from: usize, to: usize, wanted: Range<usize>) -> Self {
-        let scale = from as f64 / to as f64;
-        let stretch = scale.max(1.0);
-        let support = filter.support() * stretch;
-        let stride = (support.ceil() as usize * 2 + 1).min(from);
+        let stretch = (from as f64 / to as f64).max(1.0);
+        let stride = ((filter.support() * stretch).ceil() as usize * 2 + 1).min(from);
         let mut bounds = Vec::with_capacity(wanted.len());
         let mut weights = vec![0; wanted.len() * stride];
         let mut exact = Vec::with_capacity(stride);
         for (i, slots) in wanted.zip(weights.chunks_exact_mut(stride)) {
-            let center = (i as f64 + 0.5) * scale;
-            let first = (center - support + 0.5).max(0.0) as usize;
-            let count = ((center + support + 0.5) as usize).min(from) - first;
-            exact.clear();
-            exact.extend((0..count).map(|x| filter.weight(((x + first) as f64 - center + 0.5) * (1.0 / stretch))));
-            let sum: f64 = exact.iter().sum();
+            let first = exact_weights(filter, from, to, i, &mut exact);
             for (slot, weight) in slots.iter_mut().zip(&exact) {
-                let scaled = if sum == 0.0 { *weight } else { weight / sum } * f64::from(1 << PRECISION);
+                let scaled = weight * f64::from(1 << PRECISION);
                 *slot = (scaled + 0.5_f64.copysign(scaled)) as i32;
             }
-            bounds.push((first, count));
+            bounds.push((first, exact.len()));
         }
         Self { bounds, weights, stride }
     }

@@ -1,6 +1,8 @@
 //! Data sets of boxes: what opening them finds, with the line in files that know none, and the text around it.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +10,6 @@ use super::finding::{FindingKind, Findings, Severity};
 use super::listed::ListedImage;
 use super::{Checking, classes, images, tree};
 use crate::boxes::{BoxDataset, BoxImage, Object, PlaceInFile, Problem, ProblemKind, Rect, Remedy};
-use crate::formats::text_file::first_bytes;
 use crate::formats::{BoxFiles, Layout};
 use crate::{ImageSource, Split};
 
@@ -74,8 +75,9 @@ pub(crate) fn report(
         if problem.kind == ProblemKind::UnreadableImage
             && let Some((image, message)) = detail.split_once(": ")
         {
-            let start = first_bytes(Path::new(image), 64);
-            kind = start.map_or(FindingKind::NoAccess, |start| images::kind_of(&start, message));
+            let mut start = Vec::new();
+            let read = File::open(image).and_then(|file| file.take(64).read_to_end(&mut start));
+            kind = if read.is_ok() { images::kind_of(&start, message) } else { FindingKind::NoAccess };
         }
         let loses = matches!(
             remedy,

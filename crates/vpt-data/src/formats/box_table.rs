@@ -6,7 +6,8 @@
 //! crowds.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +15,6 @@ use super::named_boxes::{
     AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, PictureFolders, alone, by_stem, called,
     with_parts,
 };
-use super::text_file::first_bytes;
 use super::{Candidate, Format, Layout, Recognition};
 use crate::Split;
 use crate::boxes::{BoxExtent, PlaceInFile, Problem, ProblemKind, Remedy, normal};
@@ -108,11 +108,21 @@ fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
                 .find(|found| !found.is_empty())
                 .unwrap_or_default();
         }
-        (path, sources)
+        (path.to_path_buf(), sources)
     } else {
-        (path.parent().unwrap_or(Path::new("")), alone(path, is_table(path)))
+        let root = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        (root, alone(path, is_table(path)))
     };
-    NamedBoxes::found(root, sources, read).map(NamedBoxes::of_texts)
+    (!sources.is_empty()).then(|| {
+        let folder = root.clone();
+        NamedBoxes {
+            root,
+            sources,
+            read: Box::new(move |source| read(&folder, source)),
+            are_texts: true,
+            are_whole: false,
+        }
+    })
 }
 
 /// The tables of boxes in `folder`.
@@ -123,8 +133,9 @@ fn tables_in(folder: &Path) -> Vec<AnnotationSource> {
 
 /// Whether `path` is a table whose header names corners.
 fn is_table(path: &Path) -> bool {
-    is_csv(path) && path.is_file() && {
-        let start = first_bytes(path, 4096).unwrap_or_default();
+    let mut start = Vec::new();
+    let mut read = || File::open(path)?.take(4096).read_to_end(&mut start);
+    is_csv(path) && path.is_file() && read().is_ok() && {
         let line = start.split(|&b| b == b'\n').next().unwrap_or_default();
         reader(path, line.to_vec())
             .records()

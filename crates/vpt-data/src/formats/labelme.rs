@@ -1,6 +1,8 @@
 //! labelme: a JSON file for each image, with shapes. Rectangles are boxes; of polygons, circles, lines and masks the box around
 //! them is taken, which is said.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,10 +10,7 @@ use rayon::prelude::*;
 use serde::Deserialize;
 
 use super::image_folder::files;
-use super::named_boxes::{
-    AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, by_stem, unreadable_object,
-};
-use super::text_file::beginning;
+use super::named_boxes::{AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, by_stem};
 use super::{Candidate, Format, Layout, Recognition};
 use crate::Split;
 use crate::boxes::{BoxExtent, PlaceInFile, Problem, ProblemKind, Remedy, normal};
@@ -50,7 +49,17 @@ fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
         let own = std::iter::once(root.to_path_buf()).chain(usual.map(|name| root.join(name)));
         sources.extend(own.filter(|folder| holds_annotations(folder)).map(|folder| (None, folder)).take(1));
     }
-    NamedBoxes::found(root, sources, read)
+    let root = root.to_path_buf();
+    (!sources.is_empty()).then(|| {
+        let folder = root.clone();
+        NamedBoxes {
+            root,
+            sources,
+            read: Box::new(move |source| read(&folder, source)),
+            are_texts: false,
+            are_whole: false,
+        }
+    })
 }
 
 /// Whether one of the first JSON files in `folder`, or in `Annotations`-like folders of it, is of this format.
@@ -64,10 +73,12 @@ fn is_json(path: &Path) -> bool {
 }
 
 fn is_one(path: &Path) -> bool {
+    let mut start = Vec::new();
     // The shapes may come behind an image in the file, so that not all keys are at its beginning.
-    let text = beginning(path, "json", 1 << 16).unwrap_or_default();
+    let read = File::open(path).and_then(|file| file.take(1 << 16).read_to_end(&mut start));
+    let text = String::from_utf8_lossy(&start);
     let has = |key: &str| text.contains(key);
-    has("\"shapes\"") && (has("\"imagePath\"") || has("\"imageData\"") || has("\"points\""))
+    read.is_ok() && has("\"shapes\"") && (has("\"imagePath\"") || has("\"imageData\"") || has("\"points\""))
 }
 
 #[derive(Deserialize)]
@@ -159,7 +170,13 @@ fn read_file(
                 others += usize::from(form.as_deref() != Some("rectangle"));
                 objects.push(NamedObject { name: label, place, extent: BoxExtent::Pixels(extent), crowd: false });
             }
-            Err(detail) => problems.push(unreadable_object(file, place, detail)),
+            Err(detail) => problems.push(Problem {
+                kind: ProblemKind::UnreadableObject,
+                remedy: Remedy::ObjectDropped,
+                file: file.into(),
+                place,
+                detail,
+            }),
         }
     }
     let side = |side: Option<f64>| side.filter(|v| *v >= 1.).map(|v| v as usize);

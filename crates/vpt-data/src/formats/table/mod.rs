@@ -358,7 +358,11 @@ mod tests {
     use std::fs;
 
     fn write(files: &[(&str, &str)]) -> tempfile::TempDir {
-        crate::formats::testing::folder_of(files)
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
     }
 
     fn one(name: &str, text: &str) -> Result<LabeledSet> {

@@ -114,7 +114,8 @@ impl PartImages {
         room: &mut usize,
     ) -> Self {
         let (width, height) = preprocess.output_size().unwrap_or_default();
-        let wanted = samples.len().saturating_mul(3 * width * height);
+        let each = if preprocess.unrounded { size_of::<f32>() } else { 1 };
+        let wanted = samples.len().saturating_mul(3 * width * height * each);
         let kept = if augment.keeps_crop() { wanted.min(*room) } else { 0 };
         *room -= kept;
         let cache = (kept > 0).then(|| Arc::new(PixelCache::new(samples.len(), preprocess.clone(), kept)));
