@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use super::names::TextNames;
 use super::open_clip;
-use super::registry::{Location, PREPROCESSOR, locate};
+use super::registry::{CONFIG, Location, PREPROCESSOR, locate};
 use super::spec::{Spec, TextSpec};
 use super::text::{PromptedTexts, TextTower, TunedTexts};
 use super::tokenizer::Tokenizer;
@@ -84,6 +84,8 @@ impl Backbone {
         let location = locate(name_or_dir, options.weights_dir.as_deref())?;
         let (spec, path, preprocess, without_texts) = if let Some(found) = location.open_clip()? {
             (found.spec, location.path(open_clip::CONFIG), found.preprocess, found.without_texts)
+        } else if let Some((spec, preprocess)) = location.timm()? {
+            (spec, location.path(CONFIG), preprocess, None)
         } else {
             let (spec, path) = (location.spec()?, location.path(PREPROCESSOR));
             let preprocess = match location.read(PREPROCESSOR)? {

@@ -4,6 +4,8 @@ pub mod bundled;
 pub mod class_texts;
 pub mod classifier;
 pub mod clip;
+#[cfg(test)]
+mod formula;
 pub mod hub;
 pub mod names;
 pub mod open_clip;
@@ -11,6 +13,7 @@ pub mod position;
 pub mod registry;
 pub mod spec;
 pub mod text;
+mod timm;
 pub mod tokenizer;
 pub mod vit;
 pub mod weights;

@@ -4,7 +4,7 @@
 //! taps or, with `antialias=True`, Pillow's form of it: a = -0.5, and a filter as wide as the scale; or bilinear in that form. Positions of tokens
 //! before the patches are left as they are.
 
-use super::spec::Resampling;
+use super::spec::{Resampling, Rotary};
 use vpt_base::{Error, Result};
 
 /// Resamples the positions of patches `[G*G, width]`, row by row of the image, to the grid `target`, as `(rows, columns)`:
@@ -41,6 +41,18 @@ pub fn interpolate(pos: &[f32], width: usize, resampling: Resampling, target: (u
         taps.apply(&wide, columns * width, to);
     }
     Ok(out)
+}
+
+/// The angles `[rows * columns, head_dim / 2]` by which rotary positions turn the patches of an image of `rows` x `columns`
+/// patches, row by row of the image: `2π y θ^(-4i / head_dim)` for i below a quarter of the head, then the same of x, where
+/// y and x are the patch's middle and go from -1 to 1 along each axis (`DINOv3`, Siméoni et al. 2025).
+pub(crate) fn rotary_angles(Rotary { theta }: Rotary, head_dim: usize, (rows, columns): (usize, usize)) -> Vec<f64> {
+    let quarter = head_dim / 4;
+    let middle = |i: usize, of: usize| 2. * (i as f64 + 0.5) / of as f64 - 1.;
+    let turns =
+        |at: f64| (0..quarter).map(move |i| std::f64::consts::TAU * at * theta.powf(-(i as f64) / quarter as f64));
+    let patches = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+    patches.flat_map(|(row, column)| turns(middle(row, rows)).chain(turns(middle(column, columns)))).collect()
 }
 
 /// One output position: weights of the inputs from `start` on.
@@ -136,7 +148,7 @@ mod tests {
             let stored = values(&fixture[&format!("{family}.{grid}")]);
             let (h, w) = target.split_once('x').unwrap();
             let target = (h.parse().unwrap(), w.parse().unwrap());
-            let got = interpolate(&stored[8..], 8, spec.positions.resampling, target).unwrap();
+            let got = interpolate(&stored[8..], 8, spec.positions.unwrap().resampling, target).unwrap();
             let want = &values(want)[8..];
             assert_eq!(got.len(), want.len(), "{name}");
             let square = |x: &mut dyn Iterator<Item = f32>| x.map(|v| f64::from(v) * f64::from(v)).sum::<f64>();
@@ -156,6 +168,16 @@ mod tests {
                 assert!(out.iter().all(|v| (v - 2.5).abs() < 1e-5), "{way:?} {target:?}");
             }
         }
+    }
+
+    #[test]
+    fn rotary_angles_follow_from_the_place_of_a_patch() {
+        let angles = rotary_angles(Rotary { theta: 100. }, 8, (1, 2));
+        let (pi, tenth) = (std::f64::consts::PI, 0.1);
+        // The only row lies in the middle; the columns half way to the borders.
+        let expected = [0., 0., -pi, -pi * tenth, 0., 0., pi, pi * tenth];
+        assert_eq!(angles.len(), expected.len());
+        angles.iter().zip(expected).for_each(|(got, want)| assert!((got - want).abs() < 1e-12, "{got} {want}"));
     }
 
     #[test]

@@ -18,10 +18,12 @@ use self::named::known_as;
 use super::bundled;
 use super::open_clip::{self, OpenClip};
 use super::spec::{Family, Spec, TextPool, TextSpec};
+use super::timm::{self, Timm};
 use super::tokenizer::{TOKENIZER, Tokenizer};
 use super::weights::{INDEX, SINGLE, Weights};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Message, Result};
+use vpt_image::Preprocess;
 
 /// The file that says what a model is.
 pub const CONFIG: &str = "config.json";
@@ -77,12 +79,24 @@ impl Location {
         bytes.map(|bytes| OpenClip::from_json(&bytes, &self.path(open_clip::CONFIG))).transpose()
     }
 
+    /// What timm's configuration and the shapes of the weights say, where the folder has that form.
+    pub(super) fn timm(&self) -> Result<Option<(Spec, Preprocess)>> {
+        let Some(dir) = self.dir.as_deref().filter(|dir| is_timm(dir)) else { return Ok(None) };
+        let path = self.path(CONFIG);
+        let Some(bytes) = self.read(CONFIG)? else { return Ok(None) };
+        let timm = Timm::from_json(&bytes, &path)?;
+        Ok(Some((timm.spec(&Weights::open_timm(dir)?)?, timm.preprocess()?)))
+    }
+
     /// The backbone's architecture, from its `config.json` or `open_clip_config.json`.
     ///
     /// # Errors
     /// As [`Spec::from_config`].
     pub fn spec(&self) -> Result<Spec> {
         if let Some(OpenClip { spec, .. }) = self.open_clip()? {
+            return Ok(spec);
+        }
+        if let Some((spec, _)) = self.timm()? {
             return Ok(spec);
         }
         let path = self.path(CONFIG);
@@ -99,6 +113,7 @@ impl Location {
     pub fn weights(&self) -> Result<Weights> {
         match &self.dir {
             Some(dir) if is_open_clip(dir) => Weights::open_open_clip(dir),
+            Some(dir) if is_timm(dir) => Weights::open_timm(dir),
             Some(dir) => Weights::open(dir),
             None => Weights::from_static(bundled::file(SINGLE).unwrap_or_default(), &self.path(SINGLE)),
         }
@@ -159,10 +174,22 @@ fn locate_in(name: &str, weights_dir: Option<&Path>, cache: Option<&Path>) -> Re
     Err(not_found(&named.name, &named.repo, weights_dir, incomplete))
 }
 
-/// Whether the folder `dir` has open_clip's form: its configuration, and no model of transformers beside it.
+/// Whether the folder `dir` has open_clip's form: its configuration, and no model of transformers or timm beside it.
 pub(crate) fn is_open_clip(dir: &Path) -> bool {
     let has_weights = || dir.join(SINGLE).is_file() || dir.join(INDEX).is_file();
-    dir.join(open_clip::CONFIG).is_file() && !(has_weights() && names_model(&dir.join(CONFIG)))
+    // With both forms in a folder, open_clip's has texts.
+    let of_timm = || is_timm_config(&dir.join(CONFIG)) && !dir.join(open_clip::WEIGHTS[0]).is_file();
+    dir.join(open_clip::CONFIG).is_file() && !(has_weights() && (names_model(&dir.join(CONFIG)) || of_timm()))
+}
+
+/// Whether the folder `dir` has timm's form and no other.
+pub(crate) fn is_timm(dir: &Path) -> bool {
+    !is_open_clip(dir) && is_timm_config(&dir.join(CONFIG))
+}
+
+/// Whether `config`, a `config.json`, is timm's.
+pub(crate) fn is_timm_config(config: &Path) -> bool {
+    read_limited(config, MAX_TEXT_BYTES).is_ok_and(|bytes| timm::is_config(&bytes))
 }
 
 /// Whether `config`, a `config.json`, says what a model is, as that of transformers does.
@@ -180,7 +207,9 @@ fn missing(dir: &Path) -> Option<&'static str> {
     if !dir.join(CONFIG).is_file() {
         return Some(CONFIG);
     }
-    if dir.join(SINGLE).is_file() || dir.join(INDEX).is_file() { None } else { Some(SINGLE) }
+    let has_weights = dir.join(SINGLE).is_file() || dir.join(INDEX).is_file();
+    let pickled = || is_timm(dir) && timm::pickled(dir).is_some();
+    if has_weights || pickled() { None } else { Some(SINGLE) }
 }
 
 fn folder_name(dir: &Path) -> String {

@@ -149,6 +149,14 @@ pub struct Positions {
     pub resampling: Resampling,
 }
 
+/// Rotary positions as `DINOv3` has them: queries and keys of patches are turned, in every block alike, by angles that follow
+/// from the patch's place in the image and from the image's size in patches, so that no size has to be stored.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rotary {
+    /// Ratio of the shortest period and the one behind the longest.
+    pub theta: f64,
+}
+
 /// How a grid of position embeddings is resampled to another size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resampling {
@@ -213,8 +221,10 @@ pub struct Spec {
     pub class_token: bool,
     /// Number of tokens that stand between the class token and the patches: registers, or a distilled `DeiT`'s token.
     pub registers: usize,
-    /// The position embeddings.
-    pub positions: Positions,
+    /// The learned position embeddings, if there are any.
+    pub positions: Option<Positions>,
+    /// Rotary positions, if there are any.
+    pub rotary: Option<Rotary>,
     /// Whether there is a norm before the first block (CLIP's `ln_pre`).
     pub pre_norm: bool,
     /// What is made of the tokens of an image: its features.
@@ -230,14 +240,15 @@ pub struct Spec {
 impl Serialize for Spec {
     /// The JSON of `vpt backbones info`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Spec", 9)?;
+        let mut fields = serializer.serialize_struct("Spec", 10)?;
         fields.serialize_field("family", self.family)?;
         fields.serialize_field("vision", &self.vision)?;
         fields.serialize_field("image_size", &self.image_size)?;
         fields.serialize_field("patch_size", &self.patch_size)?;
         fields.serialize_field("registers", &self.registers)?;
-        fields.serialize_field("distilled", &(self.positions.prefix > 1))?;
+        fields.serialize_field("distilled", &(self.registers == 1 && self.learned_prefix() == 2))?;
         fields.serialize_field("layer_scale", &self.vision.layer_scale)?;
+        fields.serialize_field("positions", if self.rotary.is_some() { "rotary" } else { "learned" })?;
         fields.serialize_field("projection", &self.projection)?;
         fields.serialize_field("text", &self.text)?;
         fields.end()
@@ -272,14 +283,29 @@ impl Spec {
         usize::from(self.class_token) + self.registers
     }
 
+    /// How many of the tokens before the patches have a learned position.
+    pub(super) fn learned_prefix(&self) -> usize {
+        self.positions.map_or(0, |positions| positions.prefix)
+    }
+
+    /// Rows of the stored position embeddings.
+    pub(super) fn stored_positions(&self) -> usize {
+        self.positions.map_or(0, |positions| positions.prefix + self.grid() * self.grid())
+    }
+
     /// Checks that the facts do not contradict each other: that there are the tokens that they speak of.
     ///
     /// # Errors
     /// They do.
     pub(super) fn check(&self) -> Result<()> {
-        let (positions, tokens) = (self.positions.prefix, self.prefix_tokens());
+        let (positions, tokens) = (self.learned_prefix(), self.prefix_tokens());
         if positions > tokens {
             let message = format!("{positions} positions for {tokens} tokens before the patches");
+            return Err(Error::invalid("specification", message));
+        }
+        if self.rotary.is_some() && !self.vision.head_dim().is_multiple_of(4) {
+            let message =
+                format!("rotary positions turn pairs along two axes, not heads of {}", self.vision.head_dim());
             return Err(Error::invalid("specification", message));
         }
         if self.pool.reads_class_token() && !self.class_token {
@@ -335,7 +361,8 @@ mod tests {
         let spec = defaults("deit");
         assert!(spec.check().is_ok());
         assert!(Spec { registers: 0, ..spec.clone() }.check().is_err());
-        let bare = Spec { class_token: false, positions: Positions { prefix: 1, ..spec.positions }, ..spec };
+        let positions = Some(Positions { prefix: 1, resampling: Resampling::Bicubic });
+        let bare = Spec { class_token: false, positions, ..spec };
         assert!(bare.check().is_err());
         assert!(Spec { pool: Pool::Mean, ..bare }.check().is_ok());
     }
@@ -348,7 +375,8 @@ mod tests {
             |spec: &Spec| -> serde_json::Value { serde_json::from_str(&serde_json::to_string(spec).unwrap()).unwrap() };
         let deit = json(&defaults("deit"));
         let fields: Vec<_> = deit.as_object().unwrap().keys().map(String::as_str).collect();
-        let names = ["family", "vision", "image_size", "patch_size", "registers", "distilled", "layer_scale"];
+        let names =
+            ["family", "vision", "image_size", "patch_size", "registers", "distilled", "layer_scale", "positions"];
         assert_eq!(fields, [&names[..], &["projection", "text"]].concat());
         assert_eq!(
             (&deit["family"], &deit["distilled"], &deit["layer_scale"]),

@@ -173,7 +173,7 @@ impl TextTower {
 
     fn micro_batch(&self, texts: &[&[u32]], scratch: &mut BlockScratch) -> Vec<f32> {
         let (mut x, starts) = self.rows(texts);
-        let sequences = Sequences { starts: &starts, causal: self.spec.causal };
+        let sequences = Sequences::unturned(&starts, self.spec.causal);
         for block in &self.blocks {
             block.forward(&mut x, sequences, None, Queries::All, None, scratch);
         }

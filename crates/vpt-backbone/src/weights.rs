@@ -14,8 +14,8 @@ use half::{bf16, f16};
 use serde::Deserialize;
 
 use self::file::{FileSource, TensorEntry, WeightFile};
-use super::names::{Anchor, FAMILIES, StoredTensor};
-use super::open_clip;
+use super::names::{Anchor, FAMILIES, StoredTensor, dinov3};
+use super::{open_clip, timm};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
 
@@ -35,6 +35,8 @@ pub(crate) enum TensorSlot {
     Whole,
     /// Rows of a third of it: queries, keys and values lie in one.
     Third(usize),
+    /// Rows of a half of it: both layers of a gated MLP lie in one.
+    Half(usize),
     /// Rows and columns are exchanged.
     Transposed,
     /// A patch embedding `[D, 3, p, p]` as a layer over the values of a patch, channels last: `[D, p p 3]`. One with four
@@ -47,7 +49,8 @@ impl TensorSlot {
     fn of(self, tensor: &TensorEntry) -> Option<TensorEntry> {
         match self {
             Self::Whole => Some(tensor.clone()),
-            Self::Third(number) => tensor.third(number),
+            Self::Third(number) => tensor.share(number, 3),
+            Self::Half(number) => tensor.share(number, 2),
             Self::Transposed => tensor.transpose(),
             Self::PatchRows if tensor.shape.len() == 4 => Some(tensor.clone()),
             Self::PatchRows => tensor.patch_rows(),
@@ -80,14 +83,20 @@ impl Weights {
     /// Neither is there, a shard is missing or lacks a tensor the index promises, a header is longer than its file or no
     /// header at all, or tensors overlap, leave gaps, end beyond the file or disagree with their shapes.
     pub fn open(dir: &Path) -> Result<Self> {
+        let (files, tensors) = Self::safetensors(dir)?;
+        Self::new(dir, files, tensors)
+    }
+
+    /// The files of safetensors in `dir` and the tensors in them.
+    fn safetensors(dir: &Path) -> Result<(Vec<WeightFile>, BTreeMap<String, TensorEntry>)> {
         let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
         if single.is_file() {
             let file = WeightFile::open(&single)?;
             let tensors = file.header(0)?;
-            return Self::new(dir, vec![file], tensors);
+            return Ok((vec![file], tensors));
         }
         if index.is_file() {
-            return Self::open_shards(dir, &index);
+            return Self::shards(dir, &index);
         }
         let pickled = dir.join("pytorch_model.bin").is_file() || dir.join("pytorch_model.bin.index.json").is_file();
         let hint = if pickled { "; pytorch_model.bin must be converted to safetensors first" } else { "" };
@@ -103,17 +112,37 @@ impl Weights {
         let Some(name) = open_clip::weight_file(dir) else {
             return Err(Error::weights(dir, format!("holds no {}", open_clip::WEIGHTS[0])));
         };
-        let file = WeightFile::open(&dir.join(name))?;
-        let safetensors = Path::new(name).extension().is_some_and(|extension| extension == "safetensors");
+        let (file, tensors) = Self::one_file(&dir.join(name))?;
+        let files = vec![file];
+        let renamed = renamed(&files, tensors, open_clip::slots)?;
+        Self::new(dir, files, renamed)
+    }
+
+    /// Opens the checkpoint of timm in the folder `dir`, whose tensors then have the names of [`crate::names::timm`].
+    ///
+    /// # Errors
+    /// As [`Weights::open_open_clip`].
+    pub(crate) fn open_timm(dir: &Path) -> Result<Self> {
+        let (files, tensors) = match timm::pickled(dir) {
+            Some(path) => Self::one_file(&path).map(|(file, tensors)| (vec![file], tensors))?,
+            None => Self::safetensors(dir)?,
+        };
+        let extent = |ending: &str, axis: usize| {
+            let found = tensors.iter().find(|(name, _)| name.ends_with(ending));
+            found.and_then(|(_, tensor)| tensor.shape.get(axis).copied())
+        };
+        let (into, out) = (extent("blocks.0.mlp.fc1.weight", 0), extent("blocks.0.mlp.fc2.weight", 1));
+        let packed = into.zip(out).is_some_and(|(into, out)| into == out.saturating_mul(2));
+        let renamed = renamed(&files, tensors, |name| timm::slots(name, packed))?;
+        Self::new(dir, files, renamed)
+    }
+
+    /// A file of safetensors or in PyTorch's own form, and the tensors in it.
+    fn one_file(path: &Path) -> Result<(WeightFile, BTreeMap<String, TensorEntry>)> {
+        let file = WeightFile::open(path)?;
+        let safetensors = path.extension().is_some_and(|extension| extension == "safetensors");
         let tensors = if safetensors { file.header(0)? } else { pickle::entries(&file.path, 0)? };
-        let mut renamed = BTreeMap::new();
-        for (name, tensor) in tensors {
-            for (name, slot) in open_clip::slots(&name) {
-                let part = slot.of(&tensor).ok_or_else(|| unshared(&file, &name, &tensor))?;
-                renamed.insert(name, part);
-            }
-        }
-        Self::new(dir, vec![file], renamed)
+        Ok((file, tensors))
     }
 
     /// A checkpoint in memory, the content of a `model.safetensors`; `name` stands for it in errors.
@@ -126,7 +155,7 @@ impl Weights {
         Self::new(name, vec![file], tensors)
     }
 
-    fn open_shards(dir: &Path, index: &Path) -> Result<Self> {
+    fn shards(dir: &Path, index: &Path) -> Result<(Vec<WeightFile>, BTreeMap<String, TensorEntry>)> {
         let weight_map = parse_index(&read_limited(index, MAX_INDEX_BYTES)?, index)?;
         let names: BTreeSet<&String> = weight_map.values().collect();
         let mut files = Vec::new();
@@ -150,7 +179,7 @@ impl Weights {
             };
             tensors.insert(tensor.clone(), entry);
         }
-        Self::new(dir, files, tensors)
+        Ok((files, tensors))
     }
 
     fn new(origin: &Path, files: Vec<WeightFile>, tensors: BTreeMap<String, TensorEntry>) -> Result<Self> {
@@ -175,6 +204,12 @@ impl Weights {
                 return Err(Error::weights(origin, message));
             }
         };
+        let nested = format!("{prefix}{}", dinov3::NESTED_BLOCKS);
+        let plain = |name: String| match name.strip_prefix(&nested) {
+            Some(rest) => format!("{prefix}{}.{rest}", dinov3::FAMILY.vision.blocks.prefix),
+            None => name,
+        };
+        let tensors = tensors.into_iter().map(|(name, tensor)| (plain(name), tensor)).collect();
         Ok(Self { origin: origin.to_path_buf(), files, tensors, prefix, bare_image_tower })
     }
 
@@ -217,6 +252,11 @@ impl Weights {
         } else {
             self.tensors.get(&format!("{}{bare}", self.prefix))
         }
+    }
+
+    /// The names of the tensors.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(|name| name.strip_prefix(&self.prefix).unwrap_or(name))
     }
 
     /// Whether there is a tensor of this name.
@@ -354,24 +394,32 @@ impl Weights {
     }
 }
 
-/// The tensors with those in the place of others that they hold, see [`StoredTensor`].
-fn share_out(files: &[WeightFile], tensors: BTreeMap<String, TensorEntry>) -> Result<BTreeMap<String, TensorEntry>> {
-    let mut shared = BTreeMap::new();
+/// `tensors` of `files` under the names, and in the shares, that `slots` gives for a name.
+fn renamed(
+    files: &[WeightFile],
+    tensors: BTreeMap<String, TensorEntry>,
+    slots: impl Fn(&str) -> Vec<(String, TensorSlot)>,
+) -> Result<BTreeMap<String, TensorEntry>> {
+    let mut renamed = BTreeMap::new();
     for (name, tensor) in tensors {
-        let before = |stored: &StoredTensor| {
-            let before = name.strip_suffix(stored.name).filter(|before| before.is_empty() || before.ends_with('.'));
-            before.map(|before| (before.to_owned(), stored.holds))
-        };
-        let Some((before, holds)) = FAMILIES.iter().flat_map(|family| family.stored).find_map(before) else {
-            shared.insert(name, tensor);
-            continue;
-        };
-        for (held, slot) in holds {
+        for (name, slot) in slots(&name) {
             let part = slot.of(&tensor).ok_or_else(|| unshared(&files[tensor.file], &name, &tensor))?;
-            shared.insert(format!("{before}{held}"), part);
+            renamed.insert(name, part);
         }
     }
-    Ok(shared)
+    Ok(renamed)
+}
+
+/// The tensors with those in the place of others that they hold, see [`StoredTensor`].
+fn share_out(files: &[WeightFile], tensors: BTreeMap<String, TensorEntry>) -> Result<BTreeMap<String, TensorEntry>> {
+    renamed(files, tensors, |name| {
+        let before = |stored: &StoredTensor| {
+            let before = name.strip_suffix(stored.name).filter(|before| before.is_empty() || before.ends_with('.'))?;
+            Some(stored.holds.iter().map(|(held, slot)| (format!("{before}{held}"), *slot)).collect())
+        };
+        let found = FAMILIES.iter().flat_map(|family| family.stored).find_map(before);
+        found.unwrap_or_else(|| vec![(name.to_owned(), TensorSlot::Whole)])
+    })
 }
 
 fn unshared(file: &WeightFile, name: &str, tensor: &TensorEntry) -> Error {

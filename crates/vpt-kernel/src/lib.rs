@@ -30,6 +30,7 @@ pub mod norm;
 mod peak;
 mod precision;
 pub mod resample;
+mod rotary;
 mod simd;
 mod sums;
 mod team;
@@ -46,6 +47,7 @@ pub use matmul::{
 pub use norm::{layer_norm, layer_norm_vjp};
 pub use peak::multiply_adds;
 pub use precision::Precision;
+pub use rotary::Rotation;
 pub use simd::{Isa, isa};
 pub use sums::{add_products, add_rows};
 pub use team::with_team;

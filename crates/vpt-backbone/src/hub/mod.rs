@@ -22,8 +22,9 @@ use self::download::{Cached, Download, FetchFailure};
 use self::settings::HubSettings;
 pub use self::verify::{FileState, Verified, VerifiedFile, is_bundled, verify};
 use super::open_clip::{self, OpenClip};
-use super::registry::{BackboneName, CONFIG, PREPROCESSOR, by_hand, names_model};
+use super::registry::{BackboneName, CONFIG, PREPROCESSOR, by_hand, is_timm_config, names_model};
 use super::spec::Spec;
+use super::timm::Timm;
 use super::tokenizer::TOKENIZER;
 use super::weights::pickle::{PICKLED, convert};
 use super::weights::{INDEX, SINGLE, parse_index};
@@ -167,7 +168,11 @@ impl Fetch<'_> {
         // First of all what the model is: gigabytes of something else need not come.
         let described = self.file(CONFIG, WEIGHTS.text)?;
         if described && names_model(&self.path(CONFIG)) || !self.file(open_clip::CONFIG, WEIGHTS.text)? {
-            self.transformers(described)?;
+            if described && is_timm_config(&self.path(CONFIG)) {
+                self.timm()?;
+            } else {
+                self.transformers(described)?;
+            }
         } else {
             self.open_clip()?;
         }
@@ -194,10 +199,22 @@ impl Fetch<'_> {
         if spec.text.is_some() {
             self.wanted(TOKENIZER, WEIGHTS.tokenizer)?;
         }
+        self.any_weights()
+    }
+
+    /// Brings weights in the form that there is.
+    fn any_weights(&mut self) -> Result<()> {
         if !self.file(SINGLE, WEIGHTS.weights)? && !self.shards()? && !self.pickled()? {
             return Err(self.error(&format!("has neither {SINGLE} nor {INDEX} nor {PICKLED}")));
         }
         Ok(())
+    }
+
+    /// Brings the weights of a model of timm. Whether they are supported, their shapes will tell.
+    fn timm(&mut self) -> Result<()> {
+        let path = self.path(CONFIG);
+        Timm::from_json(&read_limited(&path, WEIGHTS.text)?, &path)?;
+        self.any_weights()
     }
 
     /// Brings the weights of a model of open_clip, whose tokenizer is part of this program. Those in PyTorch's form are read as

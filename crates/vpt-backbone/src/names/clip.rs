@@ -1,7 +1,7 @@
 //! CLIP (Radford et al. 2021): both towers, or its image tower published on its own. A norm before the first block, a
 //! projection, and usually a text tower.
 
-use super::{Anchor, BlockNames, Family, JointNames, TensorName, TextNames, VisionNames};
+use super::{Anchor, BlockNames, Family, GatedNames, JointNames, TensorName, TextNames, VisionNames};
 use crate::spec::{
     Fields, MAX_CONTEXT, MAX_MLP, MAX_VOCAB, MlpWidth, Pool, Positions, Resampling, Spec, TextPool, TextSpec,
 };
@@ -46,7 +46,7 @@ pub(super) const BLOCKS: BlockNames = BlockNames {
     out: "self_attn.out_proj",
     norm2: "layer_norm2",
     mlp: ["mlp.fc1", "mlp.fc2"],
-    gated_mlp: ["", ""],
+    gated_mlp: GatedNames::NONE,
     layer_scale: ["", ""],
 };
 
@@ -110,7 +110,8 @@ fn image_tower(f: &Fields) -> Result<Spec> {
         patch_bias: false,
         class_token: true,
         registers: 0,
-        positions: Positions { prefix: 1, resampling: Resampling::Bicubic },
+        positions: Some(Positions { prefix: 1, resampling: Resampling::Bicubic }),
+        rotary: None,
         pre_norm: true,
         pool: Pool::ClassToken,
         classifier: None,

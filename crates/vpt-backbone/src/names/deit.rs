@@ -2,7 +2,7 @@
 //! without distillation is published as [`super::vit`].
 
 use super::{Family, TensorName, VisionNames, vit};
-use crate::spec::{Fields, Positions, Spec};
+use crate::spec::{Fields, Positions, Resampling, Spec};
 use vpt_base::Result;
 
 /// The family.
@@ -23,5 +23,5 @@ pub static FAMILY: Family = Family {
 
 fn spec(root: &Fields) -> Result<Spec> {
     let spec = vit::spec(root, &FAMILY)?;
-    Ok(Spec { registers: 1, positions: Positions { prefix: 2, ..spec.positions }, ..spec })
+    Ok(Spec { registers: 1, positions: Some(Positions { prefix: 2, resampling: Resampling::Bicubic }), ..spec })
 }

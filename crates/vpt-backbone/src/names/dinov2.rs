@@ -1,6 +1,6 @@
 //! `DINOv2` (Oquab et al. 2023): layer scale, and in the largest a gated MLP.
 
-use super::{BlockNames, Family, JointNames, VisionNames, vit};
+use super::{BlockNames, Family, GatedNames, JointNames, VisionNames, vit};
 use crate::spec::{Activation, Fields, MlpWidth, Pool, Spec, TowerSpec};
 use vpt_base::Result;
 
@@ -22,7 +22,7 @@ pub(super) const NAMES: VisionNames = VisionNames {
         norm1: "norm1",
         norm2: "norm2",
         mlp: ["mlp.fc1", "mlp.fc2"],
-        gated_mlp: ["mlp.weights_in", "mlp.weights_out"],
+        gated_mlp: GatedNames { halves: &["mlp.weights_in"], out: "mlp.weights_out" },
         layer_scale: ["layer_scale1.lambda1", "layer_scale2.lambda1"],
         ..vit::NAMES.blocks
     },

@@ -23,9 +23,5 @@ pub static FAMILY: Family = Family {
 fn spec(root: &Fields) -> Result<Spec> {
     let spec = dinov2::spec(root, &FAMILY, 16)?;
     let registers = root.count("num_register_tokens", 4, MAX_REGISTERS)?;
-    Ok(Spec {
-        registers,
-        positions: Positions { resampling: Resampling::AntialiasedBicubic, ..spec.positions },
-        ..spec
-    })
+    Ok(Spec { registers, positions: Some(Positions { prefix: 1, resampling: Resampling::AntialiasedBicubic }), ..spec })
 }

@@ -7,8 +7,10 @@ pub mod clip;
 pub mod deit;
 pub mod dinov2;
 pub mod dinov2_with_registers;
+pub mod dinov3;
 pub mod mae;
 pub mod siglip;
+pub mod timm;
 pub mod vit;
 
 use serde::{Serialize, Serializer};
@@ -19,7 +21,7 @@ use vpt_base::Result;
 use vpt_image::preprocess::Preprocess;
 
 /// Every family.
-pub static FAMILIES: [&Family; 8] = [
+pub static FAMILIES: [&Family; 10] = [
     &clip::FAMILY,
     &vit::FAMILY,
     &deit::FAMILY,
@@ -28,6 +30,8 @@ pub static FAMILIES: [&Family; 8] = [
     &dinov2_with_registers::FAMILY,
     &siglip::FAMILY,
     &siglip::NAFLEX,
+    &dinov3::FAMILY,
+    &timm::FAMILY,
 ];
 
 /// The family whose `config.json` says this `model_type`.
@@ -146,10 +150,24 @@ pub(crate) struct BlockNames {
     pub(super) norm2: &'static str,
     /// The layers of the MLP.
     pub(super) mlp: [&'static str; 2],
-    /// Those of a gated MLP, of which the first makes both halves: those behind the activation first.
-    pub(super) gated_mlp: [&'static str; 2],
+    /// Those of a gated MLP.
+    pub(super) gated_mlp: GatedNames,
     /// The vectors `[D]` that the branches are multiplied by.
     pub(super) layer_scale: [&'static str; 2],
+}
+
+/// The layers of a gated MLP.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GatedNames {
+    /// What makes both halves of the hidden units, those behind the activation first: one layer, or one each.
+    pub(super) halves: &'static [&'static str],
+    /// The layer behind them.
+    pub(super) out: &'static str,
+}
+
+impl GatedNames {
+    /// Of a family without gated MLPs.
+    pub(super) const NONE: Self = Self { halves: &[], out: "" };
 }
 
 impl BlockNames {

@@ -1,6 +1,6 @@
 //! ViT (Dosovitskiy et al. 2021), and whatever else is published in that form, as DINO (Caron et al. 2021).
 
-use super::{Anchor, BlockNames, Family, JointNames, TensorName, VisionNames};
+use super::{Anchor, BlockNames, Family, GatedNames, JointNames, TensorName, VisionNames};
 use crate::spec::{Fields, MlpWidth, Pool, Positions, Resampling, Spec, TowerSpec};
 use vpt_base::Result;
 
@@ -34,7 +34,7 @@ pub(super) const NAMES: VisionNames = VisionNames {
         out: "attention.output.dense",
         norm2: "layernorm_after",
         mlp: ["intermediate.dense", "output.dense"],
-        gated_mlp: ["", ""],
+        gated_mlp: GatedNames::NONE,
         layer_scale: ["", ""],
     },
     post_norm: "layernorm",
@@ -57,7 +57,8 @@ pub(super) fn with_tower(family: &'static Family, vision: TowerSpec, (image_size
         patch_bias: true,
         class_token: true,
         registers: 0,
-        positions: Positions { prefix: 1, resampling: Resampling::Bicubic },
+        positions: Some(Positions { prefix: 1, resampling: Resampling::Bicubic }),
+        rotary: None,
         pre_norm: false,
         pool: Pool::ClassToken,
         classifier: Some(Pool::ClassToken),

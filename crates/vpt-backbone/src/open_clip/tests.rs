@@ -8,8 +8,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
+use crate::formula::{assert_close, picture, values};
 use crate::{Backbone, OpenOptions};
-use vpt_image::Rgb8;
 
 #[derive(Deserialize)]
 struct OpenClipFixture {
@@ -35,19 +35,14 @@ fn fixture() -> OpenClipFixture {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-/// `values` and `fill` of the script.
-fn values(name: &str, number: u64, count: usize) -> Vec<f32> {
+/// `fill` of the script.
+fn filled(name: &str, number: u64, count: usize) -> Vec<f32> {
     let center = match name {
         _ if name.contains("ln_") && name.ends_with("weight") => 1.,
         "logit_scale" => 2.,
         _ => 0.,
     };
-    let value = |place: u64| {
-        let mixed = (place + number * 1_000_003).wrapping_mul(2_654_435_761).wrapping_add(12345) % (1 << 32);
-        let mixed = (mixed ^ (mixed >> 15)) % 65521;
-        (mixed as f32 / 65521. - 0.5) * 0.6 + center
-    };
-    (0..count as u64).map(value).collect()
+    values(number, count, 0.3).into_iter().map(|value| value + center).collect()
 }
 
 /// A folder of open_clip with the case's model; `rename` gives its tensors other names.
@@ -58,7 +53,7 @@ fn folder(case: &Case, rename: impl Fn(&str) -> String) -> TempDir {
         .tensors
         .iter()
         .map(|(name, shape)| {
-            let values = values(name, case.numbers[name], shape.iter().product());
+            let values = filled(name, case.numbers[name], shape.iter().product());
             (rename(name), shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
         })
         .collect();
@@ -70,22 +65,6 @@ fn folder(case: &Case, rename: impl Fn(&str) -> String) -> TempDir {
 
 fn opened(dir: &TempDir) -> Result<Backbone> {
     Backbone::open(dir.path().to_str().unwrap(), &OpenOptions::default())
-}
-
-fn picture((width, height): (usize, usize)) -> Rgb8 {
-    let pixel = |i: usize| {
-        let (x, y) = (i % width, i / width);
-        [x * 7 + y * 3, x * x + y, x + y * y * 2].map(|v| (v % 256) as u8)
-    };
-    Rgb8 { width, height, pixels: (0..width * height).flat_map(pixel).collect() }
-}
-
-/// Largest difference, beside 1e-4 of the largest value.
-fn assert_close(got: &[f32], expected: &[f32], what: &str) {
-    assert_eq!(got.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(0f32, |most, v| most.max(v.abs()));
-    let apart = got.iter().zip(expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
-    assert!(apart <= 1e-4 * largest.max(1.), "{what}: {apart} apart");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The backbones that have a name here, and their repositories on the Hugging Face hub.
 
 use crate::bundled;
-use crate::names::{Family, clip, dinov2, dinov2_with_registers, mae, siglip, vit};
+use crate::names::{Family, clip, dinov2, dinov2_with_registers, dinov3, mae, siglip, timm, vit};
 
 /// A backbone with a name.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,6 +72,16 @@ pub const KNOWN: &[Known] = &[
     known("dinov2-base-reg", "facebook/dinov2-with-registers-base", &dinov2_with_registers::FAMILY),
     known("dinov2-large-reg", "facebook/dinov2-with-registers-large", &dinov2_with_registers::FAMILY),
     known("dinov2-giant-reg", "facebook/dinov2-with-registers-giant", &dinov2_with_registers::FAMILY),
+    known("dinov3-s16", "facebook/dinov3-vits16-pretrain-lvd1689m", &dinov3::FAMILY),
+    known("dinov3-s16plus", "facebook/dinov3-vits16plus-pretrain-lvd1689m", &dinov3::FAMILY),
+    known("dinov3-b16", "facebook/dinov3-vitb16-pretrain-lvd1689m", &dinov3::FAMILY),
+    known("dinov3-l16", "facebook/dinov3-vitl16-pretrain-lvd1689m", &dinov3::FAMILY),
+    known("dinov3-h16plus", "facebook/dinov3-vith16plus-pretrain-lvd1689m", &dinov3::FAMILY),
+    known("dinov3-s16-timm", "timm/vit_small_patch16_dinov3.lvd1689m", &timm::FAMILY),
+    known("dinov3-s16plus-timm", "timm/vit_small_plus_patch16_dinov3.lvd1689m", &timm::FAMILY),
+    known("dinov3-b16-timm", "timm/vit_base_patch16_dinov3.lvd1689m", &timm::FAMILY),
+    known("dinov3-l16-timm", "timm/vit_large_patch16_dinov3.lvd1689m", &timm::FAMILY),
+    known("dinov3-h16plus-timm", "timm/vit_huge_plus_patch16_dinov3.lvd1689m", &timm::FAMILY),
     known("vit-b16-in21k", "google/vit-base-patch16-224-in21k", &vit::FAMILY),
     known("vit-b16-in1k", "google/vit-base-patch16-224", &vit::FAMILY),
     known("deit-s16", "facebook/deit-small-patch16-224", &vit::FAMILY),

@@ -264,9 +264,9 @@ fn brief(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Pool, Positions, Resampling, TextPool, TextSpec};
+    use super::super::{Pool, Positions, Resampling, Rotary, TextPool, TextSpec};
     use super::*;
-    use crate::names::{clip, deit, dinov2, dinov2_with_registers, mae, siglip, vit};
+    use crate::names::{clip, deit, dinov2, dinov2_with_registers, dinov3, mae, siglip, vit};
 
     fn read(json: &str) -> Result<Spec> {
         parse(json.as_bytes(), Path::new("config.json"))
@@ -311,7 +311,8 @@ mod tests {
             patch_bias: false,
             class_token: true,
             registers: 0,
-            positions: Positions { prefix: 1, resampling: Resampling::Bicubic },
+            positions: Some(Positions { prefix: 1, resampling: Resampling::Bicubic }),
+            rotary: None,
             pre_norm: true,
             pool: Pool::ClassToken,
             classifier: None,
@@ -332,7 +333,7 @@ mod tests {
         };
         assert_eq!(read(r#"{"model_type": "vit"}"#).unwrap(), base);
         assert_eq!(read(r#"{"model_type": "vit_mae"}"#).unwrap(), Spec { family: &mae::FAMILY, ..base.clone() });
-        let positions = Positions { prefix: 2, resampling: Resampling::Bicubic };
+        let positions = Some(Positions { prefix: 2, resampling: Resampling::Bicubic });
         let distilled = Spec { family: &deit::FAMILY, registers: 1, positions, ..base.clone() };
         assert_eq!(read(r#"{"model_type": "deit"}"#).unwrap(), distilled);
         let base = Spec {
@@ -343,9 +344,20 @@ mod tests {
             ..base
         };
         assert_eq!(read(r#"{"model_type": "dinov2"}"#).unwrap(), base);
-        let positions = Positions { prefix: 1, resampling: Resampling::AntialiasedBicubic };
+        let positions = Some(Positions { prefix: 1, resampling: Resampling::AntialiasedBicubic });
         let base = Spec { family: &dinov2_with_registers::FAMILY, patch_size: 16, registers: 4, positions, ..base };
         assert_eq!(read(r#"{"model_type": "dinov2_with_registers"}"#).unwrap(), base);
+        let qkv_bias = QkvBias { q: true, k: false, v: true };
+        let dinov3 = Spec {
+            family: &dinov3::FAMILY,
+            vision: TowerSpec { qkv_bias, layer_scale: true, ..tower(384, 6, 1536, Activation::Gelu, 1e-5) },
+            registers: 0,
+            positions: None,
+            rotary: Some(Rotary { theta: 100. }),
+            classifier: None,
+            ..base.clone()
+        };
+        assert_eq!(read(r#"{"model_type": "dinov3_vit"}"#).unwrap(), dinov3);
         let text = TextSpec {
             tower: tower(768, 12, 3072, Activation::GeluTanh, 1e-6),
             causal: false,
@@ -364,7 +376,8 @@ mod tests {
             patch_bias: true,
             class_token: false,
             registers: 0,
-            positions: Positions { prefix: 0, resampling: Resampling::Bicubic },
+            positions: Some(Positions { prefix: 0, resampling: Resampling::Bicubic }),
+            rotary: None,
             pre_norm: false,
             pool: Pool::Attention,
             classifier: Some(Pool::Mean),
@@ -372,7 +385,7 @@ mod tests {
             text: Some(text),
         };
         assert_eq!(read(r#"{"model_type": "siglip"}"#).unwrap(), siglip);
-        let positions = Positions { resampling: Resampling::AntialiasedBilinear, ..siglip.positions };
+        let positions = Some(Positions { prefix: 0, resampling: Resampling::AntialiasedBilinear });
         let naflex = Spec { family: &siglip::NAFLEX, image_size: 256, positions, ..siglip.clone() };
         assert_eq!(read(r#"{"model_type": "siglip2"}"#).unwrap(), naflex);
         let alone = Spec { text: None, ..siglip };
@@ -478,6 +491,9 @@ mod tests {
             (r#"{"model_type": "dinov2", "mlp_ratio": 1e300}"#, "mlp_ratio: "),
             (r#"{"model_type": "dinov2", "mlp_ratio": -4}"#, "mlp_ratio: "),
             (r#"{"model_type": "dinov2_with_registers", "num_register_tokens": 1000000}"#, "num_register_tokens: "),
+            (r#"{"model_type": "dinov3_vit", "mlp_bias": false}"#, "mlp_bias: false is not supported"),
+            (r#"{"model_type": "dinov3_vit", "rope_theta": -1}"#, "rope_theta: must lie between"),
+            (r#"{"model_type": "dinov3_vit", "num_attention_heads": 64}"#, "num_attention_heads: 64 makes heads of 6"),
             (r#"{"model_type": "clip", "vision_config": 3}"#, "vision_config: must be an object"),
             (r#"{"model_type": "clip", "vision_config": {"patch_size": 9}}"#, "vision_config.image_size: 224 is no"),
             (r#"{"model_type": "clip", "text_config": {"vocab_size": 0}}"#, "text_config.vocab_size: "),

@@ -283,7 +283,7 @@ impl TextTower {
                 }
             }
             let mut tape = BlockTape::new(self.precision);
-            let sequences = Sequences { starts: &starts, causal: true };
+            let sequences = Sequences::unturned(&starts, true);
             block.forward(&mut x, sequences, None, Queries::All, Some(&mut tape), &mut scratch);
             stem.keys_values.push(tape.keys_values(rows, d));
             stem.tapes.push(tape);
@@ -296,7 +296,7 @@ impl TextTower {
         let d = self.width();
         let stride = row_stride(d);
         let starts = [0, 1 + tokens];
-        let sequences = Sequences { starts: &starts, causal: true };
+        let sequences = Sequences::unturned(&starts, true);
         let mut dx = vec![0.0; (1 + tokens) * stride];
         let mut gradient = vec![0.0; layers * tokens * d];
         let mut scratch = BlockScratch::default();
@@ -334,7 +334,7 @@ impl TextTower {
                 self.embed_token(row, self.token(id), 1 + tokens + i);
             }
         }
-        let sequences = Sequences { starts: &starts, causal: true };
+        let sequences = Sequences::unturned(&starts, true);
         let mut part = TextMicroBatch { range, ..TextMicroBatch::default() };
         for (i, block) in self.blocks.iter().enumerate() {
             let mut tape = keep.then(|| BlockTape::new(self.precision));
@@ -362,7 +362,7 @@ impl TextTower {
         let d = self.width();
         let starts = starts(&texts.tails[part.range.clone()]);
         let mut dx = self.project_ends_vjp(d_embeds, &starts, &part.normalized, &part.inverse);
-        let sequences = Sequences { starts: &starts, causal: true };
+        let sequences = Sequences::unturned(&starts, true);
         for (i, block) in self.blocks.iter().enumerate().rev() {
             // The tails' own tokens do not learn.
             let depth = if i == 0 { Depth::Prompts } else { Depth::Rows };

@@ -124,7 +124,7 @@ impl TextTower {
     ) -> (Vec<f32>, TextMicroBatch) {
         let texts: Vec<&[u32]> = texts[range.clone()].iter().map(Vec::as_slice).collect();
         let (mut x, starts) = self.rows(&texts);
-        let sequences = Sequences { starts: &starts, causal: self.spec.causal };
+        let sequences = Sequences::unturned(&starts, self.spec.causal);
         let mut part = TextMicroBatch { range, ..TextMicroBatch::default() };
         for block in &tuned.blocks {
             let mut tape = keep.then(|| BlockTape::new(self.precision));
@@ -151,7 +151,7 @@ impl TextTower {
         });
         let starts: Vec<usize> = std::iter::once(0).chain(ends).collect();
         let mut dx = self.project_ends_vjp(d_embeds, &starts, &part.normalized, &part.inverse);
-        let sequences = Sequences { starts: &starts, causal: self.spec.causal };
+        let sequences = Sequences::unturned(&starts, self.spec.causal);
         for (i, block) in tuned.blocks.iter().enumerate().rev() {
             let depth = if i == 0 { Depth::Weights } else { Depth::Rows };
             let (learned, grads) = (tuned.low_rank.learned(i), &mut sums[i]);

@@ -11,7 +11,8 @@ use super::mlp::{Mlp, MlpScratch, MlpTape};
 use crate::spec::TowerSpec;
 use vpt_kernel::attention::AttentionScratch;
 use vpt_kernel::{
-    Attention, AttentionVjp, DEPTH, Grow, Init, Kept, Mat, MatMut, Precision, layer_norm, layer_norm_vjp, row_stride,
+    Attention, AttentionVjp, DEPTH, Grow, Init, Kept, Mat, MatMut, Precision, Rotation, layer_norm, layer_norm_vjp,
+    row_stride,
 };
 
 /// The weights of one block as the checkpoint has them, all `[out, in]` row-major, or the gradients of these.
@@ -50,9 +51,33 @@ pub(crate) struct Block {
 pub(crate) struct Sequences<'a> {
     pub starts: &'a [usize],
     pub causal: bool,
+    /// How queries and keys of each are turned, if they are.
+    pub turn: Option<&'a PatchTurn>,
+}
+
+/// Rotary positions: of each sequence, queries and keys of the patches are turned, and no others.
+#[derive(Clone, Debug)]
+pub(crate) struct PatchTurn {
+    /// Tokens before the patches.
+    pub prefix: usize,
+    pub rotation: Rotation,
 }
 
 impl Sequences<'_> {
+    /// Sequences without rotary positions.
+    pub(crate) fn unturned(starts: &[usize], causal: bool) -> Sequences<'_> {
+        Sequences { starts, causal, turn: None }
+    }
+
+    /// Turns the first D columns of the patches' rows of `x`, `[rows, width]` at stride `row_stride(width)`, or turns them back.
+    fn turn(&self, x: &mut [f32], d: usize, stride: usize, back: bool) {
+        let Some(PatchTurn { prefix, rotation }) = self.turn else { return };
+        for start in &self.starts[..self.count()] {
+            let patches = &mut x[(start + prefix) * stride..];
+            rotation.turn(MatMut::new(patches, rotation.rows(), d, stride), back);
+        }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.starts.len() - 1
     }
@@ -276,6 +301,7 @@ impl Block {
         layer_norm(Mat::new(x, rows, d, stride), self.eps, &mut MatMut::new(normalized, rows, d, stride), inverse);
         let kv = tape.kv.room(0..rows * kv_stride, kv_buffer);
         self.kv.apply(Mat::new(normalized, rows, d, stride), MatMut::new(kv, rows, 2 * d, kv_stride));
+        sequences.turn(kv, d, kv_stride, false);
 
         // With `First`, rows are gathered by their stride, which is why those sequences must have one length.
         let (query_rows, query_stride) = match queries {
@@ -284,6 +310,9 @@ impl Block {
         };
         let q = tape.q.room(0..query_rows * stride, q_buffer);
         self.q.apply(Mat::new(normalized, query_rows, d, query_stride), MatMut::new(q, query_rows, d, stride));
+        if queries == Queries::All {
+            sequences.turn(q, d, stride, false);
+        }
         tape.normalized1.keep(0..rows * stride, buffer);
 
         let mixed = mixed.grow(query_rows * stride);
@@ -459,6 +488,13 @@ impl Block {
         }
         if let Some(d_read) = d_read {
             dkv.iter_mut().zip(d_read).for_each(|(sum, part)| *sum += part);
+        }
+
+        if tokens {
+            sequences.turn(dkv, d, kv_stride, true);
+            if queries == Queries::All {
+                sequences.turn(dq, d, stride, true);
+            }
         }
 
         // Queries, keys and values

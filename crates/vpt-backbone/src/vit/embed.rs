@@ -3,7 +3,7 @@
 use super::fold::{Layer, pack};
 use super::linear::Linear;
 use crate::position::interpolate;
-use crate::spec::Spec;
+use crate::spec::{Positions, Resampling, Spec};
 use vpt_base::Result;
 use vpt_kernel::{
     Grow, Init, Mat, MatMut, Panels, Precision, add_products, add_rows, layer_norm, layer_norm_vjp, row_stride,
@@ -78,10 +78,13 @@ impl Embedding {
         let d = spec.vision.width;
         let EmbeddingWeights { class: mut prefix, positions, patch, registers, pre_norm: [scale, shift] } = weights;
         prefix.extend(registers);
-        let (of_prefix, of_patches) = positions.split_at(spec.positions.prefix * d);
+        let (of_prefix, of_patches) = positions.split_at(spec.learned_prefix() * d);
         prefix.iter_mut().zip(of_prefix).for_each(|(token, position)| *token += position);
         let grid = image_size / spec.patch_size;
-        let positions = interpolate(of_patches, d, spec.positions.resampling, (grid, grid))?;
+        let positions = match spec.positions {
+            Some(positions) => interpolate(of_patches, d, positions.resampling, (grid, grid))?,
+            None => vec![0.; grid * grid * d],
+        };
         let patch = Linear::new(&patch.0, patch.1, precision);
         let pre_norm = spec.pre_norm.then_some(PreNorm { scale, shift, eps: spec.vision.eps });
         Ok(Self { image_size, patch_size: spec.patch_size, patch, prefix, positions, pre_norm })
@@ -379,27 +382,27 @@ impl EmbeddingGrads {
         }
         let d = spec.vision.width;
         let (class, registers) = prefix.split_at(if spec.class_token { d } else { 0 });
-        let of_patches = interpolate_vjp(&positions, spec, image_size / spec.patch_size)?;
-        Ok(EmbeddingWeights {
-            class: class.to_vec(),
-            positions: [&prefix[..spec.positions.prefix * d], &of_patches].concat(),
-            patch,
-            registers: registers.to_vec(),
-            pre_norm,
-        })
+        let positions = match spec.positions {
+            Some(Positions { prefix: tokens, resampling }) => {
+                let of_patches = interpolate_vjp(&positions, spec, resampling, image_size / spec.patch_size)?;
+                [&prefix[..tokens * d], &of_patches].concat()
+            }
+            None => Vec::new(),
+        };
+        Ok(EmbeddingWeights { class: class.to_vec(), positions, patch, registers: registers.to_vec(), pre_norm })
     }
 }
 
 /// The VJP of interpolating positions to a `grid`: from the gradient `[grid², D]` that of the stored ones `[G², D]`.
 /// Interpolation is linear and the same for every column, so its matrix is what it makes of the unit matrix.
-fn interpolate_vjp(gradient: &[f32], spec: &Spec, grid: usize) -> Result<Vec<f32>> {
+fn interpolate_vjp(gradient: &[f32], spec: &Spec, resampling: Resampling, grid: usize) -> Result<Vec<f32>> {
     if grid == spec.grid() {
         return Ok(gradient.to_vec());
     }
     let (d, stored) = (spec.vision.width, spec.grid() * spec.grid());
     let mut unit = vec![0.0; stored * stored];
     unit.iter_mut().step_by(stored + 1).for_each(|one| *one = 1.0);
-    let matrix = interpolate(&unit, stored, spec.positions.resampling, (grid, grid))?;
+    let matrix = interpolate(&unit, stored, resampling, (grid, grid))?;
     let mut out = vec![0.0; stored * d];
     for (weights, gradient) in matrix.chunks_exact(stored).zip(gradient.chunks_exact(d)) {
         for (to, weight) in out.chunks_exact_mut(d).zip(weights).filter(|(_, weight)| **weight != 0.0) {

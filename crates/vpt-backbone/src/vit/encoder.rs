@@ -141,7 +141,7 @@ impl Vit {
                 std::mem::swap(x, widened);
             }
             set_starts(starts, count, self.tokens_in(i, prepared));
-            let sequences = Sequences { starts, causal: false };
+            let sequences = Sequences { starts, causal: false, turn: tower.turn.as_deref() };
             let prompts = prepared.and_then(|p| p.keys_values(i, d));
             let tape = match job.plan.recompute {
                 _ if i < first => None,
@@ -230,7 +230,7 @@ impl Vit {
             let tokens = self.tokens_in(i, prepared);
             self.add_reads(dx, readout, i + 1, (count, tokens), d_features);
             set_starts(starts, count, tokens);
-            let sequences = Sequences { starts, causal: false };
+            let sequences = Sequences { starts, causal: false, turn: tower.turn.as_deref() };
             let prompts = prepared.and_then(|p| p.keys_values(i, d));
             let of_embedding = weights.as_ref().is_some_and(|weights| weights.embedding.is_some());
             let lowest = i == first && !want.pixels && !of_embedding;

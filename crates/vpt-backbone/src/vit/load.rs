@@ -1,17 +1,18 @@
 //! The tensors of a checkpoint, by the names of the family ([`crate::names`]), into what the tower is made of.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::Vit;
 use super::attention_pool::{AttentionPool, AttentionPoolWeights};
-use super::block::{Block, BlockWeights};
+use super::block::{Block, BlockWeights, PatchTurn};
 use super::embed::{Embedding, EmbeddingWeights};
 use super::tower::Tower;
 use crate::names::{AttentionPoolNames, BlockNames};
+use crate::position::rotary_angles;
 use crate::spec::{Pool, Spec, TowerSpec};
 use crate::weights::Weights;
 use vpt_base::Result;
-use vpt_kernel::Precision;
+use vpt_kernel::{Precision, Rotation};
 
 /// Gives the tensor of a name and a shape: [`Weights::get`], or what only looks whether it is there.
 pub(crate) type Get<'a> = &'a dyn Fn(&str, &[usize]) -> Result<Vec<f32>>;
@@ -52,17 +53,39 @@ fn visit_layer(
     if has_bias { f(&format!("{name}.bias"), &shape[..1], bias) } else { Ok(()) }
 }
 
+/// Visits two layers of `shape` and with biases that are one layer here, the rows of the first before those of the second.
+fn visit_halves(
+    (weight, bias): &mut (Vec<f32>, Vec<f32>),
+    names: [String; 2],
+    shape: &[usize],
+    f: Visit,
+) -> Result<()> {
+    let rest = |values: &mut Vec<f32>, len: usize| values.split_off(len.min(values.len()));
+    let mut second = (rest(weight, shape.iter().product()), rest(bias, shape[0]));
+    let [one, two] = names;
+    f(&format!("{one}.weight"), shape, weight)?;
+    f(&format!("{one}.bias"), &shape[..1], bias)?;
+    visit_layer(&mut second, &two, shape, true, f)?;
+    weight.append(&mut second.0);
+    bias.append(&mut second.1);
+    Ok(())
+}
+
 impl BlockWeights {
     /// Visits the tensors of block `index`. A bias that it does not have is no tensor.
     pub(super) fn visit(&mut self, names: &BlockNames, index: usize, tower: &TowerSpec, f: Visit) -> Result<()> {
         let (d, hidden) = (tower.width, tower.mlp);
-        let (fc1_rows, [fc1, fc2]) = if tower.gated { (2 * hidden, names.gated_mlp) } else { (hidden, names.mlp) };
         let at = |name: &str| names.at(index, name);
         for ((layer, name), has_bias) in self.qkv.iter_mut().zip(names.qkv).zip(tower.qkv_bias.each()) {
             visit_layer(layer, &at(name), &[d, d], has_bias, f)?;
         }
         visit_layer(&mut self.out, &at(names.out), &[d, d], true, f)?;
-        visit_layer(&mut self.fc1, &at(fc1), &[fc1_rows, d], true, f)?;
+        let [fc1, fc2] = if tower.gated { ["", names.gated_mlp.out] } else { names.mlp };
+        match (tower.gated, names.gated_mlp.halves) {
+            (true, [gate, up]) => visit_halves(&mut self.fc1, [at(gate), at(up)], &[hidden, d], f)?,
+            (true, both) => visit_layer(&mut self.fc1, &at(&both.concat()), &[2 * hidden, d], true, f)?,
+            _ => visit_layer(&mut self.fc1, &at(fc1), &[hidden, d], true, f)?,
+        }
         visit_layer(&mut self.fc2, &at(fc2), &[d, hidden], true, f)?;
         visit_norm(&mut self.norm1, &at(names.norm1), d, f)?;
         visit_norm(&mut self.norm2, &at(names.norm2), d, f)?;
@@ -95,11 +118,13 @@ impl EmbeddingWeights {
     /// Visits what stands before the first block.
     pub(super) fn visit(&mut self, spec: &Spec, f: Visit) -> Result<()> {
         let (names, d, p) = (&spec.family.vision, spec.vision.width, spec.patch_size);
-        let stored = spec.positions.prefix + spec.grid() * spec.grid();
         if spec.class_token {
             f(names.class_token.name, &names.class_token.shape(&[d]), &mut self.class)?;
         }
-        f(names.positions.name, &names.positions.shape(&[stored, d]), &mut self.positions)?;
+        if spec.positions.is_some() {
+            let shape = names.positions.shape(&[spec.stored_positions(), d]);
+            f(names.positions.name, &shape, &mut self.positions)?;
+        }
         visit_layer(&mut self.patch, names.patch, &[d, 3, p, p], spec.patch_bias, f)?;
         if spec.registers > 0 {
             f(names.registers.name, &names.registers.shape(&[spec.registers, d]), &mut self.registers)?;
@@ -165,7 +190,12 @@ impl Vit {
         let post_norm = norm(get, spec.family.vision.post_norm, tower.width)?;
         let attention_pool = AttentionPoolWeights::read(get, spec)?
             .map(|weights| AttentionPool::new(tower, &weights, &post_norm, precision));
-        let tower = Tower { embedding, blocks, post_norm, attention_pool, eps: tower.eps };
+        let turn = spec.rotary.map(|rotary| {
+            let (grid, head_dim) = (image_size / spec.patch_size, tower.head_dim());
+            let angles = rotary_angles(rotary, head_dim, (grid, grid));
+            Arc::new(PatchTurn { prefix: spec.prefix_tokens(), rotation: Rotation::new(head_dim / 2, &angles) })
+        });
+        let tower = Tower { embedding, blocks, turn, post_norm, attention_pool, eps: tower.eps };
         Ok(Self {
             tower,
             pool: spec.pool,

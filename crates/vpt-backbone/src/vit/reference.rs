@@ -94,6 +94,35 @@ impl<'a> Reference<'a> {
         })
     }
 
+    /// Queries or keys `[B, heads, T, head_dim]` with those of the patches, the last ones, turned by rotary positions, if there
+    /// are any.
+    fn turned(&self, x: &Tensor) -> Result<Tensor> {
+        let Some(rotary) = self.spec.rotary else { return Ok(x.clone()) };
+        let (grid, (_, _, rows, head_dim)) = (self.image_size / self.spec.patch_size, x.dims4()?);
+        let (patches, half) = (grid * grid, head_dim / 2);
+        let first = rows - patches;
+        let mut parts = vec![x.narrow(2, 0, first)?];
+        for i in 0..patches {
+            let patch = x.narrow(2, first + i, 1)?;
+            let middle = |i: usize| 2. * (i as f64 + 0.5) / grid as f64 - 1.;
+            let angle = |j: usize| {
+                let quarter = half / 2;
+                let at = if j < quarter { middle(i / grid) } else { middle(i % grid) };
+                std::f64::consts::TAU * at / rotary.theta.powf((j % quarter) as f64 / quarter as f64)
+            };
+            let table = |f: fn(f64) -> f64| -> Result<Tensor> {
+                let values: Vec<f64> = (0..half).map(|j| f(angle(j))).collect();
+                Ok(Tensor::from_vec(values, half, &self.device)?.to_dtype(self.dtype)?)
+            };
+            let (cos, sin) = (table(f64::cos)?, table(f64::sin)?);
+            let (a, b) = (patch.narrow(3, 0, half)?, patch.narrow(3, half, half)?);
+            let a2 = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+            let b2 = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+            parts.push(Tensor::cat(&[a2, b2], 3)?);
+        }
+        Ok(Tensor::cat(&parts, 2)?)
+    }
+
     fn block(&self, x: &Tensor, i: usize) -> Result<Tensor> {
         let spec = self.spec;
         let (d, h, mlp) = (spec.vision.width, spec.vision.heads, spec.vision.mlp);
@@ -120,14 +149,21 @@ impl<'a> Reference<'a> {
         };
         let ([q, k, v], bias) = (names.qkv, spec.vision.qkv_bias);
         let (query, key, value) = (heads(q, bias.q, None)?, heads(k, bias.k, Some(0))?, heads(v, bias.v, Some(d))?);
+        let (query, key) = (self.turned(&query)?, self.turned(&key)?);
         let scores = (query.matmul(&key.t()?.contiguous()?)? / ((d / h) as f64).sqrt())?;
         let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&value)?;
         let mixed = mixed.transpose(1, 2)?.contiguous()?.reshape((b, n, d))?;
         let x = (x + scaled(self.linear(&mixed, &at(names.out), [d, d], true)?, scale1)?)?;
         let y = self.norm(&x, &at(names.norm2))?;
-        let [fc1, fc2] = if spec.vision.gated { names.gated_mlp } else { names.mlp };
+        let [fc1, fc2] = if spec.vision.gated { ["", names.gated_mlp.out] } else { names.mlp };
         let hidden = if spec.vision.gated {
-            let y = self.linear(&y, &at(fc1), [2 * mlp, d], true)?;
+            let y = match names.gated_mlp.halves {
+                [gate, up] => {
+                    let [gate, up] = [gate, up].map(|name| self.linear(&y, &at(name), [mlp, d], true));
+                    Tensor::cat(&[gate?, up?], D::Minus1)?
+                }
+                both => self.linear(&y, &at(&both.concat()), [2 * mlp, d], true)?,
+            };
             (self.activation(&y.narrow(D::Minus1, 0, mlp)?)? * y.narrow(D::Minus1, mlp, mlp)?)?
         } else {
             self.activation(&self.linear(&y, &at(fc1), [mlp, d], true)?)?
@@ -265,7 +301,10 @@ impl<'a> Reference<'a> {
     fn positions(&self, grid: usize) -> Result<[Tensor; 2]> {
         let (spec, names) = (self.spec, &self.spec.family.vision);
         let (d, stored) = (spec.vision.width, spec.grid() * spec.grid());
-        let Positions { prefix, resampling } = spec.positions;
+        let Some(Positions { prefix, resampling }) = spec.positions else {
+            let zeros = |rows: usize| Tensor::zeros((rows, d), self.dtype, &self.device);
+            return Ok([zeros(spec.prefix_tokens())?, zeros(grid * grid)?]);
+        };
         let all = self.tensor(names.positions.name, &names.positions.shape(&[prefix + stored, d]))?;
         let all = all.reshape((prefix + stored, d))?;
         let none = Tensor::zeros((spec.prefix_tokens() - prefix, d), self.dtype, &self.device)?;

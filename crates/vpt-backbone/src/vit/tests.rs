@@ -15,7 +15,7 @@ use super::load::visit_norm;
 use super::reference::Reference;
 use super::*;
 use crate::names::{Family, VisionNames, siglip};
-use crate::spec::{Positions, QkvBias, Spec, TowerSpec};
+use crate::spec::{Positions, QkvBias, Rotary, Spec, TowerSpec};
 use crate::weights::Weights;
 use vpt_base::testing::random;
 use vpt_kernel::Precision;
@@ -30,7 +30,8 @@ fn spec(model_type: &str, activation: &str) -> Spec {
     let tower = format!(
         r#""hidden_size": {WIDTH}, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 40,
            "image_size": {image}, "patch_size": 8, "hidden_act": "{activation}",
-           "mlp_ratio": {ratio}, "num_register_tokens": 2, "use_swiglu_ffn": {gated}"#
+           "mlp_ratio": {ratio}, "num_register_tokens": 2, "use_swiglu_ffn": {gated}, "use_gated_mlp": {}"#,
+        activation == "silu"
     );
     let config = match model_type {
         "clip" => format!(r#"{{"model_type": "clip", "vision_config": {{{tower}}}}}"#),
@@ -85,6 +86,8 @@ fn families() -> Vec<(Spec, usize)> {
         ("dinov2", "swiglu", 24),
         ("dinov2_with_registers", "gelu", 24),
         ("siglip_vision_model", "gelu_pytorch_tanh", 24),
+        ("dinov3_vit", "gelu", 24),
+        ("dinov3_vit", "silu", 40),
     ];
     let families = families.map(|(model_type, activation, size)| (spec(model_type, activation), size));
     // The image has pixels behind its last whole patches.
@@ -94,10 +97,10 @@ fn families() -> Vec<(Spec, usize)> {
 }
 
 /// Facts in combinations that no family has today.
-fn other_facts() -> [Spec; 7] {
+fn other_facts() -> [Spec; 9] {
     let with_bias =
         |spec: &Spec, [q, k, v]: [bool; 3]| TowerSpec { qkv_bias: QkvBias { q, k, v }, ..spec.vision.clone() };
-    let without_prefix = |spec: &Spec| Positions { prefix: 0, ..spec.positions };
+    let without_prefix = |spec: &Spec| spec.positions.map(|positions| Positions { prefix: 0, ..positions });
     let distilled = spec("dinov2_with_registers", "swiglu");
     let (vit, clip, dinov2) = (spec("vit", "gelu_new"), spec("clip", "gelu"), spec("dinov2_with_registers", "gelu"));
     [
@@ -111,8 +114,18 @@ fn other_facts() -> [Spec; 7] {
             vision: with_bias(&dinov2, [false; 3]),
             ..dinov2.clone()
         },
-        // As DINOv3: tokens before the patches have no position, keys no bias.
-        Spec { positions: without_prefix(&dinov2), vision: with_bias(&dinov2, [true, false, true]), ..dinov2 },
+        // Tokens before the patches have no position, keys no bias.
+        Spec { positions: without_prefix(&dinov2), vision: with_bias(&dinov2, [true, false, true]), ..dinov2.clone() },
+        // Rotary positions beside learned ones.
+        Spec { rotary: Some(Rotary { theta: 30. }), ..dinov2 },
+        // Rotary positions, no token before the patches, a norm before the first block.
+        Spec {
+            class_token: false,
+            positions: None,
+            rotary: Some(Rotary { theta: 100. }),
+            pool: Pool::Mean,
+            ..clip.clone()
+        },
         // The mean of patches behind a norm before the first block and beside a class token.
         Spec { pool: Pool::Mean, patch_bias: true, vision: with_bias(&clip, [false, false, true]), ..clip },
         Spec { pool: Pool::ClassTokenAndMean, pre_norm: false, ..vit.clone() },

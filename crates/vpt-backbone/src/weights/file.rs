@@ -51,15 +51,15 @@ impl TensorEntry {
         Self { file, dtype: dtype.to_owned(), shape, offset, bytes, transposed: false, patch_rows: false }
     }
 
-    /// The rows of one third, as of fused query, key and value weights `[3D, …]`; `None` if they cannot be shared out.
-    pub(super) fn third(&self, number: usize) -> Option<Self> {
+    /// The rows of one of so many shares, as a third of fused query, key and value weights `[3D, …]`; `None` if they cannot be shared out.
+    pub(super) fn share(&self, number: usize, of: usize) -> Option<Self> {
         let rows = *self.shape.first()?;
-        if rows % 3 != 0 {
+        if rows % of != 0 {
             return None;
         }
         let mut shape = self.shape.clone();
-        shape[0] = rows / 3;
-        let bytes = self.bytes / 3;
+        shape[0] = rows / of;
+        let bytes = self.bytes / of as u64;
         Some(Self { shape, offset: self.offset + number as u64 * bytes, bytes, ..self.clone() })
     }
 

@@ -34,7 +34,7 @@ impl TextTower {
                 self.embed_token(row, token, position);
             }
         }
-        let sequences = Sequences { starts: &starts, causal: false };
+        let sequences = Sequences::unturned(&starts, false);
         let mut part = TextMicroBatch { range, ..TextMicroBatch::default() };
         for (i, block) in self.blocks.iter().enumerate() {
             if let (Some(fresh), true) = (layers.get(i), i > 0) {
@@ -98,7 +98,7 @@ impl TextTower {
         let stride = row_stride(d);
         let starts = sequence_starts(tokens, texts, &part.range);
         let mut dx = self.project_ends_vjp(d_embeds, &starts, &part.normalized, &part.inverse);
-        let sequences = Sequences { starts: &starts, causal: false };
+        let sequences = Sequences::unturned(&starts, false);
         for (i, block) in self.blocks.iter().enumerate().rev() {
             block.vjp(&mut dx, sequences, None, Queries::All, &part.blocks[i], Depth::Rows, None, None, scratch);
             if i >= layers {
