@@ -5,6 +5,8 @@
 //! open_clip 3.3 (`CLIPVisionCfg`, `CLIPTextCfg`, `PreprocessCfg`). What changes the result and is not supported is refused by
 //! its name; where that concerns texts only, the image tower is read and the reason kept for whoever asks for texts.
 
+mod siglip;
+
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -60,15 +62,25 @@ impl OpenClip {
         }
         let vision = model.section("vision_cfg", "model_cfg.vision_cfg.")?;
         let quick = model.flag("quick_gelu", false)?;
-        let mut spec =
-            Spec { projection: Some(model.size("embed_dim", None, MAX_MLP)?), ..image_tower(&vision, quick)? };
-        if model.get("init_logit_bias").is_some() {
+        let embed_dim = model.size("embed_dim", None, MAX_MLP)?;
+        let siglip = vision.text("timm_model_name")?.filter(|name| siglip::is_siglip(name));
+        let mut spec = match siglip {
+            Some(name) => siglip::image_tower(&vision, name, embed_dim)?,
+            None => Spec { projection: Some(embed_dim), ..image_tower(&vision, quick)? },
+        };
+        if siglip.is_none() && model.get("init_logit_bias").is_some() {
             return Err(model.error("init_logit_bias", "logits with a bias (SigLIP) are not supported"));
         }
         let text = model.section("text_cfg", "model_cfg.text_cfg.")?;
-        let without_texts = reason_against_texts(&text)?;
+        let without_texts = match siglip {
+            Some(_) => siglip::reason_against_texts(&text)?,
+            None => reason_against_texts(&text)?,
+        };
         if without_texts.is_none() {
-            spec.text = Some(text_tower(&text, quick, spec.projection.unwrap_or_default())?);
+            spec.text = Some(match siglip {
+                Some(_) => siglip::text_tower(&text, embed_dim)?,
+                None => text_tower(&text, quick, embed_dim)?,
+            });
         }
         let none = Map::new();
         let fields = match root.get("preprocess_cfg") {
@@ -211,6 +223,7 @@ pub(crate) fn slots(name: &str) -> Vec<(String, TensorSlot)> {
     // Of training programs, of models that were saved with both towers apart.
     let bare = name.strip_prefix("module.").unwrap_or(name);
     let found = match bare.strip_prefix("visual.") {
+        Some(rest) if rest.starts_with("trunk.") => siglip::image_slots(&rest["trunk.".len()..]),
         Some(rest) => image_slots(rest),
         None => text_slots(bare.strip_prefix("text.").unwrap_or(bare)),
     };
@@ -239,6 +252,9 @@ fn text_slots(name: &str) -> Vec<(String, TensorSlot)> {
         return vec![("text_projection.weight".to_owned(), TensorSlot::Transposed)];
     }
     let one = match name {
+        // With a bias it is a layer: SigLIP's.
+        "text_projection.weight" => "head.weight",
+        "text_projection.bias" => "head.bias",
         "token_embedding.weight" => "embeddings.token_embedding.weight",
         "positional_embedding" => "embeddings.position_embedding.weight",
         "ln_final.weight" => "final_layer_norm.weight",

@@ -39,6 +39,8 @@ pub(crate) enum TensorSlot {
     Half(usize),
     /// Rows and columns are exchanged.
     Transposed,
+    /// It is a list of one, `[1, …]`, of it.
+    OnlyOne,
     /// A patch embedding `[D, 3, p, p]` as a layer over the values of a patch, channels last: `[D, p p 3]`. One with four
     /// dimensions is no such layer and the same.
     PatchRows,
@@ -52,6 +54,7 @@ impl TensorSlot {
             Self::Third(number) => tensor.share(number, 3),
             Self::Half(number) => tensor.share(number, 2),
             Self::Transposed => tensor.transpose(),
+            Self::OnlyOne => tensor.only_one(),
             Self::PatchRows if tensor.shape.len() == 4 => Some(tensor.clone()),
             Self::PatchRows => tensor.patch_rows(),
         }

@@ -23,7 +23,7 @@ use self::settings::HubSettings;
 pub use self::verify::{FileState, Verified, VerifiedFile, is_bundled, verify};
 use super::open_clip::{self, OpenClip};
 use super::registry::{BackboneName, CONFIG, PREPROCESSOR, by_hand, is_timm_config, names_model};
-use super::spec::Spec;
+use super::spec::{Spec, TextPool};
 use super::timm::Timm;
 use super::tokenizer::TOKENIZER;
 use super::weights::pickle::{PICKLED, convert};
@@ -217,11 +217,14 @@ impl Fetch<'_> {
         self.any_weights()
     }
 
-    /// Brings the weights of a model of open_clip, whose tokenizer is part of this program. Those in PyTorch's form are read as
-    /// they are.
+    /// Brings the weights of a model of open_clip, whose tokenizer, if it is CLIP's, is part of this program. Those in PyTorch's form
+    /// are read as they are.
     fn open_clip(&mut self) -> Result<()> {
         let path = self.path(open_clip::CONFIG);
-        OpenClip::from_json(&read_limited(&path, WEIGHTS.text)?, &path)?;
+        let spec = OpenClip::from_json(&read_limited(&path, WEIGHTS.text)?, &path)?.spec;
+        if spec.text.is_some_and(|text| text.pool == TextPool::LastPosition) {
+            self.wanted(TOKENIZER, WEIGHTS.tokenizer)?;
+        }
         for name in open_clip::WEIGHTS {
             if self.file(name, WEIGHTS.weights)? {
                 return Ok(());

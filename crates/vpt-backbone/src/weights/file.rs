@@ -63,6 +63,12 @@ impl TensorEntry {
         Some(Self { shape, offset: self.offset + number as u64 * bytes, bytes, ..self.clone() })
     }
 
+    /// What it is a list of one of; `None` if it is none.
+    pub(super) fn only_one(&self) -> Option<Self> {
+        let shape = self.shape.strip_prefix(&[1])?.to_vec();
+        (!self.transposed).then(|| Self { shape, ..self.clone() })
+    }
+
     /// Its transpose; `None` if it is no matrix.
     pub(super) fn transpose(&self) -> Option<Self> {
         let &[rows, columns] = &self.shape[..] else { return None };
