@@ -106,6 +106,7 @@ fn describe(info: &BackboneInfo) -> String {
         ("image tower", tower(&spec.vision)),
         ("images", format!("{side}x{side} pixels, patches of {patch}x{patch}{read}")),
     ]);
+    rows.extend((!spec.family.note.is_empty()).then(|| ("note", spec.family.note.to_owned())));
     rows.extend(spec.projection.map(|width| ("projection", width.to_string())));
     rows.extend(
         spec.text.as_ref().map(|text| ("text tower", format!("{}, {} tokens", tower(&text.tower), text.context))),

@@ -71,6 +71,7 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
             max_memory: global.max_memory(),
         };
         let backbone = Backbone::open(args.backbone.as_deref().unwrap_or("clip-nano"), &options)?;
+        backbone.note().iter().for_each(|note| ProgressDisplay::new(global.quiet).line(note));
         (backbone.name.clone(), embed(&EmbeddingSource::Backbone(&backbone), &files, args, global)?)
     };
     let Answered { answers: mut embeddings, images, skipped } = found;

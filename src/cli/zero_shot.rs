@@ -117,6 +117,7 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
         max_memory: global.max_memory(),
     };
     let backbone = Backbone::open(&args.backbone, &options)?;
+    backbone.note().iter().for_each(|note| progress.line(note));
     let (threads, split) = (global.threads(), args.split);
     let show = &mut |done, total| progress.at("classifying", done, total, String::new);
     let (count, scores, shown) = match args.scores {

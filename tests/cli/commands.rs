@@ -101,6 +101,24 @@ fn zero_shot_says_which_texts_it_used() {
 }
 
 #[test]
+fn what_a_backbone_does_in_another_way_is_said() {
+    let sandbox = Sandbox::new();
+    sandbox.colours("colours", 8);
+    let (naflex, siglip) = (fixture("siglip2"), fixture("siglip"));
+    let picture = fixture("images/a.png");
+    let said = "siglip2: images that are not square become so here";
+    let embed = |backbone: &str| {
+        sandbox.vpt(&["embed", "--backbone", backbone, "--out", "e.safetensors", &picture]).ok().stderr
+    };
+    assert!(embed(&naflex).contains(said) && !embed(&siglip).contains("square"));
+    let zero_shot = sandbox.vpt(&["zero-shot", "--backbone", &naflex, "--data", "colours"]).ok();
+    assert!(zero_shot.stderr.contains(said), "{}", zero_shot.stderr);
+    let args = ["train", "--backbone", &naflex, "--data", "colours", "--method", "ncm", "--out", "run"];
+    assert!(sandbox.vpt(&args).ok().stderr.contains(said));
+    assert!(sandbox.vpt(&["backbones", "info", &naflex]).ok().stdout.contains("not square"));
+}
+
+#[test]
 fn sigmoids_tell_each_class_by_itself() {
     fn sorted(json: &Value) -> Vec<&str> {
         let mut keys = keys(json);

@@ -148,6 +148,12 @@ impl Backbone {
         &self.weights
     }
 
+    /// What is done in another way than its authors do it, and a user should know.
+    pub fn note(&self) -> Option<String> {
+        let note = self.spec.family.note;
+        (!note.is_empty()).then(|| format!("{}: {note}", self.name))
+    }
+
     /// Number of values in the backbone's tensors.
     pub fn parameters(&self) -> u64 {
         self.weights.parameters()

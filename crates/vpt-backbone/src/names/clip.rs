@@ -11,6 +11,7 @@ use vpt_image::preprocess::Preprocess;
 /// The family.
 pub static FAMILY: Family = Family {
     name: "clip",
+    note: "",
     model_types: &["clip", "clip_vision_model"],
     spec,
     // Every OpenAI-style CLIP is prepared alike.

@@ -8,6 +8,7 @@ use vpt_base::Result;
 /// The family.
 pub static FAMILY: Family = Family {
     name: "vit",
+    note: "",
     model_types: &["deit"],
     spec,
     preprocess: None,

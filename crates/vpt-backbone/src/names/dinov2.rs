@@ -7,6 +7,7 @@ use vpt_base::Result;
 /// The family.
 pub static FAMILY: Family = Family {
     name: "dinov2",
+    note: "",
     model_types: &["dinov2"],
     spec: |root| spec(root, &FAMILY, 14),
     preprocess: None,

@@ -7,6 +7,7 @@ use vpt_base::Result;
 /// The family.
 pub static FAMILY: Family = Family {
     name: "dinov2_with_registers",
+    note: "",
     model_types: &["dinov2_with_registers"],
     spec,
     preprocess: None,

@@ -8,6 +8,7 @@ use vpt_base::Result;
 /// The family.
 pub static FAMILY: Family = Family {
     name: "dinov3",
+    note: "",
     model_types: &["dinov3_vit"],
     spec,
     preprocess: None,

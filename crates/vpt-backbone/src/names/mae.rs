@@ -5,6 +5,7 @@ use super::{Family, vit};
 /// The family.
 pub static FAMILY: Family = Family {
     name: "vit",
+    note: "",
     model_types: &["vit_mae"],
     spec: |root| vit::spec(root, &FAMILY),
     preprocess: None,

@@ -48,6 +48,8 @@ pub fn by_model_type(model_type: &str) -> Option<&'static Family> {
 pub struct Family {
     /// What it is called in lists and messages. A family that is published in the form of another goes by that one's name.
     pub name: &'static str,
+    /// What is done in another way than its authors do it, and a user should know; empty where there is nothing.
+    pub note: &'static str,
     /// The `model_type`s of `config.json` that it is told by.
     pub model_types: &'static [&'static str],
     /// What a backbone is, by its configuration.

@@ -18,6 +18,7 @@ use vpt_image::preprocess::Preprocess;
 /// The family at fixed sizes.
 pub static FAMILY: Family = Family {
     name: "siglip",
+    note: "",
     model_types: &["siglip", "siglip_vision_model"],
     spec: |root| spec(root, &FAMILY),
     // Every SigLIP is prepared alike.
@@ -32,6 +33,7 @@ pub static FAMILY: Family = Family {
 /// The family for images of any aspect ratio.
 pub static NAFLEX: Family = Family {
     name: "siglip2",
+    note: "images that are not square become so here, where the model was made for their own aspect ratio",
     model_types: &["siglip2", "siglip2_vision_model"],
     spec: |root| spec(root, &NAFLEX),
     preprocess: Some(Preprocess::siglip_naflex),

@@ -6,6 +6,7 @@ use super::{Anchor, AttentionPoolNames, BlockNames, Family, GatedNames, JointNam
 /// The family.
 pub static FAMILY: Family = Family {
     name: "timm",
+    note: "",
     // What transformers calls a model of timm. Its sizes are in no configuration, but in the tensors.
     model_types: &["timm_wrapper"],
     spec: |root| Err(root.error("architecture", "missing: which model of timm it is")),

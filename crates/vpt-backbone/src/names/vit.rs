@@ -7,6 +7,7 @@ use vpt_base::Result;
 /// The family.
 pub static FAMILY: Family = Family {
     name: "vit",
+    note: "",
     model_types: &["vit"],
     spec: |root| spec(root, &FAMILY),
     preprocess: None,

@@ -75,6 +75,7 @@ impl DetectTraining {
             max_memory: config.max_memory,
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
+        backbone.note().iter().for_each(|note| observer.event(&Event::Note(note)));
         let plan = config.resolve(&RunContext {
             task: Task::Detect,
             depth: backbone.vit.depth(),

@@ -82,6 +82,7 @@ impl Setup {
             max_memory: config.max_memory,
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
+        backbone.note().iter().for_each(|note| observer.event(&Event::Note(note)));
         let facts = |dataset: &Dataset| RunContext {
             task: L::TASK,
             depth: backbone.vit.depth(),
