@@ -25,7 +25,7 @@ use vpt::prompt::key_values::{KeyValueShape, importance};
 
 /// Those with gradients in their fixtures.
 const LEARNED: [&str; 6] = ["clip", "clip-gelu", "vit", "dinov2", "dinov2-registers", "siglip"];
-/// Those with embeddings in them: also a distilled DeiT, a `SigLIP` 2 whose patches do not fill its images, and a `NaFlex` one.
+/// Those with embeddings in them: also a distilled DeiT, a SigLIP 2 whose patches do not fill its images, and a NaFlex one.
 const FAMILIES: [&str; 9] =
     ["clip", "clip-gelu", "vit", "dinov2", "dinov2-registers", "siglip", "deit", "siglip-v2", "siglip2"];
 const SIDE: usize = 32;

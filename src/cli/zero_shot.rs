@@ -1,4 +1,4 @@
-//! `vpt zero-shot`: CLIP or `SigLIP` classifies by texts, without training.
+//! `vpt zero-shot`: CLIP or SigLIP classifies by texts, without training.
 
 use std::path::PathBuf;
 
@@ -16,15 +16,15 @@ use super::output::Output;
 use super::progress::ProgressDisplay;
 use super::{Global, metrics, multilabel_metrics, split};
 
-/// Classify with CLIP or `SigLIP` by class names alone
+/// Classify with CLIP or SigLIP by class names alone
 ///
 /// Computed as `CLIP_benchmark` does: every template is filled with every class name and embedded; embeddings are normalised, averaged over the templates and
-/// normalised again. With --scores sigmoid, which `SigLIP` was trained for, each class is told by itself, and an image may have several. Published numbers hold for published class names and templates only: the output says which were used.
+/// normalised again. With --scores sigmoid, which SigLIP was trained for, each class is told by itself, and an image may have several. Published numbers hold for published class names and templates only: the output says which were used.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  vpt zero-shot --data shapes\n  \
                         vpt zero-shot --backbone clip-vit-b32 --data pets/ --templates templates.txt --classnames names.txt")]
 pub(crate) struct ZeroShot {
-    /// CLIP or `SigLIP` backbone: known name or folder in the Hugging Face layout
+    /// CLIP or SigLIP backbone: known name or folder in the Hugging Face layout
     #[arg(long, value_name = "NAME|DIR", default_value = "clip-nano")]
     backbone: String,
     /// Folder to look for known backbones in, before the local Hugging Face cache

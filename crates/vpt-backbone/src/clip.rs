@@ -166,7 +166,7 @@ impl Backbone {
     }
 
     /// Image embeddings of `pixels` `[B, 3, S, S]`, not normalised: CLIP's projected class token `[B, projection]`, what attention
-    /// pooling makes `[B, D]` of `SigLIP`, the class token after the last norm `[B, D]` of other families.
+    /// pooling makes `[B, D]` of SigLIP, the class token after the last norm `[B, D]` of other families.
     ///
     /// # Errors
     /// As [`Vit::features`].
@@ -315,7 +315,7 @@ impl Backbone {
     }
 
     /// What is added to cosine times [`Self::logit_scale`] of a backbone that was trained by the sigmoid of its logits, a
-    /// probability for every pair of image and text (`SigLIP`).
+    /// probability for every pair of image and text (SigLIP).
     pub fn logit_bias(&self) -> Option<f32> {
         self.clip.as_ref().and_then(|clip| clip.logit_bias)
     }

@@ -177,7 +177,7 @@ pub enum Pool {
     Mean,
     /// The class token and, behind it, the mean of the patches, `[2 D]`.
     ClassTokenAndMean,
-    /// What a learned query finds among all tokens, and an MLP makes of it, `[D]`: `SigLIP`'s head. Its shape is that of the
+    /// What a learned query finds among all tokens, and an MLP makes of it, `[D]`: SigLIP's head. Its shape is that of the
     /// tower's blocks. Prompts are not among the tokens it looks at.
     Attention,
 }

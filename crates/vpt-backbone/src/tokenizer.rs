@@ -1,4 +1,4 @@
-//! Texts to token ids, by the `tokenizer.json` of a checkpoint: CLIP's, or `SigLIP`'s (`siglip`).
+//! Texts to token ids, by the `tokenizer.json` of a checkpoint: CLIP's, or SigLIP's (`siglip`).
 
 mod open_clip;
 mod siglip;
@@ -41,7 +41,7 @@ enum Kind {
     File(Box<tokenizers::Tokenizer>),
     /// CLIP's own.
     Clip(ClipTokenizer),
-    /// `SigLIP`'s.
+    /// SigLIP's.
     Siglip(Box<SiglipTokenizer>),
 }
 
@@ -73,7 +73,7 @@ impl Tokenizer {
     }
 
     /// Opens the tokenizer in the folder `dir` for a model that reads texts padded to a fixed length, whose vocabulary has
-    /// `vocab` tokens: `SigLIP`.
+    /// `vocab` tokens: SigLIP.
     ///
     /// # Errors
     /// There is none, or it would give other ids than the model was trained with.
@@ -151,7 +151,7 @@ impl Tokenizer {
     }
 
     /// The ids of `text` with the tokens the file puts around it (CLIP: start and end of text), at most `context` of them:
-    /// a longer text loses its end, not the end token. Padded to `context` for `SigLIP` only.
+    /// a longer text loses its end, not the end token. Padded to `context` for SigLIP only.
     ///
     /// # Errors
     /// The text cannot be tokenized, or `context` is too short for the tokens put around it.
@@ -286,6 +286,14 @@ mod tests {
                 assert!(message.ends_with(&part), "{message}");
             }
         }
+        let with_places = tempfile::tempdir().unwrap();
+        let mut json: Value = serde_json::from_slice(&std::fs::read(dir("siglip").join(TOKENIZER)).unwrap()).unwrap();
+        let pieces = json["model"]["vocab"].as_array_mut().unwrap();
+        let own = pieces.len();
+        pieces.extend((0..100).map(|i| json!([format!("<extra_id_{i}>"), 0.0])));
+        std::fs::write(with_places.path().join(TOKENIZER), json.to_string()).unwrap();
+        assert!(Tokenizer::open_padded(with_places.path(), own).is_ok());
+
         let message = Tokenizer::open_padded(&fixture(), 600).unwrap_err().to_string();
         assert!(message.ends_with("has no <pad>: not SigLIP's tokenizer"), "{message}");
 

@@ -165,13 +165,13 @@ impl Preprocess {
         }
     }
 
-    /// `SigLIP`'s preprocessing for images of `size` pixels: no regard for their aspect ratio, values from -1 to 1.
+    /// SigLIP's preprocessing for images of `size` pixels: no regard for their aspect ratio, values from -1 to 1.
     pub fn siglip(size: usize) -> Self {
         let resize = Some(Size::Exact { width: size, height: size });
         Self { resize, crop: None, mean: [0.5; 3], std: [0.5; 3], ..Self::clip(size) }
     }
 
-    /// That of `SigLIP` 2's `NaFlex` models, for square images of `size` pixels.
+    /// That of SigLIP 2's NaFlex models, for square images of `size` pixels.
     pub fn siglip_naflex(size: usize) -> Self {
         Self { filter: Filter::Bilinear, ..Self::siglip(size) }
     }

@@ -20,7 +20,7 @@ enum Processor {
     Vit,
     Deit,
     Siglip,
-    /// `SigLIP` 2's for images of any aspect ratio. What it makes of square ones is made of all.
+    /// SigLIP 2's for images of any aspect ratio. What it makes of square ones is made of all.
     NaFlex,
     Dinov3,
 }

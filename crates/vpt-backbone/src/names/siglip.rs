@@ -1,7 +1,7 @@
-//! `SigLIP` (Zhai et al. 2023) and `SigLIP` 2 (Tschannen et al. 2025): both towers, or the image tower published on its own. No
+//! SigLIP (Zhai et al. 2023) and SigLIP 2 (Tschannen et al. 2025): both towers, or the image tower published on its own. No
 //! class token: attention with a learned query pools the patches.
 //!
-//! Both generations at fixed sizes are `siglip`. `siglip2` are the models that see images at their own aspect ratio (`NaFlex`), read
+//! Both generations at fixed sizes are `siglip`. `siglip2` are the models that see images at their own aspect ratio (NaFlex), read
 //! here as what they are for square images: a grid of all their positions.
 
 use super::{
@@ -72,7 +72,7 @@ const JOINT: JointNames =
 static TEXT: TextNames =
     TextNames { projection: "text_model.head.weight", projection_bias: "text_model.head.bias", ..clip::TEXT_NAMES };
 
-/// torch's attention has the three layers of the pooling in one; `NaFlex` has its patches' layer with channels last.
+/// torch's attention has the three layers of the pooling in one; NaFlex has its patches' layer with channels last.
 static STORED: [StoredTensor; 3] = [
     StoredTensor {
         name: "head.attention.in_proj_weight",

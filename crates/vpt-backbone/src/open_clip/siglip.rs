@@ -1,4 +1,4 @@
-//! `SigLIP` in open_clip's form: an image tower of timm under `visual.trunk.`, and texts that are read both ways.
+//! SigLIP in open_clip's form: an image tower of timm under `visual.trunk.`, and texts that are read both ways.
 //!
 //! The configuration names the image tower and says nothing more of it, so its sizes are those that timm 1.0.31 has by this
 //! name. Tensors are found under transformers' names ([`crate::names::siglip`]).
@@ -14,7 +14,7 @@ use crate::spec::{
 use crate::weights::TensorSlot;
 use vpt_base::Result;
 
-/// Whether timm's `name` is that of an image tower of `SigLIP`.
+/// Whether timm's `name` is that of an image tower of SigLIP.
 pub(super) fn is_siglip(name: &str) -> bool {
     parse(name).is_some()
 }

@@ -1,4 +1,4 @@
-//! The tokenizers of `SigLIP`, both generations, over the `tokenizer.json` of a checkpoint: every text has exactly as many ids as
+//! The tokenizers of SigLIP, both generations, over the `tokenizer.json` of a checkpoint: every text has exactly as many ids as
 //! the model has positions.
 //!
 //! A text becomes its tokens, the end token and padding; one that is too long loses its end, not the end token. There is no
@@ -47,8 +47,11 @@ impl SiglipTokenizer {
                 None => return Err(format!("has no {token}: not SigLIP's tokenizer")),
             }
         }
-        // A vocabulary is rounded up at most a little in the model.
-        let own = inner.get_vocab_size(false);
+        // A vocabulary is rounded up at most a little in the model. T5's form may have places behind it that no text uses.
+        let mut own = inner.get_vocab_size(false);
+        if own > vocab {
+            own = inner.get_vocab(false).keys().filter(|token| !token.starts_with("<extra_id_")).count();
+        }
         if own > vocab || vocab - own > vocab / 10 {
             return Err(format!("has {own} tokens, where the model has {vocab}: it belongs to another model"));
         }

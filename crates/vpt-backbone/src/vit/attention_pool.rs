@@ -1,4 +1,4 @@
-//! Attention pooling, the head of `SigLIP` (Zhai et al. 2023): one learned query looks at all tokens behind the last norm, and an
+//! Attention pooling, the head of SigLIP (Zhai et al. 2023): one learned query looks at all tokens behind the last norm, and an
 //! MLP goes over what it finds.
 //!
 //! With queries, keys and values of several heads, `x` `[T, D]` the tokens of an image after the last norm and `p` the

@@ -135,7 +135,7 @@ fn other_facts() -> [Spec; 9] {
     ]
 }
 
-/// `family` with tensors of attention pooling, called as `SigLIP`'s.
+/// `family` with tensors of attention pooling, called as SigLIP's.
 fn with_attention_pool(family: &'static Family) -> &'static Family {
     let vision = VisionNames { attention_pool: siglip::FAMILY.vision.attention_pool, ..family.vision };
     Box::leak(Box::new(Family { vision, ..*family }))

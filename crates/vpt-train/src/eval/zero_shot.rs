@@ -1,6 +1,6 @@
-//! Zero-shot classification of a part of a data set by CLIP or `SigLIP`: logits are the cosines of an image's embedding with those of the texts
+//! Zero-shot classification of a part of a data set by CLIP or SigLIP: logits are the cosines of an image's embedding with those of the texts
 //! that name the classes (see [`class_texts`](vpt_backbone::class_texts)) times the model's `exp(logit_scale)`.
-//! `SigLIP` was trained to tell each class by itself: with its bias added, the sigmoid of a logit is the probability that image and text
+//! SigLIP was trained to tell each class by itself: with its bias added, the sigmoid of a logit is the probability that image and text
 //! belong together, and an image may have any number of classes.
 
 use crate::infer::batches;

@@ -1,4 +1,4 @@
-//! Texts with learned vectors in them whose tokens see what comes after them too, as `SigLIP`'s do.
+//! Texts with learned vectors in them whose tokens see what comes after them too, as SigLIP's do.
 //!
 //! The vectors are the first tokens of a text, its own tokens, end and padding come behind them. What the vectors become
 //! depends on the text, so every text has them in a sequence of its own: nothing is shared, as it is where attention is
