@@ -107,6 +107,8 @@ fn describe(info: &BackboneInfo) -> String {
         ("images", format!("{side}x{side} pixels, patches of {patch}x{patch}{read}")),
     ]);
     rows.extend((!spec.family.note.is_empty()).then(|| ("note", spec.family.note.to_owned())));
+    rows.extend(spec.rotary.map(|_| ("positions", "rotary".to_owned())));
+    rows.extend((spec.registers > 0).then(|| ("tokens before the patches", spec.prefix_tokens().to_string())));
     rows.extend(spec.projection.map(|width| ("projection", width.to_string())));
     rows.extend(
         spec.text.as_ref().map(|text| ("text tower", format!("{}, {} tokens", tower(&text.tower), text.context))),

@@ -17,7 +17,8 @@ use super::{Global, Usage, model};
 /// Write embeddings of images and texts to a safetensors file
 ///
 /// `image_embeds` [N, D], f32, in the order given: CLIP's projected class token, what the attention at SigLIP's end makes of the
-/// patches, of other families the class token after the last norm. `text_embeds` [T, D] with --texts. Neither is normalised without --normalize.
+/// patches, of other families the class token after the last norm or, where there is none, the mean of the patches.
+/// `text_embeds` [T, D] with --texts. Neither is normalised without --normalize.
 #[derive(Debug, Args)]
 #[command(
     group(ArgGroup::new("what").args(["images", "texts"]).required(true).multiple(true)),

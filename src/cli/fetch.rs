@@ -34,6 +34,7 @@ fn describe(fetched: &Fetched) -> String {
         ("commit", fetched.commit.clone()),
         ("where", fetched.path.display().to_string()),
     ];
+    rows.extend(fetched.license.clone().map(|license| ("licence", license)));
     rows.extend(fetched.files.iter().map(|f| ("file", format!("{}, {}", f.name, table::bytes(f.bytes)))));
     table::pairs(&rows)
 }

@@ -85,6 +85,22 @@ fn a_repository_of_open_clip_brings_its_own_files() {
     refused.fails(&["open_clip_config.json: model_cfg.embed_dim: missing"]);
 }
 
+#[test]
+fn a_repository_of_timm_brings_its_weights_and_tells_its_licence() {
+    let fixture: Value = crate::util::json_file(Path::new(&fixture("timm.json")));
+    let config = |case: &str| fixture["cases"][case]["config"].to_string().into_bytes();
+    let files = |case: &str| vec![("config.json", config(case)), ("model.safetensors", vec![7; 90])];
+    let (sandbox, hub) = (Sandbox::new(), Hub::new("timm/dinov3", &files("dinov3")));
+    let fetched = run(&sandbox, &hub, &["backbones", "fetch", "timm/dinov3", "--json"]).ok().json();
+    let names: Vec<&str> = fetched["files"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["config.json", "model.safetensors"]);
+    assert!(fetched["license"].as_str().unwrap().starts_with("DINOv3 License"), "{fetched}");
+    run(&sandbox, &hub, &["backbones", "verify", "timm/dinov3"]).ok();
+    run(&sandbox, &hub, &["backbones", "info", "timm/dinov3"]).fails(&["model.safetensors: "]);
+    let swin = Hub::new("me/swin", &[("config.json", br#"{"architecture": "swin_tiny"}"#.to_vec())]);
+    run(&sandbox, &swin, &["backbones", "fetch", "me/swin"]).fails(&["architecture: `swin_tiny` is not supported"]);
+}
+
 /// The hash of the fixture's weights.
 fn weights() -> (Vec<u8>, String) {
     let bytes = files("clip", &["model.safetensors"]).remove(0).1;

@@ -22,7 +22,7 @@ use vpt_image::{Preprocess, from_timm};
 /// What supported architectures begin with.
 const SUPPORTED: [&str; 4] = ["vit_", "deit", "flexivit_", "test_vit"];
 /// Parts of names that mean something that no tensor tells.
-const REFUSED: [&str; 8] = ["_rope_", "_pe_", "relpos", "_r26_", "_r50_", "resnet", "_mci", "naflex"];
+const REFUSED: [&str; 9] = ["_rope_", "_pe_", "_rpn_", "relpos", "_r26_", "_r50_", "resnet", "_mci", "naflex"];
 /// Arguments of a model that its tensors tell again, or that make no difference to features.
 const TOLD: [&str; 22] = [
     "img_size",
@@ -190,9 +190,16 @@ impl<'a> Timm<'a> {
             projection: None,
             text: None,
         };
-        if rotary.is_some() {
-            spec.check_image_size(image_size).map_err(|error| error.in_file(self.path))?;
+        if spec.pool == Pool::Attention && spec.prefix_tokens() > 0 {
+            // timm's looks at the patches alone.
+            let message = self.unsupported("has tokens before the patches beside a pool by attention");
+            return Err(self.error("architecture", &message));
         }
+        if rotary.is_some() && !image_size.is_multiple_of(patch_size) {
+            let message = format!("{image_size} is no multiple of the patch size {patch_size}");
+            return Err(self.error("input_size", &message));
+        }
+        spec.check_image_size(image_size).map_err(|error| error.in_file(self.path))?;
         spec.check().map_err(|error| error.in_file(self.path))?;
         self.check_names(&spec, weights)?;
         Ok(spec)

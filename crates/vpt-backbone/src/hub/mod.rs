@@ -111,6 +111,8 @@ pub struct Fetched {
     pub commit: String,
     /// The folder its files are in.
     pub path: PathBuf,
+    /// The licence of its weights, where its configuration tells.
+    pub license: Option<String>,
     /// Its files.
     pub files: Vec<FetchedFile>,
 }
@@ -154,6 +156,21 @@ pub fn fetch(name: &str, tell: &mut dyn FnMut(FetchEvent<'_>)) -> Result<Fetched
     Fetch { named: &named, client: &client, cache: &cache, download, files: vec![] }.run()
 }
 
+/// The licence of the weights that a `config.json` is of, where it tells: that of `DINOv3`, which has to be passed on with them, by
+/// its `model_type`, others as timm has noted them.
+fn license(config: &[u8]) -> Option<String> {
+    let config: serde_json::Value = serde_json::from_slice(config).ok()?;
+    let text = |at: &str| config.pointer(at).and_then(serde_json::Value::as_str);
+    let is_dinov3 =
+        [text("/model_type"), text("/architecture")].into_iter().flatten().any(|name| name.contains("dinov3"));
+    if is_dinov3 {
+        let address = "https://ai.meta.com/resources/models-and-libraries/dinov3-license/";
+        return Some(format!("DINOv3 License ({address}), to be passed on with the weights and what is made of them"));
+    }
+    let noted = text("/pretrained_cfg/license").or_else(|| text("/license"))?;
+    Some(noted.chars().filter(|c| !c.is_control()).take(80).collect())
+}
+
 /// A fetch under way.
 struct Fetch<'a> {
     named: &'a BackboneName,
@@ -176,6 +193,7 @@ impl Fetch<'_> {
         } else {
             self.open_clip()?;
         }
+        let license = read_limited(&self.path(CONFIG), WEIGHTS.text).ok().and_then(|config| license(&config));
         let Self { named, cache, download, files, .. } = self;
         // Last of all, so that a revision never stands for half a backbone.
         cache.refer(&named.revision, &download.revision)?;
@@ -184,6 +202,7 @@ impl Fetch<'_> {
             repo: named.repo.clone(),
             revision: named.revision.clone(),
             path: cache.snapshot(&download.revision),
+            license,
             commit: download.revision,
             files,
         })
@@ -325,5 +344,20 @@ impl Fetch<'_> {
             }
             FetchFailure::Hub(RequestFailure::Absent) => self.error(&format!("has no {file}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::license;
+
+    #[test]
+    fn a_licence_is_told_by_the_configuration() {
+        let of = |json: &str| license(json.as_bytes()).unwrap_or_default();
+        assert!(of(r#"{"model_type": "dinov3_vit"}"#).starts_with("DINOv3 License (https://"));
+        let timm = r#"{"architecture": "vit_small_patch16_dinov3", "pretrained_cfg": {"license": "other"}}"#;
+        assert!(of(timm).starts_with("DINOv3 License (https://"));
+        assert_eq!(of(r#"{"architecture": "vit_tiny", "pretrained_cfg": {"license": "apache-2.0\n"}}"#), "apache-2.0");
+        assert_eq!((of("{}"), of("["), of(r#"{"license": 3}"#)), (String::new(), String::new(), String::new()));
     }
 }

@@ -295,6 +295,10 @@ fn names_and_tensors_that_are_not_supported_are_refused() {
         });
         assert!(message.contains(part), "{message}");
     }
+    let mut pooled = fixture().cases.remove("siglip").unwrap();
+    pooled.tensors.insert("reg_token".into(), vec![1, 2, 32]);
+    let message = opened(&folder_of(&pooled)).unwrap_err().to_string();
+    assert!(message.contains("has tokens before the patches beside a pool by attention"), "{message}");
     for (name, part) in [("pos_embed", "has no tensor `pos_embed`"), ("patch_embed.proj.weight", "has no tensor")] {
         let message = refused(&|case| {
             case.tensors.remove(name);
