@@ -14,7 +14,7 @@ use vpt::{config::RunConfig, methods::Method};
 use super::flags::parsed;
 use super::output::Output;
 use super::progress::ProgressDisplay;
-use super::{Global, few_shot};
+use super::{Global, bench_backbones, few_shot};
 
 /// Compare methods; measure time and memory of training steps
 #[derive(Debug, Args)]
@@ -27,6 +27,7 @@ pub(crate) struct Bench {
 enum BenchCommand {
     FewShot(Box<few_shot::FewShotArgs>),
     Merge(few_shot::Merge),
+    Backbones(Box<bench_backbones::BackbonesArgs>),
     Step(StepArgs),
     Detect(Detect),
     Kernels(Kernels),
@@ -136,6 +137,7 @@ struct Kernels {
 pub(crate) fn run(args: Bench, global: &Global, out: Output) -> anyhow::Result<()> {
     match args.command {
         BenchCommand::FewShot(args) => few_shot::run(*args, global, out),
+        BenchCommand::Backbones(args) => bench_backbones::run(*args, global, out),
         BenchCommand::Merge(args) => few_shot::merge(&args, out),
         BenchCommand::FewShotJob(_) => few_shot::job(out),
         BenchCommand::Step(args) => run_step(args, global, out),

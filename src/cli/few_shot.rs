@@ -169,13 +169,9 @@ pub(crate) struct FewShotJob {}
 pub(crate) fn run(args: FewShotArgs, global: &Global, out: Output) -> anyhow::Result<()> {
     let shard = args.shard;
     let config = args.grid(global)?;
-    let mut worker = Processes {
-        progress: ProgressDisplay::interruptible(global.quiet, global.verbose > 0).context("signals")?,
-        number: 0,
-        of: 0,
-    };
+    let mut worker = Processes::new(global).context("signals")?;
     let outcome = run_grid(&config, shard, &mut worker)?;
-    worker.progress.clear();
+    worker.clear();
     let GridOutcome::Finished { summary, failed } = outcome else { return Err(Interrupted::Grid.into()) };
     out.result(&to_json(&summary), || {
         format!("{}report: {}\n", console(&summary), config.out.join("report.html").display())
@@ -247,10 +243,12 @@ impl FewShotArgs {
 }
 
 /// Does each job in a process of its own.
-struct Processes {
+pub(super) struct Processes {
     progress: ProgressDisplay,
     number: usize,
     of: usize,
+    /// Whether jobs are of several backbones, and so named by them too.
+    several_backbones: bool,
 }
 
 impl Worker for Processes {
@@ -262,13 +260,13 @@ impl Worker for Processes {
     fn event(&mut self, event: &GridEvent<'_>) {
         match event {
             GridEvent::Planned { jobs, own, done } => {
-                self.of = own - done;
+                (self.number, self.of) = (0, own - done);
                 let share = if own < jobs { format!(", {own} of them here") } else { String::new() };
                 let done = if *done > 0 { format!(", {done} done already") } else { String::new() };
                 self.progress.line(&format!("{jobs} jobs{share}{done}"));
             }
             GridEvent::Begin { job, number, of } => {
-                let title = describe(job);
+                let title = self.describe(job);
                 self.progress.at("job", *number, *of, || title);
             }
             GridEvent::Done { job, result, elsewhere } => {
@@ -280,9 +278,9 @@ impl Worker for Processes {
                 let memory = result.peak_rss_bytes.map_or_else(String::new, |b| format!(", {}", table::bytes(b)));
                 let by = if *elsewhere { ", by another process" } else { "" };
                 let cost = format!("{}{memory}{by}", table::seconds(result.wall_s));
-                self.told(&format!("{}: {} ({cost})", describe(job), scores.join(", ")));
+                self.told(&format!("{}: {} ({cost})", self.describe(job), scores.join(", ")));
             }
-            GridEvent::Failed { job, error } => self.told(&format!("{} failed: {error}", describe(job))),
+            GridEvent::Failed { job, error } => self.told(&format!("{} failed: {error}", self.describe(job))),
             GridEvent::Waiting { jobs } => {
                 self.progress.line(&format!("waiting for {jobs} jobs that other processes work on"));
             }
@@ -300,18 +298,34 @@ impl Worker for Processes {
 }
 
 impl Processes {
+    pub(super) fn new(global: &Global) -> io::Result<Self> {
+        let progress = ProgressDisplay::interruptible(global.quiet, global.verbose > 0)?;
+        Ok(Self { progress, number: 0, of: 0, several_backbones: false })
+    }
+
+    /// The same, for jobs of several backbones.
+    pub(super) fn of_backbones(global: &Global) -> io::Result<Self> {
+        Ok(Self { several_backbones: true, ..Self::new(global)? })
+    }
+
+    /// Takes the progress off the screen.
+    pub(super) fn clear(&self) {
+        self.progress.clear();
+    }
+
     /// A line about a job that is over.
     fn told(&mut self, text: &str) {
         self.number += 1;
         self.progress.line(&format!("[{}/{}] {text}", self.number, self.of));
     }
-}
 
-fn describe(job: &Job) -> String {
-    match job.shots {
-        0 => format!("{} {}", job.dataset, job.method),
-        1 => format!("{} {}, 1 shot, seed {}", job.dataset, job.method, job.seed),
-        shots => format!("{} {}, {shots} shots, seed {}", job.dataset, job.method, job.seed),
+    fn describe(&self, job: &Job) -> String {
+        let what = match job.shots {
+            0 => format!("{} {}", job.dataset, job.method),
+            1 => format!("{} {}, 1 shot, seed {}", job.dataset, job.method, job.seed),
+            shots => format!("{} {}, {shots} shots, seed {}", job.dataset, job.method, job.seed),
+        };
+        if self.several_backbones { format!("{}: {what}", job.config.backbone) } else { what }
     }
 }
 

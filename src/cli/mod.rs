@@ -3,6 +3,7 @@
 
 mod backbones;
 mod bench;
+mod bench_backbones;
 mod cache;
 mod data;
 mod data_check;

@@ -199,3 +199,49 @@ fn what_makes_no_grid_is_refused() {
     sandbox.vpt(&["bench", "merge", "colours"]).fails(&["colours", "holds no grid"]);
     assert!(!sandbox.path("out/jobs").exists());
 }
+
+#[test]
+fn backbones_are_compared_on_the_same_images_and_one_that_cannot_be_opened_is_told() {
+    let (sandbox, clip, vit) = (sandbox(), fixture("clip"), fixture("vit"));
+    let both = format!("{clip},{vit}");
+    let base = ["bench", "backbones", "--data", "colours", "--out", "which", "--shots", "2", "--threads", "1"];
+    let table = sandbox.vpt(&[&base[..], &["--backbones", &both, "--json"]].concat()).ok().json();
+    assert_eq!(table, json_file(&sandbox.path("which/backbones.json")));
+    let rows = table["backbones"].as_array().unwrap();
+    let methods = |row: &Value| -> Vec<String> {
+        let scores = row["scores"].as_array().unwrap();
+        scores.iter().map(|score| score["method"].as_str().unwrap().to_owned()).collect()
+    };
+    for row in rows {
+        let expected: &[&str] =
+            if row["backbone"] == "clip" { &["ncm", "linear", "zero-shot"] } else { &["ncm", "linear"] };
+        assert_eq!(methods(row), expected, "{row:#}");
+        assert!(row["ms_per_image"].as_f64().unwrap() > 0. && row["image_size"] == 32, "{row:#}");
+    }
+    // One of the two is the best of a column, and the difference to it is what the means differ by.
+    for column in 0..2 {
+        let score = |row: &Value| row["scores"][column].clone();
+        let (best, other): (Vec<Value>, Vec<Value>) = rows.iter().map(score).partition(|s| s["less_best"].is_null());
+        assert_eq!((best.len(), other.len()), (1, 1), "{table:#}");
+        let mean = |score: &Value| score["acc1"]["mean"].as_f64().unwrap();
+        let less = other[0]["less_best"]["difference"].as_f64().unwrap();
+        assert!(less <= 0. && (mean(&other[0]) - mean(&best[0]) - less).abs() < 1e-9, "{table:#}");
+    }
+    let draws = files(&sandbox.path("which/draws"));
+    assert_eq!(draws.len(), 3, "the seeds' draws, which both share: {draws:?}");
+
+    // What is there is not done again, and what cannot be opened does not stop the rest.
+    let missing = format!("{both},missing");
+    let run = sandbox.vpt(&[&base[..], &["--backbones", &missing]].concat());
+    for words in ["7 jobs, 7 done already", "failed: 1"] {
+        assert!(run.stderr.contains(words), "{run:#?}");
+    }
+    assert!(run.code == Some(1) && run.stdout.contains("failed: missing: --backbone"), "{run:#?}");
+
+    let alone = ["--backbones", &vit, "--methods", "zero-shot"];
+    sandbox.vpt(&[&base[..], &alone].concat()).fails(&["failed: 1"]);
+    sandbox.vpt(&[&base[..], &["--backbones", &both, "--shots", "0"]].concat()).refuses(&["--shots"]);
+    let twice = format!("{clip},{clip}");
+    sandbox.vpt(&[&base[..], &["--backbones", &twice]].concat()).refuses(&["--backbones", "both called clip"]);
+    sandbox.vpt(&["bench", "backbones", "--data", "nowhere", "--backbones", &vit, "--out", "new"]).fails(&["nowhere"]);
+}

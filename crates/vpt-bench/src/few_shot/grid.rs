@@ -268,7 +268,7 @@ impl GridConfig {
     }
 
     /// What can be said without opening anything.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         // It is said to the methods that have a use for it.
         RunConfig { label_map: None, head_init: None, keep_better: None, ..self.base.clone() }.validate()?;
         let given = [

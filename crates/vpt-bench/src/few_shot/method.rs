@@ -61,7 +61,7 @@ impl GridMethod {
     }
 
     /// Whether templates have a part in it.
-    pub(super) fn reads_templates(self) -> bool {
+    pub(crate) fn reads_templates(self) -> bool {
         match self {
             Self::ZeroShot => true,
             Self::Learned(method) => method.may_read_texts(),

@@ -24,6 +24,7 @@ pub use job::{Half, Identity, Job, JobResult, PartResult, TestPart};
 pub use merge::{merge, to_json};
 pub use method::GridMethod;
 pub use run::{GridEvent, GridOutcome, Shard, Worker, run};
+pub(crate) use summary::compare;
 pub use summary::{Cell, Comparison, Failure, Spread, Summary};
 pub use tables::console;
 pub use work::{Performed, perform};

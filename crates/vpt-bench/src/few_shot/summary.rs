@@ -28,7 +28,7 @@ pub struct Spread {
 
 impl Spread {
     /// The mean and standard deviation of `values`, of which there must be one.
-    fn of(values: &[f64]) -> Self {
+    pub(crate) fn of(values: &[f64]) -> Self {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
@@ -266,7 +266,7 @@ fn comparisons(jobs: &[JobResult], threads: usize) -> Result<Vec<Comparison>> {
 }
 
 /// How much better `one` is than `other` on each part; both are of one data set.
-fn compare(shots: usize, one: &[&JobResult], other: &[&JobResult]) -> Result<Vec<Comparison>> {
+pub(crate) fn compare(shots: usize, one: &[&JobResult], other: &[&JobResult]) -> Result<Vec<Comparison>> {
     let mut found = Vec::new();
     for part in &one[0].parts {
         let mut differences = Vec::new();
