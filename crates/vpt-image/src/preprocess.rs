@@ -220,14 +220,14 @@ impl Preprocess {
         Ok(self.crop_at(image, (width, height), (begin(width, crop_width), begin(height, crop_height))))
     }
 
-    /// `(width, height)` of `image` after the resize and before the crop.
+    /// `(width, height)` of `image` after the resize and before the crop, of which only what the crop keeps is ever made.
     ///
     /// # Errors
-    /// `image` is so long and thin that this would be more than [`MAX_PIXELS`].
+    /// `image` is so long and thin that this would be more than [`MAX_PIXELS`], and nothing is cropped.
     pub fn resized(&self, image: &Rgb8) -> vpt_base::Result<(usize, usize)> {
         let (width, height) =
             self.resize.map_or((image.width, image.height), |size| size.of(image.width, image.height));
-        if width.saturating_mul(height) > MAX_PIXELS {
+        if self.crop.is_none() && width.saturating_mul(height) > MAX_PIXELS {
             let message = format!("{}x{} pixels would be resized to {width}x{height}", image.width, image.height);
             return Err(Error::invalid("image", message));
         }
@@ -385,10 +385,21 @@ mod tests {
         assert_eq!(grey, [[0; 4], [0; 4], row, row, [0; 4]].concat());
     }
 
+    // Pillow's `resize((672000, 224), BICUBIC)` and `crop` of the middle, which is what this makes of the middle alone.
     #[test]
-    fn a_thin_image_is_refused_instead_of_blown_up() {
-        let thin = Rgb8::new(60_000, 1);
-        assert!(Preprocess::clip(224).apply(&thin).unwrap_err().to_string().contains("60000x1"));
+    fn of_a_thin_image_only_what_the_crop_keeps_is_made() {
+        let stripes = |width: usize| (0..width).flat_map(|x| [(x % 7 * 40) as u8; 3]).collect::<Vec<u8>>();
+        let thin = Rgb8 { width: 3000, height: 1, pixels: stripes(3000) };
+        let clip = Preprocess::clip(224);
+        let made = clip.pixels(&thin).unwrap();
+        // The neighbourhood of the middle alone, with the crop in its middle, is the same picture.
+        let near = Rgb8 { width: 14, height: 1, pixels: thin.pixels[3 * 1493..3 * 1507].to_vec() };
+        assert_eq!(made, clip.pixels(&near).unwrap());
+        for (width, height) in [(60_000, 1), (1, 60_000), (1 << 22, 2)] {
+            assert_eq!(clip.pixels(&Rgb8::new(width, height)).unwrap(), Rgb8::new(224, 224));
+        }
+        let whole = Preprocess { resize: Some(Size::ShortestEdge(224)), crop: None, ..clip };
+        assert!(whole.apply(&Rgb8::new(60_000, 1)).unwrap_err().to_string().contains("60000x1"));
     }
 
     #[test]
