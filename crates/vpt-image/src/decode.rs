@@ -13,6 +13,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
+use crate::orientation::{next_segment, orientation};
 pub use crate::rgb::{MAX_PIXELS, Rgb8};
 use crate::tiff_forms;
 use vpt_base::contain::contain;
@@ -70,12 +71,13 @@ fn size_in(mut reader: impl BufRead + Seek) -> Result<[usize; 2], String> {
             let size = header.unwrap_or_else(|panic| Err(format!("the image decoder failed: {panic}")));
             size.or_else(|message| {
                 reader.rewind().map_err(|error| error.to_string())?;
-                let size = contain(|| tiff_forms::size_and_turn(&mut reader)).ok().flatten();
-                size.map(|(size, orientation)| upright(size, orientation)).ok_or(message)
+                contain(|| tiff_forms::size(&mut reader)).ok().flatten().ok_or(message)
             })
         })?,
     };
-    let [width, height] = found?;
+    let size = found?;
+    reader.rewind().map_err(|error| error.to_string())?;
+    let [width, height] = upright(size, orientation(reader));
     match u64::from(width) * u64::from(height) {
         0 => Err(format!("an image of {width}x{height} pixels")),
         count if count > MAX_PIXELS as u64 => {
@@ -91,9 +93,8 @@ fn header_size(reader: impl BufRead + Seek) -> Result<[u32; 2], String> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_FILE_BYTES);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|e| one_line(&e))?;
-    let (width, height) = decoder.dimensions();
-    Ok(upright([width, height], orientation(&mut decoder)))
+    let decoder = reader.into_decoder().map_err(|e| one_line(&e))?;
+    Ok(decoder.dimensions().into())
 }
 
 /// How the image in `path` is to be turned to be the right way up; not at all if that cannot be told.
@@ -103,19 +104,7 @@ pub fn orientation_of(path: &Path) -> Orientation {
 
 /// [`orientation_of`] a file that is in memory.
 pub fn orientation_of_bytes(bytes: &[u8]) -> Orientation {
-    let read = || {
-        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
-        match reader.into_decoder() {
-            Ok(mut decoder) => Some(orientation(&mut decoder)),
-            Err(_) => tiff_forms::size_and_turn(Cursor::new(bytes)).map(|(_, orientation)| orientation),
-        }
-    };
-    contain(read).ok().flatten().unwrap_or(Orientation::NoTransforms)
-}
-
-/// How the image is to be turned; not at all if nothing is said of it, or nothing that can be read.
-fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
-    decoder.orientation().unwrap_or(Orientation::NoTransforms)
+    orientation(Cursor::new(bytes))
 }
 
 /// The width and height of an image of `size` after it is turned.
@@ -128,51 +117,28 @@ fn upright([width, height]: [u32; 2], orientation: Orientation) -> [u32; 2] {
     }
 }
 
-/// The size in a JPEG file's frame header (ITU T.81, B.2.2), turned as an EXIF segment before it says. The general decoder reads
-/// the whole file before it tells.
+/// The size in a JPEG file's frame header (ITU T.81, B.2.2). The general decoder reads the whole file before it tells.
 fn jpeg_size(reader: &mut (impl Read + Seek)) -> std::io::Result<[u32; 2]> {
     let not_found = || std::io::Error::from(std::io::ErrorKind::InvalidData);
-    let byte = |reader: &mut dyn Read| -> std::io::Result<u8> {
-        let mut byte = [0];
-        reader.read_exact(&mut byte).map(|()| byte[0])
-    };
     let mut start = [0; 2];
     reader.read_exact(&mut start)?;
     if start != [0xff, 0xd8] {
         return Err(not_found());
     }
-    let mut orientation = Orientation::NoTransforms;
     loop {
-        if byte(reader)? != 0xff {
-            return Err(not_found());
-        }
-        let mut code = byte(reader)?;
-        while code == 0xff {
-            code = byte(reader)?;
-        }
-        let mut length = [0; 2];
-        reader.read_exact(&mut length)?;
+        // Before the first scan there is a frame.
+        let (code, length) = next_segment(reader).ok_or_else(not_found)?;
         match code {
             // Start of a baseline, extended or progressive frame.
             0xc0..=0xc2 => {
                 let mut frame = [0; 5];
                 reader.read_exact(&mut frame)?;
                 let [_, high, low, wide, narrow] = frame;
-                let size = [u16::from_be_bytes([wide, narrow]), u16::from_be_bytes([high, low])].map(u32::from);
-                return Ok(upright(size, orientation));
+                return Ok([u16::from_be_bytes([wide, narrow]), u16::from_be_bytes([high, low])].map(u32::from));
             }
-            // Application segment 1: EXIF, or something else.
-            0xe1 => {
-                let mut segment = vec![0; usize::from(u16::from_be_bytes(length).saturating_sub(2))];
-                reader.read_exact(&mut segment)?;
-                let exif = segment.strip_prefix(b"Exif\0\0");
-                orientation = exif.and_then(Orientation::from_exif_chunk).unwrap_or(orientation);
-                continue;
-            }
-            // Start of scan, end of image, restarts: there is no frame before them. Frames of other kinds, which decoders may
-            // refuse or pass over.
-            0x00 | 0x01 | 0xd0..=0xda | 0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => return Err(not_found()),
-            _ => reader.seek(SeekFrom::Current((i64::from(u16::from_be_bytes(length)) - 2).max(0)))?,
+            // Frames of other kinds, which decoders may refuse or pass over.
+            0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => return Err(not_found()),
+            _ => reader.seek(SeekFrom::Current(i64::from(length)))?,
         };
     }
 }
@@ -226,8 +192,8 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
     let mut decoder = match reader.into_decoder() {
         Ok(decoder) => decoder,
         Err(error) if format == ImageFormat::Tiff => {
-            let image = tiff_forms::palette_or_jpeg(bytes).map(|(image, orientation)| turned(image, orientation));
-            return image.ok_or_else(|| one_line(&error));
+            let image = tiff_forms::palette_or_jpeg(bytes);
+            return image.map(|image| turned(image, orientation_of_bytes(bytes))).ok_or_else(|| one_line(&error));
         }
         Err(error) => return Err(one_line(&error)),
     };
@@ -246,7 +212,6 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(count * 16 + (16 << 20));
     decoder.set_limits(limits).map_err(|e| one_line(&e))?;
-    let orientation = orientation(&mut decoder);
     let image = match format {
         ImageFormat::Jpeg => jpeg(bytes, width as usize, height as usize),
         ImageFormat::Tiff if decoder.original_color_type() == ExtendedColorType::Cmyk8 => {
@@ -259,7 +224,7 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
         Some(image) => image,
         None => to_rgb8(DynamicImage::from_decoder(decoder).map_err(|e| one_line(&e))?)?,
     };
-    Ok(turned(image, orientation))
+    Ok(turned(image, orientation_of_bytes(bytes)))
 }
 
 /// What `bytes` are that are in none of the formats.

@@ -2,6 +2,7 @@
 
 pub mod decode;
 mod open_clip_config;
+mod orientation;
 pub mod preprocess;
 mod processor_config;
 pub mod resize;

@@ -3,7 +3,6 @@
 
 use std::io::{Cursor, Read, Seek};
 
-use image::metadata::Orientation;
 use tiff::decoder::ifd::Value;
 use tiff::decoder::{Decoder, DecodingResult};
 use tiff::tags::Tag;
@@ -76,15 +75,13 @@ pub(crate) fn jpeg(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
     (pixels.len() == width * height * 3).then_some(Rgb8 { width, height, pixels })
 }
 
-/// The image, as it lies in the file, and how it is to be turned, if it is of a form that the general decoder does not read at all.
-pub(crate) fn palette_or_jpeg(bytes: &[u8]) -> Option<(Rgb8, Orientation)> {
-    let (size, orientation) = size_and_turn(Cursor::new(bytes))?;
-    let [width, height] = size.map(|side| side as usize);
+/// The image, as it lies in the file, if it is of a form that the general decoder does not read at all.
+pub(crate) fn palette_or_jpeg(bytes: &[u8]) -> Option<Rgb8> {
+    let [width, height] = size(Cursor::new(bytes))?.map(|side| side as usize);
     if width.checked_mul(height).is_none_or(|count| count == 0 || count > MAX_PIXELS) {
         return None;
     }
-    let image = palette(bytes, width, height).or_else(|| jpeg(bytes, width, height))?;
-    Some((image, orientation))
+    palette(bytes, width, height).or_else(|| jpeg(bytes, width, height))
 }
 
 /// The image, if it is a TIFF of positions in a palette of 256 colours, a byte each.
@@ -114,9 +111,8 @@ fn palette(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
     (pixels.len() == width * height * 3).then_some(Rgb8 { width, height, pixels })
 }
 
-/// Width and height as they lie in the file, and how the image is to be turned, of a TIFF of positions in a palette or of JPEG in
-/// YCbCr, from its header.
-pub(crate) fn size_and_turn<R: Read + Seek>(file: R) -> Option<([u32; 2], Orientation)> {
+/// Width and height as they lie in the file of a TIFF of positions in a palette or of JPEG in YCbCr, from its header.
+pub(crate) fn size<R: Read + Seek>(file: R) -> Option<[u32; 2]> {
     let mut decoder = Decoder::new(file).ok()?;
     let mut number = |tag| decoder.find_tag_unsigned::<u32>(tag).ok().flatten();
     let is_one = match number(Tag::PhotometricInterpretation)? {
@@ -127,8 +123,7 @@ pub(crate) fn size_and_turn<R: Read + Seek>(file: R) -> Option<([u32; 2], Orient
     if !is_one {
         return None;
     }
-    let turn = number(Tag::Orientation).and_then(|turn| Orientation::from_exif(u8::try_from(turn).ok()?));
-    Some(([number(Tag::ImageWidth)?, number(Tag::ImageLength)?], turn.unwrap_or(Orientation::NoTransforms)))
+    Some([number(Tag::ImageWidth)?, number(Tag::ImageLength)?])
 }
 
 /// Where in a classic TIFF the value of the first image's photometric interpretation lies.
