@@ -1,4 +1,9 @@
-//! Reads `preprocessor_config.json`, in today's form and in the ones that older checkpoints carry.
+//! Reads how images are prepared for a model of transformers: `preprocessor_config.json`, in today's form and in the ones that
+//! older checkpoints carry, and `processor_config.json`, where it has the same as a section (transformers 5).
+//!
+//! As by transformers 5.23, an absent field is the processor's default and `null` is none at all: a step whose switch is `null` is
+//! not taken, and one that needs a value which is `null` is refused. Fields that none of the supported processors acts upon are
+//! passed over.
 
 use std::path::Path;
 
@@ -11,12 +16,17 @@ use vpt_base::{Error, Result};
 
 /// A configuration of a megabyte is none.
 const MAX_BYTES: u64 = 1 << 20;
+/// The section of a `processor_config.json` that is of images.
+const SECTION: &str = "image_processor";
+/// Side of the images that the processors make by default.
+const DEFAULT_SIDE: usize = 224;
 
 /// transformers' processors that the supported backbones come with; they differ in what an absent field means.
 #[derive(Clone, Copy)]
 enum Processor {
-    /// CLIP's, and the one called `Bit`, which DINOv2 uses.
     Clip,
+    /// The one called `Bit`, which DINOv2 uses: as CLIP's, but for what only that heeds.
+    Bit,
     Vit,
     Deit,
     Siglip,
@@ -31,7 +41,8 @@ impl Processor {
     fn from_type(name: &str) -> Option<Self> {
         let stem = ["Fast", "Pil"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
         match ["ImageProcessor", "FeatureExtractor"].iter().find_map(|end| stem.strip_suffix(end))? {
-            "CLIP" | "Bit" => Some(Self::Clip),
+            "CLIP" => Some(Self::Clip),
+            "Bit" => Some(Self::Bit),
             "ViT" => Some(Self::Vit),
             "DeiT" => Some(Self::Deit),
             "Siglip" => Some(Self::Siglip),
@@ -44,7 +55,8 @@ impl Processor {
     /// From `model_type` of the model's own configuration.
     fn from_model(model: &str) -> Option<Self> {
         match model {
-            "clip" | "clip_vision_model" | "dinov2" | "dinov2_with_registers" => Some(Self::Clip),
+            "clip" | "clip_vision_model" => Some(Self::Clip),
+            "dinov2" | "dinov2_with_registers" => Some(Self::Bit),
             "vit" | "vit_mae" => Some(Self::Vit),
             "deit" => Some(Self::Deit),
             "siglip" | "siglip_vision_model" => Some(Self::Siglip),
@@ -56,10 +68,10 @@ impl Processor {
 
     /// Preprocessing that a file without a single field stands for.
     fn defaults(self) -> Preprocess {
-        let clip = Preprocess::clip(224);
+        let clip = Preprocess::clip(DEFAULT_SIDE);
         let half = Preprocess { mean: [0.5; 3], std: [0.5; 3], ..clip.clone() };
         match self {
-            Self::Clip => clip,
+            Self::Clip | Self::Bit => clip,
             Self::Vit => Preprocess {
                 resize: Some(Size::Exact { width: 224, height: 224 }),
                 filter: Filter::Bilinear,
@@ -98,9 +110,25 @@ impl Preprocess {
     /// # Errors
     /// As [`Preprocess::from_file`].
     pub fn from_json(bytes: &[u8], path: &Path) -> Result<Self> {
-        let json: Value = serde_json::from_slice(bytes).map_err(|e| Error::weights(path, e.to_string()))?;
-        let fields = json.as_object().ok_or_else(|| Error::weights(path, "not a JSON object"))?;
-        let bad = |(field, message): (&str, String)| Error::weights(path, format!("{field}: {message}"));
+        Self::from_fields(&object(bytes, path)?, path, "")
+    }
+
+    /// Preprocessing by the bytes of a `processor_config.json`, which `path` names in errors; `None` where it says nothing of
+    /// images, as those of transformers before 5.
+    ///
+    /// # Errors
+    /// As [`Preprocess::from_file`].
+    pub fn from_processor_json(bytes: &[u8], path: &Path) -> Result<Option<Self>> {
+        match object(bytes, path)?.get(SECTION) {
+            None => Ok(None),
+            Some(Value::Object(fields)) => Self::from_fields(fields, path, "image_processor.").map(Some),
+            Some(_) => Err(Error::weights(path, format!("{SECTION}: must be an object"))),
+        }
+    }
+
+    /// Preprocessing by the fields of a processor, whose names in errors begin with `prefix`.
+    fn from_fields(fields: &Map<String, Value>, path: &Path, prefix: &str) -> Result<Self> {
+        let bad = |(field, message): (&str, String)| Error::weights(path, format!("{prefix}{field}: {message}"));
         let named = text(fields, "image_processor_type").map_err(bad)?;
         let named = named.or(text(fields, "feature_extractor_type").map_err(bad)?);
         let processor = match named {
@@ -116,6 +144,15 @@ impl Preprocess {
         let preprocess = read(fields, processor).map_err(bad)?;
         preprocess.check().map_err(bad)?;
         Ok(preprocess)
+    }
+}
+
+/// The JSON object in the file `path`.
+fn object(bytes: &[u8], path: &Path) -> Result<Map<String, Value>> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(Error::weights(path, "not a JSON object")),
+        Err(error) => Err(Error::weights(path, error.to_string())),
     }
 }
 
@@ -142,10 +179,15 @@ fn read(fields: &Map<String, Value>, processor: Processor) -> Result<Preprocess,
         p.resize = Some(Size::Exact { width: side, height: side });
     }
     if switch(fields, "do_resize", true)? {
-        if let Some(value) = present(fields, "size") {
-            p.resize = Some(size(value, "size", !matches!(processor, Processor::Clip))?);
+        if let Some(value) = given(fields, "size", "do_resize")? {
+            let square = !matches!(processor, Processor::Clip | Processor::Bit);
+            p.resize = Some(size(value, "size", switch(fields, "default_to_square", square)?)?);
         }
-        if let Some(value) = present(fields, "resample") {
+        // Of CLIP's processor alone; it puts its own size in the place of the file's.
+        if matches!(processor, Processor::Clip) && switch(fields, "use_square_size", false)? {
+            p.resize = Some(Size::Exact { width: DEFAULT_SIDE, height: DEFAULT_SIDE });
+        }
+        if let Some(value) = given(fields, "resample", "do_resize")? {
             let filter = value.as_u64().and_then(Filter::from_pillow);
             p.filter = filter.ok_or_else(|| ("resample", format!("{value} is not one of Pillow's filters, 0 to 5")))?;
         }
@@ -153,13 +195,8 @@ fn read(fields: &Map<String, Value>, processor: Processor) -> Result<Preprocess,
         p.resize = None;
     }
     if switch(fields, "do_center_crop", p.crop.is_some())? {
-        if let Some(value) = present(fields, "crop_size") {
-            p.crop = match size(value, "crop_size", true)? {
-                Size::Exact { width, height } => Some((width, height)),
-                Size::ShortestEdge(_) | Size::LongestEdge(_) => {
-                    return Err(("crop_size", "height and width are wanted".into()));
-                }
-            };
+        if let Some(value) = given(fields, "crop_size", "do_center_crop")? {
+            p.crop = Some(exact(value, "crop_size")?);
         } else if p.crop.is_none() {
             return Err(("crop_size", "missing, although do_center_crop is true".into()));
         }
@@ -167,24 +204,49 @@ fn read(fields: &Map<String, Value>, processor: Processor) -> Result<Preprocess,
         p.crop = None;
     }
     if switch(fields, "do_rescale", true)? {
-        if let Some(value) = present(fields, "rescale_factor") {
+        if let Some(value) = given(fields, "rescale_factor", "do_rescale")? {
             p.rescale = value.as_f64().ok_or_else(|| ("rescale_factor", format!("{value} is not a number")))?;
         }
     } else {
         p.rescale = 1.0;
     }
     if switch(fields, "do_normalize", true)? {
+        given(fields, "image_mean", "do_normalize")?;
+        given(fields, "image_std", "do_normalize")?;
         p.mean = channels(fields, "image_mean", p.mean)?;
         p.std = channels(fields, "image_std", p.std)?;
     } else {
         (p.mean, p.std) = ([0.0; 3], [1.0; 3]);
     }
+    check_padding(fields, &p)?;
     Ok(p)
+}
+
+/// Padding is what comes last; what it adds to images that have the wanted size already is nothing.
+fn check_padding(fields: &Map<String, Value>, p: &Preprocess) -> Result<(), FieldFault> {
+    if !switch(fields, "do_pad", false)? {
+        return Ok(());
+    }
+    let Some(value) = present(fields, "pad_size") else { return Ok(()) };
+    match (exact(value, "pad_size")?, p.output_size()) {
+        (padded, Some(made)) if padded == made => Ok(()),
+        ((width, height), _) => {
+            Err(("pad_size", format!("padding to {width} x {height} is not supported; supported is do_pad: false")))
+        }
+    }
 }
 
 /// The field, unless it is absent or null.
 pub(super) fn present<'a>(fields: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
     fields.get(field).filter(|v| !v.is_null())
+}
+
+/// The field, unless it is absent; `null` is refused, since `step` is on and needs it.
+fn given<'a>(fields: &'a Map<String, Value>, field: &'static str, step: &str) -> Result<Option<&'a Value>, FieldFault> {
+    match fields.get(field) {
+        Some(Value::Null) => Err((field, format!("is null, although {step} is on"))),
+        value => Ok(value),
+    }
 }
 
 pub(super) fn text<'a>(fields: &'a Map<String, Value>, field: &'static str) -> Result<Option<&'a str>, FieldFault> {
@@ -195,9 +257,11 @@ pub(super) fn text<'a>(fields: &'a Map<String, Value>, field: &'static str) -> R
     }
 }
 
+/// A switch; `null` is off.
 fn switch(fields: &Map<String, Value>, field: &'static str, default: bool) -> Result<bool, FieldFault> {
-    match present(fields, field) {
+    match fields.get(field) {
         None => Ok(default),
+        Some(Value::Null) => Ok(false),
         Some(Value::Bool(b)) => Ok(*b),
         Some(value) => Err((field, format!("{value} is not true or false"))),
     }
@@ -215,7 +279,7 @@ fn size(value: &Value, field: &'static str, square: bool) -> Result<Size, FieldF
             Ok(Size::Exact { width: side(sides.get(1))?, height: side(sides.first())? })
         }
         Value::Object(sides) => {
-            let mut keys: Vec<_> = sides.iter().filter(|(_, v)| !v.is_null()).map(|(k, _)| k.as_str()).collect();
+            let mut keys: Vec<_> = sides.keys().map(String::as_str).collect();
             keys.sort_unstable();
             match keys[..] {
                 ["shortest_edge"] => Ok(Size::ShortestEdge(side(sides.get("shortest_edge"))?)),
@@ -226,6 +290,14 @@ fn size(value: &Value, field: &'static str, square: bool) -> Result<Size, FieldF
             }
         }
         _ => Err(bad()),
+    }
+}
+
+/// `(width, height)` of a field that must say both.
+fn exact(value: &Value, field: &'static str) -> Result<(usize, usize), FieldFault> {
+    match size(value, field, true)? {
+        Size::Exact { width, height } => Ok((width, height)),
+        Size::ShortestEdge(_) | Size::LongestEdge(_) => Err((field, "height and width are wanted".into())),
     }
 }
 
@@ -358,6 +430,89 @@ mod tests {
         assert_eq!((p.resize, p.crop, p.rescale, p.mean, p.std), (None, None, 1.0, [0.0; 3], [1.0; 3]));
     }
 
+    fn clip(field: &str) -> Result<Preprocess> {
+        parse(&format!(r#"{{"image_processor_type": "CLIPImageProcessor", {field}}}"#))
+    }
+
+    // What transformers 5.24 makes of each.
+    #[test]
+    fn null_turns_a_step_off_and_is_no_value_of_one_that_is_on() {
+        let plain = Preprocess::clip(224);
+        let nulls = |field: &str| clip(&format!(r#""{field}": null"#));
+        assert_eq!(nulls("do_resize").unwrap(), Preprocess { resize: None, ..plain.clone() });
+        assert_eq!(nulls("do_center_crop").unwrap(), Preprocess { crop: None, ..plain.clone() });
+        assert_eq!(nulls("do_rescale").unwrap(), Preprocess { rescale: 1., ..plain.clone() });
+        assert_eq!(nulls("do_normalize").unwrap(), Preprocess { mean: [0.; 3], std: [1.; 3], ..plain.clone() });
+        for field in ["do_convert_rgb", "do_pad", "pad_size", "use_square_size", "default_to_square", "foo"] {
+            assert_eq!(nulls(field).unwrap(), plain, "{field}");
+        }
+        for (field, step) in [
+            ("size", "do_resize"),
+            ("resample", "do_resize"),
+            ("crop_size", "do_center_crop"),
+            ("rescale_factor", "do_rescale"),
+            ("image_mean", "do_normalize"),
+            ("image_std", "do_normalize"),
+        ] {
+            let message = nulls(field).unwrap_err().to_string();
+            assert!(message.ends_with(&format!("{field}: is null, although {step} is on")), "{message}");
+            clip(&format!(r#""{field}": null, "{step}": null"#)).unwrap();
+        }
+        assert!(clip(r#""size": {"shortest_edge": 64, "height": null}"#).is_err());
+    }
+
+    // What transformers 5.24 makes of each.
+    #[test]
+    fn fields_with_an_effect_have_it_or_are_refused() {
+        let exact = |side| Some(Size::Exact { width: side, height: side });
+        let vit =
+            |field: &str| parse(&format!(r#"{{"image_processor_type": "ViTImageProcessor", "size": 64, {field}}}"#));
+        let bit = |field: &str| parse(&format!(r#"{{"image_processor_type": "BitImageProcessor", {field}}}"#)).unwrap();
+        assert_eq!(clip(r#""use_square_size": true, "size": 64"#).unwrap().resize, exact(224));
+        assert_eq!(bit(r#""use_square_size": true, "size": 64"#).resize, Some(Size::ShortestEdge(64)));
+        assert_eq!(clip(r#""default_to_square": true, "size": 64"#).unwrap().resize, exact(64));
+        let crop = r#""do_center_crop": true, "crop_size": 32"#;
+        for square in ["false", "null"] {
+            let resize = vit(&format!(r#""default_to_square": {square}, {crop}"#)).unwrap().resize;
+            assert_eq!(resize, Some(Size::ShortestEdge(64)), "{square}");
+        }
+        for pad in ["64", r#"{"height": 64, "width": 64}"#, "null"] {
+            assert_eq!(vit(&format!(r#""do_pad": true, "pad_size": {pad}"#)).unwrap().resize, exact(64));
+        }
+        assert_eq!(vit(r#""do_pad": false, "pad_size": 80"#).unwrap().resize, exact(64));
+        for (field, part) in [
+            (r#""do_pad": true, "pad_size": 80"#, "pad_size: padding to 80 x 80 is not supported"),
+            (r#""do_pad": true, "pad_size": 40"#, "pad_size: padding to 40 x 40"),
+            (r#""do_pad": true, "pad_size": {"shortest_edge": 64}"#, "pad_size: height and width are wanted"),
+            (r#""do_pad": "yes""#, "do_pad: \"yes\" is not true or false"),
+        ] {
+            let message = vit(field).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_processor_of_transformers_5_has_a_section_of_images() {
+        let path = Path::new("processor_config.json");
+        let read = |json: &str| Preprocess::from_processor_json(json.as_bytes(), path);
+        let clip = r#"{"image_processor": {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 64},
+            "crop_size": {"height": 64, "width": 64}}, "processor_class": "CLIPProcessor"}"#;
+        assert_eq!(read(clip).unwrap(), Some(Preprocess::clip(64)));
+        assert_eq!(read(r#"{"processor_class": "CLIPProcessor"}"#).unwrap(), None);
+        for (json, part) in [
+            (r#"{"image_processor": "CLIPImageProcessor"}"#, "image_processor: must be an object"),
+            (r#"{"image_processor": {"image_processor_type": "CLIPImageProcessor", "size": 0}}"#, "size: 0 is not"),
+            (
+                r#"{"image_processor": {"image_processor_type": "XImageProcessor"}}"#,
+                "image_processor.image_processor_type",
+            ),
+            ("[]", "not a JSON object"),
+        ] {
+            let message = read(json).unwrap_err().to_string();
+            assert!(message.starts_with("processor_config.json: ") && message.contains(part), "{message}");
+        }
+    }
+
     #[test]
     fn faults_name_file_and_field() {
         let with = |field: &str| format!(r#"{{"image_processor_type": "CLIPImageProcessor", {field}}}"#);
@@ -388,7 +543,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_value_makes_a_panic(
-            field in "size|crop_size|resample|do_resize|do_center_crop|rescale_factor|image_mean|image_std",
+            field in "size|crop_size|pad_size|do_pad|default_to_square|resample|do_resize|do_center_crop|rescale_factor|image_mean|image_std",
             value in r#"-?[0-9]{1,25}|[0-9]e[0-9]{1,3}|"x"|null|true|\[[0-9]{0,3}(,[0-9]{1,20}){0,3}\]|\{"(height|width|shortest_edge)": [0-9]{1,20}\}"#,
             processor in "CLIP|ViT|DeiT|Bit",
         ) {
