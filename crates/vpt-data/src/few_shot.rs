@@ -106,6 +106,21 @@ impl FewShot {
         Error::invalid(format!("few-shot draw of {}", self.data), format!("data set {} has {message}", dataset.name))
     }
 
+    /// Whether it is what it says it is; the error says why not.
+    fn check(&self) -> Result<(), String> {
+        if let Some((class, ids)) = self.train.iter().find(|(_, ids)| ids.len() > self.shots) {
+            let message = format!("has {} images to learn from, more than its {} shots", ids.len(), self.shots);
+            return Err(format!("class '{class}' {message}"));
+        }
+        for (part, drawn) in [("train", &self.train), ("val", &self.val)] {
+            let mut seen = BTreeSet::new();
+            if let Some(id) = drawn.values().flatten().find(|id| !seen.insert(id.as_str())) {
+                return Err(format!("image {id} is drawn twice in {part}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Writes the draw to `path` as JSON.
     ///
     /// # Errors
@@ -126,6 +141,7 @@ impl FewShot {
         if draw.shots == 0 || draw.train.values().all(Vec::is_empty) {
             return Err(Error::data(path, "the draw holds no images to learn from"));
         }
+        draw.check().map_err(|message| Error::data(path, message))?;
         Ok(draw)
     }
 }
@@ -216,6 +232,32 @@ mod tests {
         assert!(second.clone().count() == 5 && second.clone().all(|s| s.id.contains("/2/")));
         draw.val.insert("class 1".into(), vec!["val/1/0.png".into()]);
         assert!(draw.apply(&data).unwrap_err().to_string().contains("no image val/1/0.png of class 'class 1'"));
+    }
+
+    #[test]
+    fn a_draw_that_is_not_what_it_says_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("draw.json");
+        let draw = FewShot::draw(&dataset(&[(30, 9), (12, 3)]), 2, 1).unwrap();
+        let refused = |change: &dyn Fn(&mut FewShot)| {
+            let mut draw = draw.clone();
+            change(&mut draw);
+            draw.write(&path).unwrap();
+            FewShot::read(&path).unwrap_err().to_string()
+        };
+        let message = refused(&|draw| draw.shots = 1);
+        assert!(message.contains("class 'class 0' has 2 images to learn from, more than its 1 shots"), "{message}");
+        let again = |ids: &mut Vec<String>| ids[1] = ids[0].clone();
+        for part in ["train", "val"] {
+            let change = |draw: &mut FewShot| {
+                let drawn = if part == "train" { &mut draw.train } else { &mut draw.val };
+                again(drawn.get_mut("class 1").unwrap());
+            };
+            let message = refused(&change);
+            assert!(message.contains(&format!("is drawn twice in {part}")), "{message}");
+        }
+        let other = |draw: &mut FewShot| draw.train.get_mut("class 1").unwrap()[0] = draw.train["class 0"][0].clone();
+        assert!(refused(&other).contains("is drawn twice in train"));
     }
 
     #[test]
