@@ -105,10 +105,10 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
     let mut prompts = Prompts::of_names(&dataset.classes);
     if let Some(path) = &args.templates {
-        prompts.templates = Prompts::read_templates(path)?;
+        prompts.templates = Prompts::read_templates(path, Some(&dataset.name))?;
     }
     if let Some(path) = &args.classnames {
-        prompts.classnames = Prompts::read_classnames(path, &dataset.classes)?;
+        prompts.classnames = Prompts::read_classnames(path, &dataset.name, &dataset.classes)?;
     }
     let options = OpenOptions {
         weights_dir: args.weights_dir.clone(),

@@ -9,6 +9,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Backbone;
 use vpt_base::files::read_limited;
@@ -24,6 +25,8 @@ const PLACES: [&str; 2] = ["{}", "{c}"];
 const MAX_BYTES: u64 = 16 << 20;
 /// Texts that go through the text tower at a time.
 const BATCH: usize = 256;
+/// Names that a message lists at most.
+const NAMED: usize = 5;
 
 /// Class names and templates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,12 +45,13 @@ impl Prompts {
         Self { classnames, templates: vec![TEMPLATE.to_owned()] }
     }
 
-    /// Reads class names: one a line, or a JSON list.
+    /// Reads class names: one a line, a JSON list, or the list of the data set `data` in a JSON object of such lists, the form
+    /// that `CLIP_benchmark` has.
     ///
     /// # Errors
     /// The file cannot be read, a name is empty, or there is not one for each of `classes`.
-    pub fn read_classnames(path: &Path, classes: &[String]) -> Result<Vec<String>> {
-        let names = Self::read_names(path)?;
+    pub fn read_classnames(path: &Path, data: &str, classes: &[String]) -> Result<Vec<String>> {
+        let names = read_list(path, Some(data))?;
         if names.len() != classes.len() {
             let message = format!("{} class names for {} classes of the data", names.len(), classes.len());
             return Err(Error::file(path, message));
@@ -60,15 +64,16 @@ impl Prompts {
     /// # Errors
     /// The file cannot be read, or a name is empty.
     pub fn read_names(path: &Path) -> Result<Vec<String>> {
-        read_list(path)
+        read_list(path, None)
     }
 
-    /// Reads templates: one a line, or a JSON list.
+    /// Reads templates: one a line, a JSON list, or, for the data set `data` where that is known, its list in a JSON object of
+    /// such lists.
     ///
     /// # Errors
     /// The file cannot be read, or a template has no place for the class name.
-    pub fn read_templates(path: &Path) -> Result<Vec<String>> {
-        let templates = read_list(path)?;
+    pub fn read_templates(path: &Path, data: Option<&str>) -> Result<Vec<String>> {
+        let templates = read_list(path, data)?;
         match without_place(&templates) {
             Some(message) => Err(Error::file(path, message)),
             None => Ok(templates),
@@ -91,13 +96,20 @@ pub fn without_place(templates: &[String]) -> Option<String> {
     Some(format!("template {} ('{}') has no {{}} for the class name", i + 1, templates[i]))
 }
 
-/// Reads a list of texts: a JSON list, or the lines that are not blank.
-fn read_list(path: &Path) -> Result<Vec<String>> {
+/// Reads a list of texts: a JSON list, or that of the data set `data` in an object of them, or the lines that are not blank.
+fn read_list(path: &Path, data: Option<&str>) -> Result<Vec<String>> {
     let bytes = read_limited(path, MAX_BYTES)?;
     let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "not UTF-8 text"))?;
     let text = text.trim_start_matches('\u{feff}');
+    let not_texts = |error| Error::file(path, format!("not a JSON list of texts: {error}"));
     let list: Vec<String> = if text.trim_start().starts_with('[') {
-        serde_json::from_str(text).map_err(|error| Error::file(path, format!("not a JSON list of texts: {error}")))?
+        serde_json::from_str(text).map_err(not_texts)?
+    } else if text.trim_start().starts_with('{') {
+        // A line of text may begin so, too; no JSON is one.
+        let by_data: serde_json::Map<String, Value> = serde_json::from_str(text)
+            .map_err(|error| Error::file(path, format!("not JSON, though it begins like an object: {error}")))?;
+        let texts = of_data(&by_data, data).map_err(|message| Error::file(path, message))?;
+        serde_json::from_value(texts.clone()).map_err(not_texts)?
     } else {
         text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
     };
@@ -107,6 +119,27 @@ fn read_list(path: &Path) -> Result<Vec<String>> {
     match list.iter().position(|text| text.trim().is_empty()) {
         Some(i) => Err(Error::file(path, format!("text {} is empty", i + 1))),
         None => Ok(list),
+    }
+}
+
+/// What `by_data` holds of the data set `data`.
+fn of_data<'a>(by_data: &'a serde_json::Map<String, Value>, data: Option<&str>) -> Result<&'a Value, String> {
+    // `CLIP_benchmark` calls the sets of VTAB `vtab/…`; hyphens and case are anyone's.
+    let plain = |name: &str| -> String {
+        let name = name.rsplit('/').next().unwrap_or(name);
+        name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    let named: Vec<&String> = by_data.keys().take(NAMED).collect();
+    let more = if by_data.len() > NAMED { ", …" } else { "" };
+    let named = format!("{}{more}", named.into_iter().map(String::as_str).collect::<Vec<_>>().join(", "));
+    let Some(data) = data else {
+        return Err(format!("holds texts by the names of data sets ({named}): a list of texts is wanted here"));
+    };
+    let mut found = by_data.iter().filter(|(name, _)| plain(name) == plain(data));
+    match (found.next(), found.next()) {
+        (Some((_, texts)), None) => Ok(texts),
+        (None, _) => Err(format!("holds texts for {named}, but none for a data set called {data}")),
+        (Some(_), Some(_)) => Err(format!("holds texts for {data} more than once ({named})")),
     }
 }
 
@@ -198,7 +231,11 @@ mod tests {
     #[test]
     fn lists_are_lines_or_json() {
         for content in ["a cat\nthe dog\n", "\u{feff}a cat\r\n\n  the dog  \r\n", " [\"a cat\",\n \"the dog\"]\n"] {
-            assert_eq!(list(content.as_bytes(), read_list).unwrap(), ["a cat", "the dog"], "{content:?}");
+            assert_eq!(
+                list(content.as_bytes(), |path| read_list(path, None)).unwrap(),
+                ["a cat", "the dog"],
+                "{content:?}"
+            );
         }
         for (content, message) in [
             (&b""[..], "holds no text"),
@@ -207,16 +244,45 @@ mod tests {
             (b"[1]", "not a JSON list"),
             (b"\xff", "not UTF-8"),
         ] {
-            assert!(list(content, read_list).unwrap_err().to_string().contains(message), "{message}");
+            assert!(
+                list(content, |path| read_list(path, None)).unwrap_err().to_string().contains(message),
+                "{message}"
+            );
+        }
+    }
+
+    // The form of `en_zeroshot_classification_templates.json`.
+    #[test]
+    fn an_object_holds_a_list_for_each_data_set() {
+        let file = br#"{"cifar10": ["a {c}."], "vtab/flowers": ["b {c}.", "c {c}."], "x": {"cat": ["d"]}, "X": []}"#;
+        let read =
+            |data: Option<&str>| list(file, |path| Prompts::read_templates(path, data)).map_err(|e| e.to_string());
+        assert_eq!(read(Some("CIFAR-10")).unwrap(), ["a {c}."]);
+        assert_eq!(read(Some("flowers")).unwrap(), ["b {c}.", "c {c}."]);
+        for (data, part) in [
+            (Some("pets"), "holds texts for cifar10, vtab/flowers, x, X, but none for a data set called pets"),
+            (Some("x"), "holds texts for x more than once"),
+            (None, "holds texts by the names of data sets (cifar10, "),
+        ] {
+            let message = read(data).unwrap_err();
+            assert!(message.contains(part), "{message}");
+        }
+        for (file, part) in [
+            (&br#"{"a": {"cat": ["d"]}}"#[..], "not a JSON list of texts"),
+            (br#"{"a": [1]}"#, "not a JSON list of texts"),
+            (b"{} is seen\n", "not JSON, though it begins like an object"),
+        ] {
+            let message = list(file, |path| read_list(path, Some("a"))).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
         }
     }
 
     #[test]
     fn counts_and_places_are_checked() {
         let classes = ["x".to_owned(), "y".to_owned()];
-        let error = list(b"a\nb\nc", |path| Prompts::read_classnames(path, &classes)).unwrap_err().to_string();
+        let error = list(b"a\nb\nc", |path| Prompts::read_classnames(path, "set", &classes)).unwrap_err().to_string();
         assert!(error.ends_with("3 class names for 2 classes of the data"), "{error}");
-        let error = list(b"a {}\na dog", Prompts::read_templates).unwrap_err().to_string();
+        let error = list(b"a {}\na dog", |path| Prompts::read_templates(path, None)).unwrap_err().to_string();
         assert!(error.ends_with("template 2 ('a dog') has no {} for the class name"), "{error}");
     }
 

@@ -109,7 +109,7 @@ settings! {
             templates: Option<Vec<String>> => {
                 value: "FILE",
                 default: DefaultText::Words("\"a photo of a {}.\"; promptsrc nine of the kind"),
-                read: Some(|path| Prompts::read_templates(path.as_ref())),
+                read: Some(|path| Prompts::read_templates(path.as_ref(), None)),
             }
             /// A name for each class in class order, one a line or a JSON list, for those texts and for texts that are learned
             classnames: Option<Vec<String>> => {

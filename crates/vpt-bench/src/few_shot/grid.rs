@@ -129,7 +129,7 @@ pub struct GridFile {
     pub schedule: GridSchedule,
     /// The backbone's name.
     pub backbone: String,
-    /// BLAKE3 hash of its weights.
+    /// What stands for everything that decides its outputs ([`vpt_backbone::BackboneIdentity`]).
     pub backbone_hash: String,
     /// With [`Mode::Cross`]: the data sets that the others are tried on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -327,10 +327,10 @@ impl GridConfig {
             }
             let mut prompts = Prompts::of_names(&dataset.classes);
             if let Some(file) = text_file(&self.classnames, &name) {
-                prompts.classnames = Prompts::read_classnames(file, &dataset.classes)?;
+                prompts.classnames = Prompts::read_classnames(file, &name, &dataset.classes)?;
             }
             if let Some(file) = text_file(&self.templates, &name) {
-                prompts.templates = Prompts::read_templates(file)?;
+                prompts.templates = Prompts::read_templates(file, Some(&name))?;
             }
             opened.push(Opened { hash: hash(&dataset), name, path: path.clone(), dataset, prompts });
         }
