@@ -36,12 +36,12 @@ struct CurvaturePair {
 }
 
 /// Where `function`, which gives value and gradient, is least, from `start` on. It also ends where rounding leaves no step
-/// that goes down.
+/// that goes down. Beside the place: whether it is where to stop, not where the steps ran out.
 pub(super) fn minimise<E>(
     start: Vec<f64>,
     stop: Stop,
     mut function: impl FnMut(&[f64]) -> Result<(f64, Vec<f64>), E>,
-) -> Result<Vec<f64>, E> {
+) -> Result<(Vec<f64>, bool), E> {
     let mut at = |x: Vec<f64>| -> Result<Point, E> {
         let (value, gradient) = function(&x)?;
         Ok(Point { x, value, gradient })
@@ -49,15 +49,15 @@ pub(super) fn minimise<E>(
     let mut now = at(start)?;
     let mut pairs: Vec<CurvaturePair> = Vec::new();
     for _ in 0..stop.steps {
-        if now.gradient.iter().all(|g| g.abs() <= stop.gradient) {
-            break;
+        if is_flat(&now, stop) {
+            return Ok((now.x, true));
         }
         let direction = direction(&now.gradient, &pairs);
         // The first step has no curvature to go by.
         let length = if pairs.is_empty() { 1f64.min(1. / norm(&now.gradient)) } else { 1. };
         let Some(next) = line_search(&now, &direction, length, &mut at)? else {
             if pairs.is_empty() {
-                break;
+                return Ok((now.x, true));
             }
             // An approximation that has gone astray: once more along the gradient.
             pairs.clear();
@@ -74,7 +74,12 @@ pub(super) fn minimise<E>(
         }
         now = next;
     }
-    Ok(now.x)
+    let flat = is_flat(&now, stop);
+    Ok((now.x, flat))
+}
+
+fn is_flat(point: &Point, stop: Stop) -> bool {
+    point.gradient.iter().all(|g| g.abs() <= stop.gradient)
 }
 
 /// Minus the gradient times the inverse Hessian as the `pairs` tell it: the two loops.
@@ -182,9 +187,14 @@ mod tests {
             let (a, b) = (1. - x[0], x[1] - x[0] * x[0]);
             Ok::<_, ()>((a * a + 100. * b * b, vec![-2. * a - 400. * x[0] * b, 200. * b]))
         };
-        let found = minimise(vec![-1.2, 1.], Stop { gradient: 1e-10, steps: 200 }, rosenbrock).unwrap();
-        assert!(found.iter().all(|x| (x - 1.).abs() < 1e-9), "{found:?}");
+        let (found, done) = minimise(vec![-1.2, 1.], Stop { gradient: 1e-10, steps: 200 }, rosenbrock).unwrap();
+        assert!(done && found.iter().all(|x| (x - 1.).abs() < 1e-9), "{found:?}");
         assert!(calls < 100, "{calls} evaluations");
+        let rosenbrock = |x: &[f64]| {
+            let (a, b) = (1. - x[0], x[1] - x[0] * x[0]);
+            Ok::<_, ()>((a * a + 100. * b * b, vec![-2. * a - 400. * x[0] * b, 200. * b]))
+        };
+        assert!(!minimise(vec![-1.2, 1.], Stop { gradient: 1e-10, steps: 3 }, rosenbrock).unwrap().1, "cut short");
     }
 
     #[test]
@@ -196,7 +206,7 @@ mod tests {
                 let g: Vec<f64> = x.iter().enumerate().map(|(i, x)| scale * (i + 1) as f64 * (x - 3.)).collect();
                 Ok::<_, ()>((x.iter().zip(&g).map(|(x, g)| 0.5 * (x - 3.) * g).sum(), g))
             };
-            let found = minimise(vec![0.; 5], Stop { gradient: 1e-9 * scale, steps: 100 }, quadratic).unwrap();
+            let (found, _) = minimise(vec![0.; 5], Stop { gradient: 1e-9 * scale, steps: 100 }, quadratic).unwrap();
             assert!(found.iter().all(|x| (x - 3.).abs() < 1e-8), "{scale}: {found:?}");
             assert!(calls < 60, "{calls} evaluations at {scale}");
         }
@@ -205,6 +215,6 @@ mod tests {
     #[test]
     fn where_there_is_nothing_to_gain_it_stays() {
         let flat = |x: &[f64]| Ok::<_, ()>((1., vec![0.; x.len()]));
-        assert_eq!(minimise(vec![0.5, 2.], Stop { gradient: 0., steps: 10 }, flat).unwrap(), [0.5, 2.]);
+        assert_eq!(minimise(vec![0.5, 2.], Stop { gradient: 0., steps: 10 }, flat).unwrap(), (vec![0.5, 2.], true));
     }
 }

@@ -26,6 +26,8 @@ const FOLDS: usize = 5;
 const UNJUDGED: f64 = 1.;
 /// When a fit is good enough: scikit-learn allows as many steps and is content with a thousand times this gradient.
 const STOP: Stop = Stop { gradient: 1e-7, steps: 1000 };
+/// How often as many steps are taken where the probe itself is the result.
+const ROUNDS: usize = 20;
 
 /// Labelled features.
 #[derive(Debug, Clone, Copy)]
@@ -55,9 +57,16 @@ pub(crate) struct Trial {
 pub(crate) struct Probe {
     classes: usize,
     values: Vec<f64>,
+    /// Whether this is the minimum, not where the steps ran out.
+    at_minimum: bool,
 }
 
 impl Probe {
+    /// Whether this is the minimum of what it minimises, not where the steps ran out.
+    pub(crate) fn is_at_minimum(&self) -> bool {
+        self.at_minimum
+    }
+
     /// The parameters of a linear head.
     pub(crate) fn params(&self) -> Result<Vec<Param>> {
         let (weight, bias) = self.values.split_at(self.values.len() - self.classes);
@@ -136,8 +145,8 @@ impl Objective {
     }
 
     fn fit(&self, start: Vec<f64>, strength: f64, stop: Stop) -> Result<Probe> {
-        let values = minimise(start, stop, |values| self.at(values, strength))?;
-        Ok(Probe { classes: self.classes, values })
+        let (values, at_minimum) = minimise(start, stop, |values| self.at(values, strength))?;
+        Ok(Probe { classes: self.classes, values, at_minimum })
     }
 }
 
@@ -255,6 +264,25 @@ pub(crate) fn search(
         }
     }
     Ok(best.map(|(_, l2, probe)| (probe, l2, trials)))
+}
+
+/// `probe`, whose strength is `l2`, taken to its minimum where its steps ran out before, as far as [`ROUNDS`] times as many lead;
+/// `None` when `stop` says so.
+pub(crate) fn go_on(train: Labelled, mut probe: Probe, l2: f64, stop: &dyn Fn() -> bool) -> Result<Option<Probe>> {
+    if probe.at_minimum {
+        return Ok(Some(probe));
+    }
+    let objective = Objective::new(train, probe.classes)?;
+    for _ in 0..ROUNDS {
+        if stop() {
+            return Ok(None);
+        }
+        probe = objective.fit(probe.values, l2, STOP)?;
+        if probe.at_minimum {
+            break;
+        }
+    }
+    Ok(Some(probe))
 }
 
 /// Values and summed loss of the probe with a penalty of `l2`, as close to the minimum as rounding lets it be.
