@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vpt::Message;
+use vpt::metrics::Scores;
 use vpt::report::table;
 use vpt::train::{EpochRecord, Event, Observer, Stage, Start};
 
@@ -171,19 +172,19 @@ fn describe(start: &Start<'_>) -> String {
 }
 
 fn epoch(record: &EpochRecord, of: usize, best: bool) -> String {
-    let val = &record.val;
-    let scores = if let Some(val) = val.detect() {
+    let val = record.val.as_ref();
+    let scores = if let Some(val) = val.and_then(Scores::detect) {
         let (ap, ap50) = (table::percent(val.ap), table::percent(val.ap50));
         format!("train loss {:.4}  val AP {ap:>7} AP50 {ap50:>7}", record.train_loss)
     } else {
-        let (train, name) = if val.multilabel().is_some() { ("all right", "mAP") } else { ("acc", "acc") };
-        format!(
-            "train loss {:.4} {train} {:>7}  val loss {:.4} {name} {:>7}",
-            record.train_loss,
-            table::percent(record.train.values().next().copied()),
-            val.loss().unwrap_or(f64::NAN),
-            table::percent(val.main()),
-        )
+        let many = val.is_some_and(|val| val.multilabel().is_some());
+        let (train, name) = if many { ("all right", "mAP") } else { ("acc", "acc") };
+        let of_val = val.map(|val| {
+            let loss = val.loss().unwrap_or(f64::NAN);
+            format!("  val loss {loss:.4} {name} {:>7}", table::percent(val.main()))
+        });
+        let right = table::percent(record.train.values().next().copied());
+        format!("train loss {:.4} {train} {right:>7}{}", record.train_loss, of_val.unwrap_or_default())
     };
     let stage = match record.stage {
         Stage::Whole => "",
@@ -196,7 +197,7 @@ fn epoch(record: &EpochRecord, of: usize, best: bool) -> String {
         "epoch {:>width$}/{of}  {stage}{scores}  {:.1} s{}",
         record.epoch,
         record.train_seconds + record.val_seconds,
-        if best { "  best" } else { "" },
+        if best && val.is_some() { "  best" } else { "" },
         width = of.to_string().len(),
     )
 }

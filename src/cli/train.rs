@@ -81,22 +81,22 @@ pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<(
 
 /// The scores of a run's parts as a table, by the metrics of its task.
 pub(crate) fn scores(results: &Results) -> String {
-    let mut rows = vec![("val".to_owned(), &results.val), ("test".to_owned(), &results.test)];
+    let mut rows = vec![("val".to_owned(), results.val.as_ref()), ("test".to_owned(), Some(&results.test))];
     if let Some(head) = &results.head_only {
-        rows.push(("val, head alone".to_owned(), &head.val));
-        rows.push(("test, head alone".to_owned(), &head.test));
+        rows.push(("val, head alone".to_owned(), head.val.as_ref()));
+        rows.push(("test, head alone".to_owned(), Some(&head.test)));
     }
     if let Some(unpruned) = &results.unpruned {
-        rows.push(("val, unpruned".to_owned(), &unpruned.val));
-        rows.push(("test, unpruned".to_owned(), &unpruned.test));
+        rows.push(("val, unpruned".to_owned(), unpruned.val.as_ref()));
+        rows.push(("test, unpruned".to_owned(), Some(&unpruned.test)));
     }
     if let Some(probe) = &results.probe {
         let alone = if probe.l2.is_some() { "probe" } else { "texts" };
-        rows.push((format!("val, {alone} alone"), &probe.val));
-        rows.push((format!("test, {alone} alone"), &probe.test));
+        rows.push((format!("val, {alone} alone"), probe.val.as_ref()));
+        rows.push((format!("test, {alone} alone"), Some(&probe.test)));
         if probe.kept {
-            rows.push((format!("val, {}", results.method), &probe.learned.val));
-            rows.push((format!("test, {}", results.method), &probe.learned.test));
+            rows.push((format!("val, {}", results.method), probe.learned.val.as_ref()));
+            rows.push((format!("test, {}", results.method), Some(&probe.learned.test)));
         }
     }
     let header: &[&str] = match results.test {
@@ -104,6 +104,8 @@ pub(crate) fn scores(results: &Results) -> String {
         Scores::Multilabel(_) => &["", "mAP", "micro F1", "macro F1", "exact match", "loss"],
         Scores::Detect(_) => &["", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"],
     };
+    // Without validation images there is no row of them.
+    let rows = rows.into_iter().filter_map(|(part, scores)| Some((part, scores?)));
     let row = |(part, scores): (String, &Scores)| match scores {
         Scores::Classify(m) => vec![
             part,
@@ -123,7 +125,7 @@ pub(crate) fn scores(results: &Results) -> String {
             std::iter::once(part).chain(cells).collect()
         }
     };
-    table::columns(header, &rows.into_iter().map(row).collect::<Vec<_>>())
+    table::columns(header, &rows.map(row).collect::<Vec<_>>())
 }
 
 fn summary(folder: &Path, results: &Results) -> String {
@@ -148,7 +150,8 @@ fn summary(folder: &Path, results: &Results) -> String {
     if !results.chosen.is_empty() {
         let chosen: Vec<String> =
             results.chosen.iter().map(|(name, value)| format!("{name} {}", short(*value))).collect();
-        rows.insert(4, ("chosen by validation", chosen.join(", ")));
+        let by = if results.val.is_some() { "chosen by validation" } else { "chosen by cross-validation" };
+        rows.insert(4, (by, chosen.join(", ")));
     }
     let mistakes = folder.join(MISTAKES);
     if mistakes.is_file() {
@@ -200,7 +203,7 @@ pub(crate) fn probe(results: &Results) -> Option<String> {
         "{} moved test accuracy by {difference} points from {alone} (95 % interval {low} to {high}, over test images)",
         results.method
     );
-    let [alone_val, learned_val] = [val, &learned.val].map(|scores| table::percent(scores.main()));
+    let [alone_val, learned_val] = [val, &learned.val].map(|scores| table::percent(scores.as_ref().map(Scores::main)));
     let by = format!("on validation ({alone_val} against {learned_val})");
     Some(match (better, kept) {
         (_, true) => {

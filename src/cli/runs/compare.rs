@@ -21,7 +21,7 @@ pub(super) fn run(runs: &[Run], out: Output) -> anyhow::Result<()> {
 }
 
 fn val(run: &Run) -> Option<&Scores> {
-    run.results.as_ref().map(|results| &results.val)
+    run.results.as_ref().and_then(|results| results.val.as_ref())
 }
 
 fn test(run: &Run) -> Option<&Scores> {

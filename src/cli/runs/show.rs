@@ -1,6 +1,7 @@
 //! `vpt runs show`.
 
 use serde_json::json;
+use vpt::metrics::Scores;
 use vpt::report::table;
 use vpt::runs::{ConfigEntry, Epoch, Run, State};
 
@@ -91,11 +92,12 @@ fn indented(rows: &[Vec<String>]) -> String {
 fn history(epochs: &[Epoch]) -> String {
     let (Some(first), Some(last)) = (epochs.first(), epochs.last()) else { return String::new() };
     let curve = |of: fn(&Epoch) -> f64| table::sparkline(&epochs.iter().map(of).collect::<Vec<_>>(), WIDTH);
-    let best = epochs.iter().map(|epoch| epoch.val.main()).fold(f64::MIN, f64::max);
+    let score = |epoch: &Epoch| epoch.val.as_ref().map_or(f64::NAN, Scores::main);
+    let best = epochs.iter().map(score).fold(f64::MIN, f64::max);
     let percent = |share: f64| table::percent((share >= 0.).then_some(share));
     let least = epochs.iter().map(|epoch| epoch.train_loss).fold(f64::MAX, f64::min);
     let loss = |value: f64| format!("{value:.4}");
-    let rows = [
+    let mut rows = vec![
         vec![
             "training loss".to_owned(),
             loss(first.train_loss),
@@ -103,13 +105,10 @@ fn history(epochs: &[Epoch]) -> String {
             loss(last.train_loss),
             curve(|epoch| epoch.train_loss),
         ],
-        vec![
-            "val score".to_owned(),
-            percent(first.val.main()),
-            percent(best),
-            percent(last.val.main()),
-            curve(|epoch| epoch.val.main()),
-        ],
+        vec!["val score".to_owned(), percent(score(first)), percent(best), percent(score(last)), curve(score)],
     ];
+    if last.val.is_none() {
+        rows.pop();
+    }
     format!("\n{}", table::columns(&["", "first", "best", "last", ""], &rows))
 }

@@ -25,7 +25,7 @@ use vpt_base::{
 };
 use vpt_data::{Dataset, FewShot, Sample, Split, SplitFile, visit_batches};
 use vpt_model::{
-    metrics::{Ece, calibration::Logits},
+    metrics::{Ece, Scores, calibration::Logits},
     model::{TaskModel, TaskOptions, task_file::TaskFile},
 };
 use vpt_train::{
@@ -196,7 +196,7 @@ fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
         keep(&run, &job.kept_run_folder())?;
     }
     Ok(Some(JobResult {
-        val: results.val.classify().cloned(),
+        val: results.val.as_ref().and_then(Scores::classify).cloned(),
         best_epoch: Some(results.best_epoch),
         temperature: results.temperature,
         learned: Some(hasher.finalize().to_hex().to_string()),

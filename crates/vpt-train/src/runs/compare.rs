@@ -86,7 +86,7 @@ fn groups(runs: &[Run], settings: &[Option<Vec<ConfigEntry>>]) -> Vec<RunGroup> 
     let group = |members: Vec<&Run>| RunGroup {
         runs: members.iter().map(|run| run.name.clone()).collect(),
         seeds: seeds(&members),
-        val: spreads(members.iter().filter_map(|run| Some(&run.results.as_ref()?.val))),
+        val: spreads(members.iter().filter_map(|run| run.results.as_ref()?.val.as_ref())),
         test: spreads(members.iter().filter_map(|run| Some(&run.results.as_ref()?.test))),
     };
     // The same run, or a repetition of it, says nothing of the spread.

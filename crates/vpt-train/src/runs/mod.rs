@@ -87,8 +87,9 @@ pub struct Epoch {
     pub stage: Option<Stage>,
     /// Mean training loss over the epoch.
     pub train_loss: f64,
-    /// On the validation images, after the epoch.
-    pub val: Scores,
+    /// On the validation images, after the epoch, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val: Option<Scores>,
 }
 
 /// A run as its folder tells of it.
@@ -178,7 +179,7 @@ impl Run {
         let resumable = matches!(state, State::Interrupted | State::Failed) && config.is_some();
         let select = config.as_ref().and_then(|config| config.select).unwrap_or(Select::Best);
         let best = best(&history, select);
-        let val = results.as_ref().map(|r| &r.val).or(best.map(|epoch| &epoch.val));
+        let val = results.as_ref().and_then(|r| r.val.as_ref()).or(best.and_then(|epoch| epoch.val.as_ref()));
         let shown = |scores: &Scores| Some(scores.main()).filter(|&share| share >= 0.);
         let of_result = results.as_ref();
         Self {
@@ -275,11 +276,12 @@ fn best(history: &[Epoch], select: Select) -> Option<&Epoch> {
     if select == Select::Last {
         return Some(last);
     }
-    let (mut best, mut rank) = (last, last.val.rank());
+    let Some(mut rank) = last.val.as_ref().map(Scores::rank) else { return Some(last) };
+    let mut best = last;
     // Backwards: of equals the earlier counts.
     for epoch in history.iter().rev().filter(|epoch| epoch.stage == last.stage) {
-        if epoch.val.rank() >= rank {
-            (best, rank) = (epoch, epoch.val.rank());
+        if let Some(own) = epoch.val.as_ref().map(Scores::rank).filter(|own| *own >= rank) {
+            (best, rank) = (epoch, own);
         }
     }
     Some(best)

@@ -149,7 +149,7 @@ impl<T: TrainTask> StageFit<'_, T> {
             lr: task.recorded_lr(state.progress.lr) * schedule.factor(first + per_epoch - 1),
             train_loss: means.loss,
             train: means.others.into_iter().map(|(name, mean)| (name.to_owned(), mean)).collect(),
-            val: found.scores(),
+            val: (task.data().images[Split::Val as usize] > 0).then(|| found.scores()),
             train_seconds: state.progress.epoch_seconds,
             val_seconds: lap.elapsed().as_secs_f64(),
         };

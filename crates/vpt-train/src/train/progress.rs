@@ -70,8 +70,9 @@ pub struct EpochRecord {
     /// (`1 - GIoU`), `l1_loss`, `quality_loss` (cross-entropy).
     #[serde(flatten)]
     pub train: BTreeMap<String, f64>,
-    /// On the validation images, after the epoch.
-    pub val: Scores,
+    /// On the validation images, after the epoch, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val: Option<Scores>,
     /// Wall time of the epoch's steps.
     pub train_seconds: f64,
     /// Wall time of the validation after them.
@@ -80,7 +81,7 @@ pub struct EpochRecord {
 
 impl EpochRecord {
     /// The record of the head alone, before the first epoch, beside that of an epoch.
-    pub(crate) fn of_head_alone(&self, val: Scores) -> Self {
+    pub(crate) fn of_head_alone(&self, val: Option<Scores>) -> Self {
         Self { epoch: 0, step: 0, lr: 0., val, ..self.clone() }
     }
 
@@ -89,9 +90,11 @@ impl EpochRecord {
         self.epoch == 0
     }
 
-    /// Whether this epoch is the better choice: the higher [`Scores::rank`], of equals the earlier.
+    /// Whether this epoch is the better choice: the higher [`Scores::rank`], of equals the earlier; without validation images
+    /// the later.
     pub(crate) fn better_than(&self, other: &Self) -> bool {
-        let (own, others) = (self.val.rank(), other.val.rank());
+        let (Some(own), Some(others)) = (&self.val, &other.val) else { return self.epoch > other.epoch };
+        let (own, others) = (own.rank(), others.rank());
         own > others || (own == others && self.epoch < other.epoch)
     }
 }
@@ -256,7 +259,7 @@ pub(super) mod tests {
             lr: 0.1,
             train_loss: 1. / 3.,
             train: BTreeMap::from([("train_acc1".to_owned(), 0.1 + 0.2)]),
-            val,
+            val: Some(val),
             train_seconds: 0.7,
             val_seconds: 0.1,
         }
@@ -269,6 +272,11 @@ pub(super) mod tests {
         assert!(!record(2, 0.4, 0.1).better_than(&first));
         assert!(record(2, 0.5, 0.9).better_than(&first));
         assert!(!record(2, 0.5, 1.).better_than(&first));
+        let blind = |epoch| EpochRecord { val: None, ..record(epoch, 0., 0.) };
+        assert!(blind(2).better_than(&blind(1)) && !blind(1).better_than(&blind(2)));
+        let line = serde_json::to_string(&blind(1)).unwrap();
+        assert!(!line.contains("\"val\""), "{line}");
+        assert_eq!(serde_json::from_str::<EpochRecord>(&line).unwrap(), blind(1));
     }
 
     #[test]
@@ -276,7 +284,7 @@ pub(super) mod tests {
         let none: CocoMetrics = serde_json::from_str(METRICS).unwrap();
         let of = |epoch, ap, ap50| {
             let val = Scores::Detect(CocoMetrics { ap, ap50, ..none });
-            EpochRecord { val, ..record(epoch, 0., 0.) }
+            EpochRecord { val: Some(val), ..record(epoch, 0., 0.) }
         };
         let first = of(1, 0.5, 0.6);
         assert!(of(2, 0.6, 0.1).better_than(&first));

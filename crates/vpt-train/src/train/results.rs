@@ -50,8 +50,9 @@ pub struct Results {
     pub backbone_params: u64,
     /// The epoch that counts, from 1; 0 where the probe on frozen features was kept.
     pub best_epoch: usize,
-    /// On the validation images, after that epoch.
-    pub val: Scores,
+    /// On the validation images, after that epoch, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val: Option<Scores>,
     /// On the test images, looked at once.
     pub test: Scores,
     /// The peak learning rate of what the method learns; the chosen one with `lr = "auto"`.
@@ -91,8 +92,9 @@ pub struct Results {
 pub struct Control {
     /// The epoch it is from, from 1.
     pub best_epoch: usize,
-    /// On the validation images, after that epoch.
-    pub val: Scores,
+    /// On the validation images, after that epoch, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val: Option<Scores>,
     /// On the test images.
     pub test: Scores,
 }
@@ -103,8 +105,9 @@ pub struct ProbeResults {
     /// Strength of the probe's L2 penalty; `None` for CLIP's zero-shot classifier, which a text head begins as.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub l2: Option<f64>,
-    /// On the validation images.
-    pub val: Scores,
+    /// On the validation images, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val: Option<Scores>,
     /// On the test images.
     pub test: Scores,
     /// By how much the learned parts moved the accuracy on the test images: what was learned less the probe, with a paired
@@ -123,8 +126,9 @@ pub struct ProbeResults {
 pub struct LearnedScores {
     /// The epoch it is from, from 1.
     pub best_epoch: usize,
-    /// On the validation images, after that epoch.
-    pub val: Scores,
+    /// On the validation images, after that epoch, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val: Option<Scores>,
     /// On the test images.
     pub test: Scores,
 }

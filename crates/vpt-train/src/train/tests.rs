@@ -657,7 +657,7 @@ fn any_number_of_classes_an_image_is_learned_from_boxes() {
     assert!(test.map > chance + 0.15, "{test:?}, by chance {chance}");
     assert!(!folder.join(run_folder::CONFUSION).exists() && folder.join(run_folder::CURVES).is_file());
     assert_eq!(Results::load(&folder.join(run_folder::RESULTS)).unwrap(), results);
-    let best = |record: &EpochRecord| record.val.multilabel().unwrap().map;
+    let best = |record: &EpochRecord| record.val.as_ref().unwrap().multilabel().unwrap().map;
     let text = fs::read_to_string(folder.join(run_folder::METRICS)).unwrap();
     let records: Vec<EpochRecord> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let highest = records.iter().map(best).fold(0., f64::max);

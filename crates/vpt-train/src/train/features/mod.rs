@@ -26,7 +26,7 @@ use self::{
     tip_adapter::{Choice, TipCache},
 };
 use super::{
-    observer::Observer,
+    observer::{Event, Observer},
     task::images::{
         setup::{Setup, extractor},
         source::Features,
@@ -118,8 +118,23 @@ pub(crate) fn begin(
             let found =
                 logistic::search(train.labelled(), val.labelled(), head.classes, plan.config.options.probe.l2, &stop)?;
             let Some((probe, l2, trials)) = found else { return Ok(None) };
+            let Some(probe) = logistic::go_on(train.labelled(), probe, l2, &stop)? else { return Ok(None) };
+            if !probe.is_at_minimum() {
+                let message =
+                    format!("the probe stopped before its minimum, which is far for an L2 penalty of {l2:.3e}");
+                observer.event(&Event::Note(&message));
+            }
             beginning.params = probe.params()?;
-            beginning.chosen = BTreeMap::from([("l2".to_owned(), l2)]);
+            // One that the user named, or that nothing could be held out for, was not chosen.
+            if plan.config.options.probe.l2.is_none() && !trials.is_empty() {
+                beginning.chosen = BTreeMap::from([("l2".to_owned(), l2)]);
+            }
+            if plan.config.options.probe.l2.is_none() && trials.is_empty() {
+                let message = format!(
+                    "there are no validation images, and a class has one image to learn from: the L2 penalty is {l2}"
+                );
+                observer.event(&Event::Note(&message));
+            }
             beginning.trials = trials;
         }
         None => beginning.params = setup.initial(fresh, observer)?,

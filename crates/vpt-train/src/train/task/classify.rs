@@ -42,9 +42,9 @@ pub(crate) struct ClassifyEvaluation {
 }
 
 impl ClassifyEvaluation {
-    /// Temperature that is fitted on these images, if their logits were kept.
+    /// Temperature that is fitted on these images, if there are any and their logits were kept.
     fn temperature(&self) -> Option<f64> {
-        let logits = self.logits.as_ref()?;
+        let logits = self.logits.as_ref().filter(|logits| logits.rows().next().is_some())?;
         Some(*self.temperature.get_or_init(|| logits.temperature()))
     }
 }
@@ -116,7 +116,7 @@ impl ImageLabels for OneClass {
 
     fn score_curves(&self) -> [ScoreCurve; 2] {
         let train = |record: &EpochRecord| record.train.get(Self::TRAIN_RIGHT).copied().unwrap_or(f64::NAN);
-        [("train", train), ("validation", |record| record.val.main())]
+        [("train", train), ("validation", |record| record.val.as_ref().map_or(f64::NAN, Scores::main))]
     }
 
     fn prediction(
@@ -140,9 +140,9 @@ impl ImageLabels for OneClass {
         found: &ClassifyEvaluation,
         val: &ClassifyEvaluation,
     ) -> Result<MistakePart> {
-        match (&found.logits, val.temperature()) {
-            (Some(logits), Some(temperature)) => mistakes(dataset, split, logits, temperature),
-            _ => Ok(empty_part(split, 0, 0).0),
+        match &found.logits {
+            Some(logits) => mistakes(dataset, split, logits, val.temperature().unwrap_or(1.)),
+            None => Ok(empty_part(split, 0, 0).0),
         }
     }
 }

@@ -99,8 +99,10 @@ impl ImageLabels for ManyClasses {
     }
 
     fn score_curves(&self) -> [ScoreCurve; 2] {
-        let f1 = |record: &EpochRecord| record.val.multilabel().map_or(f64::NAN, |metrics| metrics.micro_f1);
-        [("validation mAP", |record| record.val.main()), ("validation micro F1", f1)]
+        let f1 = |record: &EpochRecord| {
+            record.val.as_ref().and_then(Scores::multilabel).map_or(f64::NAN, |metrics| metrics.micro_f1)
+        };
+        [("validation mAP", |record| record.val.as_ref().map_or(f64::NAN, Scores::main)), ("validation micro F1", f1)]
     }
 
     fn prediction(&self, logits: &[f32], classes: &[String], _: &MultilabelTally) -> Option<(String, Option<f64>)> {

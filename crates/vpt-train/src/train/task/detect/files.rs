@@ -6,7 +6,10 @@ use crate::{
     train::{progress::EpochRecord, run_folder, task::FinishedRun},
 };
 use vpt_base::{Result, random::stream};
-use vpt_model::metrics::coco::{self, Detected, Detection};
+use vpt_model::metrics::{
+    Scores,
+    coco::{self, Detected, Detection},
+};
 
 /// Validation images that are shown.
 const SHOWN: usize = 12;
@@ -39,9 +42,11 @@ fn curves(title: &str, run: &FinishedRun<Detected>) -> Result<String> {
     let curve = |name, value: &dyn Fn(&EpochRecord) -> f64| {
         Curve::new(name, run.history.iter().map(|record| (record.epoch, value(record))))
     };
-    let ap50 = |record: &EpochRecord| record.val.detect().map_or(f64::NAN, |metrics| metrics.ap50);
+    let ap50 =
+        |record: &EpochRecord| record.val.as_ref().and_then(Scores::detect).map_or(f64::NAN, |metrics| metrics.ap50);
     let loss = [curve("training loss", &|r| r.train_loss)];
-    let scores = [curve("validation AP", &|r| r.val.main()), curve("validation AP50", &ap50)];
+    let scores =
+        [curve("validation AP", &|r| r.val.as_ref().map_or(f64::NAN, Scores::main)), curve("validation AP50", &ap50)];
     report::curves_svg(title, ("loss", &loss), ("average precision", &scores), run.record.epoch)
 }
 

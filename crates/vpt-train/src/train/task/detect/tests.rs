@@ -134,7 +134,7 @@ fn a_run_learns_and_leaves_a_whole_folder_whose_task_detects_as_it_did() {
         assert!(stage.take_while(|&e| e < chosen).all(|e| score(e) < score(chosen)), "{lines:?}");
     }
     let val = |epoch: usize| serde_json::from_value::<Scores>(lines[epoch - 1]["val"].clone()).unwrap();
-    assert_eq!((&results.val, &head.val), (&val(results.best_epoch), &val(head.best_epoch)));
+    assert_eq!((&results.val, &head.val), (&Some(val(results.best_epoch)), &Some(val(head.best_epoch))));
 
     let task = open(&folder);
     assert_eq!(task.meta().metrics.test, Some(results.test));

@@ -8,6 +8,7 @@ use crate::{
     train::{progress::EpochRecord, run_folder, task::FinishedRun},
 };
 use vpt_base::{Result, random::stream};
+use vpt_model::metrics::Scores;
 
 /// Validation images that are shown: four rows of the sheet.
 const SHOWN: usize = 24;
@@ -18,7 +19,10 @@ pub(super) fn write<L: ImageLabels>(task: &ImageTask<L>, run: &FinishedRun<L::Ev
     let curve = |name, value: &dyn Fn(&EpochRecord) -> f64| {
         Curve::new(name, run.history.iter().map(|record| (record.epoch, value(record))))
     };
-    let losses = [curve("train", &|r| r.train_loss), curve("validation", &|r| r.val.loss().unwrap_or(f64::NAN))];
+    let losses = [
+        curve("train", &|r| r.train_loss),
+        curve("validation", &|r| r.val.as_ref().and_then(Scores::loss).unwrap_or(f64::NAN)),
+    ];
     let scores = task.labels.score_curves().map(|(name, value)| curve(name, &value));
     let svg = report::curves_svg(&title, ("loss", &losses), (L::AXIS, &scores), run.record.epoch)?;
     run.folder.write(run_folder::CURVES, svg)?;
