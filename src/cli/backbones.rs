@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use vpt::backbone::registry::{self, BackboneInfo, BackboneRow};
+use vpt::backbone::info::{self, BackboneInfo};
+use vpt::backbone::registry::{self, BackboneRow};
 use vpt::backbone::spec::TowerSpec;
 use vpt::report::table;
 
@@ -73,7 +74,7 @@ pub(crate) fn run(args: Backbones, global: &Global, out: Output) -> anyhow::Resu
             out.result(&json!({ "backbones": rows }), || list(&rows))
         }
         BackbonesCommand::Info { backbone, weights_dir } => {
-            let info = registry::info(&backbone, weights_dir.as_deref())?;
+            let info = info::info(&backbone, weights_dir.as_deref())?;
             out.result(&info, || describe(&info))
         }
         BackbonesCommand::Fetch { backbone } => fetch::fetch(&backbone, global.quiet, out),
@@ -116,5 +117,6 @@ fn describe(info: &BackboneInfo) -> String {
     rows.extend([("parameters", table::count(info.parameters)), ("stored as", info.dtypes.join(", "))]);
     rows.extend(info.files.iter().map(|file| ("file", format!("{}, {}", file.name, table::bytes(file.bytes)))));
     rows.push(("BLAKE3", info.hash.clone()));
+    rows.extend(info.identity.as_ref().map(|identity| ("identity", identity.hash.clone())));
     table::pairs(&rows)
 }

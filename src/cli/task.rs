@@ -94,11 +94,14 @@ fn describe(file: &TaskFile, path: &Path, bytes: u64) -> String {
         ("head", head(file)),
         ("backbone", printable(&meta.backbone.name)),
         ("BLAKE3", printable(&meta.backbone.hash)),
+    ];
+    rows.extend(meta.backbone.identity.as_ref().map(|identity| ("identity", printable(&identity.hash))));
+    rows.extend([
         ("classes", format!("{}: {}{more}", meta.classes.len(), names.join(", "))),
         ("images", format!("{0}x{0} pixels", meta.image_size)),
         ("preprocessing", preprocessing(&meta.preprocess)),
         ("epoch", meta.metrics.epoch.to_string()),
-    ];
+    ]);
     rows.extend(meta.metrics.val.as_ref().map(|scores| ("val", metrics(scores))));
     rows.extend(meta.metrics.test.as_ref().map(|scores| ("test", metrics(scores))));
     rows.extend(meta.temperature.map(|temperature| ("temperature", format!("{temperature:.4}"))));

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::identity::{BackboneIdentity, IdentityParts};
 use super::names::TextNames;
 use super::open_clip;
 use super::registry::{CONFIG, Location, PREPROCESSOR, locate};
@@ -48,7 +49,12 @@ pub struct Backbone {
     without_texts: Option<String>,
     location: Location,
     weights: Weights,
-    hash: OnceLock<String>,
+    /// The tensors that both towers are made of.
+    tensors: Vec<String>,
+    /// How its files say that an image becomes pixels, for images of the size that they say.
+    stored_preprocess: Preprocess,
+    identity: OnceLock<BackboneIdentity>,
+    hash_of_files: OnceLock<String>,
 }
 
 /// The parts behind and beside the image tower of CLIP and its kin, which hold images against texts.
@@ -88,16 +94,17 @@ impl Backbone {
             (spec, location.path(CONFIG), preprocess, None)
         } else {
             let (spec, path) = (location.spec()?, location.path(PREPROCESSOR));
-            let preprocess = match location.read(PREPROCESSOR)? {
-                Some(bytes) => Preprocess::from_json(&bytes, &path)?,
-                None => match spec.family.preprocess {
-                    Some(preprocess) => preprocess(spec.image_size),
-                    None => return Err(Error::weights(path, "no such file: it says how images are prepared")),
-                },
+            let (preprocess, path) = match (location.preprocess()?, spec.family.preprocess) {
+                (Some(found), _) => found,
+                (None, Some(preprocess)) => (preprocess(spec.image_size), path),
+                (None, None) => {
+                    return Err(Error::weights(path, "no such file: it says how images are prepared"));
+                }
             };
             (spec, path, preprocess, None)
         };
         let weights = location.weights()?;
+        let stored_preprocess = preprocess.clone();
         let preprocess = match options.image_size {
             Some(n) => {
                 spec.check_image_size(n)?;
@@ -123,19 +130,65 @@ impl Backbone {
         vit.limit_memory(options.max_memory);
         let joint = spec.projection.is_some() || spec.text.is_some();
         let clip = joint.then(|| Clip::load(&spec, &weights, options.precision)).transpose()?;
-        let name = location.name.clone();
-        Ok(Self { name, spec, vit, clip, preprocess, without_texts, location, weights, hash: OnceLock::new() })
+        let (name, tensors) = (location.name.clone(), weights.asked());
+        Ok(Self {
+            name,
+            spec,
+            vit,
+            clip,
+            preprocess,
+            without_texts,
+            location,
+            weights,
+            tensors,
+            stored_preprocess,
+            identity: OnceLock::new(),
+            hash_of_files: OnceLock::new(),
+        })
     }
 
-    /// BLAKE3 of the weight files, in hexadecimal: what a task file is bound to.
+    /// What stands for everything that decides its outputs: what a task file is bound to.
+    ///
+    /// # Errors
+    /// Its files cannot be read any more.
+    pub fn identity(&self) -> Result<&BackboneIdentity> {
+        if let Some(identity) = self.identity.get() {
+            return Ok(identity);
+        }
+        let classifier = self.spec.classifier.map(|_| self.spec.family.classifier);
+        let beside: Vec<String> =
+            classifier.iter().flat_map(|layer| [format!("{layer}.weight"), format!("{layer}.bias")]).collect();
+        let tokenizer = match self.clip.as_ref().and_then(|clip| clip.text.as_ref()) {
+            Some(text) => self.location.tokenizer_content(&text.spec)?,
+            None => String::new(),
+        };
+        let identity = IdentityParts {
+            tensors: self.weights.content(&self.tensors, &beside)?,
+            config: self.spec.content(),
+            tokenizer,
+            processor: super::identity::processor(&self.stored_preprocess)?,
+        };
+        Ok(self.identity.get_or_init(|| BackboneIdentity::new(&identity)))
+    }
+
+    /// [`BackboneIdentity::hash`].
+    ///
+    /// # Errors
+    /// As [`Backbone::identity`].
+    pub fn hash(&self) -> Result<&str> {
+        Ok(&self.identity()?.hash)
+    }
+
+    /// BLAKE3 of the weight files, in hexadecimal: what earlier versions knew a backbone by.
     ///
     /// # Errors
     /// The files cannot be read any more.
-    pub fn hash(&self) -> Result<&str> {
-        if self.hash.get().is_none() {
-            let _ = self.hash.set(self.weights.hash()?);
+    pub fn hash_of_files(&self) -> Result<&str> {
+        if let Some(hash) = self.hash_of_files.get() {
+            return Ok(hash);
         }
-        Ok(self.hash.get().map_or("", String::as_str))
+        let hash = self.weights.hash()?;
+        Ok(self.hash_of_files.get_or_init(|| hash))
     }
 
     /// Where it was found.

@@ -7,6 +7,8 @@ pub mod clip;
 #[cfg(test)]
 mod formula;
 pub mod hub;
+pub mod identity;
+pub mod info;
 pub mod names;
 pub mod open_clip;
 pub mod position;
@@ -19,4 +21,5 @@ pub mod vit;
 pub mod weights;
 
 pub use clip::{Backbone, OpenOptions};
+pub use identity::BackboneIdentity;
 pub use vpt_kernel::Precision;

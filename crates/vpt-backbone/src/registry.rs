@@ -29,6 +29,8 @@ use vpt_image::Preprocess;
 pub const CONFIG: &str = "config.json";
 /// The file that says how its images are prepared.
 pub const PREPROCESSOR: &str = "preprocessor_config.json";
+/// The file that may say it in a section of its own (transformers 5), which then is the one that counts.
+pub const PROCESSOR: &str = "processor_config.json";
 
 /// The files of the Hugging Face layout read here are pages of text.
 const MAX_TEXT_BYTES: u64 = 4 << 20;
@@ -106,6 +108,23 @@ impl Location {
         }
     }
 
+    /// How images are prepared, and the file that says so, as transformers finds them: a section of `processor_config.json`, else
+    /// `preprocessor_config.json`. `None` where neither says it.
+    ///
+    /// # Errors
+    /// As [`Preprocess::from_file`].
+    pub fn preprocess(&self) -> Result<Option<(Preprocess, PathBuf)>> {
+        if let Some(bytes) = self.read(PROCESSOR)? {
+            let path = self.path(PROCESSOR);
+            if let Some(preprocess) = Preprocess::from_processor_json(&bytes, &path)? {
+                return Ok(Some((preprocess, path)));
+            }
+        }
+        let Some(bytes) = self.read(PREPROCESSOR)? else { return Ok(None) };
+        let path = self.path(PREPROCESSOR);
+        Ok(Some((Preprocess::from_json(&bytes, &path)?, path)))
+    }
+
     /// Opens the backbone's tensors.
     ///
     /// # Errors
@@ -116,6 +135,19 @@ impl Location {
             Some(dir) if is_timm(dir) => Weights::open_timm(dir),
             Some(dir) => Weights::open(dir),
             None => Weights::from_static(bundled::file(SINGLE).unwrap_or_default(), &self.path(SINGLE)),
+        }
+    }
+
+    /// [`Tokenizer::content`] of the tokenizer of the backbone, whose text tower is `spec`; empty where there is none.
+    ///
+    /// # Errors
+    /// It is there and cannot be read.
+    pub(super) fn tokenizer_content(&self, spec: &TextSpec) -> Result<String> {
+        match &self.dir {
+            Some(dir) if spec.pool == TextPool::LastPosition => Tokenizer::content(dir),
+            Some(dir) if is_open_clip(dir) => Ok(Tokenizer::content_of_open_clip()),
+            Some(dir) => Tokenizer::content(dir),
+            None => Ok(Tokenizer::content_of(bundled::file(TOKENIZER).unwrap_or_default())),
         }
     }
 
@@ -315,63 +347,11 @@ pub fn list(weights_dir: Option<&Path>) -> Vec<BackboneRow> {
     KNOWN.iter().map(row).collect()
 }
 
-/// Facts about one backbone, as `vpt backbones info` prints them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BackboneInfo {
-    /// The name it was found by.
-    pub name: String,
-    /// Its repository on the Hugging Face hub, if its name is known.
-    pub repo: Option<&'static str>,
-    /// The folder, or `bundled`.
-    pub path: String,
-    /// BLAKE3 of its weight files, as task files hold it.
-    pub hash: String,
-    /// Number of values in its tensors, heads included that are no part of the backbone.
-    pub parameters: u64,
-    /// The types its tensors are stored in.
-    pub dtypes: Vec<String>,
-    /// Its weight files.
-    pub files: Vec<FileInfo>,
-    /// Its architecture.
-    pub spec: Spec,
-}
-
-/// A file of a backbone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct FileInfo {
-    /// Its name in the folder.
-    pub name: String,
-    /// Its length.
-    pub bytes: u64,
-}
-
-/// Finds a backbone as [`locate`] does and describes it. Reads the weights once, for their hash.
-///
-/// # Errors
-/// As [`locate`], [`Location::spec`] and [`Location::weights`].
-pub fn info(name_or_dir: &str, weights_dir: Option<&Path>) -> Result<BackboneInfo> {
-    let location = locate(name_or_dir, weights_dir)?;
-    let (spec, weights) = (location.spec()?, location.weights()?);
-    let file = |(path, bytes): (&Path, u64)| FileInfo {
-        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        bytes,
-    };
-    Ok(BackboneInfo {
-        repo: location.known.map(|k| k.repo).filter(|r| !r.is_empty()),
-        path: location.dir.as_deref().map_or_else(|| "bundled".to_owned(), |dir| dir.display().to_string()),
-        hash: weights.hash()?,
-        parameters: weights.parameters(),
-        dtypes: weights.dtypes(),
-        files: weights.files().map(file).collect(),
-        name: location.name,
-        spec,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::named::is_repository;
     use super::*;
+    use crate::info::info;
     use crate::names::{clip, deit, dinov2, dinov2_with_registers, mae, vit};
 
     /// Makes an (empty) checkpoint folder.

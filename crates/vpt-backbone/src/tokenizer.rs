@@ -1,5 +1,6 @@
 //! Texts to token ids, by the `tokenizer.json` of a checkpoint: CLIP's, or SigLIP's (`siglip`).
 
+mod content;
 mod open_clip;
 mod siglip;
 
@@ -113,6 +114,12 @@ impl Tokenizer {
 
     /// CLIP's tokenizer over this vocabulary, as transformers builds it where there is no `tokenizer.json`.
     fn from_vocabulary(vocab: &[u8], merges: &[u8], vocab_path: &Path, merges_path: &Path) -> Result<Self> {
+        let file = Self::file_of_vocabulary(vocab, merges, vocab_path, merges_path)?;
+        Self::from_bytes(file.to_string().as_bytes(), vocab_path)
+    }
+
+    /// The `tokenizer.json` that a vocabulary and its merges stand for.
+    fn file_of_vocabulary(vocab: &[u8], merges: &[u8], vocab_path: &Path, merges_path: &Path) -> Result<Value> {
         let vocab: Value =
             serde_json::from_slice(vocab).map_err(|e| Error::weights(vocab_path, format!("not a vocabulary: {e}")))?;
         let id = |token: &str| match vocab.get(token).and_then(Value::as_u64) {
@@ -129,7 +136,7 @@ impl Tokenizer {
         };
         let pattern = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
         let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-        let file = json!({
+        Ok(json!({
             "version": "1.0",
             "added_tokens": [special(start, START), special(end, END)],
             "normalizer": {"type": "Sequence", "normalizers": [
@@ -146,8 +153,7 @@ impl Tokenizer {
             "decoder": null,
             "model": {"type": "BPE", "dropout": null, "unk_token": END, "continuing_subword_prefix": "",
                       "end_of_word_suffix": "</w>", "fuse_unk": false, "vocab": vocab, "merges": merges},
-        });
-        Self::from_bytes(file.to_string().as_bytes(), vocab_path)
+        }))
     }
 
     /// The ids of `text` with the tokens the file puts around it (CLIP: start and end of text), at most `context` of them:

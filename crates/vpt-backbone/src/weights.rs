@@ -4,16 +4,19 @@
 //! are read and checked when the folder is opened, and a tensor's bytes are read from their place, converted to f32 on
 //! the way, when it is asked for. Resident memory is the tensors that were asked for and a buffer.
 
+mod content;
 mod file;
 pub mod pickle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
 use serde::Deserialize;
 
 use self::file::{FileSource, TensorEntry, WeightFile};
+use super::names::native::{self, NativeSlot};
 use super::names::{Anchor, FAMILIES, StoredTensor, dinov3};
 use super::{open_clip, timm};
 use vpt_base::files::read_limited;
@@ -77,6 +80,8 @@ pub struct Weights {
     prefix: String,
     /// What the names of an image tower begin with that the file holds alone and without it, as CLIP's without `vision_model.`.
     bare_image_tower: Option<&'static str>,
+    /// Names of the plain model that were asked for.
+    asked: Mutex<BTreeSet<String>>,
 }
 
 impl Weights {
@@ -186,7 +191,7 @@ impl Weights {
     }
 
     fn new(origin: &Path, files: Vec<WeightFile>, tensors: BTreeMap<String, TensorEntry>) -> Result<Self> {
-        let tensors = share_out(&files, tensors)?;
+        let tensors = share_out(&files, with_older_names(tensors, origin)?)?;
         let mut found = BTreeMap::new();
         for name in tensors.keys() {
             for Anchor { tower, tensor } in FAMILIES.map(|family| family.anchor) {
@@ -213,7 +218,7 @@ impl Weights {
             None => name,
         };
         let tensors = tensors.into_iter().map(|(name, tensor)| (plain(name), tensor)).collect();
-        Ok(Self { origin: origin.to_path_buf(), files, tensors, prefix, bare_image_tower })
+        Ok(Self { origin: origin.to_path_buf(), files, tensors, prefix, bare_image_tower, asked: Mutex::default() })
     }
 
     /// Where the checkpoint is, for errors that no single file is to blame for.
@@ -279,7 +284,7 @@ impl Weights {
     pub fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
         let tensor = self.checked(name, shape)?;
         match tensor.dtype.as_str() {
-            "F32" | "F16" | "BF16" => Ok(()),
+            "F64" | "F32" | "F16" | "BF16" => Ok(()),
             _ => Err(self.unreadable(name, tensor)),
         }
     }
@@ -287,7 +292,8 @@ impl Weights {
     /// Reads the tensor `name` as f32, row-major. `shape` is what the caller has derived from the configuration.
     ///
     /// # Errors
-    /// There is no such tensor, it has another shape, its type is not f32, f16 or bf16, or its file cannot be read.
+    /// There is no such tensor, it has another shape, its type is not f64, f32, f16 or bf16, it holds NaN or an infinity, or its
+    /// file cannot be read.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let tensor = self.checked(name, shape)?;
         // The header check has bounded this by the length of the file.
@@ -315,6 +321,7 @@ impl Weights {
             return Err(Error::weights(&self.origin, format!("has no tensor `{}{name}`", self.prefix)));
         };
         self.check_shape(name, tensor, shape)?;
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
         Ok(tensor)
     }
 
@@ -327,11 +334,21 @@ impl Weights {
     }
 
     fn read(&self, name: &str, tensor: &TensorEntry, out: &mut [f32]) -> Result<()> {
-        let file = &self.files[tensor.file];
+        self.read_in_order(name, tensor, out)?;
+        if let Some(value) = out.iter().find(|value| !value.is_finite()) {
+            let what = if value.is_nan() { "NaN" } else { "an infinity" };
+            let message = format!("tensor `{name}` holds {what} as f32: the file is damaged, or its training diverged");
+            return Err(Error::weights(&self.files[tensor.file].path, message));
+        }
+        Ok(())
+    }
+
+    /// The values of `tensor`, row-major, whatever they are.
+    fn read_in_order(&self, name: &str, tensor: &TensorEntry, out: &mut [f32]) -> Result<()> {
         if let Some(own) = tensor.transpose().filter(|_| tensor.transposed) {
             let (rows, columns) = (own.shape[0], own.shape[1]);
             let mut stored = vec![0.; out.len()];
-            self.read(name, &own, &mut stored)?;
+            self.read_stored(name, &own, &mut stored)?;
             for (row, values) in stored.chunks_exact(columns.max(1)).enumerate() {
                 values.iter().enumerate().for_each(|(column, &value)| out[column * rows + row] = value);
             }
@@ -340,14 +357,26 @@ impl Weights {
         if let Some(own) = tensor.stored_patch_rows() {
             let pixels = tensor.shape[2] * tensor.shape[3];
             let mut stored = vec![0.; out.len()];
-            self.read(name, &own, &mut stored)?;
+            self.read_stored(name, &own, &mut stored)?;
             for (i, value) in out.iter_mut().enumerate() {
                 let (output, channel, pixel) = (i / (3 * pixels), i / pixels % 3, i % pixels);
                 *value = stored[(output * pixels + pixel) * 3 + channel];
             }
             return Ok(());
         }
+        self.read_stored(name, tensor, out)
+    }
+
+    /// The values of `tensor` in the order of its file.
+    fn read_stored(&self, name: &str, tensor: &TensorEntry, out: &mut [f32]) -> Result<()> {
+        let (file, mut out) = (&self.files[tensor.file], out);
+        if let Some(last) = &tensor.last_rows {
+            let (own, behind) = out.split_at_mut(out.len().saturating_sub(last.shape.iter().product()));
+            self.read_stored(name, last, behind)?;
+            out = own;
+        }
         match tensor.dtype.as_str() {
+            "F64" => file.read_values(tensor, out, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
             "F32" => file.read_values(tensor, out, f32::from_le_bytes),
             "F16" => file.read_values(tensor, out, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
             "BF16" => file.read_values(tensor, out, |b: [u8; 2]| bf16::from_le_bytes(b).to_f32()),
@@ -356,7 +385,7 @@ impl Weights {
     }
 
     fn unreadable(&self, name: &str, tensor: &TensorEntry) -> Error {
-        let message = format!("tensor `{name}` is of type {}; supported are F32, F16 and BF16", tensor.dtype);
+        let message = format!("tensor `{name}` is of type {}; supported are F64, F32, F16 and BF16", tensor.dtype);
         Error::weights(&self.files[tensor.file].path, message)
     }
 
@@ -428,6 +457,29 @@ fn share_out(files: &[WeightFile], tensors: BTreeMap<String, TensorEntry>) -> Re
 fn unshared(file: &WeightFile, name: &str, tensor: &TensorEntry) -> Error {
     let message = format!("tensor for `{}` has shape {:?}, which is not shared so", name.escape_debug(), tensor.shape);
     Error::weights(&file.path, message)
+}
+
+/// The same tensors, those of names that transformers has in memory by their older ones.
+fn with_older_names(tensors: BTreeMap<String, TensorEntry>, origin: &Path) -> Result<BTreeMap<String, TensorEntry>> {
+    let found = tensors.keys().map(|name| native::older(name, |other| tensors.contains_key(other))).collect::<Vec<_>>();
+    if found.iter().all(Option::is_none) {
+        return Ok(tensors);
+    }
+    let (mut renamed, mut lower) = (BTreeMap::new(), Vec::new());
+    for ((name, tensor), older) in tensors.into_iter().zip(found) {
+        match older {
+            None => drop(renamed.insert(name, tensor)),
+            Some((name, NativeSlot::Lower)) => lower.push((name, tensor)),
+            Some((name, _)) => drop(renamed.insert(name, tensor)),
+        }
+    }
+    for (name, below) in lower {
+        let joined = renamed.remove(&name).and_then(|above: TensorEntry| above.above(below));
+        let apart = || Error::weights(origin, format!("the two halves of tensor `{}` do not fit", name.escape_debug()));
+        let joined = joined.ok_or_else(apart)?;
+        renamed.insert(name, joined);
+    }
+    Ok(renamed)
 }
 
 /// Which tensor is in which file, from the bytes of the index `path`. The files are in the index's folder.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::few_shot::{Failure, GridConfig, GridMethod, GridOutcome, JobResult, Spread, Summary, Worker, compare, run};
 use crate::step::{StepOptions, step};
-use vpt_backbone::registry::{self, BackboneInfo};
+use vpt_backbone::info::{self, BackboneInfo};
 use vpt_backbone::{Backbone, OpenOptions};
 use vpt_base::files::write_atomic;
 use vpt_base::{Error, Result};
@@ -138,7 +138,7 @@ pub fn backbones(config: &BackbonesConfig, worker: &mut dyn Worker) -> Result<Ba
         let failed =
             |error: &Error, worker: &dyn Worker| Failure { job: given.clone(), error: worker.words(&error.into()) };
         let base = RunConfig { backbone: given.clone(), ..grid.base.clone() };
-        let known = registry::info(given, base.weights_dir.as_deref());
+        let known = info::info(given, base.weights_dir.as_deref());
         let (info, (image_size, ms_per_image)) = match known.and_then(|info| Ok((info, timed(&base)?))) {
             Ok(found) => found,
             Err(error) => {

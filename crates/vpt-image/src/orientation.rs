@@ -22,17 +22,38 @@ const XMP_SEGMENT: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
 /// How the image in `reader` is to be turned; not at all if nothing is said of it.
 pub(crate) fn orientation(mut reader: impl Read + Seek) -> Orientation {
-    let Said { number, xmp } = said(&mut reader).unwrap_or_default();
-    let number = number.unwrap_or_else(|| in_xmp(&xmp?));
+    let Said { exif, xmp } = said(&mut reader).unwrap_or_default();
+    let number = match exif {
+        ExifWay::Way(number) => Some(number),
+        ExifWay::Other => None,
+        ExifWay::Absent => xmp.and_then(|xmp| in_xmp(&xmp)),
+    };
     number.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms)
 }
 
 /// What a file says of its picture.
 #[derive(Debug, Default)]
 struct Said {
-    /// The orientation by EXIF, if it has one: none of the eight ways then is none, and XMP is not asked.
-    number: Option<Option<u8>>,
+    exif: ExifWay,
     xmp: Option<Vec<u8>>,
+}
+
+/// The orientation by EXIF.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum ExifWay {
+    /// It says none.
+    #[default]
+    Absent,
+    /// It says one that is none of the eight ways; XMP is not asked then.
+    Other,
+    /// This one of the eight.
+    Way(u8),
+}
+
+impl From<Option<u8>> for ExifWay {
+    fn from(number: Option<u8>) -> Self {
+        number.map_or(Self::Other, Self::Way)
+    }
 }
 
 fn said(reader: &mut (impl Read + Seek)) -> Option<Said> {
@@ -84,7 +105,7 @@ fn of_jpeg(reader: &mut (impl Read + Seek)) -> Said {
             said.xmp = Some(xmp.to_vec());
         }
     }
-    said.number = of_exif(&exif);
+    said.exif = of_exif(&exif);
     said
 }
 
@@ -138,7 +159,7 @@ fn of_png(reader: &mut (impl Read + Seek)) -> Said {
         }
     }
     let exif = exif.or_else(|| raw_profile(&raw?));
-    said.number = exif.and_then(|exif| of_exif(&exif));
+    said.exif = exif.map_or(ExifWay::Absent, |exif| of_exif(&exif));
     said
 }
 
@@ -191,7 +212,7 @@ fn of_webp(reader: &mut (impl Read + Seek)) -> Said {
         let padding = i64::from(length % 2 == 1);
         let wanted = match &kind {
             b"VP8X" => length >= 1,
-            b"EXIF" => flags & EXIF_FLAG != 0 && said.number.is_none(),
+            b"EXIF" => flags & EXIF_FLAG != 0 && said.exif == ExifWay::Absent,
             b"XMP " => flags & XMP_FLAG != 0 && said.xmp.is_none(),
             _ => false,
         };
@@ -204,7 +225,7 @@ fn of_webp(reader: &mut (impl Read + Seek)) -> Said {
         let Some(chunk) = bytes(reader, length) else { break };
         match &kind {
             b"VP8X" => flags = chunk[0],
-            b"EXIF" => said.number = of_exif(&chunk),
+            b"EXIF" => said.exif = of_exif(&chunk),
             _ => said.xmp = Some(chunk),
         }
         if reader.seek(SeekFrom::Current(padding)).is_err() {
@@ -217,16 +238,15 @@ fn of_webp(reader: &mut (impl Read + Seek)) -> Said {
 /// What the first directory of a TIFF says, which is as EXIF's.
 fn of_tiff(reader: &mut (impl Read + Seek)) -> Option<Said> {
     let mut directory = Directory::new(reader)?;
-    let number = directory.find(ORIENTATION).map(|entry| directory.number(&entry));
+    let exif = directory.find(ORIENTATION).map_or(ExifWay::Absent, |entry| directory.number(&entry).into());
     let xmp = directory.find(XMP).and_then(|entry| directory.bytes(&entry, entry.count));
-    Some(Said { number, xmp })
+    Some(Said { exif, xmp })
 }
 
-/// The orientation in EXIF, see [`Said::number`].
-fn of_exif(exif: &[u8]) -> Option<Option<u8>> {
+fn of_exif(exif: &[u8]) -> ExifWay {
     let mut reader = Cursor::new(bare(exif));
-    let mut directory = Directory::new(&mut reader)?;
-    directory.find(ORIENTATION).map(|entry| directory.number(&entry))
+    let Some(mut directory) = Directory::new(&mut reader) else { return ExifWay::Absent };
+    directory.find(ORIENTATION).map_or(ExifWay::Absent, |entry| directory.number(&entry).into())
 }
 
 /// The first directory of a TIFF (6.0), or of a `BigTIFF`.
@@ -465,7 +485,9 @@ mod tests {
         assert_eq!(of(&png(&[exif, pixels])), TURNED);
         assert_eq!(of(&png(&[(b"IEND", &[]), exif])), Orientation::NoTransforms);
 
-        let digits: String = with_exif(&short(6)).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap();
+        let digits: String =
+            with_exif(&short(6)).iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
         let (first, second) = digits.split_at(20);
         let profile = format!("\nexif\n      32\n{first}\n{second}\n");
         let packed = |text: &[u8]| {

@@ -22,7 +22,7 @@ use self::download::{Cached, Download, FetchFailure};
 use self::settings::HubSettings;
 pub use self::verify::{FileState, Verified, VerifiedFile, is_bundled, verify};
 use super::open_clip::{self, OpenClip};
-use super::registry::{BackboneName, CONFIG, PREPROCESSOR, by_hand, is_timm_config, names_model};
+use super::registry::{BackboneName, CONFIG, PREPROCESSOR, PROCESSOR, by_hand, is_timm_config, names_model};
 use super::spec::{Spec, TextPool};
 use super::timm::Timm;
 use super::tokenizer::TOKENIZER;
@@ -30,6 +30,7 @@ use super::weights::pickle::{PICKLED, convert};
 use super::weights::{INDEX, SINGLE, parse_index};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Message, Result};
+use vpt_image::Preprocess;
 
 /// How long the files of a backbone may be.
 struct Limits {
@@ -214,7 +215,12 @@ impl Fetch<'_> {
             return Err(self.error(&format!("has no {CONFIG}: it is no model in the Hugging Face layout")));
         }
         let spec = Spec::from_config(&self.path(CONFIG))?;
-        self.wanted(PREPROCESSOR, WEIGHTS.text)?;
+        // transformers 5 writes the one where there is a tokenizer, and the other where there is none.
+        if self.file(PROCESSOR, WEIGHTS.text)? && self.says_something_of_images()? {
+            self.file(PREPROCESSOR, WEIGHTS.text)?;
+        } else {
+            self.wanted(PREPROCESSOR, WEIGHTS.text)?;
+        }
         if spec.text.is_some() {
             self.wanted(TOKENIZER, WEIGHTS.tokenizer)?;
         }
@@ -234,6 +240,12 @@ impl Fetch<'_> {
         let path = self.path(CONFIG);
         Timm::from_json(&read_limited(&path, WEIGHTS.text)?, &path)?;
         self.any_weights()
+    }
+
+    /// Whether the `processor_config.json` that is there says how images are prepared.
+    fn says_something_of_images(&self) -> Result<bool> {
+        let path = self.path(PROCESSOR);
+        Ok(Preprocess::from_processor_json(&read_limited(&path, WEIGHTS.text)?, &path)?.is_some())
     }
 
     /// Brings the weights of a model of open_clip, whose tokenizer, if it is CLIP's, is part of this program. Those in PyTorch's form

@@ -9,6 +9,7 @@ pub mod dinov2;
 pub mod dinov2_with_registers;
 pub mod dinov3;
 pub mod mae;
+pub(crate) mod native;
 pub mod siglip;
 pub mod timm;
 pub mod vit;

@@ -43,12 +43,15 @@ pub(super) struct TensorEntry {
     pub(super) transposed: bool,
     /// Whether the file holds a patch embedding `[D, 3, p, p]`, as `shape` says, as `[D, p, p, 3]`.
     patch_rows: bool,
+    /// Where the last rows are, if not behind the others.
+    pub(super) last_rows: Option<Box<TensorEntry>>,
 }
 
 impl TensorEntry {
     /// A tensor whose values lie in their order from byte `offset` of its file on; whoever makes it has checked that they do.
     pub(super) fn at(file: usize, dtype: &str, shape: Vec<usize>, [offset, bytes]: [u64; 2]) -> Self {
-        Self { file, dtype: dtype.to_owned(), shape, offset, bytes, transposed: false, patch_rows: false }
+        let dtype = dtype.to_owned();
+        Self { file, dtype, shape, offset, bytes, transposed: false, patch_rows: false, last_rows: None }
     }
 
     /// The rows of one of so many shares, as a third of fused query, key and value weights `[3D, …]`; `None` if they cannot be shared out.
@@ -67,6 +70,28 @@ impl TensorEntry {
     pub(super) fn only_one(&self) -> Option<Self> {
         let shape = self.shape.strip_prefix(&[1])?.to_vec();
         (!self.transposed).then(|| Self { shape, ..self.clone() })
+    }
+
+    /// `count` of its values from the one at `first` on, in the order of the file, where all are in one place; `None` where it has
+    /// none of them.
+    pub(super) fn part(&self, first: usize, count: usize) -> Option<Self> {
+        let width = self.bytes.checked_div(self.shape.iter().product::<usize>() as u64)?;
+        let [first, bytes] = [first as u64 * width, count as u64 * width];
+        let inside = first.checked_add(bytes).is_some_and(|end| end <= self.bytes);
+        inside.then(|| Self { shape: vec![count], offset: self.offset + first, bytes, ..self.clone() })
+    }
+
+    /// Whether its values lie in one place and in their order.
+    pub(super) fn is_in_order(&self) -> bool {
+        !self.transposed && !self.patch_rows && self.last_rows.is_none()
+    }
+
+    /// Its rows and, behind them, those of `below`; `None` if they do not fit together.
+    pub(super) fn above(self, below: Self) -> Option<Self> {
+        let fit = self.shape.get(1..)? == below.shape.get(1..)? && self.last_rows.is_none();
+        let rows = self.shape.first()?.checked_add(*below.shape.first()?)?;
+        let shape = std::iter::once(rows).chain(self.shape[1..].iter().copied()).collect();
+        fit.then(|| Self { shape, last_rows: Some(Box::new(below)), ..self })
     }
 
     /// Its transpose; `None` if it is no matrix.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     head::detect::ClassLayer,
-    model::task_file::{BackboneId, TaskFile, TaskMeta},
+    model::task_file::{TaskFile, TaskMeta},
     prompt::PartShape,
 };
 use vpt_backbone::{Backbone, class_texts::class_embeddings};
@@ -52,7 +52,7 @@ impl DetectTask {
 
     /// A detector on a backbone that is open already, at the task's image size.
     pub fn with_backbone(file: TaskFile, backbone: Arc<Backbone>, threads: usize) -> Result<Self> {
-        file.check_backbone(&BackboneId::of(&backbone)?)?;
+        file.check_backbone(&backbone)?;
         let TaskFile { meta, params } = file;
         let Some(detect) = &meta.detect else {
             return Err(Error::invalid("task", "learned to classify, not to detect"));

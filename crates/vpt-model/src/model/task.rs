@@ -8,7 +8,7 @@ use std::{
 use super::{ClassifierSpec, DetectTask, Model, run_origin::RunOrigin};
 use crate::{
     head::cache::KEYS,
-    model::task_file::{BackboneId, TaskFile, TaskMeta, TaskMetrics},
+    model::task_file::{TaskFile, TaskMeta, TaskMetrics},
 };
 use vpt_backbone::{Backbone, OpenOptions, Precision};
 use vpt_base::{Error, Result, params::Param};
@@ -103,7 +103,7 @@ impl TaskModel {
 
     /// A task on a backbone that is open already, at the task's image size: many tasks can share one.
     pub fn with_backbone(file: TaskFile, backbone: Arc<Backbone>, threads: usize) -> Result<Self> {
-        file.check_backbone(&BackboneId::of(&backbone)?)?;
+        file.check_backbone(&backbone)?;
         let TaskFile { meta, params } = file;
         if meta.detect.is_some() {
             return Err(Error::invalid("task", "learned to detect, not to classify"));

@@ -1,7 +1,7 @@
 //! The file that keeps a learned task: prompt and head, and all that is needed to use them again, in about a megabyte.
 //!
 //! A safetensors file; its metadata is one JSON text under the key `vpt`. It holds no date and no path, so equal runs give
-//! equal bytes, and no weight of the backbone, which is named together with the BLAKE3 hash of its weight files.
+//! equal bytes, and no weight of the backbone, which is named together with what stands for all that decides its outputs.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -22,7 +22,7 @@ use crate::{
     methods::{HeadStart, Method},
     metrics::Scores,
 };
-use vpt_backbone::{Backbone, class_texts::Prompts, classifier::SourceClassifier};
+use vpt_backbone::{Backbone, BackboneIdentity, class_texts::Prompts, classifier::SourceClassifier};
 use vpt_base::{
     Error, Message, Result,
     files::write_atomic,
@@ -62,17 +62,21 @@ const MAX_IMAGE_SIZE: usize = 4096;
 pub struct BackboneId {
     /// The known name, or the name of its folder.
     pub name: String,
-    /// BLAKE3 over its weight files, in hexadecimal.
+    /// BLAKE3 over its weight files, in hexadecimal: where they came from.
     pub hash: String,
+    /// What must be equal for the task to be used. Versions that did not write it asked for equal files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<BackboneIdentity>,
 }
 
 impl BackboneId {
     /// That of `backbone`.
     ///
     /// # Errors
-    /// As [`Backbone::hash`].
+    /// As [`Backbone::identity`].
     pub fn of(backbone: &Backbone) -> Result<Self> {
-        Ok(Self { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() })
+        let identity = Some(backbone.identity()?.clone());
+        Ok(Self { name: backbone.name.clone(), hash: backbone.hash_of_files()?.to_owned(), identity })
     }
 }
 
@@ -303,17 +307,35 @@ impl TaskFile {
         Ok(Self { meta, params })
     }
 
-    /// Fails unless `other` is the backbone the task was learned on; the error names both.
-    pub fn check_backbone(&self, other: &BackboneId) -> Result<()> {
+    /// Fails unless `backbone` is the one the task was learned on; the error names both and what differs.
+    pub fn check_backbone(&self, backbone: &Backbone) -> Result<()> {
         let own = &self.meta.backbone;
-        if own.hash == other.hash {
+        let short = |name: &str, hash: &str| format!("{name} ({})", hash.get(..12).unwrap_or(hash));
+        let refuse = |own: String, other: String, why: &str| {
+            let message = format!("the task was learned on {own}, which {other} is not: {why}");
+            Err(Error::setting("backbone", message))
+        };
+        let Some(identity) = &own.identity else {
+            let files = backbone.hash_of_files()?;
+            return if own.hash == files {
+                Ok(())
+            } else {
+                // The same weights in another file would do; this file cannot tell.
+                let why = "its weight files are others, by which earlier versions of vpt knew a backbone";
+                refuse(short(&own.name, &own.hash), short(&backbone.name, files), why)
+            };
+        };
+        let other = backbone.identity()?;
+        if identity.hash == other.hash {
             return Ok(());
         }
-        let short = |id: &BackboneId| format!("{} (weights {})", id.name, id.hash.get(..12).unwrap_or(&id.hash));
-        Err(Error::setting(
-            "backbone",
-            format!("the task was learned on {}, which {} is not", short(own), short(other)),
-        ))
+        let parts = identity.parts.differences(&other.parts);
+        let why = if parts.is_empty() {
+            "its identity is another".to_owned()
+        } else {
+            format!("another {}", parts.join(", another "))
+        };
+        refuse(short(&own.name, &identity.hash), short(&backbone.name, &other.hash), &why)
     }
 }
 
@@ -470,6 +492,7 @@ mod tests {
             weights::{LoraShape, LoraTowers, WeightShape},
         },
     };
+    use vpt_backbone::OpenOptions;
     use vpt_base::random::stream;
 
     fn task() -> TaskFile {
@@ -478,7 +501,7 @@ mod tests {
         let mut rng = stream(1, "test", 0, 0);
         let mut params = vec![layout.init(8, 4, &mut rng).unwrap()];
         params.extend(head.init(&mut rng).unwrap());
-        let backbone = BackboneId { name: "clip-nano".into(), hash: "ab".repeat(32) };
+        let backbone = BackboneId { name: "clip-nano".into(), hash: "ab".repeat(32), identity: None };
         let val = Metrics { acc1: 2. / 3., acc5: None, mean_per_class_recall: 0.1 + 0.2, loss: 1. / 7. };
         let meta = TaskMeta::new(
             Method::VPT_DEEP,
@@ -513,11 +536,24 @@ mod tests {
 
     #[test]
     fn another_backbone_is_refused_and_both_are_named() {
-        let other = BackboneId { name: "clip-vit-b32".into(), hash: "cd".repeat(32) };
-        let message = task().check_backbone(&other).unwrap_err().to_string();
-        assert!(message.contains("clip-nano") && message.contains("clip-vit-b32"), "{message}");
-        let same_weights = BackboneId { name: "my-copy".into(), ..task().meta.backbone };
-        task().check_backbone(&same_weights).unwrap();
+        let nano = Backbone::open("clip-nano", &OpenOptions::default()).unwrap();
+        let known = BackboneId { name: "clip-vit-b32".into(), ..BackboneId::of(&nano).unwrap() };
+        let with = |backbone: BackboneId| {
+            let mut task = task();
+            task.meta.backbone = backbone;
+            task.check_backbone(&nano).map_err(|error| error.to_string())
+        };
+        with(known.clone()).unwrap();
+        with(BackboneId { hash: "ab".repeat(32), ..known.clone() }).unwrap();
+        with(BackboneId { identity: None, ..known.clone() }).unwrap();
+        let message = with(BackboneId { identity: None, hash: "ab".repeat(32), ..known.clone() }).unwrap_err();
+        assert!(message.contains("clip-nano") && message.contains("clip-vit-b32 (abab"), "{message}");
+        let mut identity = known.identity.clone().unwrap();
+        identity.hash = "cd".repeat(32);
+        identity.parts.config = "cd".repeat(8);
+        identity.parts.tokenizer = String::new();
+        let message = with(BackboneId { identity: Some(identity), ..known }).unwrap_err();
+        assert!(message.ends_with("is not: another configuration, another tokenizer"), "{message}");
     }
 
     #[test]

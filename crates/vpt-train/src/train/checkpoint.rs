@@ -80,13 +80,14 @@ impl TrainState {
         write_atomic(path, &tensor_file::to_bytes(tensors, KEY, meta)?)
     }
 
-    /// Reads the checkpoint of the run whose fingerprint is `run`, which starts from `initial` and whose values are averaged so.
+    /// Reads the checkpoint of the run whose fingerprints `is_own` knows, which starts from `initial` and whose values are averaged
+    /// so.
     ///
     /// # Errors
     /// The file is damaged, is of another run, or holds other tensors. The error says how to start again.
     pub(crate) fn load(
         path: &Path,
-        run: &str,
+        is_own: impl FnOnce(&str) -> Result<bool>,
         initial: &[Param],
         optimizer: OptimizerKind,
         averaging: Averaging,
@@ -101,7 +102,7 @@ impl TrainState {
         if meta.format != FORMAT {
             return Err(bad(format!("a checkpoint of format {}, not {FORMAT}", meta.format).into()));
         }
-        if meta.run != run {
+        if !is_own(&meta.run)? {
             return Err(bad("is of a run with another configuration, data set or backbone".into()));
         }
         if !meta.progress.is_sound() {
@@ -198,7 +199,10 @@ mod tests {
                     state.progress.history.clear();
                 }
                 state.save(&path, "run").unwrap();
-                assert_eq!(TrainState::load(&path, "run", &initial(), kind, Averaging::None).unwrap(), state);
+                assert_eq!(
+                    TrainState::load(&path, |run| Ok(run == "run"), &initial(), kind, Averaging::None).unwrap(),
+                    state
+                );
             }
         }
     }
@@ -209,7 +213,7 @@ mod tests {
         let path = dir.path().join("checkpoint.safetensors");
         let adamw = OptimizerKind::Adamw;
         let load = |run: &str, initial: &[Param], kind| {
-            TrainState::load(&path, run, initial, kind, Averaging::None).unwrap_err().to_string()
+            TrainState::load(&path, |found| Ok(found == run), initial, kind, Averaging::None).unwrap_err().to_string()
         };
         state(adamw).save(&path, "run").unwrap();
         assert!(load("another", &initial(), adamw).contains("another configuration"));

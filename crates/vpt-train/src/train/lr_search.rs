@@ -37,9 +37,14 @@ impl LrSearch {
         Self { run: run.to_owned(), chosen: rates.first().copied().unwrap_or_default(), trials: Vec::new() }
     }
 
-    /// The search that is in `folder`, as far as it went, if it is the one of this run: trials of `epochs` epochs of the first
+    /// The search that is in `folder`, as far as it went, if it is of the run whose fingerprints `is_own` knows: trials of `epochs` epochs of the first
     /// few of `rates`.
-    pub(super) fn load(folder: &RunFolder, run: &str, rates: &[f64], epochs: usize) -> Result<Option<Self>> {
+    pub(super) fn load(
+        folder: &RunFolder,
+        is_own: impl FnOnce(&str) -> Result<bool>,
+        rates: &[f64],
+        epochs: usize,
+    ) -> Result<Option<Self>> {
         if !folder.has(run_folder::LR_SEARCH) {
             return Ok(None);
         }
@@ -49,7 +54,7 @@ impl LrSearch {
             serde_json::from_slice(&bytes).map_err(|error| Error::file(&path, Message::of_reader(&error)))?;
         let tried = search.trials.iter().map(|trial| (trial.lr.to_bits(), trial.epochs));
         let expected = rates.iter().map(|lr| (lr.to_bits(), epochs));
-        let usable = search.run == run
+        let usable = is_own(&search.run)?
             && search.trials.len() <= rates.len()
             && tried.eq(expected.take(search.trials.len()))
             && search.chosen.to_bits() == best(&search.trials, rates).to_bits();
@@ -109,7 +114,9 @@ mod tests {
     fn a_search_goes_on_from_its_file_if_it_is_of_the_same_run() {
         let dir = tempfile::tempdir().unwrap();
         let folder = RunFolder::create(dir.path()).unwrap();
-        let load = |run: &str, rates: &[f64], epochs| LrSearch::load(&folder, run, rates, epochs).unwrap();
+        let load = |run: &str, rates: &[f64], epochs| {
+            LrSearch::load(&folder, |found| Ok(found == run), rates, epochs).unwrap()
+        };
         assert_eq!(load("run", &RATES, 5), None);
         let mut search = LrSearch::new("run", &RATES);
         search.add(trial(0.1, Some(0.123_456_789_012_345_67)), &RATES);
@@ -121,6 +128,6 @@ mod tests {
             assert_eq!(load(run, rates, epochs), None, "{run} {rates:?} {epochs}");
         }
         folder.write(run_folder::LR_SEARCH, "{").unwrap();
-        assert!(LrSearch::load(&folder, "run", &RATES, 5).unwrap_err().to_string().contains("lr_search.json"));
+        assert!(LrSearch::load(&folder, |_| Ok(true), &RATES, 5).unwrap_err().to_string().contains("lr_search.json"));
     }
 }

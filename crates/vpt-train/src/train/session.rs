@@ -81,7 +81,8 @@ impl<T: TrainTask> Session<T> {
             (Select::Best, Some((values, record))) => self.write_task(run_folder::BEST, values, record, None, None),
             _ => Ok(()),
         };
-        let mut writer = RunWriter::new(&self.folder, self.task.fingerprint(), self.started, &state, &write_best);
+        let mut writer =
+            RunWriter::new(&self.folder, self.task.fingerprint().as_str(), self.started, &state, &write_best);
         let stages = self.task.stages();
         for &stage in &stages {
             if is_over(stage, &state.progress, self.task.plan().config.patience) {
@@ -107,11 +108,16 @@ impl<T: TrainTask> Session<T> {
         }
         let (path, plan) = (self.folder.file(run_folder::CHECKPOINT), self.task.plan());
         let mut state =
-            TrainState::load(&path, self.task.fingerprint(), initial, plan.optimizer, self.task.averaging())?;
+            TrainState::load(&path, |run| self.is_own(run), initial, plan.optimizer, self.task.averaging())?;
         if let ([lr], true) = (&plan.learning_rates[..], state.progress.lr == 0.) {
             state.progress.lr = *lr;
         }
         Ok(Some(state))
+    }
+
+    /// Whether the fingerprint `run` of a file is that of this run.
+    fn is_own(&self, run: &str) -> Result<bool> {
+        self.task.fingerprint().is(run, self.task.backbone())
     }
 
     fn announce(&self, initial: &[Param], resumed: Option<&TrainState>, observer: &mut dyn Observer) {
@@ -163,9 +169,9 @@ impl<T: TrainTask> Session<T> {
         if let [lr] = rates[..] {
             return Ok(Some(lr));
         }
-        let run = self.task.fingerprint();
+        let run = self.task.fingerprint().as_str();
         let stages = self.trial_stages();
-        let earlier = LrSearch::load(&self.folder, run, rates, epochs(&stages))?;
+        let earlier = LrSearch::load(&self.folder, |run| self.is_own(run), rates, epochs(&stages))?;
         let mut search = earlier.unwrap_or_else(|| LrSearch::new(run, rates));
         if search.trials.len() < rates.len() && !self.try_rates(&mut search, &stages, initial, observer)? {
             return Ok(None);
@@ -205,7 +211,7 @@ impl<T: TrainTask> Session<T> {
             state.progress.lr = lr;
             let val = match fit.run(&mut state, &mut NoWriter, observer) {
                 Ok(Ended::Interrupted) => return Ok(false),
-                Ok(Ended::Finished) => state.selected(plan.select).map(|(_, record)| record.val.clone()),
+                Ok(Ended::Finished) => state.selected(plan.select).and_then(|(_, record)| record.val.clone()),
                 // A rate too high for the loss to stay finite has lost; other errors are errors.
                 Err(Error::Diverged { .. }) => None,
                 Err(error) => return Err(error),
@@ -223,7 +229,7 @@ impl<T: TrainTask> Session<T> {
             return Ok(None);
         }
         let epochs = epochs(&self.trial_stages());
-        let search = LrSearch::load(&self.folder, self.task.fingerprint(), rates, epochs)?;
+        let search = LrSearch::load(&self.folder, |run| self.is_own(run), rates, epochs)?;
         Ok(search.map(|search| search.trials))
     }
 
@@ -242,7 +248,7 @@ impl<T: TrainTask> Session<T> {
             lr: 0.,
             train_loss: of_train.loss().unwrap_or(f64::NAN),
             train: BTreeMap::from([("train_acc1".to_owned(), of_train.main())]),
-            val: of_val.scores(),
+            val: self.of_val(&of_val),
             train_seconds: (begun - self.started).as_secs_f64(),
             val_seconds: begun.elapsed().as_secs_f64(),
         };
@@ -266,7 +272,7 @@ impl<T: TrainTask> Session<T> {
         if let Some(Refined { values: refined, chosen: by_validation }) = task.refine(&values)? {
             let found = evaluate(task, &refined, stage, val_part, false, observer)?;
             let Some(found) = found else { return Ok(self.interrupted()) };
-            record.val = found.scores();
+            record.val = self.of_val(&found);
             (values, chosen) = (refined, Some(by_validation));
         }
         let Some(test_source) = task.final_source(Split::Test, observer)? else { return Ok(self.interrupted()) };
@@ -281,7 +287,7 @@ impl<T: TrainTask> Session<T> {
         if let Some(head) = state.copies.get(PROBE) {
             let Some(alone) = self.alone(head, state, &record, &test, observer)? else { return Ok(self.interrupted()) };
             if alone.results.kept {
-                (values, record) = (head.clone(), record.of_head_alone(alone.val.scores()));
+                (values, record) = (head.clone(), record.of_head_alone(self.of_val(&alone.val)));
                 (val, test) = (alone.val, alone.test);
             }
             probe = Some(alone.results);
@@ -363,10 +369,12 @@ impl<T: TrainTask> Session<T> {
         let moved = bootstrap::differences(&correct(test), &correct(&of_test));
         let moved = bootstrap::paired(&[moved], &mut stream(plan.config.seed, "paired with the probe", 0, 0));
         // Without validation images there is nothing to tell it by.
-        let better = task.data().images[Split::Val as usize] > 0 && of_val.scores().rank() > record.val.rank();
+        let alone = self.of_val(&of_val);
+        let ranks = alone.as_ref().zip(record.val.as_ref()).map(|(alone, learned)| (alone.rank(), learned.rank()));
+        let better = ranks.is_some_and(|(alone, learned)| alone > learned);
         let results = ProbeResults {
             l2: state.progress.probe.as_ref().and_then(|choice| choice.l2),
-            val: of_val.scores(),
+            val: alone,
             test: of_test.scores(),
             moved: moved.unwrap_or_default(),
             better,
@@ -374,6 +382,11 @@ impl<T: TrainTask> Session<T> {
             learned: LearnedScores { best_epoch: record.epoch, val: record.val.clone(), test: test.scores() },
         };
         Ok(Some(AloneEnd { val: of_val, test: of_test, results }))
+    }
+
+    /// Scores of the validation images, if there are any.
+    fn of_val(&self, found: &T::Evaluation) -> Option<Scores> {
+        (self.task.data().images[Split::Val as usize] > 0).then(|| found.scores())
     }
 
     fn write_task(

@@ -164,7 +164,7 @@ fn fresh_vectors_are_words_or_drawn() {
 }
 
 fn task(fixture: &TextFixture, model: &Model, learned: &[Param]) -> TaskModel {
-    let id = BackboneId { name: "clip".to_owned(), hash: fixture.backbone.hash().unwrap().to_owned() };
+    let id = BackboneId::of(&fixture.backbone).unwrap();
     let meta = TaskMeta::new(
         crate::methods::Method::COOP,
         model.parts().clone(),

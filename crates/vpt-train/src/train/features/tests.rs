@@ -271,7 +271,7 @@ fn learned(method: Method, epochs: usize, params: Vec<Param>, train: Features, p
         digests: Default::default(),
         frozen_texts: None,
         content_hash: String::new(),
-        fingerprint: String::new(),
+        fingerprint: crate::train::task::RunFingerprint::default(),
     };
     let mut task = Classify::new(setup, OneClass);
     task.beginning.penalty = penalty;

@@ -76,15 +76,46 @@ impl<T: TrainTask> OpenedRun for T {
     }
 }
 
-/// Fingerprint of a run with this plan on this data and backbone, which its checkpoints hold.
-pub(crate) fn fingerprint(plan: &Plan, data: &[&[u8]], backbone: &Backbone) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let config = plan.config.identity()?;
-    for part in [&[config.as_bytes()], data, &[backbone.hash()?.as_bytes()]].concat() {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
+/// Stands for a run with a plan on data and a backbone: checkpoints hold it.
+#[derive(Debug, Default)]
+pub(crate) struct RunFingerprint {
+    hash: String,
+    /// All but the backbone.
+    begun: blake3::Hasher,
+}
+
+impl RunFingerprint {
+    /// Of a run with this plan on this data and backbone.
+    pub(crate) fn new(plan: &Plan, data: &[&[u8]], backbone: &Backbone) -> Result<Self> {
+        let mut begun = blake3::Hasher::new();
+        let config = plan.config.identity()?;
+        for part in [&[config.as_bytes()], data].concat() {
+            add(&mut begun, part);
+        }
+        Ok(Self { hash: with_backbone(&begun, backbone.hash()?), begun })
     }
-    Ok(hasher.finalize().to_hex().to_string())
+
+    /// What checkpoints hold.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.hash
+    }
+
+    /// Whether `found` stands for this run: as it is written now, or by earlier versions, which took the bytes of the weight files
+    /// for the backbone.
+    pub(crate) fn is(&self, found: &str, backbone: &Backbone) -> Result<bool> {
+        Ok(found == self.hash || found == with_backbone(&self.begun, backbone.hash_of_files()?))
+    }
+}
+
+fn add(hasher: &mut blake3::Hasher, part: &[u8]) {
+    hasher.update(&(part.len() as u64).to_le_bytes());
+    hasher.update(part);
+}
+
+fn with_backbone(begun: &blake3::Hasher, hash: &str) -> String {
+    let mut hasher = begun.clone();
+    add(&mut hasher, hash.as_bytes());
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Names and numbers of a run's data.
@@ -231,7 +262,7 @@ pub(crate) trait TrainTask: Sized + 'static {
     fn data(&self) -> DataSummary<'_>;
 
     /// Stands for configuration, data and backbone in checkpoints.
-    fn fingerprint(&self) -> &str;
+    fn fingerprint(&self) -> &RunFingerprint;
 
     /// Writes which images are in which part to `folder`.
     fn write_parts(&self, folder: &RunFolder) -> Result<()>;

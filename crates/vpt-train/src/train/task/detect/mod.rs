@@ -16,8 +16,8 @@ use std::borrow::Cow;
 pub(crate) use self::setup::{DetectTraining, working_size};
 use self::source::{BoxSource, DetectBatch};
 use super::{
-    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, Scored, StagePlan, StepPosition, StepResult,
-    TaskResults, TrainTask,
+    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, RunFingerprint, Scored, StagePlan,
+    StepPosition, StepResult, TaskResults, TrainTask,
 };
 use crate::{
     config::{Plan, RunConfig},
@@ -84,7 +84,7 @@ impl TrainTask for DetectTraining {
         }
     }
 
-    fn fingerprint(&self) -> &str {
+    fn fingerprint(&self) -> &RunFingerprint {
         &self.fingerprint
     }
 
@@ -220,7 +220,7 @@ impl TrainTask for DetectTraining {
         test: Option<Scores>,
         val: Option<&Detected>,
     ) -> Result<TaskFile> {
-        let metrics = TaskMetrics { epoch: record.epoch, val: Some(record.val.clone()), test };
+        let metrics = TaskMetrics { epoch: record.epoch, val: record.val.clone(), test };
         let confidence = val.and_then(|val| val.eval.best_confidence()).map(|(confidence, _)| confidence);
         let mut meta = self.task_meta(metrics, confidence)?;
         let params = if record.stage == Stage::Head {

@@ -7,7 +7,7 @@ use crate::{
     train::{
         observer::{Event, Observer},
         progress::Stage,
-        task::fingerprint,
+        task::RunFingerprint,
     },
 };
 use vpt_backbone::{Backbone, OpenOptions, class_texts::class_embeddings, registry::locate};
@@ -39,7 +39,7 @@ pub(crate) struct DetectTraining {
     pub(super) input: BoxInput,
     images: [Arc<[BoxImage]>; 3],
     /// Stands for configuration, data and backbone in checkpoints.
-    pub(super) fingerprint: String,
+    pub(super) fingerprint: RunFingerprint,
 }
 
 /// Side of the images that `backbone` sees in detection unless told otherwise, in pixels: more than in classification, since
@@ -100,7 +100,7 @@ impl DetectTraining {
         let input = BoxInput { preprocess: backbone.preprocess.clone(), side: size, grid: shape.grid, fit: detect.fit };
         let blocks = levels(backbone.vit.depth());
         let model = Detector::new(backbone, layout, shape, &blocks, texts, plan.threads)?;
-        let fingerprint = fingerprint(&plan, &[dataset.fingerprint().as_bytes()], model.backbone())?;
+        let fingerprint = RunFingerprint::new(&plan, &[dataset.fingerprint().as_bytes()], model.backbone())?;
         let images = Split::ALL.map(|split| dataset.part(split).into());
         Ok(Self { plan, detect, model, dataset, input, images, fingerprint })
     }

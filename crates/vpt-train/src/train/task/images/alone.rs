@@ -87,7 +87,7 @@ impl HeadAlone {
             Method::LINEAR,
             PartShapes::NONE,
             head,
-            BackboneId { name: backbone.name.clone(), hash: backbone.hash()?.to_owned() },
+            BackboneId::of(backbone)?,
             setup.dataset.classes.clone(),
             backbone.vit.image_size(),
             self.model.preprocess()?,

@@ -17,8 +17,8 @@ use self::{
     source::{LabelledBatch, PartSource},
 };
 use super::{
-    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, Refined, Scored, StagePlan, StepPosition,
-    StepResult, TaskResults, TrainTask,
+    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, Refined, RunFingerprint, Scored, StagePlan,
+    StepPosition, StepResult, TaskResults, TrainTask,
 };
 use crate::{
     config::{HeadInit, Plan, RunConfig, Task},
@@ -255,7 +255,7 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
         }
     }
 
-    fn fingerprint(&self) -> &str {
+    fn fingerprint(&self) -> &RunFingerprint {
         &self.setup.fingerprint
     }
 
@@ -508,7 +508,7 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
         test: Option<Scores>,
         val: Option<&L::Evaluation>,
     ) -> Result<TaskFile> {
-        let metrics = TaskMetrics { epoch: record.epoch, val: Some(record.val.clone()), test };
+        let metrics = TaskMetrics { epoch: record.epoch, val: record.val.clone(), test };
         if let (Some(alone), true) = (&self.alone, record.is_head_alone()) {
             let meta = self.labels.task_meta(alone.task_meta(&self.setup, metrics)?, val);
             return Ok(TaskFile { meta, params: values.to_vec() });

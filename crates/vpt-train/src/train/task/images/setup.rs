@@ -7,12 +7,12 @@ use super::{
     source::{PartImages, PartSource, ReadOutcome},
 };
 use crate::{
-    config::{Plan, RunConfig, RunContext},
+    config::{LearningRate, Plan, RunConfig, RunContext, Select},
     feature_cache::{self, FeatureCache},
     train::{
         features::extract::Extractor,
         observer::{Event, Observer},
-        task::fingerprint,
+        task::RunFingerprint,
     },
 };
 use vpt_backbone::{
@@ -56,7 +56,34 @@ pub(crate) struct Setup {
     /// Stands for what the three parts hold.
     pub(crate) content_hash: String,
     /// Stands for configuration, data and backbone in checkpoints.
-    pub(crate) fingerprint: String,
+    pub(crate) fingerprint: RunFingerprint,
+}
+
+/// Fails if `config` asks for something that validation images decide and `dataset` has none.
+fn refuse_without_validation(config: &RunConfig, dataset: &Dataset) -> Result<()> {
+    if !dataset.val.is_empty() {
+        return Ok(());
+    }
+    let cache = &config.options.cache;
+    let needs = [
+        ("lr", matches!(config.lr, Some(LearningRate::Auto))),
+        ("patience", config.patience.is_some()),
+        ("select", config.select == Some(Select::Best)),
+        ("keep_better", config.keep_better == Some(true)),
+        ("alpha", config.method.has_cache() && (cache.alpha.is_none() || cache.beta.is_none())),
+    ];
+    let Some((field, _)) = needs.iter().find(|(_, asked)| *asked) else { return Ok(()) };
+    let lacks = match &config.draw {
+        Some(path) => format!("the draw {} holds none", path.display()),
+        None => format!("{} has none", dataset.name),
+    };
+    if *field == "alpha" {
+        let message = format!("{} chooses it and ", config.method);
+        let message =
+            Message::from(message).field("beta").text(format!(" by validation images, and {lacks}; give both"));
+        return Err(Error::setting("alpha", message));
+    }
+    Err(Error::setting(*field, format!("needs validation images, and {lacks}")))
 }
 
 impl Setup {
@@ -91,6 +118,7 @@ impl Setup {
             train_images: dataset.train.len(),
             shots: few_shot.as_ref().map(|draw| draw.shots),
         };
+        refuse_without_validation(config, &dataset)?;
         let plan = config.resolve(&facts(&dataset))?;
         // First: a missing text tower should be told before a thousand images are read.
         let texts = prompts(&plan, &backbone, &dataset)?;
@@ -102,6 +130,7 @@ impl Setup {
         let read = read(&mut dataset, &labels, &plan, &extractor, observer)?;
         drop(extractor);
         let Some(PartContents { mut images, digests, hash: content_hash }) = read else { return Ok(None) };
+        refuse_without_validation(config, &dataset)?;
         // Images that were left out may change the number of steps, and of keys.
         let plan = config.resolve(&facts(&dataset))?;
         if config.method.has_cache() {
@@ -111,7 +140,7 @@ impl Setup {
         let mut next = || next().map(|images| Arc::new(PartSource::Images(images)));
         let (test, val, train) = (next()?, next()?, next()?);
         let split = SplitFile::new(&dataset).to_json();
-        let fingerprint = fingerprint(&plan, &[&split, content_hash.as_bytes()], &backbone)?;
+        let fingerprint = RunFingerprint::new(&plan, &[&split, content_hash.as_bytes()], &backbone)?;
         let loss = labels.loss(&plan.config, &dataset);
         let frozen_texts = texts.as_ref().filter(|_| plan.config.method.tied_to().is_some());
         let frozen_texts = frozen_texts.map(|texts| model.frozen_texts(texts)).transpose()?;
