@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::{RunConfig, Task},
-    report::{ConfusedPair, Mistake, MistakeLine, MistakePart},
+    report::{CardLine, ConfusedPair, MistakePart, PictureCard},
     train::{
         observer::{Event, Observer},
         progress::EpochRecord,
@@ -186,10 +186,10 @@ fn mistakes(dataset: &Dataset, split: Split, logits: &Logits, temperature: f64) 
     })
 }
 
-fn mistake(sample: &Sample, row: &[f32], names: &[String], temperature: f64) -> Result<Mistake> {
+fn mistake(sample: &Sample, row: &[f32], names: &[String], temperature: f64) -> Result<PictureCard> {
     let truth = sample.label as usize;
     let ranked = top_k(row, row.len(), temperature);
-    let line = |&(class, probability): &(usize, f64)| MistakeLine {
+    let line = |&(class, probability): &(usize, f64)| CardLine {
         text: names[class].clone(),
         probability: Some(probability),
         right: if class == truth { Some(true) } else { (class == ranked[0].0).then_some(false) },
@@ -199,5 +199,5 @@ fn mistake(sample: &Sample, row: &[f32], names: &[String], temperature: f64) -> 
     if !lines.iter().any(|line| line.right == Some(true)) {
         lines.extend(ranked.iter().find(|(class, _)| *class == truth).map(line));
     }
-    Ok(Mistake { image: sample.load()?, path: sample.id.clone(), lines })
+    Ok(PictureCard { image: sample.load()?, path: sample.id.clone(), lines })
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::{RunConfig, Task},
-    report::{Mistake, MistakeLine, MistakePart},
+    report::{CardLine, MistakePart, PictureCard},
     train::{
         observer::{Event, Observer},
         progress::EpochRecord,
@@ -144,7 +144,7 @@ fn mistakes(dataset: &Dataset, split: Split, tally: &MultilabelTally) -> Result<
         let mistakes = said.iter().filter(|decision| !decision.right).take(MISTAKES);
         let found = said.iter().filter(|decision| decision.right && decision.there).take(GUESSES);
         let lines = mistakes.chain(found).map(|decision| decision.line(names)).collect();
-        Ok(Mistake { image: samples[image].load()?, path: samples[image].id.clone(), lines })
+        Ok(PictureCard { image: samples[image].load()?, path: samples[image].id.clone(), lines })
     };
     Ok(MistakePart { mistakes: wrong.into_iter().take(shown).map(card).collect::<Result<_>>()?, ..empty })
 }
@@ -168,9 +168,9 @@ impl Decision {
         self.probability.max(1. - self.probability)
     }
 
-    fn line(&self, names: &[String]) -> MistakeLine {
+    fn line(&self, names: &[String]) -> CardLine {
         let name = &names[self.class];
         let text = if self.there && !self.right { format!("{name}, overlooked") } else { name.clone() };
-        MistakeLine { text, probability: Some(self.probability), right: Some(self.right) }
+        CardLine { text, probability: Some(self.probability), right: Some(self.right) }
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::setup::DetectTraining;
-use crate::report::{self, BoxTile, ConfusedPair, DrawnBox, Mistake, MistakeLine, MistakePart};
+use crate::report::{self, BoxTile, CardLine, ConfusedPair, DrawnBox, MistakePart, PictureCard};
 use vpt_base::{Error, Result};
 use vpt_data::boxes::BoxImage;
 use vpt_image::decode::decode_bytes;
@@ -51,7 +51,7 @@ pub(super) fn page(
         let sheet = report::box_sheet_jpeg(&[tile(task, image, found, confidence)?], names)?;
         let sheet = decode_bytes(&sheet).map_err(|message| Error::invalid("mistakes.html", message))?;
         let lines = errors(&confusion).map(|(truth, predicted, count)| line(&rows, truth, predicted, count)).collect();
-        Ok(Mistake { image: sheet, path: image.name.clone(), lines })
+        Ok(PictureCard { image: sheet, path: image.name.clone(), lines })
     });
     let part = MistakePart {
         heading: "Validation images".to_owned(),
@@ -89,7 +89,7 @@ fn errors(confusion: &Confusion) -> impl Iterator<Item = (usize, usize, u64)> {
     })
 }
 
-fn line(rows: &[String], truth: usize, predicted: usize, count: u64) -> MistakeLine {
+fn line(rows: &[String], truth: usize, predicted: usize, count: u64) -> CardLine {
     let background = rows.len() - 1;
     let (truth_name, predicted_name) = (&rows[truth], &rows[predicted]);
     let text = if predicted == background {
@@ -99,7 +99,7 @@ fn line(rows: &[String], truth: usize, predicted: usize, count: u64) -> MistakeL
     } else {
         format!("{count} {truth_name} taken for {predicted_name}")
     };
-    MistakeLine { text, probability: None, right: Some(false) }
+    CardLine { text, probability: None, right: Some(false) }
 }
 
 /// Over all validation images, most frequent first.
