@@ -10,4 +10,4 @@ pub use vpt_data as data;
 pub use vpt_image as image;
 pub use vpt_kernel as kernel;
 pub use vpt_model::{head, loss, methods, metrics, model, optim, prompt};
-pub use vpt_train::{config, eval, feature_cache, infer, report, runs, train};
+pub use vpt_train::{audit, config, eval, feature_cache, infer, report, runs, train};

@@ -10,6 +10,7 @@ use vpt::data::shapes::{self, Categories, Pairs, ShapesConfig, ShapesTask, Style
 use vpt::data::{Dataset, MultilabelDataset};
 use vpt::report::table;
 
+use super::data_audit::{self, AuditArgs};
 use super::data_check::{self, Check};
 use super::output::{Output, message};
 use super::{Global, Usage, one_of};
@@ -25,6 +26,7 @@ pub(crate) struct Data {
 enum DataCommand {
     Info(Info),
     Check(Check),
+    Audit(AuditArgs),
     Convert(Convert),
     /// Generate a data set
     #[command(subcommand)]
@@ -128,6 +130,7 @@ pub(crate) fn run(args: Data, global: &Global, out: Output) -> anyhow::Result<()
             Ok(())
         }
         DataCommand::Check(args) => data_check::run(&args, global, out),
+        DataCommand::Audit(args) => data_audit::run(&args, global, out),
         DataCommand::Convert(args) => convert_boxes(&args, global, out),
         DataCommand::Make(Make::Shapes(args)) => make_shapes(&args, global, out),
     }

@@ -6,6 +6,7 @@ mod bench;
 mod bench_backbones;
 mod cache;
 mod data;
+mod data_audit;
 mod data_check;
 mod docs;
 mod embed;

@@ -281,6 +281,7 @@ fn help_has_an_example_for_every_command() {
         "bench step",
         "data info",
         "data check",
+        "data audit",
         "data convert",
         "backbones list",
         "backbones info",

@@ -191,6 +191,9 @@ fn json_is_what_the_schema_says() {
     let mut schema = Schema::load();
     runs(&sandbox, &mut schema);
     let clip = fixture("clip");
+    // With a label that is wrong and a picture that is there twice.
+    sandbox.colours("twice", 12);
+    fs::copy(sandbox.path("twice/blue/000.png"), sandbox.path("twice/green/blue.png")).unwrap();
     let commands: &[(&str, &[&str])] = &[
         ("zero-shot", &["zero-shot", "--backbone", &clip, "--data", "photos"]),
         (
@@ -222,6 +225,8 @@ fn json_is_what_the_schema_says() {
         ("data info", &["data", "info", "photos"]),
         ("data info", &["data", "info", "boxes"]),
         ("data check", &["data", "check", "plenty"]),
+        ("data audit", &["data", "audit", "twice", "--backbone", &clip, "--out", "audit"]),
+        ("data audit", &["data", "audit", "boxes", "--backbone", &clip]),
         ("data convert", &["data", "convert", "boxes", "--to", "yolo", "--out", "yolo"]),
         ("data make shapes", &["data", "make", "shapes", "--out", "drawn-shapes", "--images", "192", "--size", "16"]),
         ("backbones list", &["backbones", "list"]),

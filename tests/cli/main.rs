@@ -11,6 +11,7 @@
 mod bad_files;
 mod boxes;
 mod commands;
+mod data_audit;
 mod data_check;
 mod detect;
 mod docs;

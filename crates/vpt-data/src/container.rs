@@ -44,6 +44,8 @@ pub enum Stored<'a> {
         /// Rows.
         height: usize,
     },
+    /// Decoded already, or part of what was.
+    Decoded(Rgb8),
 }
 
 /// Where the pixels of an image are.
@@ -73,6 +75,7 @@ impl ImageSource {
             Self::Memory(image) => Ok(image.as_ref().clone()),
             Self::Member { container, index } => match container.read(*index)? {
                 Stored::Grey { pixels, width, height } => Ok(Rgb8::from_grey(width, height, pixels)),
+                Stored::Decoded(image) => Ok(image),
                 Stored::Encoded(bytes) => decode_bytes(&bytes).map_err(|message| {
                     Error::image(container.path(), format!("{}: {message}", container.name(*index)))
                 }),
@@ -89,7 +92,7 @@ impl ImageSource {
             Self::File(path) => size(path),
             Self::Memory(image) => Ok([image.width, image.height]),
             Self::Member { container, index } => match container.read(*index)? {
-                Stored::Grey { width, height, .. } => Ok([width, height]),
+                Stored::Grey { width, height, .. } | Stored::Decoded(Rgb8 { width, height, .. }) => Ok([width, height]),
                 Stored::Encoded(bytes) => size_of_bytes(&bytes).map_err(|message| {
                     Error::image(container.path(), format!("{}: {message}", container.name(*index)))
                 }),

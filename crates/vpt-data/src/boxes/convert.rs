@@ -153,7 +153,7 @@ impl<'a> Conversion<'a> {
         if let ImageSource::Member { container, index } = &image.image {
             let bytes = match container.read(*index)? {
                 Stored::Encoded(bytes) => bytes,
-                Stored::Grey { .. } => return write_png(&to, &image.image.load()?),
+                Stored::Grey { .. } | Stored::Decoded(_) => return write_png(&to, &image.image.load()?),
             };
             return fs::write(&to, bytes).map_err(Error::io(&to));
         }

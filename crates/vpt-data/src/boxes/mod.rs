@@ -6,6 +6,7 @@
 mod augment;
 mod check;
 mod convert;
+mod crops;
 mod examine;
 mod loader;
 mod open;

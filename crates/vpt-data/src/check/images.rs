@@ -85,6 +85,7 @@ fn look(image: &ListedImage) -> Looked {
             let is_blank = width.min(height) > 1 && pixels.iter().all(|value| *value == pixels[0]);
             (blake3::hash(pixels), is_blank.then(|| "all pixels are the same".to_owned()))
         }
+        Ok(Stored::Decoded(image)) => (blake3::hash(&image.pixels), blank(&image)),
         Err(error) => {
             unreadable_file(path, &prefix, &error, &mut out);
             return Looked { findings: out.0, hash: None };

@@ -28,6 +28,8 @@ const UNJUDGED: f64 = 1.;
 const STOP: Stop = Stop { gradient: 1e-7, steps: 1000 };
 /// How often as many steps are taken where the probe itself is the result.
 const ROUNDS: usize = 20;
+/// The same where probabilities are only looked at: scikit-learn's default.
+const ROUGHLY: Stop = Stop { gradient: 1e-4, steps: 100 };
 
 /// Labelled features.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +91,16 @@ impl Probe {
         let features = matrix(data)?;
         let logits = logits(&features, &self.values, self.classes)?.to_dtype(DType::F32)?;
         Ok(tally.add(&logits.flatten_all()?.to_vec1()?, data.labels)?)
+    }
+}
+
+impl Probe {
+    /// Probabilities of the classes `[n, C]`.
+    fn probabilities(&self, data: Labelled) -> Result<Vec<f32>, Fault> {
+        let logits = logits(&matrix(data)?, &self.values, self.classes)?;
+        let powers = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?.exp()?;
+        let shares = powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)?;
+        Ok(shares.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 }
 
@@ -165,6 +177,36 @@ struct Fold {
     held_labels: Vec<u32>,
 }
 
+/// The number of each image among those of its class, and how many images each class has. The first image of a class is in the first
+/// fold, the second in the second, and so on.
+fn places(labels: &[u32], classes: usize) -> (Vec<usize>, Vec<usize>) {
+    let mut counts = vec![0; classes];
+    let place = |&label: &u32| {
+        counts.get_mut(label as usize).map(|count| {
+            *count += 1;
+            *count - 1
+        })
+    };
+    (labels.iter().filter_map(place).collect(), counts)
+}
+
+impl Fold {
+    /// The images of `data` that `is_held` wants held out, and what is learned from without them.
+    fn new(data: Labelled, classes: usize, is_held: impl Fn(usize) -> bool) -> Result<Self> {
+        let [held, rest] = [true, false].map(|held| {
+            let rows = data.features.chunks_exact(data.width()).zip(data.labels).enumerate();
+            let rows = rows.filter(|(i, _)| is_held(*i) == held);
+            rows.fold((Vec::new(), Vec::new()), |(mut features, mut labels), (_, (row, &label))| {
+                features.extend_from_slice(row);
+                labels.push(label);
+                (features, labels)
+            })
+        });
+        let rest = Objective::new(Labelled { features: &rest.0, labels: &rest.1 }, classes)?;
+        Ok(Self { rest, held_features: held.0, held_labels: held.1 })
+    }
+}
+
 impl<'a> Judge<'a> {
     /// `val`, or without images in it folds of `train`: five, or as many as the smallest class has images; `None` if that is
     /// one.
@@ -172,32 +214,12 @@ impl<'a> Judge<'a> {
         if !val.labels.is_empty() {
             return Ok(Some(Self::Val(val)));
         }
-        let mut counts = vec![0; classes];
-        // The first image of a class is in the first fold, the second in the second, and so on.
-        let place = |&label: &u32| {
-            counts.get_mut(label as usize).map(|count| {
-                *count += 1;
-                *count - 1
-            })
-        };
-        let places: Vec<usize> = train.labels.iter().filter_map(place).collect();
-        let folds = counts.iter().copied().filter(|&count| count > 0).min().unwrap_or(0).min(FOLDS);
+        let (places, counts) = places(train.labels, classes);
+        let folds = counts.into_iter().filter(|&count| count > 0).min().unwrap_or(0).min(FOLDS);
         if folds < 2 {
             return Ok(None);
         }
-        let fold = |fold: usize| -> Result<Fold> {
-            let [held, rest] = [true, false].map(|held| {
-                let rows = train.features.chunks_exact(train.width()).zip(train.labels).zip(&places);
-                let rows = rows.filter(|(_, place)| (*place % folds == fold) == held);
-                rows.fold((Vec::new(), Vec::new()), |(mut features, mut labels), ((row, &label), _)| {
-                    features.extend_from_slice(row);
-                    labels.push(label);
-                    (features, labels)
-                })
-            });
-            let rest = Objective::new(Labelled { features: &rest.0, labels: &rest.1 }, classes)?;
-            Ok(Fold { rest, held_features: held.0, held_labels: held.1 })
-        };
+        let fold = |fold: usize| Fold::new(train, classes, |i| places[i] % folds == fold);
         (0..folds).map(fold).collect::<Result<_>>().map(|folds| Some(Self::Folds(folds)))
     }
 
@@ -283,6 +305,26 @@ pub(crate) fn go_on(train: Labelled, mut probe: Probe, l2: f64, stop: &dyn Fn() 
         }
     }
     Ok(Some(probe))
+}
+
+/// Probabilities `[n, C]` of the classes of each image of `data` by a probe that has not seen it, its penalty `l2`: the images of each
+/// class are dealt out to five folds, each held out in its turn.
+pub(crate) fn held_out(data: Labelled, classes: usize, l2: f64) -> Result<Vec<f32>> {
+    let (places, _) = places(data.labels, classes);
+    let mut out = vec![0.; data.labels.len() * classes];
+    for fold in 0..FOLDS {
+        let held: Vec<usize> = (0..data.labels.len()).filter(|&i| places[i] % FOLDS == fold).collect();
+        if held.is_empty() || held.len() == data.labels.len() {
+            continue;
+        }
+        let Fold { rest, held_features, held_labels } = Fold::new(data, classes, |i| places[i] % FOLDS == fold)?;
+        let probe = rest.fit(vec![0.; classes * (data.width() + 1)], l2, ROUGHLY)?;
+        let held_data = Labelled { features: &held_features, labels: &held_labels };
+        for (i, row) in held.into_iter().zip(probe.probabilities(held_data)?.chunks_exact(classes)) {
+            out[i * classes..][..classes].copy_from_slice(row);
+        }
+    }
+    Ok(out)
 }
 
 /// Values and summed loss of the probe with a penalty of `l2`, as close to the minimum as rounding lets it be.
