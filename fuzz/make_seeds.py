@@ -168,6 +168,15 @@ def boxes():
         "categories": [{"id": 3, "name": "x"}, {"id": 9, "name": "y"}],
     }
     seed("boxes", "coco", json.dumps(coco))
+    # As other tools write it: numbers as text, ids that are text, nothing that may be left out, headings among the categories.
+    loose = json.loads(json.dumps(coco))
+    loose["images"] = [{"id": f"i{i['id']}", "file_name": i["file_name"], "width": "8", "height": 6.0} for i in loose["images"]]
+    loose["annotations"] = [{"image_id": f"i{i}", "category_id": "3", "bbox": ["1", 1.0, "2", 2e0]} for i in (1, 2, 3)]
+    loose["categories"].insert(0, {"id": 0, "name": "things", "supercategory": "none"})
+    loose["categories"][1]["supercategory"] = "things"
+    seed("boxes", "coco-loose", json.dumps(loose))
+    lvis = {**coco, "images": [{**i, "neg_category_ids": [3], "not_exhaustive_category_ids": []} for i in coco["images"]]}
+    seed("boxes", "lvis", json.dumps(lvis).replace("\"bbox\": [1, 1", "\"bbox\": [NaN, 1", 1))
     voc = """<annotation><folder>f</folder><filename>a.png</filename>
 <size><width>8</width><height>6</height><depth>3</depth></size>
 <object><name>x</name><difficult>0</difficult><truncated>1</truncated>

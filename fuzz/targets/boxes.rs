@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use vpt::data::boxes::{BoxDataset, BoxLayout, convert};
-use vpt::data::check;
+use vpt::data::{MeasuredPart, Split, check};
 use vpt_fuzz::{PNG, Scratch, files};
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(|| {
@@ -51,9 +51,15 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         let _ = (data.summary(), data.fingerprint());
+        let (crops, ..) = data.crops(0.);
+        for sample in crops.train.iter().chain(&crops.val).chain(&crops.test) {
+            let image = sample.load().expect("a box of a picture that is there");
+            assert!(image.width > 0 && image.height > 0 && image.pixels.len() == image.width * image.height * 3);
+        }
         let out = SCRATCH.path("converted");
         let _ = convert(&data, BoxLayout::Coco, &out);
         let _ = std::fs::remove_dir_all(out);
     }
+    let _ = BoxDataset::open_to_measure(&path, 1, MeasuredPart { split: Split::Test, learned: None });
     let _ = check::check(&path, true, &mut |_, _| {});
 });
