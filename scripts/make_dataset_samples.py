@@ -36,6 +36,10 @@ def draw(seed):
     return out.getvalue(), (CLASSES[kind], left, top, left + width, top + height)
 
 
+def is_red(picture):
+    return any(colour == (190, 40, 40) for _, colour in Image.open(io.BytesIO(picture)).getcolors(SIZE[0] * SIZE[1]))
+
+
 def pictures():
     seed = 0
     for part, count in PARTS.items():
@@ -80,11 +84,13 @@ def classes():
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
         put(f"webdataset/{part}-000000.tar", out.getvalue())
-        hot = "filename, " + ", ".join(CLASSES) + "\n"
-        for name, picture, (kind, *_) in rows:
-            put(f"multi-hot/{part}/{name}", picture)
-            hot += f"{name}, " + ", ".join(str(int(kind == c)) for c in CLASSES) + "\n"
-        put(f"multi-hot/{part}/_classes.csv", hot)
+        for folder, names in (("one-hot", CLASSES), ("multi-hot", [*CLASSES, "red"])):
+            hot = "filename, " + ", ".join(names) + "\n"
+            for name, picture, (kind, *_) in rows:
+                put(f"{folder}/{part}/{name}", picture)
+                true = [kind, "red"] if is_red(picture) else [kind]
+                hot += f"{name}, " + ", ".join(str(int(c in true)) for c in names) + "\n"
+            put(f"{folder}/{part}/_classes.csv", hot)
 
 
 def boxes():

@@ -35,6 +35,7 @@ fn write(sandbox: &Sandbox) -> Vec<&'static str> {
         let (mut pixels, mut labels) = (Vec::new(), Vec::new());
         let (mut list, mut object, mut items) = (String::new(), json!({}), Vec::new());
         let (mut rows, mut metadata) = (Vec::new(), String::new());
+        let mut one_hot = "filename,10,9,2\n".to_owned();
         for i in (0..images).rev() {
             let (image, class) = (picture(number, i), CLASSES[i % 3]);
             let name = format!("{part}/{class}/{i}.png");
@@ -55,11 +56,15 @@ fn write(sandbox: &Sandbox) -> Vec<&'static str> {
             let bytes = fs::read(sandbox.path(&format!("folder/{name}"))).unwrap();
             save(&format!("metadata/{part}/{other}.png"));
             writeln!(metadata, r#"{{"file_name": "{other}.png", "label": {class}}}"#).unwrap();
+            save(&format!("one-hot/{part}/{other}.jpg.png"));
+            let hot = [2, 1, 0].map(|class| u8::from(i % 3 == class));
+            writeln!(one_hot, "{other}.jpg.png,{},{},{}", hot[0], hot[1], hot[2]).unwrap();
             rows.push((bytes, format!("{other:03}"), i % 3));
             pixels.extend(image.as_raw());
             labels.push(class.parse::<u8>().unwrap());
         }
         sandbox.write(&format!("metadata/{part}/metadata.jsonl"), metadata);
+        sandbox.write(&format!("one-hot/{part}/_classes.csv"), one_hot);
         sandbox.write(&format!("parquet/data/{part}-00000-of-00001.parquet"), table_of(&rows));
         let (first, second) = rows.split_at(rows.len() / 2);
         sandbox.write(&format!("webdataset/{part}/0000.tar"), archive_of(first));
@@ -76,7 +81,7 @@ fn write(sandbox: &Sandbox) -> Vec<&'static str> {
     sandbox.write("csv/all.csv", table);
     sandbox.write("zhou/split_zhou_Digits.json", zhou.to_string());
     sandbox.write("list/classes.txt", CLASSES.join("\n"));
-    vec!["folder", "csv", "zhou", "fgvc", "list", "idx", "parquet", "webdataset", "metadata"]
+    vec!["folder", "csv", "zhou", "fgvc", "list", "idx", "parquet", "webdataset", "metadata", "one-hot"]
 }
 
 /// The bytes of a picture, its name and the number of its class.

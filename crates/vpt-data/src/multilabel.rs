@@ -103,11 +103,20 @@ pub struct MultilabelDataset {
 }
 
 impl MultilabelDataset {
-    /// How the data set of several classes an image at `path` lies on disk; none if there is none, or it holds boxes.
+    /// How the data set of several classes an image at `path` lies on disk; none if there is none, it holds boxes, or every image has
+    /// one class.
     pub fn recognize(path: impl AsRef<Path>) -> Option<Layout> {
-        let candidate = Candidate::at(path.as_ref()).ok()?;
-        let found = formats::recognize_boxes(&candidate).ok()??;
-        found.boxes.is_some_and(|files| files.are_whole_images()).then_some(found.layout)
+        Self::found(path.as_ref()).filter(|found| found.classes.is_none()).map(|found| found.layout)
+    }
+
+    /// Whether the data set at `path` says of images which classes they have, even if each has one.
+    pub fn may_be(path: impl AsRef<Path>) -> bool {
+        Self::found(path.as_ref()).is_some()
+    }
+
+    fn found(path: &Path) -> Option<Recognized> {
+        let found = formats::recognize_boxes(&Candidate::at(path).ok()?).ok()??;
+        Some(found).filter(|found| found.boxes.as_ref().is_some_and(|files| files.are_whole_images()))
     }
 
     /// Opens the data set of boxes, or of several classes an image, at `spec`. Images that are missing or cannot be read are left out if `skip_bad`.
@@ -147,7 +156,7 @@ impl MultilabelDataset {
             boxes.split_note.push_str(&note);
         }
         let mut made = Self::of(&boxes)?;
-        if Self::recognize(path).is_some() {
+        if Self::may_be(path) {
             made.dataset.layout = boxes.layout;
         }
         Ok(made)

@@ -25,6 +25,8 @@ pub(crate) struct AnnotatedSet {
     /// Whether images and objects have ids of their own.
     pub(crate) has_ids: bool,
     pub(crate) problems: Vec<Problem>,
+    /// Parts that are named and are not there.
+    pub(crate) absent: Vec<(Split, Error)>,
 }
 
 impl BoxDataset {
@@ -107,13 +109,22 @@ fn complete(
     seed: u64,
     measured: Option<MeasuredPart<'_>>,
 ) -> Result<BoxDataset> {
-    let AnnotatedSet { root, categories, parts, has_ids, mut problems } = found;
+    let AnnotatedSet { root, categories, parts, has_ids, mut problems, absent } = found;
+    // What is neither learned from nor measured may be elsewhere.
+    if let Some((_, error)) = absent.into_iter().find(|(split, _)| measured.is_none_or(|m| m.split == *split)) {
+        return Err(error);
+    }
+    let has_train = !matches!(&parts, Parts::Split { train, .. } if train.is_empty());
+    if let (false, None, Parts::Split { val: Some(_), test: Some(_), .. }) = (has_train, measured, &parts) {
+        return Err(Error::data(root, "val and test without train"));
+    }
     let all = match &parts {
         Parts::Unsplit(all) => vec![all],
         Parts::Split { train, val, test } => [Some(train), val.as_ref(), test.as_ref()].into_iter().flatten().collect(),
     };
     for part in all {
         refuse_fractions(part)?;
+        refuse_corners(part)?;
     }
     let mut scaled = None;
     let mut look = |images: Vec<AnnotatedImage>| -> Vec<BoxImage> {
@@ -135,7 +146,7 @@ fn complete(
             ignore_copies(&mut given, &mut problems);
             drop_repeated(&mut given, &mut problems);
             for (split, part) in Split::ALL.into_iter().zip(&given) {
-                if part.as_ref().is_some_and(Vec::is_empty) {
+                if part.as_ref().is_some_and(Vec::is_empty) && (has_train || split != Split::Train) {
                     let start = format!("in {split} ");
                     let moved =
                         problems.iter().find(|p| p.remedy == Remedy::DroppedHere && p.detail.starts_with(&start));
@@ -207,6 +218,35 @@ fn refuse_fractions(images: &[AnnotatedImage]) -> Result<()> {
     Err(Error::data(&*image.source, message))
 }
 
+/// Boxes that reach past the border, most of them, and that all fit if their last two numbers are the right and lower edge.
+fn refuse_corners(images: &[AnnotatedImage]) -> Result<()> {
+    let (mut all, mut beyond, mut first) = (0, 0, None);
+    for image in images {
+        let Some([width, height]) = image.declared.map(|sides| sides.map(|side| side as f64)) else { return Ok(()) };
+        for object in &image.objects {
+            let BoxExtent::Pixels([x, y, right, bottom]) = object.extent else { return Ok(()) };
+            if !(right > x && bottom > y && right <= width + 1. && bottom <= height + 1.) {
+                return Ok(());
+            }
+            all += 1;
+            if x + right > width + 1. || y + bottom > height + 1. {
+                beyond += 1;
+                first.get_or_insert((image, object.extent));
+            }
+        }
+    }
+    match first {
+        Some((image, BoxExtent::Pixels(extent))) if all >= FEWEST_CORNERS && beyond * 2 > all => {
+            let message = format!(
+                "most boxes reach past the border, and all fit as left, top, right and bottom ({extent:?}); they are to be left, top, \
+                 width and height"
+            );
+            Err(Error::data(&*image.source, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// What is wrong if most images are larger or smaller than the annotations say, at the same ratio of sides: then the boxes are
 /// those of images of another size.
 fn of_another_size(
@@ -235,6 +275,9 @@ fn of_another_size(
     Some(Error::data(&**source, message))
 }
 
+/// Fewest boxes that are taken for corners.
+const FEWEST_CORNERS: usize = 4;
+
 /// Fewest boxes between 0 and 1 that are taken for shares: a single one may be smaller than a pixel.
 const FEWEST_SHARES: usize = 2;
 
@@ -261,7 +304,8 @@ fn tell_absent_objects(root: &Path, parts: &Parts<BoxImage>, categories: &[Categ
         part.iter().flat_map(|image| &image.objects).for_each(|object| counts[object.category] += 1);
         counts
     };
-    let train = given.iter().find(|(split, _)| *split == Some(Split::Train)).map(|(_, part)| counts(part));
+    let train = given.iter().find(|(split, part)| *split == Some(Split::Train) && !part.is_empty());
+    let train = train.map(|(_, part)| counts(part));
     for (split, part) in given {
         let found = counts(part);
         let all: usize = found.iter().sum();
@@ -364,8 +408,9 @@ pub(crate) fn parts<M>(root: &Path, [train, val, test]: [Option<Vec<M>>; 3]) -> 
     match (some(train), some(val), some(test)) {
         (Some(train), val, test) => Ok(Parts::Split { train, val, test }),
         (None, Some(all), None) | (None, None, Some(all)) => Ok(Parts::Unsplit(all)),
-        (None, Some(_), Some(_)) => Err(Error::data(root, "val and test without train")),
-        (None, None, None) => Err(Error::data(root, "no images are listed")),
+        // Both can be measured.
+        (None, val, test) if val.is_some() && test.is_some() => Ok(Parts::Split { train: Vec::new(), val, test }),
+        (None, _, _) => Err(Error::data(root, "no images are listed")),
     }
 }
 

@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-pub(super) use boxes::repeated_boxes;
+pub(super) use boxes::{repeated_boxes, report as report_problems};
 pub(super) use finding::Findings;
 pub use finding::{Finding, FindingKind, Severity};
 pub(super) use listed::{ListedImage, PartPlaces};

@@ -74,6 +74,8 @@ fn is_one(path: &Path) -> bool {
     let text = text.trim_start_matches('\u{feff}').trim_start();
     let has = |key: &str| text.contains(key);
     text.starts_with('[') && (has("\"image\"") || has("\"imagefilename\"")) && has("\"annotations\"")
+        // Label Studio's.
+        && !has("\"result\"")
 }
 
 #[derive(Deserialize)]

@@ -1,7 +1,7 @@
 //! Tables of several classes an image: the image's path, and a column of 0 and 1 for each class. Roboflow's `_classes.csv`, and
-//! the like.
+//! the like. Where each image has exactly one class they are images with a label each.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,10 +9,11 @@ use super::named_boxes::{
     AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, PictureFolders, alone, by_stem, called,
     with_parts,
 };
-use super::{Candidate, Format, Layout, Recognition, unread};
-use crate::Split;
-use crate::boxes::{BoxExtent, PlaceInFile, normal};
-use crate::open::entries;
+use super::{BoxFiles, Candidate, ClassFiles, Format, Layout, Recognition, Recognized, unread};
+use crate::boxes::{AnnotatedImage, AnnotatedSet, BoxExtent, Category, PlaceInFile, normal};
+use crate::check::{Checking, FindingKind, ListedImage, report_problems};
+use crate::open::{LabeledSet, Parts, entries, sort_classes};
+use crate::{Sample, Split};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
 use vpt_image::decode::has_image_extension;
@@ -20,11 +21,23 @@ use vpt_image::decode::has_image_extension;
 impl Layout {
     /// Tables with a column for each class.
     pub const MULTI_HOT: Self = Self::new("multi-hot", "multi-label CSV");
+    /// The same where each image has one.
+    pub const ONE_HOT: Self = Self::new("one-hot", "one-hot CSV");
 }
 
 /// Tables with a column for each class.
-pub(super) const FORMAT: Format =
-    Format { has_boxes: true, recognize: |candidate| Ok(Recognition::of_boxes(Layout::MULTI_HOT, find(candidate))) };
+pub(super) const FORMAT: Format = Format {
+    has_boxes: true,
+    recognize: |candidate| {
+        let Some(files) = find(candidate) else { return Ok(Recognition::No) };
+        let Some(classes) = single_classes(&files) else {
+            return Ok(Recognition::of_boxes(Layout::MULTI_HOT, Some(files)));
+        };
+        let boxes: Option<Box<dyn BoxFiles>> = find(candidate).map(|files| Box::new(files) as _);
+        let classes: Option<Box<dyn ClassFiles>> = Some(Box::new(OneHotFiles { files, classes }));
+        Ok(Recognition::Yes(Recognized { layout: Layout::ONE_HOT, classes, boxes }))
+    },
+};
 
 /// Longest table, in bytes.
 const MAX_BYTES: u64 = 1 << 28;
@@ -36,6 +49,95 @@ const SPLIT: [&str; 4] = ["split", "set", "subset", "part"];
 
 /// Lines that are looked at to know the format.
 const PROBES: usize = 32;
+
+/// The classes of train, if every image of `files` has exactly one, and those of other parts occur in train.
+fn single_classes(files: &NamedBoxes) -> Option<Vec<String>> {
+    let (mut learned, mut others) = (BTreeSet::new(), BTreeSet::new());
+    for (split, path) in &files.sources {
+        let MultiHotTable { names, rows } = MultiHotTable::read(path, None).ok()?;
+        for row in rows {
+            let [class] = row.classes[..] else { return None };
+            let is_learned = split.or(row.split).is_none_or(|split| split == Split::Train);
+            if is_learned { &mut learned } else { &mut others }.insert(names[class].clone());
+        }
+    }
+    let all = learned.len() > 1 && others.is_subset(&learned);
+    let mut classes: Vec<String> = learned.into_iter().collect();
+    sort_classes(&mut classes);
+    all.then_some(classes)
+}
+
+/// Tables in which every image has one class.
+struct OneHotFiles {
+    files: NamedBoxes,
+    classes: Vec<String>,
+}
+
+impl OneHotFiles {
+    /// The name of the one class of `image`.
+    fn class<'a>(image: &AnnotatedImage, categories: &'a [Category]) -> Result<&'a str> {
+        let first = image.objects.first().and_then(|object| categories.get(object.category));
+        first.map(|category| category.name.as_str()).ok_or_else(|| Error::data(&*image.source, "an image has no class"))
+    }
+}
+
+impl ClassFiles for OneHotFiles {
+    fn open(&self) -> Result<LabeledSet> {
+        let AnnotatedSet { root, categories, parts, .. } = self.files.open()?;
+        let sample = |image: AnnotatedImage| -> Result<Sample> {
+            let name = Self::class(&image, &categories)?;
+            let label = self.classes.iter().position(|class| class == name).unwrap_or_default() as u32;
+            let id = image.image.id(&root);
+            Ok(Sample { image: image.image, label, id })
+        };
+        let all = |images: Vec<AnnotatedImage>| images.into_iter().map(sample).collect::<Result<Vec<_>>>();
+        let samples = match parts {
+            Parts::Unsplit(images) => Parts::Unsplit(all(images)?),
+            Parts::Split { train, val, test } => {
+                Parts::Split { train: all(train)?, val: val.map(all).transpose()?, test: test.map(all).transpose()? }
+            }
+        };
+        Ok(LabeledSet { classes: self.classes.clone(), samples })
+    }
+
+    fn check(&self, check: &mut Checking<'_>) -> Vec<ListedImage> {
+        self.files.check_texts(check);
+        let set = match self.files.open() {
+            Ok(set) => set,
+            Err(error) => {
+                check.out.refused(FindingKind::MalformedFile, check.data, &error);
+                return Vec::new();
+            }
+        };
+        report_problems(&set.problems, &mut |_, _, _| None, &mut check.out);
+        for name in set.categories.iter().map(|c| &c.name).filter(|name| !self.classes.contains(name)) {
+            let table = &self.files.sources[0].1;
+            check.out.warning(
+                FindingKind::EmptyClass,
+                table,
+                None,
+                format!("no image is of class '{name}'; it is no class"),
+            );
+        }
+        let parts = match set.parts {
+            Parts::Unsplit(images) => vec![(None, images)],
+            Parts::Split { train, val, test } => {
+                let all = [Some(train), val, test];
+                Split::ALL.into_iter().zip(all).filter_map(|(split, part)| Some((Some(split), part?))).collect()
+            }
+        };
+        let mut listed = Vec::new();
+        for (split, images) in parts {
+            for image in images {
+                let Ok(label) = Self::class(&image, &set.categories) else { continue };
+                let line = if let Some(PlaceInFile::Line(line)) = image.place { Some(line) } else { None };
+                let (label, place) = (label.into(), (image.source.clone(), line));
+                listed.push(ListedImage { image: image.image, split, label, place });
+            }
+        }
+        listed
+    }
+}
 
 fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
     let Candidate { path, is_folder } = *candidate;
@@ -232,6 +334,34 @@ mod tests {
         fs::write(dir.path().join("all.csv"), one).unwrap();
         let data = MultilabelDataset::open(dir.path(), 1, false).unwrap();
         assert_eq!([data.dataset.train.len(), data.dataset.val.len(), data.dataset.test.len()], [2, 1, 1]);
+    }
+
+    #[test]
+    fn with_one_class_an_image_it_is_a_set_of_single_labels() {
+        let one = "path,owl,cat,none,split\n1.png,1,0,0,train\n2.png,0,1,0,train\n3.png,0,1,0,val\n4.png,1,0,0,test\n";
+        let images = ["1.png", "2.png", "3.png", "4.png"];
+        let dir = set(&[("all.csv", one)], &images);
+        let data = Dataset::open(dir.path(), 1).unwrap();
+        assert_eq!((data.layout, &data.classes[..]), (Layout::ONE_HOT, &["cat".to_owned(), "owl".into()][..]));
+        assert_eq!((data.train[0].label, data.train[0].id.as_str(), data.val[0].label), (1, "1.png", 0));
+        assert_eq!(MultilabelDataset::recognize(dir.path()), None);
+        // Whoever wants several classes an image says so.
+        assert!(MultilabelDataset::may_be(dir.path()));
+        assert_eq!(MultilabelDataset::open(dir.path(), 1, false).unwrap().dataset.classes.len(), 3);
+        let kinds = |dir: &Path| {
+            let findings = check(dir, false, &mut |_, _| {}).unwrap().findings;
+            findings.into_iter().map(|f| f.kind.name()).collect::<Vec<_>>()
+        };
+        let found = kinds(dir.path());
+        let expected = ["class-not-in-split", "class-not-in-split", "one-image-class", "empty-class"];
+        assert_eq!(found, expected);
+        fs::remove_file(dir.path().join("2.png")).unwrap();
+        assert!(kinds(dir.path()).contains(&"missing-file"));
+        // A class that train lacks cannot be learned, and two classes are several.
+        for other in [one.replace("4.png,1,0,0", "4.png,0,0,1"), one.replace("4.png,1,0,0", "4.png,1,1,0")] {
+            fs::write(dir.path().join("all.csv"), other).unwrap();
+            assert_eq!(MultilabelDataset::recognize(dir.path()), Some(Layout::MULTI_HOT));
+        }
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl BoxFiles for NamedBoxes {
                 Parts::Split { train: finish(train), val: val.map(&mut finish), test: test.map(&mut finish) }
             }
         };
-        Ok(AnnotatedSet { root: normal(&self.root), categories, parts, has_ids: false, problems })
+        Ok(AnnotatedSet { root: normal(&self.root), categories, parts, has_ids: false, problems, absent: Vec::new() })
     }
 
     fn are_whole_images(&self) -> bool {
@@ -168,7 +168,10 @@ fn categories(root: &Path, described: &Parts<DescribedPicture>, names: Option<Ve
         names
     } else {
         let (Parts::Unsplit(train) | Parts::Split { train, .. }) = described;
-        let known: BTreeSet<&str> = train.iter().flat_map(|i| &i.objects).map(|object| object.name.as_str()).collect();
+        // Where nothing is learned, all parts say what the categories are.
+        let say: Vec<&DescribedPicture> =
+            if train.is_empty() { all_of(described).collect() } else { train.iter().collect() };
+        let known: BTreeSet<&str> = say.into_iter().flat_map(|i| &i.objects).map(|o| o.name.as_str()).collect();
         for picture in all_of(described) {
             if let Some(object) = picture.objects.iter().find(|object| !known.contains(object.name.as_str())) {
                 let place = object.place.map(|place| format!("{place}: ")).unwrap_or_default();
@@ -217,19 +220,38 @@ fn join_repeated(described: &mut Parts<DescribedPicture>, problems: &mut Vec<Pro
 
 /// Pictures beside those that are described, of which nothing is said: a problem for each folder of them.
 fn unlisted(described: &Parts<DescribedPicture>) -> Vec<Problem> {
-    let mut folders: HashMap<&Path, (&Arc<Path>, HashSet<&Path>)> = HashMap::new();
-    for picture in all_of(described) {
-        let folder = picture.path.parent().unwrap_or(Path::new(""));
-        folders.entry(folder).or_insert_with(|| (&picture.source, HashSet::new())).1.insert(&picture.path);
+    let known = all_of(described).map(|picture| (picture.path.as_path(), &*picture.source));
+    let problem = |(source, detail)| Problem {
+        kind: ProblemKind::MissingAnnotation,
+        remedy: Remedy::ImageDropped,
+        file: source,
+        place: None,
+        detail,
+    };
+    pictures_beside(known).into_iter().map(problem).collect()
+}
+
+/// For each folder of the pictures `known`, each with the file that speaks of it, that holds others: that file, and a sentence about them.
+pub(super) fn pictures_beside<'a>(known: impl Iterator<Item = (&'a Path, &'a Path)>) -> Vec<(PathBuf, String)> {
+    let mut folders: HashMap<PathBuf, (&Path, HashSet<PathBuf>)> = HashMap::new();
+    for (path, source) in known {
+        let path = normal(path);
+        let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
+        folders.entry(folder).or_insert_with(|| (source, HashSet::new())).1.insert(path);
     }
-    let mut out: Vec<Problem> = folders
+    let mut out: Vec<(PathBuf, String)> = folders
         .into_iter()
         .filter_map(|(folder, (source, known))| {
-            let there = entries(folder).ok()?.into_iter().map(|(_, path)| path);
+            let there = entries(&folder).ok()?.into_iter().map(|(_, path)| path);
             let is_other = |path: &PathBuf| {
-                vpt_image::decode::has_image_extension(path) && !known.contains(&*normal(path)) && path.is_file()
+                vpt_image::decode::has_image_extension(path) && !known.contains(&normal(path)) && path.is_file()
             };
-            let others: Vec<PathBuf> = there.filter(is_other).collect();
+            let there: Vec<PathBuf> = there.collect();
+            // Paths that lead nowhere say nothing of what is there.
+            if !there.iter().any(|path| known.contains(&normal(path))) {
+                return None;
+            }
+            let others: Vec<PathBuf> = there.into_iter().filter(is_other).collect();
             let first = others.first()?;
             let count = others.len();
             let detail = format!(
@@ -238,11 +260,10 @@ fn unlisted(described: &Parts<DescribedPicture>) -> Vec<Problem> {
                 folder.display(),
                 first.file_name().unwrap_or_default().to_string_lossy()
             );
-            let (kind, remedy) = (ProblemKind::MissingAnnotation, Remedy::ImageDropped);
-            Some(Problem { kind, remedy, file: source.to_path_buf(), place: None, detail })
+            Some((source.to_path_buf(), detail))
         })
         .collect();
-    out.sort_by(|a, b| (&a.file, &a.detail).cmp(&(&b.file, &b.detail)));
+    out.sort();
     out
 }
 

@@ -173,6 +173,11 @@ fn table(text: &str, images: &ImageNames) -> Option<String> {
     let header = shortened(first);
     Some(if has_box_columns(first) {
         format!("a table of boxes ({header}), which is not read here; boxes are read from {BOX_LAYOUTS}")
+    } else if first.split([',', ';', '\t']).any(|field| images.names(field)) && has_numbers(first) {
+        format!(
+            "a table of boxes without a header; write one above it, such as filename,xmin,ymin,xmax,ymax,class (it begins with \
+             {header})"
+        )
     } else if first.split([',', ';', '\t']).any(|field| images.names(field)) {
         format!("a table of the images without a header; write path,label above it (it begins with {header})")
     } else if lists_names {
@@ -185,6 +190,12 @@ fn table(text: &str, images: &ImageNames) -> Option<String> {
              (found: {header})"
         )
     })
+}
+
+/// Whether four fields of `line` in a row are numbers, as the sides of a box are.
+fn has_numbers(line: &str) -> bool {
+    let fields: Vec<bool> = line.split([',', ';', '\t']).map(|field| field.trim().parse::<f64>().is_ok()).collect();
+    fields.windows(4).any(|four| four.iter().all(|is_number| *is_number))
 }
 
 /// Whether the header of a table names boxes or their sides.
@@ -233,6 +244,9 @@ fn json(text: &str, images: &ImageNames) -> Option<String> {
         return boxes("boxes in a form that is not known");
     }
     let strings = text.split('"').skip(1).step_by(2);
+    if has("classes") && has("labels") && strings.clone().take(1 << 14).any(|word| images.stems.contains(word)) {
+        return Some("labels of FiftyOne, not read here; write them as a .csv of path,label".to_owned());
+    }
     strings.take(1 << 14).any(|word| has_image_extension(Path::new(word)) && images.names(word)).then(|| {
         format!(
             "lists images in a form that is not known; labels are read from a .csv of path,label, from train.json with \

@@ -73,7 +73,8 @@ fn task_of(config: &RunConfig) -> Result<Task> {
     let has_sets = !has_boxes && MultilabelDataset::recognize(&config.data).is_some();
     match config.task {
         Task::Auto if has_boxes => Ok(Task::Detect),
-        Task::Auto | Task::Multilabel if has_sets => Ok(Task::Multilabel),
+        Task::Auto if has_sets => Ok(Task::Multilabel),
+        Task::Multilabel if has_sets || MultilabelDataset::may_be(&config.data) => Ok(Task::Multilabel),
         Task::Auto => Ok(Task::Classify),
         Task::Detect | Task::Multilabel if !has_boxes => {
             let message = format!("{} holds no boxes in a layout that is known: COCO, YOLO, Pascal VOC", config.data);

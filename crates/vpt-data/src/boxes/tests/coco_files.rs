@@ -177,3 +177,30 @@ fn what_cannot_be_used_is_an_error_that_names_the_place() {
     fs::write(dir.path().join("1.png"), "text").unwrap();
     assert!(error(&dir).contains("no images for train"), "{}", error(&dir));
 }
+
+#[test]
+fn boxes_by_their_corners_are_refused() {
+    let corners = [[60., 20., 90., 40.], [50., 10., 80., 45.], [10., 30., 20., 44.], [70., 5., 99., 30.]];
+    let boxes = |all: &[[f64; 4]]| {
+        let objects: Vec<_> = (1..).zip(all).map(|(id, sides)| (id, 1, 4, *sides)).collect();
+        let dir =
+            set(&[("train.json", &coco(&[(1, "1.png")], &objects)), ("val.json", &parts()[1])], &["1.png", "2.png"]);
+        BoxDataset::open(dir.path(), 1).map(|data| data.train[0].objects.len()).map_err(|error| error.to_string())
+    };
+    let message = boxes(&corners).unwrap_err();
+    assert!(message.contains("all fit as left, top, right and bottom ([60.0, 20.0, 90.0, 40.0])"), "{message}");
+    assert_eq!(boxes(&[corners[0], [1., 1., 9., 9.], [40., 20., 5., 5.], [1., 1., 2., 2.]]), Ok(4));
+}
+
+#[test]
+fn parts_that_are_held_out_are_measured_without_a_train() {
+    let [_, val, test] = &parts();
+    let files = [("annotations/instances_val2017.json", val.as_str()), ("annotations/instances_test2017.json", test)];
+    let dir = set(&files, &["val2017/2.png", "test2017/3.png"]);
+    let message = BoxDataset::open(dir.path(), 1).unwrap_err().to_string();
+    assert!(message.contains("val and test without train"), "{message}");
+    for (split, id) in [(Split::Val, 2), (Split::Test, 3)] {
+        let data = BoxDataset::open_to_measure(dir.path(), 1, MeasuredPart { split, learned: None }).unwrap();
+        assert_eq!((data.part(split).len(), data.part(split)[0].id, &data.problems[..]), (1, id, &[][..]));
+    }
+}

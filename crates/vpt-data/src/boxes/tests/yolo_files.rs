@@ -52,6 +52,49 @@ fn folders_are_found_as_ultralytics_and_roboflow_name_them() {
 }
 
 #[test]
+fn what_looks_like_labels_of_another_kind_is_said() {
+    let yaml = format!("train: images/train\nval: images/val\n{NAMES}");
+    let images = ["images/train/a.png", "images/val/a.png"];
+    let refused = |labels: &[(&str, &str)]| {
+        let files: Vec<(&str, &str)> = labels.iter().copied().chain([("data.yaml", yaml.as_str())]).collect();
+        BoxDataset::open(set(&files, &images).path(), 1).unwrap_err().to_string()
+    };
+    let message = refused(&[("labels/train/a.txt", "0 50 25 20 10\n"), ("labels/val/a.txt", "1 40 20 20 10\n")]);
+    assert!(message.contains("labels/train/a.txt: all boxes are larger than their images"), "{message}");
+    for other in ["labels/train/a.TXT", "labels/train/a.png.txt"] {
+        let message = refused(&[(other, "0 .5 .5 .2 .2\n")]);
+        assert!(message.contains("it would be") && message.ends_with(other), "{message}");
+    }
+    let message = refused(&[("labels/train/a.txt", "0 .5 .5 .2 .2 .9\n"), ("labels/val/a.txt", "0 .5 .5 .2 .2\n")]);
+    assert!(message.contains("none of the 1 images of train has an object"), "{message}");
+}
+
+#[test]
+fn a_part_is_measured_where_the_others_are_not_there() {
+    let yaml = format!("train: images/train\nval: images/val\ntest: images/test\n{NAMES}");
+    let folders = ["images/train", "images/val", "images/test"];
+    let measured = |dir: &tempfile::TempDir, split| {
+        BoxDataset::open_to_measure(dir.path(), 1, MeasuredPart { split, learned: None })
+    };
+    let dir = labelled(&yaml, folders);
+    fs::remove_dir_all(dir.path().join("images/train")).unwrap();
+    let message = BoxDataset::open(dir.path(), 1).unwrap_err().to_string();
+    assert!(message.contains("data.yaml: train: images/train is not there, seen from"), "{message}");
+    let data = measured(&dir, Split::Test).unwrap();
+    assert_eq!((rects(&data.test), data.train.len(), &data.problems[..]), (vec![rect(10., 10., 20., 35.)], 0, &[][..]));
+    assert_eq!(rects(&measured(&dir, Split::Val).unwrap().val), [rect(0., 0., 20., 10.)]);
+    fs::remove_dir_all(dir.path().join("images/val")).unwrap();
+    assert_eq!(measured(&dir, Split::Test).unwrap().test.len(), 1);
+    let message = measured(&dir, Split::Val).unwrap_err().to_string();
+    assert!(message.contains("val: images/val is not there"), "{message}");
+    // Train is there, but not val.
+    let dir = labelled(&yaml, folders);
+    fs::remove_dir_all(dir.path().join("images/val")).unwrap();
+    assert!(BoxDataset::open(dir.path(), 1).unwrap_err().to_string().contains("val: images/val is not there"));
+    assert_eq!(measured(&dir, Split::Test).unwrap().test.len(), 1);
+}
+
+#[test]
 fn lists_name_images_and_missing_ones_are_problems() {
     let dir = labelled(
         &format!("train: train.txt\nval: lists/val.txt\ntest: images/test\n{NAMES}"),

@@ -88,8 +88,24 @@ fn encodings_and_line_ends_are_told() {
 }
 
 #[test]
+fn pictures_that_no_row_speaks_of_are_counted() {
+    let set = with(|rows| rows.truncate(7));
+    let report = check(set.path(), false, &mut |_, _| {}).unwrap();
+    let [finding] = &report.findings[..] else { panic!("{report:?}") };
+    assert_eq!((finding.kind, finding.severity), (Kind::NotUsed, Severity::Warning));
+    assert!(finding.message.starts_with("nothing is said of 2 pictures in "), "{}", finding.message);
+    assert!(finding.message.ends_with("such as 6.png"), "{}", finding.message);
+}
+
+#[test]
 fn parts_and_labels_of_tables_are_compared() {
-    let split = |rows: &str| table("t.csv", format!("path,label,split\n{rows}"));
+    let split = |rows: &str| {
+        let set = table("t.csv", format!("path,label,split\n{rows}"));
+        for name in ["6.png", "7.png"].into_iter().filter(|name| !rows.contains(*name)) {
+            std::fs::remove_file(set.path().join(name)).unwrap();
+        }
+        set
+    };
     let good = "0.png,0,train\n1.png,1,train\n2.png,0,train\n3.png,1,train\n4.png,0,val\n5.png,1,val\n";
     split(good).holds(&[]);
     split(&format!("{good}6.png,0,extra\n")).holds(&[(Kind::UnknownSplit, "t.csv", Some(8))]);

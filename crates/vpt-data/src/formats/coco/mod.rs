@@ -241,7 +241,7 @@ fn open(root: &Path, files: &[Annotations], are_all: bool) -> Result<AnnotatedSe
             Parts::Split { train: renumber(train), val: val.map(renumber), test: test.map(renumber) }
         }
     };
-    Ok(AnnotatedSet { root, categories, parts, has_ids: true, problems })
+    Ok(AnnotatedSet { root, categories, parts, has_ids: true, problems, absent: Vec::new() })
 }
 
 fn twice_called(path: &Path, name: &str) -> Error {

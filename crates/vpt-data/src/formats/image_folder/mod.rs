@@ -307,6 +307,34 @@ mod tests {
     }
 
     #[test]
+    fn folds_and_pictures_without_labels_are_no_classes() {
+        for (files, expected) in [
+            (
+                &["fold0/a/1.png", "fold0/b/1.png", "fold1/a/1.png", "fold1/b/1.png"][..],
+                "fold0/, fold1/ are folds of one set",
+            ),
+            (&["cat/1.png", "dog/1.png", "unlabeled/1.png"], "called as what has no labels"),
+            (
+                &["train/image_2/1.png", "train/label_2/1.txt", "test/image_2/2.png"],
+                "image_2/, label_2/ are named for what",
+            ),
+        ] {
+            let message = Dataset::open(tree(files).path(), 1).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+        // Places, or times of day: it is said, and goes on.
+        let files: Vec<String> = ["day", "night"]
+            .iter()
+            .flat_map(|top| ["cat", "dog"].map(|inner| (0..4).map(move |i| format!("{top}/{inner}/{i}.png"))))
+            .flatten()
+            .collect();
+        let dir = tree(&files.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(Dataset::open(dir.path(), 1).unwrap().classes, ["day", "night"]);
+        let found = crate::check::check(dir.path(), true, &mut |_, _| {}).unwrap().findings;
+        assert!(found.iter().any(|f| f.kind == FindingKind::NotAClass && f.severity == Severity::Warning), "{found:?}");
+    }
+
+    #[test]
     fn classes_must_agree_across_parts() {
         let dir = tree(&["train/a/1.png", "val/a/1.png", "val/cat/1.png"]);
         let message = Dataset::open(dir.path(), 1).unwrap_err().to_string();

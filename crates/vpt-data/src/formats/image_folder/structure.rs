@@ -67,6 +67,13 @@ const PARTNERS: [&str; 19] = [
 /// Names of such folders that may also be those of classes, where no pictures' folder is beside them.
 const MASKS: [&str; 6] = ["mask", "masks", "maps", "trimaps", "boxes", "frames"];
 
+/// Names of folders of pictures without labels.
+const UNLABELLED: [&str; 7] =
+    ["unlabeled", "unlabelled", "unlabled", "nolabel", "nolabels", "unannotated", "withoutlabels"];
+
+/// What folders are called that a data set was dealt out to by number.
+const DEALT: [&str; 7] = ["fold", "folds", "cv", "batch", "chunk", "shard", "part"];
+
 /// A folder of a part.
 pub(super) struct PartFolder {
     pub(super) split: Split,
@@ -151,8 +158,16 @@ fn plain(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
+/// Whether `name` is among `names`, with a number behind it or not: KITTI has `image_2/` and `label_2/`.
 fn is_one_of(name: &str, names: &[&str]) -> bool {
-    names.contains(&plain(name).as_str())
+    names.contains(&plain(name).trim_end_matches(|c: char| c.is_ascii_digit()))
+}
+
+/// Whether `name` says nothing but a number of a fold.
+fn is_dealt(name: &str) -> bool {
+    let name = plain(name);
+    let word = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    word.len() < name.len() && DEALT.contains(&word)
 }
 
 fn quoted(names: &[&str]) -> String {
@@ -236,6 +251,17 @@ fn flat_faults(root: &Path, out: &mut Findings) {
         );
         out.error(FindingKind::NotAClass, root, None, message);
     }
+    if all.len() > 1 && all.iter().all(|name| is_dealt(name)) {
+        let message = format!(
+            "{} are folds of one set, and taken for no classes; put their class folders into a folder for each part \
+             (train/CLASS/, test/CLASS/). If they are classes, list all classes in {}",
+            quoted(&all),
+            root.join(CLASSES).display()
+        );
+        out.error(FindingKind::NotAClass, root, None, message);
+    } else {
+        tell_same_folders(root, &folders, &said, out);
+    }
     class_faults(root, &all, root, out);
     for (name, path) in &folders {
         let inner = sub_folders(path).unwrap_or_default();
@@ -260,8 +286,44 @@ fn flat_faults(root: &Path, out: &mut Findings) {
     }
 }
 
+/// Class folders that all hold the same folders: these may be the classes.
+fn tell_same_folders(root: &Path, folders: &[(String, PathBuf)], said: &HashSet<String>, out: &mut Findings) {
+    let inner = |path: &Path| -> Vec<String> {
+        let is_loose = entries(path).unwrap_or_default().iter().any(|(_, path)| has_image_extension(path));
+        let all = if is_loose { Vec::new() } else { sub_folders(path).unwrap_or_default() };
+        all.into_iter().map(|(name, _)| name).collect()
+    };
+    let Some(((name, path), rest)) = folders.split_first() else { return };
+    let first = inner(path);
+    let have_parts = Split::of_names(first.iter().map(String::as_str)).iter().any(Option::is_some);
+    if rest.is_empty() || first.len() < 2 || have_parts || said.contains(name) {
+        return;
+    }
+    if rest.iter().all(|(_, path)| inner(path) == first) {
+        let names: Vec<&str> = first.iter().map(String::as_str).take(3).collect();
+        let message = format!(
+            "each of the {} class folders holds folders of the same names ({}): if these are the classes, put them into a folder \
+             for each part (train/{}/)",
+            folders.len(),
+            quoted(&names),
+            first[0]
+        );
+        out.warning(FindingKind::NotAClass, root, None, message);
+    }
+}
+
 /// Class folders in `folder` that are called after what they hold.
 fn class_faults(folder: &Path, names: &[&str], root: &Path, out: &mut Findings) {
+    for name in names.iter().filter(|name| UNLABELLED.contains(&plain(name).as_str())) {
+        if !said_classes(root).contains(*name) {
+            let message = format!(
+                "called as what has no labels, and taken for no class; move it out of {}. If it is a class, list all classes in {}",
+                root.display(),
+                root.join(CLASSES).display()
+            );
+            out.error(FindingKind::NotAClass, folder.join(name), None, message);
+        }
+    }
     let pictures: Vec<&str> = names.iter().copied().filter(|name| is_one_of(name, &PICTURES)).collect();
     let mut partners: Vec<&str> = names.iter().copied().filter(|name| is_one_of(name, &PARTNERS)).collect();
     let said = said_classes(root);

@@ -172,7 +172,14 @@ impl BoxFiles for BoxTables {
         }
         let categories = (1..).zip(names).map(|(id, name)| Category { id, name }).collect();
         let parts = shards.to_parts(held)?;
-        Ok(AnnotatedSet { root: crate::boxes::normal(&shards.root), categories, parts, has_ids: false, problems })
+        Ok(AnnotatedSet {
+            root: crate::boxes::normal(&shards.root),
+            categories,
+            parts,
+            has_ids: false,
+            problems,
+            absent: Vec::new(),
+        })
     }
 
     fn open_piecewise(&self) -> (Vec<Problem>, Vec<Error>) {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::{Columns, ImageRow, MAX_BYTES, part_called, reader_of, value};
 use crate::boxes::normal;
 use crate::check::text::{self, Lines};
-use crate::check::{FindingKind, Findings, ListedImage};
+use crate::check::{FindingKind, Findings, ListedImage, Severity};
+use crate::formats::named_boxes::pictures_beside;
 use crate::open::relative_id;
 use crate::{ImageSource, Split};
 use vpt_base::files::read_limited;
@@ -27,10 +28,25 @@ pub(crate) struct ListedRows {
 /// The images in `tables`, which are for the given part or say the part of each image themselves.
 pub(crate) fn check(tables: &[(Option<Split>, PathBuf)], out: &mut Findings) -> Vec<ListedImage> {
     let mut all = ListedRows::default();
+    let before = out.0.len();
     for (split, path) in tables {
         all.read(*split, path, out);
     }
+    // A row that cannot be read may speak of a picture.
+    if out.0[before..].iter().any(|finding| finding.severity == Severity::Error) {
+        return all.listed;
+    }
+    let known = all.listed.iter().map(|image| (image.file(), &*image.place.0));
+    for (table, message) in pictures_beside(known) {
+        out.warning(FindingKind::NotUsed, table, None, message);
+    }
     all.listed
+}
+
+/// Whether a column called `name` deals images out in a way that is not read.
+fn is_fold(name: &str) -> bool {
+    let names = ["fold", "folds", "kfold", "k_fold", "is_valid", "is_val", "is_test", "is_train"];
+    names.iter().any(|known| name.trim().eq_ignore_ascii_case(known))
 }
 
 /// Whether `path`, seen from the folder of the file that names it, leads out of that folder.
@@ -65,10 +81,20 @@ impl ListedRows {
             let columns = if let Some(columns) = &columns {
                 columns
             } else {
-                let (found, is_header) = match Columns::of(&record) {
+                let (mut found, is_header) = match Columns::of(&record) {
                     Ok(found) => found,
                     Err(message) => return out.error(FindingKind::MalformedFile, path, line, message),
                 };
+                if is_header {
+                    found.find_split(path, &bytes);
+                    if let Some(name) = record.iter().find(|name| found.split.is_none() && is_fold(name)) {
+                        let message = format!(
+                            "the column {} is not used; parts are read from a column split with train, val and test",
+                            name.trim()
+                        );
+                        out.warning(FindingKind::NotUsed, path, line, message);
+                    }
+                }
                 let columns = columns.insert(found);
                 if is_header {
                     continue;

@@ -231,7 +231,8 @@ impl SampleBuilder {
 }
 
 fn read(path: &Path) -> Result<Vec<ImageRow>> {
-    let mut reader = reader(path)?;
+    let bytes = read_limited(path, MAX_BYTES)?;
+    let mut reader = reader_of(path, &bytes);
     let mut columns: Option<Columns> = None;
     let mut rows = Vec::new();
     for record in reader.records() {
@@ -240,7 +241,10 @@ fn read(path: &Path) -> Result<Vec<ImageRow>> {
         let columns = if let Some(columns) = &columns {
             columns
         } else {
-            let (found, is_header) = Columns::of(&record).map_err(|message| at(path, line, message))?;
+            let (mut found, is_header) = Columns::of(&record).map_err(|message| at(path, line, message))?;
+            if is_header {
+                found.find_split(path, &bytes);
+            }
             let columns = columns.insert(found);
             if is_header {
                 continue;
@@ -305,6 +309,31 @@ impl Columns {
                 Err(format!("no column called {missing} (found: {found})"))
             }
         }
+    }
+}
+
+impl Columns {
+    /// Takes the column for that of parts whose values are names of parts, two of them at least, where none is called so: `phase`, `usage`.
+    fn find_split(&mut self, path: &Path, bytes: &[u8]) {
+        if self.split.is_some() || self.count < 3 {
+            return;
+        }
+        let mut found: Vec<Option<BTreeSet<Split>>> = (0..self.count)
+            .map(|column| (Some(column) != self.path && Some(column) != self.label).then(BTreeSet::new))
+            .collect();
+        for record in reader_of(path, bytes).records().skip(1) {
+            let Ok(record) = record else { return };
+            for (column, parts) in found.iter_mut().enumerate() {
+                match value(&record, column).and_then(Split::from_name) {
+                    Some(part) => parts.as_mut().is_some_and(|parts| parts.insert(part)),
+                    None => parts.take().is_some(),
+                };
+            }
+            if found.iter().all(Option::is_none) {
+                return;
+            }
+        }
+        self.split = found.iter().position(|parts| parts.as_ref().is_some_and(|parts| parts.len() > 1));
     }
 }
 
@@ -402,6 +431,17 @@ mod tests {
         for text in ["path,label,split\na,x,train\nb,x,Validation\nc,x,test\n", "a,x,train\nb,x,val\nc,x,test\n"] {
             let Parts::Split { train, val, test } = one("t.csv", text).unwrap().samples else { panic!("unsplit") };
             assert_eq!((train.len(), val.unwrap().len(), test.unwrap().len()), (1, 1, 1));
+        }
+    }
+
+    #[test]
+    fn a_column_whose_values_are_parts_makes_the_parts() {
+        let text = "image,label,phase\na,x,train\nb,x,validation\nc,x,test\n";
+        let Parts::Split { train, .. } = one("t.csv", text).unwrap().samples else { panic!("unsplit") };
+        assert_eq!(train.len(), 1);
+        // What else a column may say is nothing of parts.
+        for text in ["image,label,kind\na,x,train\nb,y,train\n", "image,label,kind\na,x,train\nb,y,test\nc,y,bus\n"] {
+            assert!(matches!(one("t.csv", text).unwrap().samples, Parts::Unsplit(_)), "{text}");
         }
     }
 

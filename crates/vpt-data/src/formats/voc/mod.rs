@@ -211,7 +211,7 @@ fn open(found: &VocFiles) -> Result<AnnotatedSet> {
             Parts::Split { train: finish(train), val: val.map(&mut finish), test: test.map(&mut finish) }
         }
     };
-    Ok(AnnotatedSet { root: normal(root), categories, parts, has_ids: false, problems })
+    Ok(AnnotatedSet { root: normal(root), categories, parts, has_ids: false, problems, absent: Vec::new() })
 }
 
 /// The parts that the lists in `ImageSets/Main` say; without lists, all annotations.

@@ -159,7 +159,14 @@ impl BoxFiles for DarknetFiles {
         }
         meet::compare(&self.0, &root, &met, &labels, &mut problems)?;
         let categories = (1..).zip(names).map(|(id, name)| Category { id, name }).collect();
-        Ok(AnnotatedSet { parts: parts(&self.0, given)?, root: normal(&root), categories, has_ids: false, problems })
+        Ok(AnnotatedSet {
+            parts: parts(&self.0, given)?,
+            root: normal(&root),
+            categories,
+            has_ids: false,
+            problems,
+            absent: Vec::new(),
+        })
     }
 
     fn open_piecewise(&self) -> (Vec<Problem>, Vec<Error>) {

@@ -79,10 +79,11 @@ pub(super) fn compare(
         let elsewhere = elsewhere(root, &looked).map(|path| format!("; there is {}", path.display()));
         let who = if nothing { format!("none of the {all_images} images") } else { "no image of train".to_owned() };
         let message = format!(
-            "{who} has a file of labels: for {} it would be {}{}",
+            "{who} has a file of labels: for {} it would be {}{}{}",
             first.display(),
             looked.display(),
-            elsewhere.unwrap_or_default()
+            elsewhere.unwrap_or_default(),
+            if looked.to_string_lossy().contains('\\') { "; write paths with /" } else { "" }
         );
         return Err(Error::data(config, message));
     }
@@ -163,7 +164,13 @@ fn images_for(folder: &Path) -> HashSet<std::ffi::OsString> {
 
 /// Where under `root` a file called like `label` lies.
 fn elsewhere(root: &Path, label: &Path) -> Option<PathBuf> {
-    let is_it = |path: &Path| path.file_name() == label.file_name();
+    // With an ending in capitals, or behind that of the image.
+    let stem = label.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let is_it = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let rest = name.strip_prefix(&stem).and_then(|rest| rest.strip_suffix(".txt"));
+        rest.is_some_and(|rest| rest.is_empty() || has_image_extension(Path::new(&name[..name.len() - 4])))
+    };
     files(root, "", &is_it).ok()?.into_iter().next().map(|(_, path)| path)
 }
 

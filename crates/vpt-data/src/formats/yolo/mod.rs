@@ -28,10 +28,13 @@ use crate::boxes::{
     normal, parts,
 };
 use crate::check::{Checking, FindingKind, Findings, ListedImage, text};
-use crate::open::entries;
+use crate::open::{Parts, entries};
 use crate::{ImageSource, Split};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
+
+/// Sides of boxes, in images, from which on they are taken for pixels.
+const PIXELS: f64 = 2.;
 
 /// Longest list of images or file of labels.
 const MAX_BYTES: u64 = 1 << 28;
@@ -105,7 +108,7 @@ fn open(file: &Path) -> Result<AnnotatedSet> {
     let bases = bases(file, &config);
     let labels = Labels { classes: categories.len(), has_points: config.kpt_shape.is_some() };
     let mut given = [None, None, None];
-    let mut problems = Vec::new();
+    let (mut problems, mut absent) = (Vec::new(), Vec::new());
     let mut root = folder.clone();
     let mut met = [None, None, None];
     let mut long = LongLines::default();
@@ -119,12 +122,16 @@ fn open(file: &Path) -> Result<AnnotatedSet> {
                     continue;
                 }
                 let message = format!("{split}: {source} is not there, seen from {}", folder.display());
-                return Err(Error::data(file, message));
+                absent.push((split, Error::data(file, message)));
+                continue;
             };
             if split == Split::Train && !path.starts_with(&folder) {
                 root.clone_from(base);
             }
             listed(&path, &bases, &mut found, &mut problems)?;
+        }
+        if absent.iter().any(|(other, _)| *other == split) {
+            continue;
         }
         let read: Vec<_> = found.into_par_iter().map(|image| labels.of(image)).collect::<Result<_>>()?;
         let mut images = Vec::with_capacity(read.len());
@@ -139,13 +146,45 @@ fn open(file: &Path) -> Result<AnnotatedSet> {
         met[split as usize] = Some(part);
     }
     meet::compare(file, &folder, &met, &labels, &mut problems)?;
+    refuse_pixels(&given)?;
     if let Some(shape) = long.shape().filter(|_| !labels.has_points && !config.has_polygons()) {
         let message = format!(
             "lines of labels look like boxes with keypoints; say so by kpt_shape: {shape}, or by task: segment that they are polygons"
         );
         return Err(Error::data(file, message));
     }
-    Ok(AnnotatedSet { parts: parts(file, given)?, root, categories, has_ids: false, problems })
+    if given.iter().all(Option::is_none)
+        && let Some((_, error)) = absent.pop()
+    {
+        return Err(error);
+    }
+    // What is named and is not there is no reason to take another part for all there is.
+    let parts = match given {
+        [None, val, test] if absent.iter().any(|(split, _)| *split == Split::Train) => {
+            Parts::Split { train: Vec::new(), val, test }
+        }
+        given => parts(file, given)?,
+    };
+    Ok(AnnotatedSet { parts, root, categories, has_ids: false, problems, absent })
+}
+
+/// Boxes several times as large as their images, all of them, are in pixels.
+fn refuse_pixels(given: &[Option<Vec<AnnotatedImage>>; 3]) -> Result<()> {
+    let images = || given.iter().flatten().flatten();
+    let is_pixels = |object: &AnnotatedObject| match object.extent {
+        BoxExtent::Fractions([_, _, width, height]) => width > PIXELS && height > PIXELS,
+        BoxExtent::Pixels(_) => false,
+    };
+    let mut objects = images().flat_map(|image| &image.objects);
+    let all = objects.next().is_some_and(is_pixels) && objects.all(is_pixels);
+    match images().find(|image| !image.objects.is_empty()).filter(|_| all) {
+        Some(image) => {
+            let message = "all boxes are larger than their images, as if they were in pixels; they are to be shares: divide them by \
+                           width and height";
+            Err(Error::data(&*image.source, message))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What is wrong with the labels of all parts that are there, where [`open`] stops at the first that is not.
@@ -302,7 +341,11 @@ impl Labels {
             [cx, cy, w, h, ..] if self.has_points => [cx - w / 2., cy - h / 2., *w, *h],
             polygon if polygon.len() >= 6 && polygon.len() % 2 == 0 => around(polygon),
             _ => {
-                let hint = if numbers.len() > 7 { "; keypoints need kpt_shape in data.yaml" } else { "" };
+                let hint = match numbers.len() {
+                    6 => "; a sixth, as predictions have it, is a confidence: leave it out",
+                    n if n > 7 => "; keypoints need kpt_shape in data.yaml",
+                    _ => "",
+                };
                 return Err(unreadable(format!("{} numbers, neither a box (5) nor a polygon{hint}", numbers.len())));
             }
         };
