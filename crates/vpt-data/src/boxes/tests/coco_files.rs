@@ -183,8 +183,9 @@ fn boxes_by_their_corners_are_refused() {
     let corners = [[60., 20., 90., 40.], [50., 10., 80., 45.], [10., 30., 20., 44.], [70., 5., 99., 30.]];
     let boxes = |all: &[[f64; 4]]| {
         let objects: Vec<_> = (1..).zip(all).map(|(id, sides)| (id, 1, 4, *sides)).collect();
-        let dir =
-            set(&[("train.json", &coco(&[(1, "1.png")], &objects)), ("val.json", &parts()[1])], &["1.png", "2.png"]);
+        let [_, val, test] = &parts();
+        let files = [("train.json", &*coco(&[(1, "1.png")], &objects)), ("val.json", val), ("test.json", test)];
+        let dir = set(&files, &["1.png", "2.png", "3.png"]);
         BoxDataset::open(dir.path(), 1).map(|data| data.train[0].objects.len()).map_err(|error| error.to_string())
     };
     let message = boxes(&corners).unwrap_err();

@@ -314,10 +314,7 @@ mod tests {
                 "fold0/, fold1/ are folds of one set",
             ),
             (&["cat/1.png", "dog/1.png", "unlabeled/1.png"], "called as what has no labels"),
-            (
-                &["train/image_2/1.png", "train/label_2/1.txt", "test/image_2/2.png"],
-                "image_2/, label_2/ are named for what",
-            ),
+            (&["train/image_2/1.png", "train/label_2/1.txt", "test/image_2/2.png"], "image_2/ is named for what"),
         ] {
             let message = Dataset::open(tree(files).path(), 1).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
