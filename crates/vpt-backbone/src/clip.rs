@@ -47,6 +47,8 @@ pub struct Backbone {
     pub preprocess: Preprocess,
     /// The reason why it has no text tower, where its folder describes one that cannot be read.
     without_texts: Option<String>,
+    /// What is done in another way than the library does it whose form its folder has.
+    note: Option<String>,
     location: Location,
     weights: Weights,
     /// The tensors that both towers are made of.
@@ -88,10 +90,12 @@ impl Backbone {
 
     fn read(name_or_dir: &str, options: &OpenOptions) -> Result<Self> {
         let location = locate(name_or_dir, options.weights_dir.as_deref())?;
+        let mut note = None;
         let (spec, path, preprocess, without_texts) = if let Some(found) = location.open_clip()? {
             (found.spec, location.path(open_clip::CONFIG), found.preprocess, found.without_texts)
-        } else if let Some((spec, preprocess)) = location.timm()? {
-            (spec, location.path(CONFIG), preprocess, None)
+        } else if let Some(found) = location.timm()? {
+            note = found.note;
+            (found.spec, location.path(CONFIG), found.preprocess, None)
         } else {
             let (spec, path) = (location.spec()?, location.path(PREPROCESSOR));
             let (preprocess, path) = match (location.preprocess()?, spec.family.preprocess) {
@@ -138,6 +142,7 @@ impl Backbone {
             clip,
             preprocess,
             without_texts,
+            note,
             location,
             weights,
             tensors,
@@ -203,8 +208,8 @@ impl Backbone {
 
     /// What is done in another way than its authors do it, and a user should know.
     pub fn note(&self) -> Option<String> {
-        let note = self.spec.family.note;
-        (!note.is_empty()).then(|| format!("{}: {note}", self.name))
+        let of_family = Some(self.spec.family.note).filter(|note| !note.is_empty());
+        self.note.as_deref().or(of_family).map(|note| format!("{}: {note}", self.name))
     }
 
     /// Number of values in the backbone's tensors.

@@ -18,7 +18,7 @@ use self::named::known_as;
 use super::bundled;
 use super::open_clip::{self, OpenClip};
 use super::spec::{Family, Spec, TextPool, TextSpec};
-use super::timm::{self, Timm};
+use super::timm::{self, Timm, TimmModel};
 use super::tokenizer::{TOKENIZER, Tokenizer};
 use super::weights::{INDEX, SINGLE, Weights};
 use vpt_base::files::read_limited;
@@ -82,12 +82,13 @@ impl Location {
     }
 
     /// What timm's configuration and the shapes of the weights say, where the folder has that form.
-    pub(super) fn timm(&self) -> Result<Option<(Spec, Preprocess)>> {
+    pub(super) fn timm(&self) -> Result<Option<TimmModel>> {
         let Some(dir) = self.dir.as_deref().filter(|dir| is_timm(dir)) else { return Ok(None) };
         let path = self.path(CONFIG);
         let Some(bytes) = self.read(CONFIG)? else { return Ok(None) };
         let timm = Timm::from_json(&bytes, &path)?;
-        Ok(Some((timm.spec(&Weights::open_timm(dir)?)?, timm.preprocess()?)))
+        let spec = timm.spec(&Weights::open_timm(dir)?)?;
+        Ok(Some(TimmModel { preprocess: timm.preprocess()?, note: timm.note(&spec), spec }))
     }
 
     /// The backbone's architecture, from its `config.json` or `open_clip_config.json`.
@@ -98,7 +99,7 @@ impl Location {
         if let Some(OpenClip { spec, .. }) = self.open_clip()? {
             return Ok(spec);
         }
-        if let Some((spec, _)) = self.timm()? {
+        if let Some(TimmModel { spec, .. }) = self.timm()? {
             return Ok(spec);
         }
         let path = self.path(CONFIG);

@@ -72,6 +72,14 @@ pub(crate) fn is_config(bytes: &[u8]) -> bool {
     field("architecture").is_some() && field("model_type").is_none_or(|kind| FAMILY.model_types.contains(&kind))
 }
 
+/// What a folder of timm holds.
+pub(crate) struct TimmModel {
+    pub(crate) spec: Spec,
+    pub(crate) preprocess: Preprocess,
+    /// What is done in another way than timm does it.
+    pub(crate) note: Option<String>,
+}
+
 /// A `config.json` of timm.
 pub(crate) struct Timm<'a> {
     path: &'a Path,
@@ -203,6 +211,13 @@ impl<'a> Timm<'a> {
         spec.check().map_err(|error| error.in_file(self.path))?;
         self.check_names(&spec, weights)?;
         Ok(spec)
+    }
+
+    /// What is done in another way than timm does it: its `global_pool` is for heads, which are not read.
+    pub(crate) fn note(&self, spec: &Spec) -> Option<String> {
+        let pool = self.root.get("global_pool").and_then(Value::as_str)?;
+        let other = ["avg", "avgmax", "max"].contains(&pool) && spec.pool == Pool::ClassToken;
+        other.then(|| format!("features are the class token, where timm's global_pool is {pool}"))
     }
 
     fn unsupported(&self, why: &str) -> String {

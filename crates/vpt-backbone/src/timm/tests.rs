@@ -98,6 +98,9 @@ fn embeddings_equal_those_of_timm_and_transformers() {
             assert_close(&backbone.embed(&pixels, None, 1).unwrap(), expected, &format!("{name} {size:?}"));
         }
     }
+    let note = |name: &str| opened(&folder_of(&cases[name])).unwrap().note();
+    assert!(note("dinov3").unwrap().contains("features are the class token, where timm's global_pool is avg"));
+    assert_eq!((note("vit"), note("mean"), note("siglip"), note("hf-dinov3")), (None, None, None, None));
     let spec = |name: &str| opened(&folder_of(&cases[name])).unwrap().spec;
     assert!(spec("swiglu").vision.gated && spec("dinov3-plus").vision.gated && spec("swiglu").registers == 4);
     assert_eq!(spec("registers").positions.unwrap().prefix, 0);
@@ -316,8 +319,8 @@ fn names_and_tensors_that_are_not_supported_are_refused() {
         let message = refused(&|case| case.config["model_args"] = argument.clone());
         assert!(message.contains(part), "{message}");
     }
-    let message = refused(&|case| case.config["pretrained_cfg"]["input_size"] = json!([3, 36, 36]));
-    assert!(message.contains("36 is no multiple of the backbone's patch size 8"), "{message}");
+    let message = refused(&|case| case.config["pretrained_cfg"]["input_size"] = json!([3, 44, 44]));
+    assert!(message.contains("44 is no multiple of the backbone's patch size 8"), "{message}");
 }
 
 #[test]
