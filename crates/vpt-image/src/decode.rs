@@ -6,6 +6,7 @@
 //! EXIF orientation is applied, as `ImageOps.exif_transpose` and transformers' `load_image` do: cameras store photos as the
 //! sensor lay, and a backbone has learned which way is up. Of an animation the first frame is taken.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -13,6 +14,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
+use crate::gif_canvas::GifCanvas;
 use crate::orientation::{next_segment, orientation};
 pub use crate::rgb::{MAX_PIXELS, Rgb8};
 use crate::tiff_forms;
@@ -75,7 +77,14 @@ fn size_in(mut reader: impl BufRead + Seek) -> Result<[usize; 2], String> {
             })
         })?,
     };
-    let size = found?;
+    let mut size = found?;
+    reader.rewind().map_err(|error| error.to_string())?;
+    let mut start = [0; 4];
+    if reader.read_exact(&mut start).is_ok() && start == *b"GIF8" {
+        let mut bytes = start.to_vec();
+        reader.by_ref().take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        size = GifCanvas::new(&bytes).map_or(size, |canvas| canvas.size.map(u32::from));
+    }
     reader.rewind().map_err(|error| error.to_string())?;
     let [width, height] = upright(size, orientation(reader));
     match u64::from(width) * u64::from(height) {
@@ -183,6 +192,8 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
     if bytes.is_empty() {
         return Err("empty file".into());
     }
+    let canvas = GifCanvas::new(bytes);
+    let bytes = &*canvas.map_or(bytes.into(), |canvas| canvas.in_header(bytes));
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| one_line(&e))?;
     let format = reader.format().ok_or_else(|| not_known(bytes))?;
     let mut limits = Limits::default();
@@ -218,11 +229,17 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
             Some(cmyk_tiff(bytes, width as usize, height as usize)?)
         }
         ImageFormat::Tiff => tiff_forms::jpeg(bytes, width as usize, height as usize),
+        ImageFormat::Bmp => bmp_of_16_bits(bytes, width as usize, height as usize),
         _ => None,
     };
-    let image = match image {
-        Some(image) => image,
-        None => to_rgb8(DynamicImage::from_decoder(decoder).map_err(|e| one_line(&e))?)?,
+    let image = if let Some(image) = image {
+        image
+    } else {
+        let mut image = DynamicImage::from_decoder(decoder).map_err(|e| one_line(&e))?;
+        if let (Some(GifCanvas { fill: [r, g, b], .. }), DynamicImage::ImageRgba8(image)) = (canvas, &mut image) {
+            image.pixels_mut().filter(|pixel| pixel.0[3] == 0).for_each(|pixel| pixel.0 = [r, g, b, 0]);
+        }
+        to_rgb8(image)?
     };
     Ok(turned(image, orientation_of_bytes(bytes)))
 }
@@ -278,10 +295,41 @@ fn cmyk_tiff(bytes: &[u8], width: usize, height: usize) -> Result<Rgb8, String> 
     Ok(Rgb8 { width, height, pixels: inks.iter().flat_map(|&inks| cmyk_to_rgb(inks)).collect() })
 }
 
+/// A BMP of 16 bits a pixel, five of each colour or six of green, whose values Pillow stretches to 255 and rounds down; the general
+/// decoder rounds to the nearest.
+fn bmp_of_16_bits(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
+    let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+    let (begin, header, compression) = (word(10)? as usize, word(14)?, word(30)?);
+    if header < 40 || word(28)? & 0xffff != 16 {
+        return None;
+    }
+    let masks = [54, 58, 62].map(word);
+    let green = match (compression, masks) {
+        (0, _) | (3, [Some(0x7c00), Some(0x3e0), Some(0x1f)]) => 5,
+        (3, [Some(0xf800), Some(0x7e0), Some(0x1f)]) => 6,
+        _ => return None,
+    };
+    let most_of_green = (1 << green) - 1;
+    let is_upside_down = word(22)? as i32 > 0;
+    let stride = (2 * width).next_multiple_of(4);
+    let mut pixels = Vec::with_capacity(3 * width * height);
+    for row in 0..height {
+        let row = if is_upside_down { height - 1 - row } else { row };
+        let at = begin.checked_add(row * stride)?;
+        for value in bytes.get(at..at + 2 * width)?.as_chunks().0 {
+            let value = u32::from(u16::from_le_bytes(*value));
+            let of = |value: u32, most: u32| ((value & most) * 255 / most) as u8;
+            pixels.extend([of(value >> (5 + green), 31), of(value >> 5, most_of_green), of(value, 31)]);
+        }
+    }
+    Some(Rgb8 { width, height, pixels })
+}
+
 /// A JPEG, decoded as libjpeg-turbo does and so Pillow: the `image` crate's decoder rounds interpolated
 /// chroma up, which shifts the colours of a whole photo by a fifth of a level and embeddings by half a per cent. `None` for
 /// what this decoder does not read, damage above all, which is left to the other one.
 fn jpeg(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
+    let bytes = &*without_stray(bytes);
     let info = libjpeg_turbo_rs::probe(bytes).ok()?;
     if !matches!(info.components, 1 | 3 | 4) || (info.width, info.height) != (width, height) {
         return None;
@@ -297,6 +345,26 @@ fn jpeg(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
     let image = libjpeg_turbo_rs::decompress_to(bytes, libjpeg_turbo_rs::PixelFormat::Rgb).ok()?;
     let whole = (image.width, image.height, image.data.len()) == (width, height, width * height * 3);
     whole.then_some(Rgb8 { width, height, pixels: image.data })
+}
+
+/// A JPEG without what lies between its segments before the first scan, which libjpeg skips and the decoder here does not.
+fn without_stray(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let mut reader = Cursor::new(bytes);
+    let mut plain = bytes.get(..2).unwrap_or_default().to_vec();
+    reader.set_position(2);
+    let mut begin = 2;
+    while let Some((code, length)) = next_segment(&mut reader) {
+        let end = reader.position() as usize + usize::from(length);
+        let Some(segment) = bytes.get(reader.position() as usize - 2..end) else { return bytes.into() };
+        plain.extend([0xff, code]);
+        plain.extend(segment);
+        begin = end;
+        reader.set_position(end as u64);
+    }
+    // The scan begins with its marker.
+    let Some(scan) = bytes[begin..].windows(2).position(|pair| pair == [0xff, 0xda]) else { return bytes.into() };
+    plain.extend(&bytes[begin + scan..]);
+    if plain.len() == bytes.len() { bytes.into() } else { plain.into() }
 }
 
 fn to_rgb8(image: DynamicImage) -> Result<Rgb8, String> {
@@ -403,6 +471,49 @@ mod tests {
 
     const FORMATS: [ImageFormat; 6] =
         [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::Gif];
+
+    // Pillow stretches values to 255 and rounds down: 30 of 31 is 246, 62 of 63 is 250.
+    #[test]
+    fn colors_of_five_and_six_bits_are_stretched_as_by_pillow() {
+        let bmp = |masks: &[u32], height: i32, values: [u16; 2]| {
+            let mut out = b"BM".to_vec();
+            let begin = 54 + 4 * masks.len() as u32;
+            for field in [begin + 4, 0, begin, 40, 1, height as u32, 1 | 16 << 16, if masks.is_empty() { 0 } else { 3 }]
+            {
+                out.extend(field.to_le_bytes());
+            }
+            out.extend([0; 20]);
+            out.extend(masks.iter().flat_map(|mask| mask.to_le_bytes()));
+            for value in &values[..height.unsigned_abs() as usize] {
+                out.extend([&value.to_le_bytes()[..], &[0, 0]].concat());
+            }
+            decode_bytes(&out).unwrap().pixels
+        };
+        assert_eq!(bmp(&[], 1, [0b0111_1000_0011_1111, 0]), [246, 8, 255]);
+        assert_eq!(bmp(&[0xf800, 0x7e0, 0x1f], 1, [0b0000_1111_1101_1110, 0]), [8, 250, 246]);
+        assert_eq!(bmp(&[], 2, [1, 2]), [0, 0, 16, 0, 0, 8]);
+        assert_eq!(bmp(&[], -2, [1, 2]), [0, 0, 8, 0, 0, 16]);
+    }
+
+    #[test]
+    fn bytes_between_the_segments_of_a_jpeg_are_skipped() {
+        let picture = RgbImage::from_fn(40, 24, |x, y| image::Rgb([(x * 6) as u8, (y * 9) as u8, (x * y) as u8]));
+        let mut file = Cursor::new(Vec::new());
+        picture.write_to(&mut file, ImageFormat::Jpeg).unwrap();
+        let plain = file.into_inner();
+        let expected = decode_bytes(&plain).unwrap();
+        let mut reader = Cursor::new(&plain[..]);
+        reader.set_position(2);
+        while let Some((_, length)) = next_segment(&mut reader) {
+            let at = reader.position() as usize + usize::from(length);
+            reader.set_position(at as u64);
+            for junk in [&b"abc\0"[..], &[0xff, 0xff], &[0xff, 0, 7]] {
+                let stray = [&plain[..at], junk, &plain[at..]].concat();
+                assert_eq!(decode_bytes(&stray).unwrap(), expected, "{at} {junk:?}");
+                assert_eq!(size_of_bytes(&stray), Ok([40, 24]));
+            }
+        }
+    }
 
     #[test]
     fn bits_of_deep_images_are_counted() {

@@ -1,6 +1,7 @@
 //! Images: decoding, Pillow-exact resizing, preprocessing to what a backbone expects.
 
 pub mod decode;
+mod gif_canvas;
 mod open_clip_config;
 mod orientation;
 pub mod preprocess;
