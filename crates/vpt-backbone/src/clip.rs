@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::identity::{BackboneIdentity, IdentityParts};
-use super::names::TextNames;
+use super::names::{TextNames, clip};
 use super::open_clip;
 use super::registry::{CONFIG, Location, PREPROCESSOR, locate};
 use super::spec::{Spec, TextSpec};
@@ -300,6 +300,9 @@ impl Backbone {
         self.clip.as_ref().and_then(|clip| clip.text.as_ref()).ok_or_else(|| {
             let message = match &self.without_texts {
                 Some(reason) => format!("{} has a text tower that cannot be read: {reason}", self.name),
+                None if self.spec.family == &clip::FAMILY => {
+                    format!("{} is the image tower of a CLIP alone, without texts; take the whole CLIP", self.name)
+                }
                 None => format!("{} ({}) has no text tower; a CLIP backbone is needed", self.name, self.spec.family),
             };
             Error::setting("backbone", message)

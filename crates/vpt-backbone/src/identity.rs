@@ -338,7 +338,9 @@ mod tests {
 
     #[test]
     fn every_tensor_that_is_read_later_was_asked_for_when_it_was_opened() {
-        for name in ["clip", "clip-gelu", "deit", "dinov2-registers", "dinov2-swiglu", "mae", "vit"] {
+        for name in
+            ["clip", "clip-gelu", "deit", "dinov2-registers", "dinov2-swiglu", "mae", "siglip", "siglip2", "vit"]
+        {
             let dir = copy(name);
             let backbone = open(dir.path());
             let before = backbone.weights().asked();

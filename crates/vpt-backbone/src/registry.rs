@@ -20,6 +20,7 @@ use super::open_clip::{self, OpenClip};
 use super::spec::{Family, Spec, TextPool, TextSpec};
 use super::timm::{self, Timm, TimmModel};
 use super::tokenizer::{TOKENIZER, Tokenizer};
+use super::weights::pickle::{PICKLED, PICKLED_INDEX};
 use super::weights::{INDEX, SINGLE, Weights};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Message, Result};
@@ -240,9 +241,10 @@ fn missing(dir: &Path) -> Option<&'static str> {
     if !dir.join(CONFIG).is_file() {
         return Some(CONFIG);
     }
-    let has_weights = dir.join(SINGLE).is_file() || dir.join(INDEX).is_file();
+    let is_there = |name: &&str| dir.join(name).is_file();
     let pickled = || is_timm(dir) && timm::pickled(dir).is_some();
-    if has_weights || pickled() { None } else { Some(SINGLE) }
+    let has_weights = [SINGLE, INDEX, PICKLED, PICKLED_INDEX].iter().any(is_there) || pickled();
+    if has_weights { None } else { Some(SINGLE) }
 }
 
 fn folder_name(dir: &Path) -> String {

@@ -16,6 +16,7 @@ use half::{bf16, f16};
 use serde::Deserialize;
 
 use self::file::{FileSource, TensorEntry, WeightFile};
+use self::pickle::{PICKLED, PICKLED_INDEX};
 use super::names::native::{self, NativeSlot};
 use super::names::{Anchor, FAMILIES, StoredTensor, dinov3};
 use super::{open_clip, timm};
@@ -85,13 +86,25 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Opens the checkpoint in the folder `dir`: `model.safetensors`, or the files its index names.
+    /// Opens the checkpoint in the folder `dir`: `model.safetensors`, or the files its index names, else the same in PyTorch's form,
+    /// which is read where it lies.
     ///
     /// # Errors
     /// Neither is there, a shard is missing or lacks a tensor the index promises, a header is longer than its file or no
     /// header at all, or tensors overlap, leave gaps, end beyond the file or disagree with their shapes.
     pub fn open(dir: &Path) -> Result<Self> {
-        let (files, tensors) = Self::safetensors(dir)?;
+        let (pickled, index) = (dir.join(PICKLED), dir.join(PICKLED_INDEX));
+        let (files, tensors) = if [SINGLE, INDEX].iter().any(|name| dir.join(name).is_file()) {
+            Self::safetensors(dir)?
+        } else if pickled.is_file() {
+            let file = WeightFile::open(&pickled)?;
+            let tensors = file.tensors(0)?;
+            (vec![file], tensors)
+        } else if index.is_file() {
+            Self::shards(dir, &index)?
+        } else {
+            Self::safetensors(dir)?
+        };
         Self::new(dir, files, tensors)
     }
 
@@ -106,9 +119,7 @@ impl Weights {
         if index.is_file() {
             return Self::shards(dir, &index);
         }
-        let pickled = dir.join("pytorch_model.bin").is_file() || dir.join("pytorch_model.bin.index.json").is_file();
-        let hint = if pickled { "; pytorch_model.bin must be converted to safetensors first" } else { "" };
-        Err(Error::weights(dir, format!("holds neither {SINGLE} nor {INDEX}{hint}")))
+        Err(Error::weights(dir, format!("holds neither {SINGLE} nor {INDEX} nor {PICKLED}")))
     }
 
     /// Opens the checkpoint of open_clip in the folder `dir`, safetensors or PyTorch's own form, whose tensors then have the
@@ -174,7 +185,7 @@ impl Weights {
                 return Err(Error::weights(index, format!("names {name}, which is not in the folder")));
             }
             let file = WeightFile::open(&path)?;
-            headers.insert(name, file.header(files.len())?);
+            headers.insert(name, file.tensors(files.len())?);
             files.push(file);
         }
         let mut tensors = BTreeMap::new();
@@ -709,8 +720,9 @@ mod tests {
 
     #[test]
     fn an_empty_folder_says_what_it_lacks() {
-        let dir = folder(&[("pytorch_model.bin", vec![])]);
-        let message = Weights::open(dir.path()).unwrap_err().to_string();
-        assert!(message.contains("holds neither model.safetensors nor") && message.contains("must be converted"));
+        let message = Weights::open(folder(&[]).path()).unwrap_err().to_string();
+        assert!(message.contains("holds neither model.safetensors nor"), "{message}");
+        let message = Weights::open(folder(&[("pytorch_model.bin", vec![])]).path()).unwrap_err().to_string();
+        assert!(message.contains("pytorch_model.bin: not a PyTorch checkpoint"), "{message}");
     }
 }

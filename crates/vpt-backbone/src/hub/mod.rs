@@ -25,8 +25,8 @@ use super::open_clip::{self, OpenClip};
 use super::registry::{BackboneName, CONFIG, PREPROCESSOR, PROCESSOR, by_hand, is_timm_config, names_model};
 use super::spec::{Spec, TextPool};
 use super::timm::Timm;
-use super::tokenizer::TOKENIZER;
-use super::weights::pickle::{PICKLED, convert};
+use super::tokenizer::{MERGES, TOKENIZER, VOCAB};
+use super::weights::pickle::{PICKLED, PICKLED_INDEX, convert};
 use super::weights::{INDEX, SINGLE, parse_index};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Message, Result};
@@ -222,14 +222,23 @@ impl Fetch<'_> {
             self.wanted(PREPROCESSOR, WEIGHTS.text)?;
         }
         if spec.text.is_some() {
-            self.wanted(TOKENIZER, WEIGHTS.tokenizer)?;
+            let whole = self.file(TOKENIZER, WEIGHTS.tokenizer)?;
+            // What older repositories have in its place.
+            let parts = !whole && self.file(VOCAB, WEIGHTS.tokenizer)? && self.file(MERGES, WEIGHTS.tokenizer)?;
+            if !whole && !parts {
+                (self.download.tell)(FetchEvent::Lacks { file: TOKENIZER });
+            }
         }
         self.any_weights()
     }
 
     /// Brings weights in the form that there is.
     fn any_weights(&mut self) -> Result<()> {
-        if !self.file(SINGLE, WEIGHTS.weights)? && !self.shards()? && !self.pickled()? {
+        let is_there = self.file(SINGLE, WEIGHTS.weights)?
+            || self.shards(INDEX)?
+            || self.pickled()?
+            || self.shards(PICKLED_INDEX)?;
+        if !is_there {
             return Err(self.error(&format!("has neither {SINGLE} nor {INDEX} nor {PICKLED}")));
         }
         Ok(())
@@ -288,12 +297,13 @@ impl Fetch<'_> {
         Ok(())
     }
 
-    /// Weights in several files; whether the repository has them so.
-    fn shards(&mut self) -> Result<bool> {
-        if !self.file(INDEX, WEIGHTS.index)? {
+    /// Weights in the several files that `index` names; whether the repository has them so. Those in PyTorch's form are read as
+    /// they are.
+    fn shards(&mut self, index: &str) -> Result<bool> {
+        if !self.file(index, WEIGHTS.index)? {
             return Ok(false);
         }
-        let path = self.path(INDEX);
+        let path = self.path(index);
         let names: BTreeSet<_> = parse_index(&read_limited(&path, WEIGHTS.index)?, &path)?.into_values().collect();
         if names.is_empty() || names.len() > WEIGHTS.shards {
             let message = format!("names {} files, not 1 to {}", names.len(), WEIGHTS.shards);
@@ -301,7 +311,7 @@ impl Fetch<'_> {
         }
         for name in names {
             if !self.file(&name, WEIGHTS.weights)? {
-                return Err(self.error(&format!("has no {name}, which its {INDEX} names")));
+                return Err(self.error(&format!("has no {name}, which its {index} names")));
             }
         }
         Ok(true)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::CHUNK;
+use super::{CHUNK, pickle};
 use vpt_base::file_at::read_exact_at;
 use vpt_base::{Error, Message, Result};
 
@@ -225,7 +225,13 @@ impl WeightFile {
         Ok(())
     }
 
-    /// The tensors of this file, number `number` of its checkpoint.
+    /// The tensors of this file, number `number` of its checkpoint: safetensors, or PyTorch's own form by the end of its name.
+    pub(super) fn tensors(&self, number: usize) -> Result<BTreeMap<String, TensorEntry>> {
+        let is_pickled = self.path.extension().is_some_and(|extension| extension == "bin");
+        if is_pickled { pickle::entries(&self.path, number) } else { self.header(number) }
+    }
+
+    /// The tensors of this safetensors file, number `number` of its checkpoint.
     ///
     /// The format (<https://huggingface.co/docs/safetensors>): the header's length as a little-endian u64, the header in
     /// JSON, then the tensors' bytes without gap or overlap.

@@ -21,6 +21,8 @@ use vpt_base::{Error, Result};
 
 /// The file that holds a checkpoint in PyTorch's form.
 pub const PICKLED: &str = "pytorch_model.bin";
+/// The list of which tensor is in which file, for a checkpoint in several files of PyTorch's form.
+pub const PICKLED_INDEX: &str = "pytorch_model.bin.index.json";
 
 /// A pickle of ten thousand tensors takes two megabytes and half of the visits.
 const MAX_PICKLE_BYTES: u64 = 8 << 20;
@@ -28,6 +30,8 @@ const MAX_VISITS: usize = 4 << 20;
 /// A tensor of a dictionary is eight levels deep.
 const MAX_DEPTH: usize = 24;
 const CHUNK: usize = 1 << 18;
+/// What candle says of a storage whose type it does not know.
+const UNKNOWN_TYPE: &str = "unsupported storage type";
 
 /// A tensor of the archive, checked: its values lie inside its storage.
 struct PickledTensor {
@@ -146,13 +150,29 @@ fn tensors(archive: &mut ZipArchive<BufReader<File>>, len: u64) -> Result<BTreeM
 
     let mut tensors = BTreeMap::new();
     let mut total = 0u64;
+    // Whole numbers, bits and complex numbers, of which no model is made. Who asks for one is told that it is not there.
+    let mut passed_over = None;
     for (key, value) in items {
         let Object::Unicode(name) = &key else { continue };
         let shown = format!("`{}`", name.chars().take(80).collect::<String>().escape_debug());
-        let info = value.into_tensor_info(key, dir).map_err(|error| format!("tensor {shown}: {}", brief(&error)))?;
+        let info = match value.into_tensor_info(key, dir) {
+            Ok(info) => info,
+            Err(error) => {
+                let why = format!("tensor {shown}: {}", brief(&error));
+                if !why.contains(UNKNOWN_TYPE) {
+                    return Err(why);
+                }
+                passed_over = Some(why);
+                continue;
+            }
+        };
         // What is no tensor (versions, settings) is of no use.
         let Some(info) = info else { continue };
-        let tensor = check(archive, &info, len).map_err(|why| format!("tensor {shown}: {why}"))?;
+        let Some(dtype) = dtype_name(info.dtype) else {
+            passed_over = Some(format!("tensor {shown}: its type {:?} is not supported", info.dtype));
+            continue;
+        };
+        let tensor = check(archive, &info, dtype, len).map_err(|why| format!("tensor {shown}: {why}"))?;
         // Tensors may share a storage, but hardly more than once.
         total = total.saturating_add(tensor.bytes);
         if total / 4 > len {
@@ -160,7 +180,10 @@ fn tensors(archive: &mut ZipArchive<BufReader<File>>, len: u64) -> Result<BTreeM
         }
         tensors.insert(info.name, tensor);
     }
-    if tensors.is_empty() { Err("no tensors in its dictionary".to_owned()) } else { Ok(tensors) }
+    if tensors.is_empty() {
+        return Err(passed_over.unwrap_or_else(|| "no tensors in its dictionary".to_owned()));
+    }
+    Ok(tensors)
 }
 
 /// The dictionary of tensors in what a training program saves beside other things: under `state_dict` or `model`.
@@ -176,17 +199,26 @@ fn state_dict(items: Vec<(Object, Object)>) -> Vec<(Object, Object)> {
     }
 }
 
+/// What safetensors calls a type.
+fn dtype_name(dtype: DType) -> Option<&'static str> {
+    match dtype {
+        DType::F32 => Some("F32"),
+        DType::F64 => Some("F64"),
+        DType::F16 => Some("F16"),
+        DType::BF16 => Some("BF16"),
+        DType::I64 => Some("I64"),
+        DType::U8 => Some("U8"),
+        _ => None,
+    }
+}
+
 /// Where a tensor's values are, if they can be there.
-fn check(archive: &mut ZipArchive<BufReader<File>>, info: &TensorInfo, len: u64) -> Result<PickledTensor, String> {
-    let dtype = match info.dtype {
-        DType::F32 => "F32",
-        DType::F64 => "F64",
-        DType::F16 => "F16",
-        DType::BF16 => "BF16",
-        DType::I64 => "I64",
-        DType::U8 => "U8",
-        other => return Err(format!("its type {other:?} is not supported")),
-    };
+fn check(
+    archive: &mut ZipArchive<BufReader<File>>,
+    info: &TensorInfo,
+    dtype: &'static str,
+    len: u64,
+) -> Result<PickledTensor, String> {
     let entry = archive.by_name(&info.path).map_err(|error| format!("its storage: {error}"))?;
     if entry.compression() != CompressionMethod::Stored || entry.size() > len {
         return Err("its storage is compressed or longer than the file".to_owned());
@@ -435,6 +467,23 @@ mod tests {
         assert_eq!(read(&[2, 3], &[1, 2], 0).unwrap(), [0., 2., 4., 1., 3., 5.]);
         let message = read(&[2], &[3], 0).unwrap_err().to_string();
         assert!(message.contains("tensor `w` do not lie in their order"), "{message}");
+    }
+
+    #[test]
+    fn a_checkpoint_of_pytorch_is_the_same_one_where_it_lies() {
+        let values: Vec<u8> = [1f32, 2., 3., 4., 5., 6.].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let checkpoint = archive(&one(&[2, 3], &[3, 1], 0, "FloatStorage"), &[&values]);
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["w".to_owned()];
+        let content = || Weights::open(dir.path()).unwrap().content(&names, &[]).unwrap();
+        convert(checkpoint.path(), &dir.path().join(SINGLE)).unwrap();
+        let expected = content();
+        std::fs::remove_file(dir.path().join(SINGLE)).unwrap();
+        std::fs::copy(checkpoint.path(), dir.path().join(PICKLED)).unwrap();
+        assert_eq!(content(), expected);
+        std::fs::rename(dir.path().join(PICKLED), dir.path().join("one.bin")).unwrap();
+        std::fs::write(dir.path().join(PICKLED_INDEX), json!({"weight_map": {"w": "one.bin"}}).to_string()).unwrap();
+        assert_eq!(content(), expected);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use crate::{
     head::cache::KEYS,
     model::task_file::{TaskFile, TaskMeta, TaskMetrics},
 };
-use vpt_backbone::{Backbone, OpenOptions, Precision};
-use vpt_base::{Error, Result, params::Param};
+use vpt_backbone::{Backbone, OpenOptions, Precision, registry::KNOWN};
+use vpt_base::{Error, Message, Result, params::Param};
 use vpt_image::Preprocess;
 
 /// How to open a task.
@@ -48,9 +48,16 @@ pub(super) fn open_task<T>(
     let open =
         OpenOptions { weights_dir, image_size: Some(file.meta.image_size), precision, max_memory: options.max_memory };
     let backbone = Backbone::open(name, &open);
+    let is_typed = options.backbone.is_some() || run.is_some();
+    let of_folder = !is_typed && !name.contains('/') && KNOWN.iter().all(|known| known.name != name.as_str());
     let backbone = backbone.map_err(|error| match &error {
         // Nobody typed it.
         Error::Setting { field, .. } if field == "image_size" => error.in_file(path),
+        // Nor a name that is nothing but what a folder was called.
+        Error::Setting { field, .. } if field == "backbone" && of_folder => {
+            let message = format!("was learned on a folder called {name}, which is not here; name it with ");
+            Error::task_file(path, Message::from(message).field("backbone"))
+        }
         _ => error,
     })?;
     with_backbone(file, Arc::new(backbone), options.threads.max(1)).map_err(|error| Error::task_file(path, error))
