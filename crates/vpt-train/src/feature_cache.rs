@@ -22,7 +22,7 @@ use vpt_base::{Error, Result, files::write_atomic};
 pub(crate) type FeatureKey = [u8; 32];
 
 /// Changes whenever equal keys may stand for other features than before.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 /// How a segment begins: this, the number of values of a feature (`u32`), the number of features (`u64`), all little-endian.
 /// Then come the keys, then for each key its values (`f32`) and eight bytes of the BLAKE3 hash of key and values.
 const MAGIC: [u8; 8] = *b"vptfeat1";
