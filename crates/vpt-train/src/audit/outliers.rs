@@ -49,11 +49,16 @@ mod tests {
 
     #[test]
     fn what_is_far_from_all_is_found_and_nothing_else() {
-        let mut rows: Vec<f32> = (0..40).flat_map(|i| [1., 0.1 * (i % 7) as f32, 0.05 * (i % 5) as f32]).collect();
+        // Three rings, so that no row is at an end.
+        let place = |i: usize| {
+            let (angle, radius) = (i as f32 * std::f32::consts::TAU / 42., 1. + 0.1 * (i % 3) as f32);
+            [2., radius * angle.cos(), radius * angle.sin()]
+        };
+        let mut rows: Vec<f32> = (0..42).flat_map(place).collect();
         rows.extend([-1., 0.2, 3.]);
         normalize_l2(&mut rows, 3);
         let far = find(&rows, 3, &Neighbors::new(&rows, 3, 30, 1).unwrap());
-        assert_eq!(far.iter().map(|f| f.image).collect::<Vec<_>>(), [40]);
+        assert_eq!(far.iter().map(|f| f.image).collect::<Vec<_>>(), [42]);
         let few = &rows[..30];
         assert!(find(few, 3, &Neighbors::new(few, 3, 30, 1).unwrap()).is_empty());
     }
