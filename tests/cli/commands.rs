@@ -261,7 +261,7 @@ fn backbones_are_listed_and_described() {
     assert_eq!(&names[..2], ["clip-nano", "clip-vit-b32"]);
     assert_eq!(keys(&list["backbones"][0]), ["name", "family", "repo", "revision", "found", "path"]);
     let info = sandbox.vpt(&["backbones", "info", &fixture("dinov2-registers"), "--json"]).ok().json();
-    assert_eq!(keys(&info), ["name", "repo", "path", "hash", "parameters", "dtypes", "files", "spec"]);
+    assert_eq!(keys(&info), ["name", "repo", "path", "hash", "identity", "parameters", "dtypes", "files", "spec"]);
     assert_eq!(info["spec"]["family"], "dinov2_with_registers");
     assert_eq!(info["hash"].as_str().unwrap().len(), 64);
     let text = sandbox.vpt(&["backbones", "info", &fixture("clip")]).ok().stdout;

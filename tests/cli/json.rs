@@ -75,10 +75,10 @@ impl Schema {
                         faults.push(format!("{at} is {value}, {keyword} {bound}"));
                     }
                 }
-                "minItems" => {
-                    if value.as_array().is_some_and(|items| (items.len() as u64) < rule.as_u64().unwrap()) {
-                        faults.push(format!("{at} has fewer than {rule} items"));
-                    }
+                "minItems" | "maxItems" => {
+                    let (length, bound) = (value.as_array().map(|all| all.len() as u64), rule.as_u64().unwrap());
+                    let wrong = |length: u64| if keyword == "minItems" { length < bound } else { length > bound };
+                    faults.extend(length.filter(|length| wrong(*length)).map(|n| format!("{at} has {n} items")));
                 }
                 "items" => {
                     for (i, item) in value.as_array().into_iter().flatten().enumerate() {

@@ -154,7 +154,7 @@ fn classifiers_and_names_that_cannot_be_are_refused() {
         ("deep", weight("shape", json!([12, 16, 1])), "shape [12, 16, 1]"),
         ("many", weight("shape", json!([24, 8])), "shape [24, 8]"),
         ("of-bytes", weight("dtype", json!("I32")), "of type I32"),
-        ("nan", nan, "`classifier.weight` holds values that are not finite"),
+        ("nan", nan, "`classifier.weight` holds NaN"),
         (
             "no-bias",
             header(&|h| {

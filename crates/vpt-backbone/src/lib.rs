@@ -14,6 +14,7 @@ pub mod open_clip;
 pub mod position;
 pub mod registry;
 pub mod spec;
+mod tensor_slot;
 pub mod text;
 mod timm;
 pub mod tokenizer;

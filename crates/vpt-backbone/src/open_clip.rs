@@ -16,7 +16,7 @@ use crate::spec::{
     Activation, Fields, MAX_CONTEXT, MAX_DEPTH, MAX_MLP, MAX_VOCAB, MAX_WIDTH, Pool, Positions, QkvBias, Resampling,
     Spec, TextPool, TextSpec, TowerSpec,
 };
-use crate::weights::TensorSlot;
+use crate::tensor_slot::TensorSlot;
 use vpt_base::{Error, Result};
 use vpt_image::{Preprocess, from_open_clip};
 

@@ -20,6 +20,7 @@ use super::open_clip::{self, OpenClip};
 use super::spec::{Family, Spec, TextPool, TextSpec};
 use super::timm::{self, Timm, TimmModel};
 use super::tokenizer::{TOKENIZER, Tokenizer};
+use super::weights;
 use super::weights::pickle::{PICKLED, PICKLED_INDEX};
 use super::weights::{INDEX, SINGLE, Weights};
 use vpt_base::files::read_limited;
@@ -242,7 +243,7 @@ fn missing(dir: &Path) -> Option<&'static str> {
         return Some(CONFIG);
     }
     let is_there = |name: &&str| dir.join(name).is_file();
-    let pickled = || is_timm(dir) && timm::pickled(dir).is_some();
+    let pickled = || is_timm(dir) && weights::pickled_timm(dir).is_some();
     let has_weights = [SINGLE, INDEX, PICKLED, PICKLED_INDEX].iter().any(is_there) || pickled();
     if has_weights { None } else { Some(SINGLE) }
 }

@@ -5,7 +5,7 @@
 //! result would be wrong without a word. Checkpoints of DINO, `DINOv2` and MAE as their authors published them have the same
 //! names.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
@@ -14,8 +14,7 @@ use crate::spec::{
     Activation, MAX_DEPTH, MAX_MLP, MAX_REGISTERS, MAX_WIDTH, Pool, Positions, QkvBias, Resampling, Rotary, Spec,
     TowerSpec,
 };
-use crate::weights::pickle::PICKLED;
-use crate::weights::{INDEX, SINGLE, TensorSlot, Weights};
+use crate::weights::Weights;
 use vpt_base::{Error, Result};
 use vpt_image::{Preprocess, from_timm};
 
@@ -50,20 +49,6 @@ const TOLD: [&str; 22] = [
 ];
 /// Beginnings of names beside the backbone: heads, and what only training has a use for.
 const BESIDE: [&str; 6] = ["head.", "head_dist.", "mask_token", "decoder_", "rope.", "rope_embed."];
-
-/// The weights in PyTorch's form in the folder `dir`, where it has none of safetensors: `pytorch_model.bin`, or the only `.pth`.
-pub(crate) fn pickled(dir: &Path) -> Option<PathBuf> {
-    if dir.join(SINGLE).is_file() || dir.join(INDEX).is_file() {
-        return None;
-    }
-    let known = dir.join(PICKLED);
-    if known.is_file() {
-        return Some(known);
-    }
-    let files = std::fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut files = files.filter(|path| path.is_file() && path.extension().is_some_and(|end| end == "pth"));
-    files.next().filter(|_| files.next().is_none())
-}
 
 /// Whether the bytes of a `config.json` are timm's, not transformers'.
 pub(crate) fn is_config(bytes: &[u8]) -> bool {
@@ -366,49 +351,6 @@ fn grid(rows: usize, tokens: usize, expected: usize) -> Option<(usize, usize)> {
     });
     let found: Vec<_> = found.collect();
     found.iter().find(|(_, side)| *side == expected).or(found.first()).copied()
-}
-
-/// The tensors that timm's `name` holds, by the names of [`FAMILY`]; `packed`: the first layer of an MLP makes both halves of it. Those
-/// that have no counterpart keep their names.
-pub(crate) fn slots(name: &str, packed: bool) -> Vec<(String, TensorSlot)> {
-    let whole = |name: String| vec![(name, TensorSlot::Whole)];
-    let bare = name.strip_prefix("module.").unwrap_or(name);
-    let at = bare.find("blocks.").filter(|&at| at == 0 || bare[..at].ends_with('.'));
-    let Some((number, tensor)) = at.and_then(|at| bare[at + "blocks.".len()..].split_once('.')) else {
-        for token in ["register_tokens", "dist_token"] {
-            if let Some(before) = bare.strip_suffix(token).filter(|before| before.is_empty() || before.ends_with('.')) {
-                return whole(format!("{before}reg_token"));
-            }
-        }
-        if let Some((before, value)) = bare.split_once("attn_pool.kv.") {
-            let of = |(half, layer)| (format!("{before}attn_pool.{layer}.{value}"), TensorSlot::Half(half));
-            return ["k", "v"].into_iter().enumerate().map(of).collect();
-        }
-        return whole(bare.to_owned());
-    };
-    let block = format!("{}blocks.{number}", &bare[..at.unwrap_or(0)]);
-    let halves = |value: &str| {
-        let of = |(half, layer)| (format!("{block}.mlp.{layer}.{value}"), TensorSlot::Half(half));
-        ["fc1_g", "fc1_x"].into_iter().enumerate().map(of).collect()
-    };
-    let (layer, value) = tensor.rsplit_once('.').unwrap_or((tensor, ""));
-    match (layer, value) {
-        ("attn.qkv", value) => {
-            let of = |(third, layer)| (format!("{block}.attn.{layer}.{value}"), TensorSlot::Third(third));
-            ["q", "k", "v"].into_iter().enumerate().map(of).collect()
-        }
-        ("attn", "q_bias") => whole(format!("{block}.attn.q.bias")),
-        ("attn", "v_bias") => whole(format!("{block}.attn.v.bias")),
-        ("attn.q_proj", value) => whole(format!("{block}.attn.q.{value}")),
-        ("attn.k_proj", value) => whole(format!("{block}.attn.k.{value}")),
-        ("attn.v_proj", value) => whole(format!("{block}.attn.v.{value}")),
-        ("gamma_1", "") => whole(format!("{block}.ls1.gamma")),
-        ("gamma_2", "") => whole(format!("{block}.ls2.gamma")),
-        ("mlp.w12", value) => halves(value),
-        ("mlp.fc1", value) if packed => halves(value),
-        ("mlp.w3", value) => whole(format!("{block}.mlp.fc2.{value}")),
-        _ => whole(bare.to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ use self::file::{FileSource, TensorEntry, WeightFile};
 use self::pickle::{PICKLED, PICKLED_INDEX};
 use super::names::native::{self, NativeSlot};
 use super::names::{Anchor, FAMILIES, StoredTensor, dinov3};
-use super::{open_clip, timm};
+use super::tensor_slot::TensorSlot;
+use super::{names, open_clip};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
 
@@ -32,36 +33,30 @@ const MAX_INDEX_BYTES: u64 = 100_000_000;
 /// Bytes converted at a time.
 const CHUNK: usize = 1 << 18;
 
-/// How a tensor of a file holds one of those that are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TensorSlot {
-    /// It is the same.
-    Whole,
-    /// Rows of a third of it: queries, keys and values lie in one.
-    Third(usize),
-    /// Rows of a half of it: both layers of a gated MLP lie in one.
-    Half(usize),
-    /// Rows and columns are exchanged.
-    Transposed,
-    /// It is a list of one, `[1, …]`, of it.
-    OnlyOne,
-    /// A patch embedding `[D, 3, p, p]` as a layer over the values of a patch, channels last: `[D, p p 3]`. One with four
-    /// dimensions is no such layer and the same.
-    PatchRows,
+/// The weights in PyTorch's form in the folder `dir`, where it has none of safetensors: `pytorch_model.bin`, or the only `.pth`.
+pub(crate) fn pickled_timm(dir: &Path) -> Option<PathBuf> {
+    if dir.join(SINGLE).is_file() || dir.join(INDEX).is_file() {
+        return None;
+    }
+    let known = dir.join(pickle::PICKLED);
+    if known.is_file() {
+        return Some(known);
+    }
+    let files = std::fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files = files.filter(|path| path.is_file() && path.extension().is_some_and(|end| end == "pth"));
+    files.next().filter(|_| files.next().is_none())
 }
 
-impl TensorSlot {
-    /// What it is of `tensor`, if that can be shared so.
-    fn of(self, tensor: &TensorEntry) -> Option<TensorEntry> {
-        match self {
-            Self::Whole => Some(tensor.clone()),
-            Self::Third(number) => tensor.share(number, 3),
-            Self::Half(number) => tensor.share(number, 2),
-            Self::Transposed => tensor.transpose(),
-            Self::OnlyOne => tensor.only_one(),
-            Self::PatchRows if tensor.shape.len() == 4 => Some(tensor.clone()),
-            Self::PatchRows => tensor.patch_rows(),
-        }
+/// What `slot` is of `tensor`, if that can be shared so.
+fn slot_of(slot: TensorSlot, tensor: &TensorEntry) -> Option<TensorEntry> {
+    match slot {
+        TensorSlot::Whole => Some(tensor.clone()),
+        TensorSlot::Third(number) => tensor.share(number, 3),
+        TensorSlot::Half(number) => tensor.share(number, 2),
+        TensorSlot::Transposed => tensor.transpose(),
+        TensorSlot::OnlyOne => tensor.only_one(),
+        TensorSlot::PatchRows if tensor.shape.len() == 4 => Some(tensor.clone()),
+        TensorSlot::PatchRows => tensor.patch_rows(),
     }
 }
 
@@ -142,7 +137,7 @@ impl Weights {
     /// # Errors
     /// As [`Weights::open_open_clip`].
     pub(crate) fn open_timm(dir: &Path) -> Result<Self> {
-        let (files, tensors) = match timm::pickled(dir) {
+        let (files, tensors) = match pickled_timm(dir) {
             Some(path) => Self::one_file(&path).map(|(file, tensors)| (vec![file], tensors))?,
             None => Self::safetensors(dir)?,
         };
@@ -152,7 +147,7 @@ impl Weights {
         };
         let (into, out) = (extent("blocks.0.mlp.fc1.weight", 0), extent("blocks.0.mlp.fc2.weight", 1));
         let packed = into.zip(out).is_some_and(|(into, out)| into == out.saturating_mul(2));
-        let renamed = renamed(&files, tensors, |name| timm::slots(name, packed))?;
+        let renamed = renamed(&files, tensors, |name| names::timm::slots(name, packed))?;
         Self::new(dir, files, renamed)
     }
 
@@ -446,7 +441,7 @@ fn renamed(
     let mut renamed = BTreeMap::new();
     for (name, tensor) in tensors {
         for (name, slot) in slots(&name) {
-            let part = slot.of(&tensor).ok_or_else(|| unshared(&files[tensor.file], &name, &tensor))?;
+            let part = slot_of(slot, &tensor).ok_or_else(|| unshared(&files[tensor.file], &name, &tensor))?;
             renamed.insert(name, part);
         }
     }

@@ -291,15 +291,12 @@ mod tests {
     fn an_unreadable_image_is_an_error_that_names_it_and_ends_the_pass() {
         let mut broken = samples(9).to_vec();
         broken[5].image = ImageSource::File("/no/such/image.png".into());
-        broken[7].image = ImageSource::Memory(Arc::new(Rgb8::new(3_000_000, 1)));
-        for (index, name) in [(5, "/no/such/image.png"), (7, "image 7")] {
-            let order = vec![0, 1, 2, 3, 4, index, 6];
-            let mut loader = Loader::new(broken.clone().into(), order, options_plain()).unwrap();
-            assert!(loader.next().unwrap().is_ok());
-            let message = loader.next().unwrap().unwrap_err().to_string();
-            assert!(message.starts_with(&format!("{name}: ")), "{message}");
-            assert!(loader.next().is_none());
-        }
+        let order = vec![0, 1, 2, 3, 4, 5, 6];
+        let mut loader = Loader::new(broken.into(), order, options_plain()).unwrap();
+        assert!(loader.next().unwrap().is_ok());
+        let message = loader.next().unwrap().unwrap_err().to_string();
+        assert!(message.starts_with("/no/such/image.png: "), "{message}");
+        assert!(loader.next().is_none());
     }
 
     #[test]

@@ -161,7 +161,7 @@ fn yolo_files() {
         ("negative-size", b"0 .5 .5 -.5 .5\n", "empty-box"),
         ("no-size", b"0 .5 .5 0 0\n", "empty-box"),
         ("outside", b"0 3.5 .5 .5 .5\n", "box-outside-image"),
-        ("pixels", b"0 10 10 5 5\n", "box-outside-image"),
+        ("pixels", b"0 10 10 5 5\n", "as if they were in pixels"),
         ("polygon-of-odd-length", b"0 .1 .1 .5 .5 .2 .2 .3\n", "unreadable-object"),
     ] {
         set(name, good, labels);

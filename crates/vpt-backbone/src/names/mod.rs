@@ -17,7 +17,7 @@ pub mod vit;
 use serde::{Serialize, Serializer};
 
 use super::spec::{Fields, Spec};
-use super::weights::TensorSlot;
+use super::tensor_slot::TensorSlot;
 use vpt_base::Result;
 use vpt_image::preprocess::Preprocess;
 

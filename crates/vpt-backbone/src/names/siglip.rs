@@ -11,7 +11,7 @@ use crate::spec::{
     Fields, MAX_CONTEXT, MAX_MLP, MAX_PATCHES, MAX_VOCAB, MlpWidth, Pool, Positions, Resampling, Spec, TextPool,
     TextSpec,
 };
-use crate::weights::TensorSlot;
+use crate::tensor_slot::TensorSlot;
 use vpt_base::Result;
 use vpt_image::preprocess::Preprocess;
 

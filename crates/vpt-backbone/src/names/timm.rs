@@ -2,6 +2,7 @@
 //! Queries, keys and values, which lie in one tensor there, and halves of a gated MLP have names of their own here.
 
 use super::{Anchor, AttentionPoolNames, BlockNames, Family, GatedNames, JointNames, TensorName, VisionNames};
+use crate::tensor_slot::TensorSlot;
 
 /// The family.
 pub static FAMILY: Family = Family {
@@ -41,3 +42,46 @@ pub static FAMILY: Family = Family {
     classifier: "",
     joint: JointNames::NONE,
 };
+
+/// The tensors that timm's `name` holds, by the names of [`FAMILY`]; `packed`: the first layer of an MLP makes both halves of it. Those
+/// that have no counterpart keep their names.
+pub(crate) fn slots(name: &str, packed: bool) -> Vec<(String, TensorSlot)> {
+    let whole = |name: String| vec![(name, TensorSlot::Whole)];
+    let bare = name.strip_prefix("module.").unwrap_or(name);
+    let at = bare.find("blocks.").filter(|&at| at == 0 || bare[..at].ends_with('.'));
+    let Some((number, tensor)) = at.and_then(|at| bare[at + "blocks.".len()..].split_once('.')) else {
+        for token in ["register_tokens", "dist_token"] {
+            if let Some(before) = bare.strip_suffix(token).filter(|before| before.is_empty() || before.ends_with('.')) {
+                return whole(format!("{before}reg_token"));
+            }
+        }
+        if let Some((before, value)) = bare.split_once("attn_pool.kv.") {
+            let of = |(half, layer)| (format!("{before}attn_pool.{layer}.{value}"), TensorSlot::Half(half));
+            return ["k", "v"].into_iter().enumerate().map(of).collect();
+        }
+        return whole(bare.to_owned());
+    };
+    let block = format!("{}blocks.{number}", &bare[..at.unwrap_or(0)]);
+    let halves = |value: &str| {
+        let of = |(half, layer)| (format!("{block}.mlp.{layer}.{value}"), TensorSlot::Half(half));
+        ["fc1_g", "fc1_x"].into_iter().enumerate().map(of).collect()
+    };
+    let (layer, value) = tensor.rsplit_once('.').unwrap_or((tensor, ""));
+    match (layer, value) {
+        ("attn.qkv", value) => {
+            let of = |(third, layer)| (format!("{block}.attn.{layer}.{value}"), TensorSlot::Third(third));
+            ["q", "k", "v"].into_iter().enumerate().map(of).collect()
+        }
+        ("attn", "q_bias") => whole(format!("{block}.attn.q.bias")),
+        ("attn", "v_bias") => whole(format!("{block}.attn.v.bias")),
+        ("attn.q_proj", value) => whole(format!("{block}.attn.q.{value}")),
+        ("attn.k_proj", value) => whole(format!("{block}.attn.k.{value}")),
+        ("attn.v_proj", value) => whole(format!("{block}.attn.v.{value}")),
+        ("gamma_1", "") => whole(format!("{block}.ls1.gamma")),
+        ("gamma_2", "") => whole(format!("{block}.ls2.gamma")),
+        ("mlp.w12", value) => halves(value),
+        ("mlp.fc1", value) if packed => halves(value),
+        ("mlp.w3", value) => whole(format!("{block}.mlp.fc2.{value}")),
+        _ => whole(bare.to_owned()),
+    }
+}

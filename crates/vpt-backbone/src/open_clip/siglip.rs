@@ -11,7 +11,7 @@ use crate::spec::{
     Activation, Fields, MAX_CONTEXT, MAX_VOCAB, MAX_WIDTH, Pool, Positions, QkvBias, Resampling, Spec, TextPool,
     TextSpec, TowerSpec,
 };
-use crate::weights::TensorSlot;
+use crate::tensor_slot::TensorSlot;
 use vpt_base::Result;
 
 /// Whether timm's `name` is that of an image tower of SigLIP.

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::formula::{assert_close, picture, values};
 use crate::vit::{Pass, TokenPrompts, Tune, Want};
+use crate::weights::SINGLE;
 use crate::{Backbone, OpenOptions};
 
 #[derive(Deserialize)]

@@ -35,6 +35,8 @@ use vpt_base::{Error, Result};
 
 /// Sides of boxes, in images, from which on they are taken for pixels.
 const PIXELS: f64 = 2.;
+/// Sides beyond which they are no number of pixels, either.
+const MOST_PIXELS: f64 = 1e6;
 
 /// Longest list of images or file of labels.
 const MAX_BYTES: u64 = 1 << 28;
@@ -172,7 +174,9 @@ fn open(file: &Path) -> Result<AnnotatedSet> {
 fn refuse_pixels(given: &[Option<Vec<AnnotatedImage>>; 3]) -> Result<()> {
     let images = || given.iter().flatten().flatten();
     let is_pixels = |object: &AnnotatedObject| match object.extent {
-        BoxExtent::Fractions([_, _, width, height]) => width > PIXELS && height > PIXELS,
+        BoxExtent::Fractions([_, _, width, height]) => {
+            [width, height].iter().all(|side| (PIXELS..=MOST_PIXELS).contains(side))
+        }
         BoxExtent::Pixels(_) => false,
     };
     let mut objects = images().flat_map(|image| &image.objects);
