@@ -45,7 +45,7 @@ pub struct FileInfo {
 /// Finds a backbone as [`locate`] does and describes it. Reads the weights once, for their hash.
 ///
 /// # Errors
-/// As [`locate`], [`Location::spec`] and [`Location::weights`].
+/// As [`locate`], or the configuration or weights of what it finds cannot be read.
 pub fn info(name_or_dir: &str, weights_dir: Option<&Path>) -> Result<BackboneInfo> {
     let location = locate(name_or_dir, weights_dir)?;
     let open = OpenOptions { weights_dir: weights_dir.map(Path::to_path_buf), ..OpenOptions::default() };

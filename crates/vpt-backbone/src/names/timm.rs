@@ -1,4 +1,4 @@
-//! Vision transformers of timm, in its names: whatever combination of facts a checkpoint has, which [`crate::timm`] finds out.
+//! Vision transformers of timm, in its names: whatever combination of facts a checkpoint has, which `timm.rs` finds out.
 //! Queries, keys and values, which lie in one tensor there, and halves of a gated MLP have names of their own here.
 
 use super::{Anchor, AttentionPoolNames, BlockNames, Family, GatedNames, JointNames, TensorName, VisionNames};
