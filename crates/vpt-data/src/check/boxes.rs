@@ -1,8 +1,6 @@
 //! Data sets of boxes: what opening them finds, with the line in files that know none, and the text around it.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +8,7 @@ use super::finding::{FindingKind, Findings, Severity};
 use super::listed::ListedImage;
 use super::{Checking, classes, images, tree};
 use crate::boxes::{BoxDataset, BoxImage, Object, PlaceInFile, Problem, ProblemKind, Rect, Remedy};
+use crate::formats::text_file::first_bytes;
 use crate::formats::{BoxFiles, Layout};
 use crate::{ImageSource, Split};
 
@@ -75,9 +74,8 @@ pub(crate) fn report(
         if problem.kind == ProblemKind::UnreadableImage
             && let Some((image, message)) = detail.split_once(": ")
         {
-            let mut start = Vec::new();
-            let read = File::open(image).and_then(|file| file.take(64).read_to_end(&mut start));
-            kind = if read.is_ok() { images::kind_of(&start, message) } else { FindingKind::NoAccess };
+            let start = first_bytes(Path::new(image), 64);
+            kind = start.map_or(FindingKind::NoAccess, |start| images::kind_of(&start, message));
         }
         let loses = matches!(
             remedy,

@@ -3,12 +3,13 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::fs::{self};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::finding::{Finding, FindingKind, Findings, Severity};
 use crate::formats::image_folder::MAX_DEPTH;
+use crate::formats::text_file::first_bytes;
 use crate::open::is_passed_by;
 use vpt_base::{Error, Result};
 use vpt_image::decode::has_image_extension;
@@ -241,9 +242,7 @@ fn other_file(name: &str, path: &Path, out: &mut Findings) {
         out.warning(FindingKind::UnsupportedFile, path, None, message);
         return;
     }
-    let mut start = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut start));
-    if read.is_ok()
+    if let Ok(start) = first_bytes(path, 64)
         && let Ok(format) = image::guess_format(&start)
     {
         let message = format!("a {} image whose name does not end like one; passed over", super::images::title(format));

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::named_boxes::{
     AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, PictureFolders, called,
 };
+use super::text_file::read_text;
 use super::{Candidate, Format, Layout, Recognition};
 use crate::boxes::{BoxExtent, PlaceInFile, Problem, ProblemKind, Remedy, normal};
-use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
 
 impl Layout {
@@ -25,24 +25,9 @@ pub(super) const FORMAT: Format =
 const MAX_BYTES: u64 = 1 << 30;
 
 fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
-    let root = candidate.path.to_path_buf();
-    let sources = if candidate.is_folder { called(&root, "_annotations.txt") } else { Vec::new() };
-    (!sources.is_empty()).then(|| {
-        let folder = root.clone();
-        NamedBoxes {
-            root,
-            sources,
-            read: Box::new(move |source| read(&folder, source)),
-            are_texts: true,
-            are_whole: false,
-        }
-    })
-}
-
-fn text(path: &Path) -> Result<String> {
-    let bytes = read_limited(path, MAX_BYTES)?;
-    let text = String::from_utf8(bytes).map_err(|_| Error::data(path, "not UTF-8 text"))?;
-    Ok(text.trim_start_matches('\u{feff}').to_owned())
+    let root = candidate.path;
+    let sources = if candidate.is_folder { called(root, "_annotations.txt") } else { Vec::new() };
+    NamedBoxes::found(root, sources, read).map(NamedBoxes::of_texts)
 }
 
 fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
@@ -53,8 +38,8 @@ fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
         return Err(Error::data(path, "there is no _classes.txt beside it, so numbers of classes have no names"));
     };
     let names: Vec<String> =
-        text(&classes)?.lines().map(|line| line.trim().to_owned()).filter(|n| !n.is_empty()).collect();
-    let text = text(path)?;
+        read_text(&classes, MAX_BYTES)?.lines().map(|line| line.trim().to_owned()).filter(|n| !n.is_empty()).collect();
+    let text = read_text(path, MAX_BYTES)?;
     let lines: Vec<(&str, u64)> =
         text.lines().zip(1..).map(|(line, n)| (line.trim(), n)).filter(|(line, _)| !line.is_empty()).collect();
     if lines.is_empty() {

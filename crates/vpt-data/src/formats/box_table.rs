@@ -6,8 +6,7 @@
 //! crowds.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use super::named_boxes::{
     AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, PictureFolders, alone, by_stem, called,
     with_parts,
 };
+use super::text_file::first_bytes;
 use super::{Candidate, Format, Layout, Recognition};
 use crate::Split;
 use crate::boxes::{BoxExtent, PlaceInFile, Problem, ProblemKind, Remedy, normal};
@@ -108,21 +108,11 @@ fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
                 .find(|found| !found.is_empty())
                 .unwrap_or_default();
         }
-        (path.to_path_buf(), sources)
+        (path, sources)
     } else {
-        let root = path.parent().unwrap_or(Path::new("")).to_path_buf();
-        (root, alone(path, is_table(path)))
+        (path.parent().unwrap_or(Path::new("")), alone(path, is_table(path)))
     };
-    (!sources.is_empty()).then(|| {
-        let folder = root.clone();
-        NamedBoxes {
-            root,
-            sources,
-            read: Box::new(move |source| read(&folder, source)),
-            are_texts: true,
-            are_whole: false,
-        }
-    })
+    NamedBoxes::found(root, sources, read).map(NamedBoxes::of_texts)
 }
 
 /// The tables of boxes in `folder`.
@@ -133,9 +123,8 @@ fn tables_in(folder: &Path) -> Vec<AnnotationSource> {
 
 /// Whether `path` is a table whose header names corners.
 fn is_table(path: &Path) -> bool {
-    let mut start = Vec::new();
-    let mut read = || File::open(path)?.take(4096).read_to_end(&mut start);
-    is_csv(path) && path.is_file() && read().is_ok() && {
+    is_csv(path) && path.is_file() && {
+        let start = first_bytes(path, 4096).unwrap_or_default();
         let line = start.split(|&b| b == b'\n').next().unwrap_or_default();
         reader(path, line.to_vec())
             .records()

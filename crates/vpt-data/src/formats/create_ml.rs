@@ -1,7 +1,5 @@
 //! Create ML: a JSON list of images, each with its annotations; a box is its centre, width and height in pixels.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +10,7 @@ use super::named_boxes::{
     AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, PictureFolders, alone, called,
     with_parts,
 };
+use super::text_file::beginning;
 use super::{Candidate, Format, Layout, Recognition};
 use crate::boxes::{BoxExtent, PlaceInFile, Problem, ProblemKind, Remedy, normal};
 use crate::open::entries;
@@ -50,28 +49,13 @@ fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
     } else {
         (path.parent().unwrap_or(Path::new("")), alone(path, is_one(path)))
     };
-    let root = root.to_path_buf();
-    (!sources.is_empty()).then(|| {
-        let folder = root.clone();
-        NamedBoxes {
-            root,
-            sources,
-            read: Box::new(move |source| read(&folder, source)),
-            are_texts: true,
-            are_whole: false,
-        }
-    })
+    NamedBoxes::found(root, sources, read).map(NamedBoxes::of_texts)
 }
 
 /// Whether `path` is JSON that begins as such a list does.
 fn is_one(path: &Path) -> bool {
-    let mut start = Vec::new();
-    let mut read = || File::open(path)?.take(4096).read_to_end(&mut start);
-    if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) || !path.is_file() || read().is_err() {
-        return false;
-    }
-    let text = String::from_utf8_lossy(&start);
-    let text = text.trim_start_matches('\u{feff}').trim_start();
+    let Some(text) = beginning(path, "json", 4096) else { return false };
+    let text = text.trim_start();
     let has = |key: &str| text.contains(key);
     text.starts_with('[') && (has("\"image\"") || has("\"imagefilename\"")) && has("\"annotations\"")
         // Label Studio's.

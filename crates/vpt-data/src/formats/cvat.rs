@@ -3,22 +3,19 @@
 //! Boxes are edges counted from 0. Of polygons, polylines, ellipses and masks the box around them is taken, which is said. Images
 //! of a subset are in `images/SUBSET/` or beside the file; subsets called like parts are the parts.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use roxmltree::{Document, Node, ParsingOptions};
+use roxmltree::Node;
 
 use super::labelme::{around, around_shapes};
 use super::named_boxes::{
     AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, PictureFolders, alone, called,
 };
+use super::text_file::{beginning, parse_xml, read_text};
 use super::{Candidate, Format, Layout, Recognition};
 use crate::Split;
-use crate::boxes::{BoxExtent, PlaceInFile, Problem, ProblemKind, Remedy, normal};
-use vpt_base::contain::contain;
-use vpt_base::files::read_limited;
+use crate::boxes::{BoxExtent, PlaceInFile, normal};
 use vpt_base::{Error, Result};
 
 impl Layout {
@@ -43,35 +40,17 @@ fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
     } else {
         (path.parent().unwrap_or(Path::new("")), alone(path, is_one(path)))
     };
-    let root = root.to_path_buf();
-    (!sources.is_empty()).then(|| {
-        let folder = root.clone();
-        NamedBoxes {
-            root,
-            sources,
-            read: Box::new(move |source| read(&folder, source)),
-            are_texts: false,
-            are_whole: false,
-        }
-    })
+    NamedBoxes::found(root, sources, read)
 }
 
 fn is_one(path: &Path) -> bool {
-    let mut start = Vec::new();
-    let mut read = || File::open(path)?.take(4096).read_to_end(&mut start);
-    let is_xml = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("xml"));
-    is_xml && path.is_file() && read().is_ok() && String::from_utf8_lossy(&start).contains("<annotations>")
+    beginning(path, "xml", 4096).is_some_and(|text| text.contains("<annotations>"))
 }
 
 fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
     let (_, path) = source;
-    let bytes = read_limited(path, MAX_BYTES)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| Error::data(path, "not UTF-8 text"))?;
-    let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
-    let parsed = contain(|| Document::parse_with_options(text, options).map_err(|error| error.to_string()));
-    let document = parsed
-        .unwrap_or_else(|panic| Err(format!("the XML reader failed: {panic}")))
-        .map_err(|message| Error::data(path, message))?;
+    let text = read_text(path, MAX_BYTES)?;
+    let document = parse_xml(path, &text, MAX_NODES)?;
     let top = document.root_element();
     if top.children().any(|node| node.has_tag_name("track")) {
         let message = "tracks of objects through a video; export the task as CVAT for images";
@@ -118,13 +97,7 @@ fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
                     shapes += usize::from(!shape.has_tag_name("box"));
                     objects.push(NamedObject { name, place, extent: BoxExtent::Pixels(extent), crowd: false });
                 }
-                Err(detail) => found.problems.push(Problem {
-                    kind: ProblemKind::UnreadableObject,
-                    remedy: Remedy::ObjectDropped,
-                    file: path.clone(),
-                    place,
-                    detail,
-                }),
+                Err(detail) => found.drop_object(path, place, detail),
             }
         }
         let declared = side("width").zip(side("height")).map(|(w, h)| [w, h]);
@@ -136,13 +109,7 @@ fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
         found.problems.push(around_shapes(path, shapes));
     }
     if tags > 0 {
-        found.problems.push(Problem {
-            kind: ProblemKind::UnreadableObject,
-            remedy: Remedy::ObjectDropped,
-            file: path.clone(),
-            place: None,
-            detail: format!("{tags} tags of whole images, where boxes are read"),
-        });
+        found.drop_object(path, None, format!("{tags} tags of whole images, where boxes are read"));
     }
     Ok(found)
 }

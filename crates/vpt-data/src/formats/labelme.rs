@@ -1,8 +1,6 @@
 //! labelme: a JSON file for each image, with shapes. Rectangles are boxes; of polygons, circles, lines and masks the box around
 //! them is taken, which is said.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +8,10 @@ use rayon::prelude::*;
 use serde::Deserialize;
 
 use super::image_folder::files;
-use super::named_boxes::{AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, by_stem};
+use super::named_boxes::{
+    AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, by_stem, unreadable_object,
+};
+use super::text_file::beginning;
 use super::{Candidate, Format, Layout, Recognition};
 use crate::Split;
 use crate::boxes::{BoxExtent, PlaceInFile, Problem, ProblemKind, Remedy, normal};
@@ -49,17 +50,7 @@ fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
         let own = std::iter::once(root.to_path_buf()).chain(usual.map(|name| root.join(name)));
         sources.extend(own.filter(|folder| holds_annotations(folder)).map(|folder| (None, folder)).take(1));
     }
-    let root = root.to_path_buf();
-    (!sources.is_empty()).then(|| {
-        let folder = root.clone();
-        NamedBoxes {
-            root,
-            sources,
-            read: Box::new(move |source| read(&folder, source)),
-            are_texts: false,
-            are_whole: false,
-        }
-    })
+    NamedBoxes::found(root, sources, read)
 }
 
 /// Whether one of the first JSON files in `folder`, or in `Annotations`-like folders of it, is of this format.
@@ -73,12 +64,10 @@ fn is_json(path: &Path) -> bool {
 }
 
 fn is_one(path: &Path) -> bool {
-    let mut start = Vec::new();
     // The shapes may come behind an image in the file, so that not all keys are at its beginning.
-    let read = File::open(path).and_then(|file| file.take(1 << 16).read_to_end(&mut start));
-    let text = String::from_utf8_lossy(&start);
+    let text = beginning(path, "json", 1 << 16).unwrap_or_default();
     let has = |key: &str| text.contains(key);
-    read.is_ok() && has("\"shapes\"") && (has("\"imagePath\"") || has("\"imageData\"") || has("\"points\""))
+    has("\"shapes\"") && (has("\"imagePath\"") || has("\"imageData\"") || has("\"points\""))
 }
 
 #[derive(Deserialize)]
@@ -170,13 +159,7 @@ fn read_file(
                 others += usize::from(form.as_deref() != Some("rectangle"));
                 objects.push(NamedObject { name: label, place, extent: BoxExtent::Pixels(extent), crowd: false });
             }
-            Err(detail) => problems.push(Problem {
-                kind: ProblemKind::UnreadableObject,
-                remedy: Remedy::ObjectDropped,
-                file: file.into(),
-                place,
-                detail,
-            }),
+            Err(detail) => problems.push(unreadable_object(file, place, detail)),
         }
     }
     let side = |side: Option<f64>| side.filter(|v| *v >= 1.).map(|v| v as usize);

@@ -12,14 +12,14 @@ use serde_json::{Map, Value};
 
 use super::named_boxes::{AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, called};
 use super::table::{ImageRow, ListedRows, at};
+use super::text_file::read_text;
 use super::unread::has_box_sides;
 use super::{Candidate, ClassFiles, Format, Layout, Recognition};
-use crate::boxes::{BoxExtent, PlaceInFile, Problem, ProblemKind, Remedy, normal, parts};
+use crate::boxes::{BoxExtent, PlaceInFile, normal, parts};
 use crate::check::{Checking, FindingKind, ListedImage, text};
 use crate::dataset::Sample;
 use crate::open::{LabeledSet, Parts, relative_id, sort_classes};
 use crate::{ImageSource, Split};
-use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
 
 impl Layout {
@@ -60,9 +60,8 @@ fn recognition(candidate: &Candidate<'_>) -> Recognition {
         _ => false,
     };
     if has(&OBJECTS) {
-        let read = |source: &AnnotationSource| read_boxes(source);
-        let files = NamedBoxes { root, sources, read: Box::new(read), are_texts: true, are_whole: false };
-        return Recognition::of_boxes(Layout::METADATA, Some(files));
+        let files = NamedBoxes::found(&root, sources, |_, source| read_boxes(source)).map(NamedBoxes::of_texts);
+        return Recognition::of_boxes(Layout::METADATA, files);
     }
     let is_one = first.is_err() || has(&FILE) && has(&CLASS);
     Recognition::of_classes(Layout::METADATA, is_one.then_some(MetadataFiles { root, sources }))
@@ -89,9 +88,7 @@ pub(super) fn only_describes(path: &Path) -> bool {
 
 /// The lines of `path`, or the first of them.
 fn records(path: &Path, most: Option<usize>) -> Result<Vec<Record>> {
-    let bytes = read_limited(path, MAX_BYTES)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| Error::data(path, "not UTF-8 text"))?;
-    let text = text.trim_start_matches('\u{feff}');
+    let text = read_text(path, MAX_BYTES)?;
     let most = most.unwrap_or(usize::MAX);
     if path.extension().is_some_and(|e| e == "jsonl") {
         let lines = text.lines().zip(1..).filter(|(text, _)| !text.trim().is_empty()).take(most);
@@ -261,13 +258,7 @@ fn read_boxes(source: &AnnotationSource) -> Result<DescribedSet> {
                 Ok((name, extent)) => {
                     kept.push(NamedObject { name, place, extent: BoxExtent::Pixels(extent), crowd: false });
                 }
-                Err(detail) => found.problems.push(Problem {
-                    kind: ProblemKind::UnreadableObject,
-                    remedy: Remedy::ObjectDropped,
-                    file: path.clone(),
-                    place,
-                    detail,
-                }),
+                Err(detail) => found.drop_object(path, place, detail),
             }
         }
         let source = shared.clone();
@@ -318,20 +309,10 @@ mod tests {
     use super::*;
     use crate::Dataset;
     use crate::check::check;
+    use crate::formats::testing::folder_with_images;
 
     fn set(files: &[(&str, &str)], images: &[&str]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for name in files.iter().map(|(name, _)| name).chain(images) {
-            fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
-        }
-        for (name, text) in files {
-            fs::write(dir.path().join(name), text).unwrap();
-        }
-        for (i, name) in images.iter().enumerate() {
-            let pixel = |x: u32, y: u32| image::Luma([(x * 7 + y * 3) as u8 ^ i as u8]);
-            image::GrayImage::from_fn(20, 10, pixel).save(dir.path().join(name)).unwrap();
-        }
-        dir
+        folder_with_images(files, images, [20, 10])
     }
 
     #[test]

@@ -19,6 +19,9 @@ mod named_boxes;
 mod parquet;
 mod shards;
 mod table;
+#[cfg(test)]
+pub(super) mod testing;
+pub(super) mod text_file;
 pub(super) mod unread;
 mod voc;
 mod webdataset;

@@ -151,12 +151,7 @@ fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
     } else {
         (path.parent().unwrap_or(Path::new("")), alone(path, is_one(path)))
     };
-    let root = root.to_path_buf();
-    (!sources.is_empty()).then(|| {
-        let folder = root.clone();
-        let read = move |source: &AnnotationSource| read(&folder, source);
-        NamedBoxes { root, sources, read: Box::new(read), are_texts: true, are_whole: true }
-    })
+    NamedBoxes::found(root, sources, read).map(|files| NamedBoxes { are_whole: true, ..files.of_texts() })
 }
 
 /// Whether `path` is a table of 0 and 1 behind a column of paths.
@@ -283,21 +278,11 @@ mod tests {
     use super::*;
     use crate::boxes::BoxDataset;
     use crate::check::check;
+    use crate::formats::testing::folder_with_images;
     use crate::{Dataset, MultilabelDataset};
 
     fn set(files: &[(&str, &str)], images: &[&str]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for name in files.iter().map(|(name, _)| name).chain(images) {
-            fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
-        }
-        for (name, text) in files {
-            fs::write(dir.path().join(name), text).unwrap();
-        }
-        for (i, name) in images.iter().enumerate() {
-            let pixel = |x: u32, y: u32| image::Luma([(x * 7 + y * 3) as u8 ^ i as u8]);
-            image::GrayImage::from_fn(20, 10, pixel).save(dir.path().join(name)).unwrap();
-        }
-        dir
+        folder_with_images(files, images, [20, 10])
     }
 
     #[test]

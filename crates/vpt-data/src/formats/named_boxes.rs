@@ -48,6 +48,19 @@ pub(super) struct DescribedSet {
     pub(super) names: Option<Vec<String>>,
 }
 
+impl DescribedSet {
+    /// An object at `place` in `file` that is left out, and why.
+    pub(super) fn drop_object(&mut self, file: &Path, place: Option<PlaceInFile>, detail: String) {
+        self.problems.push(unreadable_object(file, place, detail));
+    }
+}
+
+/// The problem of an object that cannot be read and is left out.
+pub(super) fn unreadable_object(file: &Path, place: Option<PlaceInFile>, detail: String) -> Problem {
+    let (kind, remedy) = (ProblemKind::UnreadableObject, Remedy::ObjectDropped);
+    Problem { kind, remedy, file: file.to_path_buf(), place, detail }
+}
+
 /// A file or folder of annotations, and the part that it is of by its name.
 pub(super) type AnnotationSource = (Option<Split>, PathBuf);
 
@@ -66,6 +79,24 @@ pub(super) struct NamedBoxes {
 }
 
 impl NamedBoxes {
+    /// The data set in `root` whose `sources` are read by `read`, which is given the root; none where there are no sources.
+    pub(super) fn found(
+        root: &Path,
+        sources: Vec<AnnotationSource>,
+        read: impl Fn(&Path, &AnnotationSource) -> Result<DescribedSet> + Send + Sync + 'static,
+    ) -> Option<Self> {
+        (!sources.is_empty()).then(|| {
+            let folder = root.to_path_buf();
+            let read: Reader = Box::new(move |source| read(&folder, source));
+            Self { root: root.to_path_buf(), sources, read, are_texts: false, are_whole: false }
+        })
+    }
+
+    /// The same, whose sources are text files.
+    pub(super) fn of_texts(self) -> Self {
+        Self { are_texts: true, ..self }
+    }
+
     fn read_all(&self) -> Vec<Result<DescribedSet>> {
         self.sources.par_iter().map(|source| (self.read)(source)).collect()
     }

@@ -2,12 +2,11 @@
 //! taken for something else. A run that goes on without them learns nonsense and says an accuracy.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::image_folder::files;
 use crate::Split;
+use crate::formats::text_file::first_bytes;
 use vpt_image::decode::has_image_extension;
 
 /// Bytes of a file that are looked at.
@@ -144,8 +143,7 @@ fn judge(file: &Path, ending: &str, is_sidecar: bool, images: &ImageNames) -> Op
     if !file.is_file() {
         return None;
     }
-    let mut start = Vec::new();
-    File::open(file).and_then(|file| file.take(START).read_to_end(&mut start)).ok()?;
+    let start = first_bytes(file, START).ok()?;
     let text = String::from_utf8_lossy(&start);
     let text = text.trim_start_matches('\u{feff}');
     match ending {

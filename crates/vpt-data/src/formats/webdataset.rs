@@ -15,11 +15,11 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::shards::{ClassShards, HIDDEN, ShardContent, ShardPicture, Shards};
+use super::text_file::read_text;
 use super::{Candidate, Format, Layout, Recognition};
 use crate::check::FindingKind;
 use crate::container::{Container, ImageSource, Stored};
 use vpt_base::contain::contain;
-use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
 use vpt_image::decode::{EXTENSIONS, MAX_FILE_BYTES, has_image_extension};
 
@@ -129,8 +129,7 @@ struct TarSample {
 fn read(path: &Path, names_file: Option<&Path>) -> Result<ShardContent> {
     let names: Option<Vec<String>> = names_file
         .map(|file| {
-            let bytes = read_limited(file, MAX_LIST_BYTES)?;
-            let text = String::from_utf8(bytes).map_err(|_| Error::data(file, "not UTF-8 text"))?;
+            let text = read_text(file, MAX_LIST_BYTES)?;
             Ok::<_, Error>(text.lines().map(|line| line.trim().to_owned()).collect())
         })
         .transpose()?;

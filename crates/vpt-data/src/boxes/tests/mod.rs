@@ -14,19 +14,11 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::formats::testing::folder_with_images;
+
 /// A folder of files; what ends like an image's is an image of 100 x 50 pixels.
 fn set(files: &[(&str, &str)], images: &[&str]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for name in files.iter().map(|(name, _)| name).chain(images) {
-        fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
-    }
-    for (name, content) in files {
-        fs::write(dir.path().join(name), content).unwrap();
-    }
-    for (i, name) in images.iter().enumerate() {
-        image::GrayImage::from_pixel(100, 50, image::Luma([i as u8])).save(dir.path().join(name)).unwrap();
-    }
-    dir
+    folder_with_images(files, images, [100, 50])
 }
 
 /// Rectangles in the order of images and objects.

@@ -9,8 +9,6 @@ mod lvis;
 mod write;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,6 +23,7 @@ use crate::boxes::{
     Remedy, normal, parts, verify,
 };
 use crate::check::{Checking, Findings, ListedImage};
+use crate::formats::text_file::beginning;
 use crate::open::{Parts, entries};
 use crate::{ImageSource, Split};
 use vpt_base::files::read_limited;
@@ -166,14 +165,9 @@ impl CocoFiles {
 
 /// Whether `path` is JSON that starts like a COCO file.
 fn looks_like_coco(path: &Path) -> bool {
-    let mut start = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(4096).read_to_end(&mut start));
-    let text = String::from_utf8_lossy(&start);
+    let text = beginning(path, "json", 4096).unwrap_or_default();
     let keys = ["\"images\"", "\"annotations\"", "\"categories\"", "\"info\"", "\"licenses\""];
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"))
-        && read.is_ok()
-        && text.trim_start_matches('\u{feff}').trim_start().starts_with('{')
-        && keys.iter().any(|key| text.contains(key))
+    text.trim_start().starts_with('{') && keys.iter().any(|key| text.contains(key))
 }
 
 /// Whether `path` has the lists of a COCO file, whatever else it may be.

@@ -239,16 +239,11 @@ fn check_classes(
 mod tests {
     use super::*;
     use crate::dataset::Dataset;
+    use crate::formats::testing::folder_of;
 
     /// A folder of empty files; nothing here looks into them.
     fn tree(files: &[&str]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for file in files {
-            let path = dir.path().join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "").unwrap();
-        }
-        dir
+        folder_of(&files.iter().map(|name| (*name, "")).collect::<Vec<_>>())
     }
 
     fn ids(samples: &[Sample]) -> Vec<&str> {

@@ -8,8 +8,6 @@
 mod check;
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
@@ -19,6 +17,7 @@ use super::zhou::image_folder;
 use super::{Candidate, ClassFiles, Format, Layout, Recognition};
 use crate::check::{Checking, FindingKind, ListedImage};
 use crate::dataset::Split;
+use crate::formats::text_file::{beginning, read_text};
 use crate::open::{LabeledSet, Parts, entries};
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
@@ -102,15 +101,8 @@ fn list_of_all(path: &Path) -> Option<ListFiles> {
 
 /// Whether `path` begins with an image and its label. Boxes, settings and notes have the same names.
 fn looks_like(path: &Path, syntax: Syntax) -> bool {
-    if !path.is_file() || !path.extension().is_some_and(|e| e.eq_ignore_ascii_case(syntax.extension())) {
-        return false;
-    }
-    let mut start = Vec::new();
-    if File::open(path).and_then(|file| file.take(START).read_to_end(&mut start)).is_err() {
-        return false;
-    }
-    let text = String::from_utf8_lossy(&start);
-    let text = text.trim_start_matches('\u{feff}').trim_start();
+    let Some(text) = beginning(path, syntax.extension(), START) else { return false };
+    let text = text.trim_start();
     match syntax {
         Syntax::Json => {
             let key = text.strip_prefix('{').and_then(|rest| rest.trim_start().strip_prefix('"'));
@@ -304,9 +296,7 @@ fn named(labels: Vec<String>, list: &Path) -> Result<Vec<String>> {
     let folder = list.parent().unwrap_or(Path::new(""));
     let file = NAMES.iter().map(|name| folder.join(name)).find(|file| file.is_file());
     let (Some(numbers), Some(file)) = (numbers, file) else { return Ok(labels) };
-    let bytes = read_limited(&file, 1 << 24)?;
-    let text = String::from_utf8(bytes).map_err(|_| Error::data(&file, "not UTF-8 text"))?;
-    let text = text.trim_start_matches('\u{feff}');
+    let text = read_text(&file, 1 << 24)?;
     let names = without_numbers(text.lines().map(str::trim).filter(|line| !line.is_empty()).collect());
     let (least, most) = (numbers.iter().min().copied().unwrap_or(0), numbers.iter().max().copied().unwrap_or(0));
     // Labels that count from 1 reach the number of names.
@@ -344,16 +334,11 @@ fn without_numbers(lines: Vec<&str>) -> Vec<&str> {
 mod tests {
     use super::*;
     use crate::dataset::{Dataset, ImageSource};
+    use crate::formats::testing::folder_of;
     use std::fs;
 
     fn set(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            let path = dir.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        dir
+        folder_of(files)
     }
 
     fn labels(data: &Dataset) -> Vec<(&str, &str)> {

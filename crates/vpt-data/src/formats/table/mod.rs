@@ -387,11 +387,7 @@ mod tests {
     use std::fs;
 
     fn write(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            fs::write(dir.path().join(name), text).unwrap();
-        }
-        dir
+        crate::formats::testing::folder_of(files)
     }
 
     fn one(name: &str, text: &str) -> Result<LabeledSet> {

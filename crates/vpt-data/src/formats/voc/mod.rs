@@ -12,13 +12,11 @@
 mod write;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use roxmltree::{Document, Node, ParsingOptions};
+use roxmltree::Node;
 
 pub(super) use self::write::write;
 use super::image_folder::{files, images};
@@ -28,9 +26,10 @@ use crate::boxes::{
     Remedy, normal, parts,
 };
 use crate::check::{Checking, FindingKind, Findings, ListedImage, repeated_boxes, text};
+use crate::formats::named_boxes::unreadable_object;
+use crate::formats::text_file::{beginning, parse_xml, read_text};
 use crate::open::{Parts, entries};
 use crate::{ImageSource, Split};
-use vpt_base::contain::contain;
 use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
 
@@ -131,12 +130,9 @@ const PROBES: usize = 8;
 fn holds_annotations(folder: &Path) -> bool {
     let all = if folder.is_dir() { entries(folder).unwrap_or_default() } else { Vec::new() };
     all.iter().filter(|(_, path)| is_xml(path) && path.is_file()).take(PROBES).any(|(_, path)| {
-        let mut start = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(4096).read_to_end(&mut start));
-        let text = String::from_utf8_lossy(&start);
+        let text = beginning(path, "xml", 4096).unwrap_or_default();
         // `<annotations>` is another format.
-        read.is_ok()
-            && ["<annotation>", "<annotation ", "<annotation\n", "<annotation\r"].iter().any(|tag| text.contains(tag))
+        ["<annotation>", "<annotation ", "<annotation\n", "<annotation\r"].iter().any(|tag| text.contains(tag))
     })
 }
 
@@ -333,13 +329,8 @@ fn read_all(pairs: Vec<XmlWithImage>) -> Result<Vec<DescribedImage>> {
 
 fn read(pair: XmlWithImage) -> Result<DescribedImage> {
     let XmlWithImage { xml, image, folder } = pair;
-    let bytes = read_limited(&xml, MAX_XML_BYTES)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| Error::data(&xml, "not UTF-8 text"))?;
-    let options = ParsingOptions { nodes_limit: MAX_NODES, ..ParsingOptions::default() };
-    let parsed = contain(|| Document::parse_with_options(text, options).map_err(|error| error.to_string()));
-    let document = parsed
-        .unwrap_or_else(|panic| Err(format!("the XML reader failed: {panic}")))
-        .map_err(|message| Error::data(&xml, message))?;
+    let text = read_text(&xml, MAX_XML_BYTES)?;
+    let document = parse_xml(&xml, &text, MAX_NODES)?;
     let top = document.root_element();
     if top.tag_name().name() != "annotation" {
         return Err(Error::data(&xml, format!("expected <annotation>, found <{}>", top.tag_name().name())));
@@ -358,13 +349,9 @@ fn read(pair: XmlWithImage) -> Result<DescribedImage> {
         let line = u64::from(document.text_pos_at(node.range().start).row);
         match object(node, line) {
             Ok(object) => image.objects.push(object),
-            Err(detail) => image.problems.push(Problem {
-                kind: ProblemKind::UnreadableObject,
-                remedy: Remedy::ObjectDropped,
-                file: xml.clone(),
-                place: Some(PlaceInFile::Line(line)),
-                detail,
-            }),
+            Err(detail) => {
+                image.problems.push(unreadable_object(&xml, Some(PlaceInFile::Line(line)), detail));
+            }
         }
     }
     Ok(image)

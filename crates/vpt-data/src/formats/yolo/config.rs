@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::boxes::{Category, normal};
+use crate::formats::text_file::read_text;
 use vpt_base::contain::contain;
-use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
 
 /// Longest `data.yaml` that is read, in bytes.
@@ -108,9 +108,8 @@ pub(super) fn lists(file: &Path) -> Vec<PathBuf> {
 }
 
 pub(super) fn read_config(file: &Path) -> Result<Config> {
-    let bytes = read_limited(file, MAX_CONFIG_BYTES)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| Error::data(file, "not UTF-8 text"))?;
-    let parsed = contain(|| serde_saphyr::from_str(text).map_err(|e| e.without_snippet().to_string()));
+    let text = read_text(file, MAX_CONFIG_BYTES)?;
+    let parsed = contain(|| serde_saphyr::from_str(&text).map_err(|e| e.without_snippet().to_string()));
     parsed
         .unwrap_or_else(|panic| Err(format!("the YAML reader failed: {panic}")))
         .map_err(|message| Error::data(file, message.split_whitespace().collect::<Vec<_>>().join(" ")))

@@ -2,8 +2,6 @@
 //! YOLO's, beside the images.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +11,7 @@ use super::{Labels, MAX_BYTES, PartLabels, ReadLabels, check_labels, meet};
 use crate::Split;
 use crate::boxes::{AnnotatedSet, BoxDataset, Category, PlaceInFile, Problem, ProblemKind, Remedy, normal, parts};
 use crate::check::{Checking, Findings, ListedImage, text};
+use crate::formats::text_file::beginning;
 use crate::formats::{BoxFiles, Format, Layout, Recognition};
 use crate::open::entries;
 use vpt_base::files::read_limited;
@@ -46,11 +45,8 @@ fn config_in(folder: &Path) -> Option<PathBuf> {
 }
 
 fn describes(file: &Path) -> bool {
-    let mut start = Vec::new();
-    let mut read = || File::open(file)?.take(4096).read_to_end(&mut start);
-    let is_data = file.extension().is_some_and(|e| e == "data") && file.is_file() && read().is_ok();
-    let keys = values(&String::from_utf8_lossy(&start));
-    is_data && ["train", "valid", "names"].iter().any(|key| keys.iter().any(|(k, _)| k == key))
+    let keys = values(&beginning(file, "data", 4096).unwrap_or_default());
+    ["train", "valid", "names"].iter().any(|key| keys.iter().any(|(k, _)| k == key))
 }
 
 /// The pairs of `key = value`.
