@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use vpt::data::boxes::{BoxDataset, BoxLayout, convert};
+
 /// Stands between the files of an input.
 const BETWEEN: &[u8] = b"\n--8<--\n";
 
@@ -31,6 +33,28 @@ impl Scratch {
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
+}
+
+/// Opens the boxes at `path` and, if they can be read, cuts them out and converts them. Every object is inside its image, which is [`PNG`], and of a
+/// category that there is.
+pub fn open_and_convert(scratch: &Scratch, path: &Path) {
+    let Ok(data) = BoxDataset::open(path, 1) else { return };
+    for image in data.train.iter().chain(&data.val).chain(&data.test) {
+        for object in &image.objects {
+            let rect = object.rect;
+            let inside = rect.x >= 0. && rect.y >= 0. && rect.right() <= 8.001 && rect.bottom() <= 6.001;
+            assert!(inside && object.category < data.categories.len() && object.area.is_finite(), "{object:?}");
+        }
+    }
+    let _ = (data.summary(), data.fingerprint());
+    let (crops, ..) = data.crops(0.);
+    for sample in crops.train.iter().chain(&crops.val).chain(&crops.test) {
+        let image = sample.load().expect("a box of a picture that is there");
+        assert!(image.width > 0 && image.height > 0 && image.pixels.len() == image.width * image.height * 3);
+    }
+    let out = scratch.path("converted");
+    let _ = convert(&data, BoxLayout::Coco, &out);
+    let _ = fs::remove_dir_all(out);
 }
 
 impl Default for Scratch {

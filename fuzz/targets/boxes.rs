@@ -4,9 +4,9 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use vpt::data::boxes::{BoxDataset, BoxLayout, convert};
+use vpt::data::boxes::BoxDataset;
 use vpt::data::{MeasuredPart, Split, check};
-use vpt_fuzz::{PNG, Scratch, files};
+use vpt_fuzz::{PNG, Scratch, files, open_and_convert};
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(|| {
     let scratch = Scratch::new();
@@ -42,24 +42,7 @@ fuzz_target!(|data: &[u8]| {
         }
     };
     let path = SCRATCH.path(set);
-    if let Ok(data) = BoxDataset::open(&path, 1) {
-        for image in data.train.iter().chain(&data.val).chain(&data.test) {
-            for object in &image.objects {
-                let rect = object.rect;
-                let inside = rect.x >= 0. && rect.y >= 0. && rect.right() <= 8.001 && rect.bottom() <= 6.001;
-                assert!(inside && object.category < data.categories.len() && object.area.is_finite(), "{object:?}");
-            }
-        }
-        let _ = (data.summary(), data.fingerprint());
-        let (crops, ..) = data.crops(0.);
-        for sample in crops.train.iter().chain(&crops.val).chain(&crops.test) {
-            let image = sample.load().expect("a box of a picture that is there");
-            assert!(image.width > 0 && image.height > 0 && image.pixels.len() == image.width * image.height * 3);
-        }
-        let out = SCRATCH.path("converted");
-        let _ = convert(&data, BoxLayout::Coco, &out);
-        let _ = std::fs::remove_dir_all(out);
-    }
+    open_and_convert(&SCRATCH, &path);
     let _ = BoxDataset::open_to_measure(&path, 1, MeasuredPart { split: Split::Test, learned: None });
     let _ = check::check(&path, true, &mut |_, _| {});
 });

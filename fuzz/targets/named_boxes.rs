@@ -5,9 +5,8 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use vpt::data::boxes::{BoxDataset, BoxLayout, convert};
 use vpt::data::{Dataset, check};
-use vpt_fuzz::{PNG, Scratch, files};
+use vpt_fuzz::{PNG, Scratch, files, open_and_convert};
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(|| {
     let scratch = Scratch::new();
@@ -60,19 +59,7 @@ fuzz_target!(|data: &[u8]| {
         }
     };
     let path = SCRATCH.path(set);
-    if let Ok(data) = BoxDataset::open(&path, 1) {
-        for image in data.train.iter().chain(&data.val).chain(&data.test) {
-            for object in &image.objects {
-                let rect = object.rect;
-                let inside = rect.x >= 0. && rect.y >= 0. && rect.right() <= 8.001 && rect.bottom() <= 6.001;
-                assert!(inside && object.category < data.categories.len() && object.area.is_finite(), "{object:?}");
-            }
-        }
-        let _ = data.summary();
-        let out = SCRATCH.path("converted");
-        let _ = convert(&data, BoxLayout::Coco, &out);
-        let _ = std::fs::remove_dir_all(out);
-    }
+    open_and_convert(&SCRATCH, &path);
     let _ = Dataset::open(&path, 1);
     let _ = check::check(&path, true, &mut |_, _| {});
 });

@@ -35,6 +35,48 @@ enum BenchCommand {
     FewShotJob(few_shot::FewShotJob),
 }
 
+// What a step is measured on. No doc comment, which would become the text of the commands that it is flattened into.
+#[derive(Debug, Args)]
+struct MeasuredOn {
+    /// Known backbone or folder in the Hugging Face layout
+    #[arg(long, value_name = "NAME|DIR", default_value = "clip-nano")]
+    backbone: String,
+    /// Folder to look for known backbones in, before the local Hugging Face cache
+    #[arg(long, value_name = "DIR")]
+    weights_dir: Option<PathBuf>,
+    /// Images a thread works on at a time [default: chosen for speed]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
+    micro_batch: Option<usize>,
+    /// Prompt tokens a block, for methods with prompts [default: 10]
+    #[arg(long, allow_negative_numbers = true, value_name = "N")]
+    prompt_tokens: Option<usize>,
+    /// Prompted blocks: all, first:K or last:K, for methods with prompts in blocks [default: all; of a detector last:4]
+    #[arg(long, value_name = "all|first:K|last:K", value_parser = parsed::<PromptLayers>)]
+    prompt_layers: Option<PromptLayers>,
+    /// Side of the images in pixels [default: the backbone's]
+    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]
+    image_size: Option<usize>,
+}
+
+impl MeasuredOn {
+    /// The backbone, and `config` with what is said here.
+    fn open(self, config: RunConfig, global: &Global) -> anyhow::Result<(RunConfig, Backbone)> {
+        let config =
+            RunConfig { micro_batch: self.micro_batch, seed: global.seed(), threads: Some(global.threads()), ..config }
+                .with_options(|o| {
+                    (o.tokens.prompt_tokens, o.tokens.prompt_layers) = (self.prompt_tokens, self.prompt_layers);
+                });
+        config.validate()?;
+        let options = OpenOptions {
+            weights_dir: self.weights_dir,
+            image_size: self.image_size,
+            precision: global.precision(),
+            max_memory: global.max_memory(),
+        };
+        Ok((config, Backbone::open(&self.backbone, &options)?))
+    }
+}
+
 /// Time and memory of one training step on random images
 ///
 /// A step is forward, loss, and backward to prompts and head. One warm-up step is not counted. `gflop` counts the least
@@ -42,12 +84,8 @@ enum BenchCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  vpt bench step --backbone clip-vit-b16 --batch-size 16 --prompt-tokens 50 --json")]
 struct StepArgs {
-    /// Known backbone or folder in the Hugging Face layout
-    #[arg(long, value_name = "NAME|DIR", default_value = "clip-nano")]
-    backbone: String,
-    /// Folder to look for known backbones in, before the local Hugging Face cache
-    #[arg(long, value_name = "DIR")]
-    weights_dir: Option<PathBuf>,
+    #[command(flatten)]
+    on: MeasuredOn,
     /// What is learned beside the head, as in `vpt train`: a method or several (vpt-deep,lora); not one that learns texts, which
     /// needs the names of classes
     #[arg(long, value_name = "METHOD[,METHOD…]", default_value = "vpt-deep", value_parser = parsed::<Method>)]
@@ -55,18 +93,6 @@ struct StepArgs {
     /// Images a step
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 32)]
     batch_size: usize,
-    /// Images a thread works on at a time [default: chosen for speed]
-    #[arg(long, allow_negative_numbers = true, value_name = "N")]
-    micro_batch: Option<usize>,
-    /// Prompt tokens a block (vpt-shallow, vpt-deep) [default: 10]
-    #[arg(long, allow_negative_numbers = true, value_name = "N")]
-    prompt_tokens: Option<usize>,
-    /// Prompted blocks: all, first:K or last:K (vpt-deep) [default: all]
-    #[arg(long, value_name = "all|first:K|last:K", value_parser = parsed::<PromptLayers>)]
-    prompt_layers: Option<PromptLayers>,
-    /// Side of the images in pixels [default: the backbone's]
-    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]
-    image_size: Option<usize>,
     /// Classes of the head
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 10)]
     classes: usize,
@@ -85,27 +111,11 @@ struct StepArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  vpt bench detect --backbone clip-vit-b32 --image-size 384 --batch-size 8 --json")]
 struct Detect {
-    /// Known backbone or folder in the Hugging Face layout
-    #[arg(long, value_name = "NAME|DIR", default_value = "clip-nano")]
-    backbone: String,
-    /// Folder to look for known backbones in, before the local Hugging Face cache
-    #[arg(long, value_name = "DIR")]
-    weights_dir: Option<PathBuf>,
+    #[command(flatten)]
+    on: MeasuredOn,
     /// Images a step
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 8)]
     batch_size: usize,
-    /// Images a thread works on at a time [default: chosen for speed]
-    #[arg(long, allow_negative_numbers = true, value_name = "N")]
-    micro_batch: Option<usize>,
-    /// Prompt tokens a block [default: 10]
-    #[arg(long, allow_negative_numbers = true, value_name = "N")]
-    prompt_tokens: Option<usize>,
-    /// Prompted blocks: all, first:K or last:K [default: last:4]
-    #[arg(long, value_name = "all|first:K|last:K", value_parser = parsed::<PromptLayers>)]
-    prompt_layers: Option<PromptLayers>,
-    /// Side of the images in pixels [default: the backbone's]
-    #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]
-    image_size: Option<usize>,
     /// Classes of the head
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 80)]
     classes: usize,
@@ -147,22 +157,8 @@ pub(crate) fn run(args: Bench, global: &Global, out: Output) -> anyhow::Result<(
 }
 
 fn run_detect(args: Detect, global: &Global, out: Output) -> anyhow::Result<()> {
-    let options = OpenOptions {
-        weights_dir: args.weights_dir,
-        image_size: args.image_size,
-        precision: global.precision(),
-        max_memory: global.max_memory(),
-    };
-    let config = RunConfig {
-        batch_size: Some(args.batch_size),
-        micro_batch: args.micro_batch,
-        seed: global.seed(),
-        threads: Some(global.threads()),
-        ..RunConfig::default()
-    }
-    .with_options(|o| (o.tokens.prompt_tokens, o.tokens.prompt_layers) = (args.prompt_tokens, args.prompt_layers));
-    config.validate()?;
-    let backbone = Backbone::open(&args.backbone, &options)?;
+    let config = RunConfig { batch_size: Some(args.batch_size), ..RunConfig::default() };
+    let (config, backbone) = args.on.open(config, global)?;
     let progress = ProgressDisplay::new(global.quiet);
     let measured = StepOptions { repeats: args.repeats, classes: args.classes, forward: false };
     let report = detect(&config, backbone, &measured, &mut |note| progress.line(note))?;
@@ -187,23 +183,8 @@ fn describe_detect(report: &DetectReport) -> String {
 }
 
 fn run_step(args: StepArgs, global: &Global, out: Output) -> anyhow::Result<()> {
-    let options = OpenOptions {
-        weights_dir: args.weights_dir,
-        image_size: args.image_size,
-        precision: global.precision(),
-        max_memory: global.max_memory(),
-    };
-    let config = RunConfig {
-        method: args.method,
-        batch_size: Some(args.batch_size),
-        micro_batch: args.micro_batch,
-        seed: global.seed(),
-        threads: Some(global.threads()),
-        ..RunConfig::default()
-    }
-    .with_options(|o| (o.tokens.prompt_tokens, o.tokens.prompt_layers) = (args.prompt_tokens, args.prompt_layers));
-    config.validate()?;
-    let backbone = Backbone::open(&args.backbone, &options)?;
+    let config = RunConfig { method: args.method, batch_size: Some(args.batch_size), ..RunConfig::default() };
+    let (config, backbone) = args.on.open(config, global)?;
     let progress = ProgressDisplay::new(global.quiet);
     let measured = StepOptions { repeats: args.repeats, classes: args.classes, forward: args.forward };
     let report = step(&config, backbone, &measured, &mut |note| progress.line(note))?;

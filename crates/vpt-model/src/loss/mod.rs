@@ -49,24 +49,19 @@ impl Loss {
     /// add up to the batch's.
     pub fn gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32], total: f64) -> Result<LossGradients> {
         let features = Var::from_tensor(&head.features(features)?).map_err(Fault::from)?;
-        Ok(self.differentiate(head, &features, labels, total)?)
+        Ok(self.differentiate(&HeadRows { head, features: &features, labels, total })?)
     }
 
     /// As [`Self::gradients`] of a whole batch, for the head alone: features that never change need no gradient, which is empty.
     pub fn head_gradients(&self, head: &BoundHead, features: &[f32], labels: &[u32]) -> Result<LossGradients> {
-        Ok(self.differentiate(head, &head.features(features)?, labels, self.weight(labels))?)
+        let (features, total) = (head.features(features)?, self.weight(labels));
+        Ok(self.differentiate(&HeadRows { head, features: &features, labels, total })?)
     }
 
-    fn differentiate(
-        &self,
-        head: &BoundHead,
-        features: &Tensor,
-        labels: &[u32],
-        total: f64,
-    ) -> Result<LossGradients, Fault> {
+    fn differentiate(&self, rows: &HeadRows<'_>) -> Result<LossGradients, Fault> {
         match self {
-            Self::CrossEntropy(loss) => loss.differentiate(head, features, labels, total),
-            Self::Binary(loss) => loss.differentiate(head, features, labels, total),
+            Self::CrossEntropy(loss) => loss.differentiate(rows),
+            Self::Binary(loss) => loss.differentiate(rows),
         }
     }
 }
@@ -123,13 +118,8 @@ impl CrossEntropy {
         Ok((label.affine(1. - s, 0.)? + every)?.neg()?)
     }
 
-    fn differentiate(
-        &self,
-        head: &BoundHead,
-        features: &Tensor,
-        labels: &[u32],
-        total: f64,
-    ) -> Result<LossGradients, Fault> {
+    fn differentiate(&self, rows: &HeadRows<'_>) -> Result<LossGradients, Fault> {
+        let HeadRows { head, labels, .. } = *rows;
         let classes = head.head().classes;
         if let Some(label) = labels.iter().find(|&&l| l as usize >= classes) {
             return Err(Error::invalid("labels", format!("class {label} where there are {classes}")).into());
@@ -137,7 +127,7 @@ impl CrossEntropy {
         let targets = Tensor::from_slice(labels, labels.len(), &Device::Cpu)?;
         let sum = |logits: &Tensor| self.sum(logits, &targets);
         let right = |(row, label): (&Vec<f32>, &u32)| argmax(row) == *label as usize;
-        differentiate(head, features, labels, total, sum, right)
+        differentiate(rows, sum, right)
     }
 }
 
@@ -158,13 +148,8 @@ impl BinaryCrossEntropy {
         Ok(all.sum_all()?.affine(1. / logits.dim(1)? as f64, 0.)?)
     }
 
-    fn differentiate(
-        &self,
-        head: &BoundHead,
-        features: &Tensor,
-        labels: &[u32],
-        total: f64,
-    ) -> Result<LossGradients, Fault> {
+    fn differentiate(&self, rows: &HeadRows<'_>) -> Result<LossGradients, Fault> {
+        let HeadRows { head, labels, .. } = *rows;
         let classes = head.head().classes;
         if self.sets.classes() != classes {
             let message = format!("sets of {} classes where there are {classes}", self.sets.classes());
@@ -173,25 +158,31 @@ impl BinaryCrossEntropy {
         let truth = self.sets.truth(labels)?;
         let targets: Vec<f32> = truth.iter().map(|&there| f32::from(u8::from(there))).collect();
         let targets = Tensor::from_vec(targets, (labels.len(), classes), &Device::Cpu)?;
-        let mut rows = truth.chunks_exact(classes.max(1));
+        let mut truths = truth.chunks_exact(classes.max(1));
         let right = |(row, _): (&Vec<f32>, &u32)| {
-            let truth = rows.next().unwrap_or_default();
+            let truth = truths.next().unwrap_or_default();
             row.iter().zip(truth).all(|(&logit, &there)| (logit >= 0.) == there)
         };
-        differentiate(head, features, labels, total, |logits| self.sum(logits, &targets), right)
+        differentiate(rows, |logits| self.sum(logits, &targets), right)
     }
 }
 
-/// The loss `sum` of the logits of `features` `[m, D]`, its gradients (for the features if they are a variable), and how many
-/// images are `right` by their logits.
-fn differentiate(
-    head: &BoundHead,
-    features: &Tensor,
-    labels: &[u32],
+/// What a head is given: rows of features `[m, D]` and their labels, of a batch that counts `total`.
+struct HeadRows<'a> {
+    head: &'a BoundHead,
+    features: &'a Tensor,
+    labels: &'a [u32],
     total: f64,
+}
+
+/// The loss `sum` of the logits of the rows, its gradients (for the features if they are a variable), and how many images are
+/// `right` by their logits.
+fn differentiate(
+    rows: &HeadRows<'_>,
     sum: impl Fn(&Tensor) -> Result<Tensor, Fault>,
     mut right: impl FnMut((&Vec<f32>, &u32)) -> bool,
 ) -> Result<LossGradients, Fault> {
+    let HeadRows { head, features, labels, total } = *rows;
     if features.dim(0)? != labels.len() {
         return Err(Error::invalid("labels", format!("{} labels for {} rows", labels.len(), features.dim(0)?)).into());
     }

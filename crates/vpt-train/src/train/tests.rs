@@ -558,8 +558,7 @@ fn a_checkpoint_of_something_else_is_refused() {
     let (folder, _) = finish(&config(&dir, Method::VPT_SHALLOW), &dir);
     fs::remove_file(folder.join(run_folder::RESULTS)).unwrap();
     fs::remove_file(dir.path().join("data/train/red/3.png")).unwrap();
-    let message = resume(&folder, &mut Silent).unwrap_err().to_string();
-    assert!(message.contains("another configuration, data set or backbone"), "{message}");
+    is_refused_as_another(&folder);
 }
 
 #[test]
@@ -577,17 +576,28 @@ fn unreadable_images_stop_a_run_or_are_left_out() {
     assert!(split.contains("2 unreadable images left out") && !split.contains("bad.png"));
 }
 
+/// Runs `config` with a rate that no loss survives: the run says so, with `place` in it, and keeps a checkpoint.
+pub(super) fn diverges(config: RunConfig, dir: &TempDir, place: &str) {
+    let out = dir.path().join("out");
+    let lr = Some(LearningRate::Value(1e38));
+    let config = RunConfig { lr, out: Some(out.clone()), warmup: Some(0.), ..config };
+    let error = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err();
+    assert!(matches!(&error, Error::Diverged { .. }), "{error}");
+    assert!(error.to_string().contains(place), "{error}");
+    assert!(out.join(run_folder::CHECKPOINT).is_file());
+    assert!(!out.join(run_folder::RESULTS).exists());
+}
+
+/// Goes on with a run whose data or settings have changed.
+pub(super) fn is_refused_as_another(folder: &Path) {
+    let message = resume(folder, &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("another configuration, data set or backbone"), "{message}");
+}
+
 #[test]
 fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state() {
     let dir = workplace();
-    let lr = Some(LearningRate::Value(1e38));
-    let out = dir.path().join("out");
-    let config = RunConfig { lr, out: Some(out.clone()), warmup: Some(0.), ..config(&dir, Method::VPT_SHALLOW) };
-    let error = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err();
-    assert!(matches!(&error, Error::Diverged { .. }), "{error}");
-    assert!(error.to_string().contains("not finite in step 2 (epoch 1)"), "{error}");
-    assert!(out.join(run_folder::CHECKPOINT).is_file());
-    assert!(!out.join(run_folder::RESULTS).exists());
+    diverges(config(&dir, Method::VPT_SHALLOW), &dir, "not finite in step 2 (epoch 1)");
 }
 
 #[test]
@@ -707,6 +717,5 @@ fn other_labels_of_the_same_images_are_another_run() {
     let (from, to) = ("\"category_id\":1,", "\"category_id\":2,");
     assert!(text.contains(from), "{text}");
     fs::write(&file, text.replacen(from, to, 20)).unwrap();
-    let message = resume(&folder, &mut Silent).unwrap_err().to_string();
-    assert!(message.contains("another configuration, data set or backbone"), "{message}");
+    is_refused_as_another(&folder);
 }

@@ -11,10 +11,9 @@ use crate::{
     config::{LearningRate, RunConfig, Select, Task},
     train::{
         Event, LrTrial, Observer, Outcome, Silent, resume, run, run_folder,
-        tests::{Cut, backbone, bytes, content, finish, finished},
+        tests::{Cut, backbone, bytes, content, diverges, finish, finished, is_refused_as_another},
     },
 };
-use vpt_base::Error;
 use vpt_data::{
     Split,
     boxes::{BoxDataset, Fit},
@@ -427,21 +426,13 @@ fn a_checkpoint_of_other_boxes_is_refused() {
     edit(&dir, Split::Train, |json| {
         json["annotations"].as_array_mut().unwrap().pop();
     });
-    let message = resume(&folder, &mut Silent).unwrap_err().to_string();
-    assert!(message.contains("another configuration, data set or backbone"), "{message}");
+    is_refused_as_another(&folder);
 }
 
 #[test]
 fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state() {
     let dir = workplace();
-    let lr = Some(LearningRate::Value(1e38));
-    let out = dir.path().join("out");
-    let config = RunConfig { lr, out: Some(out.clone()), warmup: Some(0.), ..config(&dir, Method::LINEAR) };
-    let error = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err();
-    assert!(matches!(&error, Error::Diverged { .. }), "{error}");
-    assert!(error.to_string().contains("not finite in step 2 of epoch 1"), "{error}");
-    assert!(out.join(run_folder::CHECKPOINT).is_file());
-    assert!(!out.join(run_folder::RESULTS).exists());
+    diverges(config(&dir, Method::LINEAR), &dir, "not finite in step 2 of epoch 1");
 }
 
 #[test]
