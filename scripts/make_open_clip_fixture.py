@@ -12,8 +12,9 @@ import open_clip
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image
 from safetensors.torch import save_file
+
+from fixture_values import picture, values
 
 TEXTS = [
     "a photo of a cat", "", "  A   PHOTO\tof\nSt. Bernard's dogs!! ", "caf\u00e9 na\u00efve \u201cquoted\u201d \u2018it\u2019s\u2019", "\uff26\uff35\uff2c\uff2c \ufb01ne",
@@ -32,15 +33,6 @@ CASES = {
 }
 
 
-def values(number, shape, scale):
-    """Of tensor `number` (in the order of names): a linear congruence of the place, uniform in -scale..scale."""
-    count = int(np.prod(shape)) if len(shape) else 1
-    at = np.arange(count, dtype=np.uint64) + np.uint64(number * 1000003)
-    mixed = (at * np.uint64(2654435761) + np.uint64(12345)) % np.uint64(1 << 32)
-    mixed = (mixed ^ (mixed >> np.uint64(15))) % np.uint64(65521)
-    return ((mixed.astype(np.float32) / np.float32(65521.0) - np.float32(0.5)) * np.float32(2 * scale)).reshape(shape)
-
-
 def fill(model):
     state = model.state_dict()
     for number, name in enumerate(sorted(state)):
@@ -50,11 +42,6 @@ def fill(model):
         state[name] = torch.tensor(values(number, tuple(state[name].shape), 0.3) + np.float32(centre))
     model.load_state_dict(state)
     return state
-
-
-def picture(width, height):
-    y, x = np.mgrid[0:height, 0:width]
-    return Image.fromarray(np.stack([(x * 7 + y * 3) % 256, (x * x + y) % 256, (x + y * y * 2) % 256], -1).astype(np.uint8))
 
 
 def main(fixtures, folder):

@@ -10,9 +10,10 @@ import argparse, json, os
 import numpy as np
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from transformers import DINOv3ViTConfig, DINOv3ViTImageProcessor, DINOv3ViTModel
+
+from fixture_values import picture, values
 
 SIZES = [(35, 32), (64, 43), (41, 67), (20, 31)]
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -37,15 +38,6 @@ TRANSFORMERS = {"hf-dinov3": HF, "hf-dinov3-gated": {**HF, "use_gated_mlp": True
 PROMPTS, RANK, SCALE = 3, 2, 0.5
 
 
-def values(number, shape, scale):
-    """Of tensor `number` (in the order of names): a linear congruence of the place, uniform in -scale..scale."""
-    count = int(np.prod(shape)) if len(shape) else 1
-    at = np.arange(count, dtype=np.uint64) + np.uint64(number * 1000003)
-    mixed = (at * np.uint64(2654435761) + np.uint64(12345)) % np.uint64(1 << 32)
-    mixed = (mixed ^ (mixed >> np.uint64(15))) % np.uint64(65521)
-    return ((mixed.astype(np.float32) / np.float32(65521.0) - np.float32(0.5)) * np.float32(2 * scale)).reshape(shape)
-
-
 def centre(name):
     return 1.0 if "norm" in name and name.endswith("weight") else 0.0
 
@@ -56,11 +48,6 @@ def fill(model):
         state[name] = torch.tensor(values(number, tuple(state[name].shape), 0.3) + np.float32(centre(name)))
     model.load_state_dict(state)
     return state
-
-
-def picture(width, height):
-    y, x = np.mgrid[0:height, 0:width]
-    return Image.fromarray(np.stack([(x * 7 + y * 3) % 256, (x * x + y) % 256, (x + y * y * 2) % 256], -1).astype(np.uint8))
 
 
 def rounded(tensor):

@@ -221,6 +221,31 @@ pub(crate) fn files(dir: &Path) -> Vec<String> {
     names
 }
 
+/// Fields of `results.json` in order; `of_task`: those that not every task writes, each list behind a field that all have.
+pub(crate) fn result_fields(of_task: &[(&str, &[&str])]) -> Vec<String> {
+    let common = [
+        "task",
+        "method",
+        "backbone",
+        "data",
+        "seed",
+        "classes",
+        "train_images",
+        "trainable_params",
+        "backbone_params",
+        "best_epoch",
+        "val",
+        "test",
+        "lr",
+        "wall_s",
+        "img_per_s",
+        "peak_rss_bytes",
+    ];
+    let behind = |field| of_task.iter().filter(move |(before, _)| *before == field).flat_map(|(_, own)| *own);
+    let fields = common.iter().flat_map(|field| std::iter::once(field).chain(behind(*field)));
+    fields.map(|&field| field.to_owned()).collect()
+}
+
 /// Names of the files of a finished run, in order; `of_task` are those that not every task writes.
 pub(crate) fn run_files(of_task: &[&str]) -> Vec<String> {
     let common = [

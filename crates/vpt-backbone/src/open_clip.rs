@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 
 use crate::names::clip;
 use crate::spec::{
-    Activation, Fields, MAX_CONTEXT, MAX_DEPTH, MAX_MLP, MAX_VOCAB, MAX_WIDTH, Pool, Positions, QkvBias, Resampling,
-    Spec, TextPool, TextSpec, TowerSpec,
+    Activation, Fields, MAX_CONTEXT, MAX_DEPTH, MAX_MLP, MAX_VOCAB, MAX_WIDTH, Positions, QkvBias, Resampling, Spec,
+    TextPool, TextSpec, TowerSpec,
 };
 use crate::tensor_slot::TensorSlot;
 use vpt_base::{Error, Result};
@@ -132,22 +132,8 @@ fn image_tower(f: &Fields, quick: bool) -> Result<Spec> {
     if width % head_width != 0 {
         return Err(f.error("head_width", &format!("{head_width} does not divide the width {width}")));
     }
-    Ok(Spec {
-        family: &clip::FAMILY,
-        vision: tower(f, width, width / head_width, quick)?,
-        image_size,
-        patch_size,
-        patch_bias: false,
-        class_token: true,
-        registers: 0,
-        positions: Some(Positions { prefix: 1, resampling: Resampling::AntialiasedBicubic }),
-        rotary: None,
-        pre_norm: true,
-        pool: Pool::ClassToken,
-        classifier: None,
-        projection: None,
-        text: None,
-    })
+    let spec = clip::image_spec(tower(f, width, width / head_width, quick)?, (image_size, patch_size));
+    Ok(Spec { positions: Some(Positions { prefix: 1, resampling: Resampling::AntialiasedBicubic }), ..spec })
 }
 
 /// The reason why the text tower cannot be read, if there is one.
@@ -173,7 +159,8 @@ fn reason_against_texts(f: &Fields) -> Result<Option<String>> {
     Ok(unusual(f, plain).map(|(name, value)| format!("text_cfg.{name}: {value} is not supported")))
 }
 
-fn text_tower(f: &Fields, quick: bool, projection: usize) -> Result<TextSpec> {
+/// Width, heads and length of a text tower; `shortest` says what its least three tokens are.
+fn text_sizes(f: &Fields, shortest: &str) -> Result<(usize, usize, usize)> {
     let width = f.size("width", Some(512), MAX_WIDTH)?;
     let heads = f.size("heads", Some(8), MAX_WIDTH)?;
     if width % heads != 0 {
@@ -181,8 +168,13 @@ fn text_tower(f: &Fields, quick: bool, projection: usize) -> Result<TextSpec> {
     }
     let context = f.size("context_length", Some(77), MAX_CONTEXT)?;
     if context < 3 {
-        return Err(f.error("context_length", "must be at least 3: start token, end token and one between"));
+        return Err(f.error("context_length", &format!("must be at least 3: {shortest}")));
     }
+    Ok((width, heads, context))
+}
+
+fn text_tower(f: &Fields, quick: bool, projection: usize) -> Result<TextSpec> {
+    let (width, heads, context) = text_sizes(f, "start token, end token and one between")?;
     Ok(TextSpec {
         tower: tower(f, width, heads, quick)?,
         causal: true,

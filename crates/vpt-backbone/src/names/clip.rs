@@ -3,7 +3,7 @@
 
 use super::{Anchor, BlockNames, Family, GatedNames, JointNames, TensorName, TextNames, VisionNames};
 use crate::spec::{
-    Fields, MAX_CONTEXT, MAX_MLP, MAX_VOCAB, MlpWidth, Pool, Positions, Resampling, Spec, TextPool, TextSpec,
+    Fields, MAX_CONTEXT, MAX_MLP, MAX_VOCAB, MlpWidth, Pool, Positions, Resampling, Spec, TextPool, TextSpec, TowerSpec,
 };
 use vpt_base::Result;
 use vpt_image::preprocess::Preprocess;
@@ -102,10 +102,15 @@ fn lone_image_tower(root: &Fields) -> Result<Spec> {
 }
 
 fn image_tower(f: &Fields) -> Result<Spec> {
-    let (image_size, patch_size) = f.image_and_patch(224, 32)?;
-    Ok(Spec {
+    let sizes = f.image_and_patch(224, 32)?;
+    Ok(image_spec(f.tower((768, 12, 12), "quick_gelu", 1e-5, &MlpWidth::Size(3072))?, sizes))
+}
+
+/// CLIP's image tower of these blocks, for images and patches of these sizes, without its projection.
+pub(crate) fn image_spec(vision: TowerSpec, (image_size, patch_size): (usize, usize)) -> Spec {
+    Spec {
         family: &FAMILY,
-        vision: f.tower((768, 12, 12), "quick_gelu", 1e-5, &MlpWidth::Size(3072))?,
+        vision,
         image_size,
         patch_size,
         patch_bias: false,
@@ -118,5 +123,5 @@ fn image_tower(f: &Fields) -> Result<Spec> {
         classifier: None,
         projection: None,
         text: None,
-    })
+    }
 }

@@ -5,11 +5,10 @@
 
 use serde_json::Map;
 
-use super::{tower, unusual};
+use super::{text_sizes, tower, unusual};
 use crate::names::siglip;
 use crate::spec::{
-    Activation, Fields, MAX_CONTEXT, MAX_VOCAB, MAX_WIDTH, Pool, Positions, QkvBias, Resampling, Spec, TextPool,
-    TextSpec, TowerSpec,
+    Activation, Fields, MAX_VOCAB, Pool, Positions, QkvBias, Resampling, Spec, TextPool, TextSpec, TowerSpec,
 };
 use crate::tensor_slot::TensorSlot;
 use vpt_base::Result;
@@ -107,15 +106,7 @@ pub(super) fn reason_against_texts(f: &Fields) -> Result<Option<String>> {
 
 /// The text tower beside images of this `width`.
 pub(super) fn text_tower(f: &Fields, projection: usize) -> Result<TextSpec> {
-    let width = f.size("width", Some(512), MAX_WIDTH)?;
-    let heads = f.size("heads", Some(8), MAX_WIDTH)?;
-    if width % heads != 0 {
-        return Err(f.error("heads", &format!("{heads} heads do not divide the width {width}")));
-    }
-    let context = f.size("context_length", Some(77), MAX_CONTEXT)?;
-    if context < 3 {
-        return Err(f.error("context_length", "must be at least 3: end token and two more"));
-    }
+    let (width, heads, context) = text_sizes(f, "end token and two more")?;
     Ok(TextSpec {
         tower: tower(f, width, heads, false)?,
         causal: false,

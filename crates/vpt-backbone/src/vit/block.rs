@@ -277,6 +277,20 @@ impl Block {
         &self.kv
     }
 
+    /// Attention of the queries and keys of `rows` among all of the batch, `q` and `kv`.
+    fn attention<'a>(&self, rows: &Call, q: &'a [f32], kv: &'a [f32], prompts: Option<Mat<'a>>) -> Attention<'a> {
+        let d = self.width();
+        let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
+        Attention {
+            heads: self.heads,
+            queries: Mat::new(&q[rows.query * stride..], rows.queries, d, stride),
+            keys_values: Mat::new(&kv[rows.start * kv_stride..], rows.keys, 2 * d, kv_stride),
+            prompts,
+            causal: rows.causal,
+            precision: self.precision,
+        }
+    }
+
     /// Runs the block over `x`, `[rows, D]` at stride [`row_stride`]`(D)`. `prompts` are the shared keys and values
     /// `[P, 2D]` at stride `row_stride(2D)`. With [`Queries::First`] the results are the first `count` rows of `x`.
     /// `tape` is filled if given.
@@ -322,16 +336,9 @@ impl Block {
             tape.probabilities.expect(self.heads * rows.sum::<usize>());
         }
         let mut kept = 0;
-        for Call { query, queries, start, keys, causal } in sequences.calls(queries, prompts.is_some()) {
-            let call = Attention {
-                heads: self.heads,
-                queries: Mat::new(&q[query * stride..], queries, d, stride),
-                keys_values: Mat::new(&kv[start * kv_stride..], keys, 2 * d, kv_stride),
-                prompts,
-                causal,
-                precision: self.precision,
-            };
-            let out = &mut MatMut::new(&mut mixed[query * stride..], queries, d, stride);
+        for rows in sequences.calls(queries, prompts.is_some()) {
+            let call = self.attention(&rows, q, kv, prompts);
+            let out = &mut MatMut::new(&mut mixed[rows.query * stride..], rows.queries, d, stride);
             call.forward(out, keep.then_some((&mut tape.probabilities, kept)), attention);
             kept += call.probability_len();
         }
@@ -464,15 +471,9 @@ impl Block {
             dkv.fill(0.0);
         }
         let mut kept = 0;
-        for Call { query, queries, start, keys, causal } in sequences.calls(queries, prompts.is_some()) {
-            let call = Attention {
-                heads: self.heads,
-                queries: Mat::new(&q[query * stride..], queries, d, stride),
-                keys_values: Mat::new(&kv[start * kv_stride..], keys, 2 * d, kv_stride),
-                prompts,
-                causal,
-                precision: self.precision,
-            };
+        for rows in sequences.calls(queries, prompts.is_some()) {
+            let call = self.attention(&rows, q, kv, prompts);
+            let Call { query, queries, start, keys, .. } = rows;
             let probabilities = (&tape.probabilities, kept);
             kept += call.probability_len();
             let mut dq = MatMut::new(&mut dq[query * stride..], queries, d, stride);

@@ -99,7 +99,7 @@ impl ModelFixture {
 
 /// The length of the difference is at most 1e-4 of the expected length.
 #[track_caller]
-fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+pub(super) fn assert_close(found: &[f32], expected: &[f32], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     let length = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let difference = length(&mut found.iter().zip(expected).map(|(a, b)| f64::from(a - b)));

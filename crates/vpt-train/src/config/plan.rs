@@ -1,15 +1,17 @@
 //! [`RunConfig::resolve`]: what a run is once backbone and data are known.
 
 use super::{LearningRate, RunConfig, RunContext, Select, Task, detection};
-use vpt_backbone::class_texts::TEMPLATE;
+use vpt_backbone::{Backbone, class_texts::TEMPLATE};
 use vpt_base::{Error, Message, Result};
 use vpt_data::{
     AugmentPolicy, Split,
     boxes::{BoxAugment, Fit},
 };
+use vpt_image::Preprocess;
 use vpt_model::{
     head::HeadKind,
     methods::{Defaults, HeadInit, MethodPart, MethodRequest, RANDOM, Warmup},
+    model::task_file::{BackboneId, TaskMeta, TaskMetrics},
     optim::{
         self, OptimizerKind, Rate, Rates,
         schedule::{EpochSchedule, LearningRateSchedule, Schedule},
@@ -93,6 +95,19 @@ impl Plan {
         let parts = self.training.iter().map(|part| Rate { lr: lr * part.rate, decay: part.weight_decay });
         let head = Rate { lr: head, decay: self.weight_decay };
         Rates { parts: parts.collect(), head, epsilon: self.defaults.epsilon }
+    }
+
+    /// Metadata of a task file of this run on `backbone`, whose classes are `names`.
+    pub(crate) fn task_meta(
+        &self,
+        backbone: &Backbone,
+        names: Vec<String>,
+        preprocess: Preprocess,
+        metrics: TaskMetrics,
+    ) -> Result<TaskMeta> {
+        let id = BackboneId::of(backbone)?;
+        let (method, size) = (self.config.method, backbone.vit.image_size());
+        Ok(TaskMeta::new(method, self.parts.clone(), self.head, id, names, size, preprocess, metrics))
     }
 
     /// Rates of detection, of either stage, when the method learns at `lr`, the head alone or else the prompts: these have no

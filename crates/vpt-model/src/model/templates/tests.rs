@@ -92,6 +92,11 @@ fn cases() -> Vec<(&'static str, &'static str, WeightShape, HeadKind)> {
     cases
 }
 
+/// A step on these images with nothing drawn and nothing that embeddings are tied to.
+fn plain<'a>(images: &'a [f32], labels: &'a [u32], loss: &'a Loss) -> StepInput<'a> {
+    StepInput { images, blocks: 0, labels, drawn: &[], loss, frozen: None, micro_batch: None }
+}
+
 #[test]
 fn the_first_step_is_pytorch_s() {
     let recorded = recorded();
@@ -102,15 +107,7 @@ fn the_first_step_is_pytorch_s() {
             let params = params(&model, &recorded, case);
             let images = &recorded[&format!("{family}.images")];
             let labels: Vec<u32> = recorded[&format!("{family}.labels")].iter().map(|&l| l as u32).collect();
-            let input = StepInput {
-                images,
-                blocks: 0,
-                labels: &labels,
-                drawn: &[],
-                loss: &loss,
-                frozen: None,
-                micro_batch: Some(1),
-            };
+            let input = StepInput { micro_batch: Some(1), ..plain(images, &labels, &loss) };
             let output = model.step(&params, &input).unwrap();
             let (got, want) = (output.loss / labels.len() as f64, f64::from(recorded[&format!("{case}.loss")][0]));
             assert!((got - want).abs() < bound * want, "{case} {precision}: loss {got}, not {want}");
@@ -230,15 +227,7 @@ fn results_depend_on_the_number_of_threads_and_on_nothing_else() {
         let step = || {
             let model = model("clip", shape, HeadKind::Linear, Precision::F32, 2);
             let params = params(&model, &recorded, case);
-            let input = StepInput {
-                images,
-                blocks: 0,
-                labels: &labels,
-                drawn: &[],
-                loss: &loss,
-                frozen: None,
-                micro_batch: None,
-            };
+            let input = StepInput { micro_batch: None, ..plain(images, &labels, &loss) };
             model.step(&params, &input).unwrap();
             model.step(&params, &input).unwrap()
         };

@@ -11,6 +11,7 @@ use crate::{
     model::{
         ClassifierSpec, TaskModel,
         task_file::{BackboneId, TaskFile, TaskMeta, TaskMetrics},
+        tests::assert_close,
     },
     prompt::{PartShape, tokens::TokenLayout},
 };
@@ -84,17 +85,6 @@ impl TextFixture {
         let right = rows.filter(|(row, label)| vpt_base::logits::argmax(row) == **label as usize).count();
         assert_eq!(output.correct, right, "{case}");
     }
-}
-
-/// The length of the difference is at most 1e-4 of the expected length.
-#[track_caller]
-fn assert_close(found: &[f32], expected: &[f32], what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    let length = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let difference = length(&mut found.iter().zip(expected).map(|(a, b)| f64::from(a - b)));
-    let scale = length(&mut expected.iter().map(|&v| f64::from(v)));
-    assert!(scale > 0., "{what}: nothing to tell right from wrong by");
-    assert!(difference <= 1e-4 * scale, "{what}: relative error {}", difference / scale);
 }
 
 fn cases() -> Vec<(String, TextShape)> {

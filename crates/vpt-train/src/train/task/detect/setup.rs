@@ -21,7 +21,7 @@ use vpt_model::{
     head::detect::{ClassLayer, geometry::anchor_side},
     model::{
         detect::{Detector, levels},
-        task_file::{BackboneId, DetectMeta, TaskMeta, TaskMetrics},
+        task_file::{DetectMeta, TaskMeta, TaskMetrics},
     },
 };
 
@@ -132,16 +132,8 @@ impl DetectTraining {
     /// Metadata of a task file of this run.
     pub(super) fn task_meta(&self, metrics: TaskMetrics, confidence: Option<f64>) -> Result<TaskMeta> {
         let backbone = self.model.backbone();
-        let meta = TaskMeta::new(
-            self.plan.config.method,
-            self.plan.parts.clone(),
-            self.plan.head,
-            BackboneId::of(backbone)?,
-            self.dataset.names(),
-            backbone.vit.image_size(),
-            backbone.preprocess.clone(),
-            metrics,
-        );
+        let preprocess = backbone.preprocess.clone();
+        let meta = self.plan.task_meta(backbone, self.dataset.names(), preprocess, metrics)?;
         let detect = DetectMeta {
             head: *self.model.head(),
             blocks: self.model.blocks(),

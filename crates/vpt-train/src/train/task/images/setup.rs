@@ -26,7 +26,7 @@ use vpt_model::{
     loss::Loss,
     model::{
         ClassifierSpec, Model,
-        task_file::{BackboneId, MapMeta, TaskMeta, TaskMetrics},
+        task_file::{MapMeta, TaskMeta, TaskMetrics},
     },
 };
 
@@ -202,17 +202,8 @@ impl Setup {
 
     /// Metadata of a task file of this run.
     pub(crate) fn task_meta(&self, metrics: TaskMetrics) -> Result<TaskMeta> {
-        let backbone = self.model.backbone();
-        let meta = TaskMeta::new(
-            self.plan.config.method,
-            self.plan.parts.clone(),
-            self.plan.head,
-            BackboneId::of(backbone)?,
-            self.dataset.classes.clone(),
-            backbone.vit.image_size(),
-            self.model.preprocess()?,
-            metrics,
-        );
+        let (names, preprocess) = (self.dataset.classes.clone(), self.model.preprocess()?);
+        let meta = self.plan.task_meta(self.model.backbone(), names, preprocess, metrics)?;
         let classnames = self.plan.config.classnames.clone().filter(|_| self.plan.config.method.has_texts());
         let mut meta = meta.with_classnames(classnames);
         meta.label_map = self.model.label_map().map(MapMeta::new);
