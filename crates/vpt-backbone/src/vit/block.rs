@@ -90,23 +90,62 @@ impl Sequences<'_> {
         (self.starts[i], self.starts[i + 1] - self.starts[i])
     }
 
+    /// Whether all are of one length.
+    fn are_even(&self) -> bool {
+        (1..self.count()).all(|i| self.range(i).1 == self.range(0).1)
+    }
+
     /// The calls of the attention kernel that these sequences take. Its causal form knows no prompts: with `prompted`
     /// sequences each row is a call of its own, with the rows before it as keys. Such sequences are few rows long.
     fn calls(&self, queries: Queries, prompted: bool) -> impl Iterator<Item = Call> {
         let by_row = self.causal && prompted;
         (0..self.count()).flat_map(move |i| {
             let (start, len) = self.range(i);
+            let call = Call { sequence: i, query: start, queries: len, start, keys: len, causal: self.causal };
             (0..if by_row { len } else { 1 }).map(move |row| match queries {
-                _ if by_row => Call { query: start + row, queries: 1, start, keys: row + 1, causal: false },
-                Queries::All => Call { query: start, queries: len, start, keys: len, causal: self.causal },
-                Queries::First => Call { query: i, queries: 1, start, keys: len, causal: self.causal },
+                _ if by_row => Call { query: start + row, queries: 1, keys: row + 1, causal: false, ..call },
+                Queries::All => call,
+                Queries::First => Call { query: i, queries: 1, ..call },
             })
         })
     }
 }
 
+/// The keys and values `[P, 2D]` (stride `row_stride(2D)`) that sequences see beside their own.
+#[derive(Clone, Copy)]
+pub(crate) enum PromptRows<'a> {
+    /// The same for all, if there are any.
+    Same(Option<Mat<'a>>),
+    /// Those of each sequence, none of which is causal.
+    Each(&'a [Option<Mat<'a>>]),
+}
+
+impl<'a> PromptRows<'a> {
+    /// Those of the sequence at `index`.
+    fn of(self, index: usize) -> Option<Mat<'a>> {
+        match self {
+            Self::Same(rows) => rows,
+            Self::Each(rows) => rows[index],
+        }
+    }
+
+    /// Whether all sequences see some.
+    fn is_shared(self) -> bool {
+        matches!(self, Self::Same(Some(_)))
+    }
+}
+
+impl<'a> From<Option<Mat<'a>>> for PromptRows<'a> {
+    fn from(rows: Option<Mat<'a>>) -> Self {
+        Self::Same(rows)
+    }
+}
+
 /// Rows of one call of the attention kernel.
+#[derive(Clone, Copy)]
 struct Call {
+    /// Which sequence it is of.
+    sequence: usize,
     /// First row of the queries.
     query: usize,
     queries: usize,
@@ -291,18 +330,18 @@ impl Block {
         }
     }
 
-    /// Runs the block over `x`, `[rows, D]` at stride [`row_stride`]`(D)`. `prompts` are the shared keys and values
-    /// `[P, 2D]` at stride `row_stride(2D)`. With [`Queries::First`] the results are the first `count` rows of `x`.
-    /// `tape` is filled if given.
-    pub(crate) fn forward(
+    /// Runs the block over `x`, `[rows, D]` at stride [`row_stride`]`(D)`. With [`Queries::First`] the results are the first
+    /// `count` rows of `x`. `tape` is filled if given; its VJP is of sequences of one length with the same `prompts`.
+    pub(crate) fn forward<'a>(
         &self,
         x: &mut [f32],
         sequences: Sequences,
-        prompts: Option<Mat>,
+        prompts: impl Into<PromptRows<'a>>,
         queries: Queries,
         tape: Option<&mut BlockTape>,
         scratch: &mut BlockScratch,
     ) {
+        let prompts = prompts.into();
         let d = self.width();
         let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
         let rows = sequences.rows();
@@ -317,13 +356,22 @@ impl Block {
         self.kv.apply(Mat::new(normalized, rows, d, stride), MatMut::new(kv, rows, 2 * d, kv_stride));
         sequences.turn(kv, d, kv_stride, false);
 
-        // With `First`, rows are gathered by their stride, which is why those sequences must have one length.
+        // With `First`, rows of sequences of one length are read by their stride, others are gathered.
         let (query_rows, query_stride) = match queries {
             Queries::All => (rows, stride),
             Queries::First => (sequences.count(), rows / sequences.count() * stride),
         };
         let q = tape.q.room(0..query_rows * stride, q_buffer);
-        self.q.apply(Mat::new(normalized, query_rows, d, query_stride), MatMut::new(q, query_rows, d, stride));
+        let of_queries = if queries == Queries::All || sequences.are_even() {
+            Mat::new(normalized, query_rows, d, query_stride)
+        } else {
+            let gathered = mixed.grow(query_rows * stride);
+            for (to, start) in gathered.chunks_exact_mut(stride).zip(sequences.starts) {
+                to.copy_from_slice(&normalized[start * stride..(start + 1) * stride]);
+            }
+            Mat::new(gathered, query_rows, d, stride)
+        };
+        self.q.apply(of_queries, MatMut::new(q, query_rows, d, stride));
         if queries == Queries::All {
             sequences.turn(q, d, stride, false);
         }
@@ -331,13 +379,14 @@ impl Block {
 
         let mixed = mixed.grow(query_rows * stride);
         if keep {
-            let shared = prompts.map_or(0, |p| p.rows());
-            let rows = sequences.calls(queries, prompts.is_some()).map(|c| c.queries * row_stride(c.keys + shared));
+            let shared = |call: &Call| prompts.of(call.sequence).map_or(0, |p| p.rows());
+            let calls = sequences.calls(queries, prompts.is_shared());
+            let rows = calls.map(|call| call.queries * row_stride(call.keys + shared(&call)));
             tape.probabilities.expect(self.heads * rows.sum::<usize>());
         }
         let mut kept = 0;
-        for rows in sequences.calls(queries, prompts.is_some()) {
-            let call = self.attention(&rows, q, kv, prompts);
+        for rows in sequences.calls(queries, prompts.is_shared()) {
+            let call = self.attention(&rows, q, kv, prompts.of(rows.sequence));
             let out = &mut MatMut::new(&mut mixed[rows.query * stride..], rows.queries, d, stride);
             call.forward(out, keep.then_some((&mut tape.probabilities, kept)), attention);
             kept += call.probability_len();
@@ -350,8 +399,8 @@ impl Block {
         }
 
         if queries == Queries::First {
-            for i in 1..query_rows {
-                x.copy_within(i * query_stride..i * query_stride + d, i * stride);
+            for (i, start) in sequences.starts.iter().enumerate().take(query_rows).skip(1) {
+                x.copy_within(start * stride..start * stride + d, i * stride);
             }
         }
         self.out.add(Mat::new(mixed, query_rows, d, stride), MatMut::new(x, query_rows, d, stride));

@@ -14,17 +14,17 @@ use vpt_kernel::{Grow, row_stride};
 /// Tape and buffers of one thread that runs micro-batches, kept from step to step.
 #[derive(Default)]
 pub(super) struct TowerWorkspace {
-    x: Vec<f32>,
-    widened: Vec<f32>,
-    starts: Vec<usize>,
+    pub(super) x: Vec<f32>,
+    pub(super) widened: Vec<f32>,
+    pub(super) starts: Vec<usize>,
     embedding: EmbeddingTape,
     /// One for each block, or one for all where blocks are run again.
     blocks: Vec<BlockTape>,
     /// Input of each block that will be run again.
     inputs: Vec<Vec<f32>>,
-    pool: PoolTape,
-    scratch: BlockScratch,
-    embed_scratch: EmbeddingScratch,
+    pub(super) pool: PoolTape,
+    pub(super) scratch: BlockScratch,
+    pub(super) embed_scratch: EmbeddingScratch,
 }
 
 /// Gradients that a thread adds to.
@@ -48,7 +48,7 @@ impl Vit {
     }
 
     /// Blocks that run: what comes after the last one that is read is not needed.
-    fn last_run(&self, readout: Readout) -> usize {
+    pub(super) fn last_run(&self, readout: Readout) -> usize {
         match readout {
             Readout::Features | Readout::Pooled(_) => self.depth(),
             Readout::Tokens(reads) => reads.last().map_or(0, |read| read.after),
@@ -67,7 +67,11 @@ impl Vit {
     }
 
     /// The reads behind `after` blocks: rows of the features of an image, and the rows of its tokens that they are.
-    fn reads<'a>(&'a self, readout: Readout<'a>, after: usize) -> impl Iterator<Item = (usize, Range<usize>)> + 'a {
+    pub(super) fn reads<'a>(
+        &'a self,
+        readout: Readout<'a>,
+        after: usize,
+    ) -> impl Iterator<Item = (usize, Range<usize>)> + 'a {
         let reads = if let Readout::Tokens(reads) = readout { reads } else { &[] };
         let mut at = 0;
         reads.iter().filter_map(move |read| {

@@ -19,6 +19,7 @@
 //! | `mlp` | a block's MLP and its VJP |
 //! | `prompts` | which block sees which prompts, and how |
 //! | `encoder` | one micro-batch through all of it, on one thread |
+//! | `mixed` | images with prompts of their own each, in one pass |
 //! | `pool` | features: class token, mean of the patches, or what attention makes of all |
 //! | `attention_pool` | the layers of attention pooling and their VJP |
 //! | `load` | tensors of a checkpoint |
@@ -35,6 +36,7 @@ mod linear;
 mod load;
 mod low_rank;
 mod memory;
+mod mixed;
 mod mlp;
 mod pool;
 mod prompts;
@@ -54,6 +56,7 @@ pub(crate) use grads::BlockGrads;
 pub(crate) use load::{Get, norm};
 pub(crate) use low_rank::LowRankBlocks;
 pub use memory::MemoryPlan;
+pub use mixed::{MixedRow, PromptSet};
 pub use prompts::{KeyValuePrompts, PromptLayers, TokenPrompts};
 use prompts::{PreparedGrads, PreparedPrompts};
 use tower::Tower;
@@ -312,7 +315,7 @@ impl Vit {
         let work = |(range, pixel_grads): (Range<usize>, &mut [f32])| {
             let mut workspace = self.take_workspace();
             let result = with_team(team, || self.share(&job, range, pixel_grads, loss, &mut workspace));
-            self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
+            self.keep_workspace(workspace);
             result
         };
         let results = parallel::with_shares(shares, work);
@@ -357,22 +360,7 @@ impl Vit {
         if pass.tuned.is_some_and(|tuned| !plain || !tuned.fits(self)) {
             return Err(Error::invalid("tuned weights", "are for features of images, on the backbone they are of"));
         }
-        if pool.is_some_and(Pool::reads_class_token) && !self.class_token {
-            return Err(Error::invalid("readout", "a class token, of a backbone that has none"));
-        }
-        if pool == Some(Pool::Attention) && self.tower.attention_pool.is_none() {
-            return Err(Error::invalid("readout", "attention pooling, of a backbone that has none"));
-        }
-        if let Readout::Tokens(reads) = pass.readout {
-            let ascending = reads.windows(2).all(|pair| pair[0].after <= pair[1].after);
-            let last = reads.last().map_or(0, |read| read.after);
-            // Reading the embedding alone teaches nothing, and has no backward pass.
-            if !ascending || last > depth || last == 0 && pass.want != Want::default() || reads.is_empty() {
-                let depths: Vec<_> = reads.iter().map(|read| read.after).collect();
-                let message = format!("tokens after {depths:?} blocks cannot be read of a backbone of {depth} blocks");
-                return Err(Error::invalid("readout", message));
-            }
-        }
+        self.check_readout(pass.readout, pass.want != Want::default())?;
         let (values, each, what) = match pass.input {
             Input::Images(images) => (images.len(), self.tower.embedding.pixels(), format!("3 x {size} x {size}")),
             Input::Tokens { blocks, tokens } => {
@@ -391,6 +379,28 @@ impl Vit {
             return Err(Error::invalid("images", format!("{values} values are no images of {what}")));
         }
         Ok(values / each)
+    }
+
+    /// Fails unless this tower has what is read, and something to go back from if it `learns`.
+    fn check_readout(&self, readout: Readout, learns: bool) -> Result<()> {
+        let (pool, depth) = (self.pool_of(readout), self.depth());
+        if pool.is_some_and(Pool::reads_class_token) && !self.class_token {
+            return Err(Error::invalid("readout", "a class token, of a backbone that has none"));
+        }
+        if pool == Some(Pool::Attention) && self.tower.attention_pool.is_none() {
+            return Err(Error::invalid("readout", "attention pooling, of a backbone that has none"));
+        }
+        if let Readout::Tokens(reads) = readout {
+            let ascending = reads.windows(2).all(|pair| pair[0].after <= pair[1].after);
+            let last = reads.last().map_or(0, |read| read.after);
+            // Reading the embedding alone teaches nothing, and has no backward pass.
+            if !ascending || last > depth || last == 0 && learns || reads.is_empty() {
+                let depths: Vec<_> = reads.iter().map(|read| read.after).collect();
+                let message = format!("tokens after {depths:?} blocks cannot be read of a backbone of {depth} blocks");
+                return Err(Error::invalid("readout", message));
+            }
+        }
+        Ok(())
     }
 
     /// One thread's share of a step.
@@ -427,6 +437,10 @@ impl Vit {
             start = images.end;
         }
         Ok(Share { prompts: grads, weights, values })
+    }
+
+    fn keep_workspace(&self, workspace: TowerWorkspace) {
+        self.workspaces.lock().unwrap_or_else(PoisonError::into_inner).push(workspace);
     }
 
     fn take_workspace(&self) -> TowerWorkspace {

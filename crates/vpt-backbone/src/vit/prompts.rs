@@ -243,6 +243,24 @@ impl PreparedPrompts {
         })
     }
 
+    /// The same without what only its VJP needs.
+    pub(super) fn without_tape(mut self) -> Self {
+        self.shared.iter_mut().flatten().for_each(|shared| shared.prompts = None);
+        self
+    }
+
+    /// The first block that anything is put into.
+    pub(super) fn first_block(&self) -> usize {
+        let shared = self.shared.iter().position(Option::is_some).unwrap_or(self.shared.len());
+        self.inserted.as_ref().map_or(shared, |(at, _)| shared.min(*at))
+    }
+
+    /// Bytes of its keys, values and tokens.
+    pub(super) fn bytes(&self) -> usize {
+        let shared = self.shared.iter().flatten().map(|shared| shared.keys_values.len()).sum::<usize>();
+        (shared + self.inserted.as_ref().map_or(0, |(_, tokens)| tokens.len())) * size_of::<f32>()
+    }
+
     /// P; 0 without token prompts.
     pub(crate) fn tokens(&self) -> usize {
         self.of_tokens.map_or(0, |(_, tokens)| tokens)
