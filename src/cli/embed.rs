@@ -1,21 +1,22 @@
-//! `vpt embed`: features of images and texts as a safetensors file.
+//! `vpt embed`: features of images and texts as a file of safetensors or of NumPy.
 
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 use serde_json::json;
 use vpt::backbone::{Backbone, OpenOptions};
-use vpt::infer::embed::{EmbeddingSource, Embeddings};
+use vpt::infer::embed::{ArrayFile, EmbeddingSource, Embeddings};
 use vpt::infer::inputs::{Answered, ImageFiles, expand, past_unreadable};
 use vpt::model::TaskModel;
 
-use super::output::Output;
+use super::output::{Output, message};
 use super::predict::name_skipped;
 use super::progress::ProgressDisplay;
 use super::{Global, Usage, model};
 
-/// Write embeddings of images and texts to a safetensors file
+/// Write embeddings of images and texts to a file: safetensors, or NumPy's .npy and .npz
 ///
+/// The name of the file says which. An .npy holds the images or the texts, the others both, by name:
 /// `image_embeds` [N, D], f32, in the order given: CLIP's projected class token, what the attention at SigLIP's end makes of the
 /// patches, of other families the class token after the last norm or, where there is none, the mean of the patches.
 /// `text_embeds` [T, D] with --texts. Neither is normalised without --normalize.
@@ -23,7 +24,7 @@ use super::{Global, Usage, model};
 #[command(
     group(ArgGroup::new("what").args(["images", "texts"]).required(true).multiple(true)),
     after_help = "Examples:\n  vpt embed --backbone clip-vit-b32 --out features.safetensors photos/*.jpg --texts \"a cat\" \"a dog\"\n  \
-                  vpt embed --model runs/classify/photos-vpt-deep-1 --normalize --out features.safetensors photos/*.jpg"
+                  vpt embed --model runs/classify/photos-vpt-deep-1 --normalize --out features.npy photos/*.jpg"
 )]
 pub(crate) struct Embed {
     /// Known backbone or folder in the Hugging Face layout [default: clip-nano; with --model the task's]
@@ -44,7 +45,7 @@ pub(crate) struct Embed {
     /// Scale every embedding to length 1
     #[arg(long)]
     normalize: bool,
-    /// The file to write
+    /// The file to write: .npy and .npz for NumPy, else safetensors
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// End with exit code 0 although images could not be read; they are named either way, and have no row
@@ -58,6 +59,11 @@ pub(crate) struct Embed {
 pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<()> {
     if args.out.is_dir() {
         return Err(Usage(format!("--out: {} is a folder; give a file", args.out.display())).into());
+    }
+    let arrays = ArrayFile::of(&args.out);
+    if arrays == Some(ArrayFile::Npy) && !args.images.is_empty() && !args.texts.is_empty() {
+        let message = "an .npy holds one array, of images or of texts; name the file .npz or .safetensors for both";
+        return Err(Usage(format!("--out: {}: {message}", args.out.display())).into());
     }
     let files = expand(&args.images)?;
     let weights_dir = args.weights_dir.as_deref();
@@ -79,6 +85,11 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
     if !skipped.is_empty() {
         // Rows are no longer those of the arguments.
         embeddings.names = images.iter().map(|path| path.display().to_string()).collect();
+        if arrays.is_some() {
+            message(
+                "the rows are those of the images that could be read; a file of NumPy does not name them, .safetensors would",
+            );
+        }
     }
     if args.normalize {
         embeddings.normalise();

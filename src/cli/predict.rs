@@ -23,9 +23,6 @@ use super::output::{Output, message};
 use super::progress::ProgressDisplay;
 use super::{Global, Usage};
 
-/// Score that a detector's boxes must have where neither the user nor the task file says another.
-const MIN_SCORE: f64 = 0.3;
-
 /// Classify images, or find the objects in them, with a trained task file
 ///
 /// A classifier prints the most likely class of each image with its probability, at the temperature that was fitted on validation,
@@ -141,8 +138,7 @@ fn detect(
 ) -> anyhow::Result<()> {
     let names = args.names()?;
     let task = if names.is_empty() { task } else { task.with_classes(names)? };
-    let best = task.meta().detect.as_ref().and_then(|detect| detect.confidence);
-    let min_score = args.min_score.or(best).unwrap_or(MIN_SCORE);
+    let min_score = args.min_score.unwrap_or(task.usual_score());
     let found = past_unreadable(&files.images, |images| predict_boxes(&task, images, min_score, &mut *progress))?;
     let draw = |(image, prediction): (&mut Rgb8, &DetectPrediction)| {
         let boxes = prediction.boxes.iter().map(|found| {
@@ -230,7 +226,7 @@ fn box_rows(prediction: &DetectPrediction) -> Vec<Vec<String>> {
         row[0].clone_from(&prediction.image);
         return vec![row];
     }
-    let row = |found: &vpt::infer::detect::PredictedBox| {
+    let row = |found: &vpt::predict::PredictedBox| {
         let mut row = vec![prediction.image.clone(), found.label.clone(), format!("{:.3}", found.score)];
         row.extend(found.bbox.map(|value| format!("{value:.1}")));
         row

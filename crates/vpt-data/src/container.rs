@@ -64,6 +64,12 @@ pub enum ImageSource {
     },
 }
 
+impl From<Rgb8> for ImageSource {
+    fn from(image: Rgb8) -> Self {
+        Self::Memory(Arc::new(image))
+    }
+}
+
 impl ImageSource {
     /// The decoded image.
     ///
@@ -72,7 +78,10 @@ impl ImageSource {
     pub fn load(&self) -> Result<Rgb8> {
         match self {
             Self::File(path) => decode(path),
-            Self::Memory(image) => Ok(image.as_ref().clone()),
+            Self::Memory(image) => {
+                image.check()?;
+                Ok(image.as_ref().clone())
+            }
             Self::Member { container, index } => match container.read(*index)? {
                 Stored::Grey { pixels, width, height } => Ok(Rgb8::from_grey(width, height, pixels)),
                 Stored::Decoded(image) => Ok(image),
@@ -90,7 +99,10 @@ impl ImageSource {
     pub fn size(&self) -> Result<[usize; 2]> {
         match self {
             Self::File(path) => size(path),
-            Self::Memory(image) => Ok([image.width, image.height]),
+            Self::Memory(image) => {
+                image.check()?;
+                Ok([image.width, image.height])
+            }
             Self::Member { container, index } => match container.read(*index)? {
                 Stored::Grey { width, height, .. } | Stored::Decoded(Rgb8 { width, height, .. }) => Ok([width, height]),
                 Stored::Encoded(bytes) => size_of_bytes(&bytes).map_err(|message| {

@@ -136,6 +136,25 @@ impl Loader {
         let (batch, threads) = (options.batch, options.threads);
         Self::start(LabelledImages { samples, size, options }, order, batch, threads)
     }
+
+    /// Batches of `batch` of `samples` in their order, as they are, made ahead by `threads` threads.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn plain(samples: Vec<Sample>, preprocess: &Preprocess, batch: usize, threads: usize) -> Result<Self> {
+        let order = (0..samples.len()).collect();
+        let options = LoaderOptions {
+            preprocess: preprocess.clone(),
+            augment: Augment::default(),
+            seed: 0,
+            epoch: 0,
+            batch,
+            threads,
+            cache: None,
+            digests: None,
+        };
+        Self::new(samples.into(), order, options)
+    }
 }
 
 impl MakeBatch for LabelledImages {

@@ -7,4 +7,5 @@ pub mod methods;
 pub mod metrics;
 pub mod model;
 pub mod optim;
+pub mod predict;
 pub mod prompt;

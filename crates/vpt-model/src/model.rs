@@ -196,6 +196,22 @@ impl Model {
         Ok(Self { shapes: shapes.clone(), parts, head, output, threads, backbone })
     }
 
+    /// Puts `backbone`, parts of a program's own ([`Part`]) and a head of this kind for `classes` classes together. It learns and
+    /// answers as every model; that parts fit each other is the program's business, and a task file has no entry for them.
+    ///
+    /// # Errors
+    /// The head is made of texts, which the backbone does not read.
+    pub fn of_parts(
+        backbone: Arc<Backbone>,
+        parts: Vec<Arc<dyn Part>>,
+        head: HeadKind,
+        classes: usize,
+        threads: usize,
+    ) -> Result<Self> {
+        let bare = Self::new(backbone, &PartShapes::NONE, ClassifierSpec::Head(head), classes, threads)?;
+        Ok(Self { parts, ..bare })
+    }
+
     /// The same with `keys` keys of a cache in its head.
     #[must_use]
     pub fn with_keys(self, keys: usize) -> Self {

@@ -16,12 +16,12 @@ mod tests;
 mod view;
 
 pub use augment::BoxAugment;
-pub(super) use check::{AnnotatedImage, AnnotatedObject, BoxExtent, thousandth, verify};
+pub(super) use check::{AnnotatedImage, AnnotatedObject, BoxExtent, placed, thousandth, verify};
 pub use convert::{BoxLayout, Converted, Lost, convert};
 pub(super) use convert::{Conversion, own_area};
 pub use examine::{BoxSummary, CategorySummary, ProblemCount, Sizes};
 pub use loader::{BoxBatch, BoxLoader, BoxLoaderOptions};
-pub(super) use open::{AnnotatedSet, normal, parts, several_classes};
+pub(super) use open::{AnnotatedSet, normal, parts, renumber, several_classes};
 pub use problem::{PlaceInFile, Problem, ProblemKind, Remedy};
 pub use view::{BoxInput, Fit, MIN_SEEN, Target, View, Viewed};
 
@@ -110,6 +110,15 @@ pub struct BoxImage {
 }
 
 impl BoxImage {
+    /// An image called `name` of which nothing is known but its size, which is looked up.
+    ///
+    /// # Errors
+    /// The image cannot be read.
+    pub fn unlabelled(name: String, image: ImageSource) -> Result<Self> {
+        let [width, height] = image.size()?;
+        Ok(Self { id: 0, name, image, width, height, objects: Vec::new() })
+    }
+
     /// The file to name when something is wrong with the image: the one that holds it, else its name.
     pub fn file(&self) -> &Path {
         self.image.file().unwrap_or(Path::new(&self.name))

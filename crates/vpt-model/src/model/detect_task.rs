@@ -97,6 +97,11 @@ impl DetectTask {
         Ok(self)
     }
 
+    /// The frozen part.
+    pub fn backbone(&self) -> &Arc<Backbone> {
+        self.detector.backbone()
+    }
+
     /// What the task file says; the classes are those asked for last.
     pub fn meta(&self) -> &TaskMeta {
         &self.meta

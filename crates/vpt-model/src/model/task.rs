@@ -80,13 +80,47 @@ impl AnyTask {
     /// # Errors
     /// As [`TaskModel::open`], whatever the task is.
     pub fn open(path: &Path, options: &TaskOptions) -> Result<Self> {
-        open_task(path, options, |file, backbone, threads| {
-            if file.meta.detect.is_some() {
-                return DetectTask::with_backbone(file, backbone, threads).map(Self::Detect);
-            }
-            let kind = if file.meta.multilabel { Self::Multilabel } else { Self::Classify };
-            TaskModel::with_backbone(file, backbone, threads).map(kind)
-        })
+        open_task(path, options, Self::with_backbone)
+    }
+
+    /// A task on a backbone that is open already, at the task's image size: many tasks can share one.
+    ///
+    /// # Errors
+    /// As [`TaskModel::with_backbone`].
+    pub fn with_backbone(file: TaskFile, backbone: Arc<Backbone>, threads: usize) -> Result<Self> {
+        if file.meta.detect.is_some() {
+            return DetectTask::with_backbone(file, backbone, threads).map(Self::Detect);
+        }
+        let kind = if file.meta.multilabel { Self::Multilabel } else { Self::Classify };
+        TaskModel::with_backbone(file, backbone, threads).map(kind)
+    }
+
+    /// What the task file says; the classes are those asked for last.
+    pub fn meta(&self) -> &TaskMeta {
+        match self {
+            Self::Classify(task) | Self::Multilabel(task) => task.meta(),
+            Self::Detect(task) => task.meta(),
+        }
+    }
+
+    /// The frozen part.
+    pub fn backbone(&self) -> &Arc<Backbone> {
+        match self {
+            Self::Classify(task) | Self::Multilabel(task) => task.model().backbone(),
+            Self::Detect(task) => task.backbone(),
+        }
+    }
+
+    /// The task for other classes, given by their names.
+    ///
+    /// # Errors
+    /// Its classes are not told by their names.
+    pub fn with_classes(self, names: Vec<String>) -> Result<Self> {
+        match self {
+            Self::Classify(task) => task.with_classes(names).map(Self::Classify),
+            Self::Multilabel(task) => task.with_classes(names).map(Self::Multilabel),
+            Self::Detect(task) => task.with_classes(names).map(Self::Detect),
+        }
     }
 }
 

@@ -87,7 +87,9 @@ pub struct Work {
 pub(crate) type FileTensors = HashMap<String, Tensor<'static>>;
 
 /// A part of a model: learned values beside the head.
-pub(crate) trait Part: std::fmt::Debug + Send + Sync {
+///
+/// A program may have parts of its own, and put them into a model by [`Model::of_parts`](crate::model::Model::of_parts).
+pub trait Part: std::fmt::Debug + Send + Sync {
     /// Name and shape of its tensors, in the order of its values and of their gradients.
     fn tensors(&self) -> &[TensorShape];
 
@@ -177,29 +179,32 @@ impl Drawn {
 
 /// What goes into a pass through the image tower once every part has joined.
 #[derive(Debug)]
-pub(crate) struct Inputs<'a> {
+pub struct Inputs<'a> {
     /// Images `[B, 3, S, S]`, or tokens `[B, T, D]` that have passed some blocks.
-    pub(crate) images: Cow<'a, [f32]>,
+    pub images: Cow<'a, [f32]>,
     /// Prompt tokens: where, and `[layers, P, D]`.
-    pub(crate) tokens: Option<(TokenLayout, Cow<'a, [f32]>)>,
+    pub tokens: Option<(TokenLayout, Cow<'a, [f32]>)>,
     /// Key and value prompts.
-    pub(crate) keys_values: Option<KeysValues<'a>>,
+    pub keys_values: Option<KeysValues<'a>>,
     /// Towers with weights of the task's own.
     pub(crate) towers: Option<MutexGuard<'a, Towers>>,
     /// The gradients that parts will ask for.
-    pub(crate) want: Want,
+    pub want: Want,
     /// Threads that compute.
-    pub(crate) threads: usize,
+    pub threads: usize,
 }
 
 /// Key and value prompts, as [`KeyValuePrompts`].
 #[derive(Debug)]
-pub(crate) struct KeysValues<'a> {
-    pub(crate) start: usize,
-    pub(crate) layers: usize,
-    pub(crate) rows: usize,
+pub struct KeysValues<'a> {
+    /// First prompted block.
+    pub start: usize,
+    /// Number of prompted blocks.
+    pub layers: usize,
+    /// Keys and values a block.
+    pub rows: usize,
     /// `[layers, rows, 2D]`.
-    pub(crate) data: Cow<'a, [f32]>,
+    pub data: Cow<'a, [f32]>,
 }
 
 impl KeysValues<'_> {
@@ -261,9 +266,9 @@ impl<'a> Inputs<'a> {
 
 /// What a pass gives back, of which each part takes its own.
 #[derive(Debug, Default)]
-pub(crate) struct Gradients {
-    /// Of tokens, pixels and weights.
-    pub(crate) of_pass: Grads,
+pub struct Gradients {
+    /// Of tokens, keys and values, pixels and weights.
+    pub of_pass: Grads,
     /// Of CLIP's projection of image features.
     pub(crate) of_projection: Option<Vec<f32>>,
 }

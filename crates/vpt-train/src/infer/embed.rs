@@ -8,13 +8,16 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::{each_batch, samples};
+use super::npy::{NpyArray, write_npy, write_npz};
 use vpt_backbone::Backbone;
 use vpt_base::Progress;
 use vpt_base::files::write_atomic;
 use vpt_base::linear_algebra::normalize_l2;
 use vpt_base::{Error, Result};
-use vpt_model::model::TaskModel;
+use vpt_model::{
+    model::TaskModel,
+    predict::{embed_images, sources},
+};
 
 /// What makes the embeddings.
 #[derive(Debug, Clone, Copy)]
@@ -66,18 +69,10 @@ impl EmbeddingSource<'_> {
             Self::Backbone(backbone) => backbone.embed_texts(texts, threads)?,
             Self::Task(task) => task.model().embed_texts(task.params(), texts)?,
         };
-        let preprocess = match self {
-            Self::Backbone(backbone) => &backbone.preprocess,
-            Self::Task(task) => task.preprocess(),
+        let image_embeds = match self {
+            Self::Backbone(backbone) => embed_images(backbone, &sources(images), threads, progress)?,
+            Self::Task(task) => task.embed_images(&sources(images), progress)?,
         };
-        let mut image_embeds = Vec::with_capacity(images.len() * backbone.embedding_width());
-        each_batch(samples(images), preprocess, threads, progress, |batch| {
-            image_embeds.extend(match self {
-                Self::Backbone(backbone) => backbone.embed(&batch.pixels, None, threads)?,
-                Self::Task(task) => task.model().embed(task.params(), &batch.pixels)?,
-            });
-            Ok(())
-        })?;
         Ok(Embeddings {
             images: image_embeds,
             width: backbone.embedding_width(),
@@ -95,12 +90,40 @@ impl Embeddings {
         normalize_l2(&mut self.texts, self.text_width);
     }
 
-    /// Writes `image_embeds` and, if there are texts, `text_embeds`, as f32, whole or not at all; names of images, if there are any, as a
-    /// JSON list in the metadata under `images`.
+    /// Writes `image_embeds` and, if there are texts, `text_embeds`, as f32, whole or not at all: as arrays of `NumPy` where the name of
+    /// the file ends in `.npy`, which has room for one of them, or `.npz`, else as safetensors. There the names of images, if there
+    /// are any, are a JSON list in the metadata under `images`.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file cannot be written, or is an `.npy` and there are images and texts.
     pub fn save(&self, path: &Path) -> Result<()> {
+        match ArrayFile::of(path) {
+            Some(ArrayFile::Npy) => write_npy(path, &self.only_array().map_err(|why| Error::file(path, why))?),
+            Some(ArrayFile::Npz) => write_npz(path, &self.arrays()?),
+            None => self.save_tensors(path),
+        }
+    }
+
+    /// What there is, by name.
+    fn arrays(&self) -> Result<Vec<(&'static str, NpyArray)>> {
+        let all = [("image_embeds", &self.images, self.width), ("text_embeds", &self.texts, self.text_width)];
+        let there = all.into_iter().filter_map(|(name, values, width)| {
+            let rows = values.len().checked_div(width).filter(|&rows| rows > 0)?;
+            Some(NpyArray::new(&[rows, width], values.clone()).map(|array| (name, array)))
+        });
+        there.collect()
+    }
+
+    /// The one array that there is.
+    fn only_array(&self) -> Result<NpyArray, String> {
+        let mut arrays = self.arrays().map_err(|error| error.to_string())?;
+        match (arrays.pop(), arrays.is_empty()) {
+            (Some((_, array)), true) => Ok(array),
+            _ => Err("an .npy holds one array, of images or of texts; name the file .npz for both".to_owned()),
+        }
+    }
+
+    fn save_tensors(&self, path: &Path) -> Result<()> {
         let mut tensors = Vec::new();
         let (images, texts) = (bytes(&self.images), bytes(&self.texts));
         let bad = |error: safetensors::SafeTensorError| Error::file(path, error.to_string());
@@ -117,6 +140,25 @@ impl Embeddings {
 
 fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Files that hold arrays of `NumPy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArrayFile {
+    /// One array.
+    Npy,
+    /// Several.
+    Npz,
+}
+
+impl ArrayFile {
+    /// Which of them the name of `path` says, if it does.
+    pub fn of(path: &Path) -> Option<Self> {
+        let ending = path.extension()?.to_str()?;
+        [("npy", Self::Npy), ("npz", Self::Npz)]
+            .into_iter()
+            .find_map(|(own, kind)| ending.eq_ignore_ascii_case(own).then_some(kind))
+    }
 }
 
 #[cfg(test)]
@@ -149,5 +191,30 @@ mod tests {
         assert_eq!(file.tensor("image_embeds").unwrap().shape(), [2, 2]);
         let texts = file.tensor("text_embeds").unwrap();
         assert_eq!((texts.shape(), texts.data()), (&[1, 3][..], &bytes(&[5., 6., 7.])[..]));
+    }
+
+    #[test]
+    fn the_name_of_the_file_says_its_kind() {
+        use super::super::npy::{read_npy, read_npz};
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let both = Embeddings {
+            images: vec![1., 2., 3., 4.],
+            texts: vec![5., 6., 7.],
+            width: 2,
+            text_width: 3,
+            names: Vec::new(),
+        };
+        both.save(&path("e.npz")).unwrap();
+        let [images, texts] = [([2, 2], both.images.clone()), ([1, 3], both.texts.clone())]
+            .map(|(shape, values)| NpyArray::new(&shape, values).unwrap());
+        let named = |name: &str, array: &NpyArray| (name.to_owned(), array.clone());
+        assert_eq!(read_npz(&path("e.npz")).unwrap(), [named("image_embeds", &images), named("text_embeds", &texts)]);
+        let message = both.save(&path("e.npy")).unwrap_err().to_string();
+        assert!(message.contains("name the file .npz for both"), "{message}");
+        Embeddings { images: Vec::new(), ..both.clone() }.save(&path("t.NPY")).unwrap();
+        assert_eq!(read_npy(&path("t.NPY")).unwrap(), texts);
+        Embeddings { texts: Vec::new(), ..both }.save(&path("i.npy")).unwrap();
+        assert_eq!(read_npy(&path("i.npy")).unwrap(), images);
     }
 }

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::predict::Guess;
-use super::{each_batch, name, samples};
-use vpt_base::Progress;
-use vpt_base::Result;
-use vpt_base::logits::top_k;
-use vpt_model::model::{TaskModel, sigmoid};
+use super::name;
+use vpt_base::{Progress, Result};
+use vpt_model::{
+    model::TaskModel,
+    predict::{Guess, sources},
+};
 
 /// What a task says of one image.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -29,20 +29,7 @@ pub fn predict_multilabel(
     images: &[PathBuf],
     progress: Progress,
 ) -> Result<Vec<MultilabelPrediction>> {
-    let classes = &task.meta().classes;
-    let mut predictions = Vec::with_capacity(images.len());
-    each_batch(samples(images), task.preprocess(), task.model().threads(), progress, |batch| {
-        let logits = task.logits(&batch.pixels)?;
-        for row in logits.chunks_exact(classes.len()) {
-            let there = top_k(row, classes.len(), 1.).into_iter().filter(|&(class, _)| row[class] >= 0.);
-            let guess = |(class, _): (usize, f64)| Guess {
-                label: classes[class].clone(),
-                probability: f64::from(sigmoid(row[class])),
-            };
-            let labels = there.map(guess).collect();
-            predictions.push(MultilabelPrediction { image: name(&images[predictions.len()]), labels });
-        }
-        Ok(())
-    })?;
-    Ok(predictions)
+    let guesses = task.guesses(&sources(images), usize::MAX, progress)?.into_iter();
+    let predictions = images.iter().zip(guesses);
+    Ok(predictions.map(|(path, labels)| MultilabelPrediction { image: name(path), labels }).collect())
 }
