@@ -102,6 +102,20 @@ pub(crate) fn verify(root: &Path, image: AnnotatedImage) -> (Option<BoxImage>, V
     (Some(BoxImage { id, name, image, width, height, objects: kept }), problems)
 }
 
+/// The box `[x, y, w, h]` of an image of `size`, rounded as a file's is.
+///
+/// # Errors
+/// A file's box would be mended, or left out; says why.
+pub(crate) fn placed(extent: [f64; 4], size: [usize; 2]) -> Result<Rect, String> {
+    let mut why = None;
+    let mut report = |_, _, detail: String| why = Some(detail);
+    let rect = rounded(extent, &mut report).and_then(|rect| clipped(rect, size, &mut report));
+    match (rect, why) {
+        (Some(rect), None) => Ok(rect),
+        (_, why) => Err(why.unwrap_or_else(|| "an empty box".to_owned())),
+    }
+}
+
 /// The box `[x, y, w, h]` of an image as it is stored in the image of `size` that it is the right way up. Only quarter turns show
 /// in a size.
 fn turned([x, y, w, h]: [f64; 4], size: [usize; 2], orientation: Orientation) -> [f64; 4] {

@@ -177,7 +177,7 @@ fn complete(
     let (mut parts, split_note) = complete_parts(&name, parts, &["images".to_owned()], seed, measured)?;
     if !has_ids {
         for part in &mut parts {
-            number(part);
+            renumber(part);
         }
     }
     let [train, val, test] = parts;
@@ -376,7 +376,7 @@ fn place_of(image: &BoxImage) -> (&Path, Option<usize>) {
 }
 
 /// Counts images and objects from 1 through a part.
-fn number(part: &mut [BoxImage]) {
+pub(crate) fn renumber(part: &mut [BoxImage]) {
     let mut objects = 0;
     for (image, id) in part.iter_mut().zip(1..) {
         image.id = id;

@@ -76,6 +76,8 @@ pub struct Layout {
 impl Layout {
     /// Drawn by the program.
     pub const GENERATED: Self = Self::new("generated", "generated");
+    /// Given by a program that has its images in memory.
+    pub const MEMORY: Self = Self::new("memory", "in-memory");
     /// Boxes, of which the classes alone are used.
     pub const BOXES: Self = Self::new("boxes", "boxes");
 

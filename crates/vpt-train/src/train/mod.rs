@@ -10,6 +10,7 @@ pub mod features;
 mod fit;
 mod lr_search;
 pub mod observer;
+mod open_data;
 mod progress;
 pub mod results;
 pub mod run_folder;
@@ -29,6 +30,7 @@ pub(crate) use self::{evaluate::evaluate, task::detect::working_size};
 pub use self::{
     lr_search::LrTrial,
     observer::{Event, Observer, Silent, Start},
+    open_data::{IN_MEMORY, OpenData},
     progress::{EpochRecord, Stage},
     results::Results,
 };
@@ -57,11 +59,18 @@ pub enum Outcome {
     },
 }
 
-/// Opens data and backbone of the run `config`; `None` when the observer asked to stop.
-fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Box<dyn OpenedRun>>> {
-    let task = task_of(config)?;
+/// Opens data, unless it is `given`, and backbone of the run `config`; `None` when the observer asked to stop.
+fn open(
+    config: &RunConfig,
+    given: Option<OpenData>,
+    observer: &mut dyn Observer,
+) -> Result<Option<Box<dyn OpenedRun>>> {
+    let task = match &given {
+        Some(given) => given.task_of(config)?,
+        None => task_of(config)?,
+    };
     config.refuse_other_tasks_fields(task)?;
-    task::open(task, config, observer)
+    task::open(task, config, given, observer)
 }
 
 /// What is to be learned from the data of `config`, never [`Task::Auto`].
@@ -69,6 +78,10 @@ fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Box<dy
 /// # Errors
 /// The data is for another task than `task` says.
 fn task_of(config: &RunConfig) -> Result<Task> {
+    if config.data == IN_MEMORY {
+        let message = "the run learns from images that a program has in memory; that program alone can open it";
+        return Err(Error::setting("data", message));
+    }
     let has_boxes = BoxDataset::recognize(&config.data).is_some();
     let has_sets = !has_boxes && MultilabelDataset::recognize(&config.data).is_some();
     match config.task {
@@ -89,11 +102,24 @@ fn task_of(config: &RunConfig) -> Result<Task> {
 /// # Errors
 /// A value of the configuration makes no sense, something cannot be read or written, or the loss is no longer finite.
 pub fn run(config: &RunConfig, runs: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
+    begin(config, None, runs, observer)
+}
+
+/// As [`run()`] on data that is open already, whatever `config` says of data.
+///
+/// # Errors
+/// As [`run()`]; or the configuration is for another task.
+pub fn run_on(config: &RunConfig, data: OpenData, runs: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
+    let config = RunConfig { data: IN_MEMORY.to_owned(), ..config.clone() };
+    begin(&config, Some(data), runs, observer)
+}
+
+fn begin(config: &RunConfig, given: Option<OpenData>, runs: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
     let started = Instant::now();
     config.validate()?;
     // Before the data is read, so that a folder that is taken is told at once.
     let claimed = config.out.as_deref().map(RunFolder::create).transpose()?;
-    let Some(opened) = open(config, observer)? else { return Ok(Outcome::Interrupted { folder: None }) };
+    let Some(opened) = open(config, given, observer)? else { return Ok(Outcome::Interrupted { folder: None }) };
     let plan = opened.plan();
     let folder = if let Some(folder) = claimed {
         folder
@@ -133,6 +159,18 @@ fn keep_error(run: &Path, outcome: Result<Outcome>, observer: &dyn Observer) -> 
 /// # Errors
 /// As [`run()`]; or the folder is no run folder, is in use, or configuration, data or backbone are no longer the same.
 pub fn resume(run: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
+    go_on(run, None, observer)
+}
+
+/// As [`resume`] with data that is open already, for a run that [`run_on`] began.
+///
+/// # Errors
+/// As [`resume`]; or the run learns from other data.
+pub fn resume_on(run: &Path, data: OpenData, observer: &mut dyn Observer) -> Result<Outcome> {
+    go_on(run, Some(data), observer)
+}
+
+fn go_on(run: &Path, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Outcome> {
     let started = Instant::now();
     let folder = RunFolder::open(run)?;
     if folder.has(run_folder::RESULTS) {
@@ -140,7 +178,7 @@ pub fn resume(run: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
         return Ok(Outcome::Finished { folder: folder.path().to_path_buf(), results });
     }
     let config = RunConfig::load(&folder.file(run_folder::CONFIG))?;
-    let opened = open(&config, observer).map_err(|e| e.in_file(folder.file(run_folder::CONFIG)))?;
+    let opened = open(&config, given, observer).map_err(|e| e.in_file(folder.file(run_folder::CONFIG)))?;
     match opened {
         Some(opened) => go(opened, folder, started, observer),
         None => Ok(Outcome::Interrupted { folder: Some(folder.path().to_path_buf()) }),

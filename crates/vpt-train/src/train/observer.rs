@@ -122,6 +122,13 @@ pub trait Observer {
     }
 }
 
+/// A closure that is told what happens, and never stops the run.
+impl<F: FnMut(&Event<'_>)> Observer for F {
+    fn event(&mut self, event: &Event<'_>) {
+        self(event);
+    }
+}
+
 impl dyn Observer + '_ {
     /// Tells of a batch that is done; false if the run is to stop.
     pub fn goes_on(&mut self, event: &Event<'_>) -> bool {

@@ -13,6 +13,7 @@ use crate::{
     config::{RunConfig, Task},
     report::{CardLine, ConfusedPair, MistakePart, PictureCard},
     train::{
+        OpenData,
         observer::{Event, Observer},
         progress::EpochRecord,
     },
@@ -70,7 +71,10 @@ impl ImageLabels for OneClass {
 
     type Evaluation = ClassifyEvaluation;
 
-    fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<(Dataset, Self)> {
+    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<(Dataset, Self)> {
+        if let Some(given) = given {
+            return Ok((given.classify()?, Self));
+        }
         let path = Path::new(&config.data);
         for note in check::notes(path) {
             observer.event(&Event::Note(&note));

@@ -13,7 +13,7 @@ use std::{borrow::Cow, collections::BTreeMap, time::Instant};
 
 use self::{classify::Classify, detect::DetectTraining, multilabel::Multilabel};
 use super::{
-    Outcome,
+    OpenData, Outcome,
     observer::Observer,
     progress::{EpochRecord, EpochSums, ProbeChoice, Stage},
     run_folder::RunFolder,
@@ -30,17 +30,27 @@ use vpt_model::{
     optim::{Rates, schedule::LearningRateSchedule},
 };
 
-/// Opens data and backbone of the run `config` of `task`, which is not [`Task::Auto`]; `None` when the observer asked to stop.
-pub(super) fn open(task: Task, config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Box<dyn OpenedRun>>> {
+/// Opens data, unless it is `given`, and backbone of the run `config` of `task`, which is not [`Task::Auto`]; `None` when the
+/// observer asked to stop.
+pub(super) fn open(
+    task: Task,
+    config: &RunConfig,
+    given: Option<OpenData>,
+    observer: &mut dyn Observer,
+) -> Result<Option<Box<dyn OpenedRun>>> {
     match task {
-        Task::Auto | Task::Classify => boxed::<Classify>(config, observer),
-        Task::Multilabel => boxed::<Multilabel>(config, observer),
-        Task::Detect => boxed::<DetectTraining>(config, observer),
+        Task::Auto | Task::Classify => boxed::<Classify>(config, given, observer),
+        Task::Multilabel => boxed::<Multilabel>(config, given, observer),
+        Task::Detect => boxed::<DetectTraining>(config, given, observer),
     }
 }
 
-fn boxed<T: TrainTask>(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Box<dyn OpenedRun>>> {
-    Ok(T::open(config, observer)?.map(|task| Box::new(task) as Box<dyn OpenedRun>))
+fn boxed<T: TrainTask>(
+    config: &RunConfig,
+    given: Option<OpenData>,
+    observer: &mut dyn Observer,
+) -> Result<Option<Box<dyn OpenedRun>>> {
+    Ok(T::open(config, given, observer)?.map(|task| Box::new(task) as Box<dyn OpenedRun>))
 }
 
 /// A run of any task whose data and backbone are open.
@@ -249,8 +259,8 @@ pub(crate) trait TrainTask: Sized + 'static {
     /// Its outcome.
     type Evaluation: Scored;
 
-    /// Opens data and backbone; `None` when the observer asked to stop.
-    fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Self>>;
+    /// Opens data, unless it is `given`, and backbone; `None` when the observer asked to stop.
+    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Option<Self>>;
 
     /// The run with nothing left open.
     fn plan(&self) -> &Plan;

@@ -13,6 +13,7 @@ use crate::{
     config::{RunConfig, Task},
     report::{CardLine, MistakePart, PictureCard},
     train::{
+        OpenData,
         observer::{Event, Observer},
         progress::EpochRecord,
     },
@@ -53,9 +54,12 @@ impl ImageLabels for ManyClasses {
 
     type Evaluation = MultilabelTally;
 
-    fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<(Dataset, Self)> {
+    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<(Dataset, Self)> {
         let path = Path::new(&config.data);
-        let data = MultilabelDataset::open(path, config.seed_of_parts(), config.skip_bad_images)?;
+        let data = match given {
+            Some(given) => given.multilabel()?,
+            None => MultilabelDataset::open(path, config.seed_of_parts(), config.skip_bad_images)?,
+        };
         for note in check::notes_of_boxes(&data.problems, path) {
             observer.event(&Event::Note(&note));
         }

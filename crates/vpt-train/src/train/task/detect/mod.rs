@@ -22,6 +22,7 @@ use super::{
 use crate::{
     config::{Plan, RunConfig},
     train::{
+        OpenData,
         observer::Observer,
         progress::{EpochRecord, EpochSums, Stage},
         run_folder::{self, RunFolder},
@@ -63,8 +64,8 @@ impl TrainTask for DetectTraining {
     type Tally = Vec<Detection>;
     type Evaluation = Detected;
 
-    fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Self>> {
-        Self::new(config, observer).map(Some)
+    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Option<Self>> {
+        Self::new(config, given, observer).map(Some)
     }
 
     fn plan(&self) -> &Plan {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     config::{DetectPlan, Plan, RunConfig, RunContext, Task},
     train::{
+        OpenData,
         observer::{Event, Observer},
         progress::Stage,
         task::RunFingerprint,
@@ -50,9 +51,12 @@ pub(crate) fn working_size(backbone: &str, weights_dir: Option<&std::path::Path>
 }
 
 impl DetectTraining {
-    /// Opens data and backbone.
-    pub(super) fn new(config: &RunConfig, observer: &mut dyn Observer) -> Result<Self> {
-        let mut dataset = BoxDataset::open(&config.data, config.seed_of_parts())?;
+    /// Opens data, unless it is `given`, and backbone.
+    pub(super) fn new(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Self> {
+        let mut dataset = match given {
+            Some(given) => given.detect()?,
+            None => BoxDataset::open(&config.data, config.seed_of_parts())?,
+        };
         dataset.refuse_without_objects()?;
         observer.event(&Event::Note(&format!("{}: {}", dataset.name, dataset.split_note)));
         let left_out = dataset.leave_out_unreadable(config.skip_bad_images)?;

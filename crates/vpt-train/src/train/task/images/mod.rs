@@ -24,6 +24,7 @@ use crate::{
     config::{HeadInit, Plan, RunConfig, Task},
     report::MistakePart,
     train::{
+        OpenData,
         features::{self, Beginning},
         observer::{Event, Observer},
         progress::{EpochRecord, EpochSums, ProbeChoice, Stage},
@@ -66,8 +67,8 @@ pub(crate) trait ImageLabels: Sized + 'static {
     /// Counts over the images of a part.
     type Evaluation: Scored;
 
-    /// The data set of a run, and what its labels stand for.
-    fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<(Dataset, Self)>;
+    /// The data set of a run, unless it is `given`, and what its labels stand for.
+    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<(Dataset, Self)>;
 
     /// The classes that `label` stands for.
     fn classes_of(&self, label: u32) -> Result<Vec<u32>>;
@@ -233,8 +234,8 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
     type Tally = L::Evaluation;
     type Evaluation = L::Evaluation;
 
-    fn open(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<Self>> {
-        Ok(Setup::new(config, observer)?.map(|(setup, labels)| Self::new(setup, labels)))
+    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Option<Self>> {
+        Ok(Setup::new(config, given, observer)?.map(|(setup, labels)| Self::new(setup, labels)))
     }
 
     fn plan(&self) -> &Plan {

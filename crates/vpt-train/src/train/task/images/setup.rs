@@ -10,6 +10,7 @@ use crate::{
     config::{LearningRate, Plan, RunConfig, RunContext, Select},
     feature_cache::{self, FeatureCache},
     train::{
+        OpenData,
         features::extract::Extractor,
         observer::{Event, Observer},
         task::RunFingerprint,
@@ -87,10 +88,14 @@ fn refuse_without_validation(config: &RunConfig, dataset: &Dataset) -> Result<()
 }
 
 impl Setup {
-    /// Opens data, with what its labels stand for, and backbone; `None` when the observer asked to stop.
-    pub(crate) fn new<L: ImageLabels>(config: &RunConfig, observer: &mut dyn Observer) -> Result<Option<(Self, L)>> {
+    /// Opens data, unless it is `given`, with what its labels stand for, and backbone; `None` when the observer asked to stop.
+    pub(crate) fn new<L: ImageLabels>(
+        config: &RunConfig,
+        given: Option<OpenData>,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<(Self, L)>> {
         config.validate()?;
-        let (mut dataset, labels) = L::open(config, observer)?;
+        let (mut dataset, labels) = L::open(config, given, observer)?;
         let few_shot = match (&config.draw, config.shots) {
             (Some(path), _) => Some(FewShot::read(path)?),
             (None, shots) => shots.map(|shots| FewShot::draw(&dataset, shots, config.seed)).transpose()?,
@@ -388,7 +393,7 @@ mod tests {
     }
 
     fn open(config: &RunConfig) -> Result<Classify> {
-        Classify::open(config, &mut Silent).map(Option::unwrap)
+        Classify::open(config, None, &mut Silent).map(Option::unwrap)
     }
 
     #[test]
