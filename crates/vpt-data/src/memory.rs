@@ -157,7 +157,9 @@ impl<L> MemorySet<L> {
             Ok(image)
         })?;
         let (mut parts, split_note) = complete_parts(&name, parts, &["images".to_owned()], seed, None)?;
-        parts.iter_mut().for_each(|part| renumber(part));
+        for part in &mut parts {
+            renumber(part);
+        }
         let categories = classes.into_iter().zip(1..).map(|(name, id)| Category { id, name }).collect();
         let [train, val, test] = parts;
         let (layout, given, problems) = (Layout::MEMORY, [None; 3], Vec::new());

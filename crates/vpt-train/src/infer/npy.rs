@@ -114,9 +114,9 @@ impl NpyArray {
 
     /// The content of an `.npy`: the same for the same array, always.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let axes: String = self.shape.iter().map(|axis| format!("{axis}, ")).collect();
-        // A single axis keeps its comma, as Python writes it.
-        let axes = if self.shape.len() == 1 { axes.trim_end() } else { axes.trim_end_matches(", ") };
+        let axes = self.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        // A single axis has a comma behind it, as Python writes it.
+        let axes = if self.shape.len() == 1 { axes + "," } else { axes };
         let descr = self.values.descr();
         let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({axes}), }}");
         // So that the values begin at a multiple of 64 bytes.
