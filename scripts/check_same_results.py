@@ -18,7 +18,7 @@ import same_results_cases as cases
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Numbers of JSON, columns of tables that differ from run to run.
-TIMES = {"wall_s", "img_per_s", "peak_rss_bytes", "train_seconds", "val_seconds", "images_per_minute", "seconds",
+TIMES = {"wall_s", "img_per_s", "peak_rss_bytes", "energy", "train_seconds", "val_seconds", "images_per_minute", "seconds",
          "changed", "bytes"}
 # Files that hold times, or nothing.
 UNREAD = {".lock", ".merge.lock", "environment.json", "report.html", "results.csv", "table.md", "table.tex"}

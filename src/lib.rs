@@ -70,6 +70,7 @@ pub use vpt_data::{
     boxes::{BoxDataset, Rect},
     shapes,
 };
+pub use vpt_energy::{Carbon, Co2, Energy};
 pub use vpt_image::{Rgb8, decode};
 pub use vpt_model::{
     methods::{Method, Task},
@@ -100,6 +101,8 @@ pub use vpt_base::{contain, error, files, linear_algebra, logits, params, random
 pub use vpt_bench as bench;
 #[doc(hidden)]
 pub use vpt_data as data;
+#[doc(hidden)]
+pub use vpt_energy as energy;
 #[doc(hidden)]
 pub use vpt_image as image;
 #[doc(hidden)]

@@ -5,6 +5,7 @@ mod backbones;
 mod bench;
 mod bench_backbones;
 mod cache;
+mod carbon;
 mod data;
 mod data_audit;
 mod data_check;

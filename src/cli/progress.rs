@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use vpt::Message;
+use vpt::energy::Carbon;
 use vpt::metrics::Scores;
 use vpt::report::table;
 use vpt::train::{EpochRecord, Event, Observer, Stage, Start};
@@ -27,6 +28,8 @@ pub(crate) struct ProgressDisplay {
     title: String,
     /// What stops a run.
     interrupt: Interrupt,
+    /// What a kWh costs in CO2, where results are to say that.
+    carbon: Option<Carbon>,
 }
 
 impl ProgressDisplay {
@@ -37,7 +40,7 @@ impl ProgressDisplay {
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        Self { quiet, verbose: false, bar, title: String::new(), interrupt: Interrupt::default() }
+        Self { quiet, verbose: false, bar, title: String::new(), interrupt: Interrupt::default(), carbon: None }
     }
 
     /// The same for something that saves and stops when a signal asks for it.
@@ -52,6 +55,11 @@ impl ProgressDisplay {
         };
         progress.interrupt = Interrupt::listen(told)?;
         Ok(progress)
+    }
+
+    /// Has results tell CO2.
+    pub(crate) fn set_carbon(&mut self, carbon: Option<Carbon>) {
+        self.carbon = carbon;
     }
 
     /// What has stopped a run, or will.
@@ -131,6 +139,10 @@ impl Observer for ProgressDisplay {
 
     fn words(&self, message: &Message) -> String {
         flags::words(message)
+    }
+
+    fn carbon(&self) -> Option<&Carbon> {
+        self.carbon.as_ref()
     }
 
     fn stop(&self) -> bool {

@@ -14,6 +14,7 @@ use vpt::train::results::ProbeResults;
 use vpt::train::run_folder::{BEST, LAST, MISTAKES};
 use vpt::train::{self, Outcome, Results};
 
+use super::carbon::CarbonArgs;
 use super::output::Output;
 use super::progress::ProgressDisplay;
 use super::runs::RUNS;
@@ -50,11 +51,14 @@ pub(crate) struct Train {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
+    carbon: CarbonArgs,
+    #[command(flatten)]
     flags: SettingFlags,
 }
 
 pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<()> {
     let mut progress = ProgressDisplay::interruptible(global.quiet, global.verbose > 0).context("signals")?;
+    progress.set_carbon(args.carbon.carbon()?);
     let outcome = if let Some(folder) = &args.resume {
         if !args.flags.is_empty()
             || global.seed.is_some()
@@ -145,6 +149,7 @@ fn summary(folder: &Path, results: &Results) -> String {
         ("epoch", results.best_epoch.to_string()),
         ("time", format!("{}, {:.0} images/s", table::seconds(results.wall_s), results.img_per_s)),
         ("memory", results.peak_rss_bytes.map_or_else(|| "-".to_owned(), table::bytes)),
+        ("energy", energy(results)),
         ("task file", folder.join(BEST).display().to_string()),
     ];
     if !results.chosen.is_empty() {
@@ -160,6 +165,15 @@ fn summary(folder: &Path, results: &Results) -> String {
     rows.splice(4..4, probe(results).map(|text| ("probe", text)));
     rows.splice(4..4, calibration(results).map(|text| ("calibration", text)));
     text + &table::pairs(&rows) + &next(folder, results)
+}
+
+/// What the run took, and the CO2 of that where it was asked for.
+pub(crate) fn energy(results: &Results) -> String {
+    let energy = results.energy.as_ref().map_or_else(|| "-".to_owned(), vpt::energy::Energy::in_words);
+    match &results.co2 {
+        Some(co2) => format!("{energy}; {}", co2.in_words()),
+        None => energy,
+    }
 }
 
 /// Weights of the backbone that the run has tuned, and that are not frozen therefore.

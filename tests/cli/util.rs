@@ -240,6 +240,7 @@ pub(crate) fn result_fields(of_task: &[(&str, &[&str])]) -> Vec<String> {
         "wall_s",
         "img_per_s",
         "peak_rss_bytes",
+        "energy",
     ];
     let behind = |field| of_task.iter().filter(move |(before, _)| *before == field).flat_map(|(_, own)| *own);
     let fields = common.iter().flat_map(|field| std::iter::once(field).chain(behind(*field)));

@@ -8,6 +8,7 @@ use vpt::runs::{Run, RunComparison, RunGroup, RunSpread, compare, scores};
 use super::{cell, state};
 use crate::cli::output::Output;
 use crate::cli::printable;
+use crate::cli::train::energy;
 
 pub(super) fn run(runs: &[Run], out: Output) -> anyhow::Result<()> {
     let comparison = compare(runs)?;
@@ -65,6 +66,10 @@ fn describe(runs: &[Run], comparison: &RunComparison) -> String {
     }
     let time = |run: &Run| run.results.as_ref().map_or_else(|| "-".to_owned(), |r| table::seconds(r.wall_s));
     rows.push(row("time", runs.iter().map(time).collect()));
+    if runs.iter().any(|run| run.results.as_ref().is_some_and(|r| r.energy.is_some())) {
+        let energy = |run: &Run| run.results.as_ref().map_or_else(|| "-".to_owned(), energy);
+        rows.push(row("energy", runs.iter().map(energy).collect()));
+    }
     let mut text = table::columns(&header, &rows);
     for group in &comparison.groups {
         text = text + "\n" + &means(group);

@@ -9,7 +9,7 @@ use super::{cell, state, with_fields};
 use crate::cli::flags::words;
 use crate::cli::output::Output;
 use crate::cli::printable;
-use crate::cli::train::{calibration, probe, scores};
+use crate::cli::train::{calibration, energy, probe, scores};
 
 /// Characters of a curve.
 const WIDTH: usize = 48;
@@ -57,6 +57,7 @@ fn describe(run: &Run, changed: &[ConfigEntry], files: &[(String, u64)]) -> Stri
         rows.extend(probe(results).map(|text| ("probe", text)));
         rows.push(("time", format!("{}, {:.0} images/s", table::seconds(results.wall_s), results.img_per_s)));
         rows.extend(results.peak_rss_bytes.map(|bytes| ("memory", table::bytes(bytes))));
+        rows.extend(results.energy.as_ref().map(|_| ("energy", energy(results))));
     }
     rows.extend(run.best_epoch.map(|epoch| ("epoch", epoch.to_string())));
     rows.extend(run.error.iter().map(|error| ("error", printable(error))));

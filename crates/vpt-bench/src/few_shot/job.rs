@@ -16,6 +16,7 @@ use vpt_base::{
     files::{self, write_atomic},
 };
 use vpt_data::Dataset;
+use vpt_energy::Energy;
 use vpt_model::metrics::{Ece, Metrics};
 use vpt_train::{config::RunConfig, train::results::ProbeResults};
 
@@ -172,6 +173,9 @@ pub struct JobResult {
     pub wall_s: f64,
     /// Most memory that the job's process held, in bytes.
     pub peak_rss_bytes: Option<u64>,
+    /// What the job took; nothing in results of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
     /// Version of the program.
     pub vpt: String,
     /// Class names and templates by part, where classes are told by their names.

@@ -68,6 +68,7 @@ pub fn to_json(summary: &Summary) -> Value {
             "val_acc1": job.val.as_ref().map(|val| val.acc1), "best_epoch": job.best_epoch,
             "temperature": job.temperature, "train_images": job.train_images, "image_passes": job.image_passes,
             "trainable_params": job.trainable_params, "wall_s": job.wall_s, "peak_rss_bytes": job.peak_rss_bytes,
+            "energy": job.energy,
             "prompts": job.prompts, "settings": job.identity, "learned": job.learned, "probe": job.probe, "vpt": job.vpt,
         })
     };

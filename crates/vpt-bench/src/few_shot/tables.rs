@@ -5,9 +5,11 @@ use std::fmt::Write;
 use super::{
     GridMethod, GridSchedule, Mode,
     grid::{GridFile, QUICK_PASSES},
+    job::JobResult,
     summary::{Cell, Spread, Summary},
 };
 use vpt_base::{Error, Result};
+use vpt_energy::amount as kwh;
 use vpt_train::report::table;
 
 /// A table of accuracies.
@@ -188,6 +190,7 @@ pub(super) fn costs(summary: &Summary) -> Table {
             let seconds = jobs.iter().map(|job| job.wall_s).sum::<f64>() / jobs.len() as f64;
             let memory = jobs.iter().filter_map(|job| job.peak_rss_bytes).max();
             let passes = jobs.iter().map(|job| job.image_passes).max().unwrap_or(0);
+            let energy = MeanEnergy::of(&jobs);
             rows.push(vec![
                 Entry::text(method.name()),
                 Entry::number(shots.to_string(), shots as f64),
@@ -195,12 +198,63 @@ pub(super) fn costs(summary: &Summary) -> Table {
                 Entry::number(passes.to_string(), passes as f64),
                 Entry::number(table::seconds(seconds), seconds),
                 memory.map_or_else(|| Entry::text("-"), |m| Entry::number(table::bytes(m), m as f64)),
+                number_or_dash(energy.as_ref().map(|e| e.cpu_seconds)),
+                energy.as_ref().map_or_else(|| Entry::text("-"), MeanEnergy::entry),
+                number_or_dash(energy.as_ref().and_then(|e| e.accuracy_a_watt_hour(&jobs))),
                 Entry::number(jobs.len().to_string(), jobs.len() as f64),
             ]);
         }
     }
-    let header = ["method", "shots", "learned values", "image passes", "time a job", "peak memory", "jobs"];
+    let header = [
+        "method",
+        "shots",
+        "learned values",
+        "image passes",
+        "time a job",
+        "peak memory",
+        "core-seconds",
+        "energy",
+        "accuracy a Wh",
+        "jobs",
+    ];
     Table { title: "what a job costs".to_owned(), header: header.map(str::to_owned).to_vec(), rows }
+}
+
+/// What a job takes, in the mean of some: the middle of the range where it is an estimate.
+struct MeanEnergy {
+    cpu_seconds: f64,
+    /// Least and most, in kWh.
+    range: [f64; 2],
+}
+
+impl MeanEnergy {
+    /// Of `jobs`, if all of them tell.
+    fn of(jobs: &[&JobResult]) -> Option<Self> {
+        let told = jobs.iter().map(|job| job.energy.as_ref()).collect::<Option<Vec<_>>>()?;
+        let ranges = told.iter().map(|energy| energy.range_kwh()).collect::<Option<Vec<_>>>()?;
+        let mean = |of: &dyn Fn(usize) -> f64| (0..told.len()).map(of).sum::<f64>() / told.len().max(1) as f64;
+        let range = [0, 1].map(|end| mean(&|i| ranges[i][end]));
+        Some(Self { cpu_seconds: mean(&|i| told[i].cpu_seconds), range })
+    }
+
+    fn entry(&self) -> Entry {
+        let [low, high] = self.range;
+        let text = if low < high { format!("{} to {}", kwh(low), kwh(high)) } else { kwh(low) };
+        Entry::number(text, f64::midpoint(low, high))
+    }
+
+    /// Percent of the first part's test images that are right for each watt-hour.
+    fn accuracy_a_watt_hour(&self, jobs: &[&JobResult]) -> Option<f64> {
+        let right = jobs.iter().map(|job| Some(job.parts.first()?.metrics.acc1)).collect::<Option<Vec<_>>>()?;
+        let mean = right.iter().sum::<f64>() / right.len().max(1) as f64;
+        let watt_hours = f64::midpoint(self.range[0], self.range[1]) * 1e3;
+        (watt_hours > 0.).then(|| mean * 100. / watt_hours)
+    }
+}
+
+fn number_or_dash(value: Option<f64>) -> Entry {
+    let text = |value: f64| if value < 100. { format!("{value:.1}") } else { format!("{value:.0}") };
+    value.map_or_else(|| Entry::text("-"), |value| Entry::number(text(value), value))
 }
 
 /// For the console.

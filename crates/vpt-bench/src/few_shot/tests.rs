@@ -106,7 +106,7 @@ fn finish(config: &GridConfig, mut worker: InProcess) -> (Summary, usize, Vec<St
 
 /// What does not depend on the time it took.
 fn timeless(summary: &Summary) -> Vec<JobResult> {
-    let strip = |job: &JobResult| JobResult { wall_s: 0., peak_rss_bytes: None, ..job.clone() };
+    let strip = |job: &JobResult| JobResult { wall_s: 0., peak_rss_bytes: None, energy: None, ..job.clone() };
     summary.jobs.iter().map(strip).collect()
 }
 

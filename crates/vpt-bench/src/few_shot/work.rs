@@ -9,7 +9,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
 };
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +23,7 @@ use vpt_base::{
     files::{self, write_atomic},
 };
 use vpt_data::{Dataset, FewShot, Sample, Split, SplitFile, visit_batches};
+use vpt_energy::EnergyMeter;
 use vpt_model::{
     metrics::{Ece, Scores, calibration::Logits},
     model::{TaskModel, TaskOptions, task_file::TaskFile},
@@ -109,7 +109,7 @@ fn claim(folder: &Path) -> Result<Option<RunFolder>> {
 
 /// The result of a method that learns nothing; `None` when the observer asked to stop.
 fn zero_shot(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
-    let started = Instant::now();
+    let meter = EnergyMeter::start();
     let config = &job.config;
     let options = OpenOptions {
         weights_dir: config.weights_dir.clone(),
@@ -123,7 +123,8 @@ fn zero_shot(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>
         let Some(result) = by_names(job, part, &backbone, observer)? else { return Ok(None) };
         parts.push(result);
     }
-    Ok(Some(JobResult { wall_s: started.elapsed().as_secs_f64(), ..result(job, parts) }))
+    let energy = meter.energy();
+    Ok(Some(JobResult { wall_s: energy.wall_seconds, energy: Some(energy), ..result(job, parts) }))
 }
 
 /// What `part` scores when its classes are told by their names.
@@ -204,6 +205,7 @@ fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
         trainable_params: results.trainable_params,
         wall_s: results.wall_s,
         peak_rss_bytes: results.peak_rss_bytes,
+        energy: results.energy,
         ..result(job, parts)
     }))
 }
@@ -294,6 +296,7 @@ fn result(job: &Job, parts: Vec<PartResult>) -> JobResult {
         trainable_params: 0,
         wall_s: 0.,
         peak_rss_bytes: peak_rss_bytes(),
+        energy: None,
         vpt: env!("CARGO_PKG_VERSION").to_owned(),
         prompts: prompts.collect::<BTreeMap<_, _>>(),
         identity: job.identity.clone(),

@@ -23,7 +23,6 @@ mod tests;
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 pub(crate) use self::{evaluate::evaluate, task::detect::working_size};
@@ -41,6 +40,7 @@ use crate::{
 };
 use vpt_base::{Error, Result, files::write_atomic};
 use vpt_data::{MultilabelDataset, boxes::BoxDataset};
+use vpt_energy::EnergyMeter;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,7 +115,7 @@ pub fn run_on(config: &RunConfig, data: OpenData, runs: &Path, observer: &mut dy
 }
 
 fn begin(config: &RunConfig, given: Option<OpenData>, runs: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
-    let started = Instant::now();
+    let meter = EnergyMeter::start();
     config.validate()?;
     // Before the data is read, so that a folder that is taken is told at once.
     let claimed = config.out.as_deref().map(RunFolder::create).transpose()?;
@@ -131,12 +131,12 @@ fn begin(config: &RunConfig, given: Option<OpenData>, runs: &Path, observer: &mu
     folder.write_json(run_folder::ENVIRONMENT, &report::environment(plan.threads))?;
     // Last: from here on the folder is a run that can be resumed.
     folder.write(run_folder::CONFIG, plan.config.to_toml()?)?;
-    go(opened, folder, started, observer)
+    go(opened, folder, meter, observer)
 }
 
-fn go(run: Box<dyn OpenedRun>, folder: RunFolder, started: Instant, observer: &mut dyn Observer) -> Result<Outcome> {
+fn go(run: Box<dyn OpenedRun>, folder: RunFolder, meter: EnergyMeter, observer: &mut dyn Observer) -> Result<Outcome> {
     let path = folder.path().to_path_buf();
-    let outcome = run.go(folder, started, observer);
+    let outcome = run.go(folder, meter, observer);
     keep_error(&path, outcome, observer)
 }
 
@@ -171,7 +171,7 @@ pub fn resume_on(run: &Path, data: OpenData, observer: &mut dyn Observer) -> Res
 }
 
 fn go_on(run: &Path, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Outcome> {
-    let started = Instant::now();
+    let meter = EnergyMeter::start();
     let folder = RunFolder::open(run)?;
     if folder.has(run_folder::RESULTS) {
         let results = Box::new(Results::load(&folder.file(run_folder::RESULTS))?);
@@ -180,7 +180,7 @@ fn go_on(run: &Path, given: Option<OpenData>, observer: &mut dyn Observer) -> Re
     let config = RunConfig::load(&folder.file(run_folder::CONFIG))?;
     let opened = open(&config, given, observer).map_err(|e| e.in_file(folder.file(run_folder::CONFIG)))?;
     match opened {
-        Some(opened) => go(opened, folder, started, observer),
+        Some(opened) => go(opened, folder, meter, observer),
         None => Ok(Outcome::Interrupted { folder: Some(folder.path().to_path_buf()) }),
     }
 }

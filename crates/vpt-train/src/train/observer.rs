@@ -6,6 +6,7 @@ use super::{progress::EpochRecord, results::Results};
 use crate::config::Plan;
 use vpt_base::Message;
 use vpt_data::Split;
+use vpt_energy::Carbon;
 use vpt_model::metrics::calibration::Logits;
 
 /// Something worth showing.
@@ -114,6 +115,11 @@ pub trait Observer {
     /// How `message` is written down for those who look at the run later.
     fn words(&self, message: &Message) -> String {
         message.to_string()
+    }
+
+    /// What a kWh costs in CO2, where results are to say that.
+    fn carbon(&self) -> Option<&Carbon> {
+        None
     }
 
     /// Asked after every batch. Once it says yes, the run saves a checkpoint and ends as interrupted.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{checkpoint::BEST, features::logistic::Trial, task::Averaging};
+use vpt_energy::Energy;
 use vpt_model::metrics::Scores;
 
 /// The moving or weighted average of the learned values, among a state's copies.
@@ -156,6 +157,9 @@ pub(crate) struct RunProgress {
     pub(crate) epoch_seconds: f64,
     /// Wall time spent on the whole run, set-up included.
     pub(crate) wall_s: f64,
+    /// What the run took; checkpoints of earlier versions know the time only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) energy: Option<Energy>,
     /// What was chosen for the head alone, where the run begins with it or is held against it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) probe: Option<ProbeChoice>,
@@ -182,9 +186,16 @@ impl RunProgress {
             sums: EpochSums::default(),
             epoch_seconds: 0.,
             wall_s: 0.,
+            energy: None,
             probe: None,
             rewinds: false,
         }
+    }
+
+    /// What the run took so far, if it has begun.
+    pub(crate) fn cost(&self) -> Option<Energy> {
+        let before = || Energy::unmeasured(self.wall_s, "an earlier version did not measure");
+        self.energy.clone().or_else(|| (self.wall_s > 0.).then(before))
     }
 
     /// The finished epochs of `stage`.

@@ -8,6 +8,7 @@ use super::lr_search::LrTrial;
 use crate::config::Task;
 use vpt_backbone::class_texts::Prompts;
 use vpt_base::{Error, Message, Result, files};
+use vpt_energy::{Co2, Energy};
 use vpt_model::{
     head::{HeadKind, LabelMap},
     methods::Method,
@@ -85,6 +86,12 @@ pub struct Results {
     pub img_per_s: f64,
     /// Most memory the process held, in bytes; `None` where the system does not tell.
     pub peak_rss_bytes: Option<u64>,
+    /// What the run took, all its processes together; nothing in results of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<Energy>,
+    /// The CO2 of that, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub co2: Option<Co2>,
 }
 
 /// The head alone, as a control for prompts.

@@ -8,6 +8,7 @@ use super::{
     run_folder::{self, RunFolder},
 };
 use vpt_base::Result;
+use vpt_energy::{Energy, EnergyMeter};
 
 /// How long steps may go unsaved within an epoch.
 const SAVE_STEPS: Duration = Duration::from_secs(60);
@@ -46,10 +47,10 @@ pub(super) struct RunWriter<'a> {
     folder: &'a RunFolder,
     /// Stands for the run in its checkpoints.
     fingerprint: &'a str,
-    /// When this process began with the run.
-    started: Instant,
-    /// Wall time of the processes before this one.
-    wall_before: f64,
+    /// Measures what this process takes for the run.
+    meter: &'a EnergyMeter,
+    /// What the processes before this one took.
+    before: Option<Energy>,
     saved: Instant,
     /// How long that took.
     saving: Duration,
@@ -63,24 +64,34 @@ impl<'a> RunWriter<'a> {
     pub(super) fn new(
         folder: &'a RunFolder,
         fingerprint: &'a str,
-        started: Instant,
+        meter: &'a EnergyMeter,
         state: &TrainState,
         write_best: WriteBest<'a>,
     ) -> Self {
-        let wall_before = state.progress.wall_s;
+        let before = state.progress.cost();
         let (saved, saving) = (Instant::now(), Duration::ZERO);
-        Self { folder, fingerprint, started, wall_before, saved, saving, write_best, best_saved: None }
+        Self { folder, fingerprint, meter, before, saved, saving, write_best, best_saved: None }
     }
 
-    /// Wall time of the run so far.
-    pub(super) fn wall_s(&self) -> f64 {
-        self.wall_before + self.started.elapsed().as_secs_f64()
+    /// What the run took so far, wall time among it.
+    pub(super) fn cost(&self) -> Energy {
+        let now = self.meter.energy();
+        match &self.before {
+            Some(before) => {
+                let mut sum = before.clone();
+                sum.add(&now);
+                sum
+            }
+            None => now,
+        }
     }
 
     /// Saves the state now.
     pub(super) fn save(&mut self, state: &mut TrainState) -> Result<()> {
         let begun = Instant::now();
-        state.progress.wall_s = self.wall_s();
+        let cost = self.cost();
+        state.progress.wall_s = cost.wall_seconds;
+        state.progress.energy = Some(cost);
         state.save(&self.folder.file(run_folder::CHECKPOINT), self.fingerprint)?;
         let best = state.progress.best().map(|record| record.epoch);
         if best.is_some() && self.best_saved != best {

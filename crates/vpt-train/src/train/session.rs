@@ -22,6 +22,7 @@ use vpt_base::{
     random::stream,
 };
 use vpt_data::Split;
+use vpt_energy::{Energy, EnergyMeter};
 use vpt_model::metrics::{Scores, bootstrap, calibration::Logits};
 
 /// A trial of a learning rate takes this share of the epochs of each stage.
@@ -38,12 +39,12 @@ struct AloneEnd<E> {
 pub(super) struct Session<T> {
     task: T,
     folder: RunFolder,
-    started: Instant,
+    meter: EnergyMeter,
 }
 
 impl<T: TrainTask> Session<T> {
-    pub(super) fn new(task: T, folder: RunFolder, started: Instant) -> Self {
-        Self { task, folder, started }
+    pub(super) fn new(task: T, folder: RunFolder, meter: EnergyMeter) -> Self {
+        Self { task, folder, meter }
     }
 
     /// Trains to the end, or until `observer` asks to stop.
@@ -82,7 +83,7 @@ impl<T: TrainTask> Session<T> {
             _ => Ok(()),
         };
         let mut writer =
-            RunWriter::new(&self.folder, self.task.fingerprint().as_str(), self.started, &state, &write_best);
+            RunWriter::new(&self.folder, self.task.fingerprint().as_str(), &self.meter, &state, &write_best);
         let stages = self.task.stages();
         for &stage in &stages {
             if is_over(stage, &state.progress, self.task.plan().config.patience) {
@@ -95,7 +96,7 @@ impl<T: TrainTask> Session<T> {
                 return Ok(self.interrupted());
             }
         }
-        self.finish(&state, &|| writer.wall_s(), observer)
+        self.finish(&state, &|| writer.cost(), observer)
     }
 
     fn interrupted(&self) -> Outcome {
@@ -235,7 +236,7 @@ impl<T: TrainTask> Session<T> {
 
     /// Ends a run whose values were computed, not learned in steps: an epoch that took none stands for it.
     fn solved(&self, values: Vec<Param>, observer: &mut dyn Observer) -> Result<Outcome> {
-        let begun = Instant::now();
+        let (begun, before) = (Instant::now(), self.meter.wall_seconds());
         let Some([train, val]) = self.sources(Stage::Whole, observer)? else { return Ok(self.interrupted()) };
         let mut look = |split, source| evaluate(&self.task, &values, Stage::Whole, (split, source), false, observer);
         let Some(of_train) = look(Split::Train, &train)? else { return Ok(self.interrupted()) };
@@ -249,7 +250,7 @@ impl<T: TrainTask> Session<T> {
             train_loss: of_train.loss().unwrap_or(f64::NAN),
             train: BTreeMap::from([("train_acc1".to_owned(), of_train.main())]),
             val: self.of_val(&of_val),
-            train_seconds: (begun - self.started).as_secs_f64(),
+            train_seconds: before,
             val_seconds: begun.elapsed().as_secs_f64(),
         };
         observer.event(&Event::Epoch { record: &record, of: 1, best: true });
@@ -257,11 +258,11 @@ impl<T: TrainTask> Session<T> {
         let mut state = TrainState::new(values, self.task.plan().optimizer, RunProgress::new(0.));
         state.copies.insert(Stage::Whole.copy_name(), state.params.clone());
         state.progress.history.push(record);
-        self.finish(&state, &|| self.started.elapsed().as_secs_f64(), observer)
+        self.finish(&state, &|| self.meter.energy(), observer)
     }
 
     /// Looks at test, once, and writes what a finished run leaves.
-    fn finish(&self, state: &TrainState, wall_s: &dyn Fn() -> f64, observer: &mut dyn Observer) -> Result<Outcome> {
+    fn finish(&self, state: &TrainState, cost: &dyn Fn() -> Energy, observer: &mut dyn Observer) -> Result<Outcome> {
         let (task, plan) = (&self.task, self.task.plan());
         let (values, record) =
             state.selected(plan.select).ok_or_else(|| Error::invalid("run", "no epoch was finished"))?;
@@ -317,6 +318,7 @@ impl<T: TrainTask> Session<T> {
         let seconds: f64 = history.iter().map(|record| record.train_seconds).sum();
         let data = task.data();
         let own = task.results(&val, &test);
+        let energy = cost();
         let results = Results {
             task: plan.config.task,
             method: plan.config.method,
@@ -342,9 +344,11 @@ impl<T: TrainTask> Session<T> {
             head_only,
             unpruned,
             probe,
-            wall_s: wall_s(),
+            wall_s: energy.wall_seconds,
             img_per_s: (task.epoch_images() * history.len()) as f64 / seconds.max(1e-9),
             peak_rss_bytes: peak_rss_bytes(),
+            co2: observer.carbon().and_then(|carbon| carbon.of(&energy)),
+            energy: Some(energy),
         };
         // Last: its presence says that the run is finished.
         self.folder.write_json(run_folder::RESULTS, &results)?;

@@ -9,7 +9,7 @@ pub(crate) mod detect;
 pub(crate) mod images;
 pub(crate) mod multilabel;
 
-use std::{borrow::Cow, collections::BTreeMap, time::Instant};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use self::{classify::Classify, detect::DetectTraining, multilabel::Multilabel};
 use super::{
@@ -23,6 +23,7 @@ use crate::config::{Plan, RunConfig, Task};
 use vpt_backbone::{Backbone, class_texts::Prompts};
 use vpt_base::{Message, Result, params::Param};
 use vpt_data::{ImageCount, Split};
+use vpt_energy::EnergyMeter;
 use vpt_model::{
     head::{HeadKind, LabelMap, label_map::Vote},
     metrics::{Calibration, Scores, calibration::Logits},
@@ -65,7 +66,7 @@ pub(super) trait OpenedRun {
     fn write_parts(&self, folder: &RunFolder) -> Result<()>;
 
     /// Trains to the end, or until `observer` asks to stop.
-    fn go(self: Box<Self>, folder: RunFolder, started: Instant, observer: &mut dyn Observer) -> Result<Outcome>;
+    fn go(self: Box<Self>, folder: RunFolder, meter: EnergyMeter, observer: &mut dyn Observer) -> Result<Outcome>;
 }
 
 impl<T: TrainTask> OpenedRun for T {
@@ -81,8 +82,8 @@ impl<T: TrainTask> OpenedRun for T {
         TrainTask::write_parts(self, folder)
     }
 
-    fn go(self: Box<Self>, folder: RunFolder, started: Instant, observer: &mut dyn Observer) -> Result<Outcome> {
-        Session::new(*self, folder, started).go(observer)
+    fn go(self: Box<Self>, folder: RunFolder, meter: EnergyMeter, observer: &mut dyn Observer) -> Result<Outcome> {
+        Session::new(*self, folder, meter).go(observer)
     }
 }
 
