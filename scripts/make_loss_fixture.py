@@ -1,5 +1,5 @@
 """Makes the numbers that train::loss is compared with: losses with label smoothing and weights of classes by PyTorch, and
-their gradients for the logits.
+their gradients for the logits; and those of a text head that tells each class by itself, as SigLIP does, for all that it learns.
 
     pip install torch
     python scripts/make_loss_fixture.py
@@ -20,6 +20,19 @@ def case(logits, loss, **settings):
     value = loss(logits)
     value.backward()
     return {**settings, "loss": value.item(), "gradients": logits.grad.tolist()}
+
+
+def sigmoid_head(targets):
+    """`logits = exp(log_scale) cos + bias`, from the values that SigLIP was trained from."""
+    given = {"features": torch.randn(7, 5), "weight": torch.randn(4, 5), "log_scale": torch.tensor([10.]).log(), "bias": torch.tensor([-10.])}
+    learned = {name: value.clone().requires_grad_() for name, value in given.items()}
+    cosine = functional.normalize(learned["features"], dim=-1) @ functional.normalize(learned["weight"], dim=-1).T
+    logits = learned["log_scale"].exp() * cosine + learned["bias"]
+    loss = functional.binary_cross_entropy_with_logits(logits, targets)
+    loss.backward()
+    values = {name: value.flatten().tolist() for name, value in given.items()}
+    gradients = {name: value.grad.flatten().tolist() for name, value in learned.items()}
+    return {**values, "logits": logits.flatten().tolist(), "loss": loss.item(), "gradients": gradients}
 
 
 def main():
@@ -46,6 +59,7 @@ def main():
         "sets": sets,
         "cross_entropy": [cross(s, w) for s in (0., .3) for w in (None, weights)],
         "binary": [binary(None), binary(weights)],
+        "sigmoid_head": sigmoid_head(targets),
     }
     with open(os.path.join(FIXTURES, "losses.json"), "w") as file:
         file.write(json.dumps(fixture, separators=(",", ":")) + "\n")

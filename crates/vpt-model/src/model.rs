@@ -167,7 +167,7 @@ impl Model {
         };
         let head = |kind, keys| {
             let width = if site.embeds { backbone.embedding_width() } else { backbone.vit.width() };
-            Head { kind, width, classes, keys }
+            Head { kind, width, classes, keys, logit_bias: false }
         };
         if let (ClassifierSpec::Templates(prompts), Some(shape)) = (&classifier, shapes.weights()) {
             backbone.text_spec()?;
@@ -216,6 +216,12 @@ impl Model {
     #[must_use]
     pub fn with_keys(self, keys: usize) -> Self {
         Self { head: Head { keys, ..self.head }, ..self }
+    }
+
+    /// The same with a bias of all logits in its head, see [`Head::logit_bias`].
+    #[must_use]
+    pub fn with_logit_bias(self) -> Self {
+        Self { head: Head { logit_bias: true, ..self.head }, ..self }
     }
 
     /// The frozen part.

@@ -37,6 +37,9 @@ choice! {
     }
 }
 
+/// Name of the bias of all logits, `[1]`.
+pub const LOGIT_BIAS: &str = "head.logit_bias";
+
 /// A head for features of `width` values and `classes` classes. What [`HeadKind::Text`] reads are features that CLIP has
 /// projected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,15 +52,21 @@ pub struct Head {
     pub classes: usize,
     /// Keys of a cache of training images that adds to the logits, N; 0 for none.
     pub keys: usize,
+    /// Whether a learned bias is added to all logits of a cosine or text head, where the sigmoid of each is a probability by itself.
+    pub logit_bias: bool,
 }
 
 impl Head {
     /// Fresh weights. A cache is not made from nothing: of a head with keys, these are the others.
     pub fn init(&self, rng: &mut impl Rng) -> Result<Vec<Param>> {
-        match self.kind {
+        let mut params = match self.kind {
             HeadKind::Linear => linear::init(self.width, self.classes, rng),
             HeadKind::Cosine | HeadKind::Text => cosine::init(self.width, self.classes, rng),
+        }?;
+        if self.logit_bias {
+            params.push(Param::new(LOGIT_BIAS, &[1], vec![0.], Group::HeadBias)?);
         }
+        Ok(params)
     }
 
     /// The weights of CLIP's zero-shot classifier: `embeddings` `[C, D]`, unit vectors that stand for the classes, and
@@ -69,6 +78,16 @@ impl Head {
         text::weights(self.width, self.classes, embeddings, scale)
     }
 
+    /// As [`Self::of_texts`], and the bias of the logits of a backbone that was trained by the sigmoid of these (SigLIP).
+    ///
+    /// # Errors
+    /// As [`Self::of_texts`].
+    pub fn of_texts_by_sigmoid(&self, embeddings: Vec<f32>, scale: f32, bias: f32) -> Result<Vec<Param>> {
+        let mut params = self.of_texts(embeddings, scale)?;
+        params.push(Param::new(LOGIT_BIAS, &[1], vec![bias], Group::HeadBias)?);
+        Ok(params)
+    }
+
     /// Name and shape of every tensor of the head.
     pub fn tensors(&self) -> Vec<(&'static str, Vec<usize>)> {
         let weight = ("head.weight", vec![self.classes, self.width]);
@@ -78,6 +97,9 @@ impl Head {
         };
         if self.keys > 0 {
             tensors.extend(cache::tensors(self.keys, self.width));
+        }
+        if self.logit_bias {
+            tensors.push((LOGIT_BIAS, vec![1]));
         }
         tensors
     }
@@ -131,8 +153,12 @@ impl BoundHead {
             HeadKind::Linear => linear::forward(features, &self.tensors[0], &self.tensors[1]),
             HeadKind::Cosine | HeadKind::Text => cosine::forward(features, &self.tensors[0], &self.tensors[1]),
         }?;
-        match &self.cache {
-            Some((labels, alpha_beta)) => cache::forward(&logits, features, &self.tensors[2], labels, *alpha_beta),
+        let logits = match &self.cache {
+            Some((labels, alpha_beta)) => cache::forward(&logits, features, &self.tensors[2], labels, *alpha_beta)?,
+            None => logits,
+        };
+        match self.tensors.last().filter(|_| self.head.logit_bias) {
+            Some(bias) => Ok(logits.broadcast_add(bias)?),
             None => Ok(logits),
         }
     }
@@ -172,11 +198,20 @@ mod tests {
     #[test]
     fn initial_tensors_are_the_ones_a_head_binds() {
         for &kind in HeadKind::ALL {
-            let head = Head { kind, width: 6, classes: 3, keys: 0 };
+            let head = Head { kind, width: 6, classes: 3, keys: 0, logit_bias: false };
             let params = head.init(&mut stream(1, "head", 0, 0)).unwrap();
             let named: Vec<_> = params.iter().map(|p| (p.name.as_str(), p.shape.clone())).collect();
             assert_eq!(named, head.tensors());
             assert_eq!(head.bind(&params).unwrap().logits(&[0.5; 12]).unwrap().len(), 6);
+            let with_bias = Head { logit_bias: true, ..head };
+            assert_eq!(with_bias.init(&mut stream(1, "head", 0, 0)).unwrap().len(), with_bias.tensors().len());
+            if kind == HeadKind::Text {
+                let texts = with_bias.of_texts_by_sigmoid(vec![0.5; 18], 10., -3.).unwrap();
+                let named: Vec<_> = texts.iter().map(|p| (p.name.as_str(), p.shape.clone())).collect();
+                assert_eq!(named, with_bias.tensors());
+                let logits = with_bias.bind(&texts).unwrap().logits(&[0.5; 6]).unwrap();
+                assert!(logits.iter().all(|logit| (logit - 7.).abs() < 1e-5), "{logits:?}");
+            }
             let other = Head { classes: 4, ..head };
             assert!(other.bind(&params).unwrap_err().to_string().contains("[3, 6] where [4, 6]"));
         }

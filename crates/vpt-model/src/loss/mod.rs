@@ -211,6 +211,8 @@ fn differentiate(
 #[cfg(test)]
 #[allow(clippy::float_cmp)] // these values are exact
 mod tests {
+    use std::collections::BTreeMap;
+
     use crate::head::{Head, HeadKind};
     use crate::loss::*;
     use vpt_base::{
@@ -219,7 +221,7 @@ mod tests {
     };
 
     fn setup(kind: HeadKind) -> (Head, Vec<Param>, Vec<f32>, Vec<u32>) {
-        let head = Head { kind, width: 5, classes: 4, keys: 0 };
+        let head = Head { kind, width: 5, classes: 4, keys: 0, logit_bias: false };
         let mut rng = stream(3, "test", 0, 0);
         let mut params = head.init(&mut rng).unwrap();
         // Away from the initial values, where some gradients vanish.
@@ -374,17 +376,60 @@ mod tests {
         sets: Vec<Vec<u32>>,
         cross_entropy: Vec<LossCase>,
         binary: Vec<LossCase>,
+        sigmoid_head: SigmoidHead,
+    }
+
+    /// What a text head that tells each class by itself learns, and what PyTorch makes of it.
+    #[derive(serde::Deserialize)]
+    struct SigmoidHead {
+        features: Vec<f32>,
+        weight: Vec<f32>,
+        log_scale: Vec<f32>,
+        bias: Vec<f32>,
+        logits: Vec<f32>,
+        loss: f64,
+        gradients: BTreeMap<String, Vec<f32>>,
+    }
+
+    fn loss_fixture() -> LossFixture {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/losses.json");
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    // Made by scripts/make_loss_fixture.py.
+    #[test]
+    fn a_text_head_that_tells_each_class_by_itself_equals_pytorch() {
+        let fixture = loss_fixture();
+        let classes = fixture.logits[0].len();
+        let sets = Arc::new(LabelSets::new(classes, fixture.sets).unwrap());
+        let SigmoidHead { features, weight, log_scale, bias, logits, loss, gradients } = fixture.sigmoid_head;
+        let head = Head { kind: HeadKind::Text, width: weight.len() / classes, classes, keys: 0, logit_bias: true };
+        let params = head.of_texts_by_sigmoid(weight, log_scale[0].exp(), bias[0]).unwrap();
+        let bound = head.bind(&params).unwrap();
+        let close = |found: &[f32], expected: &[f32], what: &str| {
+            assert_eq!(found.len(), expected.len(), "{what}");
+            assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 2e-6 * (1. + b.abs())), "{what}");
+        };
+        close(&bound.logits(&features).unwrap(), &logits, "logits");
+        let labels: Vec<u32> = (0..logits.len() as u32 / classes as u32).collect();
+        let found =
+            Loss::new(Some(&sets), 0., None).gradients(&bound, &features, &labels, labels.len() as f64).unwrap();
+        assert!((found.loss / labels.len() as f64 - loss).abs() < 1e-6, "{}", found.loss);
+        close(&found.features, &gradients["features"], "features");
+        for (gradient, name) in found.head.iter().zip(["weight", "log_scale", "bias"]) {
+            close(gradient, &gradients[name], name);
+        }
+        assert_eq!(found.head.len(), 3);
     }
 
     // Made by scripts/make_loss_fixture.py.
     #[test]
     fn weighted_and_smoothed_losses_equal_pytorch() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/losses.json");
-        let fixture: LossFixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let fixture = loss_fixture();
         let classes = fixture.logits[0].len();
         let sets = Arc::new(LabelSets::new(classes, fixture.sets).unwrap());
         // With this head, features are logits.
-        let head = Head { kind: HeadKind::Linear, width: classes, classes, keys: 0 };
+        let head = Head { kind: HeadKind::Linear, width: classes, classes, keys: 0, logit_bias: false };
         let mut params = head.init(&mut stream(1, "test", 0, 0)).unwrap();
         params[0].values = (0..classes * classes).map(|i| f32::from(u8::from(i % (classes + 1) == 0))).collect();
         params[1].values.fill(0.);

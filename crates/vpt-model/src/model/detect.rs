@@ -10,7 +10,8 @@ use std::{
 
 use crate::{
     head::detect::{
-        BoundDetectHead, BoxScore, DetectShape, FeatureGradients, HeadGrads, RawBoxes, Workspace,
+        BoundDetectHead, BoxScore, ClassLayer, DetectShape, FeatureGradients, HeadGrads, LOG_SCALE, RawBoxes, SHIFT,
+        Workspace,
         assign::{Assignment, Truth},
         decode::decode,
         geometry::Grid,
@@ -93,7 +94,7 @@ pub fn levels(depth: usize) -> Vec<usize> {
 
 impl Detector {
     /// The head's sizes for `backbone` at its image size, with boxes of the side `anchor` as the typical ones.
-    pub fn shape(backbone: &Backbone, classes: crate::head::detect::ClassLayer, anchor: f32) -> DetectShape {
+    pub fn shape(backbone: &Backbone, classes: ClassLayer, anchor: f32) -> DetectShape {
         let patch = backbone.spec.patch_size;
         DetectShape {
             width: backbone.vit.width(),
@@ -194,6 +195,17 @@ impl Detector {
             params.extend(tokens.init(&mut stream(seed, "prompt init", 0, 0))?);
         }
         params.extend(self.shape.init(&mut stream(seed, "head init", 0, 0))?);
+        // A backbone that was trained by the sigmoid of its logits says how sure a cosine makes.
+        if let (ClassLayer::Text { .. }, Some(bias)) = (self.shape.classes, self.backbone.logit_bias()) {
+            let log_scale = self.backbone.logit_scale().unwrap_or(1.).ln();
+            for param in &mut params {
+                match param.name.as_str() {
+                    LOG_SCALE => param.values.fill(log_scale),
+                    SHIFT => param.values.fill(bias),
+                    _ => {}
+                }
+            }
+        }
         Ok(params)
     }
 

@@ -40,7 +40,7 @@ pub(super) fn mapped(backbone: &Backbone, kind: LabelMap, classes: usize) -> Res
         let message = format!("{classes} classes of the data, where the backbone's classifier has {found}");
         return Err(Error::setting("label_map", message));
     }
-    let head = Head { kind: HeadKind::Linear, width: source.width(), classes, keys: 0 };
+    let head = Head { kind: HeadKind::Linear, width: source.width(), classes, keys: 0, logit_bias: false };
     Ok((Mapped { kind, source: Arc::new(source) }, head))
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use super::{ClassifierSpec, DetectTask, Model, run_origin::RunOrigin};
 use crate::{
-    head::cache::KEYS,
+    head::{LOGIT_BIAS, cache::KEYS},
     model::task_file::{TaskFile, TaskMeta, TaskMetrics},
 };
 use vpt_backbone::{Backbone, OpenOptions, Precision, registry::KNOWN};
@@ -167,6 +167,7 @@ impl TaskModel {
             None => ClassifierSpec::Head(meta.head),
         };
         let model = Model::new(backbone, &meta.parts, classifier, meta.classes.len(), threads)?;
+        let model = if params.iter().any(|param| param.name == LOGIT_BIAS) { model.with_logit_bias() } else { model };
         let params = model.adopt(params)?;
         let input = model.preprocess()?.output_size();
         if meta.preprocess.output_size() != input {

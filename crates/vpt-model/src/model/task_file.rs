@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::prompt::{PartShape, PartShapes};
 use crate::{
     head::{
-        Head, HeadKind,
+        Head, HeadKind, LOGIT_BIAS,
         cache::{self, KEYS},
         detect::DetectShape,
         label_map::{self, LabelMap, MAP},
@@ -379,7 +379,9 @@ fn head_tensors(
     } else {
         0
     };
-    let head = Head { kind: meta.head, width, classes: meta.classes.len(), keys };
+    // Of a text head that tells each class by itself; earlier versions had none.
+    let logit_bias = meta.head == HeadKind::Text && meta.multilabel && tensors.contains_key(LOGIT_BIAS);
+    let head = Head { kind: meta.head, width, classes: meta.classes.len(), keys, logit_bias };
     Ok(head.tensors().into_iter().map(|(name, shape)| (name.to_owned(), shape)).collect())
 }
 
@@ -497,7 +499,7 @@ mod tests {
 
     fn task() -> TaskFile {
         let layout = TokenLayout { start: 0, layers: 2, tokens: 3 };
-        let head = Head { kind: HeadKind::Linear, width: 8, classes: 2, keys: 0 };
+        let head = Head { kind: HeadKind::Linear, width: 8, classes: 2, keys: 0, logit_bias: false };
         let mut rng = stream(1, "test", 0, 0);
         let mut params = vec![layout.init(8, 4, &mut rng).unwrap()];
         params.extend(head.init(&mut rng).unwrap());

@@ -265,8 +265,6 @@ fn flags_of_other_tasks_are_refused() {
     assert_eq!(refusal(RunConfig { label_smoothing: 0.1, ..RunConfig::default() }), format!("label_smoothing: {not}"));
     let message = refusal(RunConfig { mosaic: Some(0.5), ..RunConfig::default() });
     assert_eq!(message, "mosaic: only for detection, from data with boxes");
-    let message = refusal(RunConfig { head: Some(HeadKind::Text), ..RunConfig::default() });
-    assert!(message.starts_with("head: text is for one class an image"), "{message}");
     for &method in Method::ALL {
         if method.on_embeddings() || method.has_texts() {
             assert_eq!(refusal(config(method)), format!("method: {method} is {not}"));

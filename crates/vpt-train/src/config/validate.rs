@@ -119,10 +119,6 @@ impl RunConfig {
             Task::Multilabel => "multi-label classification",
             _ => "classification",
         };
-        if task == Task::Multilabel && self.head == Some(HeadKind::Text) {
-            let message = "text is for one class an image: CLIP compares classes, it does not say which are there";
-            return Err(Error::setting("head", message));
-        }
         for setting in Self::all() {
             if self.is_given(setting.name) && !setting.tasks.contains(&task) {
                 let only_detection = setting.tasks == [Task::Detect];

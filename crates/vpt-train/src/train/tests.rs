@@ -708,6 +708,33 @@ fn runs_of_several_classes_an_image_resume_to_the_same_bytes() {
 }
 
 #[test]
+fn a_text_head_for_several_classes_an_image_learns_and_is_resumed() {
+    let dir = workplace();
+    let siglip = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/siglip").display().to_string();
+    for method in [Method::LINEAR, Method::VPT_DEEP] {
+        let config = RunConfig {
+            backbone: siglip.clone(),
+            head: Some(HeadKind::Text),
+            batch_size: Some(25),
+            ..scenes(&dir, method)
+        };
+        let (whole, results) = finish(&config, &dir);
+        let file = TaskFile::open(&whole).unwrap();
+        let [bias] = file.params.last().unwrap().values[..] else { panic!("{method}: no bias of the logits") };
+        assert!(bias != -3.25 && (bias + 3.25).abs() < 1., "{method}: {bias}");
+        let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(4)).unwrap();
+        let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{method}") };
+        let (_, resumed) = finished(resume(&folder, &mut Silent));
+        assert_eq!((content(&folder), &resumed.test), (content(&whole), &results.test), "{method}");
+        let options = TaskOptions { threads: 2, ..Default::default() };
+        let AnyTask::Multilabel(task) = AnyTask::open(&folder, &options).unwrap() else { panic!("another task") };
+        let data = MultilabelDataset::open(dir.path().join("scenes"), 1, false).unwrap();
+        let tally = evaluate_multilabel(&task, &data, Split::Test, &mut |_, _| {}).unwrap();
+        assert_eq!(&tally.metrics(), results.test.multilabel().unwrap(), "{method}");
+    }
+}
+
+#[test]
 fn other_labels_of_the_same_images_are_another_run() {
     let dir = workplace();
     let (folder, _) = finish(&scenes(&dir, Method::LINEAR), &dir);

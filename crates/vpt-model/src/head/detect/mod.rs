@@ -37,6 +37,7 @@ pub use geometry::Grid;
 pub use gradients::HeadGrads;
 pub use loss::{DetectionLoss, LossSums};
 pub use shape::{ClassLayer, DetectShape};
+pub(crate) use shape::{LOG_SCALE, SHIFT};
 
 /// Raw outputs for one image of T tokens, row-major, before any decoding; also the gradient of these values.
 #[derive(Clone, Debug, Default, PartialEq)]

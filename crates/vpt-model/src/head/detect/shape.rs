@@ -11,6 +11,10 @@ use vpt_base::{
     random::normal,
 };
 
+/// Names of the logarithm of the scale of cosines with texts, and of what is added to them; `[1]` each.
+pub(crate) const LOG_SCALE: &str = "head.class.log_scale";
+pub(crate) const SHIFT: &str = "head.class.shift";
+
 /// Groups of every GroupNorm.
 pub(super) const GROUPS: usize = 8;
 
@@ -171,8 +175,8 @@ impl DetectShape {
                 let values = match name.as_str() {
                     "head.class.weight" | "head.quality.weight" => draw(INIT_STD),
                     "head.box.weight" => vec![0.; n],
-                    "head.class.bias" | "head.class.shift" => vec![prior; n],
-                    "head.class.log_scale" => vec![INIT_SCALE.ln(); n],
+                    "head.class.bias" | SHIFT => vec![prior; n],
+                    LOG_SCALE => vec![INIT_SCALE.ln(); n],
                     "head.upsample.weight" | "head.class.project.weight" => draw(fan_in.powf(-0.5)),
                     _ if shape.len() > 1 => draw((2. / fan_in).sqrt()),
                     _ if name.ends_with("weight") => vec![1.; n],

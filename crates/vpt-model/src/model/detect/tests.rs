@@ -21,7 +21,11 @@ const ANCHOR: f32 = 0.3;
 const DEPTH: usize = 3;
 
 fn backbone(side: usize) -> Arc<Backbone> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/clip");
+    backbone_of("clip", side)
+}
+
+fn backbone_of(family: &str, side: usize) -> Arc<Backbone> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(family);
     let options = OpenOptions { image_size: Some(side), ..OpenOptions::default() };
     Arc::new(Backbone::open(dir.to_str().unwrap(), &options).unwrap())
 }
@@ -439,4 +443,23 @@ fn tokens_are_read_at_the_quarters_of_the_depth() {
     assert_eq!(levels(6), [2, 3, 5, 6]);
     assert_eq!(levels(3), [1, 2, 3]);
     assert_eq!(levels(1), [1]);
+}
+
+#[test]
+fn cosines_with_texts_begin_as_those_of_a_backbone_that_was_trained_by_their_sigmoid() {
+    let first = |family: &str, classes: ClassLayer| {
+        let backbone = backbone_of(family, 32);
+        let shape = Detector::shape(&backbone, classes, ANCHOR);
+        let texts = matches!(classes, ClassLayer::Text { .. }).then(|| vec![1.; 3 * backbone.embedding_width()]);
+        let detector = Detector::new(backbone, None, shape, &levels(DEPTH), texts, 1).unwrap();
+        let params = detector.init(1).unwrap();
+        let value = |name| params.iter().find(|param| param.name == name).map(|param| param.values[0]);
+        (value(LOG_SCALE), value(SHIFT))
+    };
+    let texts = ClassLayer::Text { classes: 3, width: 32 };
+    let (scale, shift) = first("siglip", texts);
+    assert!((scale.unwrap() - 2.5).abs() < 1e-6 && shift == Some(-3.25), "{scale:?} {shift:?}");
+    let (scale, shift) = first("clip", ClassLayer::Text { classes: 3, width: 24 });
+    assert!((scale.unwrap() - 16f32.ln()).abs() < 1e-6 && (shift.unwrap() + 99f32.ln()).abs() < 1e-5);
+    assert_eq!(first("siglip", ClassLayer::Linear { classes: 3 }), (None, None));
 }

@@ -71,7 +71,7 @@ impl FeatureFixture {
     fn head(&self, weight: Vec<f32>, group: Group) -> (Head, Vec<Param>) {
         let width = weight.len() / CLASSES;
         let params = cosine::given(weight, CLASSES, self.number("/scale") as f32, group).unwrap();
-        (Head { kind: HeadKind::Cosine, width, classes: CLASSES, keys: 0 }, params)
+        (Head { kind: HeadKind::Cosine, width, classes: CLASSES, keys: 0, logit_bias: false }, params)
     }
 
     fn zero_shot(&self) -> BoundHead {
@@ -121,7 +121,7 @@ fn a_linear_probe_is_scikit_learn_s() {
         // What a run makes of it: a head in f32, after a search that was told the strength.
         let (probe, chosen, trials) = search(train, train, CLASSES, Some(l2), &|| false).unwrap().unwrap();
         assert!((chosen - l2).abs() < f64::EPSILON && trials.len() == 1);
-        let head = Head { kind: HeadKind::Linear, width: train.width(), classes: CLASSES, keys: 0 };
+        let head = Head { kind: HeadKind::Linear, width: train.width(), classes: CLASSES, keys: 0, logit_bias: false };
         let logits = head.bind(&probe.params().unwrap()).unwrap().logits(&fixture.f32s("/logistic/other")).unwrap();
         let probabilities: Vec<f32> = logits.chunks(CLASSES).flat_map(softmax).collect();
         assert_close(&probabilities, &fixture.f64s(&at("probabilities")), 1e-5, "probabilities");

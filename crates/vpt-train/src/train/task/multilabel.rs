@@ -178,3 +178,73 @@ impl Decision {
         CardLine { text, probability: Some(self.probability), right: Some(self.right) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        eval::zero_shot::zero_shot_sigmoid,
+        train::{evaluate, observer::Silent, progress::Stage, task::TrainTask},
+    };
+    use vpt_data::shapes::{self, ShapesConfig};
+    use vpt_model::{head::HeadKind, methods::Method};
+
+    /// A text head on the backbone `name` among the fixtures, for scenes in `dir`.
+    fn text_head(name: &str, dir: &Path) -> RunConfig {
+        let data = dir.join("scenes");
+        if !data.exists() {
+            let task = shapes::ShapesTask::Detect;
+            shapes::write_coco(&data, &ShapesConfig { images: 30, task, ..ShapesConfig::default() }).unwrap();
+        }
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+        RunConfig {
+            backbone: fixtures.join(name).display().to_string(),
+            data: data.display().to_string(),
+            task: Task::Multilabel,
+            method: Method::LINEAR,
+            head: Some(HeadKind::Text),
+            threads: Some(2),
+            ..RunConfig::default()
+        }
+    }
+
+    #[test]
+    fn before_the_first_step_a_text_head_is_the_sigmoid_of_zero_shot_logits() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = Multilabel::open(&text_head("siglip", dir.path()), &mut Silent).unwrap().unwrap();
+        let setup = &task.setup;
+        let params = setup.initial(true, &mut Silent).unwrap();
+        let shapes = setup.initial(false, &mut Silent).unwrap();
+        let named = |params: &[vpt_base::params::Param]| {
+            params.iter().map(|param| (param.name.clone(), param.shape.clone(), param.group)).collect::<Vec<_>>()
+        };
+        assert_eq!(named(&params), named(&shapes));
+        assert_eq!(params.last().map(|bias| (bias.name.as_str(), bias.values[0])), Some(("head.logit_bias", -3.25)));
+        let test = (Split::Test, &setup.test);
+        let found = evaluate(&task, &params, Stage::Whole, test, false, &mut Silent).unwrap().unwrap().metrics();
+        let (prompts, backbone) = (setup.texts.clone().unwrap(), setup.model.backbone());
+        let truth = |labels: &[u32]| task.labels.0.truth(labels);
+        let expected =
+            zero_shot_sigmoid(backbone, &setup.dataset, &truth, Split::Test, &prompts, 2, &mut |_, _| {}).unwrap();
+        let expected = expected.metrics();
+        assert_eq!(
+            (found.map, found.micro_f1, found.exact_match),
+            (expected.map, expected.micro_f1, expected.exact_match)
+        );
+        assert!((found.loss - expected.loss).abs() < 1e-5, "{found:?} {expected:?}");
+    }
+
+    #[test]
+    fn a_backbone_that_compares_classes_tells_none_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let refusal = |name: &str| {
+            let config = text_head(name, dir.path());
+            Multilabel::open(&config, &mut Silent).err().unwrap().to_string()
+        };
+        let message = "head: text is for one class an image: CLIP compares classes, it does not say which are there";
+        assert_eq!(refusal("clip"), message);
+        assert!(refusal("vit").contains("has no text tower"));
+    }
+}

@@ -7,7 +7,7 @@ use super::{
     source::{PartImages, PartSource, ReadOutcome},
 };
 use crate::{
-    config::{LearningRate, Plan, RunConfig, RunContext, Select},
+    config::{LearningRate, Plan, RunConfig, RunContext, Select, Task},
     feature_cache::{self, FeatureCache},
     train::{
         OpenData,
@@ -127,8 +127,12 @@ impl Setup {
         let plan = config.resolve(&facts(&dataset))?;
         // First: a missing text tower should be told before a thousand images are read.
         let texts = prompts(&plan, &backbone, &dataset)?;
+        let by_sigmoid = tells_by_sigmoid(&plan, &backbone)?;
         let classifier = classifier(&plan, texts.as_ref(), dataset.train.len());
         let mut model = Model::new(backbone.clone(), &plan.parts, classifier, dataset.classes.len(), plan.threads)?;
+        if by_sigmoid {
+            model = model.with_logit_bias();
+        }
         // Too little memory should be told now, too.
         model.memory_plan(plan.config.micro_batch, plan.batch_size)?;
         let extractor = extractor(&plan, &model)?;
@@ -175,7 +179,11 @@ impl Setup {
         if wanted && let Some(texts) = self.class_texts(observer)? {
             let scale = model.backbone().logit_scale().unwrap_or(1.);
             params.truncate(model.part_tensors());
-            params.extend(model.head().of_texts(texts.unit, scale)?);
+            let head = model.head();
+            params.extend(match model.backbone().logit_bias().filter(|_| head.logit_bias) {
+                Some(bias) => head.of_texts_by_sigmoid(texts.unit, scale, bias)?,
+                None => head.of_texts(texts.unit, scale)?,
+            });
         }
         Ok(params)
     }
@@ -230,6 +238,21 @@ fn classifier<'a>(plan: &'a Plan, texts: Option<&'a Prompts>, images: usize) -> 
         }
         (None, _) => ClassifierSpec::Head(plan.head),
     }
+}
+
+/// Whether a text head says of each class by itself whether it is there: in tasks with any number of classes an image.
+///
+/// # Errors
+/// The backbone was not trained by the sigmoid of its logits, so they say nothing of the kind.
+fn tells_by_sigmoid(plan: &Plan, backbone: &Backbone) -> Result<bool> {
+    if plan.config.task != Task::Multilabel || plan.head != HeadKind::Text {
+        return Ok(false);
+    }
+    if backbone.logit_bias().is_none() {
+        let message = "text is for one class an image: CLIP compares classes, it does not say which are there";
+        return Err(Error::setting("head", message));
+    }
+    Ok(true)
 }
 
 /// The texts that name the classes, if the head of `plan` is made of them, or if they are learned.
