@@ -1,4 +1,4 @@
-"""Makes tests/fixtures/pickle: the same tensors as `torch.save` and as safetensors write them.
+"""Makes tests/fixtures/pickle: the same tensors as `torch.save` (today and before PyTorch 1.6), scripted modules and safetensors have them.
 
     python scripts/make_pickle_fixture.py [--out tests/fixtures/pickle]
 
@@ -25,4 +25,33 @@ state = OrderedDict([
 state._metadata = OrderedDict([("", {"version": 1}), ("layer", {"version": 1})])
 torch.save(state, f"{out}/pytorch_model.bin")
 save_file({k: v.detach().clone().contiguous() for k, v in state.items()}, f"{out}/model.safetensors")
+# As files were before PyTorch 1.6; under `teacher`, beside what a training program keeps.
+beside = {"epoch": 7, "student": {"layer.weight": torch.zeros(2)}, "args": argparse.Namespace(lr=.1, name="x")}
+torch.save({**beside, "teacher": state}, f"{out}/legacy.pth", _use_new_zipfile_serialization=False)
+
+
+class Inner(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(state["transposed"].clone())
+        self.register_buffer("table", state["half"])
+        self.count: int = 3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Outer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.Sequential(Inner(), torch.nn.Linear(2, 3))
+        self.scale = torch.nn.Parameter(torch.tensor(2.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+module = Outer()
+torch.jit.save(torch.jit.script(module), f"{out}/scripted.pt")
+save_file({k: v.detach().clone().contiguous() for k, v in module.state_dict().items()}, f"{out}/scripted.safetensors")
 for name in os.listdir(out): os.chmod(f"{out}/{name}", 0o644)

@@ -32,6 +32,8 @@ pub const INDEX: &str = "model.safetensors.index.json";
 const MAX_INDEX_BYTES: u64 = 100_000_000;
 /// Bytes converted at a time.
 const CHUNK: usize = 1 << 18;
+/// Values that may lie in a file from the first to the last value of a tensor, for each of its own.
+const MAX_SCATTER: usize = 16;
 
 /// The weights in PyTorch's form in the folder `dir`, where it has none of safetensors: `pytorch_model.bin`, or the only `.pth`.
 pub(crate) fn pickled_timm(dir: &Path) -> Option<PathBuf> {
@@ -126,10 +128,18 @@ impl Weights {
         let Some(name) = open_clip::weight_file(dir) else {
             return Err(Error::weights(dir, format!("holds no {}", open_clip::WEIGHTS[0])));
         };
-        let (file, tensors) = Self::one_file(&dir.join(name))?;
+        Self::of_open_clip(&dir.join(name), dir)
+    }
+
+    /// As [`Weights::open_open_clip`], of the one file `path`; `origin` stands for it in errors.
+    ///
+    /// # Errors
+    /// As [`Weights::open_open_clip`].
+    pub(crate) fn of_open_clip(path: &Path, origin: &Path) -> Result<Self> {
+        let (file, tensors) = Self::one_file(path)?;
         let files = vec![file];
         let renamed = renamed(&files, tensors, open_clip::slots)?;
-        Self::new(dir, files, renamed)
+        Self::new(origin, files, renamed)
     }
 
     /// Opens the checkpoint of timm in the folder `dir`, whose tensors then have the names of [`crate::names::timm`].
@@ -137,10 +147,22 @@ impl Weights {
     /// # Errors
     /// As [`Weights::open_open_clip`].
     pub(crate) fn open_timm(dir: &Path) -> Result<Self> {
-        let (files, tensors) = match pickled_timm(dir) {
-            Some(path) => Self::one_file(&path).map(|(file, tensors)| (vec![file], tensors))?,
-            None => Self::safetensors(dir)?,
-        };
+        match pickled_timm(dir) {
+            Some(path) => Self::of_timm(&path, dir),
+            None => Self::safetensors(dir).and_then(|(files, tensors)| Self::in_names_of_timm(dir, files, tensors)),
+        }
+    }
+
+    /// As [`Weights::open_timm`], of the one file `path`; `origin` stands for it in errors.
+    ///
+    /// # Errors
+    /// As [`Weights::open_open_clip`].
+    pub(crate) fn of_timm(path: &Path, origin: &Path) -> Result<Self> {
+        let (file, tensors) = Self::one_file(path)?;
+        Self::in_names_of_timm(origin, vec![file], tensors)
+    }
+
+    fn in_names_of_timm(origin: &Path, files: Vec<WeightFile>, tensors: BTreeMap<String, TensorEntry>) -> Result<Self> {
         let extent = |ending: &str, axis: usize| {
             let found = tensors.iter().find(|(name, _)| name.ends_with(ending));
             found.and_then(|(_, tensor)| tensor.shape.get(axis).copied())
@@ -148,7 +170,7 @@ impl Weights {
         let (into, out) = (extent("blocks.0.mlp.fc1.weight", 0), extent("blocks.0.mlp.fc2.weight", 1));
         let packed = into.zip(out).is_some_and(|(into, out)| into == out.saturating_mul(2));
         let renamed = renamed(&files, tensors, |name| names::timm::slots(name, packed))?;
-        Self::new(dir, files, renamed)
+        Self::new(origin, files, renamed)
     }
 
     /// A file of safetensors or in PyTorch's own form, and the tensors in it.
@@ -235,10 +257,12 @@ impl Weights {
     /// The tensor `name` beside the plain model, as the classifier of a `ViTForImageClassification` stands beside its `vit.`.
     fn find_beside(&self, name: &str) -> Option<&TensorEntry> {
         let parent = self.prefix.trim_end_matches('.').rsplit_once('.').map(|(parent, _)| parent);
-        match parent {
+        let beside = match parent {
             Some(parent) => self.tensors.get(&format!("{parent}.{name}")),
             None => self.tensors.get(name),
-        }
+        };
+        // timm's is a layer of the model itself.
+        beside.or_else(|| self.find(name))
     }
 
     /// The shape of the tensor of this name beside the plain model, if there is one.
@@ -351,36 +375,34 @@ impl Weights {
 
     /// The values of `tensor`, row-major, whatever they are.
     fn read_in_order(&self, name: &str, tensor: &TensorEntry, out: &mut [f32]) -> Result<()> {
-        if let Some(own) = tensor.transpose().filter(|_| tensor.transposed) {
-            let (rows, columns) = (own.shape[0], own.shape[1]);
-            let mut stored = vec![0.; out.len()];
-            self.read_stored(name, &own, &mut stored)?;
-            for (row, values) in stored.chunks_exact(columns.max(1)).enumerate() {
-                values.iter().enumerate().for_each(|(column, &value)| out[column * rows + row] = value);
-            }
-            return Ok(());
+        let behind = tensor.last_rows.as_ref().map_or(0, |last| last.shape.iter().product());
+        let (own, behind) = out.split_at_mut(out.len().saturating_sub(behind));
+        if let Some(last) = &tensor.last_rows {
+            self.read_in_order(name, last, behind)?;
         }
-        if let Some(own) = tensor.stored_patch_rows() {
-            let pixels = tensor.shape[2] * tensor.shape[3];
-            let mut stored = vec![0.; out.len()];
-            self.read_stored(name, &own, &mut stored)?;
-            for (i, value) in out.iter_mut().enumerate() {
-                let (output, channel, pixel) = (i / (3 * pixels), i / pixels % 3, i % pixels);
-                *value = stored[(output * pixels + pixel) * 3 + channel];
-            }
-            return Ok(());
+        let Some(strides) = &tensor.strides else { return self.read_stored(name, tensor, own) };
+        let tensor = &tensor.first_rows();
+        let all = tensor.as_stored();
+        let values = all.shape[0];
+        if values / MAX_SCATTER > own.len().max(CHUNK) {
+            let message =
+                format!("the values of tensor `{}` lie too far apart; save it contiguous", name.escape_debug());
+            return Err(Error::weights(&self.files[tensor.file].path, message));
         }
-        self.read_stored(name, tensor, out)
+        let mut stored = vec![0.; values];
+        self.read_stored(name, &all, &mut stored)?;
+        let mut out = own.iter_mut();
+        pickle::each_place(&tensor.shape, strides, |at| {
+            if let Some(value) = out.next() {
+                *value = stored[at];
+            }
+        });
+        Ok(())
     }
 
     /// The values of `tensor` in the order of its file.
     fn read_stored(&self, name: &str, tensor: &TensorEntry, out: &mut [f32]) -> Result<()> {
-        let (file, mut out) = (&self.files[tensor.file], out);
-        if let Some(last) = &tensor.last_rows {
-            let (own, behind) = out.split_at_mut(out.len().saturating_sub(last.shape.iter().product()));
-            self.read_stored(name, last, behind)?;
-            out = own;
-        }
+        let file = &self.files[tensor.file];
         match tensor.dtype.as_str() {
             "F64" => file.read_values(tensor, out, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
             "F32" => file.read_values(tensor, out, f32::from_le_bytes),

@@ -65,6 +65,13 @@ fn bomb(size: u32) -> Vec<u8> {
     [local, central, end].concat()
 }
 
+/// The beginning of a file before PyTorch 1.6, what it says of the machine, and a dictionary of one tensor.
+const OLD: &[u8] = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.";
+const MACHINE: &[u8] = b"\x80\x02}X\x0d\0\0\0little_endian\x88s.";
+const ONE: &[u8] =
+    b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n\
+    X\x01\0\0\x000X\x03\0\0\0cpuK\x06NtQK\x00K\x02\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtRs.";
+
 #[test]
 fn checkpoints_of_pytorch() {
     let whole = fs::read(Path::new(&fixture("pickle")).join("pytorch_model.bin")).unwrap();
@@ -73,6 +80,14 @@ fn checkpoints_of_pytorch() {
         ("zeros", vec![0; 1 << 16]),
         ("text", b"not a checkpoint".to_vec()),
         ("old-form", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.".to_vec()),
+        ("old-form-of-nothing", [OLD, b"\x80\x02N.\x80\x02N.\x80\x02]."].concat()),
+        ("old-form-of-4-gigabytes", [OLD, MACHINE, b"\x80\x02X\xff\xff\xff\xffabc."].concat()),
+        ("old-form-cut", [OLD, MACHINE, b"\x80\x02}.\x80\x02]X\x01\0\0\x000a."].concat()),
+        ("old-form-with-a-long-storage", [OLD, MACHINE, ONE, b"\x80\x02]X\x01\0\0\x000a.", &[0xff; 8]].concat()),
+        (
+            "old-form-with-a-longer-storage",
+            [OLD, MACHINE, ONE, b"\x80\x02]X\x01\0\0\x000a.", &[0x7f; 8], &[0; 64]].concat(),
+        ),
         ("cut-in-the-pickle", whole[..300].to_vec()),
         ("cut-in-the-middle", whole[..whole.len() / 2].to_vec()),
         ("cut-by-a-byte", whole[..whole.len() - 1].to_vec()),

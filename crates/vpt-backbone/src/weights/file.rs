@@ -39,10 +39,9 @@ pub(super) struct TensorEntry {
     /// From the start of the file.
     offset: u64,
     bytes: u64,
-    /// Whether the file holds the transpose of the matrix that `shape` says.
-    pub(super) transposed: bool,
-    /// Whether the file holds a patch embedding `[D, 3, p, p]`, as `shape` says, as `[D, p, p, 3]`.
-    patch_rows: bool,
+    /// From one value to the next along each dimension, in values, where they do not lie in the order of `shape`; `bytes` then are
+    /// those from the first to the last.
+    pub(super) strides: Option<Vec<usize>>,
     /// Where the last rows are, if not behind the others.
     pub(super) last_rows: Option<Box<TensorEntry>>,
 }
@@ -51,7 +50,40 @@ impl TensorEntry {
     /// A tensor whose values lie in their order from byte `offset` of its file on; whoever makes it has checked that they do.
     pub(super) fn at(file: usize, dtype: &str, shape: Vec<usize>, [offset, bytes]: [u64; 2]) -> Self {
         let dtype = dtype.to_owned();
-        Self { file, dtype, shape, offset, bytes, transposed: false, patch_rows: false, last_rows: None }
+        Self { file, dtype, shape, offset, bytes, strides: None, last_rows: None }
+    }
+
+    /// A tensor whose values lie in the bytes from `offset` on with these strides; whoever makes it has checked that they do.
+    pub(super) fn strided(file: usize, dtype: &str, shape: Vec<usize>, strides: Vec<usize>, place: [u64; 2]) -> Self {
+        Self { strides: Some(strides), ..Self::at(file, dtype, shape, place) }
+    }
+
+    /// The strides of it as a matrix.
+    fn matrix_strides(&self) -> Option<[usize; 2]> {
+        let &[_, columns] = &self.shape[..] else { return None };
+        self.strides.as_ref().map_or(Some([columns, 1]), |strides| strides[..].try_into().ok())
+    }
+
+    /// Those of its rows that do not lie elsewhere.
+    pub(super) fn first_rows(&self) -> Self {
+        let Some(last) = &self.last_rows else { return self.clone() };
+        let mut shape = self.shape.clone();
+        shape[0] -= last.shape[0];
+        Self { shape, last_rows: None, ..self.clone() }
+    }
+
+    /// Values from the first to the last in the file.
+    fn values(&self) -> usize {
+        if self.shape.contains(&0) {
+            return 0;
+        }
+        let Some(strides) = &self.strides else { return self.shape.iter().product() };
+        1 + self.shape.iter().zip(strides).map(|(d, s)| (d - 1) * s).sum::<usize>()
+    }
+
+    /// The values from the first to the last, as they lie in the file.
+    pub(super) fn as_stored(&self) -> Self {
+        Self { shape: vec![self.values()], strides: None, last_rows: None, ..self.clone() }
     }
 
     /// The rows of one of so many shares, as a third of fused query, key and value weights `[3D, …]`; `None` if they cannot be shared out.
@@ -62,14 +94,21 @@ impl TensorEntry {
         }
         let mut shape = self.shape.clone();
         shape[0] = rows / of;
-        let bytes = self.bytes / of as u64;
-        Some(Self { shape, offset: self.offset + number as u64 * bytes, bytes, ..self.clone() })
+        let Some(strides) = &self.strides else {
+            let bytes = self.bytes / of as u64;
+            return Some(Self { shape, offset: self.offset + number as u64 * bytes, bytes, ..self.clone() });
+        };
+        let width = self.bytes.checked_div(self.values() as u64)?;
+        let offset = self.offset + (number * shape[0] * strides[0]) as u64 * width;
+        let share = Self { shape, offset, ..self.clone() };
+        Some(Self { bytes: share.values() as u64 * width, ..share })
     }
 
     /// What it is a list of one of; `None` if it is none.
     pub(super) fn only_one(&self) -> Option<Self> {
         let shape = self.shape.strip_prefix(&[1])?.to_vec();
-        (!self.transposed).then(|| Self { shape, ..self.clone() })
+        let strides = self.strides.as_ref().map(|strides| strides[1..].to_vec());
+        Some(Self { shape, strides, ..self.clone() })
     }
 
     /// `count` of its values from the one at `first` on, in the order of the file, where all are in one place; `None` where it has
@@ -83,7 +122,7 @@ impl TensorEntry {
 
     /// Whether its values lie in one place and in their order.
     pub(super) fn is_in_order(&self) -> bool {
-        !self.transposed && !self.patch_rows && self.last_rows.is_none()
+        self.strides.is_none() && self.last_rows.is_none()
     }
 
     /// Its rows and, behind them, those of `below`; `None` if they do not fit together.
@@ -97,7 +136,9 @@ impl TensorEntry {
     /// Its transpose; `None` if it is no matrix.
     pub(super) fn transpose(&self) -> Option<Self> {
         let &[rows, columns] = &self.shape[..] else { return None };
-        Some(Self { shape: vec![columns, rows], transposed: !self.transposed, ..self.clone() })
+        let [row, column] = self.matrix_strides()?;
+        let strides = vec![column, row];
+        self.last_rows.is_none().then(|| Self { shape: vec![columns, rows], strides: Some(strides), ..self.clone() })
     }
 
     /// The patch embedding `[D, 3, p, p]` that it holds as rows `[D, p p 3]`; `None` if it holds none so.
@@ -105,14 +146,10 @@ impl TensorEntry {
         let &[outputs, values] = &self.shape[..] else { return None };
         let side = (values / 3).isqrt();
         let shape = vec![outputs, 3, side, side];
-        (!self.transposed && 3 * side * side == values).then(|| Self { shape, patch_rows: true, ..self.clone() })
-    }
-
-    /// The tensor `[D, p, p, 3]` in the file, where it is one of [`Self::patch_rows`].
-    pub(super) fn stored_patch_rows(&self) -> Option<Self> {
-        let &[outputs, channels, height, width] = &self.shape[..] else { return None };
-        let shape = vec![outputs, height, width, channels];
-        self.patch_rows.then(|| Self { shape, patch_rows: false, ..self.clone() })
+        let [row, value] = self.matrix_strides()?;
+        let strides = vec![row, value, 3 * side * value, 3 * value];
+        let is_one = 3 * side * side == values && self.last_rows.is_none();
+        is_one.then(|| Self { shape, strides: Some(strides), ..self.clone() })
     }
 }
 

@@ -1,22 +1,28 @@
-//! PyTorch's own checkpoints (`pytorch_model.bin`) made safetensors, for repositories that have nothing else.
+//! PyTorch's own checkpoints (`pytorch_model.bin`, `.pt`, `.pth`), read where they lie, or made safetensors for repositories that have
+//! nothing else.
 //!
-//! Such a file is a zip archive of a pickle, which says how tensors lie in storages, and of the storages. candle's reader
+//! Such a file is a zip archive of a pickle, which says how tensors lie in storages, and of the storages; before `PyTorch` 1.6
+//! it was one pickle behind the other ([`legacy`]). candle's reader
 //! runs the pickle; it calls nothing, so no code of the file is ever executed. It trusts the file's lengths, though, and
-//! copies whatever is referred to again, so every step it takes is watched here: a crafted pickle of a few kilobytes could
-//! otherwise fill the memory or the call stack.
+//! copies whatever is referred to again, so every step it takes is watched ([`objects`]).
+
+mod legacy;
+mod objects;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::Path;
 
 use candle_core::DType;
-use candle_core::pickle::{Object, Stack, TensorInfo};
+use candle_core::pickle::{Object, TensorInfo};
 use serde_json::json;
 use zip::{CompressionMethod, ZipArchive};
 
+use self::objects::{brief, state_dict, unpickle};
 use super::file::TensorEntry;
 use vpt_base::contain::contain;
+use vpt_base::file_at::read_exact_at;
 use vpt_base::{Error, Result};
 
 /// The file that holds a checkpoint in PyTorch's form.
@@ -26,23 +32,19 @@ pub const PICKLED_INDEX: &str = "pytorch_model.bin.index.json";
 
 /// A pickle of ten thousand tensors takes two megabytes and half of the visits.
 const MAX_PICKLE_BYTES: u64 = 8 << 20;
-const MAX_VISITS: usize = 4 << 20;
-/// A tensor of a dictionary is eight levels deep.
-const MAX_DEPTH: usize = 24;
 const CHUNK: usize = 1 << 18;
 /// What candle says of a storage whose type it does not know.
 const UNKNOWN_TYPE: &str = "unsupported storage type";
 
-/// A tensor of the archive, checked: its values lie inside its storage.
+/// A tensor of a checkpoint, checked: its values lie inside its storage, and that inside the file.
 struct PickledTensor {
-    entry: String,
     dtype: &'static str,
     /// Bytes of a value.
     width: usize,
     shape: Vec<usize>,
     /// From one value to the next along each dimension, in values.
     strides: Vec<usize>,
-    /// The first byte in the storage.
+    /// The first byte in the file.
     begin: u64,
     /// Bytes from there on that are of use.
     span: u64,
@@ -50,25 +52,20 @@ struct PickledTensor {
     bytes: u64,
 }
 
+/// Where storages lie in the file: the first byte and the number of bytes of the one of a name.
+type FindStorage<'a> = dyn FnMut(&str) -> Result<[u64; 2], String> + 'a;
+
+fn bad(path: &Path, message: &str) -> Error {
+    Error::weights(path, format!("not a PyTorch checkpoint that can be read: {message}"))
+}
+
 /// Writes the tensors of the PyTorch checkpoint `from` to the new file `to` as safetensors, in the order of their names.
 ///
 /// # Errors
-/// `from` is no PyTorch checkpoint in a zip archive, is damaged or crafted, or holds tensors of a kind that has no place
+/// `from` is no PyTorch checkpoint, is damaged or crafted, or holds tensors of a kind that has no place
 /// in safetensors; or a file cannot be read or written. The errors name `from` or `to`.
 pub fn convert(from: &Path, to: &Path) -> Result<()> {
-    let bad = |message: String| Error::weights(from, format!("not a PyTorch checkpoint that can be read: {message}"));
-    let len = std::fs::metadata(from).map_err(Error::io(from))?.len();
-    let file = File::open(from).map_err(Error::io(from))?;
-    // The zip library reads what a stranger wrote, and so does candle.
-    let read = contain(|| {
-        let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| {
-            format!("{error}; files of PyTorch before 1.6 are not zip archives and must be saved again")
-        })?;
-        let tensors = tensors(&mut archive, len)?;
-        Ok((archive, tensors))
-    });
-    let (mut archive, tensors) = read.and_then(|read| read).map_err(bad)?;
-
+    let (file, tensors) = open(from)?;
     let mut header = serde_json::Map::new();
     header.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     let mut end = 0u64;
@@ -84,12 +81,26 @@ pub fn convert(from: &Path, to: &Path) -> Result<()> {
     out.write_all(&(header.len() as u64).to_le_bytes())
         .and_then(|()| out.write_all(header.as_bytes()))
         .map_err(Error::io(to))?;
-    for (name, tensor) in &tensors {
-        let copied = contain(|| copy(&mut archive, tensor, &mut out)).map_err(bad)?;
-        copied.map_err(|failed| match failed {
-            Failed::Read(error) => bad(format!("tensor `{}`: {error}", name.escape_debug())),
-            Failed::Written(error) => Error::io(to)(error),
-        })?;
+    for tensor in tensors.values() {
+        if tensor.is_contiguous() {
+            let mut buffer = vec![0; CHUNK];
+            for first in (0..tensor.bytes).step_by(CHUNK) {
+                let n = (tensor.bytes - first).min(CHUNK as u64) as usize;
+                read_exact_at(&file, &mut buffer[..n], tensor.begin + first).map_err(Error::io(from))?;
+                out.write_all(&buffer[..n]).map_err(Error::io(to))?;
+            }
+            continue;
+        }
+        // No longer than the file.
+        let mut all = vec![0; tensor.span as usize];
+        read_exact_at(&file, &mut all, tensor.begin).map_err(Error::io(from))?;
+        let mut written = Ok(());
+        each_place(&tensor.shape, &tensor.strides, |at| {
+            if written.is_ok() {
+                written = out.write_all(&all[at * tensor.width..(at + 1) * tensor.width]);
+            }
+        });
+        written.map_err(Error::io(to))?;
     }
     let file = out.into_inner().map_err(|error| Error::io(to)(error.into_error()))?;
     file.sync_all().map_err(Error::io(to))
@@ -98,43 +109,58 @@ pub fn convert(from: &Path, to: &Path) -> Result<()> {
 /// Where the values of the tensors of the PyTorch checkpoint `path` lie in it, which is file `number` of its checkpoint.
 ///
 /// # Errors
-/// As [`convert`], or the values of a tensor do not lie in their order.
+/// As [`convert`].
 pub(super) fn entries(path: &Path, number: usize) -> Result<BTreeMap<String, TensorEntry>> {
-    let bad = |message: String| Error::weights(path, format!("not a PyTorch checkpoint that can be read: {message}"));
+    let place = |(name, tensor): (String, PickledTensor)| {
+        let is_contiguous = tensor.is_contiguous();
+        let PickledTensor { dtype, shape, strides, begin, span, bytes, .. } = tensor;
+        let entry = if is_contiguous {
+            TensorEntry::at(number, dtype, shape, [begin, bytes])
+        } else {
+            TensorEntry::strided(number, dtype, shape, strides, [begin, span])
+        };
+        (name, entry)
+    };
+    Ok(open(path)?.1.into_iter().map(place).collect())
+}
+
+/// Calls `f` with the place of each value, row-major, of a tensor with these strides.
+pub(super) fn each_place(shape: &[usize], strides: &[usize], mut f: impl FnMut(usize)) {
+    let mut index = vec![0; shape.len()];
+    for _ in 0..shape.iter().product() {
+        f(index.iter().zip(strides).map(|(i, s)| i * s).sum());
+        for (i, &d) in index.iter_mut().zip(shape).rev() {
+            *i += 1;
+            if *i < d {
+                break;
+            }
+            *i = 0;
+        }
+    }
+}
+
+/// The checkpoint `path` and what it holds.
+fn open(path: &Path) -> Result<(File, BTreeMap<String, PickledTensor>)> {
     let file = File::open(path).map_err(Error::io(path))?;
     let len = file.metadata().map_err(Error::io(path))?.len();
+    // The zip library reads what a stranger wrote, and so does candle.
     let read = contain(|| {
-        let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| {
-            format!("{error}; files of PyTorch before 1.6 are not zip archives and must be saved again")
-        })?;
-        let found = tensors(&mut archive, len)?;
-        let place = |(name, tensor): (String, PickledTensor)| {
-            let shown = name.escape_debug().to_string();
-            let entry = archive.by_name(&tensor.entry).map_err(|error| error.to_string())?;
-            let begin = entry.data_start().map_or(u64::MAX, |start| start.saturating_add(tensor.begin));
-            if begin.saturating_add(tensor.bytes) > len {
-                return Err(format!("tensor `{shown}` ends beyond the file"));
-            }
-            let at = |shape: Vec<usize>| TensorEntry::at(number, tensor.dtype, shape, [begin, tensor.bytes]);
-            let entry = if tensor.is_contiguous() {
-                Some(at(tensor.shape.clone()))
-            } else if let ([rows, columns], [1, step]) = (&tensor.shape[..], &tensor.strides[..])
-                && step == rows
-            {
-                at(vec![*columns, *rows]).transpose()
-            } else {
-                None
-            };
-            let scattered = || format!("the values of tensor `{shown}` do not lie in their order; save it contiguous");
-            Ok((name, entry.ok_or_else(scattered)?))
-        };
-        found.into_iter().map(place).collect()
+        if legacy::is_legacy(&file) {
+            return legacy::tensors(&file, len);
+        }
+        let mut archive = ZipArchive::new(BufReader::new(&file))
+            .map_err(|error| format!("{error}; it is neither a zip archive nor a file of PyTorch before 1.6"))?;
+        tensors_of_archive(&mut archive, len)
     });
-    read.and_then(|read| read).map_err(bad)
+    let tensors = read.and_then(|read| read).map_err(|message| bad(path, &message))?;
+    Ok((file, tensors))
 }
 
 /// The tensors of the archive, which is `len` bytes long.
-fn tensors(archive: &mut ZipArchive<BufReader<File>>, len: u64) -> Result<BTreeMap<String, PickledTensor>, String> {
+fn tensors_of_archive(
+    archive: &mut ZipArchive<BufReader<&File>>,
+    len: u64,
+) -> Result<BTreeMap<String, PickledTensor>, String> {
     let is_pickle = |name: &str| name == "data.pkl" || name.ends_with("/data.pkl");
     let names: Vec<String> = archive.file_names().flatten().filter(|n| is_pickle(n)).map(Into::into).collect();
     let [name] = &names[..] else { return Err(format!("{} files called data.pkl in the archive", names.len())) };
@@ -144,18 +170,32 @@ fn tensors(archive: &mut ZipArchive<BufReader<File>>, len: u64) -> Result<BTreeM
     }
     let mut pickle = Vec::new();
     entry.take(MAX_PICKLE_BYTES).read_to_end(&mut pickle).map_err(|error| error.to_string())?;
-    let Object::Dict(items) = unpickle(&pickle)? else { return Err("no dictionary of tensors".to_owned()) };
-    let items = state_dict(items);
+    let (object, _) = unpickle(&pickle)?;
     let dir = Path::new(name.strip_suffix(".pkl").unwrap_or(name));
+    let mut find = |name: &str| {
+        let entry = archive.by_name(name).map_err(|error| format!("its storage: {error}"))?;
+        if entry.compression() != CompressionMethod::Stored || entry.size() > len {
+            return Err("its storage is compressed or longer than the file".to_owned());
+        }
+        Ok([entry.data_start().unwrap_or(u64::MAX), entry.size()])
+    };
+    tensors(object, dir, len, &mut find)
+}
 
+/// The tensors among what a pickle made, whose storages are called after the folder `dir`, in a file of `len` bytes.
+fn tensors(
+    object: Object,
+    dir: &Path,
+    len: u64,
+    find: &mut FindStorage<'_>,
+) -> Result<BTreeMap<String, PickledTensor>, String> {
     let mut tensors = BTreeMap::new();
     let mut total = 0u64;
     // Whole numbers, bits and complex numbers, of which no model is made. Who asks for one is told that it is not there.
     let mut passed_over = None;
-    for (key, value) in items {
-        let Object::Unicode(name) = &key else { continue };
+    for (name, value) in state_dict(object)? {
         let shown = format!("`{}`", name.chars().take(80).collect::<String>().escape_debug());
-        let info = match value.into_tensor_info(key, dir) {
+        let info = match value.into_tensor_info(Object::Unicode(name), dir) {
             Ok(info) => info,
             Err(error) => {
                 let why = format!("tensor {shown}: {}", brief(&error));
@@ -172,7 +212,8 @@ fn tensors(archive: &mut ZipArchive<BufReader<File>>, len: u64) -> Result<BTreeM
             passed_over = Some(format!("tensor {shown}: its type {:?} is not supported", info.dtype));
             continue;
         };
-        let tensor = check(archive, &info, dtype, len).map_err(|why| format!("tensor {shown}: {why}"))?;
+        let place = find(&info.path).and_then(|storage| check(&info, dtype, storage, len));
+        let tensor = place.map_err(|why| format!("tensor {shown}: {why}"))?;
         // Tensors may share a storage, but hardly more than once.
         total = total.saturating_add(tensor.bytes);
         if total / 4 > len {
@@ -184,19 +225,6 @@ fn tensors(archive: &mut ZipArchive<BufReader<File>>, len: u64) -> Result<BTreeM
         return Err(passed_over.unwrap_or_else(|| "no tensors in its dictionary".to_owned()));
     }
     Ok(tensors)
-}
-
-/// The dictionary of tensors in what a training program saves beside other things: under `state_dict` or `model`.
-fn state_dict(items: Vec<(Object, Object)>) -> Vec<(Object, Object)> {
-    let is_inner = |(key, value): &(Object, Object)| {
-        matches!(key, Object::Unicode(name) if ["state_dict", "model"].contains(&name.as_str()))
-            && matches!(value, Object::Dict(_))
-    };
-    let Some(at) = items.iter().position(is_inner) else { return items };
-    match items.into_iter().nth(at) {
-        Some((_, Object::Dict(inner))) => inner,
-        _ => Vec::new(),
-    }
 }
 
 /// What safetensors calls a type.
@@ -212,17 +240,8 @@ fn dtype_name(dtype: DType) -> Option<&'static str> {
     }
 }
 
-/// Where a tensor's values are, if they can be there.
-fn check(
-    archive: &mut ZipArchive<BufReader<File>>,
-    info: &TensorInfo,
-    dtype: &'static str,
-    len: u64,
-) -> Result<PickledTensor, String> {
-    let entry = archive.by_name(&info.path).map_err(|error| format!("its storage: {error}"))?;
-    if entry.compression() != CompressionMethod::Stored || entry.size() > len {
-        return Err("its storage is compressed or longer than the file".to_owned());
-    }
+/// Where a tensor's values are, if they can be in its storage of `size` bytes from `start` on, and that in a file of `len` bytes.
+fn check(info: &TensorInfo, dtype: &'static str, [start, size]: [u64; 2], len: u64) -> Result<PickledTensor, String> {
     let width = info.dtype.size_in_bytes();
     let (shape, strides) = (info.layout.dims().to_vec(), info.layout.stride().to_vec());
     let count = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
@@ -233,63 +252,17 @@ fn check(
     let sizes = count.zip(last).and_then(|(count, last)| Some((count.checked_mul(width)?, span(count, last)?)));
     match sizes {
         Some((bytes, span))
-            if begin.checked_add(span as u64).is_some_and(|end| end <= entry.size())
-                && shape.len() == strides.len() =>
+            if begin.checked_add(span as u64).is_some_and(|end| end <= size) && shape.len() == strides.len() =>
         {
             let (bytes, span) = (bytes as u64, span as u64);
-            Ok(PickledTensor { entry: info.path.clone(), dtype, width, shape, strides, begin, span, bytes })
-        }
-        _ => Err(format!("{shape:?} values do not fit into a storage of {} bytes", entry.size())),
-    }
-}
-
-enum Failed {
-    Read(io::Error),
-    Written(io::Error),
-}
-
-/// Copies a tensor's values to `out`, row-major.
-fn copy(archive: &mut ZipArchive<BufReader<File>>, tensor: &PickledTensor, out: &mut impl Write) -> Result<(), Failed> {
-    let error = |error| Failed::Read(io::Error::other(error));
-    let mut entry = archive.by_name(&tensor.entry).map_err(error)?;
-    let skipped = io::copy(&mut (&mut entry).take(tensor.begin), &mut io::sink()).map_err(Failed::Read)?;
-    let too_short = || Failed::Read(io::ErrorKind::UnexpectedEof.into());
-    if skipped != tensor.begin {
-        return Err(too_short());
-    }
-    let mut values = entry.take(tensor.span);
-    if tensor.is_contiguous() {
-        let mut buffer = vec![0; CHUNK];
-        let mut left = tensor.bytes;
-        while left > 0 {
-            let n = values.read(&mut buffer).map_err(Failed::Read)?;
-            if n == 0 {
-                return Err(too_short());
+            let begin = start.saturating_add(begin);
+            if begin.saturating_add(span) > len {
+                return Err("it ends beyond the file".to_owned());
             }
-            out.write_all(&buffer[..n]).map_err(Failed::Written)?;
-            left -= n as u64;
+            Ok(PickledTensor { dtype, width, shape, strides, begin, span, bytes })
         }
-        return Ok(());
+        _ => Err(format!("{shape:?} values do not fit into a storage of {size} bytes")),
     }
-    // No longer than the file, by the check of its storage.
-    let mut all = Vec::new();
-    values.read_to_end(&mut all).map_err(Failed::Read)?;
-    if all.len() as u64 != tensor.span {
-        return Err(too_short());
-    }
-    let mut index = vec![0; tensor.shape.len()];
-    for _ in 0..tensor.bytes / tensor.width as u64 {
-        let at: usize = index.iter().zip(&tensor.strides).map(|(i, s)| i * s).sum();
-        out.write_all(&all[at * tensor.width..(at + 1) * tensor.width]).map_err(Failed::Written)?;
-        for (i, &d) in index.iter_mut().zip(&tensor.shape).rev() {
-            *i += 1;
-            if *i < d {
-                break;
-            }
-            *i = 0;
-        }
-    }
-    Ok(())
 }
 
 impl PickledTensor {
@@ -301,65 +274,6 @@ impl PickledTensor {
             expected *= d;
             fits
         })
-    }
-}
-
-/// The object a pickle makes, every step of which is watched.
-fn unpickle(pickle: &[u8]) -> Result<Object, String> {
-    let mut stack = Stack::empty();
-    let mut rest = pickle;
-    let mut visits = MAX_VISITS;
-    loop {
-        let Some(&op) = rest.first() else { return Err("the pickle ends too early".to_owned()) };
-        // A string's length is believed, and memory taken for it.
-        if op == b'X' {
-            let length = rest.get(1..5).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
-            if length.is_none_or(|n| n as usize > rest.len() - 5) {
-                return Err("a string of the pickle is longer than the pickle".to_owned());
-            }
-        }
-        let done = stack.read(&mut rest).map_err(|error| brief(&error))?;
-        if done {
-            return stack.finalize().map_err(|error| brief(&error));
-        }
-        // What is on top has grown, or been copied to or from the memory of what was seen before.
-        let weighed =
-            matches!(op, b'q' | b'r' | b'h' | b'j' | b't' | b'R' | b'Q' | b's' | b'u' | b'd' | b'b' | b'a' | b'e')
-                || (0x81..=0x87).contains(&op);
-        if let (true, Some(top)) = (weighed, stack.stack().last()) {
-            weigh(top, MAX_DEPTH, &mut visits)?;
-        }
-    }
-}
-
-/// Candle's message, without the backtrace that may follow.
-fn brief(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
-}
-
-/// Takes the number of objects in `object` from `visits`; fails if that is used up, or they are nested too deep.
-fn weigh(object: &Object, depth: usize, visits: &mut usize) -> Result<(), String> {
-    let (Some(depth), Some(left)) = (depth.checked_sub(1), visits.checked_sub(1)) else {
-        return Err("the pickle is nested too deep or too large".to_owned());
-    };
-    *visits = left;
-    match object {
-        Object::Tuple(items) | Object::List(items) => items.iter().try_for_each(|item| weigh(item, depth, visits)),
-        Object::Dict(items) => items.iter().try_for_each(|(key, value)| {
-            weigh(key, depth, visits)?;
-            weigh(value, depth, visits)
-        }),
-        Object::Reduce { callable, args } | Object::Build { callable, args } => {
-            weigh(callable, depth, visits)?;
-            weigh(args, depth, visits)
-        }
-        Object::PersistentLoad(id) => weigh(id, depth, visits),
-        // A long string takes as much as many small objects.
-        Object::Unicode(text) => {
-            *visits = visits.saturating_sub(text.len() / 64);
-            Ok(())
-        }
-        _ => Ok(()),
     }
 }
 
@@ -427,28 +341,32 @@ mod tests {
         (dir, weights)
     }
 
-    // `torch.save` and `safetensors.torch.save_file` of the same tensors.
+    // `torch.save` as it is and as it was, `torch.jit.save`, and `safetensors.torch.save_file` of the same tensors.
     #[test]
     fn checkpoints_of_pytorch_hold_what_their_safetensors_hold() {
+        let read = |path: &Path| {
+            let bytes = std::fs::read(path).unwrap();
+            let found = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            let mut found: Vec<_> = found
+                .tensors()
+                .into_iter()
+                .map(|(name, view)| (name, view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+                .collect();
+            found.sort_by(|a, b| a.0.cmp(&b.0));
+            found
+        };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(SINGLE);
-        convert(&fixture("pytorch_model.bin"), &path).unwrap();
-        let read = |path: &Path| {
-            safetensors::SafeTensors::deserialize(&std::fs::read(path).unwrap())
-                .map(|s| {
-                    s.tensors()
-                        .into_iter()
-                        .map(|(n, t)| (n, t.dtype(), t.shape().to_vec(), t.data().to_vec()))
-                        .collect::<Vec<_>>()
-                })
-                .unwrap()
-        };
-        let mut want = read(&fixture("model.safetensors"));
-        let mut got = read(&path);
-        want.sort_by(|a, b| a.0.cmp(&b.0));
-        got.sort_by(|a, b| a.0.cmp(&b.0));
-        assert_eq!(got.len(), 8);
-        assert_eq!(got, want);
+        for (name, same, tensors) in [
+            ("pytorch_model.bin", "model.safetensors", 8),
+            ("legacy.pth", "model.safetensors", 8),
+            ("scripted.pt", "scripted.safetensors", 5),
+        ] {
+            convert(&fixture(name), &path).unwrap();
+            let got = read(&path);
+            assert_eq!(got.len(), tensors, "{name}");
+            assert_eq!(got, read(&fixture(same)), "{name}");
+        }
     }
 
     #[test]
@@ -465,8 +383,11 @@ mod tests {
         assert_eq!(read(&[2, 3], &[3, 1], 1).unwrap(), [1., 2., 3., 4., 5., 6.]);
         // The transpose of a matrix that lies there.
         assert_eq!(read(&[2, 3], &[1, 2], 0).unwrap(), [0., 2., 4., 1., 3., 5.]);
-        let message = read(&[2], &[3], 0).unwrap_err().to_string();
-        assert!(message.contains("tensor `w` do not lie in their order"), "{message}");
+        // Some of the values that lie there, apart, in another order, or more than once.
+        assert_eq!(read(&[2], &[3], 0).unwrap(), [0., 3.]);
+        assert_eq!(read(&[2, 1, 2], &[1, 6, 3], 1).unwrap(), [1., 4., 2., 5.]);
+        assert_eq!(read(&[2, 3], &[0, 2], 1).unwrap(), [1., 3., 5., 1., 3., 5.]);
+        assert_eq!(read(&[0, 3], &[3, 1], 0).unwrap(), [0f32; 0]);
     }
 
     #[test]
@@ -533,14 +454,27 @@ mod tests {
         }
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.").unwrap();
-        assert!(refused(file.path()).contains("before 1.6"));
+        assert!(refused(file.path()).contains("neither a zip archive nor a file of PyTorch before 1.6"));
     }
 
     #[test]
     fn no_change_of_one_byte_makes_a_panic() {
-        let whole = std::fs::read(fixture("pytorch_model.bin")).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join(PICKLED), dir.path().join(SINGLE));
+        let legacy = std::fs::read(fixture("legacy.pth")).unwrap();
+        for at in 0..legacy.len() {
+            for byte in [0, legacy[at] ^ 1, 255] {
+                let mut bytes = legacy.clone();
+                bytes[at] = byte;
+                std::fs::write(&from, bytes).unwrap();
+                if let Err(error) = convert(&from, &to) {
+                    assert!(!error.to_string().contains('\n'), "{error}");
+                }
+            }
+            std::fs::write(&from, &legacy[..at]).unwrap();
+            assert!(!convert(&from, &to).unwrap_err().to_string().contains('\n'));
+        }
+        let whole = std::fs::read(fixture("pytorch_model.bin")).unwrap();
         // The pickle comes first, the archive's list of files last.
         for at in (0..1500.min(whole.len())).chain(whole.len() - 600..whole.len()).step_by(7) {
             for byte in [0, whole[at] ^ 1, 255] {
