@@ -168,8 +168,18 @@ pub(crate) struct FewShotJob {}
 
 pub(crate) fn run(args: FewShotArgs, global: &Global, out: Output) -> anyhow::Result<()> {
     let shard = args.shard;
-    let config = args.grid(global)?;
+    let all = args.names_all();
+    let mut config = args.grid(global)?;
     let mut worker = Processes::new(global).context("signals")?;
+    if all {
+        let (able, unable) = config.of_able_methods()?;
+        config = able;
+        if !unable.is_empty() {
+            let names: Vec<_> = unable.into_iter().map(GridMethod::name).collect();
+            let backbone = &config.base.backbone;
+            worker.progress.line(&format!("left out: {}, since {backbone} reads no texts", names.join(", ")));
+        }
+    }
     let outcome = run_grid(&config, shard, &mut worker)?;
     worker.clear();
     let GridOutcome::Finished { summary, failed } = outcome else { return Err(Interrupted::Grid.into()) };
@@ -192,10 +202,17 @@ pub(crate) fn merge(args: &Merge, out: Output) -> anyhow::Result<()> {
 }
 
 impl FewShotArgs {
+    /// Whether methods are not named one by one.
+    fn names_all(&self) -> bool {
+        matches!(&self.methods[..], [all] if all == "all")
+    }
+
     fn grid(self, global: &Global) -> anyhow::Result<GridConfig> {
-        let methods = match &self.methods[..] {
-            [all] if all == "all" => GridMethod::all(),
-            names => names.iter().map(|name| name.parse()).collect::<vpt::Result<_>>()?,
+        let all = self.names_all();
+        let methods = if all {
+            GridMethod::all()
+        } else {
+            self.methods.iter().map(|name| name.parse()).collect::<vpt::Result<_>>()?
         };
         let mode = match (self.base_to_new, self.cross.is_empty()) {
             (true, _) => Mode::BaseToNew,
@@ -222,8 +239,7 @@ impl FewShotArgs {
         }
         .with_options(|o| o.tokens.prompt_tokens = self.prompt_tokens);
         // Of methods that were not named one by one, those that can do what is asked.
-        let named = self.methods.len() > 1 || self.methods[0] != "all";
-        let can = |method: &GridMethod| named || mode == Mode::FewShot || method.names_unseen_classes();
+        let can = |method: &GridMethod| !all || mode == Mode::FewShot || method.names_unseen_classes();
         Ok(GridConfig {
             base,
             data: self.data,

@@ -246,3 +246,27 @@ fn backbones_are_compared_on_the_same_images_and_one_that_cannot_be_opened_is_to
     sandbox.vpt(&[&base[..], &["--backbones", &twice]].concat()).refuses(&["--backbones", "both called clip"]);
     sandbox.vpt(&["bench", "backbones", "--data", "nowhere", "--backbones", &vit, "--out", "new"]).fails(&["nowhere"]);
 }
+
+#[test]
+fn all_methods_are_those_that_the_backbone_can_do() {
+    let sandbox = Sandbox::new();
+    sandbox.colours("colours", 12);
+    let vit = fixture("vit");
+    let args = ["bench", "few-shot", "--backbone", &vit, "--data", "colours", "--methods", "all", "--shots", "1"];
+    let more = ["--seeds", "1", "--epochs", "1", "--threads", "2", "--out", "table", "--no-cache", "--json"];
+    let run = sandbox.vpt(&[&args[..], &more].concat()).ok();
+    assert!(run.stderr.contains("left out: zero-shot, "), "{run:#?}");
+    let left = run.stderr.lines().find(|line| line.contains("left out: ")).unwrap();
+    for (method, is_left) in
+        [("zs-lp", true), ("coop", true), ("promptsrc", true), ("lora", false), ("vpt-deep", false)]
+    {
+        assert_eq!(left.contains(method), is_left, "{left}");
+    }
+    let json = run.json();
+    let jobs = json["jobs"].as_array().unwrap();
+    assert!(
+        jobs.iter().any(|job| job["method"] == "lora") && json["failures"].as_array().unwrap().is_empty(),
+        "{json}"
+    );
+    assert!(jobs.len() > 8, "{json}");
+}

@@ -152,7 +152,7 @@ pub fn backbones(config: &BackbonesConfig, worker: &mut dyn Worker) -> Result<Ba
             return Err(Error::setting("backbones", message));
         }
         names.push((folder.clone(), given));
-        let can = |method: &&GridMethod| info.spec.text.is_some() || !method.reads_templates();
+        let can = |method: &&GridMethod| info.spec.text.is_some() || !method.needs_texts();
         let own = GridConfig {
             base,
             methods: grid.methods.iter().filter(can).copied().collect(),

@@ -14,7 +14,7 @@ use super::{
     GridMethod,
     job::{Half, Identity, Job, TestPart, create_parent},
 };
-use vpt_backbone::{Backbone, OpenOptions, class_texts::Prompts};
+use vpt_backbone::{Backbone, OpenOptions, class_texts::Prompts, registry};
 use vpt_base::{
     Error, Message, Result,
     choice::choice,
@@ -215,7 +215,7 @@ impl GridConfig {
             max_memory: self.base.max_memory,
         };
         let backbone = Backbone::open(&self.base.backbone, &options)?;
-        if let Some(method) = self.methods.iter().find(|method| method.reads_templates())
+        if let Some(method) = self.methods.iter().find(|method| method.needs_texts())
             && !backbone.has_text_tower()
         {
             let message = format!("{method} needs a CLIP backbone, which {} is not", backbone.name);
@@ -265,6 +265,19 @@ impl GridConfig {
             }
         }
         Ok((grid, jobs))
+    }
+
+    /// The same without the methods that the backbone cannot do, and these: those that need texts where it reads none.
+    ///
+    /// # Errors
+    /// The backbone is nowhere, or its configuration cannot be read.
+    pub fn of_able_methods(self) -> Result<(Self, Vec<GridMethod>)> {
+        let spec = registry::locate(&self.base.backbone, self.base.weights_dir.as_deref())?.spec()?;
+        if spec.text.is_some() {
+            return Ok((self, Vec::new()));
+        }
+        let (unable, methods) = self.methods.iter().copied().partition(|method| method.needs_texts());
+        Ok((Self { methods, ..self }, unable))
     }
 
     /// What can be said without opening anything.

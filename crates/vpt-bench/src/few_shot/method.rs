@@ -68,6 +68,14 @@ impl GridMethod {
         }
     }
 
+    /// Whether it does nothing on a backbone without a text tower.
+    pub(crate) fn needs_texts(self) -> bool {
+        match self {
+            Self::ZeroShot => true,
+            Self::Learned(method) => method.reads_texts() || method.has_texts(),
+        }
+    }
+
     /// Whether prompt pixels are learned.
     pub(super) fn has_pixels(self) -> bool {
         matches!(self, Self::Learned(method) if method.has_pixels())
