@@ -32,6 +32,11 @@ CASES = {
                  "text_cfg": {"width": 8, "heads": 2, "layers": 1}}, {"resize_mode": "longest", "size": [24, 24]}),
 }
 
+# Of which all but the activation can be told by the tensors.
+BARE = {"embed_dim": 12, "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+        "text_cfg": {"width": 64, "heads": 1, "layers": 1}}
+CASES |= {"bare": (BARE, {}), "bare-quick": ({**BARE, "quick_gelu": True}, {})}
+
 
 def fill(model):
     state = model.state_dict()

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::bare::BareFile;
 use super::identity::{BackboneIdentity, IdentityParts};
 use super::names::{TextNames, clip};
 use super::open_clip;
@@ -92,9 +93,10 @@ impl Backbone {
         let location = locate(name_or_dir, options.weights_dir.as_deref())?;
         let mut note = None;
         let (spec, path, preprocess, without_texts) = if let Some(found) = location.open_clip()? {
+            note = location.bare.as_ref().map(BareFile::note);
             (found.spec, location.path(open_clip::CONFIG), found.preprocess, found.without_texts)
         } else if let Some(found) = location.timm()? {
-            note = found.note;
+            note = location.bare.as_ref().map(BareFile::note).or(found.note);
             (found.spec, location.path(CONFIG), found.preprocess, None)
         } else {
             let (spec, path) = (location.spec()?, location.path(PREPROCESSOR));

@@ -1,5 +1,6 @@
 //! The frozen part: what a backbone is, where it is found and how its weights are read. Knows nothing of tasks.
 
+pub mod bare;
 pub mod bundled;
 pub mod class_texts;
 pub mod classifier;

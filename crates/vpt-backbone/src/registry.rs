@@ -15,6 +15,7 @@ use serde::Serialize;
 pub use self::known::{KNOWN, Known};
 pub(crate) use self::named::BackboneName;
 use self::named::known_as;
+use super::bare::BareFile;
 use super::bundled;
 use super::open_clip::{self, OpenClip};
 use super::spec::{Family, Spec, TextPool, TextSpec};
@@ -46,11 +47,16 @@ pub struct Location {
     pub known: Option<&'static Known>,
     /// The folder; `None` for the bundled backbone.
     pub dir: Option<PathBuf>,
+    /// The weight file in it that was named itself, without any configuration.
+    pub bare: Option<BareFile>,
 }
 
 impl Location {
     /// The path that stands for one of the backbone's files in messages.
     pub fn path(&self, file: &str) -> PathBuf {
+        if let Some(bare) = &self.bare {
+            return bare.path.clone();
+        }
         self.dir.as_deref().unwrap_or(Path::new(bundled::NAME)).join(file)
     }
 
@@ -60,6 +66,9 @@ impl Location {
     /// It is there and cannot be read.
     pub fn read(&self, file: &str) -> Result<Option<Cow<'static, [u8]>>> {
         let path = self.path(file);
+        if self.bare.is_some() {
+            return Ok(None);
+        }
         if self.dir.is_none() {
             return Ok(bundled::file(file).map(Cow::Borrowed));
         }
@@ -69,13 +78,19 @@ impl Location {
         }
     }
 
-    /// Whether its folder has open_clip's form and no other.
+    /// Whether it has open_clip's form and no other.
     fn is_open_clip(&self) -> bool {
-        self.dir.as_deref().is_some_and(is_open_clip)
+        match &self.bare {
+            Some(bare) => bare.is_clip(),
+            None => self.dir.as_deref().is_some_and(is_open_clip),
+        }
     }
 
     /// What open_clip's configuration says, where the folder has that form.
     pub(super) fn open_clip(&self) -> Result<Option<OpenClip>> {
+        if let Some(bare) = &self.bare {
+            return bare.open_clip();
+        }
         if !self.is_open_clip() {
             return Ok(None);
         }
@@ -85,6 +100,9 @@ impl Location {
 
     /// What timm's configuration and the shapes of the weights say, where the folder has that form.
     pub(super) fn timm(&self) -> Result<Option<TimmModel>> {
+        if let Some(bare) = &self.bare {
+            return bare.timm();
+        }
         let Some(dir) = self.dir.as_deref().filter(|dir| is_timm(dir)) else { return Ok(None) };
         let path = self.path(CONFIG);
         let Some(bytes) = self.read(CONFIG)? else { return Ok(None) };
@@ -133,6 +151,9 @@ impl Location {
     /// # Errors
     /// As [`Weights::open`].
     pub fn weights(&self) -> Result<Weights> {
+        if let Some(bare) = &self.bare {
+            return bare.weights();
+        }
         match &self.dir {
             Some(dir) if is_open_clip(dir) => Weights::open_open_clip(dir),
             Some(dir) if is_timm(dir) => Weights::open_timm(dir),
@@ -148,7 +169,7 @@ impl Location {
     pub(super) fn tokenizer_content(&self, spec: &TextSpec) -> Result<String> {
         match &self.dir {
             Some(dir) if spec.pool == TextPool::LastPosition => Tokenizer::content(dir),
-            Some(dir) if is_open_clip(dir) => Ok(Tokenizer::content_of_open_clip()),
+            Some(_) if self.is_open_clip() => Ok(Tokenizer::content_of_open_clip()),
             Some(dir) => Tokenizer::content(dir),
             None => Ok(Tokenizer::content_of(bundled::file(TOKENIZER).unwrap_or_default())),
         }
@@ -161,14 +182,14 @@ impl Location {
     pub(crate) fn tokenizer(&self, spec: &TextSpec) -> Result<Tokenizer> {
         match &self.dir {
             Some(dir) if spec.pool == TextPool::LastPosition => Tokenizer::open_padded(dir, spec.vocab),
-            Some(dir) if is_open_clip(dir) => Ok(Tokenizer::open_clip(&dir.join(open_clip::CONFIG))),
+            Some(_) if self.is_open_clip() => Ok(Tokenizer::open_clip(&self.path(open_clip::CONFIG))),
             Some(dir) => Tokenizer::open(dir),
             None => Tokenizer::from_bytes(bundled::file(TOKENIZER).unwrap_or_default(), &self.path(TOKENIZER)),
         }
     }
 }
 
-/// Finds the backbone `name_or_dir`: a folder, a known name, or `owner/name` of a repository on the Hugging Face hub;
+/// Finds the backbone `name_or_dir`: a folder, a weight file of which is said what it does not say (`FILE:quick-gelu`), a known name, or `owner/name` of a repository on the Hugging Face hub;
 /// either name may have `@revision` behind it.
 ///
 /// Names are looked for in `weights_dir` (as `name`, `owner--name`, `owner/name` or the repository's name alone, each with
@@ -186,14 +207,20 @@ fn locate_in(name: &str, weights_dir: Option<&Path>, cache: Option<&Path>) -> Re
     // A folder that merely has the name of a known backbone is not taken for one.
     if folder.is_dir() && (known_as(name).is_none() || folder.join(CONFIG).is_file()) {
         return match missing(folder) {
-            None => Ok(Location { name: folder_name(folder), known: None, dir: Some(folder.to_path_buf()) }),
+            None => {
+                Ok(Location { name: folder_name(folder), known: None, dir: Some(folder.to_path_buf()), bare: None })
+            }
             Some(file) => {
                 Err(Error::weights(folder, format!("holds no {file}: not a folder in the Hugging Face layout")))
             }
         };
     }
+    if let Some(bare) = BareFile::parse(name)? {
+        let dir = bare.path.parent().map(Path::to_path_buf);
+        return Ok(Location { name: bare.name(), known: None, dir, bare: Some(bare) });
+    }
     let named = BackboneName::parse(name)?;
-    let found = |dir: Option<PathBuf>| Location { name: named.name.clone(), known: named.known, dir };
+    let found = |dir: Option<PathBuf>| Location { name: named.name.clone(), known: named.known, dir, bare: None };
     if named.name == bundled::NAME && bundled::file(SINGLE).is_some() {
         return Ok(found(None));
     }

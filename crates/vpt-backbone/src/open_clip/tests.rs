@@ -63,6 +63,19 @@ fn folder(case: &Case, rename: impl Fn(&str) -> String) -> TempDir {
     dir
 }
 
+/// The case's tensors in a file without a configuration.
+fn file(case: &Case) -> (TempDir, String) {
+    let dir = folder(case, str::to_owned);
+    fs::remove_file(dir.path().join(CONFIG)).unwrap();
+    let path = dir.path().join(WEIGHTS[0]).display().to_string();
+    (dir, path)
+}
+
+fn add(case: &mut Case, name: &str, shape: &[usize]) {
+    case.tensors.insert(name.to_owned(), shape.to_vec());
+    case.numbers.insert(name.to_owned(), 0);
+}
+
 fn opened(dir: &TempDir) -> Result<Backbone> {
     Backbone::open(dir.path().to_str().unwrap(), &OpenOptions::default())
 }
@@ -71,7 +84,7 @@ fn opened(dir: &TempDir) -> Result<Backbone> {
 fn embeddings_of_images_and_texts_equal_open_clip() {
     let OpenClipFixture { ids, cases } = fixture();
     let texts: Vec<&str> = ids.iter().map(|(text, _)| text.as_str()).collect();
-    assert!(cases.len() == 3 && cases["quick"].images != cases["plain"].images);
+    assert!(cases.len() == 5 && cases["quick"].images != cases["plain"].images);
     for (name, case) in &cases {
         // It reads its texts' half when that is asked for.
         let dir = folder(case, str::to_owned);
@@ -86,6 +99,81 @@ fn embeddings_of_images_and_texts_equal_open_clip() {
             assert_close(found, expected, &format!("{name} {text:?}"));
         }
     }
+}
+
+#[test]
+fn a_file_without_a_configuration_is_what_is_said_of_it() {
+    let OpenClipFixture { ids, cases } = fixture();
+    let texts: Vec<&str> = ids.iter().map(|(text, _)| text.as_str()).collect();
+    let (_dir, path) = file(&cases["bare"]);
+    let open = |said: &str| Backbone::open(&format!("{path}{said}"), &OpenOptions::default());
+    for (said, name) in [(":gelu", "bare"), (":quick-gelu", "bare-quick")] {
+        let dir = folder(&cases[name], str::to_owned);
+        let (backbone, of_folder) = (open(said).unwrap(), opened(&dir).unwrap());
+        assert_eq!((&backbone.spec, &backbone.preprocess), (&of_folder.spec, &of_folder.preprocess));
+        assert_eq!(backbone.hash().unwrap(), of_folder.hash().unwrap());
+        assert_eq!(backbone.name, format!("open_clip_model.safetensors{said}"));
+        assert!(backbone.note().unwrap().contains("images are prepared as for OpenAI's CLIP"));
+        for (size, expected) in cases[name].sizes.iter().zip(&cases[name].images) {
+            let pixels = backbone.preprocess.apply(&picture(*size)).unwrap();
+            assert_close(&backbone.embed(&pixels, None, 1).unwrap(), expected, &format!("{name} {size:?}"));
+        }
+        let expected = cases[name].texts.concat();
+        assert_close(&backbone.embed_texts(&texts, 2).unwrap(), &expected, name);
+    }
+    assert!(cases["bare"].images != cases["bare-quick"].images);
+    let message = |said: &str| open(said).unwrap_err().to_string();
+    let unsaid = message("");
+    assert!(
+        unsaid.contains("no tensor tells the activation of its towers: give ") && !unsaid.contains('\n'),
+        "{unsaid}"
+    );
+    assert!(
+        unsaid.contains("open_clip_model.safetensors:quick-gelu (as OpenAI, DFN and MetaCLIP have it)"),
+        "{unsaid}"
+    );
+    let unknown = message(":relu");
+    assert!(unknown.starts_with("backbone: `relu` is not one of gelu, quick-gelu, dino, dinov2, mae"), "{unknown}");
+    assert!(message(":dino").contains("no tensor tells the activation"), "{}", message(":dino"));
+}
+
+#[test]
+fn what_else_a_file_without_a_configuration_holds_is_named() {
+    let refused = |change: fn(&mut Case)| {
+        let mut case = fixture().cases.remove("bare").unwrap();
+        change(&mut case);
+        let (_dir, path) = file(&case);
+        Backbone::open(&format!("{path}:gelu"), &OpenOptions::default()).unwrap_err().to_string()
+    };
+    for (change, part) in [
+        (
+            (|case| add(case, "visual.attn_pool.query", &[4])) as fn(&mut Case),
+            "a tensor `visual.attn_pool.query`, which a plain CLIP has not",
+        ),
+        (|case| add(case, "logit_bias", &[]), "`logit_bias`"),
+        (|case| drop(case.tensors.remove("visual.proj")), "has no tensor `visual_projection.weight`"),
+        (|case| drop(case.tensors.insert("visual.positional_embedding".into(), vec![16, 64])), "of shape [16, 64]"),
+        (|case| drop(case.tensors.remove("visual.class_embedding")), "are not called as open_clip"),
+        (|case| drop(case.tensors.insert("visual.proj".into(), vec![64])), "not shared so"),
+    ] {
+        let message = refused(change);
+        assert!(message.contains(part) && !message.contains('\n'), "{message}");
+    }
+    // Without its texts it has images all the same.
+    let mut case = fixture().cases.remove("bare").unwrap();
+    case.tensors.retain(|name, _| name.starts_with("visual.") || name == "logit_scale");
+    let (dir, path) = file(&case);
+    let images = Backbone::open(&format!("{path}:gelu"), &OpenOptions::default()).unwrap();
+    let message = images.text_spec().unwrap_err().to_string();
+    assert!(message.contains("cannot be read: its file holds none in open_clip's names"), "{message}");
+    // Beside a configuration the folder is what counts.
+    fs::write(dir.path().join(CONFIG), "{}").unwrap();
+    let message = Backbone::open(&path, &OpenOptions::default()).unwrap_err().to_string();
+    assert!(message.contains("is a file of a folder with a configuration: give "), "{message}");
+    let text = dir.path().join("notes.txt");
+    fs::write(&text, "no weights").unwrap();
+    let message = Backbone::open(&format!("{}:gelu", text.display()), &OpenOptions::default()).unwrap_err().to_string();
+    assert!(message.contains("not a PyTorch checkpoint that can be read"), "{message}");
 }
 
 #[test]
