@@ -30,9 +30,15 @@ TIMM = {
     "clip": ("vit_base_patch16_clip_quickgelu_224", {**SMALL, "patch_size": 8, "img_size": 32}, {"crop_pct": 0.9, "mean": [0.48, 0.46, 0.41]}),
     "mean": ("vit_medium_patch16_gap_240", {**SMALL, "patch_size": 8, "img_size": 32}, BORDER),
     "siglip": ("vit_so400m_patch16_siglip_256", {**SMALL, "patch_size": 8, "img_size": 32}, {"crop_mode": "squash", "crop_pct": 1.0, "mean": [0.5] * 3, "std": [0.5] * 3}),
+    "fc-norm": ("vit_betwixt_patch16_reg4_gap_256", {**SMALL, "patch_size": 8, "img_size": 32}, {"crop_pct": 0.95}),
+    # As their authors prepare images, and heads of 64, which is what a file without a configuration is taken for.
+    "dino": ("vit_small_patch16_224", {"embed_dim": 64, "depth": 1, "num_heads": 1, "img_size": 224}, {"crop_pct": 0.875}),
+    "authors-dinov2": ("vit_small_patch14_dinov2", {"embed_dim": 64, "depth": 1, "num_heads": 1, "img_size": 224}, {"crop_pct": 0.875}),
     "dinov3": ("vit_small_patch16_dinov3", {**SMALL, "patch_size": 8, "img_size": 32}, {"crop_pct": 1.0}),
     "dinov3-plus": ("vit_small_plus_patch16_dinov3_qkvb", {**SMALL, "patch_size": 8, "img_size": 40}, {"crop_pct": 1.0}),
 }
+# With a classifier of five classes.
+CLASSIFIERS = {"vit-classes": TIMM["vit"], "fc-norm-classes": TIMM["fc-norm"], "siglip-classes": ("vit_base_patch16_siglip_224", *TIMM["siglip"][1:])}
 HF = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, patch_size=8, image_size=32, num_register_tokens=3)
 TRANSFORMERS = {"hf-dinov3": HF, "hf-dinov3-gated": {**HF, "use_gated_mlp": True, "hidden_act": "silu", "num_hidden_layers": 3, "image_size": 40, "rope_theta": 30.0}}
 PROMPTS, RANK, SCALE = 3, 2, 0.5
@@ -58,23 +64,28 @@ def described(state):
     return {"tensors": {key: list(value.shape) for key, value in sorted(state.items())}}
 
 
-def of_timm(architecture, arguments, preprocess, folder):
-    model = timm.create_model(architecture, num_classes=0, **arguments).eval()
+def of_timm(architecture, arguments, preprocess, folder, classes=0):
+    model = timm.create_model(architecture, num_classes=classes, **arguments).eval()
     state = fill(model)
     side = arguments["img_size"]
     pretrained = {"input_size": [3, side, side], "interpolation": "bicubic", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], **preprocess}
     kept = {key: value for key, value in arguments.items()}
-    config = {"architecture": architecture, "num_classes": 0, "global_pool": model.global_pool, "model_args": kept, "pretrained_cfg": pretrained}
+    config = {"architecture": architecture, "num_classes": classes, "global_pool": model.global_pool, "model_args": kept, "pretrained_cfg": pretrained}
     prepare = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=pretrained))
     pixels = torch.stack([prepare(picture(*size)) for size in SIZES])
     with torch.no_grad():
         tokens = model.forward_features(pixels)
         images = tokens[:, 0] if model.cls_token is not None else model.forward_head(tokens, pre_logits=True)
+    classified = {}
+    if classes:
+        config["label_names"] = [f"class {i}" for i in range(classes)]
+        with torch.no_grad():
+            classified = {"logits": [rounded(row) for row in model(pixels)]}
     if folder:
         os.makedirs(folder, exist_ok=True)
         json.dump(config, open(f"{folder}/config.json", "w"))
         save_file(state, f"{folder}/model.safetensors")
-    return {"config": config, **described(state), "images": [rounded(row) for row in images]}
+    return {"config": config, **described(state), "images": [rounded(row) for row in images], **classified}
 
 
 def prompted(model, pixels, prompts, changes):
@@ -134,6 +145,7 @@ def main(fixtures, folders):
     torch.set_num_threads(1)
     at = lambda name: f"{folders}/{name}" if folders else None
     cases = {name: of_timm(*case, at(name)) for name, case in TIMM.items()}
+    cases |= {name: of_timm(*case, at(name), classes=5) for name, case in CLASSIFIERS.items()}
     cases |= {name: of_transformers(case, at(name)) for name, case in TRANSFORMERS.items()}
     if folders:
         for size in SIZES:

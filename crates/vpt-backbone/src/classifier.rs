@@ -84,7 +84,12 @@ impl Backbone {
             Error::setting("label_map", message)
         };
         let Some(pool) = self.spec.classifier else {
-            return Err(none("CLIP tells classes by texts; take a ViT, DeiT or DINOv2 with one"));
+            let why = if self.spec.text.is_some() || self.spec.projection.is_some() {
+                "CLIP tells classes by texts; take a ViT, DeiT or DINOv2 with one"
+            } else {
+                "take a ViT, DeiT or DINOv2 with one"
+            };
+            return Err(none(why));
         };
         let layer = self.spec.family.classifier;
         let [weight_name, bias_name] = [format!("{layer}.weight"), format!("{layer}.bias")];
@@ -127,9 +132,13 @@ impl Backbone {
 }
 
 fn names(bytes: &[u8], path: &Path, classes: usize) -> Result<Option<Vec<String>>> {
-    let Some(names) = Spec::class_names(bytes, path)? else { return Ok(None) };
+    let (field, names) = match (Spec::class_names(bytes, path)?, Spec::label_names(bytes, path)?) {
+        (Some(names), _) => ("id2label", names),
+        (None, Some(names)) => ("label_names", names),
+        (None, None) => return Ok(None),
+    };
     if names.len() != classes {
-        let message = format!("id2label: {} names, where the classifier has {classes} classes", names.len());
+        let message = format!("{field}: {} names, where the classifier has {classes} classes", names.len());
         return Err(Error::weights(path, message));
     }
     Ok(Some(names))

@@ -186,6 +186,7 @@ fn name_of(pool: Option<Pool>) -> &'static str {
         None => "none",
         Some(Pool::ClassToken) => "class token",
         Some(Pool::Mean) => "mean",
+        Some(Pool::NormOfMean) => "norm of the mean",
         Some(Pool::ClassTokenAndMean) => "class token and mean",
         Some(Pool::Attention) => "attention",
     }

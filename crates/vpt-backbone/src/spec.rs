@@ -175,6 +175,8 @@ pub enum Pool {
     ClassToken,
     /// The mean of the patches, `[D]`.
     Mean,
+    /// The mean of the patches as they leave the last block, which the last norm then is of, `[D]`: timm's `fc_norm`.
+    NormOfMean,
     /// The class token and, behind it, the mean of the patches, `[2 D]`.
     ClassTokenAndMean,
     /// What a learned query finds among all tokens, and an MLP makes of it, `[D]`: SigLIP's head. Its shape is that of the
@@ -186,7 +188,7 @@ impl Pool {
     /// Vectors of width D that it makes of an image.
     pub fn vectors(self) -> usize {
         match self {
-            Self::ClassToken | Self::Mean | Self::Attention => 1,
+            Self::ClassToken | Self::Mean | Self::NormOfMean | Self::Attention => 1,
             Self::ClassTokenAndMean => 2,
         }
     }

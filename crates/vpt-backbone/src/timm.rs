@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::names::timm::FAMILY;
+use crate::names::timm::{FAMILY, WITH_FC_NORM};
 use crate::spec::{
     Activation, MAX_DEPTH, MAX_MLP, MAX_REGISTERS, MAX_WIDTH, Pool, Positions, QkvBias, Resampling, Rotary, Spec,
     TowerSpec,
@@ -48,7 +48,8 @@ const TOLD: [&str; 22] = [
     "strict_img_size",
 ];
 /// Beginnings of names beside the backbone: heads, and what only training has a use for.
-const BESIDE: [&str; 6] = ["head.", "head_dist.", "mask_token", "decoder_", "rope.", "rope_embed."];
+const BESIDE: [&str; 8] =
+    ["head.", "head_dist.", "dino_head.", "ibot_head.", "mask_token", "decoder_", "rope.", "rope_embed."];
 
 /// Whether the bytes of a `config.json` are timm's, not transformers'.
 pub(crate) fn is_config(bytes: &[u8]) -> bool {
@@ -163,8 +164,19 @@ impl<'a> Timm<'a> {
             None if self.is_named("dinov3") => Some(Rotary { theta: 100. }),
             None => return Err(self.error("architecture", &self.unsupported("has no tensor `pos_embed`"))),
         };
+        let fc_norm = weights.has("fc_norm.weight");
+        if fc_norm && (class_token || weights.has("norm.weight")) {
+            let message = self.unsupported("has a norm of the mean beside a class token or another norm");
+            return Err(self.error("architecture", &message));
+        }
+        let pool = match (weights.has("attn_pool.latent"), class_token) {
+            (true, _) => Pool::Attention,
+            (false, true) => Pool::ClassToken,
+            (false, false) if fc_norm => Pool::NormOfMean,
+            (false, false) => Pool::Mean,
+        };
         let spec = Spec {
-            family: &FAMILY,
+            family: if fc_norm { &WITH_FC_NORM } else { &FAMILY },
             vision,
             image_size,
             patch_size,
@@ -174,12 +186,8 @@ impl<'a> Timm<'a> {
             positions,
             rotary,
             pre_norm: weights.has("norm_pre.weight"),
-            pool: match (weights.has("attn_pool.latent"), class_token) {
-                (true, _) => Pool::Attention,
-                (false, true) => Pool::ClassToken,
-                (false, false) => Pool::Mean,
-            },
-            classifier: None,
+            pool,
+            classifier: self.classifier(weights, pool),
             projection: None,
             text: None,
         };
@@ -196,6 +204,20 @@ impl<'a> Timm<'a> {
         spec.check().map_err(|error| error.in_file(self.path))?;
         self.check_names(&spec, weights)?;
         Ok(spec)
+    }
+
+    /// What the classifier among `weights` reads, if there is one that reads what timm's `global_pool` makes and `pool` does, too. A
+    /// projection to texts is none.
+    fn classifier(&self, weights: &Weights, pool: Pool) -> Option<Pool> {
+        let is_one = weights.has("head.weight") && weights.has("head.bias") && !weights.has("head_dist.weight");
+        let own = self.root.get("global_pool").and_then(Value::as_str);
+        let reads = match pool {
+            Pool::ClassToken => own.is_none_or(|own| own == "token"),
+            Pool::Mean | Pool::NormOfMean => own.is_none_or(|own| own == "avg"),
+            Pool::Attention => own.is_none_or(|own| own == "map"),
+            Pool::ClassTokenAndMean => false,
+        };
+        (is_one && reads && !self.is_named("_clip_")).then_some(pool)
     }
 
     /// What is done in another way than timm does it: its `global_pool` is for heads, which are not read.
@@ -292,7 +314,7 @@ impl<'a> Timm<'a> {
 
     /// Checks that there is no tensor that `spec` has no place for.
     fn check_names(&self, spec: &Spec, weights: &Weights) -> Result<()> {
-        let vision = &FAMILY.vision;
+        let vision = &spec.family.vision;
         let blocks = &vision.blocks;
         let layers = [blocks.norm1, blocks.norm2, blocks.out].into_iter().chain(blocks.qkv);
         let mlp = blocks.mlp.into_iter().chain(blocks.gated_mlp.halves.iter().copied());

@@ -36,6 +36,24 @@ impl Spec {
         // As many as there are numbers, each once: none is missing.
         Ok(Some(names.into_iter().flatten().collect()))
     }
+
+    /// As [`Spec::class_names`] in timm's form, the list `label_names`.
+    ///
+    /// # Errors
+    /// It is no list of names.
+    pub(crate) fn label_names(bytes: &[u8], path: &Path) -> Result<Option<Vec<String>>> {
+        let value: Value =
+            serde_json::from_slice(bytes).map_err(|error| Error::weights(path, format!("not a JSON file: {error}")))?;
+        let found = value.get("label_names").or_else(|| value.get("pretrained_cfg")?.get("label_names"));
+        let list = match found {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Array(list)) => list,
+            Some(_) => return Err(Error::weights(path, "label_names: must be a list of names")),
+        };
+        let name = |name: &Value| name.as_str().filter(|name| name.len() <= MAX_NAME).map(str::to_owned);
+        let names = list.iter().map(name).collect::<Option<Vec<_>>>();
+        names.map(Some).ok_or_else(|| Error::weights(path, "label_names: must hold names and nothing else"))
+    }
 }
 
 #[cfg(test)]
@@ -69,6 +87,17 @@ mod tests {
         ] {
             let message = read(json).expect_err(json).to_string();
             assert!(message.starts_with("config.json: id2label: must "), "{message}");
+        }
+    }
+
+    #[test]
+    fn timms_are_a_list() {
+        let read = |json: &str| Spec::label_names(json.as_bytes(), Path::new("config.json"));
+        assert_eq!(read(r#"{"label_names": ["a", "b"]}"#).unwrap().unwrap(), ["a", "b"]);
+        assert_eq!(read(r#"{"pretrained_cfg": {"label_names": ["c"]}}"#).unwrap().unwrap(), ["c"]);
+        assert_eq!(read(r#"{"pretrained_cfg": {}, "label_names": null}"#).unwrap(), None);
+        for json in [r#"{"label_names": {}}"#, r#"{"label_names": [1]}"#] {
+            assert!(read(json).unwrap_err().to_string().starts_with("config.json: label_names: must "), "{json}");
         }
     }
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::formula::{assert_close, picture, values};
-use crate::vit::{Pass, TokenPrompts, Tune, Want};
+use crate::vit::{Pass, Readout, TokenPrompts, Tune, Want};
 use crate::weights::SINGLE;
 use crate::{Backbone, OpenOptions};
 
@@ -29,6 +29,8 @@ struct Case {
     tensors: BTreeMap<String, Vec<usize>>,
     images: Vec<Vec<f32>>,
     gradients: Option<Gradients>,
+    /// Of the five classes of a classifier, where there is one.
+    logits: Option<Vec<Vec<f32>>>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -91,7 +93,7 @@ fn relative(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn embeddings_equal_those_of_timm_and_transformers() {
     let TimmFixture { sizes, cases } = fixture();
-    assert_eq!(cases.len(), 13);
+    assert_eq!(cases.len(), 19);
     for (name, case) in &cases {
         let backbone = opened(&folder_of(case)).unwrap();
         for (size, expected) in sizes.iter().zip(&case.images) {
@@ -107,6 +109,7 @@ fn embeddings_equal_those_of_timm_and_transformers() {
     assert_eq!(spec("registers").positions.unwrap().prefix, 0);
     assert_eq!(spec("distilled").positions.unwrap().prefix, 2);
     assert_eq!((spec("mean").pool, spec("siglip").pool), (Pool::Mean, Pool::Attention));
+    assert_eq!((spec("fc-norm").pool, spec("fc-norm").registers), (Pool::NormOfMean, 4));
     assert_eq!(spec("dinov3-plus").vision.qkv_bias.each(), [true, false, true]);
 }
 
@@ -255,6 +258,70 @@ fn checkpoints_of_the_authors_are_the_same_tensors() {
 }
 
 #[test]
+fn a_classifier_says_what_timm_says() {
+    let TimmFixture { sizes, cases } = fixture();
+    let mut found = 0;
+    for (name, case) in &cases {
+        let dir = folder_of(case);
+        let backbone = opened(&dir).unwrap();
+        let Some(logits) = &case.logits else {
+            assert_eq!(backbone.spec.classifier, None, "{name}");
+            continue;
+        };
+        found += 1;
+        let classifier = backbone.classifier().unwrap();
+        assert_eq!(classifier.names().unwrap()[4], "class 4");
+        for (size, expected) in sizes.iter().zip(logits) {
+            let pixels = backbone.preprocess.apply(&picture(*size)).unwrap();
+            let pass = Pass { readout: Readout::Pooled(classifier.pool()), ..Pass::forward(&pixels, 1) };
+            let read = backbone.vit.read(&pass).unwrap();
+            assert_close(&classifier.logits(&read), expected, &format!("{name} {size:?}"));
+        }
+    }
+    assert_eq!(found, 3);
+    let message = opened(&folder_of(&cases["vit"])).unwrap().classifier().unwrap_err().to_string();
+    assert!(message.ends_with("has no classifier of its own: take a ViT, DeiT or DINOv2 with one"), "{message}");
+    // Behind a class token, but of the mean.
+    let mut case = cases["vit-classes"].clone();
+    case.config["global_pool"] = "avg".into();
+    assert_eq!(opened(&folder_of(&case)).unwrap().spec.classifier, None);
+}
+
+#[test]
+fn a_file_of_the_authors_needs_no_configuration() {
+    let TimmFixture { sizes, cases } = fixture();
+    for (name, form, before) in
+        [("dino", "dino", "module.backbone."), ("dino", "mae", ""), ("authors-dinov2", "dinov2", "backbone.")]
+    {
+        let case = &cases[name];
+        let mut named: Vec<Named> = tensors(case)
+            .into_iter()
+            .map(|(tensor, shape, values)| (format!("{before}{tensor}"), shape, values))
+            .collect();
+        // Heads of its training.
+        let beside = if form == "dinov2" { "dino_head.mlp.0.weight" } else { "module.head.last_layer.weight_g" };
+        named.push((beside.to_owned(), vec![3], vec![0.; 3]));
+        let dir = folder(&case.config, None, &named);
+        fs::remove_file(dir.path().join("config.json")).unwrap();
+        let path = dir.path().join(SINGLE).display().to_string();
+        let open = |said: &str| Backbone::open(&format!("{path}:{said}"), &OpenOptions::default());
+        let (backbone, of_folder) = (open(form).unwrap(), opened(&folder_of(case)).unwrap());
+        assert_eq!((&backbone.spec, &backbone.preprocess), (&of_folder.spec, &of_folder.preprocess), "{name}");
+        assert!(backbone.note().unwrap().contains("positions resampled as by timm"));
+        for (size, expected) in sizes.iter().zip(&case.images) {
+            let pixels = backbone.preprocess.apply(&picture(*size)).unwrap();
+            assert_close(&backbone.embed(&pixels, None, 1).unwrap(), expected, &format!("{name} {size:?}"));
+        }
+        let other = if form == "dinov2" { "dino" } else { "dinov2" };
+        let message = open(other).unwrap_err().to_string();
+        assert!(message.contains(&format!("is not of {other}: it has ")), "{message}");
+        let unsaid = Backbone::open(&path, &OpenOptions::default()).unwrap_err().to_string();
+        assert!(unsaid.contains(":dino, ") && unsaid.contains(":mae if it is one of these"), "{unsaid}");
+        assert!(open("gelu").unwrap_err().to_string().contains(":mae if it is one of these"));
+    }
+}
+
+#[test]
 fn names_and_tensors_that_are_not_supported_are_refused() {
     for name in [
         "swin_tiny_patch4_window7_224",
@@ -284,7 +351,7 @@ fn names_and_tensors_that_are_not_supported_are_refused() {
             vec![16],
             "has a tensor `blocks.0.attn.q_norm.weight`, which none of those has",
         ),
-        ("fc_norm.weight", vec![32], "has a tensor `fc_norm.weight`"),
+        ("fc_norm.weight", vec![32], "has a norm of the mean beside a class token or another norm"),
         ("blocks.7.norm1.weight", vec![32], "has a tensor `blocks.7.norm1.weight`"),
         ("pos_embed", vec![1, 19, 32], "has a tensor `pos_embed` of shape [1, 19, 32]"),
         ("reg_token", vec![32], "has a tensor `reg_token` of shape [32]"),

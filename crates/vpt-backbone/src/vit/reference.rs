@@ -184,13 +184,15 @@ impl<'a> Reference<'a> {
         prompts: Option<(PromptLayers, &Tensor)>,
     ) -> Result<Tensor> {
         let tokens = self.tokens(images, prompts)?;
-        let tokens = self.norm(&tokens[self.spec.vision.depth], self.spec.family.vision.post_norm)?;
+        let (raw, norm) = (&tokens[self.spec.vision.depth], self.spec.family.vision.post_norm);
+        let tokens = self.norm(raw, norm)?;
         let class = || tokens.narrow(1, 0, 1)?.squeeze(1);
         let prefix = self.spec.prefix_tokens();
         let mean = || tokens.narrow(1, prefix, tokens.dim(1)? - prefix)?.mean(1);
         Ok(match pool {
             Pool::ClassToken => class()?,
             Pool::Mean => mean()?,
+            Pool::NormOfMean => self.norm(&raw.narrow(1, prefix, raw.dim(1)? - prefix)?.mean(1)?, norm)?,
             Pool::ClassTokenAndMean => Tensor::cat(&[class()?, mean()?], 1)?,
             Pool::Attention => self.attention_pool(&tokens)?,
         })

@@ -98,7 +98,7 @@ fn families() -> Vec<(Spec, usize)> {
 }
 
 /// Facts in combinations that no family has today.
-fn other_facts() -> [Spec; 9] {
+fn other_facts() -> [Spec; 10] {
     let with_bias =
         |spec: &Spec, [q, k, v]: [bool; 3]| TowerSpec { qkv_bias: QkvBias { q, k, v }, ..spec.vision.clone() };
     let without_prefix = |spec: &Spec| spec.positions.map(|positions| Positions { prefix: 0, ..positions });
@@ -107,6 +107,8 @@ fn other_facts() -> [Spec; 9] {
     [
         // As SigLIP without its attention pooling.
         Spec { class_token: false, positions: without_prefix(&vit), pool: Pool::Mean, ..vit.clone() },
+        // A norm of the mean, not the mean of what a norm made.
+        Spec { class_token: false, positions: without_prefix(&dinov2), pool: Pool::NormOfMean, ..dinov2.clone() },
         // Registers before the patches and no class token; no bias of q, k and v at all.
         Spec {
             class_token: false,
@@ -414,7 +416,7 @@ fn another_pool_is_read_as_if_it_were_the_backbones_own() {
     let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
     let images = random(100, BATCH * 3 * size * size);
     let data = random(102, 3 * TOKENS * WIDTH);
-    for pool in [Pool::ClassToken, Pool::Mean, Pool::ClassTokenAndMean] {
+    for pool in [Pool::ClassToken, Pool::Mean, Pool::NormOfMean, Pool::ClassTokenAndMean] {
         let own = Vit::load(&Spec { pool, ..spec.clone() }, &weights, size, Precision::F32).unwrap();
         // Prompts that travel are in the rows behind the last block, and in no feature.
         let pass = Pass { prompts: prompts(Some(PromptLayers::First(2)), &data), ..Pass::forward(&images, 2) };
