@@ -1,5 +1,6 @@
 //! Texts to token ids, by the `tokenizer.json` of a checkpoint: CLIP's, or SigLIP's (`siglip`).
 
+mod clean;
 mod content;
 mod open_clip;
 mod siglip;
