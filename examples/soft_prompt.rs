@@ -25,7 +25,7 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Classes are told by their names, which nothing is learned of either.
     let names: Vec<String> = photos.classes.iter().map(|name| format!("a photo of a {name}.")).collect();
     let texts = normalized(frozen.embed_texts(&names)?);
-    let head = Head { kind: HeadKind::Text, width: texts.ncols(), classes: names.len(), keys: 0 };
+    let head = Head { kind: HeadKind::Text, width: texts.ncols(), classes: names.len(), keys: 0, logit_bias: false };
     let scale = backbone.logit_scale().unwrap_or(1.);
     let head = head.bind(&head.of_texts(texts.into_raw_vec_and_offset().0, scale)?)?;
 

@@ -147,15 +147,12 @@ fn with_references(text: &str, reference: impl Fn(&str) -> Option<(usize, String
     while let Some(at) = rest.find('&') {
         out.push_str(&rest[..at]);
         let behind = &rest[at + 1..];
-        match reference(behind) {
-            Some((taken, stands_for)) => {
-                out.push_str(&stands_for);
-                rest = &behind[taken..];
-            }
-            None => {
-                out.push('&');
-                rest = behind;
-            }
+        if let Some((taken, stands_for)) = reference(behind) {
+            out.push_str(&stands_for);
+            rest = &behind[taken..];
+        } else {
+            out.push('&');
+            rest = behind;
         }
     }
     out.push_str(rest);

@@ -143,7 +143,9 @@ impl Tower {
             for row in self.patch_rows(image) {
                 mean[..d].iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
             }
-            mean.iter_mut().for_each(|sum| *sum /= count);
+            for sum in mean.iter_mut() {
+                *sum /= count;
+            }
         }
         let normalized = tape.normalized.grow(images * stride);
         let view = &mut MatMut::new(normalized, images, d, stride);
