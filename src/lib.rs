@@ -104,6 +104,8 @@ pub use vpt_data as data;
 #[doc(hidden)]
 pub use vpt_energy as energy;
 #[doc(hidden)]
+pub use vpt_export as export;
+#[doc(hidden)]
 pub use vpt_image as image;
 #[doc(hidden)]
 pub use vpt_kernel as kernel;

@@ -12,6 +12,7 @@ mod data_check;
 mod docs;
 mod embed;
 mod eval;
+mod export;
 mod fetch;
 mod few_shot;
 mod flags;
@@ -62,6 +63,7 @@ enum Command {
     Eval(eval::Eval),
     Predict(predict::Predict),
     Embed(embed::Embed),
+    Export(export::Export),
     ZeroShot(zero_shot::ZeroShot),
     Bench(bench::Bench),
     Data(data::Data),
@@ -99,10 +101,10 @@ struct Global {
     #[arg(long, global = true, value_name = "cpu|cuda:N", default_value = "cpu", value_parser = device)]
     device: String,
     /// Number format of the frozen weights and of what is multiplied with them: f32, or bf16, which takes half of the
-    /// memory and, on an AMD Zen 5, of the time; elsewhere compare both with `vpt bench step` [default: f32, or that
-    /// of the run a task is from]
-    #[arg(long, global = true, value_name = "FORMAT", value_parser = one_of::<Precision>(Precision::NAMES))]
-    precision: Option<Precision>,
+    /// memory and, on an AMD Zen 5, of the time; elsewhere compare both with `vpt bench step`; f16 for `vpt export` alone
+    /// [default: f32, or that of the run a task is from]
+    #[arg(long, global = true, value_name = "FORMAT", value_enum)]
+    precision: Option<NumberFormat>,
     /// Memory that the program should take at most, such as 900MB or 2GiB: fewer images at a time, and where that is not
     /// enough parts are computed twice; the result is the same [default: no limit]
     #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
@@ -115,9 +117,17 @@ impl Global {
         self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
     }
 
+    /// Number format to compute in, where one is asked for.
+    fn asked_precision(&self) -> Option<Precision> {
+        match self.precision? {
+            NumberFormat::F32 | NumberFormat::F16 => Some(Precision::F32),
+            NumberFormat::Bf16 => Some(Precision::Bf16),
+        }
+    }
+
     /// Number format to compute in.
     fn precision(&self) -> Precision {
-        self.precision.unwrap_or_default()
+        self.asked_precision().unwrap_or_default()
     }
 
     /// Bytes that the program should take at most.
@@ -129,6 +139,14 @@ impl Global {
     fn seed(&self) -> u64 {
         self.seed.unwrap_or(1)
     }
+}
+
+/// Number formats of weights: those that are computed in, and 16 bits for what is exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum NumberFormat {
+    F32,
+    Bf16,
+    F16,
 }
 
 /// A parser for one of `names`, which clap lists in its help and when none of them is given.
@@ -225,12 +243,16 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(command: Command, global: &Global) -> anyhow::Result<()> {
     start_tracing(global);
+    if global.precision == Some(NumberFormat::F16) && !matches!(command, Command::Export(_)) {
+        return Err(Usage("--precision: f16 is for vpt export; nothing is computed in it here".to_owned()).into());
+    }
     let out = Output::new(global.json);
     match command {
         Command::Train(args) => train::run(*args, global, out),
         Command::Eval(args) => eval::run(&args, global, out),
         Command::Predict(args) => predict::run(&args, global, out),
         Command::Embed(args) => embed::run(&args, global, out),
+        Command::Export(args) => export::run(&args, global, out),
         Command::ZeroShot(args) => zero_shot::run(&args, global, out),
         Command::Bench(args) => bench::run(args, global, out),
         Command::Data(args) => data::run(args, global, out),

@@ -36,7 +36,7 @@ pub(crate) fn options(backbone: Option<&str>, weights_dir: Option<&Path>, global
     TaskOptions {
         backbone: backbone.map(str::to_owned),
         weights_dir: weights_dir.map(Path::to_path_buf),
-        precision: global.precision,
+        precision: global.asked_precision(),
         max_memory: global.max_memory(),
         threads: global.threads(),
     }

@@ -261,7 +261,7 @@ fn configured(flags: SettingFlags, mut config: RunConfig, global: &Global) -> vp
     config.classnames = config.classnames.or(classnames.filter(|_| read || method.has_texts()));
     config.cache_dir = if no_cache { None } else { config.cache_dir.or_else(feature_cache::default_folder) };
     config.seed = global.seed.unwrap_or(config.seed);
-    config.precision = global.precision.unwrap_or(config.precision);
+    config.precision = global.asked_precision().unwrap_or(config.precision);
     config.max_memory = global.max_memory().or(config.max_memory);
     config.threads = global.threads.map(usize::from).or(config.threads);
     Ok(config)

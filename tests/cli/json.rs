@@ -151,6 +151,7 @@ fn runs(sandbox: &Sandbox, schema: &mut Schema) {
         let image = if data == "photos" { "photos/green/000.png" } else { "boxes/val" };
         print("predict", &["predict", "--model", &run, image, "--save", "drawn"]);
         print("task info", &["task", "info", &run]);
+        print("export", &["export", "--model", &run, "--out", "m.onnx"]);
         print("runs show", &["runs", "show", &run]);
         let file = |name: &str| sandbox.path(&run).join(name);
         for name in ["results.json", "environment.json", "split.json"] {
@@ -196,6 +197,7 @@ fn json_is_what_the_schema_says() {
     fs::copy(sandbox.path("twice/blue/000.png"), sandbox.path("twice/green/blue.png")).unwrap();
     let commands: &[(&str, &[&str])] = &[
         ("zero-shot", &["zero-shot", "--backbone", &clip, "--data", "photos"]),
+        ("export", &["export", "--backbone", &clip, "--out", "b.onnx"]),
         (
             "embed",
             &["embed", "--backbone", &clip, "--out", "e.safetensors", "photos/green/000.png", "--texts", "a cat"],

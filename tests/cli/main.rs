@@ -15,6 +15,7 @@ mod data_audit;
 mod data_check;
 mod detect;
 mod docs;
+mod export;
 mod few_shot;
 mod formats;
 mod hostile;

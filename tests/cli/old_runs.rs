@@ -109,18 +109,33 @@ fn portable(sandbox: &Sandbox, args: &[&str]) -> Run {
     finish(command, args).ok()
 }
 
+/// Puts the finished task of a run of the fixtures into the folder `whole`, and its backbone where it looks for it.
+pub(crate) fn place(sandbox: &Sandbox, run: &Value) -> Vec<u8> {
+    let kept = Path::new(&fixture(VERSION)).join(run["name"].as_str().unwrap());
+    let read = |file: &str| fs::read(kept.join(file)).unwrap();
+    let backbone = run["backbone"].as_str().unwrap();
+    copy(Path::new(&fixture(backbone)), &sandbox.path("fixtures").join(backbone));
+    let task_file = if run["large"] == true { filled(&read("finished.header")) } else { read("finished.safetensors") };
+    sandbox.write("whole/config.toml", read("config.toml"));
+    sandbox.write("whole/best.safetensors", &task_file);
+    task_file
+}
+
+/// A sandbox with the data of the fixtures, and the list of their runs.
+pub(crate) fn of_version() -> (Sandbox, Value) {
+    let sandbox = Sandbox::new();
+    let version = fixture(VERSION);
+    copy(&Path::new(&version).join("data"), &sandbox.path("data"));
+    (sandbox, json_file(&Path::new(&version).join("runs.json")))
+}
+
 /// One run of the fixtures, in a folder where its relative paths hold.
 fn opens_predicts_and_resumes(sandbox: &Sandbox, run: &Value) {
     let name = run["name"].as_str().unwrap();
     let large = run["large"] == true;
     let kept = Path::new(&fixture(VERSION)).join(name);
     let read = |file: &str| fs::read(kept.join(file)).unwrap();
-    let backbone = run["backbone"].as_str().unwrap();
-    copy(Path::new(&fixture(backbone)), &sandbox.path("fixtures").join(backbone));
-
-    let task_file = if large { filled(&read("finished.header")) } else { read("finished.safetensors") };
-    sandbox.write("whole/config.toml", read("config.toml"));
-    sandbox.write("whole/best.safetensors", &task_file);
+    let task_file = place(sandbox, run);
     let info = sandbox.vpt(&["task", "info", "whole", "--json"]).ok().json();
     assert_eq!(info["method"], content(&task_file).0["method"]);
     let predict = ["predict", "--model", "whole", "--threads", "2", "--json"];
@@ -173,10 +188,7 @@ fn opens_predicts_and_resumes(sandbox: &Sandbox, run: &Value) {
 
 /// All runs whose names `chosen` picks.
 fn all(chosen: impl Fn(&str) -> bool) {
-    let sandbox = Sandbox::new();
-    let version = fixture(VERSION);
-    copy(&Path::new(&version).join("data"), &sandbox.path("data"));
-    let runs = json_file(&Path::new(&version).join("runs.json"));
+    let (sandbox, runs) = of_version();
     let mut looked_at = 0;
     for run in runs.as_array().unwrap().iter().filter(|run| chosen(run["name"].as_str().unwrap())) {
         sandbox.holds(run["name"].as_str().unwrap(), || opens_predicts_and_resumes(&sandbox, run));

@@ -9,9 +9,9 @@ use super::names::{TextNames, clip};
 use super::open_clip;
 use super::registry::{CONFIG, Location, PREPROCESSOR, locate};
 use super::spec::{Spec, TextSpec};
-use super::text::{PromptedTexts, TextTower, TunedTexts};
+use super::text::{PlainTextTower, PromptedTexts, TextTower, TunedTexts};
 use super::tokenizer::Tokenizer;
-use super::vit::{TokenPrompts, Tune, Tuned, Vit};
+use super::vit::{OwnWeights, PlainTower, TokenPrompts, Tune, Tuned, Vit};
 use super::weights::Weights;
 use vpt_base::{Error, Result};
 use vpt_image::preprocess::Preprocess;
@@ -258,6 +258,20 @@ impl Backbone {
     /// As [`Vit::tuned`].
     pub fn tuned(&self, tune: Tune) -> Result<Tuned> {
         self.vit.tuned(&self.spec, &self.weights, tune)
+    }
+
+    /// The image tower's weights as plain matrices, with those of a task's own.
+    pub fn plain<'a>(&'a self, own: OwnWeights<'a>) -> PlainTower<'a> {
+        PlainTower::new(&self.spec, &self.weights, self.vit.image_size(), own)
+    }
+
+    /// The text tower's weights as plain matrices.
+    ///
+    /// # Errors
+    /// The backbone has none.
+    pub fn plain_texts(&self) -> Result<PlainTextTower<'_>> {
+        let text = self.text()?;
+        Ok(PlainTextTower::new(&text.spec, text.names, &self.weights))
     }
 
     /// The text tower with low-rank changes of its own: see [`TextTower::tuned`].

@@ -1,11 +1,13 @@
 //! The text tower: token ids to projected text embeddings. Texts with learned vectors in them are in `prompted`.
 
+mod plain;
 mod prompted;
 mod tuned;
 
 use std::ops::Range;
 use std::path::Path;
 
+pub use self::plain::{PlainTextEnds, PlainTextTower};
 pub use self::prompted::{PromptedTexts, TextPrompts, TextTape};
 pub use self::tuned::{TunedTape, TunedTexts};
 use super::names::TextNames;

@@ -12,28 +12,64 @@ use crate::{Error, Result};
 /// # Errors
 /// The folder does not exist or cannot be written; the error names `path`.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".vpt-").suffix(".tmp");
-    #[cfg(unix)]
-    {
-        // Temporary files are private by default; a result is not. The umask still applies.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(folder).map_err(Error::io(path))?;
+    let mut new = NewFile::beside(path)?;
     // Through the file itself: what it is called meanwhile is nobody's business in an error.
-    file.as_file_mut().write_all(bytes).map_err(Error::io(path))?;
-    file.as_file().sync_all().map_err(Error::io(path))?;
-    file.persist(path).map_err(|e| Error::io(path)(e.error))?;
-    // The rename itself must survive a power cut too. Not every file system lets a folder be synced.
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all();
-    }
+    new.file_mut().write_all(bytes).map_err(Error::io(path))?;
+    new.rename(path)?;
     Ok(())
+}
+
+/// A file that is being written beside the one that it will replace. Dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub struct NewFile(tempfile::NamedTempFile);
+
+impl NewFile {
+    /// An empty file in the folder of `path`.
+    ///
+    /// # Errors
+    /// The folder does not exist or cannot be written; the error names `path`.
+    pub fn beside(path: &Path) -> Result<Self> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".vpt-").suffix(".tmp");
+        #[cfg(unix)]
+        {
+            // Temporary files are private by default; a result is not. The umask still applies.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(fs::Permissions::from_mode(0o666));
+        }
+        builder.tempfile_in(folder(path)).map(Self).map_err(Error::io(path))
+    }
+
+    /// The file itself.
+    pub fn file_mut(&mut self) -> &mut File {
+        self.0.as_file_mut()
+    }
+
+    /// Where it lies meanwhile.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Syncs it and gives it the name `path`, in the folder that it is in; gives its length in bytes.
+    ///
+    /// # Errors
+    /// The system's word; the error names `path`.
+    pub fn rename(self, path: &Path) -> Result<u64> {
+        let file = self.0.as_file();
+        file.sync_all().map_err(Error::io(path))?;
+        let len = file.metadata().map_err(Error::io(path))?.len();
+        self.0.persist(path).map_err(|e| Error::io(path)(e.error))?;
+        // The rename itself must survive a power cut too. Not every file system lets a folder be synced.
+        if let Ok(folder) = File::open(folder(path)) {
+            let _ = folder.sync_all();
+        }
+        Ok(len)
+    }
+}
+
+/// The folder that `path` is in.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Fills a folder beside `out` and renames it to `out` when it is complete, so that half a set is never taken for one.

@@ -1,6 +1,7 @@
 //! A frozen backbone, the parts that are learned beside it and what makes logits of its features: what training steps through
 //! and what a task file brings back to life.
 
+pub mod constants;
 pub mod detect;
 mod detect_task;
 mod label_map;

@@ -107,6 +107,16 @@ impl PromptedTexts {
         self.tails.len()
     }
 
+    /// The start token, in front of the vectors, where texts are read at their end token.
+    pub fn start(&self) -> u32 {
+        self.start
+    }
+
+    /// Of each text the tokens behind the vectors, up to the one that is read.
+    pub fn tails(&self) -> &[Vec<u32>] {
+        &self.tails
+    }
+
     /// Whether there is no text.
     pub fn is_empty(&self) -> bool {
         self.tails.is_empty()

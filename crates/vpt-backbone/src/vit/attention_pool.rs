@@ -75,7 +75,7 @@ impl AttentionPoolTape {
 impl AttentionPoolWeights {
     /// Everything folded that the tower's last norm and the pooling's own go into; the biases alone unless `dense`. The bias
     /// of the queries stands for the query that they are: no image's tokens go through that layer.
-    fn folded(&self, spec: &TowerSpec, post_norm: &[Vec<f32>; 2], dense: bool) -> Folded {
+    pub(super) fn folded(&self, spec: &TowerSpec, post_norm: &[Vec<f32>; 2], dense: bool) -> Folded {
         let BlockWeights { qkv: [(weight, bias), k, v], out, norm2, fc1, fc2, .. } = &self.layers;
         let rows = weight.chunks_exact(spec.width).zip(bias);
         let query = rows.map(|(row, &bias)| attention_scale(spec) * shifted(row, bias, &self.query)).collect();

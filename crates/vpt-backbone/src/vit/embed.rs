@@ -2,6 +2,7 @@
 
 use super::fold::{Layer, pack};
 use super::linear::Linear;
+use super::plain::{PlainEmbedding, PlainLayer};
 use crate::position::interpolate;
 use crate::spec::{Positions, Resampling, Spec};
 use vpt_base::Result;
@@ -72,11 +73,11 @@ pub(crate) struct EmbeddingScratch {
     packed: Panels,
 }
 
-impl Embedding {
-    /// The embedding of these weights for images of `image_size` pixels, to which positions are interpolated.
-    pub(super) fn new(spec: &Spec, image_size: usize, weights: EmbeddingWeights, precision: Precision) -> Result<Self> {
+impl EmbeddingWeights {
+    /// What they are for images of `image_size` pixels, to which positions are interpolated.
+    pub(super) fn at(self, spec: &Spec, image_size: usize) -> Result<PlainEmbedding> {
         let d = spec.vision.width;
-        let EmbeddingWeights { class: mut prefix, positions, patch, registers, pre_norm: [scale, shift] } = weights;
+        let Self { class: mut prefix, positions, patch: (weight, bias), registers, pre_norm } = self;
         prefix.extend(registers);
         let (of_prefix, of_patches) = positions.split_at(spec.learned_prefix() * d);
         prefix.iter_mut().zip(of_prefix).for_each(|(token, position)| *token += position);
@@ -85,8 +86,17 @@ impl Embedding {
             Some(positions) => interpolate(of_patches, d, positions.resampling, (grid, grid))?,
             None => vec![0.; grid * grid * d],
         };
-        let patch = Linear::new(&patch.0, patch.1, precision);
-        let pre_norm = spec.pre_norm.then_some(PreNorm { scale, shift, eps: spec.vision.eps });
+        let pre_norm = spec.pre_norm.then_some(pre_norm);
+        Ok(PlainEmbedding { patch: PlainLayer { weight, bias }, prefix, positions, pre_norm })
+    }
+}
+
+impl Embedding {
+    /// The embedding of these weights for images of `image_size` pixels, to which positions are interpolated.
+    pub(super) fn new(spec: &Spec, image_size: usize, weights: EmbeddingWeights, precision: Precision) -> Result<Self> {
+        let PlainEmbedding { patch, prefix, positions, pre_norm } = weights.at(spec, image_size)?;
+        let patch = Linear::new(&patch.weight, patch.bias, precision);
+        let pre_norm = pre_norm.map(|[scale, shift]| PreNorm { scale, shift, eps: spec.vision.eps });
         Ok(Self { image_size, patch_size: spec.patch_size, patch, prefix, positions, pre_norm })
     }
 

@@ -150,14 +150,18 @@ fn changed(weights: &BlockWeights, factors: &[[Vec<f32>; 2]; 3], scale: f32) -> 
     let mut weights = weights.clone();
     for ((weight, _), [a, b]) in weights.qkv.iter_mut().zip(factors) {
         let rank = b.len() / weight.len().isqrt();
-        let d = a.len() / rank;
-        for (row, b) in weight.chunks_exact_mut(d).zip(b.chunks_exact(rank)) {
-            for (b, a) in b.iter().zip(a.chunks_exact(d)) {
-                row.iter_mut().zip(a).for_each(|(w, a)| *w += scale * b * a);
-            }
-        }
+        add_product(weight, a, b, a.len() / rank, scale);
     }
     weights
+}
+
+/// Adds `scale · B A` to `weight` `[out, in]`: A `[r, in]`, B `[out, r]`.
+pub(super) fn add_product(weight: &mut [f32], a: &[f32], b: &[f32], inputs: usize, scale: f32) {
+    for (row, b) in weight.chunks_exact_mut(inputs).zip(b.chunks_exact(a.len() / inputs)) {
+        for (b, a) in b.iter().zip(a.chunks_exact(inputs)) {
+            row.iter_mut().zip(a).for_each(|(w, a)| *w += scale * b * a);
+        }
+    }
 }
 
 /// The factors with everything folded in that the packed layers have folded in.

@@ -23,6 +23,7 @@
 //! | `pool` | features: class token, mean of the patches, or what attention makes of all |
 //! | `attention_pool` | the layers of attention pooling and their VJP |
 //! | `load` | tensors of a checkpoint |
+//! | `plain` | weights before they are packed, for other programs |
 //! | `memory` | what a step takes, and how it keeps to a limit |
 //! | `reference` | the same network in plain tensor operations: what the kernels must equal |
 
@@ -38,6 +39,7 @@ mod low_rank;
 mod memory;
 mod mixed;
 mod mlp;
+mod plain;
 mod pool;
 mod prompts;
 #[cfg(test)]
@@ -57,6 +59,7 @@ pub(crate) use load::{Get, norm};
 pub(crate) use low_rank::LowRankBlocks;
 pub use memory::MemoryPlan;
 pub use mixed::{MixedRow, PromptSet};
+pub use plain::{OwnWeights, PlainBlock, PlainEmbedding, PlainLayer, PlainPool, PlainTower};
 pub use prompts::{KeyValuePrompts, PromptLayers, TokenPrompts};
 use prompts::{PreparedGrads, PreparedPrompts};
 use tower::Tower;

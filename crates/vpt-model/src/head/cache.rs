@@ -76,7 +76,10 @@ pub(super) fn forward(
 }
 
 /// Weight and sharpness.
-pub(crate) fn alpha_beta(params: &[Param]) -> Result<[f64; 2]> {
+///
+/// # Errors
+/// They are not among the values.
+pub fn alpha_beta(params: &[Param]) -> Result<[f64; 2]> {
     match params::find(params, ALPHA_BETA)?.values[..] {
         [alpha, beta] => Ok([f64::from(alpha), f64::from(beta)]),
         _ => Err(Error::invalid(ALPHA_BETA, "not two values")),

@@ -177,6 +177,11 @@ impl Detector {
         self.reads.iter().map(|read| read.after).collect()
     }
 
+    /// Embeddings `[K, E]` of the class names, where classes are told by them.
+    pub fn texts(&self) -> Option<&[f32]> {
+        self.texts.as_deref()
+    }
+
     /// Threads a step or a prediction uses.
     pub fn threads(&self) -> usize {
         self.threads
@@ -387,6 +392,28 @@ impl Detector {
     /// The head with its weights, for [`Self::detect`].
     pub fn bind(&self, params: &[Param]) -> Result<BoundDetectHead> {
         self.shape.bind(params, self.texts.as_deref())
+    }
+
+    /// What the head says of each of `images` `[B, 3, S, S]`, before any decoding.
+    ///
+    /// # Errors
+    /// As [`Self::detect`].
+    pub fn raw(&self, params: &[Param], images: &[f32]) -> Result<Vec<RawBoxes>> {
+        let head = self.bind(params)?;
+        let said: Mutex<Vec<(usize, RawBoxes)>> = Mutex::default();
+        let look = |image: usize, features: &[f32], _: Option<FeatureGradients>| {
+            let mut sums = self.take_sums();
+            let raw = head.forward(features, &mut sums.workspace);
+            self.pool.lock().unwrap_or_else(PoisonError::into_inner).push(sums);
+            said.lock().unwrap_or_else(PoisonError::into_inner).push((image, raw));
+        };
+        let prompts = self.prompts(params)?;
+        let values = prompts.map(|(_, own)| tokens::masked(own, &Drawn::Nothing)).transpose()?;
+        let tokens = prompts.zip(values.as_ref()).map(|((tokens, _), values)| tokens.layout().prompts(values));
+        self.visit(tokens, DetectInput::Images(images), None, false, &look)?;
+        let mut said = said.into_inner().unwrap_or_else(PoisonError::into_inner);
+        said.sort_by_key(|(image, _)| *image);
+        Ok(said.into_iter().map(|(_, raw)| raw).collect())
     }
 
     /// What is found in each image, best first. `head` is [`Self::bind`] of the learned values; `params` are the same, or

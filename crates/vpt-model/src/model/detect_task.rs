@@ -107,6 +107,21 @@ impl DetectTask {
         &self.meta
     }
 
+    /// Backbone, prompts and head.
+    pub fn detector(&self) -> &Detector {
+        &self.detector
+    }
+
+    /// The learned values.
+    pub fn params(&self) -> &[Param] {
+        &self.params
+    }
+
+    /// How images are made ready for the detector.
+    pub fn input(&self) -> &BoxInput {
+        &self.input
+    }
+
     /// What is found in each of `images`, best first.
     ///
     /// # Errors

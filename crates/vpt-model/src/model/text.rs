@@ -86,6 +86,11 @@ impl LearnedTexts {
         self.shape.keeps_head()
     }
 
+    /// The texts around the vectors.
+    pub(super) fn texts(&self) -> &PromptedTexts {
+        &self.texts
+    }
+
     fn prompts<'a>(&self, data: &'a [f32]) -> TextPrompts<'a> {
         TextPrompts { layers: self.shape.layers, tokens: self.shape.tokens, data }
     }

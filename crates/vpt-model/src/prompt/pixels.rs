@@ -207,6 +207,11 @@ impl PixelPrompt {
         Ok(Self { shape, side, mean, std, runs })
     }
 
+    /// Where the learned pixels are.
+    pub fn shape(&self) -> PixelShape {
+        self.shape
+    }
+
     /// Side of the images [`Self::apply`] takes: the inner size for a frame, else that of the canvas.
     pub fn input_side(&self) -> usize {
         match self.shape {

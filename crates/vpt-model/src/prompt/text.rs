@@ -251,6 +251,12 @@ pub(crate) fn vectors(params: &[Param]) -> Result<&Param> {
     params::find(params, TEXT)
 }
 
+/// Weights and biases of the meta-network among the learned values, in their order.
+pub(crate) fn network(params: &[Param]) -> Result<[&Param; 4]> {
+    let [a, b, c, d] = META.map(|name| params::find(params, name));
+    Ok([a?, b?, c?, d?])
+}
+
 /// Prompt tokens of the image tower, `[layers, P, D]`, and what they are made of.
 struct ImageTokens {
     values: Vec<f32>,

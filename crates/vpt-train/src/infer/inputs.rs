@@ -1,15 +1,18 @@
 //! Images that are given to a model: which files are meant, by the same walk as that of data sets, and going on past those that
 //! cannot be read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::name;
+use crate::config::RunConfig;
 use vpt_base::{Error, Result};
 use vpt_data::check::images_in;
+use vpt_data::split::SplitFile;
 use vpt_image::decode::decode;
+use vpt_model::model::run_origin::CONFIG;
 
 /// An image, or a file that may be meant for one, that there is no answer for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -61,6 +64,19 @@ pub fn expand(images: &[PathBuf]) -> Result<ImageFiles> {
         }
     }
     Ok(all)
+}
+
+/// Files of the validation images of the run that `model`, a run folder or a file in one, is of: at most `most`, from all over the
+/// part. None where the run or its data are not there, or its images are in other files.
+pub fn validation_images(model: &Path, most: usize) -> Vec<PathBuf> {
+    let folder = if model.is_dir() { model } else { model.parent().unwrap_or(model) };
+    let Ok(config) = RunConfig::load(&folder.join(CONFIG)) else { return Vec::new() };
+    let Some(split) = SplitFile::of_run(model) else { return Vec::new() };
+    let data = Path::new(&config.data);
+    let root = if data.is_dir() { data } else { data.parent().unwrap_or(data) };
+    let files: Vec<PathBuf> = split.val.iter().map(|id| root.join(id)).filter(|file| file.is_file()).collect();
+    let taken = most.min(files.len());
+    (0..taken).map(|i| files[i * files.len() / taken].clone()).filter(|file| decode(file).is_ok()).collect()
 }
 
 /// Answers for the images that could be read.

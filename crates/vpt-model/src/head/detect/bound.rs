@@ -13,10 +13,10 @@ use vpt_kernel::{
 };
 
 /// Added to the variance in each LayerNorm of the neck.
-const LAYER_EPS: f32 = 1e-6;
+pub const LAYER_EPS: f32 = 1e-6;
 
 /// Added to the variance in each GroupNorm.
-const GROUP_EPS: f32 = 1e-5;
+pub const GROUP_EPS: f32 = 1e-5;
 
 /// Index of the class tower among the towers.
 const CLASS: usize = 0;

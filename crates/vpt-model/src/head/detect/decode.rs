@@ -6,16 +6,16 @@ use super::loss::sigmoid;
 use vpt_data::boxes::{Rect, View};
 
 /// Detections with lower scores are dropped.
-const MIN_SCORE: f64 = 0.01;
+pub const MIN_SCORE: f64 = 0.01;
 
 /// So many of an image's best pairs of token and class go on to suppression.
-const CANDIDATES: usize = 1000;
+pub const CANDIDATES: usize = 1000;
 
 /// A detection whose IoU with a better one of its class is higher is a duplicate.
-const DUPLICATE: f64 = 0.6;
+pub const DUPLICATE: f64 = 0.6;
 
 /// So many are left of an image.
-const KEPT: usize = 100;
+pub const KEPT: usize = 100;
 
 /// A detection in units of the network input.
 #[derive(Clone, Copy, Debug, PartialEq)]

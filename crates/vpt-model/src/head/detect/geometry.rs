@@ -3,7 +3,7 @@
 //! All coordinates are in units of the network input, 0 to 1; a box is centre and size `[cx, cy, w, h]`.
 
 /// Offsets of width and height are held in this range, so that sizes stay finite.
-const SIZE_RANGE: [f64; 2] = [-6., 3.];
+pub const SIZE_RANGE: [f64; 2] = [-6., 3.];
 
 /// The map's tokens as places in the image, and the size boxes are counted from.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -31,12 +31,12 @@ mod shape;
 mod tests;
 
 pub use assign::{Assignment, Role, Truth};
-pub use bound::{BoundDetectHead, FeatureGradients, Workspace};
+pub use bound::{BoundDetectHead, FeatureGradients, GROUP_EPS, LAYER_EPS, Workspace};
 pub use decode::{BoxScore, decode};
 pub use geometry::Grid;
 pub use gradients::HeadGrads;
 pub use loss::{DetectionLoss, LossSums};
-pub use shape::{ClassLayer, DetectShape};
+pub use shape::{ClassLayer, DetectShape, GROUPS};
 pub(crate) use shape::{LOG_SCALE, SHIFT};
 
 /// Raw outputs for one image of T tokens, row-major, before any decoding; also the gradient of these values.

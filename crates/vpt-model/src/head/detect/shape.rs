@@ -16,7 +16,7 @@ pub(crate) const LOG_SCALE: &str = "head.class.log_scale";
 pub(crate) const SHIFT: &str = "head.class.shift";
 
 /// Groups of every GroupNorm.
-pub(super) const GROUPS: usize = 8;
+pub const GROUPS: usize = 8;
 
 /// Convolutions of a tower.
 pub(super) const DEPTH: usize = 2;

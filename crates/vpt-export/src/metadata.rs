@@ -1,0 +1,142 @@
+//! What a file says of itself: the keys that Ultralytics' readers look for, as Python literals that evaluate to nothing but
+//! themselves, and one JSON of ours.
+
+use serde_json::{Value, json};
+
+use crate::proto::Message;
+use vpt_image::Preprocess;
+
+/// Version of the JSON under [`KEY`].
+const SCHEMA: u32 = 1;
+/// The key of our JSON.
+pub const KEY: &str = "vpt";
+/// The key of the parity figures, which are known once the file is written.
+pub const PARITY: &str = "vpt_parity";
+
+/// Facts that the metadata tells.
+#[derive(Debug)]
+pub(crate) struct Facts<'f> {
+    /// `classify`, `multilabel`, `detect`, `embed` or `embed-text`.
+    pub(crate) task: &'static str,
+    /// The method, of a learned task.
+    pub(crate) method: Option<String>,
+    /// Name and hash of the backbone, and the hash of its identity.
+    pub(crate) backbone: (&'f str, &'f str),
+    pub(crate) classes: &'f [String],
+    /// Side of the images that come in.
+    pub(crate) side: usize,
+    /// Pixels that the image side is a multiple of.
+    pub(crate) stride: usize,
+    pub(crate) preprocess: &'f Preprocess,
+    pub(crate) temperature: Option<f64>,
+    /// BLAKE3 of the task file.
+    pub(crate) task_file: Option<&'f str>,
+    /// How images become square, of a detector.
+    pub(crate) fit: Option<String>,
+    pub(crate) layout: &'static str,
+    pub(crate) half: bool,
+    pub(crate) nms: bool,
+    pub(crate) inputs: Vec<String>,
+    pub(crate) outputs: Vec<String>,
+}
+
+impl Facts<'_> {
+    /// Keys and values in the order in which they are written.
+    pub(crate) fn entries(&self) -> Vec<(&'static str, String)> {
+        let detects = self.task == "detect";
+        let mut entries = Vec::new();
+        if !self.task.starts_with("embed") {
+            let batch = 1;
+            entries.extend([
+                ("description", format!("vpt {} on {}", self.method.as_deref().unwrap_or_default(), self.backbone.0)),
+                ("author", "vpt".to_owned()),
+                ("version", env!("CARGO_PKG_VERSION").to_owned()),
+                ("stride", if detects { self.stride } else { 1 }.to_string()),
+                ("task", if detects { "detect" } else { "classify" }.to_owned()),
+                ("batch", batch.to_string()),
+                ("channels", "3".to_owned()),
+                ("imgsz", format!("[{0}, {0}]", self.side)),
+                ("names", python_dict(self.classes)),
+                (
+                    "args",
+                    format!(
+                        "{{'batch': {batch}, 'half': {}, 'dynamic': False, 'simplify': False, 'opset': None, 'nms': {}}}",
+                        python_bool(self.half),
+                        python_bool(self.nms)
+                    ),
+                ),
+            ]);
+            if self.nms {
+                entries.push(("end2end", "True".to_owned()));
+            }
+        }
+        entries.push((KEY, self.json().to_string()));
+        entries
+    }
+
+    fn json(&self) -> Value {
+        let (name, identity) = self.backbone;
+        let mut json = json!({
+            "schema": SCHEMA,
+            "vpt": env!("CARGO_PKG_VERSION"),
+            "task": self.task,
+            "method": self.method,
+            "backbone": {"name": name, "identity": identity},
+            "classes": self.classes,
+            "image_size": self.side,
+            "preprocess": self.preprocess,
+            "temperature": self.temperature,
+            "task_file": self.task_file,
+            "layout": self.layout,
+            "precision": if self.half { "f16" } else { "f32" },
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+        });
+        if let Some(fit) = &self.fit {
+            json["fit"] = fit.as_str().into();
+        }
+        json
+    }
+}
+
+/// A `StringStringEntryProto`.
+pub(crate) fn entry(key: &str, value: &str) -> Message {
+    Message::default().bytes(1, key).bytes(2, value)
+}
+
+fn python_bool(value: bool) -> &'static str {
+    if value { "True" } else { "False" }
+}
+
+/// `{0: 'a', 1: 'b'}`.
+fn python_dict(names: &[String]) -> String {
+    let entries: Vec<String> =
+        names.iter().enumerate().map(|(i, name)| format!("{i}: {}", python_text(name))).collect();
+    format!("{{{}}}", entries.join(", "))
+}
+
+/// `name` as a Python string literal of ASCII characters: nothing in it ends the literal.
+fn python_text(name: &str) -> String {
+    let escaped = |c: char| match (c, c as u32) {
+        ('\'' | '\\', _) => format!("\\{c}"),
+        (' '..='~', _) => c.to_string(),
+        (_, number @ 0..0x100) => format!("\\x{number:02x}"),
+        (_, number @ 0x100..0x1_0000) => format!("\\u{number:04x}"),
+        (_, number) => format!("\\U{number:08x}"),
+    };
+    format!("'{}'", name.chars().map(escaped).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_leave_their_literals() {
+        assert_eq!(python_text("red circle"), "'red circle'");
+        assert_eq!(python_text("it's a \\ trap"), r"'it\'s a \\ trap'");
+        assert_eq!(python_text("a\nb\u{e9}\u{4e2d}\u{1f600}\u{0}"), r"'a\x0ab\xe9\u4e2d\U0001f600\x00'");
+        let names = ["'}, __import__('os')".to_owned(), String::new()];
+        assert_eq!(python_dict(&names), r"{0: '\'}, __import__(\'os\')', 1: ''}");
+    }
+}
