@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""Writes datasets/: one tiny set in every layout that vpt reads, a folder each.
+"""Writes datasets/: one tiny set in every layout that vpt reads, a folder each, sets with faults in broken/, and coco-subset.
 
 Needs pyarrow and Pillow. The pictures are drawn here: a disc or a bar on a pale ground, 48 x 36 pixels, in one of two colours.
+`datasets/cards` is not made here: these files are written by hand.
 """
 
+import gzip
 import io
 import json
+import math
 import random
+import struct
 import tarfile
 from pathlib import Path
 
@@ -84,6 +88,13 @@ def classes():
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
         put(f"webdataset/{part}-000000.tar", out.getvalue())
+        for name, picture, (kind, *_) in rows:
+            put(f"image-folder/{part}/{kind}/{name}", picture)
+            for folder, where in [("csv", "images"), ("split-zhou", "images"), ("fgvc-json", "images"), ("list-txt", part)]:
+                put(f"{folder}/{where}/{name}", picture)
+        put(f"list-txt/{part}.txt", "".join(f"{part}/{name} {CLASSES.index(found[0])}\n" for name, _, found in rows))
+        put(f"fgvc-json/{part}.json", json.dumps({name: CLASSES.index(found[0]) for name, _, found in rows}, indent=0))
+        idx(part, rows)
         for folder, names in (("one-hot", CLASSES), ("multi-hot", [*CLASSES, "red"])):
             hot = "filename, " + ", ".join(names) + "\n"
             for name, picture, (kind, *_) in rows:
@@ -91,6 +102,186 @@ def classes():
                 true = [kind, "red"] if is_red(picture) else [kind]
                 hot += f"{name}, " + ", ".join(str(int(c in true)) for c in names) + "\n"
             put(f"{folder}/{part}/_classes.csv", hot)
+    every = [(part, name, found[0]) for part in PARTS for name, _, found in of_part(part)]
+    put("csv/labels.csv", "path,label,split\n" + "".join(f"images/{name},{kind},{part}\n" for part, name, kind in every))
+    put("list-txt/classes.txt", "\n".join(CLASSES) + "\n")
+    put("fgvc-json/classes.txt", "\n".join(CLASSES) + "\n")
+    lists = {part: [[name, CLASSES.index(kind), kind] for p, name, kind in every if p == part] for part in PARTS}
+    put("split-zhou/split_zhou_Samples.json", json.dumps(lists))
+
+
+def idx(part, rows):
+    """The files of the MNIST family, packed: 28 x 28 grey pixels a picture, and its number. There is no val."""
+    name = {"train": "train", "test": "t10k"}.get(part)
+    if name is None:
+        return
+    grey = [Image.open(io.BytesIO(picture)).convert("L").resize((28, 28)).tobytes() for _, picture, _ in rows]
+    labels = bytes(CLASSES.index(found[0]) for *_, found in rows)
+    for kind, header, content in [
+        ("images-idx3", struct.pack(">IIII", 0x803, len(rows), 28, 28), b"".join(grey)),
+        ("labels-idx1", struct.pack(">II", 0x801, len(rows)), labels),
+    ]:
+        put(f"idx/{name}-{kind}-ubyte.gz", gzip.compress(header + content, mtime=0))
+
+
+def coco(rows, categories, url=None):
+    """COCO's object of `rows`, with LVIS's fields where pictures have a `url`."""
+    ids = {category["name"]: category["id"] for category in categories}
+    images, annotations = [], []
+    for name, _, found in rows:
+        number = int(name.split(".")[0])
+        image = {"id": number, "width": SIZE[0], "height": SIZE[1]}
+        kind, left, top, right, bottom = found
+        image |= {"file_name": name} if url is None else {
+            "coco_url": f"http://images.cocodataset.org/{url}/{name}", "neg_category_ids": [],
+            "not_exhaustive_category_ids": []}
+        images.append(image)
+        width, height = right - left, bottom - top
+        annotations.append({"id": number + 1, "image_id": number, "category_id": ids[kind],
+                            "bbox": [left, top, width, height], "area": width * height, "iscrowd": 0})
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def more_boxes():
+    """Layouts whose files are JSON, text or XML, and the tables of the Hugging Face hub."""
+    categories = [{"id": 3 * i + 1, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES)]
+    for part in PARTS:
+        rows = of_part(part)
+        put(f"coco/annotations/instances_{part}2017.json", json.dumps(coco(rows, categories)))
+        put(f"roboflow-coco/{part}/_annotations.coco.json", json.dumps(coco(rows, categories)))
+        jsonl = ""
+        for name, picture, (kind, left, top, right, bottom) in rows:
+            put(f"coco/{part}2017/{name}", picture)
+            put(f"roboflow-coco/{part}/{name}", picture)
+            put(f"yolo/images/{part}/{name}", picture)
+            put(f"yolo/labels/{part}/{name[:-4]}.txt",
+                f"{CLASSES.index(kind)} {(left + right) / 2 / SIZE[0]:.6f} {(top + bottom) / 2 / SIZE[1]:.6f} "
+                f"{(right - left) / SIZE[0]:.6f} {(bottom - top) / SIZE[1]:.6f}\n")
+            put(f"voc/JPEGImages/{name}", picture)
+            put(f"voc/Annotations/{name[:-4]}.xml",
+                f"<annotation>\n  <filename>{name}</filename>\n"
+                f"  <size><width>{SIZE[0]}</width><height>{SIZE[1]}</height><depth>3</depth></size>\n"
+                f"  <object>\n    <name>{kind}</name>\n    <difficult>0</difficult>\n"
+                f"    <bndbox><xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax></bndbox>\n"
+                "  </object>\n</annotation>\n")
+            put(f"metadata-boxes/{part}/{name}", picture)
+            box = [left, top, right - left, bottom - top]
+            jsonl += json.dumps({"file_name": name, "objects": {"bbox": [box], "category": [kind]}}) + "\n"
+        put(f"metadata-boxes/{part}/metadata.jsonl", jsonl)
+        put(f"voc/ImageSets/Main/{part}.txt", "".join(name[:-4] + "\n" for name, *_ in rows))
+        image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        objects = pa.struct([("bbox", pa.list_(pa.list_(pa.float32(), 4))), ("category", pa.list_(pa.int64()))])
+        table = pa.table({
+            "image": pa.array([{"bytes": picture, "path": name} for name, picture, _ in rows], image),
+            "objects": pa.array([{"bbox": [[left, top, right - left, bottom - top]], "category": [CLASSES.index(kind)]}
+                                 for *_, (kind, left, top, right, bottom) in rows], objects),
+        })
+        names = {"names": CLASSES, "_type": "ClassLabel"}
+        features = {"image": {"_type": "Image"}, "objects": {"feature": {
+            "bbox": {"feature": {"dtype": "float32", "_type": "Value"}, "length": 4, "_type": "Sequence"},
+            "category": names}, "_type": "Sequence"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        where = OUT / "parquet-boxes" / "data"
+        where.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, where / f"{'validation' if part == 'val' else part}-00000-of-00001.parquet")
+    for part in ["train", "val"]:
+        rows = of_part(part)
+        frequent = [{**category, "frequency": "f", "synset": f"{category['name']}.n.01"} for category in categories]
+        put(f"lvis/annotations/lvis_v1_{part}.json", json.dumps(coco(rows, frequent, f"{part}2017")))
+        for name, picture, _ in rows:
+            put(f"lvis/{part}2017/{name}", picture)
+    put("yolo/data.yaml", "path: .\n" + "".join(f"{part}: images/{part}\n" for part in PARTS)
+        + "names:\n" + "".join(f"  {i}: {name}\n" for i, name in enumerate(CLASSES)))
+
+
+def scene(seed):
+    """A drawn street scene, JPEG, and its objects: category, left, top, width, height."""
+    rng = random.Random(1000 + seed)
+    width, height = 96, 72
+    image = Image.new("RGB", (width, height), tuple(rng.randint(150, 220) for _ in range(3)))
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, 50, width, height), fill=tuple(rng.randint(90, 140) for _ in range(3)))
+    objects = []
+    for slot in rng.sample(range(3), rng.randint(1, 3)):
+        size = rng.randint(16, 26)
+        left, top = slot * 32 + rng.randint(1, 30 - size), rng.randint(4, height - size - 4)
+        category = rng.choice(["sports ball", "kite", "stop sign"])
+        box = (left, top, left + size - 1, top + size - 1)
+        middle = (left + size / 2 - 0.5, top + size / 2 - 0.5)
+        if category == "sports ball":
+            pen.ellipse(box, fill=(240, 240, 235), outline=(30, 30, 30))
+        elif category == "kite":
+            corners = [(middle[0], box[1]), (box[2], middle[1]), (middle[0], box[3]), (box[0], middle[1])]
+            pen.polygon(corners, fill=(40, 90, 200))
+        else:
+            cut = round(size * (1 - math.sqrt(0.5)))
+            left_, top_, right, bottom = box
+            pen.polygon([(left_ + cut, top_), (right - cut, top_), (right, top_ + cut), (right, bottom - cut),
+                         (right - cut, bottom), (left_ + cut, bottom), (left_, bottom - cut), (left_, top_ + cut)],
+                        fill=(190, 30, 40))
+        objects.append((category, left, top, size, size))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=85)
+    return out.getvalue(), objects
+
+
+def coco_subset():
+    """What the first command that people try runs on: COCO's layout, three of its categories under its ids."""
+    ids = {"stop sign": 13, "sports ball": 37, "kite": 38}
+    categories = [{"id": number, "name": name, "supercategory": "drawn"} for name, number in ids.items()]
+    seed = number = 0
+    for part, count in [("train2017", 24), ("val2017", 8)]:
+        images, annotations = [], []
+        for _ in range(count):
+            seed += 1
+            picture, objects = scene(seed)
+            name = f"{seed:012}.jpg"
+            put(f"coco-subset/{part}/{name}", picture)
+            images.append({"id": seed, "file_name": name, "width": 96, "height": 72})
+            for category, left, top, width, height in objects:
+                number += 1
+                annotations.append({"id": number, "image_id": seed, "category_id": ids[category],
+                                    "bbox": [left, top, width, height], "area": width * height, "iscrowd": 0})
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        put(f"coco-subset/annotations/instances_{part}.json", json.dumps(content))
+
+
+def broken():
+    """Sets with faults, each of which `vpt data check` tells; broken/README.md has what it says."""
+    seed = 100
+    for part, count in [("train", 3), ("val", 1), ("test", 1)]:
+        for i in range(count):
+            for kind in CLASSES:
+                picture, _ = draw(seed)
+                put(f"broken/photos/{part}/{kind}/{i}.png", picture)
+                seed += 1
+    at = OUT / "broken" / "photos"
+    (at / "test" / "bar" / "1.png").write_bytes((at / "train" / "bar" / "2.png").read_bytes())
+    (at / "train" / "disc" / "3.png").write_bytes((at / "train" / "bar" / "1.png").read_bytes())
+    photo = io.BytesIO()
+    Image.open(io.BytesIO(draw(200)[0])).save(photo, "JPEG", quality=90)
+    (at / "test" / "disc" / "1.png").write_bytes(photo.getvalue())
+    photo = io.BytesIO()
+    Image.open(io.BytesIO(draw(201)[0])).save(photo, "JPEG", quality=90)
+    (at / "val" / "disc" / "1.jpg").write_bytes(photo.getvalue()[:-200])
+    put("broken/photos/train/disc/IMG_0231.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    rows = of_part("train")
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
+    content = coco(rows, categories)
+    for name, picture, _ in rows[:-1]:
+        put(f"broken/boxes/{name}", picture)
+    one, two, three, four = content["annotations"][:4]
+    one["bbox"][2] = 400
+    two["category_id"] = 9
+    three["bbox"][3] = 0
+    content["annotations"].append({**four, "id": 77})
+    put("broken/boxes/train.json", json.dumps(content, indent=1))
+    names = [name for name, *_ in rows]
+    for name, picture, _ in rows:
+        put(f"broken/table/images/{name}", picture)
+    lines = ["path,label", f"images/{names[0]},bar", f"images/{names[1]},disc", f"images/{names[2]},", "images/none.png,disc",
+             f"images/{names[0]},disc", f"images/{names[3]},Disc"]
+    put("broken/table/labels.csv", "\n".join(lines) + "\n")
 
 
 def boxes():
@@ -147,3 +338,6 @@ def boxes():
 if __name__ == "__main__":
     classes()
     boxes()
+    more_boxes()
+    coco_subset()
+    broken()

@@ -11,6 +11,7 @@ use vpt::data::{Dataset, MultilabelDataset};
 use vpt::report::table;
 
 use super::data_audit::{self, AuditArgs};
+use super::data_cards::{self, CardList};
 use super::data_check::{self, Check};
 use super::output::{Output, message};
 use super::{Global, Usage, one_of};
@@ -24,6 +25,7 @@ pub(crate) struct Data {
 
 #[derive(Debug, Subcommand)]
 enum DataCommand {
+    List(CardList),
     Info(Info),
     Check(Check),
     Audit(AuditArgs),
@@ -38,7 +40,10 @@ enum Make {
     Shapes(Shapes),
 }
 
-/// Layout, classes, splits and sizes of a data set, and what is wrong with it; reads every image
+/// Layout, classes, splits and sizes of a data set, and what is wrong with it; or what is known of a public one
+///
+/// A path is looked at, every image of it. A name that `vpt data list` has, where nothing lies at that path, prints the card of
+/// that public data set: classes, parts, metric, licence, how to lay it out, class names and templates.
 ///
 /// One label each: image folder (train/ val/ test/ or flat; a folder for each class), CSV or TSV of path and label,
 /// `split_zhou_*.json`, lists of path and label (`train.json` as the VPT paper's sets have it, or `train.txt`; `classes.txt`
@@ -56,10 +61,10 @@ enum Make {
 ///
 /// Missing splits are drawn by --seed and said. Exit code 1 if an image is missing or cannot be read.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  vpt data info photos/\n  vpt data info coco/ --json")]
+#[command(after_help = "Examples:\n  vpt data info photos/\n  vpt data info coco/ --json\n  vpt data info oxford-pets")]
 struct Info {
-    /// Folder or file of the data set, or `shapes`
-    #[arg(value_name = "PATH|shapes")]
+    /// Folder or file of the data set, `shapes`, or the name of a public data set
+    #[arg(value_name = "PATH|shapes|NAME")]
     data: PathBuf,
 }
 
@@ -117,12 +122,16 @@ struct Shapes {
 
 pub(crate) fn run(args: Data, global: &Global, out: Output) -> anyhow::Result<()> {
     match args.command {
+        DataCommand::List(args) => data_cards::list(&args, out),
+        DataCommand::Info(args) if data_cards::is_card(&args.data) => data_cards::info(&args.data, out),
         DataCommand::Info(args) if BoxDataset::recognize(&args.data).is_some() => box_info(&args, global, out),
         DataCommand::Info(args) => {
             let summary = if MultilabelDataset::recognize(&args.data).is_some() {
                 MultilabelDataset::open(&args.data, global.seed(), false)?.summary()
             } else {
-                Dataset::open(&args.data, global.seed())?.summary()
+                Dataset::open(&args.data, global.seed())
+                    .map_err(|error| data_cards::or_card(error, &args.data))?
+                    .summary()
             };
             out.result(&summary, || describe(&summary))?;
             let bad = summary.unreadable.len();

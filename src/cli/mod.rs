@@ -8,6 +8,7 @@ mod cache;
 mod carbon;
 mod data;
 mod data_audit;
+mod data_cards;
 mod data_check;
 mod docs;
 mod embed;

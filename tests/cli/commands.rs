@@ -279,6 +279,7 @@ fn help_has_an_example_for_every_command() {
         "embed",
         "zero-shot",
         "bench step",
+        "data list",
         "data info",
         "data check",
         "data audit",

@@ -3,6 +3,7 @@
 pub mod augment;
 pub mod batch_loader;
 pub mod boxes;
+pub mod cards;
 pub mod check;
 mod container;
 pub mod dataset;
@@ -21,6 +22,7 @@ mod trivial;
 
 pub use augment::{Augment, AugmentPolicy};
 pub use batch_loader::{ImageCount, visit_batches};
+pub use cards::Card;
 pub use container::{Container, ImageSource, Stored};
 pub use dataset::{Dataset, Layout, Sample, Split};
 pub use examine::{ContentHash, Digest, digest};
