@@ -58,6 +58,10 @@ pub(crate) struct BackbonesArgs {
     /// Templates with {} or {c} for the class name, for zero-shot [default: "a photo of a {}."]
     #[arg(long, value_name = "FILE")]
     templates: Option<PathBuf>,
+    /// The public data set whose card names the classes and has the templates: auto recognises it, none leaves it at the data's names
+    /// [default: auto]
+    #[arg(long, value_name = "NAME|auto|none")]
+    dataset_card: Option<String>,
     /// Side of the images the backbones see, in pixels [default: each backbone's own]
     #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
     image_size: Option<usize>,
@@ -99,6 +103,7 @@ impl BackbonesArgs {
             precision: global.precision(),
             max_memory: global.max_memory(),
             image_size: self.image_size,
+            dataset_card: self.dataset_card,
             cache_dir: if self.no_cache { None } else { self.cache_dir.or_else(feature_cache::default_folder) },
             ..RunConfig::default()
         };

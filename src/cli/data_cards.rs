@@ -18,7 +18,7 @@ use super::output::Output;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  vpt data list\n  vpt data list --of VTAB-1k\n  vpt data list --json")]
 pub(crate) struct CardList {
-    /// Only those of this benchmark or with this task: CoOp, VTAB-1k, FGVC, MedMNIST, detect, …
+    /// Only those of this benchmark or with this task: CoOp, VTAB-1k, FGVC, detect, …
     #[arg(long, value_name = "BENCHMARK|TASK")]
     of: Option<String>,
 }
@@ -103,7 +103,7 @@ fn describe(card: &Card) -> String {
     for (title, lines) in [("layout", Some(&card.layout)), ("note", card.note.as_ref()), ("facts", Some(&card.source))]
     {
         if let Some(lines) = lines {
-            text += &format!("\n{title}\n");
+            text.extend(["\n", title, "\n"]);
             text.extend(
                 lines.lines().map(|line| if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") }),
             );
@@ -120,7 +120,8 @@ fn describe(card: &Card) -> String {
     ];
     for (title, list) in lists {
         if let Some(list) = list.filter(|list| !list.is_empty()) {
-            text += &format!("\n{title} ({})\n{}", list.len(), wrapped(list));
+            let count = list.len();
+            text.extend([format!("\n{title} ({count})\n"), wrapped(list)]);
         }
     }
     text
@@ -134,7 +135,7 @@ fn wrapped(texts: &[String]) -> String {
         let item = if i + 1 < texts.len() { format!(" {text},") } else { format!(" {text}") };
         match lines.last_mut() {
             Some(line) if line.chars().count() + item.chars().count() <= WIDTH || line.trim().is_empty() => {
-                *line += &item
+                line.push_str(&item);
             }
             _ => lines.push(format!(" {item}")),
         }

@@ -113,6 +113,10 @@ pub(crate) struct FewShotArgs {
     /// Templates with {} or {c} for the class name, likewise (zero-shot) [default: "a photo of a {}."]
     #[arg(long, value_name = "[DATA=]FILE")]
     templates: Vec<TextFile>,
+    /// The public data set whose card names the classes and has the templates: auto recognises it, none leaves it at the data's names
+    /// [default: auto]
+    #[arg(long, value_name = "NAME|auto|none")]
+    dataset_card: Option<String>,
     /// Keep the run folder of every job, with its task file, in OUT/runs
     #[arg(long)]
     keep_runs: bool,
@@ -232,6 +236,7 @@ impl FewShotArgs {
             head_init: self.head_init,
             keep_better: self.keep_better,
             label_map: self.label_map,
+            dataset_card: self.dataset_card,
             image_size: self.image_size,
             micro_batch: self.micro_batch,
             cache_dir: if self.no_cache { None } else { self.cache_dir.or_else(feature_cache::default_folder) },
@@ -275,6 +280,10 @@ impl Worker for Processes {
 
     fn event(&mut self, event: &GridEvent<'_>) {
         match event {
+            GridEvent::Card { data, card } => {
+                let also = "--dataset-card none leaves them at the data's";
+                self.progress.line(&format!("{data}: class names and templates of the card {card}; {also}"));
+            }
             GridEvent::Planned { jobs, own, done } => {
                 (self.number, self.of) = (0, own - done);
                 let share = if own < jobs { format!(", {own} of them here") } else { String::new() };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use vpt::config::RunConfig;
+use vpt::data::cards::Card;
 use vpt::feature_cache;
 use vpt::head::HeadKind;
 use vpt::methods::settings::Settings;
@@ -164,6 +165,7 @@ fn summary(folder: &Path, results: &Results) -> String {
     }
     rows.splice(4..4, probe(results).map(|text| ("probe", text)));
     rows.splice(4..4, calibration(results).map(|text| ("calibration", text)));
+    rows.splice(2..2, results.dataset_card.as_ref().map(|card| ("class names", format!("of the card {card}"))));
     text + &table::pairs(&rows) + &next(folder, results)
 }
 
@@ -250,7 +252,13 @@ fn configured(flags: SettingFlags, mut config: RunConfig, global: &Global) -> vp
     if head && !map {
         config.label_map = None;
     }
+    // Texts of a card are those of the data that it was found for.
+    let of_card = config.dataset_card.as_deref().is_some_and(Card::exists);
+    if of_card && (flags.get("data").is_some() || flags.get("dataset_card").is_some()) {
+        (config.templates, config.classnames, config.dataset_card) = (None, None, None);
+    }
     let (templates, classnames) = (config.templates.take(), config.classnames.take());
+    let card = config.dataset_card.take();
     let no_cache = flags.no_cache;
     flags.apply(&mut config)?;
     // Texts that are in the configuration of another run stay only where they are read.
@@ -259,6 +267,7 @@ fn configured(flags: SettingFlags, mut config: RunConfig, global: &Global) -> vp
     let tied = method.tied_to().is_some();
     config.templates = config.templates.or(templates.filter(|_| read || tied));
     config.classnames = config.classnames.or(classnames.filter(|_| read || method.has_texts()));
+    config.dataset_card = config.dataset_card.or(card.filter(|_| read || method.has_texts()));
     config.cache_dir = if no_cache { None } else { config.cache_dir.or_else(feature_cache::default_folder) };
     config.seed = global.seed.unwrap_or(config.seed);
     config.precision = global.asked_precision().unwrap_or(config.precision);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use vpt::backbone::{Backbone, OpenOptions};
+use vpt::data::cards::{Card, CardTexts};
 use vpt::data::{Dataset, MeasuredPart, MultilabelDataset, Split};
 use vpt::report::table;
 use vpt::{
@@ -42,6 +43,10 @@ pub(crate) struct ZeroShot {
     /// A name for each class in class order, one a line or a JSON list [default: the data's, with spaces for _]
     #[arg(long, value_name = "FILE")]
     classnames: Option<PathBuf>,
+    /// The public data set whose card (`vpt data info NAME`) names the classes and has the templates: auto recognises it, none leaves it
+    /// at the data's names
+    #[arg(long, value_name = "NAME|auto|none", default_value = "auto")]
+    dataset_card: String,
     /// Side of the images the backbone sees, in pixels; a multiple of its patch size [default: the backbone's]
     #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]
     image_size: Option<usize>,
@@ -104,11 +109,27 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
     let dataset = images.dataset();
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
     let mut prompts = Prompts::of_names(&dataset.classes);
+    let card = if args.templates.is_some() && args.classnames.is_some() {
+        None
+    } else {
+        Card::choose(Some(&args.dataset_card), &dataset.name, &dataset.classes)?
+    };
+    let mut taken = card.as_ref().map_or_else(CardTexts::default, |card| card.texts(false));
     if let Some(path) = &args.templates {
         prompts.templates = Prompts::read_templates(path, Some(&dataset.name))?;
+        taken.templates.clear();
+    } else if !taken.templates.is_empty() {
+        prompts.templates.clone_from(&taken.templates);
     }
     if let Some(path) = &args.classnames {
         prompts.classnames = Prompts::read_classnames(path, &dataset.name, &dataset.classes)?;
+        taken.names.clear();
+    } else if !taken.names.is_empty() {
+        prompts.classnames.clone_from(&taken.names);
+    }
+    if let Some(card) = &card {
+        progress
+            .line(&format!("{}; --dataset-card none leaves it at the data's names", card.note(&dataset.name, &taken)));
     }
     let options = OpenOptions {
         weights_dir: args.weights_dir.clone(),
@@ -134,7 +155,7 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
         }
     };
     progress.clear();
-    let result = json!({
+    let mut result = json!({
         "backbone": backbone.name,
         "data": dataset.name,
         "split": args.split,
@@ -143,12 +164,21 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
         "templates": prompts.templates,
         "metrics": scores,
     });
+    let card = card.map(|found| found.card.name);
+    if let Some(card) = &card {
+        result["dataset_card"] = json!(card);
+    }
+    let card = card.map(|card| format!("of the card {card}"));
+    let from =
+        |is_taken: bool, otherwise: &str| card.clone().filter(|_| is_taken).unwrap_or_else(|| otherwise.to_owned());
+    let (names_from, templates_from) =
+        (from(!taken.names.is_empty(), "of the data"), from(!taken.templates.is_empty(), "built in"));
     out.result(&result, || {
         let mut rows = vec![
             ("backbone", backbone.name.clone()),
             ("data", format!("{}, {}: {} images, {} classes", dataset.name, args.split, count, dataset.classes.len())),
-            ("class names", listed(&prompts.classnames, args.classnames.as_ref(), "of the data")),
-            ("templates", listed(&prompts.templates, args.templates.as_ref(), "built in")),
+            ("class names", listed(&prompts.classnames, args.classnames.as_ref(), &names_from)),
+            ("templates", listed(&prompts.templates, args.templates.as_ref(), &templates_from)),
         ];
         rows.extend(shown);
         table::pairs(&rows)

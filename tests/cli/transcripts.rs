@@ -59,10 +59,7 @@ fn fits(pattern: &str, line: &str) -> bool {
     if parts.len() == 1 {
         return pattern == line;
     }
-    let mut rest = match line.strip_prefix(first).and_then(|rest| rest.strip_suffix(last)) {
-        Some(rest) => rest,
-        None => return false,
-    };
+    let Some(mut rest) = line.strip_prefix(first).and_then(|rest| rest.strip_suffix(last)) else { return false };
     for part in &parts[1..parts.len() - 1] {
         match rest.find(part) {
             Some(at) => rest = &rest[at + part.len()..],
@@ -111,7 +108,6 @@ fn run_page(page: &str) {
     let commands = shown(&text);
     assert!(!commands.is_empty(), "{page} shows no command");
     for Shown { line, command, mut output } in commands {
-        // A comment says why, and is none of the shell's business on every system.
         let mut shell = process::Command::new("sh");
         shell.args(["-c", &format!("{{ {command}\n}} 2>&1")]).stdin(Stdio::null());
         let own = sandbox.command(&[]);

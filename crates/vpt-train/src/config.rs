@@ -333,6 +333,20 @@ settings! {
                 default: DefaultText::Words("runs/TASK/DATA-METHOD-N, a fresh number each time"),
             }
         }
+        Method {
+            // Declared last, since what stands in files of earlier versions keeps its place.
+            /// The public data set whose card (`vpt data info NAME`) names the classes and has the templates, where methods read such:
+            /// auto recognises it, none leaves it at the data's names
+            ///
+            /// auto: by WordNet ids of the classes (n01440764), by the folder's name and the classes, or by ten or more classes that are
+            /// those of a card. `classnames` and `templates` come first. What was taken is said, and kept in config.toml.
+            dataset_card: Option<String> => {
+                value: "NAME|auto|none",
+                tasks: CLASSIFIERS,
+                default: DefaultText::Words("auto"),
+                check: |name| if name.trim().is_empty() { Err("an empty name".into()) } else { Ok(()) },
+            }
+        }
     }
 }
 

@@ -20,7 +20,10 @@ use vpt_base::{
     choice::choice,
     files::{self, write_atomic},
 };
-use vpt_data::{Dataset, FewShot, Split};
+use vpt_data::{
+    Dataset, FewShot, Split,
+    cards::{Card, CardMatch, CardTexts, NO_CARD},
+};
 use vpt_model::{
     head::{HeadKind, LabelMap},
     methods::Method,
@@ -37,8 +40,18 @@ const DRAWS: &str = "draws";
 /// How often an image goes through the backbone in a run of the quick schedule, at most.
 pub const QUICK_PASSES: usize = 2000;
 /// Fields of a configuration that say where and how fast a run is computed, or that others of the identity stand for.
-const ELSEWHERE: [&str; 9] =
-    ["backbone", "weights_dir", "data", "draw", "split_seed", "threads", "micro_batch", "cache_dir", "out"];
+const ELSEWHERE: [&str; 10] = [
+    "backbone",
+    "weights_dir",
+    "data",
+    "draw",
+    "split_seed",
+    "threads",
+    "micro_batch",
+    "cache_dir",
+    "out",
+    "dataset_card",
+];
 
 choice! {
     /// What a grid asks.
@@ -134,6 +147,9 @@ pub struct GridFile {
     /// With [`Mode::Cross`]: the data sets that the others are tried on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub targets: Vec<String>,
+    /// The cards of public data sets that texts were taken from, by data set.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cards: BTreeMap<String, String>,
 }
 
 impl GridFile {
@@ -189,6 +205,8 @@ struct Opened {
     /// Stands for ids and labels of all parts.
     hash: String,
     prompts: Prompts,
+    /// The card that these are from.
+    card: Option<String>,
 }
 
 /// A backbone, and what runs need to know of it.
@@ -249,6 +267,11 @@ impl GridConfig {
             backbone: frozen.name.clone(),
             backbone_hash: frozen.hash.clone(),
             targets: targets.iter().map(|target| target.name.clone()).collect(),
+            cards: sources
+                .iter()
+                .chain(&targets)
+                .filter_map(|data| Some((data.name.clone(), data.card.clone()?)))
+                .collect(),
         };
         let mut jobs = Vec::new();
         for source in &sources {
@@ -339,15 +362,33 @@ impl GridConfig {
                 return Err(Error::setting("base_to_new", format!("{name} has less than two classes")));
             }
             let mut prompts = Prompts::of_names(&dataset.classes);
+            let card = self.card(&name, &dataset)?;
+            if let Some(found) = &card {
+                let CardTexts { names, templates } = found.texts(true);
+                prompts.classnames = names;
+                if !templates.is_empty() {
+                    prompts.templates = templates;
+                }
+            }
             if let Some(file) = text_file(&self.classnames, &name) {
                 prompts.classnames = Prompts::read_classnames(file, &name, &dataset.classes)?;
             }
             if let Some(file) = text_file(&self.templates, &name) {
                 prompts.templates = Prompts::read_templates(file, Some(&name))?;
             }
-            opened.push(Opened { hash: hash(&dataset), name, path: path.clone(), dataset, prompts });
+            let card = card.map(|found| found.card.name);
+            opened.push(Opened { hash: hash(&dataset), name, path: path.clone(), dataset, prompts, card });
         }
         Ok(opened)
+    }
+
+    /// The card whose texts name the classes of `dataset`, unless files do, or no method reads any.
+    fn card(&self, name: &str, dataset: &Dataset) -> Result<Option<CardMatch>> {
+        let said = [&self.classnames, &self.templates].iter().all(|files| text_file(files, name).is_some());
+        if said || !self.methods.iter().any(|method| method.reads_names()) {
+            return Ok(None);
+        }
+        Card::choose(self.base.dataset_card.as_deref(), &dataset.name, &dataset.classes)
     }
 
     /// Texts for a data set that is not there are a mistake.
@@ -365,7 +406,12 @@ impl GridConfig {
     }
 
     fn zero_shot(&self, frozen: &FrozenBackbone, source: &Opened, targets: &[Opened]) -> Job {
-        let config = RunConfig { data: source.path.clone(), image_size: Some(frozen.image_size), ..self.base.clone() };
+        let config = RunConfig {
+            data: source.path.clone(),
+            image_size: Some(frozen.image_size),
+            dataset_card: Some(NO_CARD.to_owned()),
+            ..self.base.clone()
+        };
         let settings = json!({ "image_size": frozen.image_size });
         let name = format!("{}-{}", source.name, GridMethod::ZeroShot);
         self.job(
@@ -405,13 +451,15 @@ impl GridConfig {
             draw: Some(path),
             seed,
             split_seed: Some(self.base.seed_of_parts()),
+            // The texts are the grid's to choose.
+            dataset_card: Some(NO_CARD.to_owned()),
             ..self.base.clone().with_method(learned)
         };
         if learned.reads_texts() || learned.may_read_texts() && frozen.text_depth.is_some() {
             let Prompts { classnames, templates } = source.prompts.clone();
             (config.classnames, config.templates) = (Some(classnames), Some(templates));
         }
-        if learned.has_texts() && text_file(&self.classnames, &source.name).is_some() {
+        if learned.has_texts() && (source.card.is_some() || text_file(&self.classnames, &source.name).is_some()) {
             let labels = self.half().labels(source.dataset.classes.len());
             config.classnames = Some(source.prompts.classnames[labels].to_vec());
         }

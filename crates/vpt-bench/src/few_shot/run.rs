@@ -40,6 +40,13 @@ impl FromStr for Shard {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum GridEvent<'a> {
+    /// The texts that name the classes of a data set are those of a card.
+    Card {
+        /// The data set.
+        data: &'a str,
+        /// The card.
+        card: &'a str,
+    },
     /// The list of jobs is made.
     Planned {
         /// Jobs of the grid.
@@ -122,6 +129,9 @@ pub enum GridOutcome {
 pub fn run(config: &GridConfig, shard: Option<Shard>, worker: &mut dyn Worker) -> Result<GridOutcome> {
     let (grid, jobs) = config.jobs()?;
     grid.claim(&config.out)?;
+    for (data, card) in &grid.cards {
+        worker.event(&GridEvent::Card { data, card });
+    }
     let own: Vec<&Job> = match shard {
         None => jobs.iter().collect(),
         Some(Shard { index, of }) => jobs.iter().skip(index - 1).step_by(of).collect(),

@@ -4,7 +4,7 @@
 
 mod recognize;
 
-pub use recognize::{CardClue, CardMatch, CardTexts};
+pub use recognize::{CardClue, CardMatch, CardTexts, NO_CARD};
 
 use std::fmt;
 
@@ -208,13 +208,11 @@ impl Card {
     /// # Errors
     /// There is none.
     pub fn named(name: &str) -> Result<Self> {
-        match CARDS.iter().find(|(known, _)| plain(known) == plain(name)) {
-            Some((name, text)) => Self::parse(name, text),
-            None => {
-                let hint = suggest::hint(name, Self::all_names());
-                Err(Error::invalid(name, format!("no card has this name; `vpt data list` lists them{hint}")))
-            }
+        if let Some((name, text)) = CARDS.iter().find(|(known, _)| plain(known) == plain(name)) {
+            return Self::parse(name, text);
         }
+        let hint = suggest::hint(name, Self::all_names());
+        Err(Error::invalid(name.to_owned(), format!("no card has this name; `vpt data list` lists them{hint}")))
     }
 
     /// Whether a card is called so.
@@ -223,7 +221,7 @@ impl Card {
     }
 
     fn parse(name: &str, text: &str) -> Result<Self> {
-        let card: Self = toml::from_str(text).map_err(|error| Error::invalid(name, error.to_string()))?;
+        let card: Self = toml::from_str(text).map_err(|error| Error::invalid(name.to_owned(), error.to_string()))?;
         let trimmed = |text: String| text.trim().to_owned();
         Ok(Self {
             name: name.to_owned(),

@@ -8,6 +8,11 @@ use vpt_base::{Error, Result};
 /// Classes from which on their names alone tell a data set: fewer may be alike by chance.
 const TELLING: usize = 10;
 
+/// What is said where a card is to be recognised.
+const AUTO: &str = "auto";
+/// What is said where no card is to be used.
+pub const NO_CARD: &str = "none";
+
 /// How it was seen that a data set is the one on a card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CardClue {
@@ -33,7 +38,7 @@ pub struct CardMatch {
 }
 
 /// What a card says of the classes of a data set.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CardTexts {
     /// A name for each class.
     pub names: Vec<String>,
@@ -72,6 +77,22 @@ impl Card {
         Ok(by_classes)
     }
 
+    /// The card that `choice` means for the data set called `data`: the one that is recognised if nothing or `auto` is said, none,
+    /// or the one that is named.
+    ///
+    /// # Errors
+    /// There is no card of that name, or it does not [fit](Self::fit).
+    pub fn choose(choice: Option<&str>, data: &str, classes: &[String]) -> Result<Option<CardMatch>> {
+        match choice {
+            None | Some(AUTO) => Self::recognize(data, classes),
+            Some(NO_CARD) => Ok(None),
+            Some(name) => {
+                let card = Self::named(name).map_err(|error| Error::setting("dataset_card", error.to_string()))?;
+                card.fit(classes).map(Some)
+            }
+        }
+    }
+
     /// This card for a data set with these classes: they are names or ids on it, or numbers, and then as many as on the card.
     ///
     /// # Errors
@@ -82,16 +103,14 @@ impl Card {
             return Err(Error::setting("dataset_card", message));
         }
         let numbers = || numbered(classes).filter(|_| self.classes == Some(classes.len()));
-        match self.spelled(classes).or_else(numbers) {
-            Some(classes) => Ok(CardMatch { card: self, clue: CardClue::Said, classes }),
-            None => {
-                let known = self.spellings();
-                let other = classes.iter().find(|class| !matches!(known.get(&plain(class)), Some(Some(_))));
-                let other = other.map_or_else(String::new, |class| format!(": '{class}' is not on it"));
-                let message = format!("the card {} has other classes than the data{other}", self.name);
-                Err(Error::setting("dataset_card", message))
-            }
+        if let Some(classes) = self.spelled(classes).or_else(numbers) {
+            return Ok(CardMatch { card: self, clue: CardClue::Said, classes });
         }
+        let known = self.spellings();
+        let other = classes.iter().find(|class| !matches!(known.get(&plain(class)), Some(Some(_))));
+        let other = other.map_or_else(String::new, |class| format!(": '{class}' is not on it"));
+        let message = format!("the card {} has other classes than the data{other}", self.name);
+        Err(Error::setting("dataset_card", message))
     }
 
     /// Positions of classes by their [`plain`] spellings; `None` for a spelling that two classes have.
@@ -134,21 +153,29 @@ impl CardMatch {
         CardTexts { names, templates: templates.clone() }
     }
 
-    /// A line for the user: which set `data` was taken for, why, and what follows.
-    pub fn note(&self, data: &str, few_shot: bool) -> String {
-        let CardTexts { templates, .. } = self.texts(few_shot);
+    /// The same for the classes `kept` of those that it was found for.
+    #[must_use]
+    pub fn of_classes(self, all: &[String], kept: &[String]) -> Self {
+        let place = |class: &String| all.iter().position(|one| one == class).map(|i| self.classes[i]);
+        Self { classes: kept.iter().filter_map(place).collect(), ..self.clone() }
+    }
+
+    /// A line for the user: which set `data` was taken for, why, and which `texts` come of it.
+    pub fn note(&self, data: &str, texts: &CardTexts) -> String {
         let why = match self.clue {
             CardClue::Said => "as was said",
             CardClue::Folder => "by its name and classes",
             CardClue::Classes => "by its classes",
             CardClue::WordNet => "by the WordNet ids of its classes",
         };
-        let templates = match &templates[..] {
-            [] => String::new(),
-            [one] => format!(" and the template \"{one}\""),
-            several => format!(" and {} templates", several.len()),
+        let templates = match &texts.templates[..] {
+            [] => None,
+            [one] => Some(format!("the template \"{one}\"")),
+            several => Some(format!("{} templates", several.len())),
         };
-        format!("{data} is taken for {}, {why}: class names{templates} of the card {}", self.card.title, self.card.name)
+        let names = (!texts.names.is_empty()).then(|| "class names".to_owned());
+        let what = names.into_iter().chain(templates).collect::<Vec<_>>().join(" and ");
+        format!("{data} is taken for {}, {why}: {what} of the card {}", self.card.title, self.card.name)
     }
 }
 
@@ -236,12 +263,13 @@ mod tests {
     #[test]
     fn few_shot_tables_have_texts_of_their_own() {
         let found = Card::recognize("eurosat", &strings(&EUROSAT)).unwrap().unwrap();
-        let CardTexts { names, templates } = found.texts(true);
+        let texts = found.texts(true);
+        let note = found.note("eurosat", &texts);
+        let CardTexts { names, templates } = texts;
         assert_eq!(
             (names[9].as_str(), &templates[..]),
             ("Sea or Lake", &strings(&["a centered satellite photo of {}."])[..])
         );
-        let note = found.note("eurosat", true);
         let end = "class names and the template \"a centered satellite photo of {}.\" of the card eurosat";
         assert_eq!(note, format!("eurosat is taken for EuroSAT, by its name and classes: {end}"));
         let aircraft = Card::named("fgvc-aircraft").unwrap();
@@ -256,6 +284,15 @@ mod tests {
         let message = |card: &str, classes: &[&str]| fit(card, classes).unwrap_err().to_string();
         let other = "dataset_card: the card eurosat has other classes than the data: 'Sea' is not on it";
         assert_eq!(message("eurosat", &["River", "Sea"]), other);
+        let classes = strings(&["River", "Forest"]);
+        let chosen = |choice: Option<&str>| Card::choose(choice, "photos", &classes);
+        assert_eq!(chosen(Some("EuroSAT")).unwrap().unwrap().of_classes(&classes, &classes[1..]).classes, [1]);
+        assert_eq!(
+            (chosen(None).unwrap(), chosen(Some("auto")).unwrap(), chosen(Some("none")).unwrap()),
+            (None, None, None)
+        );
+        let wrong = chosen(Some("eurosta")).unwrap_err().to_string();
+        assert!(wrong.starts_with("dataset_card: ") && wrong.ends_with("did you mean eurosat?"), "{wrong}");
         assert_eq!(message("fgvc-nabirds", &["1"]), "dataset_card: the card fgvc-nabirds has no names of classes");
         assert_eq!(
             message("mnist", &["1", "01"]),

@@ -51,11 +51,13 @@ impl RunConfig {
     /// What stands for the run in the fingerprint of its checkpoints: [`Self::to_toml`] without what says what versions did
     /// that had no such setting, so that runs of these can be resumed.
     pub(crate) fn identity(&self) -> Result<String> {
+        // The texts of a card stand in the file themselves.
+        let told = Self { dataset_card: None, ..self.clone() };
         let earlier = self.head_init == Some(self.earlier_head_init()) && self.keep_better == Some(false);
         if !earlier {
-            return self.to_toml();
+            return told.to_toml();
         }
-        Self { head_init: None, keep_better: None, ..self.clone() }.to_toml()
+        Self { head_init: None, keep_better: None, ..told }.to_toml()
     }
 
     /// The content of a `config.toml`.

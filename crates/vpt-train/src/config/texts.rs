@@ -1,9 +1,10 @@
 //! The texts that name the classes: templates and class names, which `config.toml` keeps word for word, so that a run can be repeated
 //! without the files they came from.
 
-use super::RunConfig;
+use super::{Plan, RunConfig};
 use vpt_backbone::class_texts::{Prompts, without_place};
 use vpt_base::{Error, Message, Result};
+use vpt_data::cards::{Card, CardMatch, CardTexts, NO_CARD};
 use vpt_model::methods::Method;
 
 /// Bytes of templates, or of class names, that a configuration can hold.
@@ -30,6 +31,59 @@ impl RunConfig {
             prompts.classnames.clone_from(names);
         }
         Ok(prompts)
+    }
+
+    /// The same with the names and templates of the card of the data set `data` with these classes, where texts are read that the
+    /// run does not say; and a line that says so. `kept` are the classes that are learned.
+    ///
+    /// # Errors
+    /// The card that is asked for is not there, does not fit, or no texts are read.
+    pub(crate) fn with_card(
+        &self,
+        plan: &Plan,
+        data: &str,
+        classes: &[String],
+        kept: &[String],
+    ) -> Result<(Self, Option<String>)> {
+        let reads_templates = plan.told_by_texts() || self.reads_texts();
+        let choice = self.dataset_card.as_deref();
+        let unused = Self { dataset_card: self.dataset_card.clone().filter(|card| card == NO_CARD), ..self.clone() };
+        if !reads_templates && !self.method.has_texts() {
+            return match choice {
+                Some(card) if Card::exists(card) => {
+                    let message = format!("{} reads no names of classes", self.method);
+                    Err(Error::setting("dataset_card", message))
+                }
+                _ => Ok((unused, None)),
+            };
+        }
+        let lacks_templates = reads_templates && self.templates.is_none();
+        if self.classnames.is_some() && !lacks_templates {
+            return Ok((self.clone(), None));
+        }
+        let Some(found) = Card::choose(choice, data, classes)? else { return Ok((unused, None)) };
+        let found: CardMatch = found.of_classes(classes, kept);
+        let CardTexts { mut names, mut templates } = found.texts(true);
+        if self.classnames.is_some() {
+            names.clear();
+        }
+        if !lacks_templates {
+            templates.clear();
+        }
+        let taken = CardTexts { names, templates };
+        let note = found.note(data, &taken);
+        let config = Self {
+            classnames: self.classnames.clone().or(Some(taken.names)),
+            templates: self.templates.clone().or(Some(taken.templates).filter(|templates| !templates.is_empty())),
+            dataset_card: Some(found.card.name),
+            ..self.clone()
+        };
+        Ok((config, Some(note)))
+    }
+
+    /// The card whose texts the run has, if it has those of one.
+    pub(crate) fn card_name(&self) -> Option<String> {
+        self.dataset_card.clone().filter(|card| Card::exists(card))
     }
 
     /// Checks the texts that a text head, or the head of a method, begins with or is learned from.

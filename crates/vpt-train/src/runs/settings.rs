@@ -66,8 +66,12 @@ impl Run {
             let filled = toml::from_str::<RunConfig>(&open).ok().and_then(|open| open.resolve(facts).ok());
             filled.and_then(|plan| plan.config.settings().ok()).is_some_and(|all| all.contains(setting))
         };
+        // The texts of a card are many, and its name says them.
+        let of_card = config.card_name().is_some();
+        let is_said = |s: &ConfigEntry| !(of_card && ["classnames", "templates"].contains(&s.name.as_str()));
         let changed = split(&text)
             .into_iter()
+            .filter(is_said)
             .filter(|s| !s.is_identity() && !["threads", "cache_dir"].contains(&s.name.as_str()) && !is_default(s));
         Ok(changed.collect())
     }

@@ -39,7 +39,7 @@ use crate::{
     report,
 };
 use vpt_base::{Error, Result, files::write_atomic};
-use vpt_data::{MultilabelDataset, boxes::BoxDataset};
+use vpt_data::{MultilabelDataset, boxes::BoxDataset, cards::NO_CARD};
 use vpt_energy::EnergyMeter;
 
 /// How a run ended.
@@ -177,7 +177,11 @@ fn go_on(run: &Path, given: Option<OpenData>, observer: &mut dyn Observer) -> Re
         let results = Box::new(Results::load(&folder.file(run_folder::RESULTS))?);
         return Ok(Outcome::Finished { folder: folder.path().to_path_buf(), results });
     }
-    let config = RunConfig::load(&folder.file(run_folder::CONFIG))?;
+    let mut config = RunConfig::load(&folder.file(run_folder::CONFIG))?;
+    // A run that says of no card has none: it may be older than they are.
+    if config.task != Task::Detect {
+        config.dataset_card.get_or_insert_with(|| NO_CARD.to_owned());
+    }
     let opened = open(&config, given, observer).map_err(|e| e.in_file(folder.file(run_folder::CONFIG)))?;
     match opened {
         Some(opened) => go(opened, folder, meter, observer),

@@ -33,6 +33,9 @@ pub struct Results {
     /// The texts that a text head began with, or that a method learned in: it has no templates, unless it stays close to some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub texts: Option<Prompts>,
+    /// The card of a public data set that these texts are of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset_card: Option<String>,
     /// From which data set.
     pub data: String,
     /// Classification: the hash of all that was seen of it, as `vpt data info` prints it for the same splits; of the images

@@ -327,6 +327,7 @@ impl<T: TrainTask> Session<T> {
             head: own.head,
             label_map: own.label_map,
             texts: own.texts,
+            dataset_card: plan.config.card_name(),
             content_hash: data.content_hash.map(str::to_owned),
             seed: plan.config.seed,
             classes: data.classes.len(),

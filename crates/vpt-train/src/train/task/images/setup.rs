@@ -96,6 +96,7 @@ impl Setup {
     ) -> Result<Option<(Self, L)>> {
         config.validate()?;
         let (mut dataset, labels) = L::open(config, given, observer)?;
+        let classes = dataset.classes.clone();
         let few_shot = match (&config.draw, config.shots) {
             (Some(path), _) => Some(FewShot::read(path)?),
             (None, shots) => shots.map(|shots| FewShot::draw(&dataset, shots, config.seed)).transpose()?,
@@ -124,6 +125,12 @@ impl Setup {
             shots: few_shot.as_ref().map(|draw| draw.shots),
         };
         refuse_without_validation(config, &dataset)?;
+        let plan = config.resolve(&facts(&dataset))?;
+        let (config, note) = config.with_card(&plan, &dataset.name, &classes, &dataset.classes)?;
+        if let Some(note) = note {
+            observer.event(&Event::Note(&note));
+        }
+        let config = &config;
         let plan = config.resolve(&facts(&dataset))?;
         // First: a missing text tower should be told before a thousand images are read.
         let texts = prompts(&plan, &backbone, &dataset)?;
