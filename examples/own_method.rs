@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use vpt::engine::{
     Draw, Drawn, EPSILON, Gradients, Group, HeadKind, Inputs, Loader, Loss, Model, Optimizer, OptimizerKind, Param,
-    Part, Rate, Rates, RngCore, StepInput, TensorShape, TokenLayout,
+    Part, Rate, Rates, RngCore, StepInput, TensorShape, TokenLayout, epoch_order,
 };
 use vpt::ndarray::{Array2, ArrayView2};
 use vpt::{Error, FrozenBackbone, shapes};
@@ -96,7 +96,9 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let preprocess = model.preprocess()?;
     for epoch in 1..=4 {
         let (mut sum, mut step) = (0., 0);
-        for batch in Loader::plain(photos.train.clone(), &preprocess, 64, threads)? {
+        let order = epoch_order(photos.train.len(), 1, epoch as u64);
+        let shuffled = order.iter().map(|&i| photos.train[i].clone()).collect();
+        for batch in Loader::plain(shuffled, &preprocess, 64, threads)? {
             let batch = batch?;
             let draw = Draw { seed: 1, epoch, step, indices: &batch.indices, dropout: 0., part: 0 };
             let drawn = model.draw(&draw, &[]);

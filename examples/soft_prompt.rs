@@ -4,8 +4,8 @@
 //! `cargo run --release --example soft_prompt`
 
 use vpt::engine::{
-    EPSILON, Group, Head, HeadKind, Loader, Loss, Optimizer, OptimizerKind, Param, Pass, Rate, Rates, TokenPrompts,
-    Want,
+    EPSILON, Head, HeadKind, Loader, Loss, Optimizer, OptimizerKind, Pass, Rate, Rates, TokenLayout, TokenPrompts,
+    Want, epoch_order, stream,
 };
 use vpt::{FrozenBackbone, normalized, shapes};
 
@@ -20,7 +20,6 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Frozen: nothing here can be changed, and no gradient of a weight is ever computed.
     let frozen = FrozenBackbone::open("clip-nano")?;
     let backbone = frozen.engine();
-    let width = backbone.vit.width();
 
     // Classes are told by their names, which nothing is learned of either.
     let names: Vec<String> = photos.classes.iter().map(|name| format!("a photo of a {name}.")).collect();
@@ -30,14 +29,18 @@ pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let head = head.bind(&head.of_texts(texts.into_raw_vec_and_offset().0, scale)?)?;
 
     // One soft prompt, and an optimizer on it alone.
-    let mut prompt = vec![Param::new("prompt", &[1, TOKENS, width], vec![0.; TOKENS * width], Group::Part(0))?];
+    let layout = TokenLayout { start: 0, layers: 1, tokens: TOKENS };
+    let mut prompt =
+        vec![layout.init(backbone.vit.width(), backbone.spec.patch_size, &mut stream(1, "prompt", 0, 0))?];
     let mut optimizer = Optimizer::new(OptimizerKind::Adamw, &prompt);
     let rates = Rates { parts: vec![Rate { lr: 0.01, decay: 0. }], head: Rate { lr: 0., decay: 0. }, epsilon: EPSILON };
     let loss = Loss::new(None, 0., None);
 
     for epoch in 1..=3 {
         let (mut sum, mut right) = (0., 0);
-        for batch in Loader::plain(photos.train.clone(), &backbone.preprocess, 64, threads)? {
+        let order = epoch_order(photos.train.len(), 1, epoch);
+        let shuffled = order.iter().map(|&i| photos.train[i].clone()).collect();
+        for batch in Loader::plain(shuffled, &backbone.preprocess, 64, threads)? {
             let batch = batch?;
             let tokens = TokenPrompts { start: 0, layers: 1, tokens: TOKENS, data: &prompt[0].values };
             let want = Want { tokens: true, ..Want::default() };

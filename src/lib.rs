@@ -47,7 +47,10 @@
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `cli` | the binary `vpt` |
+//! | `cli` | the binary `vpt`; the library has no use for it |
+//! | `export` | tasks and backbones as ONNX files: `vpt::export` |
+//! | `hub` | downloads of backbones (`vpt backbones fetch`); what lies in the local cache of Hugging Face is found without |
+//! | `plots` | pictures of curves and confusion matrices in run folders |
 
 mod arrays;
 pub mod engine;
@@ -83,6 +86,9 @@ pub use vpt_train::{
     train::{EpochRecord, Event, Observer, OpenData, Results, Silent},
 };
 
+#[cfg(feature = "export")]
+pub use vpt_export as export;
+
 /// What most programs need: `use vpt::prelude::*;`.
 pub mod prelude {
     pub use crate::{
@@ -97,14 +103,13 @@ pub mod prelude {
 pub use vpt_backbone as backbone;
 #[doc(hidden)]
 pub use vpt_base::{contain, error, files, linear_algebra, logits, params, random, suggest};
+#[cfg(feature = "cli")]
 #[doc(hidden)]
 pub use vpt_bench as bench;
 #[doc(hidden)]
 pub use vpt_data as data;
 #[doc(hidden)]
 pub use vpt_energy as energy;
-#[doc(hidden)]
-pub use vpt_export as export;
 #[doc(hidden)]
 pub use vpt_image as image;
 #[doc(hidden)]

@@ -7,6 +7,7 @@ pub mod classifier;
 pub mod clip;
 #[cfg(test)]
 mod formula;
+#[cfg(feature = "hub")]
 pub mod hub;
 pub mod identity;
 pub mod info;

@@ -1,7 +1,7 @@
 //! Where backbones are: names that are known, the folders they are looked for in, and what is found there.
 //!
 //! Nothing here touches the network. A name is looked for among the bundled files, in the folder of `weights_dir`, and
-//! in the cache that Hugging Face's own tools and [`super::hub`] fill.
+//! in the cache that Hugging Face's own tools and `hub` fill.
 
 mod known;
 mod named;

@@ -2,37 +2,24 @@
 //! console. Everything here turns numbers into text or pixels; nothing is computed or decided.
 
 mod boxes;
-mod confusion;
 mod contact_sheet;
-mod curves;
 mod environment;
 mod mistakes;
 mod picture_page;
 mod pictures;
-mod pr_curve;
+mod plots;
 mod prompt_sheet;
 pub mod table;
 mod text;
 
 pub use boxes::{BoxTile, DrawnBox, box_sheet_jpeg, draw_boxes};
-pub use confusion::confusion_svg;
 pub use contact_sheet::{SheetTile, contact_sheet_jpeg};
-pub use curves::{Curve, curves_svg};
 pub use environment::environment;
 pub use mistakes::{ConfusedPair, MistakePart, mistakes_html};
 pub use picture_page::{CardLine, PagePart, PageTable, PictureCard, picture_page};
 pub use pictures::{picture_bytes, picture_paths};
-pub use pr_curve::{f1_curve_svg, pr_curve_svg};
+pub use plots::{Curve, PlotAxis, confusion_svg, curves_svg, f1_curve_svg, pr_curve_svg};
 pub use prompt_sheet::prompt_sheet_png;
-
-use plotters::style::RGBColor;
-
-/// Colour of training curves: blue, distinct from [`VAL`] for colour-blind readers too (Okabe and Ito's palette).
-const TRAIN: RGBColor = RGBColor(0, 114, 178);
-/// Colour of validation curves: vermilion.
-const VAL: RGBColor = RGBColor(213, 94, 0);
-/// Colour of axes, marks and secondary text.
-const GREY: RGBColor = RGBColor(120, 120, 120);
 
 /// Text for a picture: control characters, which SVG cannot hold, become U+FFFD, and what is longer than `max`
 /// characters ends in an ellipsis.

@@ -175,6 +175,11 @@ impl RunFolder {
         write_atomic(&self.file(name), bytes.as_ref())
     }
 
+    /// Writes the picture `name`, if it was drawn: see [`report`](crate::report).
+    pub(crate) fn write_drawn(&self, name: &str, picture: Option<String>) -> Result<()> {
+        picture.map_or(Ok(()), |picture| self.write(name, picture))
+    }
+
     /// Writes the file `name` as indented JSON.
     pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
         let path = self.file(name);

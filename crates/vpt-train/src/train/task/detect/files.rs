@@ -22,23 +22,23 @@ pub(super) fn write(task: &DetectTraining, run: &FinishedRun<Detected>) -> Resul
     folder.write(run_folder::TEST_DETECTIONS, coco::results_json(&test.detections)?)?;
     let title = format!("{}, {} on {}", plan.config.method, model.backbone().name, dataset.name);
     let names = dataset.names();
-    folder.write(run_folder::CURVES, curves(&title, run)?)?;
+    folder.write_drawn(run_folder::CURVES, curves(&title, run)?)?;
     let on_test = format!("{title}: test images");
-    folder.write(run_folder::PR_CURVE, report::pr_curve_svg(&on_test, &test.eval, &names)?)?;
-    folder.write(run_folder::F1_CURVE, report::f1_curve_svg(&on_test, &test.eval, &names)?)?;
+    folder.write_drawn(run_folder::PR_CURVE, report::pr_curve_svg(&on_test, &test.eval, &names)?)?;
+    folder.write_drawn(run_folder::F1_CURVE, report::f1_curve_svg(&on_test, &test.eval, &names)?)?;
     let confidence = test.eval.best_confidence().map_or(0.5, |(confidence, _)| confidence);
     let confusion = coco::confusion(&dataset.test, &dataset.categories, &test.detections, confidence)?;
     let mut rows = names.clone();
     rows.push(coco::BACKGROUND.to_owned());
     let on_test = format!("{on_test}, scores above {confidence:.2}, % of each true class");
-    folder.write(run_folder::CONFUSION, report::confusion_svg(&on_test, &confusion, &rows)?)?;
+    folder.write_drawn(run_folder::CONFUSION, report::confusion_svg(&on_test, &confusion, &rows)?)?;
     let confidence = val.eval.best_confidence().map_or(0.5, |(confidence, _)| confidence);
     folder.write(run_folder::VAL_PREDICTIONS, sheet(task, &val.detections, confidence, &names)?)?;
     let page = mistakes::page(task, &title, &val.detections, confidence, &names)?;
     folder.write(run_folder::MISTAKES, page)
 }
 
-fn curves(title: &str, run: &FinishedRun<Detected>) -> Result<String> {
+fn curves(title: &str, run: &FinishedRun<Detected>) -> Result<Option<String>> {
     let curve = |name, value: &dyn Fn(&EpochRecord) -> f64| {
         Curve::new(name, run.history.iter().map(|record| (record.epoch, value(record))))
     };

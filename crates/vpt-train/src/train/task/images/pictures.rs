@@ -25,11 +25,11 @@ pub(super) fn write<L: ImageLabels>(task: &ImageTask<L>, run: &FinishedRun<L::Ev
     ];
     let scores = task.labels.score_curves().map(|(name, value)| curve(name, &value));
     let svg = report::curves_svg(&title, ("loss", &losses), (L::AXIS, &scores), run.record.epoch)?;
-    run.folder.write(run_folder::CURVES, svg)?;
+    run.folder.write_drawn(run_folder::CURVES, svg)?;
     if let Some(confusion) = L::confusion(run.test) {
         let title = format!("{title}: test images, % of each true class");
         let svg = report::confusion_svg(&title, confusion, &task.setup.dataset.classes)?;
-        run.folder.write(run_folder::CONFUSION, svg)?;
+        run.folder.write_drawn(run_folder::CONFUSION, svg)?;
     }
     run.folder.write(run_folder::VAL_PREDICTIONS, report::contact_sheet_jpeg(&tiles(task, run)?)?)
 }

@@ -19,12 +19,8 @@ const SIZE: (u32, u32) = (960, 560);
 /// Width of the legend, on the right.
 const LEGEND: u32 = 280;
 
-/// Draws precision over recall at IoU .5: a line for each category with objects, in bold their mean if there are several.
-/// `names` are those of the categories in order, `title` stands above.
-///
-/// # Errors
-/// If there are not as many names as categories.
-pub fn pr_curve_svg(title: &str, eval: &CocoEval, names: &[String]) -> Result<String> {
+/// See [`super::pr_curve_svg`].
+pub(super) fn pr_curve_svg(title: &str, eval: &CocoEval, names: &[String]) -> Result<String> {
     let points = |precision: &[f64]| {
         // Behind the last recall that is reached the line falls to the axis and ends.
         let end = precision.iter().rposition(|&value| value > 0.).map_or(0, |last| last + 1);
@@ -43,12 +39,8 @@ pub fn pr_curve_svg(title: &str, eval: &CocoEval, names: &[String]) -> Result<St
     figure.svg("pr_curve.svg", title)
 }
 
-/// Draws F1 at IoU .5 over the confidence from which detections are kept: a line for each category with objects, in bold their
-/// mean if there are several, a mark where the mean is best. `names` are those of the categories in order, `title` stands above.
-///
-/// # Errors
-/// If there are not as many names as categories.
-pub fn f1_curve_svg(title: &str, eval: &CocoEval, names: &[String]) -> Result<String> {
+/// See [`super::f1_curve_svg`].
+pub(super) fn f1_curve_svg(title: &str, eval: &CocoEval, names: &[String]) -> Result<String> {
     // Every fifth value is as fine as the picture.
     let points =
         |f1: &[f64]| eval.confidences.iter().copied().zip(f1.iter().copied()).step_by(5).collect::<Vec<(f64, f64)>>();

@@ -14,12 +14,8 @@ const MOST_NUMBERED: usize = 32;
 /// Longest class name shown, in characters.
 const NAME: usize = 24;
 
-/// Draws the matrix: a row for each true class, a column for each predicted one, darkness = share of the row's images.
-/// `classes` are the names in class order, `title` stands above.
-///
-/// # Errors
-/// If there are not as many names as classes.
-pub fn confusion_svg(title: &str, confusion: &Confusion, classes: &[String]) -> Result<String> {
+/// See [`super::confusion_svg`].
+pub(super) fn confusion_svg(title: &str, confusion: &Confusion, classes: &[String]) -> Result<String> {
     if classes.len() != confusion.classes() {
         let message = format!("{} class names for {} classes", classes.len(), confusion.classes());
         return Err(Error::invalid("confusion.svg", message));

@@ -5,52 +5,28 @@ use std::ops::Range;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{GREY, TRAIN, VAL, label};
+use super::{Curve, GREY, PlotAxis, TRAIN, VAL, label};
 use vpt_base::{Error, Result};
 
-/// A value over epochs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Curve {
-    name: &'static str,
-    /// Epoch, counted from 1, and value.
-    points: Vec<(f64, f64)>,
-}
-
-impl Curve {
-    /// A curve called `name` through these epochs and values. A value that is not finite has no place on the axis and is left
-    /// out.
-    pub fn new(name: &'static str, points: impl IntoIterator<Item = (usize, f64)>) -> Self {
-        let points = points.into_iter().map(|(epoch, value)| (epoch as f64, value));
-        Self { name, points: points.filter(|point| point.1.is_finite()).collect() }
-    }
-}
-
-/// Draws `losses` (left) and `scores` (right; fractions of one), each with the name of its axis; `selected` is the epoch that
-/// the run selected, `title` stands above.
-///
-/// # Errors
-/// Only if the drawing library fails, which it does not on a picture in memory.
-pub fn curves_svg(title: &str, losses: Axis<'_>, scores: Axis<'_>, selected: usize) -> Result<String> {
+/// See [`super::curves_svg`].
+pub(super) fn curves_svg(title: &str, losses: PlotAxis<'_>, scores: PlotAxis<'_>, selected: usize) -> Result<String> {
     let mut svg = String::new();
     draw(&mut svg, title, losses, scores, selected).map_err(|error| Error::invalid("curves.svg", error.to_string()))?;
     Ok(svg)
 }
 
-/// The name of an axis, and the curves along it.
-type Axis<'a> = (&'a str, &'a [Curve]);
-
 fn draw(
     svg: &mut String,
     title: &str,
-    losses: Axis<'_>,
-    scores: Axis<'_>,
+    losses: PlotAxis<'_>,
+    scores: PlotAxis<'_>,
     selected: usize,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let root = SVGBackend::with_string(svg, (1000, 420)).into_drawing_area();
     root.fill(&WHITE)?;
     let root = root.titled(&label(title, 90), ("sans-serif", 20))?;
     let (left, right) = root.split_horizontally(500);
-    let points = |axis: Axis<'_>| axis.1.iter().flat_map(|curve| curve.points.clone()).collect::<Vec<_>>();
+    let points = |axis: PlotAxis<'_>| axis.1.iter().flat_map(|curve| curve.points.clone()).collect::<Vec<_>>();
     let epochs = points(losses).into_iter().chain(points(scores)).map(|p| p.0).fold(1., f64::max) as usize;
     let highest = points(losses).into_iter().map(|p| p.1).fold(0., f64::max);
     let top = if highest > 0. { highest * 1.05 } else { 1. };
@@ -62,7 +38,7 @@ fn draw(
 
 fn panel<DB: DrawingBackend>(
     area: &DrawingArea<DB, Shift>,
-    (name, curves): Axis<'_>,
+    (name, curves): PlotAxis<'_>,
     epochs: usize,
     range: Range<f64>,
     selected: usize,
