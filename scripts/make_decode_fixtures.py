@@ -124,11 +124,16 @@ def files():
     yield "orientation-8.webp", save(rgb, "WEBP", lossless=True, exif=exif(8))
     for name, image in [("1", bits), ("grey", grey), ("palette", palette), ("rgb", rgb), ("rgba", rgba)]:
         yield f"{name}.bmp", save(image, "BMP")
-    # No palette: TIFF with one is not read.
     for name, image in [("1", bits), ("grey", grey), ("rgb", rgb), ("rgba", rgba), ("cmyk", cmyk), ("grey-16", wide)]:
         yield f"{name}.tif", save(image, "TIFF")
     yield "rgb-16.tif", tiff(deep(3), 2)
     yield "white-is-0.tif", tiff(255 - smooth(1), 0)
+    for name, image in [("grey-alpha", grey_alpha), ("ycbcr", rgb.convert("YCbCr"))]:
+        yield f"{name}.tif", save(image, "TIFF")
+        yield f"{name}-lzw.tif", save(image, "TIFF", compression="tiff_lzw")
+    for name, image in [("cmyk", cmyk), ("rgba", rgba)]:
+        yield f"{name}-jpeg.tif", save(image, "TIFF", compression="jpeg", quality=90)
+    yield "palette.tif", save(palette, "TIFF")
     yield "lzw.tif", save(rgb, "TIFF", compression="tiff_lzw")
     yield "deflate.tif", save(rgb, "TIFF", compression="tiff_adobe_deflate")
     yield "orientation-3.tif", save(rgb, "TIFF", exif=exif(3))

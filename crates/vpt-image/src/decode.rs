@@ -203,7 +203,7 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
     let mut decoder = match reader.into_decoder() {
         Ok(decoder) => decoder,
         Err(error) if format == ImageFormat::Tiff => {
-            let image = tiff_forms::palette_or_jpeg(bytes);
+            let image = tiff_forms::other_form(bytes);
             return image.map(|image| turned(image, orientation_of_bytes(bytes))).ok_or_else(|| one_line(&error));
         }
         Err(error) => return Err(one_line(&error)),
@@ -225,6 +225,10 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
     decoder.set_limits(limits).map_err(|e| one_line(&e))?;
     let image = match format {
         ImageFormat::Jpeg => jpeg(bytes, width as usize, height as usize),
+        ImageFormat::Tiff if tiff_forms::is_jpeg_of_four(bytes) => {
+            let image = tiff_forms::jpeg(bytes, width as usize, height as usize);
+            Some(image.ok_or("JPEG of four channels in an arrangement that is not supported")?)
+        }
         ImageFormat::Tiff if decoder.original_color_type() == ExtendedColorType::Cmyk8 => {
             Some(cmyk_tiff(bytes, width as usize, height as usize)?)
         }
@@ -273,7 +277,7 @@ fn turned(image: Rgb8, orientation: Orientation) -> Rgb8 {
 }
 
 /// Ink of four colours, 255 where there is most, as Pillow makes light of it.
-fn cmyk_to_rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
+pub(crate) fn cmyk_to_rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
     let light = u32::from(255 - black);
     [cyan, magenta, yellow].map(|ink| {
         // A product of shares of 255, rounded.

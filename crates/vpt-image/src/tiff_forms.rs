@@ -1,21 +1,28 @@
 //! Forms of TIFF that the general decoder does not read as Pillow does: JPEG inside, which libjpeg-turbo decodes, and which the
-//! general decoder does not read at all where its colours are YCbCr, nor palettes.
+//! general decoder does not read at all where its colours are YCbCr, nor palettes, grey with alpha and YCbCr without JPEG.
 
 use std::io::{Cursor, Read, Seek};
 
+use libjpeg_turbo_rs::PixelFormat;
 use tiff::decoder::ifd::Value;
 use tiff::decoder::{Decoder, DecodingResult};
 use tiff::tags::Tag;
 
+use crate::decode::cmyk_to_rgb;
 use crate::rgb::{MAX_PIXELS, Rgb8};
 
 /// TIFF's number of the compression that is called JPEG today.
 const MODERN_JPEG: u32 = 7;
 
+/// What Y, Cb and Cr are made of, and what their black and white are.
+const COEFFICIENTS: Tag = Tag::Unknown(529);
+const REFERENCES: Tag = Tag::Unknown(532);
+
 /// Numbers of what values mean.
 const GREY: u32 = 1;
 const RGB: u32 = 2;
 const PALETTE: u32 = 3;
+const INKS: u32 = 5;
 const YCBCR: u32 = 6;
 
 fn number(decoder: &mut Decoder<Cursor<&[u8]>>, tag: Tag) -> Option<u32> {
@@ -33,9 +40,10 @@ pub(crate) fn jpeg(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
     }
     let channels = number(&mut decoder, Tag::SamplesPerPixel).unwrap_or(1);
     // Without a word on colours decoders take three channels for YCbCr; Adobe's marker says which they are.
-    let transform = match (number(&mut decoder, Tag::PhotometricInterpretation)?, channels) {
+    let meaning = number(&mut decoder, Tag::PhotometricInterpretation)?;
+    let transform = match (meaning, channels) {
         (GREY, 1) => None,
-        (RGB, 3) => Some(0),
+        (RGB, 3 | 4) | (INKS, 4) => Some(0),
         (YCBCR, 3) => Some(1),
         _ => return None,
     };
@@ -50,6 +58,7 @@ pub(crate) fn jpeg(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
     if rows == 0 || offsets.len() != counts.len() || offsets.len() != height.div_ceil(rows) {
         return None;
     }
+    let format = if channels == 4 { PixelFormat::Cmyk } else { PixelFormat::Rgb };
     let mut pixels = Vec::new();
     for (i, (offset, count)) in offsets.into_iter().zip(counts).enumerate() {
         let start = usize::try_from(offset).ok()?;
@@ -66,22 +75,107 @@ pub(crate) fn jpeg(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
         if (info.width, info.height) != (width, height) {
             return None;
         }
-        let image = libjpeg_turbo_rs::decompress_to(&stream, libjpeg_turbo_rs::PixelFormat::Rgb).ok()?;
-        if image.data.len() != width * height * 3 {
+        let image = libjpeg_turbo_rs::decompress_to(&stream, format).ok()?;
+        if image.data.len() != width * height * channels.max(3) as usize {
             return None;
         }
-        pixels.extend(image.data);
+        match (meaning, image.data.as_chunks::<4>().0) {
+            (INKS, inks) => pixels.extend(inks.iter().flat_map(|&inks| cmyk_to_rgb(inks))),
+            (_, colours) if channels == 4 => pixels.extend(colours.iter().flat_map(|colour| &colour[..3])),
+            _ => pixels.extend(image.data),
+        }
     }
     (pixels.len() == width * height * 3).then_some(Rgb8 { width, height, pixels })
 }
 
+/// Whether it is a TIFF of JPEG with four channels, of which the general decoder makes other colours.
+pub(crate) fn is_jpeg_of_four(bytes: &[u8]) -> bool {
+    let Ok(mut decoder) = Decoder::new(Cursor::new(bytes)) else { return false };
+    number(&mut decoder, Tag::Compression) == Some(MODERN_JPEG) && number(&mut decoder, Tag::SamplesPerPixel) == Some(4)
+}
+
 /// The image, as it lies in the file, if it is of a form that the general decoder does not read at all.
-pub(crate) fn palette_or_jpeg(bytes: &[u8]) -> Option<Rgb8> {
+pub(crate) fn other_form(bytes: &[u8]) -> Option<Rgb8> {
     let [width, height] = size(Cursor::new(bytes))?.map(|side| side as usize);
     if width.checked_mul(height).is_none_or(|count| count == 0 || count > MAX_PIXELS) {
         return None;
     }
-    palette(bytes, width, height).or_else(|| jpeg(bytes, width, height))
+    palette(bytes, width, height)
+        .or_else(|| jpeg(bytes, width, height))
+        .or_else(|| grey_with_alpha(bytes, width, height))
+        .or_else(|| ycbcr(bytes, width, height))
+}
+
+/// The values of a TIFF of this meaning, a byte each, so many of a pixel, that is not compressed as JPEG.
+fn values(bytes: &[u8], meaning: u32, channels: usize) -> Option<Vec<u8>> {
+    let mut decoder = Decoder::new(Cursor::new(bytes)).ok()?;
+    let is_plain = number(&mut decoder, Tag::PlanarConfiguration).is_none_or(|planes| planes == 1);
+    let is_meant = number(&mut decoder, Tag::PhotometricInterpretation) == Some(meaning);
+    let bits: Vec<u32> = decoder.find_tag_unsigned_vec(Tag::BitsPerSample).ok()??;
+    // 6 is JPEG's older number.
+    let is_jpeg = number(&mut decoder, Tag::Compression).is_some_and(|number| [6, MODERN_JPEG].contains(&number));
+    if !is_plain || !is_meant || is_jpeg || bits != vec![8; channels] {
+        return None;
+    }
+    match decoder.read_image().ok()? {
+        DecodingResult::U8(values) => Some(values),
+        _ => None,
+    }
+}
+
+/// The image, if it is a TIFF of grey with alpha, which is dropped.
+fn grey_with_alpha(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
+    let values = values(bytes, GREY, 2)?;
+    let pixels: Vec<u8> = values.chunks_exact(2).flat_map(|pixel| [pixel[0]; 3]).collect();
+    (values.len() == width * height * 2).then_some(Rgb8 { width, height, pixels })
+}
+
+/// Whether these are the black and white of Y, Cb and Cr of a byte each.
+fn is_full_range(value: &Value) -> bool {
+    let Value::List(values) = value else { return false };
+    let full = [0, 255, 128, 255, 128, 255];
+    let is = |(value, full): (&Value, &u32)| matches!(value, Value::Rational(above, below) if *below != 0 && u64::from(*above) == u64::from(*below) * u64::from(*full));
+    values.len() == full.len() && values.iter().zip(&full).all(is)
+}
+
+/// The image, if it is a TIFF of YCbCr with the colours of every pixel: what Pillow makes of them by tables of 64ths, or, where they
+/// are compressed, libtiff for it by tables of 65536ths.
+fn ycbcr(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
+    let mut decoder = Decoder::new(Cursor::new(bytes)).ok()?;
+    // Without the tag they are of 2 x 2 pixels.
+    let shared: Vec<u32> = decoder.find_tag_unsigned_vec(Tag::ChromaSubsampling).ok()??;
+    let is_compressed = number(&mut decoder, Tag::Compression).is_some_and(|number| number != 1);
+    // A scale of luma and colours of its own is for libtiff alone.
+    let references = decoder.find_tag(REFERENCES).ok()?;
+    let is_scaled =
+        decoder.find_tag(COEFFICIENTS).ok()?.is_some() || references.is_some_and(|value| !is_full_range(&value));
+    if shared != [1, 1] || is_compressed && is_scaled {
+        return None;
+    }
+    let values = values(bytes, YCBCR, 3)?;
+    let (bits, green) =
+        if is_compressed { (16, [-0.114 * 1.772 / 0.587, -0.299 * 1.402 / 0.587]) } else { (6, [-0.34414, -0.71414]) };
+    let one = f64::from(1 << bits);
+    let table = |factor: f64| -> Vec<i32> {
+        let entry = |i: i32| {
+            if is_compressed {
+                i * (factor.abs() * one + 0.5) as i32 * if factor < 0. { -1 } else { 1 }
+            } else {
+                (factor * f64::from(i) * one + 0.5) as i32
+            }
+        };
+        (-128..128).map(entry).collect()
+    };
+    let [red, green_of_blue, green_of_red, blue] = [1.402, green[0], green[1], 1.772].map(table);
+    let half = if is_compressed { 1 << 15 } else { 0 };
+    let light = |y: u8, more: i32| (i32::from(y) + ((more + half) >> bits)).clamp(0, 255) as u8;
+    let colour = |pixel: &[u8; 3]| {
+        let [y, cb, cr] = *pixel;
+        let (b, r) = (usize::from(cb), usize::from(cr));
+        [light(y, red[r]), light(y, green_of_blue[b] + green_of_red[r]), light(y, blue[b])]
+    };
+    let pixels: Vec<u8> = values.as_chunks().0.iter().flat_map(colour).collect();
+    (pixels.len() == width * height * 3).then_some(Rgb8 { width, height, pixels })
 }
 
 /// The image, if it is a TIFF of positions in a palette of 256 colours, a byte each.
@@ -111,13 +205,13 @@ fn palette(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
     (pixels.len() == width * height * 3).then_some(Rgb8 { width, height, pixels })
 }
 
-/// Width and height as they lie in the file of a TIFF of positions in a palette or of JPEG in YCbCr, from its header.
+/// Width and height as they lie in the file of a TIFF of one of the [`other_form`]s, from its header.
 pub(crate) fn size<R: Read + Seek>(file: R) -> Option<[u32; 2]> {
     let mut decoder = Decoder::new(file).ok()?;
     let mut number = |tag| decoder.find_tag_unsigned::<u32>(tag).ok().flatten();
     let is_one = match number(Tag::PhotometricInterpretation)? {
-        PALETTE => true,
-        YCBCR => number(Tag::Compression) == Some(MODERN_JPEG),
+        PALETTE | YCBCR => true,
+        GREY => number(Tag::SamplesPerPixel) == Some(2),
         _ => false,
     };
     if !is_one {
@@ -220,7 +314,7 @@ mod tests {
         assert!(upside_down.pixels.chunks(3).eq(expected.rchunks(3)));
         assert_eq!((image.width, image.height, image.pixels), (16, 16, expected));
         for length in 0..tiff.len() {
-            assert_eq!(super::palette_or_jpeg(&tiff[..length]), None);
+            assert_eq!(super::other_form(&tiff[..length]), None);
         }
     }
 }
