@@ -27,7 +27,6 @@ const GREY: RGBColor = RGBColor(120, 120, 120);
 
 /// A value over epochs.
 #[derive(Debug, Clone, PartialEq)]
-#[cfg_attr(not(feature = "plots"), expect(dead_code, reason = "nothing is drawn"))]
 pub struct Curve {
     name: &'static str,
     /// Epoch, counted from 1, and value.
