@@ -16,7 +16,7 @@ use super::data_check::{self, Check};
 use super::output::{Output, message};
 use super::{Global, Usage, one_of};
 
-/// Look into a data set, convert or generate one
+/// Look into a data set, check, convert or draw one; list public ones
 #[derive(Debug, Args)]
 pub(crate) struct Data {
     #[command(subcommand)]

@@ -16,10 +16,11 @@ use super::{Global, Usage, model};
 
 /// Write embeddings of images and texts to a file: safetensors, or NumPy's .npy and .npz
 ///
-/// The name of the file says which. An .npy holds the images or the texts, the others both, by name:
-/// `image_embeds` [N, D], f32, in the order given: CLIP's projected class token, what the attention at SigLIP's end makes of the
-/// patches, of other families the class token after the last norm or, where there is none, the mean of the patches.
-/// `text_embeds` [T, D] with --texts. Neither is normalised without --normalize.
+/// The name of the file says which. An .npy holds the images or the texts, the others both, by name: `image_embeds` [N, D] and, with
+/// --texts, `text_embeds` [T, D], both f32 and in the order given. They are not normalised unless --normalize says so.
+///
+/// An image's embedding is CLIP's projected class token; what the attention at SigLIP's end makes of the patches; of other families the
+/// class token after the last norm or, where there is none, the mean of the patches.
 #[derive(Debug, Args)]
 #[command(
     group(ArgGroup::new("what").args(["images", "texts"]).required(true).multiple(true)),

@@ -23,7 +23,8 @@ use super::{Global, Usage, metrics, multilabel_metrics, split};
 
 /// Measure a trained task file on a data set
 ///
-/// Accuracy of a classifier, the 12 COCO numbers and the AP of each class of a detector. Classes are matched by name. The backbone is found as the task file names it and must be the one it was trained on.
+/// Prints accuracy for a classifier, and for a detector COCO's 12 numbers with the AP of each class. Classes are matched by name. The backbone
+/// is looked for by the name in the task file, and must be the one that the task was trained on.
 ///
 /// A detector that tells classes by their names (--open-vocabulary) looks for the categories of the data, if they are others
 /// than it was trained on.

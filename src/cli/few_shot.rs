@@ -46,11 +46,12 @@ Examples:
 
 /// Compare methods by CoOp's few-shot protocol: tables, curves, intervals
 ///
-/// Every method learns from the same k images a class for each of --shots and --seeds, validates on min(k, 4) a class, takes
-/// the last step, and is measured on the whole test set. Jobs that are done are skipped by the next call, so a grid that was
-/// stopped (Ctrl-C: exit code 75) or killed goes on by the same command, and processes that share --out, on several machines
-/// too, share the work; the file system must know locks. Settings that change a result are an error in the same folder. A
-/// job that fails is reported, the others go on, and the exit code is 1 at the end.
+/// For each k of --shots and each of --seeds, k images a class are drawn. All methods learn from the same draws, validate on min(k, 4) images a
+/// class, take the last step, and are measured on the whole test set.
+///
+/// Stop it at any time (Ctrl-C: exit code 75): the same command goes on, because jobs that are done are skipped. Several processes with the
+/// same --out share the work, on several machines too, if the file system knows locks. A folder takes one set of settings: others that
+/// would change a result are refused. If a job fails, the others go on, and the exit code is 1 at the end.
 ///
 /// Writes to --out: report.html, table.md, table.tex, results.csv, results.json, curves.svg, the draws (draws/) and the jobs
 /// (jobs/, with a bit for each test image: right or wrong). Time and peak memory are those of each job's own process.

@@ -25,7 +25,7 @@ use super::{Global, Usage};
 
 /// Classify images, or find the objects in them, with a trained task file
 ///
-/// A classifier prints the most likely class of each image with its probability, at the temperature that was fitted on validation,
+/// A classifier prints the likeliest class of each image and its probability, at the temperature that was fitted on validation,
 /// and the next likely ones; one of any number
 /// of classes an image all whose probability is at least one half. A detector prints the boxes it is sure enough of, in pixels.
 #[derive(Debug, Args)]

@@ -29,9 +29,9 @@ pub(crate) struct TaskArgs {
 
 #[derive(Debug, Subcommand)]
 enum TaskCommand {
-    /// What a task file was learned on and how, its classes, scores and tensors
+    /// Show what a task file was learned on and how, its classes, scores and tensors
     ///
-    /// The whole file is checked but for what needs its backbone, which is not looked for.
+    /// The whole file is checked, except for what would need its backbone.
     #[command(after_help = "Examples:\n  vpt task info best.safetensors\n  vpt task info photos-vpt-deep-1 --json")]
     Info {
         /// Task file, or folder or name of the run that holds it as best.safetensors

@@ -19,8 +19,13 @@ use super::{Global, metrics, multilabel_metrics, split};
 
 /// Classify with CLIP or SigLIP by class names alone
 ///
-/// Computed as `CLIP_benchmark` does: every template is filled with every class name and embedded; embeddings are normalised, averaged over the templates and
-/// normalised again. With --scores sigmoid, which SigLIP was trained for, each class is told by itself, and an image may have several. Published numbers hold for published class names and templates only: the output says which were used.
+/// Every class name is put into every template, as in "a photo of a cat.", and each image goes to the class whose texts are nearest. This is
+/// computed as `CLIP_benchmark` does: embeddings of texts are normalised, averaged over the templates and normalised again.
+///
+/// Published numbers hold for published class names and templates only. Where the data is a public set that `vpt data list` knows, these are taken from
+/// its card. The output says which were used.
+///
+/// With --scores sigmoid, which SigLIP was trained for, each class is judged by itself, and an image may have several.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  vpt zero-shot --data shapes\n  \
                         vpt zero-shot --backbone clip-vit-b32 --data pets/ --templates templates.txt --classnames names.txt")]

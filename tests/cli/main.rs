@@ -14,6 +14,7 @@ mod commands;
 mod data_audit;
 mod data_cards;
 mod data_check;
+mod design_command;
 mod detect;
 mod docs;
 mod export;

@@ -8,9 +8,9 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::{fs, process};
+use std::{fs, process, thread};
 
-use crate::util::{Sandbox, VPT};
+use crate::util::{Sandbox, VPT, copy_folder};
 
 /// A command of a page, and the lines that it says.
 struct Shown {
@@ -83,30 +83,18 @@ fn all_fit(patterns: &[String], lines: &[&str]) -> bool {
 fn folder() -> Sandbox {
     let sandbox = Sandbox::new();
     let datasets = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets");
-    copy(&datasets, &sandbox.path("datasets"));
+    copy_folder(&datasets, &sandbox.path("datasets"));
     sandbox
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-/// Runs the commands of `page` as they stand there.
-fn run_page(page: &str) {
+/// Runs the commands of `page` as they stand there. How many there are.
+fn run_page(page: &str) -> usize {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
     let sandbox = folder();
     let bin = Path::new(VPT).parent().unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     let commands = shown(&text);
-    assert!(!commands.is_empty(), "{page} shows no command");
+    let count = commands.len();
     for Shown { line, command, mut output } in commands {
         let mut shell = process::Command::new("sh");
         shell.args(["-c", &format!("{{ {command}\n}} 2>&1")]).stdin(Stdio::null());
@@ -134,11 +122,49 @@ fn run_page(page: &str) {
             );
         }
     }
+    count
+}
+
+/// The pages of the guide.
+fn guide() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/guide");
+    let pages =
+        crate::util::files(&folder).into_iter().filter(|name| Path::new(name).extension().is_some_and(|e| e == "md"));
+    pages.map(|name| format!("docs/guide/{name}")).collect()
+}
+
+#[test]
+fn the_guide_shows_what_commands_say() {
+    thread::scope(|scope| {
+        let pages: Vec<_> = guide().into_iter().map(|page| scope.spawn(move || run_page(&page))).collect();
+        let failed = pages.into_iter().filter_map(|page| page.join().err());
+        let messages: Vec<String> = failed.filter_map(|error| error.downcast_ref::<String>().cloned()).collect();
+        assert!(messages.is_empty(), "{}", messages.join("\n\n"));
+    });
+}
+
+#[test]
+fn links_of_the_guide_lead_somewhere() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let pages: Vec<String> =
+        guide().into_iter().chain(["docs/SUMMARY.md".to_owned(), "README.md".to_owned()]).collect();
+    let summary = fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
+    for page in &pages {
+        let path = docs.join("..").join(page);
+        let text = fs::read_to_string(&path).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap();
+            let outside = link.starts_with("http") || target.is_empty();
+            assert!(outside || path.parent().unwrap().join(target).exists(), "{page}: {link} leads nowhere");
+        }
+        let own = page.strip_prefix("docs/").filter(|own| own.starts_with("guide/"));
+        assert!(own.is_none_or(|own| summary.contains(own)), "{page} is not in docs/SUMMARY.md");
+    }
 }
 
 #[test]
 fn broken_data_sets_are_told_as_their_page_says() {
-    run_page("datasets/broken/README.md");
+    assert_eq!(run_page("datasets/broken/README.md"), 3);
 }
 
 #[test]

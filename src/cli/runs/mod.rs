@@ -65,7 +65,7 @@ struct Show {
     root: Root,
 }
 
-/// Runs side by side
+/// Compare runs side by side
 ///
 /// Settings that are not the same in all, and scores. Finished runs that differ by their seed alone are also put together: mean
 /// and standard deviation (by n - 1) of each score.

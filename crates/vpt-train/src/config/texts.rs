@@ -50,7 +50,7 @@ impl RunConfig {
         let unused = Self { dataset_card: self.dataset_card.clone().filter(|card| card == NO_CARD), ..self.clone() };
         if !reads_templates && !self.method.has_texts() {
             return match choice {
-                Some(card) if Card::exists(card) => {
+                Some(card) if card != "auto" && card != NO_CARD => {
                     let message = format!("{} reads no names of classes", self.method);
                     Err(Error::setting("dataset_card", message))
                 }
