@@ -60,4 +60,14 @@ rm "$disk/ballast"
 for file in best.safetensors last.safetensors; do
     cmp "$work/whole/$file" "$disk/run/$file" || fail "$file is another one than without the accident"
 done
+
+# A model file that does not fit leaves nothing, with its weights in it or beside.
+"$vpt" train --data shapes --method linear --epochs 1 --quiet --out "$work/nano" >/dev/null 2>&1
+for beside in "" --external-data; do
+    code=0
+    "$vpt" export --model "$work/nano" --out "$disk/model.onnx" $beside --quiet >/dev/null 2>"$work/said" || code=$?
+    [ "$code" = 1 ] || fail "the export ended with exit code $code"
+    grep -q "model.onnx.*No space left" "$work/said" || fail "it said: $(cat "$work/said")"
+    [ -z "$(find "$disk" -name '.vpt-*' -o -name 'model.onnx*')" ] || fail "half a model is left"
+done
 echo "ok: a full disk ends a run in order, and it goes on to the same bytes"

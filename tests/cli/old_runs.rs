@@ -117,6 +117,7 @@ pub(crate) fn place(sandbox: &Sandbox, run: &Value) -> Vec<u8> {
     copy(Path::new(&fixture(backbone)), &sandbox.path("fixtures").join(backbone));
     let task_file = if run["large"] == true { filled(&read("finished.header")) } else { read("finished.safetensors") };
     sandbox.write("whole/config.toml", read("config.toml"));
+    sandbox.write("whole/split.json", read("split.json"));
     sandbox.write("whole/best.safetensors", &task_file);
     task_file
 }
