@@ -252,7 +252,19 @@ def tokenizers():
     seed("tokenizer", "unigram", json.dumps({**plain, "pre_tokenizer": meta, "model": gram}))
 
 
+def requests():
+    seed("serve", "one", json.dumps({"image": "aGk=", "top_k": 3}))
+    seed("serve", "many", json.dumps({"images": ["data:image/png;base64,aGk=", "aA"], "tasks": ["a", "b"], "min_score": 0.5}))
+    seed("serve", "embeddings", json.dumps({"model": "m", "input": ["a"], "encoding_format": "base64", "dimensions": 3}))
+    image = {"name": "image", "shape": [1], "datatype": "BYTES"}
+    seed("serve", "infer", json.dumps({"inputs": [{**image, "data": ["aGk="]}], "outputs": [{"name": "labels"}]}))
+    seed("serve", "binary", json.dumps({"inputs": [{**image, "parameters": {"binary_data_size": 6}}]}), b"\x02\0\0\0hi")
+    pixels = {"name": "pixel_values", "shape": [1, 3, 1, 1], "datatype": "FP32", "parameters": {"binary_data_size": 12}}
+    seed("serve", "pixels", json.dumps({"id": "7", "inputs": [pixels]}), struct.pack("<3f", 1, 2, 3))
+
+
 if __name__ == "__main__":
+    requests()
     weights()
     pickle()
     tasks(sys.argv[1:])

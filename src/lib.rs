@@ -49,6 +49,7 @@
 //! |---|---|
 //! | `cli` | the binary `vpt`; the library has no use for it |
 //! | `export` | tasks and backbones as ONNX files: `vpt::export` |
+//! | `serve` | many tasks on one backbone over HTTP: `vpt::serve` |
 //! | `hub` | downloads of backbones (`vpt backbones fetch`); what lies in the local cache of Hugging Face is found without |
 //! | `plots` | pictures of curves and confusion matrices in run folders |
 
@@ -88,6 +89,8 @@ pub use vpt_train::{
 
 #[cfg(feature = "export")]
 pub use vpt_export as export;
+#[cfg(feature = "serve")]
+pub use vpt_serve as serve;
 
 /// What most programs need: `use vpt::prelude::*;`.
 pub mod prelude {

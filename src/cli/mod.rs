@@ -23,6 +23,7 @@ mod output;
 mod predict;
 mod progress;
 mod runs;
+mod serve;
 mod settings;
 mod task;
 mod train;
@@ -63,6 +64,7 @@ enum Command {
     Train(Box<train::Train>),
     Eval(eval::Eval),
     Predict(predict::Predict),
+    Serve(Box<serve::Serve>),
     Embed(embed::Embed),
     Export(export::Export),
     ZeroShot(zero_shot::ZeroShot),
@@ -252,6 +254,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<()> {
         Command::Train(args) => train::run(*args, global, out),
         Command::Eval(args) => eval::run(&args, global, out),
         Command::Predict(args) => predict::run(&args, global, out),
+        Command::Serve(args) => serve::run(*args, global, out),
         Command::Embed(args) => embed::run(&args, global, out),
         Command::Export(args) => export::run(&args, global, out),
         Command::ZeroShot(args) => zero_shot::run(&args, global, out),

@@ -31,6 +31,8 @@ mod multilabel;
 mod old_runs;
 mod resume;
 mod runs;
+#[cfg(unix)]
+mod serve;
 mod streams;
 mod task;
 mod train;

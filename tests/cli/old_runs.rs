@@ -10,12 +10,12 @@ use serde_json::Value;
 use crate::util::{Run, Sandbox, finish, fixture, json_file};
 
 /// Folder of the fixtures of one version.
-const VERSION: &str = "old-runs/0.1.0";
+pub(crate) const VERSION: &str = "old-runs/0.1.0";
 
 /// Whether functions such as `exp` are those of the machine where the runs were made, so that all numbers are the same.
 const SAME_NUMBERS: bool = cfg!(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"));
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().flatten() {
         let (path, to) = (entry.path(), to.join(entry.file_name()));
@@ -55,7 +55,7 @@ fn content(bytes: &[u8]) -> (Value, Vec<Tensor<'_>>) {
 }
 
 /// A file of this header whose tensors repeat 1021 numbers, as the script fills those of detectors.
-fn filled(header: &[u8]) -> Vec<u8> {
+pub(crate) fn filled(header: &[u8]) -> Vec<u8> {
     let mut state = 1u32;
     let numbers: Vec<f32> = (0..1021)
         .map(|_| {
@@ -148,7 +148,8 @@ fn opens_predicts_and_resumes(sandbox: &Sandbox, run: &Value) {
     let near = sandbox.vpt(&predict).ok().json();
     // The order of a detector's boxes hangs on the last digits of scores that are all about the same here.
     if SAME_NUMBERS || !large {
-        assert!(says(&expected, &same, if SAME_NUMBERS { 0. } else { 1e-3 }), "{expected} where now {same}");
+        // That version's heads took all images at once, whose sums have other last digits than those of one image.
+        assert!(says(&expected, &same, if SAME_NUMBERS { 1e-6 } else { 1e-3 }), "{expected} where now {same}");
     }
     assert!(large || says(&expected, &near, 1e-3), "{expected} where now {near}");
 

@@ -5,6 +5,7 @@ pub mod constants;
 pub mod detect;
 mod detect_task;
 mod label_map;
+pub mod ready;
 pub mod run_origin;
 mod task;
 pub mod task_file;
@@ -18,7 +19,7 @@ use std::{ops::Range, sync::Arc};
 pub use detect_task::{DetectTask, Found};
 use label_map::Mapped;
 pub use task::sigmoid;
-pub use task::{AnyTask, TaskModel, TaskOptions};
+pub use task::{AnyTask, BackboneOrigin, TaskModel, TaskOptions};
 use templates::TemplateTexts;
 use text::LearnedTexts;
 pub use text::{Classifier, Frozen};
@@ -39,7 +40,7 @@ use crate::{
 use vpt_backbone::{
     Backbone,
     class_texts::Prompts,
-    vit::{MemoryPlan, Pass, Readout, TokenRead, TokenRows},
+    vit::{MemoryPlan, Pass, PromptSet, Readout, TokenRead, TokenRows},
 };
 use vpt_base::{
     Error, Result,
@@ -444,6 +445,28 @@ impl Model {
             LogitsKind::Embedding | LogitsKind::TemplateTexts(_) => Ok(inputs.project(&self.backbone, read)),
             _ => Ok(read),
         }
+    }
+
+    /// Whether a part puts tokens, keys or values into the image tower.
+    pub(crate) fn puts_prompts_in(&self) -> bool {
+        let mut inputs = Inputs::new(&[], self.threads);
+        self.parts.iter().for_each(|part| part.outline(&mut inputs));
+        inputs.tokens.is_some() || inputs.keys_values.is_some()
+    }
+
+    /// What the parts put into the image tower, ready for passes with others.
+    pub(crate) fn prompt_set(&self, params: &[Param], threads: usize) -> Result<Option<PromptSet>> {
+        let inputs = self.join(params, &[], &[])?;
+        let Pass { prompts, keys_values, .. } = inputs.pass(0, None);
+        if prompts.is_none() && keys_values.is_none() {
+            return Ok(None);
+        }
+        self.backbone.vit.prepare(prompts, keys_values, threads).map(Some)
+    }
+
+    /// What a pass reads for the head.
+    pub(crate) fn readout_of_pass(&self) -> Readout<'static> {
+        self.label_map().map_or(Readout::Features, |(_, source)| Readout::Pooled(source.pool()))
     }
 
     /// Embeddings of images `[B, 3, s, s]`, parts applied, as [`Backbone::embed`] makes them without.

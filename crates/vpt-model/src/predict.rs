@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::model::{AnyTask, DetectTask, TaskModel, sigmoid};
+use crate::model::{AnyTask, DetectTask, Found, TaskModel, sigmoid};
 use vpt_backbone::Backbone;
 use vpt_base::{Progress, Result, logits::top_k};
 use vpt_data::{ImageSource, Loader, Sample, boxes::BoxImage, visit_batches};
@@ -175,14 +175,14 @@ impl TaskModel {
         let classes = self.meta().classes.len();
         let mut all = Vec::with_capacity(images.len());
         self.visit_images(images, progress, |pixels| {
-            all.extend(self.logits(pixels)?.chunks_exact(classes).map(|row| self.guesses_of(row, top)));
+            all.extend(self.logits_by_image(pixels)?.chunks_exact(classes).map(|row| self.guesses_of(row, top)));
             Ok(())
         })?;
         Ok(all)
     }
 
     /// [`Self::guesses`] by an image's logits `[C]`.
-    fn guesses_of(&self, logits: &[f32], top: usize) -> Vec<Guess> {
+    pub(crate) fn guesses_of(&self, logits: &[f32], top: usize) -> Vec<Guess> {
         let meta = self.meta();
         let guess = |class: usize, probability| Guess { label: meta.classes[class].clone(), probability, class };
         if meta.multilabel {
@@ -205,18 +205,21 @@ impl DetectTask {
     /// # Errors
     /// An image cannot be read; the error names it.
     pub fn boxes(&self, images: Vec<BoxImage>, min_score: f64, progress: Progress) -> Result<Vec<Vec<PredictedBox>>> {
-        let classes = &self.meta().classes;
-        let all = self.detect(images, progress)?.into_iter().map(|found| {
-            let sure = found.into_iter().filter(|found| found.score >= min_score);
-            sure.map(|found| PredictedBox {
-                label: classes.get(found.class).cloned().unwrap_or_default(),
-                score: found.score,
-                bbox: [found.rect.x, found.rect.y, found.rect.width, found.rect.height],
-                class: found.class,
-            })
-            .collect()
-        });
+        let all = self.detect(images, progress)?.into_iter().map(|found| self.boxes_of(found, min_score));
         Ok(all.collect())
+    }
+
+    /// Those of the objects found in an image whose score is at least `min_score`.
+    pub(crate) fn boxes_of(&self, found: Vec<Found>, min_score: f64) -> Vec<PredictedBox> {
+        let classes = &self.meta().classes;
+        let sure = found.into_iter().filter(|found| found.score >= min_score);
+        let told = |found: Found| PredictedBox {
+            label: classes.get(found.class).cloned().unwrap_or_default(),
+            score: found.score,
+            bbox: [found.rect.x, found.rect.y, found.rect.width, found.rect.height],
+            class: found.class,
+        };
+        sure.map(told).collect()
     }
 }
 

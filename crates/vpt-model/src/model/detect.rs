@@ -24,7 +24,7 @@ use crate::{
 };
 use vpt_backbone::{
     Backbone,
-    vit::{Grads, Input, Pass, Readout, TokenPrompts, TokenRead, TokenRows, Want},
+    vit::{Grads, Input, Pass, PromptSet, Readout, TokenPrompts, TokenRead, TokenRows, Want},
 };
 use vpt_base::{
     Error, Result, parallel,
@@ -416,6 +416,27 @@ impl Detector {
         Ok(said.into_iter().map(|(_, raw)| raw).collect())
     }
 
+    /// The tokens that the head reads.
+    pub(super) fn reads(&self) -> &[TokenRead] {
+        &self.reads
+    }
+
+    /// The prompts among `params` ready for passes with others, if there are any.
+    pub(super) fn prompt_set(&self, params: &[Param], threads: usize) -> Result<Option<PromptSet>> {
+        let Some((tokens, own)) = self.prompts(params)? else { return Ok(None) };
+        let values = tokens::masked(own, &Drawn::Nothing)?;
+        self.backbone.vit.prepare(Some(tokens.layout().prompts(&values)), None, threads).map(Some)
+    }
+
+    /// What is found in one image by the `features` that the head reads of it, best first.
+    pub(super) fn boxes_in(&self, head: &BoundDetectHead, features: &[f32], valid: Option<&[bool]>) -> Vec<BoxScore> {
+        let grid = Grid { side: self.shape.side(), anchor: self.shape.anchor };
+        let mut sums = self.take_sums();
+        let raw = head.forward(features, &mut sums.workspace);
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner).push(sums);
+        decode(&raw, grid, self.valid(valid, 0).as_deref())
+    }
+
     /// What is found in each image, best first. `head` is [`Self::bind`] of the learned values; `params` are the same, or
     /// `None` for what the head finds without prompts.
     pub fn detect(
@@ -425,13 +446,11 @@ impl Detector {
         input: DetectInput,
         valid: Option<&[bool]>,
     ) -> Result<Vec<Vec<BoxScore>>> {
-        let grid = Grid { side: self.shape.side(), anchor: self.shape.anchor };
         let found: Mutex<Vec<(usize, Vec<BoxScore>)>> = Mutex::default();
+        let tokens = self.shape.grid * self.shape.grid;
         let look = |image: usize, features: &[f32], _: Option<FeatureGradients>| {
-            let mut sums = self.take_sums();
-            let raw: RawBoxes = head.forward(features, &mut sums.workspace);
-            self.pool.lock().unwrap_or_else(PoisonError::into_inner).push(sums);
-            let boxes = decode(&raw, grid, self.valid(valid, image).as_deref());
+            let valid = valid.map(|valid| &valid[image * tokens..(image + 1) * tokens]);
+            let boxes = self.boxes_in(head, features, valid);
             found.lock().unwrap_or_else(PoisonError::into_inner).push((image, boxes));
         };
         let prompts = params.map(|params| self.prompts(params)).transpose()?.flatten();

@@ -7,14 +7,18 @@ use super::{
     task::{TaskOptions, open_task},
 };
 use crate::{
-    head::detect::ClassLayer,
+    head::detect::{BoundDetectHead, BoxScore, ClassLayer},
     model::task_file::{TaskFile, TaskMeta},
     prompt::PartShape,
 };
-use vpt_backbone::{Backbone, class_texts::class_embeddings};
+use vpt_backbone::{
+    Backbone,
+    class_texts::class_embeddings,
+    vit::{PromptSet, TokenRead},
+};
 use vpt_base::{Error, Message, Progress, Result, params::Param};
 use vpt_data::{
-    boxes::{BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, Rect},
+    boxes::{BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, Rect, View},
     visit_batches,
 };
 
@@ -122,6 +126,32 @@ impl DetectTask {
         &self.input
     }
 
+    /// Whether prompts go into the image tower.
+    pub(super) fn is_prompted(&self) -> bool {
+        self.detector.layout().is_some()
+    }
+
+    /// The keys and values of its prompts, if it has any.
+    pub(super) fn prompt_set(&self, threads: usize) -> Result<Option<PromptSet>> {
+        self.detector.prompt_set(&self.params, threads)
+    }
+
+    /// What is made once for many images.
+    pub(super) fn ready(&self) -> Result<ReadyDetector> {
+        Ok(ReadyDetector { head: self.detector.bind(&self.params)?, reads: self.detector.reads().to_vec() })
+    }
+
+    /// What is found in an image that lies as `view` says, by what was read of it.
+    pub(super) fn found_in(
+        &self,
+        ready: &ReadyDetector,
+        read: &[f32],
+        view: &View,
+        valid: Option<&[bool]>,
+    ) -> Vec<Found> {
+        placed(&self.detector.boxes_in(&ready.head, read, valid), view)
+    }
+
     /// What is found in each of `images`, best first.
     ///
     /// # Errors
@@ -140,15 +170,37 @@ impl DetectTask {
         visit_batches(loader, total, go_on, |batch| {
             let input = DetectInput::Images(&batch.pixels);
             let found = self.detector.detect(&head, Some(&self.params), input, batch.valid.as_deref())?;
-            all.extend(batch.views.iter().zip(found).map(|(view, found)| {
-                let place = |found: &crate::head::detect::BoxScore| {
-                    let rect = found.in_original(view)?;
-                    Some(Found { class: found.class, score: f64::from(found.score), rect })
-                };
-                found.iter().filter_map(place).collect()
-            }));
+            all.extend(batch.views.iter().zip(found).map(|(view, found)| placed(&found, view)));
             Ok(())
         })?;
         Ok(all)
+    }
+}
+
+/// Boxes where they lie in the image.
+fn placed(boxes: &[BoxScore], view: &View) -> Vec<Found> {
+    let place = |found: &BoxScore| {
+        let rect = found.in_original(view)?;
+        Some(Found { class: found.class, score: f64::from(found.score), rect })
+    };
+    boxes.iter().filter_map(place).collect()
+}
+
+/// The head of a [`DetectTask`] with its weights, and what it reads.
+pub(super) struct ReadyDetector {
+    head: BoundDetectHead,
+    reads: Vec<TokenRead>,
+}
+
+impl ReadyDetector {
+    /// The tokens that it reads.
+    pub(super) fn reads(&self) -> &[TokenRead] {
+        &self.reads
+    }
+}
+
+impl std::fmt::Debug for ReadyDetector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReadyDetector").field("head", self.head.shape()).field("reads", &self.reads).finish()
     }
 }

@@ -99,9 +99,9 @@ impl Model {
 
     /// `pass`, made to read what the classifier reads.
     pub(super) fn mapped_pass<'a>(&self, pass: Pass<'a>) -> Pass<'a> {
-        match self.mapped() {
-            Some(mapped) => Pass { readout: Readout::Pooled(mapped.source.pool()), ..pass },
-            None => pass,
+        match self.readout_of_pass() {
+            Readout::Features => pass,
+            readout => Pass { readout, ..pass },
         }
     }
 

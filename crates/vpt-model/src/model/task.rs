@@ -30,6 +30,33 @@ pub struct TaskOptions {
     pub threads: usize,
 }
 
+/// Where a task says that its backbone is.
+#[derive(Debug, Clone)]
+pub struct BackboneOrigin {
+    /// Name or folder.
+    pub backbone: String,
+    /// Where to look for known backbones first.
+    pub weights_dir: Option<PathBuf>,
+    /// Number format of the run that it lies in.
+    pub precision: Option<Precision>,
+}
+
+impl BackboneOrigin {
+    /// By the configuration of the run that the task file, or run folder, `path` lies in; by the file itself if it lies in none.
+    pub fn of(file: &TaskFile, path: &Path) -> Self {
+        match RunOrigin::beside(path) {
+            Some(RunOrigin { backbone, weights_dir, precision }) => {
+                Self { backbone, weights_dir, precision: Some(precision) }
+            }
+            None => Self { backbone: file.meta.backbone.name.clone(), weights_dir: None, precision: None },
+        }
+    }
+
+    fn is_of_run(&self) -> bool {
+        self.precision.is_some()
+    }
+}
+
 /// The task of a task file or run folder on the backbone that it says, made by `with_backbone` with the number of threads.
 pub(super) fn open_task<T>(
     path: &Path,
@@ -37,18 +64,15 @@ pub(super) fn open_task<T>(
     with_backbone: impl FnOnce(TaskFile, Arc<Backbone>, usize) -> Result<T>,
 ) -> Result<T> {
     let file = TaskFile::open(path)?;
-    let run = RunOrigin::beside(path);
-    let (name, weights_dir) = match (&options.backbone, &run) {
-        (Some(name), _) => (name, None),
-        (None, Some(run)) => (&run.backbone, run.weights_dir.clone()),
-        (None, None) => (&file.meta.backbone.name, None),
-    };
-    let weights_dir = options.weights_dir.clone().or(weights_dir);
-    let precision = options.precision.or(run.as_ref().map(|run| run.precision)).unwrap_or_default();
+    let origin = BackboneOrigin::of(&file, path);
+    let name = options.backbone.as_ref().unwrap_or(&origin.backbone);
+    let weights_dir =
+        options.weights_dir.clone().or_else(|| origin.weights_dir.clone().filter(|_| options.backbone.is_none()));
+    let precision = options.precision.or(origin.precision).unwrap_or_default();
     let open =
         OpenOptions { weights_dir, image_size: Some(file.meta.image_size), precision, max_memory: options.max_memory };
     let backbone = Backbone::open(name, &open);
-    let is_typed = options.backbone.is_some() || run.is_some();
+    let is_typed = options.backbone.is_some() || origin.is_of_run();
     let of_folder = !is_typed && !name.contains('/') && KNOWN.iter().all(|known| known.name != name.as_str());
     let backbone = backbone.map_err(|error| match &error {
         // Nobody typed it.
@@ -240,10 +264,24 @@ impl TaskModel {
         self.model.logits(&self.params, images)
     }
 
+    /// [`Self::logits`], which do not depend on how many images there are: a product of one row and one of many add up in different
+    /// orders, so the head is given one image at a time. The backbone is not, as its sums do not depend on it.
+    ///
+    /// # Errors
+    /// As [`Self::logits`].
+    pub fn logits_by_image(&self, images: &[f32]) -> Result<Vec<f32>> {
+        let features = self.model.features(&self.params, images)?;
+        let side = self.model.preprocess()?.output_size().map_or(1, |(width, height)| 3 * width * height);
+        let classifier = self.model.classifier(&self.params)?;
+        let each = features.len() / (images.len() / side).max(1);
+        let rows = features.chunks_exact(each.max(1)).map(|row| classifier.logits(row));
+        Ok(rows.collect::<Result<Vec<_>>>()?.concat())
+    }
+
     /// Probabilities `[B, C]` of the classes: the softmax of [`Self::logits`] at the task's temperature, or the logistic function of each where an
     /// image has any number of classes.
     pub fn predict(&self, images: &[f32]) -> Result<Vec<f32>> {
-        let mut logits = self.logits(images)?;
+        let mut logits = self.logits_by_image(images)?;
         if self.meta.multilabel {
             for v in &mut logits {
                 *v = sigmoid(*v);

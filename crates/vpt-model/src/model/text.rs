@@ -44,27 +44,25 @@ pub struct Frozen<'a> {
 #[derive(Debug, Clone)]
 pub struct Classifier<'a> {
     model: &'a Model,
-    kind: TextHead<'a>,
+    params: &'a [Param],
+    kind: BoundClassifier,
 }
 
+/// What a [`Classifier`] has made of the learned values, to be used for any number of images.
 #[derive(Debug, Clone)]
-enum TextHead<'a> {
+pub(super) enum BoundClassifier {
     /// A head on the features.
     Features(BoundHead),
     /// A head on their embeddings: what the texts of the classes have become.
     Embeddings(BoundHead),
     /// Texts of their own for every image.
-    Images(&'a LearnedTexts, &'a [Param]),
+    Images,
 }
 
 impl Classifier<'_> {
     /// Logits `[B, C]` of features `[B, D]`.
     pub fn logits(&self, features: &[f32]) -> Result<Vec<f32>> {
-        match &self.kind {
-            TextHead::Features(head) => head.logits(features),
-            TextHead::Embeddings(head) => head.logits(&self.model.backbone.project(features.to_vec())),
-            TextHead::Images(texts, vectors) => self.model.logits_by_image(texts, vectors, features),
-        }
+        self.model.classify(&self.kind, self.params, features)
     }
 }
 
@@ -127,20 +125,41 @@ impl Model {
     /// # Errors
     /// The values are not this model's.
     pub fn classifier<'a>(&'a self, params: &'a [Param]) -> Result<Classifier<'a>> {
-        let (kept, learned) = (self.head_values(params), &params[..params.len().min(self.part_tensors())]);
-        let kind = match &self.output {
+        Ok(Classifier { model: self, params, kind: self.bind_classifier(params)? })
+    }
+
+    /// What [`Self::classify`] needs of these learned values.
+    pub(super) fn bind_classifier(&self, params: &[Param]) -> Result<BoundClassifier> {
+        let (kept, learned) = (self.head_values(params), self.learned(params));
+        Ok(match &self.output {
             LogitsKind::TemplateTexts(texts) if kept.is_empty() => {
-                TextHead::Features(self.head.bind(&self.head_of_templates(texts, learned)?)?)
+                BoundClassifier::Features(self.head.bind(&self.head_of_templates(texts, learned)?)?)
             }
-            LogitsKind::TemplateTexts(_) => TextHead::Features(self.head.bind(kept)?),
-            LogitsKind::LearnedTexts(texts) if !texts.keeps_head() => TextHead::Images(texts, learned),
+            LogitsKind::TemplateTexts(_) => BoundClassifier::Features(self.head.bind(kept)?),
+            LogitsKind::LearnedTexts(texts) if !texts.keeps_head() => BoundClassifier::Images,
             LogitsKind::LearnedTexts(texts) if kept.is_empty() => {
-                TextHead::Embeddings(self.head.bind(&self.head_of_texts(texts, learned)?)?)
+                BoundClassifier::Embeddings(self.head.bind(&self.head_of_texts(texts, learned)?)?)
             }
-            LogitsKind::LearnedTexts(_) => TextHead::Embeddings(self.head.bind(kept)?),
-            _ => TextHead::Features(self.bind(params)?),
-        };
-        Ok(Classifier { model: self, kind })
+            LogitsKind::LearnedTexts(_) => BoundClassifier::Embeddings(self.head.bind(kept)?),
+            _ => BoundClassifier::Features(self.bind(params)?),
+        })
+    }
+
+    /// Logits `[B, C]` of features `[B, D]` by what [`Self::bind_classifier`] made of `params`.
+    pub(super) fn classify(&self, bound: &BoundClassifier, params: &[Param], features: &[f32]) -> Result<Vec<f32>> {
+        match (bound, &self.output) {
+            (BoundClassifier::Features(head), _) => head.logits(features),
+            (BoundClassifier::Embeddings(head), _) => head.logits(&self.backbone.project(features.to_vec())),
+            (BoundClassifier::Images, LogitsKind::LearnedTexts(texts)) => {
+                self.logits_by_image(texts, self.learned(params), features)
+            }
+            (BoundClassifier::Images, _) => Err(Error::invalid("parameters", "not those of this model")),
+        }
+    }
+
+    /// The values beside the head.
+    fn learned<'a>(&self, params: &'a [Param]) -> &'a [Param] {
+        &params[..params.len().min(self.part_tensors())]
     }
 
     /// What a task file keeps: the learned values, and the head that texts make, unless each image makes its own.

@@ -1,0 +1,232 @@
+//! One queue for all tasks, and the thread that takes what waits through the backbone, oldest first, a batch at a time.
+//!
+//! A batch mixes tasks as they come, so none can keep another waiting, and there is no delay unless one is asked for: what waits
+//! while a batch is under way is the next one. Who has gone, or has waited too long, is passed over.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
+use vpt_backbone::Backbone;
+use vpt_base::contain::contain;
+use vpt_model::model::ready::{Question, RawAnswer, TaskInput, answer_together};
+
+use crate::error::ApiError;
+use crate::metrics::{Metrics, OfTask};
+use crate::store::{LoadedTask, TaskStore};
+
+/// One image that one task, or the backbone, is asked about.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) core: Arc<Backbone>,
+    pub(crate) task: Option<Arc<LoadedTask>>,
+    pub(crate) input: Arc<TaskInput>,
+    pub(crate) embeds: bool,
+    pub(crate) deadline: Instant,
+    pub(crate) queued: Instant,
+    pub(crate) reply: oneshot::Sender<Reply>,
+    /// Its place among those that may wait; given back when it is answered.
+    pub(crate) place: Arc<OwnedSemaphorePermit>,
+}
+
+/// What comes back.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) answer: Result<RawAnswer, ApiError>,
+    /// How long it waited.
+    pub(crate) queue: Duration,
+    /// How long its batch took.
+    pub(crate) batch: Duration,
+}
+
+/// How batches are made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchOptions {
+    pub(crate) most: usize,
+    pub(crate) delay: Duration,
+    pub(crate) threads: usize,
+    pub(crate) count_tasks: bool,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    queue: Mutex<VecDeque<Waiting>>,
+    wake: Condvar,
+    places: Arc<Semaphore>,
+    all_places: usize,
+    options: BatchOptions,
+    store: Arc<TaskStore>,
+    metrics: Arc<Metrics>,
+}
+
+impl Scheduler {
+    /// Starts the thread that computes.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(crate) fn start(
+        max_queue: usize,
+        options: BatchOptions,
+        store: Arc<TaskStore>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Arc<Self>> {
+        let places = Arc::new(Semaphore::new(max_queue));
+        let scheduler = Arc::new(Self {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            places,
+            all_places: max_queue,
+            options,
+            store,
+            metrics,
+        });
+        let own = scheduler.clone();
+        std::thread::Builder::new().name("engine".to_owned()).spawn(move || own.work())?;
+        Ok(scheduler)
+    }
+
+    /// Places in the queue for all of a request at once, or none.
+    pub(crate) fn places(&self, count: usize) -> Result<Arc<OwnedSemaphorePermit>, ApiError> {
+        if count > self.all_places {
+            let message = format!("{count} images times tasks in one request, where {} may wait", self.all_places);
+            return Err(ApiError::too_large(message));
+        }
+        match self.places.clone().try_acquire_many_owned(u32::try_from(count).unwrap_or(u32::MAX)) {
+            Ok(permit) => Ok(Arc::new(permit)),
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
+                self.metrics.reject("queue_full");
+                Err(ApiError::busy(format!("{} images times tasks wait already", self.all_places)))
+            }
+        }
+    }
+
+    /// Whether there is no place left.
+    pub(crate) fn is_full(&self) -> bool {
+        self.places.available_permits() == 0
+    }
+
+    /// Whether nothing waits or is worked on.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.places.available_permits() == self.all_places
+    }
+
+    /// Lines up.
+    pub(crate) fn push(&self, waiting: impl IntoIterator<Item = Waiting>) {
+        let mut queue = self.lock();
+        queue.extend(waiting);
+        self.metrics.queue_images.set(queue.len() as i64);
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        loop {
+            let mut queue = self.lock();
+            while queue.is_empty() {
+                queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            if !self.options.delay.is_zero() {
+                queue = self.fill(queue);
+            }
+            let batch = take_batch(&mut queue, self.options.most, Instant::now(), |gone| {
+                let reason = if gone { "client_gone" } else { "timeout" };
+                self.metrics.reject(reason);
+            });
+            self.metrics.queue_images.set(queue.len() as i64);
+            drop(queue);
+            if !batch.is_empty() {
+                self.answer(batch);
+            }
+        }
+    }
+
+    /// Waits for more, up to a batch, for no longer than the delay after the oldest came.
+    fn fill<'a>(&self, mut queue: MutexGuard<'a, VecDeque<Waiting>>) -> MutexGuard<'a, VecDeque<Waiting>> {
+        while let Some(oldest) = queue.front().filter(|_| queue.len() < self.options.most) {
+            let Some(left) = self.options.delay.checked_sub(oldest.queued.elapsed()).filter(|left| !left.is_zero())
+            else {
+                break;
+            };
+            queue = self.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        queue
+    }
+
+    /// Takes a batch through the backbone and sends its answers.
+    fn answer(&self, batch: Vec<Waiting>) {
+        let begin = Instant::now();
+        let questions: Vec<Question> = batch
+            .iter()
+            .map(|waiting| Question {
+                task: waiting.task.as_ref().map(|task| &task.ready),
+                input: &waiting.input,
+                embeds: waiting.embeds,
+            })
+            .collect();
+        let core = &batch[0].core;
+        let answers = contain(|| answer_together(core, &questions, self.options.threads));
+        drop(questions);
+        let took = begin.elapsed();
+        self.metrics.batch_seconds.observe(took.as_secs_f64());
+        self.metrics.batch_images.observe(batch.len() as f64);
+        self.metrics.images.inc_by(batch.len() as u64);
+        let mut tasks: Vec<&Arc<LoadedTask>> = batch.iter().filter_map(|waiting| waiting.task.as_ref()).collect();
+        tasks.sort_by_key(|task| Arc::as_ptr(task));
+        tasks.dedup_by_key(|task| Arc::as_ptr(task));
+        self.metrics.batch_tasks.observe(tasks.len() as f64);
+        let newest = batch.iter().rev().find_map(|waiting| waiting.task.clone());
+        let mut answers = match answers {
+            Ok(answers) => answers.into_iter().map(|answer| answer.map_err(ApiError::from)).collect(),
+            Err(panic) => {
+                let fault = ApiError::fault(format!("internal fault: {panic}"));
+                (0..batch.len()).map(|_| Err(fault.clone())).collect::<Vec<_>>()
+            }
+        }
+        .into_iter();
+        for Waiting { reply, queued, task, place, .. } in batch {
+            let queue = begin.duration_since(queued);
+            self.metrics.queue_seconds.observe(queue.as_secs_f64());
+            if let (true, Some(task)) = (self.options.count_tasks, task) {
+                self.metrics.of_tasks.get_or_create(&OfTask { task: task.name.clone() }).inc();
+            }
+            let answer = answers.next().unwrap_or_else(|| Err(ApiError::fault("no answer")));
+            // The place is free before the client can ask again.
+            drop(place);
+            let _ = reply.send(Reply { answer, queue, batch: took });
+        }
+        if let Some(newest) = newest {
+            self.store.make_room(Some(&newest));
+        }
+    }
+}
+
+/// The oldest that waits, and up to `most` with it that are for the same backbone at the same size, in their order. Those whose
+/// client has gone, or whose time is up, are dropped, and `dropped` is told which of the two.
+fn take_batch(queue: &mut VecDeque<Waiting>, most: usize, now: Instant, dropped: impl Fn(bool)) -> Vec<Waiting> {
+    let mut batch: Vec<Waiting> = Vec::new();
+    let mut others = VecDeque::new();
+    while let Some(waiting) = queue.pop_front() {
+        if waiting.reply.is_closed() || waiting.deadline <= now {
+            dropped(waiting.reply.is_closed());
+            continue;
+        }
+        let fits = batch.first().is_none_or(|first| Arc::ptr_eq(&first.core, &waiting.core));
+        if fits {
+            batch.push(waiting);
+            if batch.len() == most {
+                break;
+            }
+        } else {
+            others.push_back(waiting);
+        }
+    }
+    others.append(queue);
+    *queue = others;
+    batch
+}

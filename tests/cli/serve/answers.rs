@@ -1,0 +1,99 @@
+//! Answers: those of `vpt predict`, alone or in any mix.
+
+use std::collections::BTreeMap;
+use std::{fs, thread};
+
+use serde_json::Value;
+
+use super::client::{Server, old_tasks, predicted};
+use crate::util::Sandbox;
+
+const IMAGES: [&str; 4] =
+    ["data/colours/blue/3.png", "data/colours/green/5.png", "data/boxes/test/000010.png", "data/colours/red/0.png"];
+
+/// Tasks with tuned weights.
+const TUNED: [&str; 4] = ["lora", "lora-head", "bias", "full"];
+
+/// What `vpt predict` says of all images by each task.
+fn expected(sandbox: &Sandbox, tasks: &[String]) -> BTreeMap<String, Vec<Value>> {
+    tasks.iter().map(|task| (task.clone(), predicted(sandbox, &format!("tasks/{task}"), &IMAGES))).collect()
+}
+
+#[test]
+fn answers_of_every_method_are_those_of_predict_alone_and_in_any_mix() {
+    for backbone in ["clip", "mae", "vit", "label-map/vit"] {
+        let sandbox = Sandbox::new();
+        let tasks = old_tasks(&sandbox, backbone);
+        let expected = expected(&sandbox, &tasks);
+        let server = Server::start(&sandbox, &["--tasks", "tasks", "--allow-tuned", "2"]);
+        let images: Vec<Vec<u8>> = IMAGES.iter().map(|image| fs::read(sandbox.path(image)).unwrap()).collect();
+        let names: Vec<&str> = tasks.iter().map(String::as_str).collect();
+        let check = |image: usize, task: &str, found: &Value| {
+            assert_eq!(*found, expected[task][image], "{backbone}: {task} about {}", IMAGES[image]);
+        };
+        // All tasks about all images in one request.
+        let all = server.predict(&images, &names, "?min_score=0").ok();
+        let versions = all.header("x-vpt-task-version").unwrap();
+        assert!(tasks.iter().all(|task| versions.contains(&format!("{task}="))), "{versions}");
+        assert!(all.header("server-timing").unwrap().contains("queue;dur="));
+        for (image, of_image) in all.json()["results"].as_array().unwrap().iter().enumerate() {
+            assert_eq!(of_image.as_object().unwrap().len(), tasks.len());
+            tasks.iter().for_each(|task| check(image, task, &of_image[task]));
+        }
+        // One by one, from several clients at once.
+        thread::scope(|scope| {
+            for client in 0..4 {
+                let (server, tasks, images, check) = (&server, &tasks, &images, &check);
+                scope.spawn(move || {
+                    for turn in 0..2 * tasks.len() {
+                        let (task, image) = (&tasks[(turn * 7 + client) % tasks.len()], (turn + client) % images.len());
+                        let path = format!("/v1/tasks/{task}/predict?min_score=0");
+                        let answer = server.post(&path, "image/png", &images[image]).ok();
+                        assert!(answer.header("x-vpt-task-version").is_some_and(|version| version.len() == 16));
+                        check(image, task, &answer.json()[0]);
+                    }
+                });
+            }
+        });
+        assert!(server.metric("vpt_images_total") >= (images.len() * tasks.len()) as f64);
+        server.stop();
+    }
+}
+
+#[test]
+fn tasks_that_tune_weights_are_served_only_where_they_are_allowed() {
+    let sandbox = Sandbox::new();
+    let tasks = old_tasks(&sandbox, "clip");
+    let tuned = tasks.iter().find(|task| TUNED.contains(&task.as_str())).unwrap();
+    let server = Server::start(&sandbox, &["--tasks", "tasks"]);
+    let image = fs::read(sandbox.path(IMAGES[0])).unwrap();
+    server.post(&format!("/v1/tasks/{tuned}/predict"), "image/png", &image).refused(503, "allow_tuned");
+    server.post("/v1/tasks/coop/predict", "image/png", &image).ok();
+    server.stop();
+}
+
+#[test]
+fn images_come_as_bodies_forms_and_json() {
+    let sandbox = Sandbox::new();
+    old_tasks(&sandbox, "clip");
+    let expected = predicted(&sandbox, "tasks/coop", &IMAGES[..2]);
+    let server = Server::start(&sandbox, &["--tasks", "tasks/coop"]);
+    let images: Vec<Vec<u8>> = IMAGES[..2].iter().map(|image| fs::read(sandbox.path(image)).unwrap()).collect();
+    let path = "/v1/tasks/coop/predict";
+    let part = |name: &str, image: &[u8]| {
+        let head = format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"x.png\"\r\n\r\n");
+        [head.as_bytes(), image, b"\r\n"].concat()
+    };
+    let form = [part("image", &images[0]), part("image", &images[1]), b"--b--\r\n".to_vec()].concat();
+    let answer = server.post(path, "multipart/form-data; boundary=b", &form).ok();
+    assert_eq!(answer.json(), Value::Array(expected.clone()));
+    let text = super::client::base64(&images[1]);
+    for body in [format!(r#"{{"image": "{text}"}}"#), format!(r#"{{"inputs": ["data:image/png;base64,{text}"]}}"#)] {
+        assert_eq!(server.post(path, "application/json", body.as_bytes()).ok().json()[0], expected[1]);
+    }
+    let one = server.post(&format!("{path}?top_k=1"), "application/octet-stream", &images[0]).ok();
+    assert_eq!(one.json()[0], Value::Array(vec![expected[0][0].clone()]));
+    let other = [part("picture", &images[0]), b"--b--\r\n".to_vec()].concat();
+    server.post(path, "multipart/form-data; boundary=b", &other).refused(400, "called image");
+    server.stop();
+}
