@@ -184,7 +184,7 @@ impl Signals {
     }
 
     /// Until the server was told to end.
-    async fn to_end(&mut self) {
+    async fn ended(&mut self) {
         let _ = self.0.wait_for(|told| *told != Told::Nothing).await;
     }
 
@@ -228,7 +228,7 @@ async fn accept(listener: tokio::net::TcpListener, service: Arc<Service>, mut si
     };
     let mut again = signals.clone();
     let ending = async {
-        signals.to_end().await;
+        signals.ended().await;
         service.drain();
         (service.log)("told to end: not ready any more");
         tokio::time::sleep(service.config.drain_delay).await;

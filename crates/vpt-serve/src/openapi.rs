@@ -205,7 +205,7 @@ fn refusal(status: u16, schema: &str) -> (String, Value) {
 }
 
 /// A route that answers with this.
-fn operation(summary: &str, content: Value, refusals: &[u16], schema: &str) -> Value {
+fn operation(summary: &str, content: &Value, refusals: &[u16], schema: &str) -> Value {
     let mut responses = json!({ "200": { "description": "OK", "content": content } });
     for &status in refusals.iter().chain(&[401]) {
         let (status, refusal) = refusal(status, schema);
@@ -217,13 +217,13 @@ fn operation(summary: &str, content: Value, refusals: &[u16], schema: &str) -> V
 fn plain(summary: &str, kind: &str) -> Value {
     let mut content = json!({});
     content[kind] = json!({ "schema": { "type": "string" } });
-    operation(summary, content, &[], "Error")
+    operation(summary, &content, &[], "Error")
 }
 
 fn object(summary: &str, refusals: &[u16]) -> Value {
     // Both forms of errors, by where they stand.
     let content = json!({ "application/json": { "schema": { "type": "object" } } });
-    let mut operation = operation(summary, content, refusals, "Error");
+    let mut operation = operation(summary, &content, refusals, "Error");
     for status in refusals {
         let either = json!({ "anyOf": [
             { "$ref": "#/components/schemas/Error" },
@@ -236,7 +236,7 @@ fn object(summary: &str, refusals: &[u16]) -> Value {
 
 fn list_of(summary: &str) -> Value {
     let content = json!({ "application/json": { "schema": { "type": "array", "items": { "type": "object" } } } });
-    operation(summary, content, &[], "InferError")
+    operation(summary, &content, &[], "InferError")
 }
 
 /// The same with a name in its address.
@@ -263,7 +263,7 @@ fn with_query(mut operation: Value) -> Value {
 
 fn posted(summary: &str, request: &Value, answer: &Value) -> Value {
     let content = json!({ "application/json": { "schema": answer } });
-    let mut operation = operation(summary, content, &REFUSALS, "Error");
+    let mut operation = operation(summary, &content, &REFUSALS, "Error");
     operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": request } } });
     if summary.starts_with("Many") { with_query(operation) } else { operation }
 }
@@ -292,7 +292,7 @@ fn predict() -> Value {
 fn infer(names: &[&str]) -> Value {
     let request = json!({ "$ref": "#/components/schemas/Infer" });
     let content = json!({ "application/json": { "schema": { "type": "object" } } });
-    let mut operation = operation("One task, in the Open Inference Protocol", content, &REFUSALS, "InferError");
+    let mut operation = operation("One task, in the Open Inference Protocol", &content, &REFUSALS, "InferError");
     operation["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": request } } });
     names.iter().fold(operation, |operation, name| of(name, operation))
 }

@@ -38,7 +38,9 @@ fn answers_of_every_method_are_those_of_predict_alone_and_in_any_mix() {
         assert!(all.header("server-timing").unwrap().contains("queue;dur="));
         for (image, of_image) in all.json()["results"].as_array().unwrap().iter().enumerate() {
             assert_eq!(of_image.as_object().unwrap().len(), tasks.len());
-            tasks.iter().for_each(|task| check(image, task, &of_image[task]));
+            for task in &tasks {
+                check(image, task, &of_image[task]);
+            }
         }
         // One by one, from several clients at once.
         thread::scope(|scope| {

@@ -170,7 +170,7 @@ pub(crate) fn request(
         body.len()
     );
     for (name, value) in headers {
-        head += &format!("{name}: {value}\r\n");
+        head.extend([name, ": ", value, "\r\n"]);
     }
     head += "\r\n";
     raw(address, &[head.as_bytes(), body].concat())

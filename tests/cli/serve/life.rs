@@ -33,7 +33,9 @@ fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
         two.refused(429, "wait already");
         assert_eq!(two.header("retry-after"), Some("1"));
         assert!(server.metric(r#"vpt_rejected_total{reason="queue_full"}"#) >= 1.);
-        waiting.into_iter().for_each(|asked| drop(asked.join().unwrap().ok()));
+        for asked in waiting {
+            drop(asked.join().unwrap().ok());
+        }
     });
     server.predict(&vec![image.clone(); 4], &["linear"], "").refused(413, "may wait");
     // All places are free again.
