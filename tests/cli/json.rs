@@ -178,7 +178,21 @@ fn runs(sandbox: &Sandbox, schema: &mut Schema) {
     ];
     schema.holds("train", &sandbox.vpt(&[&solved[..], &["--json"]].concat()).ok().json());
     schema.holds("l2_search.json", &json_file(&sandbox.path("runs/l2/l2_search.json")));
-    let few = ["train", "--backbone", &clip, "--data", "photos", "--shots", "2", "--epochs", "1", "--out", "runs/few"];
+    let few = [
+        "train",
+        "--backbone",
+        &clip,
+        "--data",
+        "photos",
+        "--shots",
+        "2",
+        "--epochs",
+        "1",
+        "--out",
+        "runs/few",
+        "--country",
+        "FRA",
+    ];
     schema.holds("train", &sandbox.vpt(&[&few[..], &["--json"]].concat()).ok().json());
     schema.holds("few_shot.json", &json_file(&sandbox.path("runs/few/few_shot.json")));
     schema.holds("runs list", &sandbox.vpt(&["runs", "list", "--json"]).ok().json());

@@ -184,7 +184,7 @@ impl Signals {
     }
 
     /// Until the server was told to end.
-    async fn ended(&mut self) {
+    async fn first(&mut self) {
         let _ = self.0.wait_for(|told| *told != Told::Nothing).await;
     }
 
@@ -228,7 +228,7 @@ async fn accept(listener: tokio::net::TcpListener, service: Arc<Service>, mut si
     };
     let mut again = signals.clone();
     let ending = async {
-        signals.ended().await;
+        signals.first().await;
         service.drain();
         (service.log)("told to end: not ready any more");
         tokio::time::sleep(service.config.drain_delay).await;
@@ -251,7 +251,10 @@ async fn accept(listener: tokio::net::TcpListener, service: Arc<Service>, mut si
         }
     }
     // The system may have accepted some more.
-    while let Ok((Ok((stream, _)), Ok(permit))) = tokio::time::timeout(LAST_LOOK, next()).await {
+    let last = tokio::time::Instant::now() + 10 * LAST_LOOK;
+    while tokio::time::Instant::now() < last
+        && let Ok((Ok((stream, _)), Ok(permit))) = tokio::time::timeout(LAST_LOOK, next()).await
+    {
         connect(stream, &router, &graceful, &service, permit);
     }
     drop(listener);

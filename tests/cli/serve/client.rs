@@ -24,7 +24,8 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one in the folder, at a port that is free.
     pub(crate) fn start(sandbox: &Sandbox, args: &[&str]) -> Self {
-        let all = [&["serve", "--port", "0", "--threads", "2", "--drain-delay", "0.2"], args].concat();
+        let delay: &[&str] = if args.contains(&"--drain-delay") { &[] } else { &["--drain-delay", "0.2"] };
+        let all = [&["serve", "--port", "0", "--threads", "2"], delay, args].concat();
         let mut child = sandbox.command(&all).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = Arc::new(Mutex::new(String::new()));
         let (mut pipe, said) = (BufReader::new(child.stderr.take().unwrap()), stderr.clone());
@@ -123,8 +124,8 @@ pub(crate) struct Response {
 
 impl Response {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let found = self.head.lines().filter_map(|line| line.split_once(':'));
-        found.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+        let mut found = self.head.lines().filter_map(|line| line.split_once(':'));
+        found.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 
     pub(crate) fn text(&self) -> String {
@@ -146,7 +147,8 @@ impl Response {
     #[track_caller]
     pub(crate) fn refused(&self, status: u16, part: &str) {
         assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
-        let error = &self.json()["error"];
+        let body = self.json();
+        let error = &body["error"];
         let message = error["message"].as_str().or(error.as_str()).unwrap();
         assert!(message.contains(part), "{message}");
         assert!(self.header("x-request-id").is_some(), "{self:?}");
@@ -165,14 +167,11 @@ pub(crate) fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> std::io::Result<Response> {
-    let mut head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n",
-        body.len()
+    let headers: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let (headers, length) = (headers.concat(), body.len());
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
     );
-    for (name, value) in headers {
-        head.extend([name, ": ", value, "\r\n"]);
-    }
-    head += "\r\n";
     raw(address, &[head.as_bytes(), body].concat())
 }
 

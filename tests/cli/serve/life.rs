@@ -155,40 +155,35 @@ fn a_thousand_tasks_are_served_with_memory_for_ten() {
 fn told_to_end_it_answers_what_it_has_accepted() {
     let sandbox = Sandbox::new();
     old_tasks(&sandbox, "vit");
-    let (image, lost, refused, answered) =
-        (image(&sandbox), AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (image, answered) = (image(&sandbox), AtomicUsize::new(0));
     for _ in 0..3 {
-        let server = Server::start(&sandbox, &["--tasks", "tasks", "--max-batch", "2"]);
+        let flags = ["--tasks", "tasks", "--max-batch", "2", "--drain-delay", "2"];
+        let server = Server::start(&sandbox, &flags);
         let (address, ending) = (server.address.clone(), AtomicBool::new(false));
         thread::scope(|scope| {
             for _ in 0..6 {
+                // As a load balancer: until it learns that the server is not ready, and no longer.
                 scope.spawn(|| {
                     while !ending.load(Ordering::SeqCst) {
                         let headers = [("Content-Type", "image/png")];
-                        match request(&address, "POST", "/v1/tasks/vp-pad/predict", &headers, &image) {
-                            Ok(answer) if answer.status == 200 => drop(answered.fetch_add(1, Ordering::SeqCst)),
-                            Ok(answer) => panic!("{answer:?}"),
-                            // Nobody listens any more.
-                            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                                refused.fetch_add(1, Ordering::SeqCst);
-                                break;
-                            }
-                            Err(_) => drop(lost.fetch_add(1, Ordering::SeqCst)),
-                        }
+                        request(&address, "POST", "/v1/tasks/vp-pad/predict", &headers, &image).unwrap().ok();
+                        answered.fetch_add(1, Ordering::SeqCst);
                     }
                 });
             }
             thread::sleep(Duration::from_millis(300));
             server.signal("TERM");
-            thread::sleep(Duration::from_millis(100));
+            while server.get("/v2/health/ready").status == 200 {
+                thread::sleep(Duration::from_millis(10));
+            }
             server.get("/v2/health/ready").refused(503, "ending");
             server.get("/health").ok();
-            assert_eq!(server.end().code(), Some(0));
+            thread::sleep(Duration::from_millis(200));
             ending.store(true, Ordering::SeqCst);
         });
+        assert_eq!(server.end().code(), Some(0));
     }
-    let counts = [&answered, &lost, &refused].map(|count| count.load(Ordering::SeqCst));
-    assert!(counts[0] > 30 && counts[1] == 0, "answered, lost, refused: {counts:?}");
+    assert!(answered.load(Ordering::SeqCst) > 30, "{answered:?}");
 }
 
 #[test]
@@ -248,7 +243,7 @@ fn settings_come_from_flags_before_the_environment_before_a_file() {
     sandbox.write("zero.toml", "max_queue = 0\n");
     sandbox.vpt(&["serve", "--config", "zero.toml"]).refuses(&["max_queue"]);
     sandbox.vpt(&["serve", "--port", "99999"]).refuses(&["--port"]);
-    sandbox.vpt(&["serve", "--timeout", "-1"]).refuses(&["--timeout"]);
+    sandbox.vpt(&["serve", "--timeout", "soon"]).refuses(&["--timeout"]);
     sandbox.vpt(&["serve", "--tasks", "absent", "--port", "0"]).fails(&["absent"]);
     fs::create_dir(sandbox.path("empty")).unwrap();
     sandbox.vpt(&["serve", "--tasks", "empty", "--port", "0"]).refuses(&["--backbone"]);

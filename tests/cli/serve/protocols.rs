@@ -149,6 +149,6 @@ fn the_document_describes_every_address_and_the_page_needs_no_other() {
     let listed = server.get("/v1/models/linear").ok().json();
     assert_eq!(listed["details"]["task"], "classify");
     assert!(server.said().lines().any(|line| line.contains("mine-1 GET /info 200")), "{}", server.said());
-    assert!(server.get("/metrics").text().contains(r#"vpt_requests_total{route="/info",code="200"} 2"#));
+    assert!(server.get("/metrics").text().contains(r#"vpt_requests_total{route="/info",code="200"} 3"#));
     server.stop();
 }
