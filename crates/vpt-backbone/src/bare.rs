@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::names::{clip, timm};
+use crate::open_clip;
 use crate::open_clip::OpenClip;
-use crate::registry::CONFIG;
-use crate::spec::MAX_DEPTH;
+use crate::spec::{CONFIG, MAX_DEPTH, Spec};
 use crate::timm::{Timm, TimmModel};
 use crate::weights::Weights;
-use crate::{open_clip, spec::Spec};
 use vpt_base::{Error, Result, choice::choice};
 
 choice! {

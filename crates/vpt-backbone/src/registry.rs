@@ -28,8 +28,8 @@ use vpt_base::files::read_limited;
 use vpt_base::{Error, Message, Result};
 use vpt_image::Preprocess;
 
-/// The file that says what a model is.
-pub const CONFIG: &str = "config.json";
+pub use super::spec::CONFIG;
+
 /// The file that says how its images are prepared.
 pub const PREPROCESSOR: &str = "preprocessor_config.json";
 /// The file that may say it in a section of its own (transformers 5), which then is the one that counts.

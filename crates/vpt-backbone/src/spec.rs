@@ -20,6 +20,8 @@ use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
 pub use vpt_kernel::Activation;
 
+/// The file that says what a model is.
+pub const CONFIG: &str = "config.json";
 /// `config.json` is a page of text; anything larger is something else.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
 /// Largest image side in pixels, and largest number of patches along it.

@@ -16,6 +16,7 @@ use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageForma
 
 use crate::gif_canvas::GifCanvas;
 use crate::orientation::{next_segment, orientation};
+use crate::rgb::cmyk_to_rgb;
 pub use crate::rgb::{MAX_PIXELS, Rgb8};
 use crate::tiff_forms;
 use vpt_base::contain::contain;
@@ -274,16 +275,6 @@ fn turned(image: Rgb8, orientation: Orientation) -> Rgb8 {
         RgbImage::from_raw(width as u32, height as u32, pixels).map(DynamicImage::ImageRgb8).unwrap_or_default();
     image.apply_orientation(orientation);
     Rgb8 { width: image.width() as usize, height: image.height() as usize, pixels: image.into_rgb8().into_raw() }
-}
-
-/// Ink of four colours, 255 where there is most, as Pillow makes light of it.
-pub(crate) fn cmyk_to_rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
-    let light = u32::from(255 - black);
-    [cyan, magenta, yellow].map(|ink| {
-        // A product of shares of 255, rounded.
-        let product = u32::from(ink) * light + 128;
-        light.saturating_sub(((product >> 8) + product) >> 8) as u8
-    })
 }
 
 /// A TIFF of CMYK colours; the general decoder rounds them down.

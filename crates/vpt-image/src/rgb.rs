@@ -56,6 +56,16 @@ impl Rgb8 {
     }
 }
 
+/// Ink of four colours, 255 where there is most, as Pillow makes light of it.
+pub(crate) fn cmyk_to_rgb([cyan, magenta, yellow, black]: [u8; 4]) -> [u8; 3] {
+    let light = u32::from(255 - black);
+    [cyan, magenta, yellow].map(|ink| {
+        // A product of shares of 255, rounded.
+        let product = u32::from(ink) * light + 128;
+        light.saturating_sub(((product >> 8) + product) >> 8) as u8
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,8 +8,7 @@ use tiff::decoder::ifd::Value;
 use tiff::decoder::{Decoder, DecodingResult};
 use tiff::tags::Tag;
 
-use crate::decode::cmyk_to_rgb;
-use crate::rgb::{MAX_PIXELS, Rgb8};
+use crate::rgb::{MAX_PIXELS, Rgb8, cmyk_to_rgb};
 
 /// TIFF's number of the compression that is called JPEG today.
 const MODERN_JPEG: u32 = 7;

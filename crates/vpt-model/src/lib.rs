@@ -7,5 +7,6 @@ pub mod methods;
 pub mod metrics;
 pub mod model;
 pub mod optim;
-pub mod predict;
 pub mod prompt;
+
+pub use model::predict;

@@ -5,6 +5,7 @@ pub mod constants;
 pub mod detect;
 mod detect_task;
 mod label_map;
+pub mod predict;
 pub mod ready;
 pub mod run_origin;
 mod task;

@@ -12,13 +12,11 @@ use std::{
 use super::{
     AnyTask, TaskModel,
     detect_task::{Found, ReadyDetector},
+    predict::{AnswerOptions, ImageAnswer},
     task_file::TaskMeta,
     text::BoundClassifier,
 };
-use crate::{
-    predict::{AnswerOptions, ImageAnswer},
-    prompt::pixels::Places,
-};
+use crate::prompt::pixels::Places;
 use vpt_backbone::{
     Backbone,
     vit::{MixedRow, PromptSet, Readout},
