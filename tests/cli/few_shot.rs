@@ -32,7 +32,7 @@ fn table(sandbox: &Sandbox, out: &str) -> (String, Vec<Value>) {
     let mut jobs = json_file(&sandbox.path(out).join("results.json"))["jobs"].as_array().unwrap().clone();
     for job in &mut jobs {
         let job = job.as_object_mut().unwrap();
-        for field in ["wall_s", "peak_rss_bytes"] {
+        for field in ["wall_s", "peak_rss_bytes", "energy"] {
             job.remove(field).unwrap();
         }
     }

@@ -41,7 +41,7 @@ fn what_makes_no_sense_is_refused() {
         (train("--seed", "18446744073709551615"), &["--seed"]),
         (train("--device", "cuda:0"), &["--device", "not built in this version"]),
         (train("--device", "tpu"), &["--device", "tpu"]),
-        (train("--precision", "f16"), &["--precision", "f32, bf16"]),
+        (train("--precision", "f16"), &["--precision", "f16 is for vpt export"]),
         (train("--max-memory", "much"), &["--max-memory", "900MB"]),
         (train("--max-memory", "1MB"), &["--max-memory", "1 MB are too few"]),
         (train("--precision", "f64"), &["--precision", "f64"]),

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use vpt_model::model::task_file::BEST;
 
-/// Folders in folders that are looked into, so that `runs` finds `runs/classify/photos-1`.
-const DEPTH: usize = 3;
+/// Folders in folders that are looked into, so that the folder of `runs` finds `runs/classify/photos-1`.
+const DEPTH: usize = 4;
 /// Tasks at most.
 const MOST_TASKS: usize = 100_000;
 /// Letters of a name at most.

@@ -12,14 +12,17 @@ const IMAGE: &str = "data/colours/blue/3.png";
 
 /// A PNG of the given size in its header, and no more than that.
 fn bomb(width: u32, height: u32) -> Vec<u8> {
-    let mut png = vec![0x89, b'P', b'N', b'G', 13, 10, 26, 10];
-    let mut header = b"IHDR".to_vec();
-    header.extend(width.to_be_bytes());
+    let mut header = width.to_be_bytes().to_vec();
     header.extend(height.to_be_bytes());
     header.extend([8, 2, 0, 0, 0]);
-    png.extend(13_u32.to_be_bytes());
-    png.extend(&header);
-    png.extend(crc32(&header).to_be_bytes());
+    let mut png = vec![0x89, b'P', b'N', b'G', 13, 10, 26, 10];
+    // The pixels begin and go no further.
+    for (kind, data) in [(b"IHDR", &header[..]), (b"IDAT", &[0x78, 0x9c, 0x63])] {
+        png.extend((data.len() as u32).to_be_bytes());
+        let chunk = [&kind[..], data].concat();
+        png.extend(&chunk);
+        png.extend(crc32(&chunk).to_be_bytes());
+    }
     png
 }
 
@@ -151,7 +154,8 @@ fn memory_comes_back_after_bombs_and_half_bodies() {
     #[cfg(target_os = "linux")]
     {
         let after = server.memory();
-        assert!(after < before + before / 4 + (64 << 20), "{before} bytes before, {after} after");
+        // Decoded, one of the pictures would be six gigabytes. What threads have freed the allocator may keep for a while.
+        assert!(after < before + (256 << 20), "{before} bytes before, {after} after");
     }
     server.stop();
 }
