@@ -2,9 +2,9 @@
 //! nothing else.
 //!
 //! Such a file is a zip archive of a pickle, which says how tensors lie in storages, and of the storages; before `PyTorch` 1.6
-//! it was one pickle behind the other ([`legacy`]). candle's reader
+//! it was one pickle behind the other (`legacy`). candle's reader
 //! runs the pickle; it calls nothing, so no code of the file is ever executed. It trusts the file's lengths, though, and
-//! copies whatever is referred to again, so every step it takes is watched ([`objects`]).
+//! copies whatever is referred to again, so every step it takes is watched (`objects`).
 
 mod legacy;
 mod objects;

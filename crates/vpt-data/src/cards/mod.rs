@@ -203,7 +203,7 @@ impl Card {
         CARDS.iter().map(|(name, _)| *name)
     }
 
-    /// The card called `name`, in any spelling that [`plain`] makes the same.
+    /// The card called `name`, whatever its spaces, dashes and capitals are.
     ///
     /// # Errors
     /// There is none.
