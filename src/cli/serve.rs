@@ -20,7 +20,7 @@ const MAX_CONFIG: u64 = 1 << 20;
 
 /// Serve many tasks on one frozen backbone over HTTP
 ///
-/// Every task is a small file; one backbone serves all of them, and one batch mixes them at no cost. Answers are those of `vpt predict`, to
+/// Every task is a small file; one backbone serves all of them, and one batch mixes them. Answers are those of `vpt predict`, to
 /// the last bit. Tasks are called by their file's or run's name, loaded when they are first asked, and exchanged when their file
 /// changes. The page at / tries them out, /openapi.json describes every address, docs/serve.md has examples.
 ///
