@@ -264,7 +264,7 @@ def broken():
     photo = io.BytesIO()
     Image.open(io.BytesIO(draw(201)[0])).save(photo, "JPEG", quality=90)
     (at / "val" / "disc" / "1.jpg").write_bytes(photo.getvalue()[:-200])
-    put("broken/photos/train/disc/IMG_0231.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    put("broken/photos/train/disc/IMG_0231.avif", b"\0\0\0\x18ftypavif\0\0\0\0mif1avif")
     rows = of_part("train")
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
     content = coco(rows, categories)

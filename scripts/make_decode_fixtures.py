@@ -1,12 +1,13 @@
 """Makes images in every form that a decoder may meet, and what Pillow makes of them: sizes and CRC-32 of the RGB pixels.
 
-    pip install pillow numpy
+    pip install pillow pillow-heif numpy
     python scripts/make_decode_fixtures.py
 
 `ImageOps.exif_transpose(Image.open(path)).convert("RGB")`, except for 16-bit grey: its high byte is taken, as for 16-bit
 colour, where Pillow clips.
 
-Made with Pillow 13.0.0 and numpy 2.4.6.
+Made with Pillow 13.0.0, pillow-heif 1.8.1 and numpy 2.4.6. A photo as phones store them, with color at half resolution, goes to
+`images/420.heic` beside what libheif makes of it, `images/420-heic.png`.
 """
 import io
 import json
@@ -15,7 +16,10 @@ import struct
 import zlib
 
 import numpy as np
+import pillow_heif
 from PIL import Image, ImageOps
+
+pillow_heif.register_heif_opener()
 
 OUT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "fixtures", "decode")
 WIDTH, HEIGHT = 19, 13
@@ -67,6 +71,12 @@ def tiff(samples, photometric):
             struct.pack("<I", 0))
 
 
+def save(image, form, **options):
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
 def files():
     rgb = Image.fromarray(smooth(3))
     rgba = Image.fromarray(smooth(4))
@@ -77,11 +87,6 @@ def files():
     few = rgb.quantize(4)
     cmyk = Image.fromarray(smooth(4), "CMYK")
     wide = Image.fromarray(deep(1)[:, :, 0])
-
-    def save(image, form, **options):
-        out = io.BytesIO()
-        image.save(out, form, **options)
-        return out.getvalue()
 
     def exif(orientation):
         tags = Image.Exif()
@@ -142,6 +147,10 @@ def files():
     yield "transparent.gif", save(palette, "GIF", transparency=3)
     yield "grey.gif", save(grey, "GIF")
     yield "animated.gif", save(palette, "GIF", save_all=True, append_images=[palette.rotate(180)])
+    # Color at full resolution, which has no values between to be rounded.
+    for name, image, options in [("444", rgb, {}), ("alpha", rgba, {}), ("orientation-6", rgb, {"exif": exif(6).tobytes()})]:
+        yield f"heic-{name}.heic", save(image, "HEIF", quality=90, chroma=444, **options)
+    yield "heic-grey.heic", save(grey, "HEIF", quality=90)
 
 
 def main():
@@ -156,6 +165,11 @@ def main():
             pixels = np.repeat((np.asarray(image) // 256).astype(np.uint8)[:, :, None], 3, 2)
         expected[name] = {"width": image.width, "height": image.height, "crc": zlib.crc32(pixels.tobytes())}
         print(name, image.mode, image.size, pixels[0, :3].tolist())
+    images = os.path.join(os.path.dirname(OUT), "images")
+    half = save(Image.open(os.path.join(images, "444.png")).convert("RGB"), "HEIF", quality=80, chroma=420)
+    with open(os.path.join(images, "420.heic"), "wb") as file:
+        file.write(half)
+    Image.open(io.BytesIO(half)).convert("RGB").save(os.path.join(images, "420-heic.png"))
     with open(os.path.join(OUT, "expected.json"), "w") as file:
         file.write(json.dumps(expected, indent=0, separators=(",", ":")) + "\n")
 

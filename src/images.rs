@@ -10,7 +10,7 @@ use vpt_image::Rgb8;
 /// Something that stands for images, in an order.
 ///
 /// Arrays are 8-bit RGB, `[H, W, 3]` for one image and `[B, H, W, 3]` for several; in any layout in memory. Files may be JPEG, PNG,
-/// WebP, BMP, TIFF or GIF, and are read when their turn comes. Preprocessing is the backbone's, so images of any size will do.
+/// WebP, BMP, TIFF, GIF or HEIC, and are read when their turn comes. Preprocessing is the backbone's, so images of any size will do.
 pub trait IntoImages {
     /// The images.
     ///

@@ -52,7 +52,7 @@ pub(crate) struct Embed {
     /// End with exit code 0 although images could not be read; they are named either way, and have no row
     #[arg(long)]
     skip_bad_images: bool,
-    /// Image files (JPEG, PNG, WebP, BMP, TIFF, GIF), folders of them, or patterns such as 'new/*.jpg'
+    /// Image files (JPEG, PNG, WebP, BMP, TIFF, GIF, HEIC), folders of them, or patterns such as 'new/*.jpg'
     #[arg(value_name = "IMAGE")]
     images: Vec<PathBuf>,
 }

@@ -49,7 +49,7 @@ pub(crate) struct Predict {
     /// End with exit code 0 although images could not be read; they are named either way
     #[arg(long)]
     skip_bad_images: bool,
-    /// Image files (JPEG, PNG, WebP, BMP, TIFF, GIF), folders of them, or patterns such as 'new/*.jpg'
+    /// Image files (JPEG, PNG, WebP, BMP, TIFF, GIF, HEIC), folders of them, or patterns such as 'new/*.jpg'
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
 }

@@ -261,7 +261,7 @@ fn json_is_what_the_schema_says() {
     }
     // With something to find: an empty file, and a file of another kind.
     sandbox.write("photos/green/bad.png", "");
-    sandbox.write("photos/green/notes.heic", "x");
+    sandbox.write("photos/green/notes.avif", "x");
     let found = sandbox.vpt(&["data", "check", "photos", "--json"]);
     assert_eq!(found.code, Some(1));
     schema.holds("data check", &found.json());

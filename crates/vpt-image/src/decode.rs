@@ -15,6 +15,7 @@ use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use crate::gif_canvas::GifCanvas;
+use crate::heif;
 use crate::orientation::{next_segment, orientation};
 use crate::rgb::cmyk_to_rgb;
 pub use crate::rgb::{MAX_PIXELS, Rgb8};
@@ -27,11 +28,30 @@ use vpt_base::{Error, Result};
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// The ends of file names, in lower case, that are taken for images when a folder is searched.
-pub const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "jpe", "png", "webp", "bmp", "tif", "tiff", "gif"];
+pub const EXTENSIONS: [&str; 12] =
+    ["jpg", "jpeg", "jpe", "png", "webp", "bmp", "tif", "tiff", "gif", "heic", "heif", "hif"];
+
+const AVIF: &str = "an AVIF image, which is not read; convert it to JPEG or PNG";
+/// What is said of a file that is none of them.
+const NOT_KNOWN: &str = "not an image of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF, HEIC)";
 
 /// Whether the name of `path` ends like an image's.
 pub fn has_image_extension(path: &Path) -> bool {
     path.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.iter().any(|x| e.eq_ignore_ascii_case(x)))
+}
+
+/// The name, as people write it, of the format of a file that begins with `start`, and the ends of names that it goes by.
+pub fn format_of(start: &[u8]) -> Option<(String, Vec<&'static str>)> {
+    if heif::is_heif(start) {
+        return Some(("HEIC".to_owned(), vec!["heic", "heif", "hif"]));
+    }
+    let format = image::guess_format(start).ok()?;
+    let mut ends = format.extensions_str().to_vec();
+    if format == ImageFormat::Jpeg {
+        ends.push("jpe");
+    }
+    let name = if format == ImageFormat::WebP { "WebP".to_owned() } else { format!("{format:?}").to_uppercase() };
+    Some((name, ends))
 }
 
 /// Reads and decodes the image in `path`. The format is recognised by content, not by name.
@@ -66,8 +86,18 @@ pub fn size_of_bytes(bytes: &[u8]) -> Result<[usize; 2], String> {
 }
 
 fn size_in(mut reader: impl BufRead + Seek) -> Result<[usize; 2], String> {
+    let start = reader.fill_buf().unwrap_or_default();
+    if heif::is_avif(start) {
+        return Err(AVIF.into());
+    }
+    let is_heif = heif::is_heif(start);
     let found = match jpeg_size(&mut reader) {
         Ok(size) => Ok(size),
+        Err(_) if is_heif => reader.rewind().map_err(|error| error.to_string()).and_then(|()| {
+            let mut bytes = Vec::new();
+            reader.by_ref().take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+            contain(|| heif::size(&bytes)).unwrap_or_else(|panic| Err(format!("the image decoder failed: {panic}")))
+        }),
         // Another format, or a damaged file, of which the decoder knows better what is wrong.
         Err(_) => reader.rewind().map_err(|error| error.to_string()).map(|()| {
             let header = contain(|| header_size(&mut reader));
@@ -99,7 +129,7 @@ fn size_in(mut reader: impl BufRead + Seek) -> Result<[usize; 2], String> {
 
 fn header_size(reader: impl BufRead + Seek) -> Result<[u32; 2], String> {
     let mut reader = ImageReader::new(reader).with_guessed_format().map_err(|e| one_line(&e))?;
-    reader.format().ok_or("not an image of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF)")?;
+    reader.format().ok_or(NOT_KNOWN)?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_FILE_BYTES);
     reader.limits(limits);
@@ -193,10 +223,16 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
     if bytes.is_empty() {
         return Err("empty file".into());
     }
+    if heif::is_heif(bytes) {
+        return heif::decode(bytes);
+    }
+    if heif::is_avif(bytes) {
+        return Err(AVIF.into());
+    }
     let canvas = GifCanvas::new(bytes);
     let bytes = &*canvas.map_or(bytes.into(), |canvas| canvas.in_header(bytes));
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| one_line(&e))?;
-    let format = reader.format().ok_or_else(|| not_known(bytes))?;
+    let format = reader.format().ok_or(NOT_KNOWN)?;
     let mut limits = Limits::default();
     // Decoders may hold the pixels twice, at up to 8 bytes each.
     limits.max_alloc = Some(MAX_PIXELS as u64 * 16);
@@ -247,22 +283,6 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
         to_rgb8(image)?
     };
     Ok(turned(image, orientation_of_bytes(bytes)))
-}
-
-/// What `bytes` are that are in none of the formats.
-fn not_known(bytes: &[u8]) -> &'static str {
-    // A box of ISO media with its brand (ISO/IEC 14496-12).
-    match bytes.get(4..12) {
-        Some([b'f', b't', b'y', b'p', brand @ ..]) if [&b"avif"[..], b"avis"].contains(&brand) => {
-            "an AVIF image, which is not read; convert it to JPEG or PNG"
-        }
-        Some([b'f', b't', b'y', b'p', brand @ ..])
-            if [&b"heic"[..], b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"].contains(&brand) =>
-        {
-            "an HEIC image, which is not read; convert it to JPEG or PNG"
-        }
-        _ => "not an image of a known format (JPEG, PNG, WebP, BMP, TIFF, GIF)",
-    }
 }
 
 /// `image` the right way up.

@@ -2,6 +2,7 @@
 
 pub mod decode;
 mod gif_canvas;
+pub mod heif;
 mod open_clip_config;
 mod orientation;
 pub mod preprocess;

@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(status(&bmp, 3), Some(413));
         assert_eq!(status(&bmp[..60], 4), Some(422));
         assert_eq!(status(b"not at all", 4), Some(415));
-        assert_eq!(status(b"\0\0\0\x18ftypheic", 4), Some(415));
+        assert_eq!(status(b"\0\0\0\x18ftypavif", 4), Some(415));
         assert_eq!(status(b"", 4), Some(400));
         let mut huge = bmp;
         huge[18..26].copy_from_slice(&[0xff, 0xff, 0, 0, 0xff, 0xff, 0, 0]);

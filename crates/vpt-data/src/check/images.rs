@@ -12,7 +12,7 @@ use super::listed::ListedImage;
 use crate::{ImageSource, Stored};
 use vpt_base::Error;
 use vpt_base::files::read_limited;
-use vpt_image::decode::{MAX_FILE_BYTES, MAX_PIXELS, Rgb8, bits_of_16, decode_bytes};
+use vpt_image::decode::{EXTENSIONS, MAX_FILE_BYTES, MAX_PIXELS, Rgb8, bits_of_16, decode_bytes, format_of};
 
 /// The shorter side below which an image is tiny, in pixels.
 const TINY: usize = 8;
@@ -148,7 +148,7 @@ pub(crate) fn kind_of(bytes: &[u8], message: &str) -> FindingKind {
         FindingKind::EmptyFile
     } else if says(&["more than the limit of", "an image of 0x", "x0 pixels"]) {
         FindingKind::AbsurdSize
-    } else if image::guess_format(bytes).is_ok()
+    } else if format_of(bytes).is_some()
         && says(&[
             "truncated",
             "too early",
@@ -169,14 +169,11 @@ pub(crate) fn kind_of(bytes: &[u8], message: &str) -> FindingKind {
 
 fn check_extension(path: &Path, start: &[u8], out: &mut Findings) {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    let Ok(format) = image::guess_format(start) else { return };
+    let Some((format, ends)) = format_of(start) else { return };
     // Other names say nothing of a format.
-    let said = match extension.as_str() {
-        "jpe" => Some(ImageFormat::Jpeg),
-        other => ImageFormat::from_extension(other),
-    };
-    if said.is_some_and(|said| said != format) {
-        let message = format!("a {} image called .{extension}", title(format));
+    let says_one = EXTENSIONS.contains(&&*extension) || ImageFormat::from_extension(&extension).is_some();
+    if says_one && !ends.contains(&&*extension) {
+        let message = format!("a {format} image called .{extension}");
         out.warning(FindingKind::WrongExtension, path, None, message);
     }
 }
@@ -222,14 +219,6 @@ fn blank(image: &Rgb8) -> Option<String> {
     let is_blank = image.width.min(image.height) >= TINY && rest.chunks_exact(3).all(|pixel| pixel == first);
     let [r, g, b] = first;
     is_blank.then(|| format!("all pixels are of one colour, ({r}, {g}, {b})"))
-}
-
-/// The format's name as people write it.
-pub(crate) fn title(format: ImageFormat) -> String {
-    match format {
-        ImageFormat::WebP => "WebP".to_owned(),
-        other => format!("{other:?}").to_uppercase(),
-    }
 }
 
 #[cfg(test)]

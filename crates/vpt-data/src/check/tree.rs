@@ -12,12 +12,10 @@ use crate::formats::image_folder::MAX_DEPTH;
 use crate::formats::text_file::first_bytes;
 use crate::open::is_passed_by;
 use vpt_base::{Error, Result};
-use vpt_image::decode::has_image_extension;
+use vpt_image::decode::{format_of, has_image_extension};
 
 /// Ends of names of pictures, films and archives that are not read and were hardly meant to be passed over.
-const OTHER_MEDIA: [&str; 40] = [
-    "heic",
-    "heif",
+const OTHER_MEDIA: [&str; 38] = [
     "avif",
     "jp2",
     "j2k",
@@ -59,7 +57,7 @@ const OTHER_MEDIA: [&str; 40] = [
 ];
 
 /// Those of photos that phones take.
-const PHONE_PHOTOS: [&str; 4] = ["heic", "heif", "avif", "jxl"];
+const PHONE_PHOTOS: [&str; 2] = ["avif", "jxl"];
 
 /// Ends of names of notes and annotations, which may lie anywhere.
 const NOTES: [&str; 23] = [
@@ -243,9 +241,9 @@ fn other_file(name: &str, path: &Path, out: &mut Findings) {
         return;
     }
     if let Ok(start) = first_bytes(path, 64)
-        && let Ok(format) = image::guess_format(&start)
+        && let Some((format, _)) = format_of(&start)
     {
-        let message = format!("a {} image whose name does not end like one; passed over", super::images::title(format));
+        let message = format!("a {format} image whose name does not end like one; passed over");
         out.warning(FindingKind::ImageNotSeen, path, None, message);
     } else {
         out.warning(FindingKind::UnsupportedFile, path, None, "not an image; passed over");

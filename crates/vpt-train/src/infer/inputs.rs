@@ -147,7 +147,7 @@ mod tests {
         for (name, bytes) in [
             ("a.png", png()),
             ("._a.png", b"apple".to_vec()),
-            ("b.heic", b"heic".to_vec()),
+            ("b.avif", b"avif".to_vec()),
             ("c.jfif", png()),
             ("d", png()),
             ("readme.md", b"text".to_vec()),
@@ -157,7 +157,7 @@ mod tests {
         let found = expand(&[dir.path().into()]).unwrap();
         assert_eq!(found.images, [dir.path().join("a.png")]);
         let named: Vec<(&str, &str)> = found.passed_by.iter().map(|s| (s.image.as_str(), s.error.as_str())).collect();
-        for (end, word) in [("._a.png", "hidden"), ("b.heic", "convert"), ("c.jfif", "PNG image"), ("/d", "PNG image")]
+        for (end, word) in [("._a.png", "hidden"), ("b.avif", "convert"), ("c.jfif", "PNG image"), ("/d", "PNG image")]
         {
             assert!(named.iter().any(|(image, why)| image.ends_with(end) && why.contains(word)), "{end}: {named:?}");
         }

@@ -41,6 +41,12 @@ fn deep(most: u16) -> Vec<u8> {
     out.into_inner()
 }
 
+/// A photo as phones write them.
+fn heic() -> Vec<u8> {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+    std::fs::read(fixtures.join("decode/heic-444.heic")).unwrap()
+}
+
 #[test]
 fn images_of_little_use_are_told_apart() {
     for (name, content, kind) in [
@@ -48,8 +54,10 @@ fn images_of_little_use_are_told_apart() {
         ("x.png", sized(9, 200, 9, Png), Kind::ExtremeAspectRatio),
         ("x.png", picture(99, Jpeg), Kind::WrongExtension),
         ("x.JPG", picture(99, WebP), Kind::WrongExtension),
+        ("x.jpg", heic(), Kind::WrongExtension),
+        ("x.heic", picture(99, Jpeg), Kind::WrongExtension),
         ("x.png", deep(4095), Kind::UnusedBits),
-        ("x.heic", b"whatever".to_vec(), Kind::UnsupportedFile),
+        ("x.avif", b"whatever".to_vec(), Kind::UnsupportedFile),
         ("x.bin", b"whatever".to_vec(), Kind::UnsupportedFile),
         ("x.jfif", picture(99, Jpeg), Kind::ImageNotSeen),
         ("x", picture(99, Png), Kind::ImageNotSeen),
@@ -184,11 +192,11 @@ fn folders_of_parts_are_found_out() {
 #[test]
 fn all_is_found_at_once() {
     let set = Set::classes(&["train", "val"]);
-    set.write("train/cat/a.png", "").write("train/owl/x.heic", "").write("val/cow/1.png", picture(200, Jpeg));
+    set.write("train/cat/a.png", "").write("train/owl/x.avif", "").write("val/cow/1.png", picture(200, Jpeg));
     set.holds(&[
         (Kind::EmptyFile, "train/cat/a.png", None),
         (Kind::EmptyClass, "train/owl", None),
-        (Kind::UnsupportedFile, "train/owl/x.heic", None),
+        (Kind::UnsupportedFile, "train/owl/x.avif", None),
         (Kind::ClassNotInTrain, "val/cow", None),
         (Kind::WrongExtension, "val/cow/1.png", None),
     ]);

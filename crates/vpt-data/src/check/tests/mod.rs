@@ -124,7 +124,7 @@ fn a_run_tells_warnings_and_leaves_errors_to_where_they_stop_it() {
     set.write("cat/5.png", "");
     assert_eq!(notes(set.path()), [""; 0], "one error, which the run tells");
     for number in 0..9 {
-        set.write(&format!("dog/{number}.heic"), "");
+        set.write(&format!("dog/{number}.avif"), "");
     }
     let lines = notes(set.path());
     assert_eq!(lines.len(), 6, "{lines:?}");

@@ -19,7 +19,7 @@ use super::thrift;
 use crate::container::{Container, Stored};
 use vpt_base::contain::contain;
 use vpt_base::{Error, Result};
-use vpt_image::decode::has_image_extension;
+use vpt_image::decode::{format_of, has_image_extension};
 
 /// Rows that are read at a time.
 const BATCH: usize = 1 << 13;
@@ -170,7 +170,7 @@ impl ParquetTable {
             pages::of(&mut file, chunk.meta()).ok()?;
             let (mut defs, mut values) = (Vec::new(), Vec::new());
             chunk.reader::<ByteArrayType>(None).ok()?.read_records(1, Some(&mut defs), None, &mut values).ok()?;
-            image::guess_format(values.first()?.data()).ok()
+            format_of(values.first()?.data())
         };
         self.is_bytes(column) && contain(first).ok().flatten().is_some()
     }
@@ -374,8 +374,8 @@ impl Pictures {
             return names;
         }
         let first = (0..self.places.len()).find_map(|index| self.bytes(index).ok());
-        let format = first.and_then(|bytes| image::guess_format(bytes.data()).ok());
-        let extension = format.and_then(|format| format.extensions_str().first().copied()).unwrap_or("png");
+        let format = first.and_then(|bytes| format_of(bytes.data()));
+        let extension = format.and_then(|(_, ends)| ends.first().copied()).unwrap_or("png");
         let digits = self.places.len().saturating_sub(1).to_string().len();
         (0..self.places.len()).map(|row| format!("{row:0digits$}.{extension}")).collect()
     }
