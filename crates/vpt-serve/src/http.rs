@@ -31,6 +31,8 @@ use crate::upload::HEAD_TIMEOUT;
 const MOST_HEAD: usize = 64 << 10;
 /// How long the listener waits for a connection that the system has accepted already, before it is closed.
 const LAST_LOOK: Duration = Duration::from_millis(20);
+/// How long a connection that came at the very end has to send its request.
+const FIRST_WORDS: Duration = Duration::from_millis(250);
 /// How long to wait where the system has no more room for connections.
 const BREATHE: Duration = Duration::from_millis(100);
 /// Threads that load tasks and embed texts; each waits most of the time.
@@ -257,9 +259,19 @@ async fn accept(listener: tokio::net::TcpListener, service: Arc<Service>, mut si
     {
         connect(stream, &router, &graceful, &service, permit);
     }
-    drop(listener);
+    // What has come meanwhile: between the last look and the closing nothing is waited for.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, _)) = listener.accept() {
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            if let (Ok(stream), Ok(permit)) = (stream, connections.clone().try_acquire_owned()) {
+                connect(stream, &router, &graceful, &service, permit);
+            }
+        }
+    }
     looking.abort();
     let all_done = async {
+        // A connection whose request is still on its way would be taken for idle and closed.
+        tokio::time::sleep(FIRST_WORDS).await;
         graceful.shutdown().await;
         while !service.scheduler.is_idle() {
             tokio::time::sleep(LAST_LOOK).await;

@@ -187,6 +187,34 @@ fn told_to_end_it_answers_what_it_has_accepted() {
 }
 
 #[test]
+fn who_asks_until_the_very_end_is_answered_or_cannot_connect() {
+    let sandbox = Sandbox::new();
+    old_tasks(&sandbox, "vit");
+    let image = image(&sandbox);
+    for _ in 0..4 {
+        let server = Server::start(&sandbox, &["--tasks", "tasks", "--drain-delay", "0.1"]);
+        let address = server.address.clone();
+        thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    let headers = [("Content-Type", "image/png")];
+                    loop {
+                        match request(&address, "POST", "/v1/tasks/vp-pad/predict", &headers, &image) {
+                            Ok(answer) => drop(answer.ok()),
+                            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => break,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+            thread::sleep(Duration::from_millis(300));
+            server.signal("TERM");
+        });
+        assert_eq!(server.end().code(), Some(0));
+    }
+}
+
+#[test]
 fn told_twice_it_ends_at_once() {
     let sandbox = Sandbox::new();
     old_tasks(&sandbox, "vit");
