@@ -256,14 +256,20 @@ def grads(args):
 
 def step(args):
     torch.set_num_threads(args.threads)
-    problem, seconds = Problem(args), []
+    problem = Problem(args)
+    timed(args, lambda: problem.loss()[1], problem.learned.values())
+
+
+def timed(args, loss, learned):
+    """Prints the typical time of a step, which `loss` begins and which makes the gradients of `learned`, and the memory it took."""
+    seconds = []
     for _ in range(1 + args.repeats):
         start = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
-            _, loss = problem.loss()
-        for values in problem.learned.values():
+            value = loss()
+        for values in learned:
             values.grad = None
-        loss.backward()
+        value.backward()
         seconds.append(time.perf_counter() - start)
     # The first one warms up.
     typical = median(seconds[1:])

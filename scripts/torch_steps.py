@@ -8,11 +8,12 @@
 before the patches, each block has its own in the place of those of the block before, and neither SigLIP's attention pooling nor DINOv3's
 class token reads one after the last block. Needs torch, transformers, safetensors; nothing is downloaded.
 """
-import argparse, json, os, resource, time
-from statistics import median
+import argparse, json, os
 
 import torch
 import torch.nn.functional as F
+
+from torch_reference import timed
 
 SIGLIP = {"do_resize": True, "size": {"height": 224, "width": 224}, "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True,
           "image_mean": [.5] * 3, "image_std": [.5] * 3, "image_processor_type": "SiglipImageProcessor"}
@@ -67,7 +68,7 @@ class Tower:
 
 def step(args):
     torch.set_num_threads(args.threads)
-    tower, seconds = Tower(args.checkpoint), []
+    tower = Tower(args.checkpoint)
     generator = torch.Generator().manual_seed(0)
     normal = lambda *shape: torch.randn(*shape, generator=generator)
     images, labels = normal(args.batch_size, 3, 224, 224), torch.randint(0, 10, (args.batch_size,), generator=generator)
@@ -75,18 +76,7 @@ def step(args):
     learned = [normal(10, tower.width) * .1, normal(10) * .1, normal(layers, args.prompt_tokens, tower.width) * .1]
     for values in learned:
         values.requires_grad_()
-    for _ in range(1 + args.repeats):
-        start = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
-            loss = F.cross_entropy(F.linear(tower(images, learned[2]), *learned[:2]), labels)
-        for values in learned:
-            values.grad = None
-        loss.backward()
-        seconds.append(time.perf_counter() - start)
-    # The first one warms up.
-    typical = median(seconds[1:])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"median_s": typical, "img_per_s": args.batch_size / typical, "peak_rss_bytes": peak}))
+    timed(args, lambda: F.cross_entropy(F.linear(tower(images, learned[2]), *learned[:2]), labels), learned)
 
 
 if __name__ == "__main__":

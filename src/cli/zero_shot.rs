@@ -8,10 +8,7 @@ use vpt::backbone::{Backbone, OpenOptions};
 use vpt::data::cards::{Card, CardTexts};
 use vpt::data::{Dataset, MeasuredPart, MultilabelDataset, Split};
 use vpt::report::table;
-use vpt::{
-    backbone::class_texts::Prompts,
-    eval::zero_shot::{zero_shot, zero_shot_sigmoid},
-};
+use vpt::{backbone::class_texts::Prompts, eval::zero_shot::ZeroShotPass};
 
 use super::output::Output;
 use super::progress::ProgressDisplay;
@@ -146,15 +143,16 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
     backbone.note().iter().for_each(|note| progress.line(note));
     let (threads, split) = (global.threads(), args.split);
     let show = &mut |done, total| progress.at("classifying", done, total, String::new);
+    let pass = ZeroShotPass { backbone: &backbone, dataset, split, prompts: &prompts, threads };
     let (count, scores, shown) = match args.scores {
         Scores::Softmax => {
-            let tally = zero_shot(&backbone, dataset, split, &prompts, threads, show)?;
+            let tally = pass.one_class(show)?;
             let scores = tally.metrics();
             (tally.images(), json!(scores), metrics(&scores))
         }
         Scores::Sigmoid => {
             let truth = |labels: &[u32]| images.truth(labels);
-            let tally = zero_shot_sigmoid(&backbone, dataset, &truth, split, &prompts, threads, show)?;
+            let tally = pass.each_class(&truth, show)?;
             let scores = tally.metrics();
             (tally.images() as u64, json!(scores), multilabel_metrics(&scores))
         }

@@ -145,20 +145,7 @@ impl State {
             _ => 0.,
         };
         let kwh = |joules: f64| Some(joules / 3.6e6);
-        let none = Energy {
-            method: EnergyMethod::None,
-            measured: false,
-            machine_kwh: None,
-            attributed_kwh: None,
-            low_kwh: None,
-            high_kwh: None,
-            cpu_seconds,
-            wall_seconds,
-            domains: Vec::new(),
-            polls: self.polls,
-            wraps: 0,
-            why_not: None,
-        };
+        let none = Energy { cpu_seconds, polls: self.polls, why_not: None, ..Energy::unmeasured(wall_seconds, "") };
         match &self.counters {
             Ok(counters) => Energy {
                 method: EnergyMethod::Powercap,

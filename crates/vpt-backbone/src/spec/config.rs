@@ -368,21 +368,17 @@ mod tests {
             projection: 768,
             projection_bias: true,
         };
+        // As DINOv2 with registers but for this.
         let siglip = Spec {
             family: &siglip::FAMILY,
-            vision: tower(768, 12, 3072, Activation::GeluTanh, 1e-6),
-            image_size: 224,
-            patch_size: 16,
-            patch_bias: true,
+            vision: text.tower.clone(),
             class_token: false,
             registers: 0,
             positions: Some(Positions { prefix: 0, resampling: Resampling::Bicubic }),
-            rotary: None,
-            pre_norm: false,
             pool: Pool::Attention,
             classifier: Some(Pool::Mean),
-            projection: None,
             text: Some(text),
+            ..base.clone()
         };
         assert_eq!(read(r#"{"model_type": "siglip"}"#).unwrap(), siglip);
         let positions = Some(Positions { prefix: 0, resampling: Resampling::AntialiasedBilinear });

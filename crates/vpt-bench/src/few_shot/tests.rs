@@ -19,7 +19,7 @@ use vpt_model::{
 };
 use vpt_train::{
     config::{LearningRate, RunConfig, Select},
-    eval::{evaluate, zero_shot::zero_shot},
+    eval::{evaluate, zero_shot::ZeroShotPass},
     train::Silent,
 };
 
@@ -262,8 +262,9 @@ fn base_and_new_classes_are_told_apart_among_themselves() {
     for (half, name) in [(Half::Base, "base"), (Half::New, "new")] {
         let part = half.of(&dataset);
         assert_eq!((part.classes.len(), part.test.len()), (2, 12));
-        let tally =
-            zero_shot(&backbone, &part, Split::Test, &Prompts::of_names(&part.classes), 2, &mut |_, _| {}).unwrap();
+        let (prompts, split) = (Prompts::of_names(&part.classes), Split::Test);
+        let pass = ZeroShotPass { backbone: &backbone, dataset: &part, split, prompts: &prompts, threads: 2 };
+        let tally = pass.one_class(&mut |_, _| {}).unwrap();
         assert_eq!(summary.jobs[0].part(name).unwrap().metrics, tally.metrics());
         assert_eq!(summary.jobs[0].prompts[name].classnames, part.classes);
         scores.push(tally.metrics().acc1);

@@ -29,7 +29,7 @@ use vpt_model::{
     model::{TaskModel, TaskOptions, task_file::TaskFile},
 };
 use vpt_train::{
-    eval::zero_shot::zero_shot_logits,
+    eval::zero_shot::ZeroShotPass,
     infer::batches,
     train::{
         self, Event, Observer, Outcome,
@@ -142,7 +142,8 @@ fn by_names(
         observer.event(&Event::Evaluating { split: Split::Test, done, total });
         !observer.stop()
     };
-    let logits = zero_shot_logits(backbone, &dataset, Split::Test, prompts, threads(job), &mut go_on)?;
+    let pass = ZeroShotPass { backbone, dataset: &dataset, split: Split::Test, prompts, threads: threads(job) };
+    let logits = pass.logits(&mut go_on)?;
     let ids = dataset.test.iter().map(|sample| sample.id.as_str());
     logits.map(|logits| score(&part.name, &logits, 1., ids)).transpose()
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{Curve, GREY, PlotAxis, TRAIN, VAL, label};
+use super::{Curve, GREY, PlotAxis, TRAIN, VAL, label, mesh};
 use vpt_base::{Error, Result};
 
 /// See [`super::curves_svg`].
@@ -53,15 +53,7 @@ where
         .x_label_area_size(38)
         .y_label_area_size(58)
         .build_cartesian_2d(0.5..epochs as f64 + 0.5, range.clone())?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GREY.mix(0.2))
-        .axis_style(GREY)
-        .x_desc("epoch")
-        .y_desc(name)
-        .axis_desc_style(("sans-serif", 15))
-        .label_style(("sans-serif", 13))
+    mesh(&mut chart, ["epoch", name])
         .x_labels(epochs.clamp(1, 10))
         // Ticks between two epochs say nothing.
         .x_label_formatter(&|x| if x.fract() == 0. { format!("{x:.0}") } else { String::new() })

@@ -8,7 +8,12 @@ mod curves;
 mod pr_curve;
 
 #[cfg(feature = "plots")]
-use plotters::style::RGBColor;
+use plotters::{
+    chart::MeshStyle,
+    coord::{cartesian::Cartesian2d, types::RangedCoordf64},
+    prelude::{ChartContext, DrawingBackend, RGBColor, TRANSPARENT},
+    style::Color,
+};
 
 #[cfg(feature = "plots")]
 use super::label;
@@ -24,6 +29,23 @@ const VAL: RGBColor = RGBColor(213, 94, 0);
 /// Colour of axes, marks and secondary text.
 #[cfg(feature = "plots")]
 const GREY: RGBColor = RGBColor(120, 120, 120);
+
+/// The grid and axes of every chart, called `x` and `y`.
+#[cfg(feature = "plots")]
+fn mesh<'c, 'a, DB: DrawingBackend>(
+    chart: &'c mut ChartContext<'a, DB, Cartesian2d<RangedCoordf64, RangedCoordf64>>,
+    [x, y]: [&str; 2],
+) -> MeshStyle<'a, 'c, RangedCoordf64, RangedCoordf64, DB> {
+    let mut mesh = chart.configure_mesh();
+    mesh.light_line_style(TRANSPARENT)
+        .bold_line_style(GREY.mix(0.2))
+        .axis_style(GREY)
+        .x_desc(x)
+        .y_desc(y)
+        .axis_desc_style(("sans-serif", 15))
+        .label_style(("sans-serif", 13));
+    mesh
+}
 
 /// A value over epochs.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,7 +6,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{GREY, TRAIN, label};
+use super::{GREY, TRAIN, label, mesh};
 use vpt_base::{Error, Result};
 use vpt_model::metrics::coco::{CategoryEval, CocoEval};
 
@@ -135,16 +135,7 @@ impl Figure {
             .x_label_area_size(38)
             .y_label_area_size(58)
             .build_cartesian_2d(0. ..1.01, 0. ..1.02)?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GREY.mix(0.2))
-            .axis_style(GREY)
-            .x_desc(self.axes.0)
-            .y_desc(self.axes.1)
-            .axis_desc_style(("sans-serif", 15))
-            .label_style(("sans-serif", 13))
-            .draw()?;
+        mesh(&mut chart, [self.axes.0, self.axes.1]).draw()?;
         for line in others {
             chart.draw_series(LineSeries::new(line.points.clone(), GREY.mix(0.35)))?;
         }

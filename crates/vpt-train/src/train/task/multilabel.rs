@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        eval::zero_shot::zero_shot_sigmoid,
+        eval::zero_shot::ZeroShotPass,
         train::{evaluate, observer::Silent, progress::Stage, task::TrainTask},
     };
     use vpt_data::shapes::{self, ShapesConfig};
@@ -226,9 +226,9 @@ mod tests {
         let found = evaluate(&task, &params, Stage::Whole, test, false, &mut Silent).unwrap().unwrap().metrics();
         let (prompts, backbone) = (setup.texts.clone().unwrap(), setup.model.backbone());
         let truth = |labels: &[u32]| task.labels.0.truth(labels);
-        let expected =
-            zero_shot_sigmoid(backbone, &setup.dataset, &truth, Split::Test, &prompts, 2, &mut |_, _| {}).unwrap();
-        let expected = expected.metrics();
+        let (dataset, split) = (&setup.dataset, Split::Test);
+        let pass = ZeroShotPass { backbone, dataset, split, prompts: &prompts, threads: 2 };
+        let expected = pass.each_class(&truth, &mut |_, _| {}).unwrap().metrics();
         assert_eq!(
             (found.map, found.micro_f1, found.exact_match),
             (expected.map, expected.micro_f1, expected.exact_match)

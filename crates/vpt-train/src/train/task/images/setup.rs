@@ -408,7 +408,7 @@ fn read<L: ImageLabels>(
 mod tests {
     use super::*;
     use crate::{
-        eval::zero_shot::zero_shot,
+        eval::zero_shot::ZeroShotPass,
         train::{
             evaluate,
             observer::Silent,
@@ -443,7 +443,9 @@ mod tests {
             let tally = evaluate(&task, &params, Stage::Whole, test, false, &mut Silent).unwrap().unwrap().tally;
             let prompts = setup.texts.clone().unwrap();
             let backbone = setup.model.backbone();
-            let expected = zero_shot(backbone, &setup.dataset, Split::Test, &prompts, 2, &mut |_, _| {}).unwrap();
+            let (dataset, split) = (&setup.dataset, Split::Test);
+            let pass = ZeroShotPass { backbone, dataset, split, prompts: &prompts, threads: 2 };
+            let expected = pass.one_class(&mut |_, _| {}).unwrap();
             assert_eq!(tally.confusion(), expected.confusion());
             let (found, expected) = (tally.metrics(), expected.metrics());
             assert_eq!((found.acc1, found.acc5), (expected.acc1, expected.acc5));
