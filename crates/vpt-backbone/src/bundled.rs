@@ -5,10 +5,10 @@ pub const NAME: &str = "clip-nano";
 
 /// Its files, as they would lie in a folder: name and content.
 const FILES: &[(&str, &[u8])] = &[
-    ("config.json", include_bytes!("../../../backbones/clip-nano/config.json")),
-    ("model.safetensors", include_bytes!("../../../backbones/clip-nano/model.safetensors")),
-    ("preprocessor_config.json", include_bytes!("../../../backbones/clip-nano/preprocessor_config.json")),
-    ("tokenizer.json", include_bytes!("../../../backbones/clip-nano/tokenizer.json")),
+    ("config.json", include_bytes!("../clip-nano/config.json")),
+    ("model.safetensors", include_bytes!("../clip-nano/model.safetensors")),
+    ("preprocessor_config.json", include_bytes!("../clip-nano/preprocessor_config.json")),
+    ("tokenizer.json", include_bytes!("../clip-nano/tokenizer.json")),
 ];
 
 /// The content of one of its files.

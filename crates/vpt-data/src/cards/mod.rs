@@ -1,6 +1,6 @@
 //! Cards of public data sets: classes, parts, metric, licence, how to lay a set out, and the texts that the field names its classes by.
 //!
-//! A card is a file in `datasets/cards`, compiled in; it is called as its file is.
+//! A card is a file in `cards` (`datasets/cards` in the whole project), compiled in; it is called as its file is.
 
 mod recognize;
 
@@ -116,10 +116,10 @@ pub struct FewShotTexts {
     pub templates: Vec<String>,
 }
 
-/// Names and contents of files in `datasets/cards`.
+/// Names and contents of files in `cards`.
 macro_rules! cards {
     ($($name:literal),* $(,)?) => {
-        &[$(($name, include_str!(concat!("../../../../datasets/cards/", $name, ".toml")))),*]
+        &[$(($name, include_str!(concat!("../../cards/", $name, ".toml")))),*]
     };
 }
 
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn every_file_is_a_card_and_every_card_is_whole() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/cards");
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("cards");
         let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
         let files: BTreeSet<String> =
             files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
