@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use vpt::backbone::{Backbone, OpenOptions};
+use vpt::backbone::{Backbone, Engine, OpenOptions};
 use vpt::bench::detect::{DetectReport, detect};
 use vpt::bench::kernels::{self, KernelReport, KernelRow, kernels};
 use vpt::bench::step::{StepOptions, StepReport, step};
@@ -35,6 +35,13 @@ enum BenchCommand {
     FewShotJob(few_shot::FewShotJob),
 }
 
+impl Bench {
+    /// Whether time of steps is measured, on either engine.
+    pub(crate) fn measures_steps(&self) -> bool {
+        matches!(self.command, BenchCommand::Step(_))
+    }
+}
+
 // What a step is measured on. No doc comment, which would become the text of the commands that it is flattened into.
 #[derive(Debug, Args)]
 struct MeasuredOn {
@@ -63,6 +70,7 @@ impl MeasuredOn {
     fn open(self, config: RunConfig, global: &Global) -> anyhow::Result<(RunConfig, Backbone)> {
         let config =
             RunConfig { micro_batch: self.micro_batch, seed: global.seed(), threads: Some(global.threads()), ..config }
+                .on(global.compute())
                 .with_options(|o| {
                     (o.tokens.prompt_tokens, o.tokens.prompt_layers) = (self.prompt_tokens, self.prompt_layers);
                 });
@@ -72,6 +80,7 @@ impl MeasuredOn {
             image_size: self.image_size,
             precision: global.precision(),
             max_memory: global.max_memory(),
+            compute: global.compute(),
         };
         Ok((config, Backbone::open(&self.backbone, &options)?))
     }
@@ -194,10 +203,15 @@ fn run_step(args: StepArgs, global: &Global, out: Output) -> anyhow::Result<()> 
 fn describe(report: &StepReport) -> String {
     let prompts =
         if report.prompt_tokens > 0 { format!(", {} prompt tokens", report.prompt_tokens) } else { String::new() };
+    let on = report.device.map_or_else(String::new, |device| format!(" on {device}"));
+    let engine = match report.engine {
+        Engine::Native => String::new(),
+        Engine::Candle => format!(", engine {}{on}", report.engine),
+    };
     table::pairs(&[
         (
             if report.forward { "forward pass" } else { "step" },
-            format!("{} on {}, {}{prompts}", report.method, report.backbone, report.precision),
+            format!("{} on {}, {}{prompts}{engine}", report.method, report.backbone, report.precision),
         ),
         (
             "batch",

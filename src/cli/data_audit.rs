@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use vpt::audit::{Audit, AuditConfig, DoubtfulLabel, audit};
-use vpt::backbone::OpenOptions;
+use vpt::backbone::{Compute, OpenOptions};
 use vpt::feature_cache;
 use vpt::report::table;
 
@@ -66,6 +66,7 @@ pub(super) fn run(args: &AuditArgs, global: &Global, out: Output) -> anyhow::Res
             image_size: args.image_size,
             precision: global.precision(),
             max_memory: global.max_memory(),
+            compute: Compute::default(),
         },
         cache_dir: cache_dir.filter(|_| !args.no_cache),
         threads: global.threads(),

@@ -77,6 +77,7 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
             image_size: args.image_size,
             precision: global.precision(),
             max_memory: global.max_memory(),
+            compute: global.compute(),
         };
         let backbone = Backbone::open(args.backbone.as_deref().unwrap_or("clip-nano"), &options)?;
         backbone.note().iter().for_each(|note| ProgressDisplay::new(global.quiet).line(note));

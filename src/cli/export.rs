@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use serde_json::json;
-use vpt::backbone::{Backbone, OpenOptions, Precision};
+use vpt::backbone::{Backbone, Compute, Engine, OpenOptions, Precision};
 use vpt::export::{
     COUNT, ExportOptions, Exported, Layout, NamedTensor, Opset, Samples, export_backbone, export_classifier,
     export_detector, export_texts, hash_of, task_tensors, text_path,
@@ -108,6 +108,7 @@ pub(crate) fn run(args: &Export, global: &Global, out: Output) -> anyhow::Result
 fn of_task(args: &Export, path: &Path, options: &ExportOptions, global: &Global, out: Output) -> anyhow::Result<()> {
     let open = TaskOptions {
         precision: Some(Precision::F32),
+        engine: Some(Engine::Native),
         ..model::options(args.backbone.as_deref(), args.weights_dir.as_deref(), global)
     };
     let task = AnyTask::open(path, &open)?;
@@ -161,6 +162,7 @@ fn of_backbone(args: &Export, options: &ExportOptions, global: &Global, out: Out
         image_size: args.image_size,
         precision: Precision::F32,
         max_memory: global.max_memory(),
+        compute: Compute::default(),
     };
     let backbone = Backbone::open(name, &open)?;
     if let Some(note) = backbone.note().filter(|_| !global.quiet) {

@@ -36,7 +36,7 @@ use std::str::FromStr;
 use bytesize::ByteSize;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use vpt::backbone::Precision;
+use vpt::backbone::{Compute, Device, Engine, Precision};
 use vpt::data::Split;
 use vpt::metrics::{Metrics, MultilabelMetrics};
 use vpt::report::table;
@@ -100,9 +100,16 @@ struct Global {
     /// Seed of everything drawn at random: initial prompts, shuffling, augmentation, splits, few-shot draws [default: 1]
     #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
-    /// Where to compute: `cpu`; `cuda:N` is not built in this version
-    #[arg(long, global = true, value_name = "cpu|cuda:N", default_value = "cpu", value_parser = device)]
-    device: String,
+    /// What computes the image tower [default: native, or that of the run a task is from]
+    ///
+    /// native: kernels written for prompts on a frozen backbone. candle: the same in plain tensor operations of candle and by its
+    /// automatic gradients, for comparison and for GPUs; slower on a CPU, and without methods that tune weights and --max-memory.
+    /// Texts are always computed by native. For train, eval, predict, embed, zero-shot and bench step.
+    #[arg(long, global = true, value_name = "ENGINE", value_parser = one_of::<Engine>(Engine::NAMES))]
+    engine: Option<Engine>,
+    /// What it computes on: `cpu`; `cuda:N`, a GPU, with --engine candle in a build that has CUDA, which the usual one has not
+    #[arg(long, global = true, value_name = "cpu|cuda:N", value_parser = device)]
+    device: Option<Device>,
     /// Number format of the frozen weights and of what is multiplied with them: f32, or bf16, which takes half of the
     /// memory and, on an AMD Zen 5, of the time; elsewhere compare both with `vpt bench step`; f16 for `vpt export` alone
     /// [default: f32, or that of the run a task is from]
@@ -136,6 +143,11 @@ impl Global {
     /// Bytes that the program should take at most.
     fn max_memory(&self) -> Option<u64> {
         self.max_memory.map(|size| size.as_u64())
+    }
+
+    /// What computes image towers, and on what.
+    fn compute(&self) -> Compute {
+        Compute { engine: self.engine.unwrap_or_default(), device: self.device.unwrap_or_default() }
     }
 
     /// Seed of what is drawn.
@@ -192,13 +204,12 @@ fn multilabel_metrics(metrics: &MultilabelMetrics) -> Vec<(&'static str, String)
     ]
 }
 
-fn device(value: &str) -> Result<String, String> {
-    match value {
-        "cpu" => Ok(value.to_owned()),
-        _ if value == "cuda" || value.strip_prefix("cuda:").is_some_and(|n| n.parse::<u32>().is_ok()) => {
+fn device(value: &str) -> Result<Device, String> {
+    match value.parse() {
+        Ok(Device::Cuda(_)) if !Device::HAS_CUDA => {
             Err("CUDA is not built in this version; use `--device cpu`".to_owned())
         }
-        _ => Err("expected `cpu` or `cuda:N`".to_owned()),
+        device => device.map_err(|_: vpt::Error| "expected `cpu` or `cuda:N`".to_owned()),
     }
 }
 
@@ -248,6 +259,16 @@ fn run(command: Command, global: &Global) -> anyhow::Result<()> {
     start_tracing(global);
     if global.precision == Some(NumberFormat::F16) && !matches!(command, Command::Export(_)) {
         return Err(Usage("--precision: f16 is for vpt export; nothing is computed in it here".to_owned()).into());
+    }
+    let uses_engine = match &command {
+        Command::Train(_) | Command::Eval(_) | Command::Predict(_) | Command::Embed(_) | Command::ZeroShot(_) => true,
+        Command::Bench(bench) => bench.measures_steps(),
+        _ => false,
+    };
+    if !uses_engine && global.compute() != Compute::default() {
+        let flag = if global.engine.is_some() { "--engine" } else { "--device" };
+        let message = format!("{flag}: this command has the native engine on the CPU and no other");
+        return Err(Usage(message).into());
     }
     let out = Output::new(global.json);
     match command {

@@ -38,6 +38,8 @@ pub(crate) fn options(backbone: Option<&str>, weights_dir: Option<&Path>, global
         weights_dir: weights_dir.map(Path::to_path_buf),
         precision: global.asked_precision(),
         max_memory: global.max_memory(),
+        engine: global.engine,
+        device: global.device,
         threads: global.threads(),
     }
 }

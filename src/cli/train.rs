@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use vpt::backbone::{Compute, Device};
 use vpt::config::RunConfig;
 use vpt::data::cards::Card;
 use vpt::feature_cache;
@@ -66,6 +67,8 @@ pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<(
             || global.threads.is_some()
             || global.precision.is_some()
             || global.max_memory.is_some()
+            || global.engine.is_some()
+            || global.device.is_some_and(|device| device != Device::Cpu)
         {
             let message = "--resume: the run goes on as it was begun, so nothing else can be set with it";
             return Err(Usage(message.to_owned()).into());
@@ -273,5 +276,9 @@ fn configured(flags: SettingFlags, mut config: RunConfig, global: &Global) -> vp
     config.precision = global.asked_precision().unwrap_or(config.precision);
     config.max_memory = global.max_memory().or(config.max_memory);
     config.threads = global.threads.map(usize::from).or(config.threads);
-    Ok(config)
+    let of_file = config.compute();
+    let engine = global.engine.unwrap_or(of_file.engine);
+    let of_engine = Some(of_file.device).filter(|_| engine == of_file.engine);
+    let device = global.device.or(of_engine).unwrap_or_default();
+    Ok(config.on(Compute { engine, device }))
 }

@@ -138,6 +138,7 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
         image_size: args.image_size,
         precision: global.precision(),
         max_memory: global.max_memory(),
+        compute: global.compute(),
     };
     let backbone = Backbone::open(&args.backbone, &options)?;
     backbone.note().iter().for_each(|note| progress.line(note));

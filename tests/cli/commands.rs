@@ -161,6 +161,7 @@ fn bench_step_prints_every_field() {
             "method",
             "backbone",
             "precision",
+            "engine",
             "forward",
             "batch_size",
             "micro_batch",

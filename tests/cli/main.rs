@@ -17,6 +17,7 @@ mod data_check;
 mod design_command;
 mod detect;
 mod docs;
+mod engine;
 mod export;
 mod few_shot;
 mod formats;

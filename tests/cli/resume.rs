@@ -89,6 +89,18 @@ fn killed_runs_end_with_the_same_bytes() {
     killed_and_resumed(&sandbox, &[&["train", "--backbone", &vit, "--data", "colours"], &settings[..]].concat());
 }
 
+#[cfg(feature = "candle")]
+#[test]
+fn killed_runs_on_candle_end_with_the_same_bytes() {
+    let sandbox = Sandbox::new();
+    sandbox.colours("colours", 20);
+    let vit = fixture("vit");
+    let settings = ["--method", "vpt-shallow,vp-pad", "--pad", "4", "--batch-size", "8", "--threads", "2"];
+    let engine = ["--engine", "candle"];
+    let data = ["train", "--backbone", &vit, "--data", "colours"];
+    killed_and_resumed(&sandbox, &[&data[..], &settings[..], &engine[..]].concat());
+}
+
 #[test]
 fn killed_runs_that_learn_texts_end_with_the_same_bytes() {
     let sandbox = Sandbox::new();

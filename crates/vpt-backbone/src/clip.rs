@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::bare::BareFile;
+use super::engine::{Compute, Engine};
 use super::identity::{BackboneIdentity, IdentityParts};
 use super::names::{TextNames, clip};
 use super::open_clip;
@@ -13,7 +14,7 @@ use super::text::{PlainTextTower, PromptedTexts, TextTower, TunedTexts};
 use super::tokenizer::Tokenizer;
 use super::vit::{OwnWeights, PlainTower, TokenPrompts, Tune, Tuned, Vit};
 use super::weights::Weights;
-use vpt_base::{Error, Result};
+use vpt_base::{Error, Message, Result};
 use vpt_image::preprocess::Preprocess;
 use vpt_kernel::{Init, Mat, MatMut, PanelRange, Panels, Precision, matmul};
 
@@ -31,6 +32,8 @@ pub struct OpenOptions {
     pub precision: Precision,
     /// Bytes that the process should take at most (see [`Vit::limit_memory`]).
     pub max_memory: Option<u64>,
+    /// What computes the image tower, and on what. Texts are computed by the native engine on any.
+    pub compute: Compute,
 }
 
 /// A frozen backbone, ready to run.
@@ -90,6 +93,12 @@ impl Backbone {
     }
 
     fn read(name_or_dir: &str, options: &OpenOptions) -> Result<Self> {
+        options.compute.check()?;
+        if options.compute.engine != Engine::Native && options.max_memory.is_some() {
+            let message =
+                format!("not with {{engine}} {}, which keeps to no limit; see {{micro_batch}}", options.compute.engine);
+            return Err(Error::setting("max_memory", Message::naming(&message)));
+        }
         let location = locate(name_or_dir, options.weights_dir.as_deref())?;
         let mut note = None;
         let (spec, path, preprocess, without_texts) = if let Some(found) = location.open_clip()? {
@@ -130,7 +139,7 @@ impl Backbone {
                 return Err(Error::weights(path, "makes images of no fixed size: neither a crop nor an exact size"));
             }
         };
-        let vit = Vit::load(&spec, &weights, image_size, options.precision);
+        let vit = Vit::load_on(&spec, &weights, image_size, options.precision, options.compute);
         // Where nobody typed a size, it is the one in the file.
         let mut vit = if options.image_size.is_none() { vit.map_err(|error| error.in_file(&path))? } else { vit? };
         vit.limit_memory(options.max_memory);

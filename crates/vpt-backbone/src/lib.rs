@@ -5,6 +5,7 @@ pub mod bundled;
 pub mod class_texts;
 pub mod classifier;
 pub mod clip;
+pub mod engine;
 #[cfg(test)]
 mod formula;
 #[cfg(feature = "hub")]
@@ -24,5 +25,6 @@ pub mod vit;
 pub mod weights;
 
 pub use clip::{Backbone, OpenOptions};
+pub use engine::{Compute, Device, Engine};
 pub use identity::BackboneIdentity;
 pub use vpt_kernel::Precision;

@@ -199,6 +199,7 @@ fn timed(base: &RunConfig) -> Result<(usize, f64)> {
         image_size: base.image_size,
         precision: base.precision,
         max_memory: base.max_memory,
+        compute: base.compute(),
     };
     let (batch, repeats) = TIMED;
     let config = RunConfig {

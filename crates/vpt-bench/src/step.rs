@@ -8,7 +8,7 @@ use rand::Rng;
 use serde::Serialize;
 
 use super::flop::Step;
-use vpt_backbone::{Backbone, Precision};
+use vpt_backbone::{Backbone, Device, Engine, Precision};
 use vpt_base::random::{normal, stream};
 use vpt_base::{Error, Result};
 use vpt_model::loss::{CrossEntropy, Loss};
@@ -61,6 +61,11 @@ pub struct StepReport {
     pub backbone: String,
     /// Number format of the computation.
     pub precision: Precision,
+    /// What computed the image tower.
+    pub engine: Engine,
+    /// On what, if not on the processor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
     /// Whether the forward pass alone was timed.
     pub forward: bool,
     /// Images in a step.
@@ -166,10 +171,13 @@ pub fn step(
     };
     let gflop = if options.forward { work.forward_flop() } else { work.flop() } / 1e9;
     let course = model.memory_plan(config.micro_batch, batch)?;
+    let compute = backbone.vit.compute();
     Ok(StepReport {
         method: config.method,
         backbone: backbone.name.clone(),
         precision: backbone.vit.precision(),
+        engine: compute.engine,
+        device: Some(compute.device).filter(|&device| device != Device::default()),
         forward: options.forward,
         batch_size: batch,
         micro_batch: course.micro_batch,

@@ -28,7 +28,8 @@ impl Cores {
     /// # Errors
     /// As [`Backbone::open`].
     pub(crate) fn open(origin: &BackboneOrigin) -> Result<Self> {
-        let BackboneOrigin { backbone: name, weights_dir, precision } = origin;
+        // Tasks of one pass are mixed, which the native engine does, whatever computed the runs.
+        let BackboneOrigin { backbone: name, weights_dir, precision, .. } = origin;
         let precision = precision.unwrap_or_default();
         let options = OpenOptions { weights_dir: weights_dir.clone(), precision, ..OpenOptions::default() };
         let own = Arc::new(Backbone::open(name, &options)?);

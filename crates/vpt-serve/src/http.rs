@@ -14,6 +14,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use vpt_backbone::Compute;
 use vpt_base::{Error, Result};
 use vpt_model::model::BackboneOrigin;
 use vpt_model::model::task_file::TaskFile;
@@ -116,7 +117,7 @@ fn listen(config: &ServeConfig) -> Result<TcpListener> {
 fn backbone_of(config: &ServeConfig) -> Result<BackboneOrigin> {
     let (weights_dir, precision) = (config.weights_dir.clone(), config.precision);
     if let Some(backbone) = config.backbone.clone() {
-        return Ok(BackboneOrigin { backbone, weights_dir, precision });
+        return Ok(BackboneOrigin { backbone, weights_dir, precision, compute: Compute::default() });
     }
     let found = task_files::find(&config.tasks);
     let mut refused = None;

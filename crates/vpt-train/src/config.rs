@@ -20,7 +20,7 @@ use std::path::PathBuf;
 pub use self::choices::Select;
 pub use self::plan::{DetectPlan, Plan};
 pub use self::rate::LearningRate;
-use vpt_backbone::{Precision, class_texts::Prompts};
+use vpt_backbone::{Compute, Device, Engine, Precision, class_texts::Prompts};
 use vpt_base::{Message, Result};
 use vpt_data::{AugmentPolicy, boxes::Fit};
 pub use vpt_model::methods::{HeadInit, Method, MethodOptions, RunContext, Solver, Task};
@@ -347,6 +347,12 @@ settings! {
                 check: |name| if name.trim().is_empty() { Err("an empty name".into()) } else { Ok(()) },
             }
         }
+        Global {
+            /// What computes the image tower: the native engine if `None`
+            engine: Option<Engine> => { value: "ENGINE", }
+            /// What that runs on: the processor if `None`
+            device: Option<Device> => { value: "DEVICE", }
+        }
     }
 }
 
@@ -398,6 +404,18 @@ impl RunConfig {
     /// Whether the texts that name the classes have a part in the head.
     pub fn reads_texts(&self) -> bool {
         self.method.reads_texts() || self.head == Some(HeadKind::Text)
+    }
+
+    /// What computes the image tower, and on what.
+    pub fn compute(&self) -> Compute {
+        Compute { engine: self.engine.unwrap_or_default(), device: self.device.unwrap_or_default() }
+    }
+
+    /// The same computed by `engine` on `device`; what is the default is not written down.
+    #[must_use]
+    pub fn on(self, Compute { engine, device }: Compute) -> Self {
+        let engine = Some(engine).filter(|&engine| engine != Engine::default());
+        Self { engine, device: Some(device).filter(|&device| device != Device::default()), ..self }
     }
 
     /// Seed of the parts that the data lacks.

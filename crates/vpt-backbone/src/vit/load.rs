@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::Vit;
 use super::attention_pool::{AttentionPool, AttentionPoolWeights};
 use super::block::{Block, BlockWeights, PatchTurn};
 use super::embed::{Embedding, EmbeddingWeights};
 use super::tower::Tower;
+use super::{Vit, engine};
+use crate::engine::Compute;
 use crate::names::{AttentionPoolNames, BlockNames};
 use crate::position::rotary_angles;
 use crate::spec::{Pool, Spec, TowerSpec};
@@ -178,26 +179,45 @@ impl Vit {
     /// # Errors
     /// `image_size` is no multiple of the patch size, the specification contradicts itself, or a tensor is missing or has another shape.
     pub fn load(spec: &Spec, weights: &Weights, image_size: usize, precision: Precision) -> Result<Self> {
+        Self::load_on(spec, weights, image_size, precision, Compute::default())
+    }
+
+    /// [`Self::load`] on another engine or device.
+    ///
+    /// # Errors
+    /// As [`Self::load`], or there is no such engine or device.
+    pub fn load_on(
+        spec: &Spec,
+        weights: &Weights,
+        image_size: usize,
+        precision: Precision,
+        compute: Compute,
+    ) -> Result<Self> {
         spec.check()?;
         spec.check_image_size(image_size)?;
         let tower = &spec.vision;
+        let other = engine::open(spec, weights, image_size, precision, compute)?;
         let get: Get = &|name, shape| weights.get(name, shape);
         let embedding = Embedding::new(spec, image_size, EmbeddingWeights::read(get, spec)?, precision)?;
-        // One at a time, so that one block at most is in memory twice.
-        let blocks = (0..tower.depth)
+        // What another engine computes is not packed here. One at a time, so that one block at most is in memory twice.
+        let blocks = (0..if other.is_some() { 0 } else { tower.depth })
             .map(|i| Ok(Block::new(tower, &read_block(get, spec, i)?, precision)))
             .collect::<Result<_>>()?;
         let post_norm = norm(get, spec.family.vision.post_norm, tower.width)?;
-        let attention_pool = AttentionPoolWeights::read(get, spec)?
-            .map(|weights| AttentionPool::new(tower, &weights, &post_norm, precision));
+        let attention_pool = if other.is_some() { None } else { AttentionPoolWeights::read(get, spec)? };
+        let attention_pool = attention_pool.map(|weights| AttentionPool::new(tower, &weights, &post_norm, precision));
         let turn = spec.rotary.map(|rotary| {
             let (grid, head_dim) = (image_size / spec.patch_size, tower.head_dim());
             let angles = rotary_angles(rotary, head_dim, (grid, grid));
             Arc::new(PatchTurn { prefix: spec.prefix_tokens(), rotation: Rotation::new(head_dim / 2, &angles) })
         });
-        let tower = Tower { embedding, blocks, turn, post_norm, attention_pool, eps: tower.eps };
+        let (depth, eps) = (tower.depth, tower.eps);
+        let tower = Tower { embedding, blocks, turn, post_norm, attention_pool, eps };
         Ok(Self {
             tower,
+            depth,
+            compute,
+            other,
             pool: spec.pool,
             class_token: spec.class_token,
             precision,

@@ -35,6 +35,9 @@ impl Vit {
     /// # Errors
     /// The limit is too low for a single image at a time.
     pub fn memory_plan(&self, pass: &Pass, batch: usize) -> Result<MemoryPlan> {
+        if self.other.is_some() {
+            return Ok(MemoryPlan { micro_batch: pass.micro_batch.unwrap_or(batch), recompute: false });
+        }
         let most = pass
             .micro_batch
             .unwrap_or_else(|| self.micro_batch(pass.prompts.as_ref(), batch, pass.threads))

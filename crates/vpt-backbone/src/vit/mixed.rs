@@ -104,6 +104,9 @@ impl Vit {
     ) -> Result<PromptSet> {
         let pass = Pass { prompts, keys_values, ..Pass::forward(&[], threads) };
         self.check(&pass)?;
+        if self.other.is_some() {
+            return Err(self.native_only("mixes tasks in one pass"));
+        }
         let prepared = PreparedPrompts::new(&pass, &self.tower);
         let mut prepared = prepared.ok_or_else(|| Error::invalid("prompts", "there are none"))?.without_tape();
         if let Some((0, tokens)) = &mut prepared.inserted
@@ -119,6 +122,9 @@ impl Vit {
     /// # Errors
     /// An image is of another size, a row is of no image, or its prompts or readout do not fit the tower.
     pub fn read_mixed(&self, images: &[&[f32]], rows: &[MixedRow], threads: usize) -> Result<Vec<Vec<f32>>> {
+        if self.other.is_some() {
+            return Err(self.native_only("mixes tasks in one pass"));
+        }
         let (pixels, size) = (self.tower.embedding.pixels(), self.image_size());
         if let Some(image) = images.iter().find(|image| image.len() != pixels) {
             return Err(Error::invalid(

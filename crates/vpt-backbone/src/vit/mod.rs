@@ -25,12 +25,16 @@
 //! | `load` | tensors of a checkpoint |
 //! | `plain` | weights before they are packed, for other programs |
 //! | `memory` | what a step takes, and how it keeps to a limit |
-//! | `reference` | the same network in plain tensor operations: what the kernels must equal |
+//! | `engine` | where another engine takes the place of this one |
+//! | `candle` | the same network in candle's operations: the second engine, and what the kernels must equal |
 
 mod attention_pool;
 mod block;
+#[cfg(any(test, feature = "candle"))]
+mod candle;
 mod embed;
 mod encoder;
+mod engine;
 mod fold;
 mod grads;
 mod linear;
@@ -43,8 +47,6 @@ mod plain;
 mod pool;
 mod prompts;
 #[cfg(test)]
-mod reference;
-#[cfg(test)]
 mod tests;
 mod tower;
 mod tuned;
@@ -54,6 +56,7 @@ use std::sync::{Mutex, PoisonError};
 
 pub(crate) use block::{Block, BlockScratch, BlockTape, BlockWeights, Depth, Queries, Sequences};
 use encoder::{GradSums, TowerWorkspace};
+use engine::TowerEngine;
 pub(crate) use grads::BlockGrads;
 pub(crate) use load::{Get, norm};
 pub(crate) use low_rank::LowRankBlocks;
@@ -67,6 +70,7 @@ pub use tuned::Lookup;
 use tuned::TowerGrads;
 pub use tuned::{Tune, Tuned};
 
+use super::engine::Compute;
 use super::spec::Pool;
 #[cfg(doc)]
 use super::spec::Spec;
@@ -83,7 +87,12 @@ pub struct Vit {
     /// What makes features of tokens.
     pool: Pool,
     class_token: bool,
+    /// Number of blocks, which are on another engine if there is one.
+    depth: usize,
     precision: Precision,
+    compute: Compute,
+    /// What computes in the place of this engine.
+    other: Option<Box<dyn TowerEngine>>,
     /// Bytes that the process may take.
     limit: Option<usize>,
     /// Buffers, one set per thread, kept from step to step.
@@ -210,7 +219,12 @@ impl Vit {
 
     /// Number of blocks L.
     pub fn depth(&self) -> usize {
-        self.tower.blocks.len()
+        self.depth
+    }
+
+    /// What computes it.
+    pub fn compute(&self) -> Compute {
+        self.compute
     }
 
     /// Number format of the weights and of what is kept for the VJP.
@@ -296,6 +310,9 @@ impl Vit {
     /// `loss` fails or returns a gradient of another shape.
     pub fn step<T: Send>(&self, pass: &Pass, loss: &FeatureLoss<T>) -> Result<(Grads, Vec<T>)> {
         let batch = self.check(pass)?;
+        if let Some(engine) = &self.other {
+            return self.step_on(engine.as_ref(), pass, batch, loss);
+        }
         let tower = pass.tuned.map_or(&self.tower, Tuned::tower);
         let prepared = PreparedPrompts::new(pass, tower);
         let want = Want { weights: pass.want.weights && pass.tuned.is_some(), ..pass.want };
@@ -390,7 +407,7 @@ impl Vit {
         if pool.is_some_and(Pool::reads_class_token) && !self.class_token {
             return Err(Error::invalid("readout", "a class token, of a backbone that has none"));
         }
-        if pool == Some(Pool::Attention) && self.tower.attention_pool.is_none() {
+        if pool == Some(Pool::Attention) && self.pool != Pool::Attention {
             return Err(Error::invalid("readout", "attention pooling, of a backbone that has none"));
         }
         if let Readout::Tokens(reads) = readout {

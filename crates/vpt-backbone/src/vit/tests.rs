@@ -1,7 +1,9 @@
 //! The engine against the textbook form in f64: features, every gradient, and central differences, for every family.
 
+mod engines;
 mod keys_values;
 mod mixed;
+mod reference;
 mod tuned;
 
 use std::collections::HashMap;
@@ -10,10 +12,10 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var};
 use safetensors::tensor::{Dtype, TensorView};
 
+use self::reference::Reference;
 use super::attention_pool::AttentionPoolWeights;
 use super::embed::EmbeddingWeights;
 use super::load::visit_norm;
-use super::reference::Reference;
 use super::*;
 use crate::names::{Family, VisionNames, siglip};
 use crate::spec::{Positions, QkvBias, Rotary, Spec, TowerSpec};

@@ -163,6 +163,9 @@ impl Vit {
     /// # Errors
     /// The weights cannot be read any more, or the rank is none.
     pub fn tuned(&self, spec: &Spec, weights: &Weights, tune: Tune) -> Result<Tuned> {
+        if self.other.is_some() {
+            return Err(self.native_only("tunes weights of the backbone"));
+        }
         let get: Get = &|name, shape| weights.get(name, shape);
         let depth = spec.vision.depth;
         let tower = self.tower.clone();

@@ -231,6 +231,7 @@ impl GridConfig {
             image_size: self.base.image_size,
             precision: self.base.precision,
             max_memory: self.base.max_memory,
+            compute: self.base.compute(),
         };
         let backbone = Backbone::open(&self.base.backbone, &options)?;
         if let Some(method) = self.methods.iter().find(|method| method.needs_texts())

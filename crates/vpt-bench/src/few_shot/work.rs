@@ -116,6 +116,7 @@ fn zero_shot(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>
         image_size: config.image_size,
         precision: config.precision,
         max_memory: config.max_memory,
+        compute: config.compute(),
     };
     let backbone = Arc::new(Backbone::open(&config.backbone, &options)?);
     let mut parts = Vec::new();
@@ -250,6 +251,8 @@ fn open_task(job: &Job, run: &Path) -> Result<TaskModel> {
         threads: threads(job),
         precision: Some(config.precision),
         max_memory: config.max_memory,
+        engine: config.engine,
+        device: config.device,
     };
     TaskModel::open(run, &options)
 }

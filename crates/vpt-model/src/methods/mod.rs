@@ -67,7 +67,7 @@ use crate::{
     optim::OptimizerKind,
     prompt::{pixels::PatchPlace, weights::LoraTowers},
 };
-use vpt_backbone::Precision;
+use vpt_backbone::{Device, Engine, Precision};
 use vpt_base::{Error, Message, Result, suggest};
 use vpt_data::{AugmentPolicy, boxes::Fit};
 
@@ -352,8 +352,17 @@ settings::choices!(
     ClassWeights,
     AugmentPolicy,
     Fit,
-    Precision
+    Precision,
+    Engine
 );
+
+impl SettingValue for Device {
+    const KIND: ValueKind = ValueKind::Parsed;
+
+    fn parse(text: &str) -> Result<Self, Message> {
+        text.parse().map_err(settings::bare)
+    }
+}
 
 impl SettingValue for Method {
     const KIND: ValueKind = ValueKind::Choices(Self::NAMES);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use vpt_backbone::{Precision, registry::locate};
+use vpt_backbone::{Device, Engine, Precision, registry::locate};
 use vpt_base::files::read_limited;
 
 /// The configuration in a run folder.
@@ -22,6 +22,12 @@ pub(super) struct RunOrigin {
     /// Number format of frozen weights.
     #[serde(default)]
     pub(super) precision: Precision,
+    /// What computed the image tower.
+    #[serde(default)]
+    pub(super) engine: Engine,
+    /// On what.
+    #[serde(default)]
+    pub(super) device: Device,
 }
 
 impl RunOrigin {

@@ -10,7 +10,7 @@ use crate::{
     head::{LOGIT_BIAS, cache::KEYS},
     model::task_file::{TaskFile, TaskMeta, TaskMetrics},
 };
-use vpt_backbone::{Backbone, OpenOptions, Precision, registry::KNOWN};
+use vpt_backbone::{Backbone, Compute, Device, Engine, OpenOptions, Precision, registry::KNOWN};
 use vpt_base::{Error, Message, Result, params::Param};
 use vpt_image::Preprocess;
 
@@ -24,6 +24,10 @@ pub struct TaskOptions {
     pub weights_dir: Option<PathBuf>,
     /// Number format to compute in: that of the run the task is from, if it lies in its folder, or f32 if `None`.
     pub precision: Option<Precision>,
+    /// Engine for the image tower: that of the run the task is from, if it lies in its folder, or the native one if `None`.
+    pub engine: Option<Engine>,
+    /// What it computes on: as in that run, if the engine is that of the run, or the processor if `None`.
+    pub device: Option<Device>,
     /// Bytes that the process should take at most.
     pub max_memory: Option<u64>,
     /// Threads; 1 if 0.
@@ -39,17 +43,18 @@ pub struct BackboneOrigin {
     pub weights_dir: Option<PathBuf>,
     /// Number format of the run that it lies in.
     pub precision: Option<Precision>,
+    /// What computed that run.
+    pub compute: Compute,
 }
 
 impl BackboneOrigin {
     /// By the configuration of the run that the task file, or run folder, `path` lies in; by the file itself if it lies in none.
     pub fn of(file: &TaskFile, path: &Path) -> Self {
-        match RunOrigin::beside(path) {
-            Some(RunOrigin { backbone, weights_dir, precision }) => {
-                Self { backbone, weights_dir, precision: Some(precision) }
-            }
-            None => Self { backbone: file.meta.backbone.name.clone(), weights_dir: None, precision: None },
-        }
+        let Some(RunOrigin { backbone, weights_dir, precision, engine, device }) = RunOrigin::beside(path) else {
+            let backbone = file.meta.backbone.name.clone();
+            return Self { backbone, weights_dir: None, precision: None, compute: Compute::default() };
+        };
+        Self { backbone, weights_dir, precision: Some(precision), compute: Compute { engine, device } }
     }
 
     fn is_of_run(&self) -> bool {
@@ -69,8 +74,11 @@ pub(super) fn open_task<T>(
     let weights_dir =
         options.weights_dir.clone().or_else(|| origin.weights_dir.clone().filter(|_| options.backbone.is_none()));
     let precision = options.precision.or(origin.precision).unwrap_or_default();
-    let open =
-        OpenOptions { weights_dir, image_size: Some(file.meta.image_size), precision, max_memory: options.max_memory };
+    let engine = options.engine.unwrap_or(origin.compute.engine);
+    let of_run = Some(origin.compute.device).filter(|_| engine == origin.compute.engine);
+    let compute = Compute { engine, device: options.device.or(of_run).unwrap_or_default() };
+    let (image_size, max_memory) = (Some(file.meta.image_size), options.max_memory);
+    let open = OpenOptions { weights_dir, image_size, precision, max_memory, compute };
     let backbone = Backbone::open(name, &open);
     let is_typed = options.backbone.is_some() || origin.is_of_run();
     let of_folder = !is_typed && !name.contains('/') && KNOWN.iter().all(|known| known.name != name.as_str());

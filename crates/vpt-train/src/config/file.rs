@@ -29,7 +29,8 @@ impl RunConfig {
             Error::file(path, Message::from(format!("line {line}: ")).text(Message::of_reader(&with_hint(message))))
         })?;
         config.validate().map_err(|error| error.in_file(path))?;
-        Ok(config.with_earlier_defaults())
+        let compute = config.compute();
+        Ok(config.with_earlier_defaults().on(compute))
     }
 
     /// The same where it was filled in by a version that had no choice of what a head begins as: what that version did.

@@ -1,6 +1,7 @@
 //! What of a configuration cannot be, or is said to a method or task that has no use for it.
 
 use super::{RunConfig, Task};
+use vpt_backbone::Engine;
 use vpt_base::{Error, Message, Result};
 use vpt_model::{
     head::HeadKind,
@@ -25,12 +26,35 @@ impl RunConfig {
             );
             return Err(Error::setting("max_memory", Message::naming(&message)));
         }
+        self.check_engine()?;
         if self.shots.is_some() && self.draw.is_some() {
             let message = Message::naming("its file says which images are learned from; leave out {shots}");
             return Err(Error::setting("draw", message));
         }
         self.check_texts()?;
         self.refuse_other_methods_fields()
+    }
+
+    /// What the engine does not do is told before anything is read.
+    fn check_engine(&self) -> Result<()> {
+        let compute = self.compute();
+        compute.check()?;
+        if compute.engine == Engine::Native {
+            return Ok(());
+        }
+        let refuse = |name, message: String| Err(Error::setting(name, Message::naming(&message)));
+        if self.method.tunes_weights() {
+            let message =
+                format!("{} tunes no weights of the backbone, as method {} does", compute.engine, self.method);
+            return refuse("engine", format!("{message}; native does"));
+        }
+        if self.max_memory.is_some() {
+            return refuse(
+                "max_memory",
+                format!("not with {{engine}} {}, which keeps to no limit; see {{micro_batch}}", compute.engine),
+            );
+        }
+        Ok(())
     }
 
     /// A field that the method does not use is a mistake, not something to pass over.

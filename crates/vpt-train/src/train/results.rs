@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lr_search::LrTrial;
 use crate::config::Task;
-use vpt_backbone::class_texts::Prompts;
+use vpt_backbone::{Device, Engine, class_texts::Prompts};
 use vpt_base::{Error, Message, Result, files};
 use vpt_energy::{Co2, Energy};
 use vpt_model::{
@@ -24,6 +24,12 @@ pub struct Results {
     pub method: Method,
     /// On which backbone.
     pub backbone: String,
+    /// What computed its image tower, if not the native engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
+    /// On what, if not on the processor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
     /// The head, but for detection, which has one of its own, and for a label mapping, which takes its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadKind>,

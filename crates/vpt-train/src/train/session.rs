@@ -327,6 +327,8 @@ impl<T: TrainTask> Session<T> {
             head: own.head,
             label_map: own.label_map,
             texts: own.texts,
+            engine: plan.config.engine,
+            device: plan.config.device,
             dataset_card: plan.config.card_name(),
             content_hash: data.content_hash.map(str::to_owned),
             seed: plan.config.seed,

@@ -7,7 +7,7 @@ use crate::{
         task::images::{EVAL_BATCH, source::ReadOutcome},
     },
 };
-use vpt_backbone::{Backbone, Precision};
+use vpt_backbone::{Backbone, Compute, Precision};
 use vpt_base::{Error, Result, files::read_limited, parallel::shares, random::stream};
 use vpt_data::{Augment, Digest, ImageSource, Sample, Split, blaming, digest};
 use vpt_image::{
@@ -90,8 +90,12 @@ impl Extractor<'_> {
         let preprocess =
             serde_json::to_vec(&self.preprocess).map_err(|error| Error::invalid("preprocessing", error.to_string()))?;
         let side = (self.backbone.vit.image_size() as u64).to_le_bytes();
-        let precision = self.precision.name().as_bytes();
-        let parts = [b"images", self.backbone.hash()?.as_bytes(), precision, &preprocess, &side];
+        let format = match self.backbone.vit.compute() {
+            compute if compute == Compute::default() => self.precision.to_string(),
+            // Engines differ in the last digits.
+            compute => format!("{} by {compute}", self.precision),
+        };
+        let parts = [b"images", self.backbone.hash()?.as_bytes(), format.as_bytes(), &preprocess, &side];
         Ok(Some(cache.space(&parts, self.backbone.vit.width())))
     }
 

@@ -77,6 +77,7 @@ impl DetectTraining {
             image_size: Some(size),
             precision: config.precision,
             max_memory: config.max_memory,
+            compute: config.compute(),
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
         backbone.note().iter().for_each(|note| observer.event(&Event::Note(note)));

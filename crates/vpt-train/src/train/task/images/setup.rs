@@ -113,6 +113,7 @@ impl Setup {
             image_size: config.image_size,
             precision: config.precision,
             max_memory: config.max_memory,
+            compute: config.compute(),
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
         backbone.note().iter().for_each(|note| observer.event(&Event::Note(note)));
