@@ -109,8 +109,14 @@ pub use vpt_base::{contain, error, files, linear_algebra, logits, params, random
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub use vpt_bench as bench;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use vpt_cluster as cluster;
 #[doc(hidden)]
 pub use vpt_data as data;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use vpt_embed as shards;
 #[doc(hidden)]
 pub use vpt_energy as energy;
 #[doc(hidden)]

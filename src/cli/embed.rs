@@ -8,11 +8,13 @@ use vpt::backbone::{Backbone, OpenOptions};
 use vpt::infer::embed::{ArrayFile, EmbeddingSource, Embeddings};
 use vpt::infer::inputs::{Answered, ImageFiles, expand, past_unreadable};
 use vpt::model::TaskModel;
+use vpt::shards::{RowType, ShardLayout, ShardOutput, ShardWork};
 
 use super::output::{Output, message};
 use super::predict::name_skipped;
 use super::progress::ProgressDisplay;
-use super::{Global, Usage, model};
+use super::shards::{ShardArgs, ShardCommand};
+use super::{Global, Usage, model, one_of};
 
 /// Write embeddings of images and texts to a file: safetensors, or NumPy's .npy and .npz
 ///
@@ -21,11 +23,14 @@ use super::{Global, Usage, model};
 ///
 /// An image's embedding is CLIP's projected class token; what the attention at SigLIP's end makes of the patches; of other families the
 /// class token after the last norm or, where there is none, the mean of the patches.
+///
+/// With --input very many images are embedded shard by shard into the folder --out: see --help on it, and docs/cluster.md.
 #[derive(Debug, Args)]
 #[command(
-    group(ArgGroup::new("what").args(["images", "texts"]).required(true).multiple(true)),
+    group(ArgGroup::new("what").args(["images", "texts", "input"]).required(true).multiple(true)),
     after_help = "Examples:\n  vpt embed --backbone clip-vit-b32 --out features.safetensors photos/*.jpg --texts \"a cat\" \"a dog\"\n  \
-                  vpt embed --model runs/classify/photos-vpt-deep-1 --normalize --out features.npy photos/*.jpg"
+                  vpt embed --model runs/classify/photos-vpt-deep-1 --normalize --out features.npy photos/*.jpg\n  \
+                  vpt embed --backbone clip-vit-b32 --input 'shards/{00000..09999}.tar' --out embeddings --layout clip-retrieval"
 )]
 pub(crate) struct Embed {
     /// Known backbone or folder in the Hugging Face layout [default: clip-nano; with --model the task's]
@@ -41,13 +46,13 @@ pub(crate) struct Embed {
     #[arg(long, allow_negative_numbers = true, value_name = "PIXELS")]
     image_size: Option<usize>,
     /// Texts to embed too (CLIP); takes all values up to the next flag
-    #[arg(long, value_name = "TEXT", num_args = 1..)]
+    #[arg(long, value_name = "TEXT", num_args = 1.., conflicts_with = "input")]
     texts: Vec<String>,
     /// Scale every embedding to length 1
     #[arg(long)]
     normalize: bool,
-    /// The file to write: .npy and .npz for NumPy, else safetensors
-    #[arg(long, value_name = "FILE")]
+    /// The file to write: .npy and .npz for NumPy, else safetensors; with --input the folder
+    #[arg(long, value_name = "FILE|DIR")]
     out: PathBuf,
     /// End with exit code 0 although images could not be read; they are named either way, and have no row
     #[arg(long)]
@@ -55,9 +60,27 @@ pub(crate) struct Embed {
     /// Image files (JPEG, PNG, WebP, BMP, TIFF, GIF, HEIC), folders of them, or patterns such as 'new/*.jpg'
     #[arg(value_name = "IMAGE")]
     images: Vec<PathBuf>,
+    #[command(flatten)]
+    shards: ShardArgs,
+    /// How the folder lies: clip-retrieval (img_emb/*.npy, rows of length 1, and metadata/*.parquet, for clip-retrieval, autofaiss and
+    /// embedding-reader), safetensors, or npy, these with names and captions in *.jsonl beside
+    #[arg(
+        long, value_name = "LAYOUT", requires = "input", default_value = "safetensors", help_heading = "Very many images",
+        value_parser = one_of::<ShardLayout>(ShardLayout::NAMES)
+    )]
+    layout: ShardLayout,
+    /// Type of the values [default: f16 with clip-retrieval, else f32]
+    #[arg(
+        long, value_name = "TYPE", requires = "input", help_heading = "Very many images",
+        value_parser = one_of::<RowType>(RowType::NAMES)
+    )]
+    dtype: Option<RowType>,
 }
 
 pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<()> {
+    if args.shards.are_given() {
+        return run_shards(args, global, out);
+    }
     if args.out.is_dir() {
         return Err(Usage(format!("--out: {} is a folder; give a file", args.out.display())).into());
     }
@@ -67,22 +90,9 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
         return Err(Usage(format!("--out: {}: {message}", args.out.display())).into());
     }
     let files = expand(&args.images)?;
-    let weights_dir = args.weights_dir.as_deref();
-    let (name, found) = if let Some(path) = &args.model {
-        let task = TaskModel::open(path, &model::options(args.backbone.as_deref(), weights_dir, global))?;
-        (task.meta().backbone.name.clone(), embed(&EmbeddingSource::Task(&task), &files, args, global)?)
-    } else {
-        let options = OpenOptions {
-            weights_dir: args.weights_dir.clone(),
-            image_size: args.image_size,
-            precision: global.precision(),
-            max_memory: global.max_memory(),
-            compute: global.compute(),
-        };
-        let backbone = Backbone::open(args.backbone.as_deref().unwrap_or("clip-nano"), &options)?;
-        backbone.note().iter().for_each(|note| ProgressDisplay::new(global.quiet).line(note));
-        (backbone.name.clone(), embed(&EmbeddingSource::Backbone(&backbone), &files, args, global)?)
-    };
+    let model = EmbeddingModel::open(args, global)?;
+    let name = model.source().backbone().name.clone();
+    let found = embed(&model.source(), &files, args, global)?;
     let Answered { answers: mut embeddings, images, skipped } = found;
     if !skipped.is_empty() {
         // Rows are no longer those of the arguments.
@@ -118,6 +128,61 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
         )
     })?;
     name_skipped(&skipped, &files.passed_by, args.skip_bad_images)
+}
+
+/// What makes the embeddings.
+enum EmbeddingModel {
+    Task(TaskModel),
+    Backbone(Backbone),
+}
+
+impl EmbeddingModel {
+    fn open(args: &Embed, global: &Global) -> anyhow::Result<Self> {
+        let weights_dir = args.weights_dir.as_deref();
+        if let Some(path) = &args.model {
+            let task = TaskModel::open(path, &model::options(args.backbone.as_deref(), weights_dir, global))?;
+            return Ok(Self::Task(task));
+        }
+        let options = OpenOptions {
+            weights_dir: args.weights_dir.clone(),
+            image_size: args.image_size,
+            precision: global.precision(),
+            max_memory: global.max_memory(),
+            compute: global.compute(),
+        };
+        let backbone = Backbone::open(args.backbone.as_deref().unwrap_or("clip-nano"), &options)?;
+        backbone.note().iter().for_each(|note| ProgressDisplay::new(global.quiet).line(note));
+        Ok(Self::Backbone(backbone))
+    }
+
+    fn source(&self) -> EmbeddingSource<'_> {
+        match self {
+            Self::Task(task) => EmbeddingSource::Task(task),
+            Self::Backbone(backbone) => EmbeddingSource::Backbone(backbone),
+        }
+    }
+}
+
+/// Embeds shards into a folder.
+fn run_shards(args: &Embed, global: &Global, out: Output) -> anyhow::Result<()> {
+    if args.out.is_file() {
+        return Err(Usage(format!("--out: {} is a file; with --input it is a folder", args.out.display())).into());
+    }
+    let model = EmbeddingModel::open(args, global)?;
+    let source = model.source();
+    let output = ShardOutput::Embeddings {
+        layout: args.layout,
+        dtype: args.dtype.unwrap_or(args.layout.row_type()),
+        normalized: args.normalize || args.layout.is_normalized(),
+    };
+    let command = ShardCommand {
+        out: &args.out,
+        model: args.model.as_ref(),
+        backbone: &source.backbone().name,
+        output,
+        skip_bad_images: args.skip_bad_images,
+    };
+    args.shards.run(&command, &ShardWork::Embed(source), global, out)
 }
 
 fn embed(

@@ -16,9 +16,10 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use vpt::Message;
 use vpt::bench::few_shot::{
-    GridConfig, GridEvent, GridMethod, GridOutcome, GridSchedule, Job, Mode, Performed, Shard, TextFile, Worker,
+    GridConfig, GridEvent, GridMethod, GridOutcome, GridSchedule, Job, Mode, Performed, TextFile, Worker,
     console, merge as merge_folder, perform, run as run_grid, to_json,
 };
+use vpt::cluster::ShardChoice;
 use vpt::config::{HeadInit, LearningRate, RunConfig};
 use vpt::feature_cache;
 use vpt::head::LabelMap;
@@ -50,7 +51,7 @@ Examples:
 /// class, take the last step, and are measured on the whole test set.
 ///
 /// Stop it at any time (Ctrl-C: exit code 75): the same command goes on, because jobs that are done are skipped. Several processes with the
-/// same --out share the work, on several machines too, if the file system knows locks. A folder takes one set of settings: others that
+/// same --out share the work, on several machines too. A folder takes one set of settings: others that
 /// would change a result are refused. If a job fails, the others go on, and the exit code is 1 at the end.
 ///
 /// Writes to --out: report.html, table.md, table.tex, results.csv, results.json, curves.svg, the draws (draws/) and the jobs
@@ -91,9 +92,10 @@ pub(crate) struct FewShotArgs {
     /// classes quick leaves coop 60 steps of 1000, at the end of which all classes are alike to it.
     #[arg(long, value_name = "SCHEDULE", default_value = "published", value_parser = one_of::<GridSchedule>(GridSchedule::NAMES))]
     schedule: GridSchedule,
-    /// Do every N-th job from the I-th on; the other flags must be the same for all
-    #[arg(long, value_name = "I/N", value_parser = parsed::<Shard>)]
-    shard: Option<Shard>,
+    /// Do every N-th job from the I-th on; the other flags must be the same for all; auto asks the variables of a Slurm job array, of an
+    /// indexed Kubernetes job, or of `srun`, `mpirun` or `torchrun`
+    #[arg(long, value_name = "auto|I/N", value_parser = parsed::<ShardChoice>)]
+    shard: Option<ShardChoice>,
     /// Read draws from this folder, write those that are not there yet [default: OUT/draws]
     ///
     /// A draw is called DATA-SHOTS-SEED.json (DATA-base-SHOTS-SEED.json with --base-to-new) and lists images by class.
@@ -172,7 +174,7 @@ pub(crate) struct Merge {
 pub(crate) struct FewShotJob {}
 
 pub(crate) fn run(args: FewShotArgs, global: &Global, out: Output) -> anyhow::Result<()> {
-    let shard = args.shard;
+    let shard = args.shard.map(ShardChoice::shard).transpose()?;
     let all = args.names_all();
     let mut config = args.grid(global)?;
     let mut worker = Processes::new(global).context("signals")?;

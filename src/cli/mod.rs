@@ -25,6 +25,7 @@ mod progress;
 mod runs;
 mod serve;
 mod settings;
+mod shards;
 mod task;
 mod train;
 mod zero_shot;
@@ -91,7 +92,7 @@ struct Global {
     /// Print the result as one JSON object on stdout
     #[arg(long, global = true)]
     json: bool,
-    /// Threads to compute with [default: one per CPU]
+    /// Threads to compute with [default: one per CPU, of those that the system, Slurm or a launcher leaves the process]
     ///
     /// What is drawn at random and what is decoded does not depend on it; sums of floating point numbers may, in their
     /// last digits.
@@ -124,7 +125,7 @@ struct Global {
 impl Global {
     /// Number of threads to compute with.
     fn threads(&self) -> usize {
-        self.threads.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from)
+        self.threads.map_or_else(vpt::cluster::threads, usize::from)
     }
 
     /// Number format to compute in, where one is asked for.
@@ -227,6 +228,9 @@ enum Interrupted {
     /// A grid whose finished jobs are kept: exit code 75.
     #[error("interrupted; the same command goes on with the grid")]
     Grid,
+    /// Shards that are done are kept: exit code 75.
+    #[error("interrupted; the same command goes on with the shards")]
+    Shards,
     /// It had nothing to save yet: the exit code of the signal.
     #[error("interrupted before there was anything to save; begin again with the same command")]
     Early(u8),
@@ -235,7 +239,7 @@ enum Interrupted {
 impl Interrupted {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Saved(_) | Self::Grid => 75,
+            Self::Saved(_) | Self::Grid | Self::Shards => 75,
             Self::Early(code) => *code,
         }
     }

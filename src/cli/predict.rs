@@ -13,6 +13,7 @@ use vpt::infer::multilabel::{MultilabelPrediction, predict_multilabel};
 use vpt::infer::predict::{Prediction, predict};
 use vpt::model::{AnyTask, DetectTask, TaskModel};
 use vpt::report::{DrawnBox, draw_boxes, picture_bytes, picture_paths, table};
+use vpt::shards::{ShardOutput, ShardWork};
 use vpt::{
     files::write_atomic,
     image::{Rgb8, decode},
@@ -21,6 +22,7 @@ use vpt::{
 use super::model::ModelArgs;
 use super::output::{Output, message};
 use super::progress::ProgressDisplay;
+use super::shards::{ShardArgs, ShardCommand};
 use super::{Global, Usage};
 
 /// Classify images, or find the objects in them, with a trained task file
@@ -32,7 +34,8 @@ use super::{Global, Usage};
 #[command(after_help = "Examples:
   vpt predict --model runs/classify/photos-vpt-deep-1 new/*.jpg
   vpt predict --model runs/detect/cells-vpt-deep-1 --save drawn/ new/
-  vpt predict --model runs/detect/boxes-vpt-deep-2 --classes \"red circle,blue star\" new/")]
+  vpt predict --model runs/detect/boxes-vpt-deep-2 --classes \"red circle,blue star\" new/
+  vpt predict --model runs/classify/photos-vpt-deep-1 --input 'shards/{00000..09999}.tar' --out predictions")]
 pub(crate) struct Predict {
     #[command(flatten)]
     model: ModelArgs,
@@ -50,8 +53,13 @@ pub(crate) struct Predict {
     #[arg(long)]
     skip_bad_images: bool,
     /// Image files (JPEG, PNG, WebP, BMP, TIFF, GIF, HEIC), folders of them, or patterns such as 'new/*.jpg'
-    #[arg(value_name = "IMAGE", required = true)]
+    #[arg(value_name = "IMAGE", required_unless_present = "input")]
     images: Vec<PathBuf>,
+    #[command(flatten)]
+    shards: ShardArgs,
+    /// The folder for what --input asks: a file of JSON lines for each shard
+    #[arg(long, value_name = "DIR", requires = "input", help_heading = "Very many images")]
+    out: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()> {
@@ -59,6 +67,9 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
         && !(0. ..=1.).contains(&score)
     {
         return Err(Usage(format!("--min-score: {score} is not between 0 and 1")).into());
+    }
+    if args.shards.are_given() {
+        return run_shards(args, global, out);
     }
     let files = expand(&args.images)?;
     let mut progress = ProgressDisplay::new(global.quiet);
@@ -97,6 +108,33 @@ impl Predict {
         }
         Ok(names)
     }
+}
+
+/// Classifies shards into a folder.
+fn run_shards(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()> {
+    let Some(folder) = &args.out else { return Err(Usage("--out: a folder is needed with --input".to_owned()).into()) };
+    if let Some(save) = &args.save {
+        return Err(Usage(format!("--save {}: no pictures are drawn of shards", save.display())).into());
+    }
+    if folder.is_file() {
+        return Err(Usage(format!("--out: {} is a file; it is to be a folder", folder.display())).into());
+    }
+    refuse_boxes_flags(args)?;
+    let task = match args.model.open(global)? {
+        AnyTask::Classify(task) | AnyTask::Multilabel(task) => task,
+        AnyTask::Detect(_) => {
+            return Err(Usage("--input: shards are classified; a detector takes images one by one".to_owned()).into());
+        }
+    };
+    let model = args.model.path().to_path_buf();
+    let command = ShardCommand {
+        out: folder,
+        model: Some(&model),
+        backbone: &task.model().backbone().name,
+        output: ShardOutput::Predictions,
+        skip_bad_images: args.skip_bad_images,
+    };
+    args.shards.run(&command, &ShardWork::Predict(&task), global, out)
 }
 
 /// Flags that make no sense without boxes.

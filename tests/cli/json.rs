@@ -216,6 +216,8 @@ fn json_is_what_the_schema_says() {
             "embed",
             &["embed", "--backbone", &clip, "--out", "e.safetensors", "photos/green/000.png", "--texts", "a cat"],
         ),
+        ("shards", &["embed", "--backbone", &clip, "--input", "photos/green", "--shard", "1/1", "--out", "shards"]),
+        ("shards", &["predict", "--model", "runs/classify/a", "--input", "photos/green", "--out", "predicted"]),
         ("bench step", &["bench", "step", "--backbone", &clip, "--batch-size", "2"]),
         (
             "bench backbones",
@@ -259,6 +261,7 @@ fn json_is_what_the_schema_says() {
     for (name, args) in commands {
         schema.holds(name, &sandbox.vpt(&[args, &["--json"][..]].concat()).ok().json());
     }
+    schema.holds("shard stats", &json_file(&sandbox.path("shards/stats/0.json")));
     // With something to find: an empty file, and a file of another kind.
     sandbox.write("photos/green/bad.png", "");
     sandbox.write("photos/green/notes.avif", "x");

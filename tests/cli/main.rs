@@ -34,6 +34,7 @@ mod resume;
 mod runs;
 #[cfg(unix)]
 mod serve;
+mod shards;
 mod streams;
 mod task;
 mod train;

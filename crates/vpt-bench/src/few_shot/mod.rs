@@ -23,7 +23,7 @@ pub use grid::{GridConfig, GridFile, GridSchedule, Mode, QUICK_PASSES, TextFile}
 pub use job::{Half, Identity, Job, JobResult, PartResult, TestPart};
 pub use merge::{merge, to_json};
 pub use method::GridMethod;
-pub use run::{GridEvent, GridOutcome, Shard, Worker, run};
+pub use run::{GridEvent, GridOutcome, Worker, run};
 pub(crate) use summary::compare;
 pub use summary::{Cell, Comparison, Failure, Spread, Summary};
 pub use tables::console;

@@ -1,7 +1,7 @@
 //! The grid at work: which jobs are this process's, in which order, what becomes of those that fail and of those that others
 //! have taken.
 
-use std::{str::FromStr, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use super::{
     GridConfig,
@@ -10,31 +10,11 @@ use super::{
     summary::Summary,
     work::{Performed, keep_error},
 };
-use vpt_base::{Error, Message, Result};
-use vpt_train::train::run_folder;
+use vpt_base::{Message, Result};
+use vpt_cluster::{Shard, WorkClaim};
 
 /// How often a job that another process works on is looked at.
 const LOOK: Duration = Duration::from_millis(300);
-
-/// A share of the grid: every `of`-th job from `index` on, counted from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shard {
-    index: usize,
-    of: usize,
-}
-
-impl FromStr for Shard {
-    type Err = Error;
-
-    /// Reads `I/N`.
-    fn from_str(s: &str) -> Result<Self> {
-        let parts = s.split_once('/').and_then(|(index, of)| Some((index.parse().ok()?, of.parse().ok()?)));
-        match parts {
-            Some((index, of)) if (1..=of).contains(&index) => Ok(Self { index, of }),
-            _ => Err(Error::setting("shard", format!("`{s}` is not I/N with I from 1 to N"))),
-        }
-    }
-}
 
 /// Something of the grid that is worth showing.
 #[derive(Debug)]
@@ -134,7 +114,7 @@ pub fn run(config: &GridConfig, shard: Option<Shard>, worker: &mut dyn Worker) -
     }
     let own: Vec<&Job> = match shard {
         None => jobs.iter().collect(),
-        Some(Shard { index, of }) => jobs.iter().skip(index - 1).step_by(of).collect(),
+        Some(shard) => jobs.iter().enumerate().filter(|(at, _)| shard.has(*at)).map(|(_, job)| job).collect(),
     };
     let mut open = Vec::new();
     for &job in &own {
@@ -158,7 +138,7 @@ pub fn run(config: &GridConfig, shard: Option<Shard>, worker: &mut dyn Worker) -
                 worker.event(&GridEvent::Done { job, result: &result, elsewhere: true });
                 continue;
             }
-            if run_folder::in_use(&job.work_folder()) {
+            if WorkClaim::is_held(&job.work_folder()) {
                 busy.push(job);
                 continue;
             }
@@ -194,17 +174,4 @@ pub fn run(config: &GridConfig, shard: Option<Shard>, worker: &mut dyn Worker) -
     }
     let summary = Box::new(merge::merge(&config.out)?);
     Ok(GridOutcome::Finished { summary, failed })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shards_are_counted_from_one() {
-        assert_eq!("2/3".parse::<Shard>().unwrap(), Shard { index: 2, of: 3 });
-        for wrong in ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3"] {
-            assert!(wrong.parse::<Shard>().unwrap_err().to_string().starts_with("shard: "), "{wrong}");
-        }
-    }
 }

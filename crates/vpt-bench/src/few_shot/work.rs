@@ -1,6 +1,6 @@
 //! Doing one job: claim it, train or classify by names, write the result.
 //!
-//! A job's folder is locked while a process works on it, and the lock dies with the process; so any number of processes, on
+//! A job's folder is claimed while a process works on it, and the claim ends with the process; so any number of processes, on
 //! any number of machines that share the folder, can work on one grid. The result is written beside and renamed, so it is
 //! there as a whole or not at all.
 
@@ -22,6 +22,7 @@ use vpt_base::{
     Error, Message, Result,
     files::{self, write_atomic},
 };
+use vpt_cluster::WorkClaim;
 use vpt_data::{Dataset, FewShot, Sample, Split, SplitFile, visit_batches};
 use vpt_energy::EnergyMeter;
 use vpt_model::{
@@ -34,7 +35,7 @@ use vpt_train::{
     train::{
         self, Event, Observer, Outcome,
         results::peak_rss_bytes,
-        run_folder::{self, RunFolder},
+        run_folder,
     },
 };
 
@@ -61,7 +62,7 @@ pub enum Performed {
 /// As [`train::run`]; the error is kept in the job's folder.
 pub fn perform(job: &Job, observer: &mut dyn Observer) -> Result<Performed> {
     let folder = job.work_folder();
-    let claim = match claim(&folder) {
+    let claim = match WorkClaim::take(&folder) {
         Ok(Some(claim)) => claim,
         Ok(None) => return Ok(Performed::Busy),
         // Cleared away, while this process reached for it, by the one that finished the job.
@@ -94,17 +95,6 @@ pub fn perform(job: &Job, observer: &mut dyn Observer) -> Result<Performed> {
 pub(super) fn keep_error(job: &Job, error: &str) {
     let file = job.error_file();
     let _ = create_parent(&file).and_then(|()| write_atomic(&file, format!("{error}\n").as_bytes()));
-}
-
-/// The folder of a job, locked; `None` if another process has it.
-fn claim(folder: &Path) -> Result<Option<RunFolder>> {
-    fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    match RunFolder::lock(folder) {
-        Ok(claim) => Ok(Some(claim)),
-        Err(_) if run_folder::in_use(folder) => Ok(None),
-        // Let go of in between.
-        Err(_) => RunFolder::lock(folder).map(Some),
-    }
 }
 
 /// The result of a method that learns nothing; `None` when the observer asked to stop.

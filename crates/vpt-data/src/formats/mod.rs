@@ -17,6 +17,7 @@ mod metadata;
 mod multi_hot;
 mod named_boxes;
 mod parquet;
+mod samples;
 mod shards;
 mod table;
 #[cfg(test)]
@@ -33,6 +34,9 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Serialize, Serializer};
+
+pub(crate) use samples::reason;
+pub use samples::{SampleFault, ShardSample, ShardSamples};
 
 use super::boxes::{AnnotatedSet, BoxDataset, BoxLayout, Conversion, PlaceInFile, Problem, ProblemKind};
 use super::check::{Checking, Findings, ListedImage};

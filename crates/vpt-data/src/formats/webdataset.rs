@@ -5,15 +5,16 @@
 //! folder. Pictures are read where they lie in the archive.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::samples::{SampleFault, ShardSample, ShardSamples};
 use super::shards::{ClassShards, HIDDEN, ShardContent, ShardPicture, Shards};
 use super::text_file::read_text;
 use super::{Candidate, Format, Layout, Recognition};
@@ -125,17 +126,35 @@ struct TarSample {
     txt: Option<String>,
 }
 
-/// The samples in the archive `path`.
-fn read(path: &Path, names_file: Option<&Path>) -> Result<ShardContent> {
-    let names: Option<Vec<String>> = names_file
-        .map(|file| {
-            let text = read_text(file, MAX_LIST_BYTES)?;
-            Ok::<_, Error>(text.lines().map(|line| line.trim().to_owned()).collect())
-        })
-        .transpose()?;
-    let mut places: Vec<(String, u64, u64)> = Vec::new();
+/// What an archive holds.
+struct TarIndex {
+    /// Name, place and length of each picture.
+    pictures: Vec<(String, u64, u64)>,
+    samples: BTreeMap<String, TarSample>,
+    /// Endings of files that are not read.
+    others: BTreeSet<String>,
+}
+
+/// A file of a sample that cannot be used.
+enum TarFault {
+    /// The sample has a picture already.
+    Picture(Error),
+    /// Its class or metadata cannot be read, or are there twice.
+    Text(Error),
+}
+
+impl TarFault {
+    fn error(self) -> Error {
+        let (Self::Picture(error) | Self::Text(error)) = self;
+        error
+    }
+}
+
+/// Looks into the archive `path`; `fault` is told of what cannot be used, with the sample's name, and says whether that ends it.
+fn index(path: &Path, fault: &mut dyn FnMut(&str, TarFault) -> Result<()>) -> Result<TarIndex> {
+    let mut pictures: Vec<(String, u64, u64)> = Vec::new();
     let mut samples: BTreeMap<String, TarSample> = BTreeMap::new();
-    let mut others: BTreeMap<String, usize> = BTreeMap::new();
+    let mut others = BTreeSet::new();
     visit(path, &mut |member, archive| {
         let (folder, file) = member.name.rsplit_once('/').unwrap_or(("", &member.name));
         let Some((stem, extension)) = file.split_once('.').filter(|(stem, _)| !stem.is_empty()) else {
@@ -144,15 +163,14 @@ fn read(path: &Path, names_file: Option<&Path>) -> Result<ShardContent> {
         let key = if folder.is_empty() { stem.to_owned() } else { format!("{folder}/{stem}") };
         let extension = extension.to_ascii_lowercase();
         let last = extension.rsplit('.').next().unwrap_or_default();
-        let twice =
-            |what: &str| Err(Error::data(path, format!("{}: the sample {key} has {what} already", member.name)));
+        let twice = |what: &str| Error::data(path, format!("{}: the sample {key} has {what} already", member.name));
         if EXTENSIONS.contains(&last) {
             let sample = samples.entry(key.clone()).or_default();
             if sample.picture.is_some() {
-                return twice("a picture");
+                return fault(&key, TarFault::Picture(twice("a picture"))).map(|()| true);
             }
-            sample.picture = Some(places.len());
-            places.push((member.name, member.offset, member.size));
+            sample.picture = Some(pictures.len());
+            pictures.push((member.name, member.offset, member.size));
             return Ok(true);
         }
         let sample = samples.entry(key.clone()).or_default();
@@ -161,19 +179,68 @@ fn read(path: &Path, names_file: Option<&Path>) -> Result<ShardContent> {
             "json" => &mut sample.json,
             "txt" => &mut sample.txt,
             _ => {
-                *others.entry(extension).or_default() += 1;
+                others.insert(extension);
                 return Ok(true);
             }
         };
         if place.is_some() {
-            return twice("such a file");
+            return fault(&key, TarFault::Text(twice("such a file"))).map(|()| true);
         }
-        let text = text(path, &member, archive)?;
-        *place = Some(text);
+        match text(path, &member, archive) {
+            Ok(text) => *place = Some(text),
+            Err(error @ Error::Io { .. }) => return Err(error),
+            Err(error) => fault(&key, TarFault::Text(error))?,
+        }
         Ok(true)
     })?;
+    Ok(TarIndex { pictures, samples, others })
+}
+
+/// The pictures of the archive `path` in their order, with captions and metadata, whatever their classes.
+pub(super) fn pictures(path: &Path) -> Result<ShardSamples> {
+    let mut out = ShardSamples::default();
+    let (faults, notes) = (&mut out.faults, &mut out.notes);
+    let TarIndex { pictures, samples, .. } = index(path, &mut |key, fault| {
+        match fault {
+            TarFault::Picture(error) => faults.push(SampleFault::new(key, error)),
+            TarFault::Text(error) => notes.push(SampleFault::new(key, error)),
+        }
+        Ok(())
+    })?;
+    let container: Arc<dyn Container> = Arc::new(TarPictures { path: path.into(), members: pictures });
+    let mut found = Vec::with_capacity(samples.len());
+    for (key, TarSample { picture, json, txt, .. }) in samples {
+        let Some(index) = picture else {
+            out.faults.push(SampleFault { key, error: "the sample has no picture".to_owned() });
+            continue;
+        };
+        let facts = match json.as_deref().map(serde_json::from_str::<Value>) {
+            None => Map::new(),
+            Some(Ok(Value::Object(facts))) => facts,
+            Some(_) => {
+                out.notes.push(SampleFault { key: key.clone(), error: "its .json file holds no JSON object".to_owned() });
+                Map::new()
+            }
+        };
+        let image = ImageSource::Member { container: container.clone(), index };
+        found.push((index, ShardSample { key, image, caption: txt, facts }));
+    }
+    found.sort_by_key(|(index, _)| *index);
+    out.samples = found.into_iter().map(|(_, sample)| sample).collect();
+    Ok(out)
+}
+
+/// The samples in the archive `path`.
+fn read(path: &Path, names_file: Option<&Path>) -> Result<ShardContent> {
+    let names: Option<Vec<String>> = names_file
+        .map(|file| {
+            let text = read_text(file, MAX_LIST_BYTES)?;
+            Ok::<_, Error>(text.lines().map(|line| line.trim().to_owned()).collect())
+        })
+        .transpose()?;
+    let TarIndex { pictures: places, samples, others } = index(path, &mut |_, fault| Err(fault.error()))?;
     let mut notes: Vec<(FindingKind, String)> = others
-        .into_keys()
+        .into_iter()
         .map(|extension| {
             (FindingKind::UnsupportedFile, format!(".{extension} files of samples are not read; passed over"))
         })

@@ -182,7 +182,7 @@ impl TaskModel {
     }
 
     /// [`Self::guesses`] by an image's logits `[C]`.
-    pub(crate) fn guesses_of(&self, logits: &[f32], top: usize) -> Vec<Guess> {
+    pub fn guesses_of(&self, logits: &[f32], top: usize) -> Vec<Guess> {
         let meta = self.meta();
         let guess = |class: usize, probability| Guess { label: meta.classes[class].clone(), probability, class };
         if meta.multilabel {

@@ -14,6 +14,7 @@ use vpt_base::Progress;
 use vpt_base::files::write_atomic;
 use vpt_base::linear_algebra::normalize_l2;
 use vpt_base::{Error, Result};
+use vpt_image::Preprocess;
 use vpt_model::{
     model::TaskModel,
     predict::{embed_images, sources},
@@ -44,10 +45,30 @@ pub struct Embeddings {
 }
 
 impl EmbeddingSource<'_> {
-    fn backbone(&self) -> &Backbone {
+    /// The backbone.
+    pub fn backbone(&self) -> &Backbone {
         match self {
             Self::Backbone(backbone) => backbone,
             Self::Task(task) => task.model().backbone(),
+        }
+    }
+
+    /// How images become pixels.
+    pub fn preprocess(&self) -> &Preprocess {
+        match self {
+            Self::Backbone(backbone) => &backbone.preprocess,
+            Self::Task(task) => task.preprocess(),
+        }
+    }
+
+    /// Embeddings `[B, D]` of `pixels` `[B, 3, S, S]`, with `threads` threads.
+    ///
+    /// # Errors
+    /// The pixels are not those of images.
+    pub fn embed_pixels(&self, pixels: &[f32], threads: usize) -> Result<Vec<f32>> {
+        match self {
+            Self::Backbone(backbone) => backbone.embed(pixels, None, threads),
+            Self::Task(task) => task.model().embed(task.params(), pixels),
         }
     }
 

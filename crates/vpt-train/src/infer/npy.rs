@@ -114,19 +114,7 @@ impl NpyArray {
 
     /// The content of an `.npy`: the same for the same array, always.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let axes = self.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-        // A single axis has a comma behind it, as Python writes it.
-        let axes = if self.shape.len() == 1 { axes + "," } else { axes };
-        let descr = self.values.descr();
-        let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({axes}), }}");
-        // So that the values begin at a multiple of 64 bytes.
-        let length = (MAGIC.len() + 4 + header.len() + 1).next_multiple_of(64) - MAGIC.len() - 4;
-        header.push_str(&" ".repeat(length - header.len() - 1));
-        header.push('\n');
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend([1, 0]);
-        bytes.extend((length as u16).to_le_bytes());
-        bytes.extend(header.into_bytes());
+        let mut bytes = npy_header(self.values.descr(), &self.shape);
         bytes.extend(self.values.to_bytes());
         bytes
     }
@@ -163,6 +151,23 @@ impl NpyArray {
         }
         Ok(Self { shape, values: read(data) })
     }
+}
+
+/// What stands before the values of an `.npy`, whose type is `descr` and which lie row by row.
+pub fn npy_header(descr: &str, shape: &[usize]) -> Vec<u8> {
+    let axes = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    // A single axis has a comma behind it, as Python writes it.
+    let axes = if shape.len() == 1 { axes + "," } else { axes };
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({axes}), }}");
+    // So that the values begin at a multiple of 64 bytes.
+    let length = (MAGIC.len() + 4 + header.len() + 1).next_multiple_of(64) - MAGIC.len() - 4;
+    header.push_str(&" ".repeat(length - header.len() - 1));
+    header.push('\n');
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend([1, 0]);
+    bytes.extend((length as u16).to_le_bytes());
+    bytes.extend(header.into_bytes());
+    bytes
 }
 
 const CUT_OFF: &str = "cut off";

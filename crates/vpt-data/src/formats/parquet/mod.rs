@@ -19,9 +19,12 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Map;
+
 use self::boxes::BoxColumns;
 use self::features::HubFeatures;
 use self::table::{KeptPages, ParquetTable};
+use super::samples::{ShardSample, ShardSamples};
 use super::shards::{ClassShards, HIDDEN, ShardContent, ShardFile, ShardPicture, Shards};
 use super::{Candidate, Format, Layout, Recognition, Recognized};
 use crate::check::FindingKind;
@@ -185,6 +188,45 @@ fn read(path: &Path, kept: &Arc<KeptPages>) -> Result<ShardContent> {
     let note =
         |other| (FindingKind::UnsupportedFile, format!("{other} is another column of classes, which is not used"));
     Ok(ShardContent { pictures, notes: others.into_iter().map(note).collect() })
+}
+
+/// What columns of captions, of links and of names are called.
+const CAPTIONS: [&str; 5] = ["caption", "text", "TEXT", "txt", "sentence"];
+const KEYS: [&str; 3] = ["key", "__key__", "image_path"];
+
+/// The pictures of the table `path` in the order of its rows, with captions and what else stands in plain columns beside them, whatever
+/// their classes. Rows are called as their column of names says, else as their pictures are.
+pub(super) fn samples(path: &Path) -> Result<ShardSamples> {
+    let table = Arc::new(ParquetTable::open(path)?);
+    let container = pictures(&table, &Arc::default())?;
+    let flat: Vec<(usize, String)> = table
+        .columns()
+        .enumerate()
+        .filter_map(|(column, (parts, many))| match parts {
+            [name] if !many => Some((column, name.clone())),
+            _ => None,
+        })
+        .collect();
+    let text_of = |names: &[&str]| {
+        let found = names.iter().find_map(|name| flat.iter().find(|(column, own)| own == name && table.is_text(*column)));
+        found.map(|(column, name)| Ok((name.as_str(), table.texts(*column)?))).transpose()
+    };
+    let (captions, keys) = (text_of(&CAPTIONS)?, text_of(&KEYS)?);
+    let used = [captions.as_ref().map(|(name, _)| *name), keys.as_ref().map(|(name, _)| *name)];
+    let mut rows = vec![Map::new(); table.rows()];
+    for (column, name) in flat.iter().filter(|(_, name)| !used.contains(&Some(name.as_str()))) {
+        for (facts, value) in rows.iter_mut().zip(table.values(*column)?.into_iter().flatten()) {
+            facts.insert(name.clone(), value);
+        }
+    }
+    let cell = |column: &Option<(&str, Vec<Option<String>>)>, row: usize| column.as_ref()?.1.get(row)?.clone();
+    let sample = |(row, facts)| ShardSample {
+        key: cell(&keys, row).unwrap_or_else(|| container.name(row)),
+        image: ImageSource::Member { container: container.clone(), index: row },
+        caption: cell(&captions, row),
+        facts,
+    };
+    Ok(ShardSamples { samples: rows.into_iter().enumerate().map(sample).collect(), ..ShardSamples::default() })
 }
 
 /// The pictures of `table`.

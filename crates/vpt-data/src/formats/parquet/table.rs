@@ -7,12 +7,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use parquet::basic::Type as Physical;
+use parquet::basic::{ConvertedType, Type as Physical};
 use parquet::column::reader::ColumnReaderImpl;
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int32Type, Int64Type};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::serialized_reader::SerializedPageReader;
+use serde_json::Value;
 
 use super::pages::{self, Page};
 use super::thrift;
@@ -99,6 +100,36 @@ impl ParquetTable {
     /// Whether a column holds bytes or text.
     pub(super) fn is_bytes(&self, column: usize) -> bool {
         self.physical(column) == Physical::BYTE_ARRAY
+    }
+
+    /// Whether a column holds text, by what it says of itself.
+    pub(super) fn is_text(&self, column: usize) -> bool {
+        let descriptor = self.meta.file_metadata().schema_descr().column(column);
+        self.is_bytes(column) && descriptor.converted_type() == ConvertedType::UTF8
+    }
+
+    /// What a column of one text, number or flag a row says in each, as JSON has it, null where it says nothing; none of columns of other
+    /// things.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn values(&self, column: usize) -> Result<Option<Vec<Value>>> {
+        let number = |row: ListRow<f64>| row.values.first().copied().map_or(Value::Null, Value::from);
+        Ok(match self.physical(column) {
+            Physical::BYTE_ARRAY if self.is_text(column) => {
+                Some(self.texts(column)?.into_iter().map(|text| text.map_or(Value::Null, Value::from)).collect())
+            }
+            Physical::INT32 | Physical::INT64 => {
+                let integer = |text: Option<String>| text.and_then(|text| text.parse::<i64>().ok());
+                Some(self.texts(column)?.into_iter().map(|text| integer(text).map_or(Value::Null, Value::from)).collect())
+            }
+            Physical::FLOAT | Physical::DOUBLE => Some(self.numbers(column)?.into_iter().map(number).collect()),
+            Physical::BOOLEAN => {
+                let flag = |row: ListRow<f64>| row.values.first().map_or(Value::Null, |&flag| Value::from(flag > 0.));
+                Some(self.flags(column)?.into_iter().map(flag).collect())
+            }
+            _ => None,
+        })
     }
 
     /// Whether a column holds integers.

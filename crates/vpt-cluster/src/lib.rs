@@ -1,0 +1,13 @@
+//! Several processes, on one machine or on many, at work on one thing: which share is whose ([`Shard`]), who has what in hand
+//! ([`WorkClaim`]), how many threads a scheduler leaves to a process ([`threads`]).
+//!
+//! None of it talks to a scheduler. Shares come from the variables that schedulers set, claims are files in a folder that all
+//! processes see.
+
+mod claim;
+mod limits;
+mod shard;
+
+pub use claim::WorkClaim;
+pub use limits::threads;
+pub use shard::{Shard, ShardChoice};
