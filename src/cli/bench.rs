@@ -20,11 +20,11 @@ use super::{Global, bench_backbones, few_shot};
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     #[command(subcommand)]
-    command: BenchCommand,
+    pub(super) command: BenchCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum BenchCommand {
+pub(super) enum BenchCommand {
     FewShot(Box<few_shot::FewShotArgs>),
     Merge(few_shot::Merge),
     Backbones(Box<bench_backbones::BackbonesArgs>),

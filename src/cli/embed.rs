@@ -130,6 +130,13 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
     name_skipped(&skipped, &files.passed_by, args.skip_bad_images)
 }
 
+impl Embed {
+    /// Which shards are embedded, if any are.
+    pub(super) fn shards(&self) -> &ShardArgs {
+        &self.shards
+    }
+}
+
 /// What makes the embeddings.
 enum EmbeddingModel {
     Task(TaskModel),

@@ -209,6 +209,26 @@ pub(crate) fn merge(args: &Merge, out: Output) -> anyhow::Result<()> {
 }
 
 impl FewShotArgs {
+    /// The share that is asked for.
+    pub(super) fn share(&self) -> Option<ShardChoice> {
+        self.shard
+    }
+
+    /// Jobs of the grid, as far as that is known without opening data and backbone.
+    pub(super) fn jobs(&self) -> vpt::Result<usize> {
+        let methods = self.methods()?;
+        let without_shots = methods.iter().filter(|method| **method == GridMethod::ZeroShot).count();
+        let draws = self.shots.len() * self.seeds.len();
+        Ok(self.data.len() * (without_shots + (methods.len() - without_shots) * draws))
+    }
+
+    fn methods(&self) -> vpt::Result<Vec<GridMethod>> {
+        if self.names_all() {
+            return Ok(GridMethod::all());
+        }
+        self.methods.iter().map(|name| name.parse()).collect()
+    }
+
     /// Whether methods are not named one by one.
     fn names_all(&self) -> bool {
         matches!(&self.methods[..], [all] if all == "all")
@@ -216,11 +236,7 @@ impl FewShotArgs {
 
     fn grid(self, global: &Global) -> anyhow::Result<GridConfig> {
         let all = self.names_all();
-        let methods = if all {
-            GridMethod::all()
-        } else {
-            self.methods.iter().map(|name| name.parse()).collect::<vpt::Result<_>>()?
-        };
+        let methods = self.methods()?;
         let mode = match (self.base_to_new, self.cross.is_empty()) {
             (true, _) => Mode::BaseToNew,
             (false, false) => Mode::Cross,

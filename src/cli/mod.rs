@@ -6,6 +6,7 @@ mod bench;
 mod bench_backbones;
 mod cache;
 mod carbon;
+mod cluster;
 mod data;
 mod data_audit;
 mod data_cards;
@@ -70,6 +71,7 @@ enum Command {
     Export(export::Export),
     ZeroShot(zero_shot::ZeroShot),
     Bench(bench::Bench),
+    Cluster(Box<cluster::Cluster>),
     Data(data::Data),
     Backbones(backbones::Backbones),
     Cache(cache::Cache),
@@ -120,6 +122,10 @@ struct Global {
     /// enough parts are computed twice; the result is the same [default: no limit]
     #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
     max_memory: Option<ByteSize>,
+    /// After SIGTERM end within so many seconds, with exit code 75, even where the work in hand is not saved yet; for train, bench
+    /// few-shot and --input [default: take the time that saving needs]
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    grace: Option<u32>,
 }
 
 impl Global {
@@ -261,6 +267,9 @@ pub(crate) fn main() -> ExitCode {
 
 fn run(command: Command, global: &Global) -> anyhow::Result<()> {
     start_tracing(global);
+    if let Some(seconds) = global.grace {
+        interrupt::end_within(seconds);
+    }
     if global.precision == Some(NumberFormat::F16) && !matches!(command, Command::Export(_)) {
         return Err(Usage("--precision: f16 is for vpt export; nothing is computed in it here".to_owned()).into());
     }
@@ -284,6 +293,7 @@ fn run(command: Command, global: &Global) -> anyhow::Result<()> {
         Command::Export(args) => export::run(&args, global, out),
         Command::ZeroShot(args) => zero_shot::run(&args, global, out),
         Command::Bench(args) => bench::run(args, global, out),
+        Command::Cluster(args) => cluster::run(&args, out),
         Command::Data(args) => data::run(args, global, out),
         Command::Cache(args) => cache::run(&args, out),
         Command::Runs(args) => runs::run(&args, global, out),

@@ -100,6 +100,11 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
 }
 
 impl Predict {
+    /// Which shards are classified, if any are.
+    pub(super) fn shards(&self) -> &ShardArgs {
+        &self.shards
+    }
+
     /// The classes that are asked for, if any are.
     fn names(&self) -> Result<Vec<String>, Usage> {
         let names: Vec<String> = self.classes.iter().map(|name| name.trim().to_owned()).collect();

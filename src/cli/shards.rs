@@ -8,7 +8,7 @@ use vpt::cluster::ShardChoice;
 use vpt::energy::EnergyMeter;
 use vpt::report::table;
 use vpt::shards::{
-    EmbedConfig, EmbedEvent, EmbedObserver, EmbedOutcome, ShardOutput, ShardWork, expand_shards, run as run_shards,
+    EmbedConfig, EmbedEvent, EmbedObserver, EmbedOutcome, ShardInputs, ShardOutput, ShardWork, expand_shards, run as run_shards,
 };
 use vpt::train::results::peak_rss_bytes;
 
@@ -59,6 +59,16 @@ impl ShardArgs {
         !self.input.is_empty()
     }
 
+    /// The shards.
+    pub(crate) fn inputs(&self) -> vpt::Result<ShardInputs> {
+        expand_shards(&self.input, self.shard_size.unwrap_or(SHARD_SIZE))
+    }
+
+    /// The share that is asked for.
+    pub(crate) fn share(&self) -> Option<ShardChoice> {
+        self.shard
+    }
+
     /// Does `work` on the shards.
     pub(crate) fn run(
         &self,
@@ -70,7 +80,7 @@ impl ShardArgs {
         let meter = EnergyMeter::start();
         let mut display = ShardDisplay(ProgressDisplay::interruptible(global.quiet, global.verbose > 0)?);
         let shard = self.shard.map(ShardChoice::shard).transpose()?;
-        let inputs = expand_shards(&self.input, self.shard_size.unwrap_or(SHARD_SIZE))?;
+        let inputs = self.inputs()?;
         inputs.notes.iter().for_each(|note| display.0.line(note));
         let config = EmbedConfig {
             inputs: inputs.shards,

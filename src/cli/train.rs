@@ -58,6 +58,13 @@ pub(crate) struct Train {
     flags: SettingFlags,
 }
 
+impl Train {
+    /// The folder that is asked for.
+    pub(super) fn out(&self) -> Option<&Path> {
+        self.flags.get("out").map(Path::new)
+    }
+}
+
 pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<()> {
     let mut progress = ProgressDisplay::interruptible(global.quiet, global.verbose > 0).context("signals")?;
     progress.set_carbon(args.carbon.carbon()?);

@@ -10,6 +10,7 @@
 
 mod bad_files;
 mod boxes;
+mod cluster;
 mod commands;
 mod data_audit;
 mod data_cards;
