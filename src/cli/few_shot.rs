@@ -16,8 +16,8 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use vpt::Message;
 use vpt::bench::few_shot::{
-    GridConfig, GridEvent, GridMethod, GridOutcome, GridSchedule, Job, Mode, Performed, TextFile, Worker,
-    console, merge as merge_folder, perform, run as run_grid, to_json,
+    GridConfig, GridEvent, GridMethod, GridOutcome, GridSchedule, Job, Mode, Performed, TextFile, Worker, console,
+    merge as merge_folder, perform, run as run_grid, to_json,
 };
 use vpt::cluster::ShardChoice;
 use vpt::config::{HeadInit, LearningRate, RunConfig};

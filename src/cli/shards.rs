@@ -8,7 +8,8 @@ use vpt::cluster::ShardChoice;
 use vpt::energy::EnergyMeter;
 use vpt::report::table;
 use vpt::shards::{
-    EmbedConfig, EmbedEvent, EmbedObserver, EmbedOutcome, ShardInputs, ShardOutput, ShardWork, expand_shards, run as run_shards,
+    EmbedConfig, EmbedEvent, EmbedObserver, EmbedOutcome, ShardInputs, ShardOutput, ShardWork, expand_shards,
+    run as run_shards,
 };
 use vpt::train::results::peak_rss_bytes;
 
@@ -140,7 +141,8 @@ impl ShardArgs {
             (0, bad) if bad == 0 || command.skip_bad_images => Ok(()),
             (0, bad) => {
                 let listed = command.out.join("stats");
-                let which = format!("{bad} of {} images could not be read; listed in {}", all.samples, listed.display());
+                let which =
+                    format!("{bad} of {} images could not be read; listed in {}", all.samples, listed.display());
                 Err(anyhow::anyhow!("{which}; --skip-bad-images leaves it at that"))
             }
             (shards, _) => Err(anyhow::anyhow!("failed shards: {shards}; the same command tries them again")),
@@ -169,7 +171,8 @@ impl EmbedObserver for ShardDisplay {
                     0 => String::new(),
                     notes => format!(", notes on {notes}"),
                 };
-                let rate = rate.map_or_else(|| ", by another process".to_owned(), |rate| format!(", {rate:.1} images/s"));
+                let rate =
+                    rate.map_or_else(|| ", by another process".to_owned(), |rate| format!(", {rate:.1} images/s"));
                 self.0.line(&format!("{}: {} images{bad}{notes}{rate}", stats.shard, stats.images));
             }
             // Also where little is said: it is what the exit code is for.

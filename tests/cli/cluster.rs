@@ -14,7 +14,18 @@ fn line<'a>(script: &'a str, begin: &str) -> &'a str {
 #[test]
 fn a_slurm_script_has_the_size_of_its_work() {
     let sandbox = Sandbox::new();
-    let grid = ["bench", "few-shot", "--data", "my photos,pets", "--methods", "zero-shot,linear", "--shots", "1,2", "--out", "table"];
+    let grid = [
+        "bench",
+        "few-shot",
+        "--data",
+        "my photos,pets",
+        "--methods",
+        "zero-shot,linear",
+        "--shots",
+        "1,2",
+        "--out",
+        "table",
+    ];
     let how = ["--max-memory", "2GiB", "--threads", "8"];
     let slurm = ["cluster", "slurm", "--time", "2:00:00", "--sbatch", "account=vision", "--"];
     let script = sandbox.vpt(&[&slurm[..], &grid, &how].concat()).ok().stdout;
@@ -39,7 +50,8 @@ fn a_slurm_script_has_the_size_of_its_work() {
     assert!(command.ends_with(" --shard auto --grace 75"), "{command}");
 
     let embed = ["cluster", "slurm", "--tasks", "100", "--at-a-time", "10", "--", "vpt", "embed", "--out", "e"];
-    let script = sandbox.vpt(&[&embed[..], &["--input", "s/{00000..09999}.tar", "--shard", "auto"]].concat()).ok().stdout;
+    let script =
+        sandbox.vpt(&[&embed[..], &["--input", "s/{00000..09999}.tar", "--shard", "auto"]].concat()).ok().stdout;
     assert_eq!(line(&script, "#SBATCH --array"), "#SBATCH --array=0-99%10");
     assert!(line(&script, "srun ").contains("--input 's/{00000..09999}.tar' --shard auto --grace"), "{script}");
 }
@@ -127,7 +139,8 @@ fn after_sigterm_there_is_an_end() {
     // A step that takes long: nothing is saved before its end.
     sandbox.colours("colours", 40);
     let clip = fixture("clip");
-    let train = ["train", "--backbone", &clip, "--data", "colours", "--out", "run", "--method", "vpt-deep", "--threads", "1"];
+    let train =
+        ["train", "--backbone", &clip, "--data", "colours", "--out", "run", "--method", "vpt-deep", "--threads", "1"];
     let more = ["--image-size", "448", "--batch-size", "200", "--epochs", "1", "--grace", "1"];
     let mut command = sandbox.command(&[&train[..], &more].concat());
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

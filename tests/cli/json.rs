@@ -218,6 +218,7 @@ fn json_is_what_the_schema_says() {
         ),
         ("shards", &["embed", "--backbone", &clip, "--input", "photos/green", "--shard", "1/1", "--out", "shards"]),
         ("shards", &["predict", "--model", "runs/classify/a", "--input", "photos/green", "--out", "predicted"]),
+        ("cluster", &["cluster", "slurm", "--", "train", "--data", "photos", "--out", "there"]),
         ("bench step", &["bench", "step", "--backbone", &clip, "--batch-size", "2"]),
         (
             "bench backbones",

@@ -202,7 +202,10 @@ fn shards_that_cannot_be_read_are_named_and_the_others_are_done() {
     let said = sandbox.vpt(&[&embed[..], &["--json"]].concat()).ok().json();
     assert_eq!((said["all"]["shards"].as_u64(), said["done"]["shards"].as_u64()), (Some(4), Some(2)));
     // A shard that has changed is done again.
-    sandbox.write("shards/003.tar", archive(&[("x.png".to_owned(), picture(1, 20)), ("y.png".to_owned(), picture(2, 20))]));
+    sandbox.write(
+        "shards/003.tar",
+        archive(&[("x.png".to_owned(), picture(1, 20)), ("y.png".to_owned(), picture(2, 20))]),
+    );
     let said = sandbox.vpt(&[&embed[..], &["--json"]].concat()).ok().json();
     assert_eq!((said["all"]["shards"].as_u64(), said["done"]["images"].as_u64()), (Some(4), Some(2)));
 }
@@ -214,7 +217,8 @@ fn what_a_command_writes_is_a_shard_and_only_the_command_line_may_ask_for_it() {
     shards(&sandbox, 2, 3);
     let vit = fixture("vit");
     let embed = |input: &'static str, out: &'static str| {
-        ["embed", "--backbone", &vit, "--skip-bad-images", "--layout", "npy", "--input", input, "--out", out].map(str::to_owned)
+        ["embed", "--backbone", &vit, "--skip-bad-images", "--layout", "npy", "--input", input, "--out", out]
+            .map(str::to_owned)
     };
     let run = |input, out| {
         let args = embed(input, out);
@@ -223,10 +227,16 @@ fn what_a_command_writes_is_a_shard_and_only_the_command_line_may_ask_for_it() {
     run("shards", "files").ok();
     run("pipe:cat shards/{000..001}.tar", "pipes").ok();
     for file in ["0.npy", "1.npy", "0.jsonl", "1.jsonl"] {
-        assert_eq!(fs::read(sandbox.path("pipes").join(file)).unwrap(), fs::read(sandbox.path("files").join(file)).unwrap());
+        assert_eq!(
+            fs::read(sandbox.path("pipes").join(file)).unwrap(),
+            fs::read(sandbox.path("files").join(file)).unwrap()
+        );
     }
     let failed = run("pipe:cat shards/000.tar; exit 3", "bad");
-    assert!(failed.code == Some(1) && failed.stderr.contains("exit 3 failed: pipe:cat shards/000.tar; exit 3: ended with"), "{failed:#?}");
+    assert!(
+        failed.code == Some(1) && failed.stderr.contains("exit 3 failed: pipe:cat shards/000.tar; exit 3: ended with"),
+        "{failed:#?}"
+    );
     let failed = run("pipe:head -c 700 shards/000.tar", "short");
     assert!(failed.code == Some(1) && failed.stderr.contains("truncated"), "{failed:#?}");
     sandbox.write("list", "shards/000.tar\npipe:touch made\n");

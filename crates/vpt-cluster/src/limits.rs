@@ -36,7 +36,8 @@ mod tests {
     use super::*;
 
     fn with(available: usize, variables: &[(&str, &str)]) -> usize {
-        let find = |name: &str| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
+        let find =
+            |name: &str| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
         of(available, &find)
     }
 

@@ -138,7 +138,9 @@ impl Variables<'_> {
             return Err(Error::setting("shard", "SLURM_ARRAY_TASK_ID is set, but not SLURM_ARRAY_TASK_COUNT"));
         };
         match id.checked_sub(min) {
-            Some(above) if above % step == 0 && above / step < count => Ok(Shard { index: above / step + 1, of: count }),
+            Some(above) if above % step == 0 && above / step < count => {
+                Ok(Shard { index: above / step + 1, of: count })
+            }
             _ => {
                 let message = format!(
                     "task {id} of a job array of {count} from {min} in steps of {step}: give the array as a range, such as 0-{}",
@@ -175,7 +177,8 @@ mod tests {
     use super::*;
 
     fn auto(variables: &[(&str, &str)]) -> Result<Shard> {
-        let find = |name: &str| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
+        let find =
+            |name: &str| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).to_owned());
         Shard::of_launcher(&find)
     }
 

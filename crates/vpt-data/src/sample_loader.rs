@@ -37,14 +37,12 @@ impl SampleLoader {
     /// # Errors
     /// The size is 0, `preprocess` does not give all images the same size, or no thread can be started. That an archive or a table
     /// can no longer be read is an error of its batch, after which the iterator ends; what is wrong with a picture is not.
-    pub fn of_samples(
-        images: Vec<ImageSource>,
-        preprocess: &Preprocess,
-        size: usize,
-        threads: usize,
-    ) -> Result<Self> {
+    pub fn of_samples(images: Vec<ImageSource>, preprocess: &Preprocess, size: usize, threads: usize) -> Result<Self> {
         preprocess.output_size().ok_or_else(|| {
-            Error::invalid("preprocessing", "gives images of different sizes, which cannot be one batch; a crop is missing")
+            Error::invalid(
+                "preprocessing",
+                "gives images of different sizes, which cannot be one batch; a crop is missing",
+            )
         })?;
         let order = (0..images.len()).collect();
         Self::start(SampleImages { images, preprocess: preprocess.clone() }, order, size, threads)

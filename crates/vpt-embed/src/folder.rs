@@ -47,7 +47,8 @@ impl FolderIdentity {
 
     /// What `other` has different, in words.
     fn difference(&self, other: &Self) -> Option<String> {
-        let Self { format, backbone_hash, image_size, precision, task, width, output, shards, shards_hash, backbone } = self;
+        let Self { format, backbone_hash, image_size, precision, task, width, output, shards, shards_hash, backbone } =
+            self;
         let differs = [
             ("version", format != &other.format),
             ("backbone", backbone_hash != &other.backbone_hash || backbone != &other.backbone || width != &other.width),
@@ -140,10 +141,12 @@ impl OutFolder {
             let entries = fs::read_dir(path).map_err(Error::io(path))?;
             let hidden = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b".");
             if entries.flatten().any(|entry| !hidden(&entry.file_name())) && !file.exists() {
-                let message = Message::from("is not empty and was not begun by this command; give another ").field("out");
+                let message =
+                    Message::from("is not empty and was not begun by this command; give another ").field("out");
                 return Err(Error::file(path, message));
             }
-            let mut json = serde_json::to_vec_pretty(identity).map_err(|error| Error::file(&file, error.to_string()))?;
+            let mut json =
+                serde_json::to_vec_pretty(identity).map_err(|error| Error::file(&file, error.to_string()))?;
             json.push(b'\n');
             write_atomic(&file, &json)?;
         }
@@ -184,7 +187,8 @@ impl OutFolder {
         if bytes.is_some() && stats.bytes != bytes {
             return Ok(None);
         }
-        let is_there = |(name, bytes): &(String, u64)| fs::metadata(self.path.join(name)).is_ok_and(|m| m.len() == *bytes);
+        let is_there =
+            |(name, bytes): &(String, u64)| fs::metadata(self.path.join(name)).is_ok_and(|m| m.len() == *bytes);
         Ok(stats.files.iter().all(is_there).then_some(stats))
     }
 
@@ -212,7 +216,12 @@ impl OutFolder {
     ///
     /// # Errors
     /// They cannot be moved.
-    pub(crate) fn finish(&self, claim: WorkClaim, mut stats: ShardStats, made: &[(PathBuf, PathBuf)]) -> Result<ShardStats> {
+    pub(crate) fn finish(
+        &self,
+        claim: WorkClaim,
+        mut stats: ShardStats,
+        made: &[(PathBuf, PathBuf)],
+    ) -> Result<ShardStats> {
         for (from, to) in made {
             let bytes = fs::metadata(from).map_err(Error::io(from))?.len();
             let target = self.path.join(to);

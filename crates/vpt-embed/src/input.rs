@@ -136,7 +136,8 @@ impl FoundInputs {
             return self.path(path, may_be_list);
         }
         let matches = glob::glob(text).map_err(|error| Error::file(path, format!("not a pattern: {error}")))?;
-        let mut files: Vec<PathBuf> = matches.filter_map(std::result::Result::ok).filter(|file| file.is_file()).collect();
+        let mut files: Vec<PathBuf> =
+            matches.filter_map(std::result::Result::ok).filter(|file| file.is_file()).collect();
         files.sort();
         if files.is_empty() {
             return Err(Error::file(path, "no file fits it as a pattern"));
@@ -193,8 +194,9 @@ impl FoundInputs {
 
     /// One a line, relative to the folder of the list.
     fn list(&mut self, list: &Path) -> Result<()> {
-        let text = String::from_utf8(read_limited(list, MAX_LIST)?)
-            .map_err(|_| Error::file(list, "neither an archive, a table nor an image by its name, and no list in UTF-8"))?;
+        let text = String::from_utf8(read_limited(list, MAX_LIST)?).map_err(|_| {
+            Error::file(list, "neither an archive, a table nor an image by its name, and no list in UTF-8")
+        })?;
         let folder = list.parent().unwrap_or(Path::new(""));
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();

@@ -183,8 +183,7 @@ mod tests {
         ];
         assert_eq!(write_table(&path, &samples).unwrap(), None);
         let reader = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
-        let rows: Vec<String> =
-            reader.get_row_iter(None).unwrap().map(|row| row.unwrap().to_string()).collect();
+        let rows: Vec<String> = reader.get_row_iter(None).unwrap().map(|row| row.unwrap().to_string()).collect();
         assert_eq!(
             rows,
             [
@@ -196,7 +195,10 @@ mod tests {
         write_table(&path, &samples).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
         write_table(&path, &[]).unwrap();
-        assert_eq!(SerializedFileReader::new(File::open(&path).unwrap()).unwrap().metadata().file_metadata().num_rows(), 0);
+        assert_eq!(
+            SerializedFileReader::new(File::open(&path).unwrap()).unwrap().metadata().file_metadata().num_rows(),
+            0
+        );
     }
 
     #[test]

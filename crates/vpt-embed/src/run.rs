@@ -246,7 +246,8 @@ pub fn run(config: &EmbedConfig, work: &ShardWork<'_>, observer: &mut dyn EmbedO
     let started = Instant::now();
     let mut waits = false;
     while !open.is_empty() && !outcome.interrupted {
-        let mut pass = Pass { config, work, folder: &folder, observer: &mut *observer, outcome: &mut outcome, busy: Vec::new() };
+        let mut pass =
+            Pass { config, work, folder: &folder, observer: &mut *observer, outcome: &mut outcome, busy: Vec::new() };
         pass.over(&open)?;
         open = pass.busy;
         if !open.is_empty() && !outcome.interrupted {
@@ -356,12 +357,18 @@ impl Pass<'_> {
     }
 
     /// Computes a shard to its end. As soon as its last image is decoded, the next shard's are, if that is at hand.
-    fn shard(&mut self, shard: ShardInHand, shards: &Receiver<ShardFound>, next: &mut Option<ShardInHand>) -> Result<()> {
+    fn shard(
+        &mut self,
+        shard: ShardInHand,
+        shards: &Receiver<ShardFound>,
+        next: &mut Option<ShardInHand>,
+    ) -> Result<()> {
         let ShardInHand { at_hand, mut loader, begun } = shard;
         let ShardAtHand { index, claim, bytes, mut samples } = *at_hand;
         let name = self.config.inputs[index].name.clone();
         let total = samples.samples.len();
-        let mut writer = ShardWriter::begin(&self.folder.work(index), self.config.output, self.work.width().unwrap_or(0))?;
+        let mut writer =
+            ShardWriter::begin(&self.folder.work(index), self.config.output, self.work.width().unwrap_or(0))?;
         let mut failures = std::mem::take(&mut samples.faults);
         let mut readable = Vec::with_capacity(total);
         let mut taken = 0;

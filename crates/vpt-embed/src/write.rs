@@ -59,7 +59,8 @@ impl ShardWriter {
             if is_f16 {
                 let short = f16::from_f32(value);
                 if value.is_finite() && !short.is_finite() {
-                    let message = Message::from(format!("{value} is too large for f16; use f32, or ")).field("normalize");
+                    let message =
+                        Message::from(format!("{value} is too large for f16; use f32, or ")).field("normalize");
                     return Err(Error::setting("dtype", message));
                 }
                 write(&mut self.file, &short.to_le_bytes())?;

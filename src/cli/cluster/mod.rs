@@ -191,8 +191,13 @@ impl JobArgs {
     fn name(&self) -> Result<Option<String>, Usage> {
         let Some(name) = &self.name else { return Ok(None) };
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        let is_name = (1..=50).contains(&name.len()) && name.chars().all(fits) && !name.starts_with('-') && !name.ends_with('-');
-        if is_name { Ok(Some(name.clone())) } else { Err(Usage("--name: small letters, digits and dashes between them, at most 50".to_owned())) }
+        let is_name =
+            (1..=50).contains(&name.len()) && name.chars().all(fits) && !name.starts_with('-') && !name.ends_with('-');
+        if is_name {
+            Ok(Some(name.clone()))
+        } else {
+            Err(Usage("--name: small letters, digits and dashes between them, at most 50".to_owned()))
+        }
     }
 }
 
@@ -220,7 +225,8 @@ impl Work {
                 Ok(Self { name: "train", pieces: None, what: "a run", shard: None, resume: Some(out.to_path_buf()) })
             }
             _ => {
-                let message = "the command behind -- is to be bench few-shot, embed --input, predict --input or train --out";
+                let message =
+                    "the command behind -- is to be bench few-shot, embed --input, predict --input or train --out";
                 Err(Usage(message.to_owned()).into())
             }
         }

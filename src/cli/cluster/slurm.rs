@@ -70,7 +70,9 @@ impl SlurmArgs {
         for line in &self.before {
             let _ = writeln!(text, "{line}");
         }
-        text.push_str("# By srun: a program that is called without it does not get the signal before the time limit.\n");
+        text.push_str(
+            "# By srun: a program that is called without it does not get the signal before the time limit.\n",
+        );
         match &job.resume {
             None => {
                 let _ = writeln!(text, "srun {}", shell(&job.command));

@@ -32,11 +32,7 @@ use vpt_model::{
 use vpt_train::{
     eval::zero_shot::ZeroShotPass,
     infer::batches,
-    train::{
-        self, Event, Observer, Outcome,
-        results::peak_rss_bytes,
-        run_folder,
-    },
+    train::{self, Event, Observer, Outcome, results::peak_rss_bytes, run_folder},
 };
 
 /// Longest list of images that is read, in bytes.

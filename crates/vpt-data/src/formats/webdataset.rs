@@ -218,7 +218,8 @@ pub(super) fn pictures(path: &Path) -> Result<ShardSamples> {
             None => Map::new(),
             Some(Ok(Value::Object(facts))) => facts,
             Some(_) => {
-                out.notes.push(SampleFault { key: key.clone(), error: "its .json file holds no JSON object".to_owned() });
+                out.notes
+                    .push(SampleFault { key: key.clone(), error: "its .json file holds no JSON object".to_owned() });
                 Map::new()
             }
         };

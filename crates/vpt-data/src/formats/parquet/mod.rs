@@ -208,7 +208,8 @@ pub(super) fn samples(path: &Path) -> Result<ShardSamples> {
         })
         .collect();
     let text_of = |names: &[&str]| {
-        let found = names.iter().find_map(|name| flat.iter().find(|(column, own)| own == name && table.is_text(*column)));
+        let found =
+            names.iter().find_map(|name| flat.iter().find(|(column, own)| own == name && table.is_text(*column)));
         found.map(|(column, name)| Ok((name.as_str(), table.texts(*column)?))).transpose()
     };
     let (captions, keys) = (text_of(&CAPTIONS)?, text_of(&KEYS)?);

@@ -121,7 +121,12 @@ impl ParquetTable {
             }
             Physical::INT32 | Physical::INT64 => {
                 let integer = |text: Option<String>| text.and_then(|text| text.parse::<i64>().ok());
-                Some(self.texts(column)?.into_iter().map(|text| integer(text).map_or(Value::Null, Value::from)).collect())
+                Some(
+                    self.texts(column)?
+                        .into_iter()
+                        .map(|text| integer(text).map_or(Value::Null, Value::from))
+                        .collect(),
+                )
             }
             Physical::FLOAT | Physical::DOUBLE => Some(self.numbers(column)?.into_iter().map(number).collect()),
             Physical::BOOLEAN => {
