@@ -20,7 +20,7 @@ finish() {
 }
 trap finish EXIT
 
-if ! command -v slurmctld >/dev/null; then
+if ! command -v slurmctld slurmctld-wlm >/dev/null; then
     packages="slurmctld slurmd slurm-client slurm-wlm-basic-plugins libmunge2 libhwloc15 liblua5.1-0 libjansson4 libhttp-parser2.9"
     # Libraries that are there already need not be fetched.
     (cd "$slurm" && for package in $packages; do apt-get download -qq "$package" 2>/dev/null || echo "not fetched: $package"; done)
@@ -29,8 +29,10 @@ if ! command -v slurmctld >/dev/null; then
     LD_LIBRARY_PATH=$(find "$slurm/root" -name '*.so*' -printf '%h\n' | sort -u | paste -sd:)
     export LD_LIBRARY_PATH
 fi
-plugins=$(find "$slurm/root" /usr/lib -type d -name 'slurm*' -path '*plugins*' -o -type d -name 'slurm-wlm' 2>/dev/null | head -1)
-stepd=$(find "$slurm/root" /usr -name 'slurmstepd*' -type f 2>/dev/null | head -1)
+plugins=$(find "$slurm/root" /usr/lib -type d -name slurm-wlm 2>/dev/null | head -1)
+# Debian's names end in -wlm.
+program() { command -v "$1" || command -v "$1-wlm" || { echo "no $1" >&2; exit 1; }; }
+ctld=$(program slurmctld) slurmd=$(program slurmd) stepd=$(program slurmstepd)
 host=$(hostname -s)
 export SLURM_CONF=$slurm/slurm.conf
 cat > "$SLURM_CONF" <<CONF
@@ -73,9 +75,9 @@ cd "$work"
 grid=(bench few-shot --data data --methods linear,vpt-shallow,vpt-deep --shots 2,8 --seeds 1,2 --epochs "${EPOCHS:-60}" --threads 1)
 "$vpt" "${grid[@]}" --out one --quiet > one.txt
 
-slurmctld -D -f "$SLURM_CONF" > "$slurm/ctld.out" 2>&1 & pids+=($!)
+"$ctld" -D -f "$SLURM_CONF" > "$slurm/ctld.out" 2>&1 & pids+=($!)
 sleep 3
-slurmd -D -f "$SLURM_CONF" ${stepd:+-d "$stepd"} > "$slurm/slurmd.out" 2>&1 & pids+=($!)
+"$slurmd" -D -f "$SLURM_CONF" -d "$stepd" > "$slurm/slurmd.out" 2>&1 & pids+=($!)
 for _ in $(seq 30); do sinfo -h -o %t 2>/dev/null | grep -q idle && break; sleep 2; done
 sinfo -h -o %t | grep -q idle || { echo "no node is idle"; tail -5 "$slurm"/*.log "$slurm"/*.out; exit 1; }
 

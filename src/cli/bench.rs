@@ -20,11 +20,11 @@ use super::{Global, bench_backbones, few_shot};
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     #[command(subcommand)]
-    pub(super) command: BenchCommand,
+    command: BenchCommand,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum BenchCommand {
+enum BenchCommand {
     FewShot(Box<few_shot::FewShotArgs>),
     Merge(few_shot::Merge),
     Backbones(Box<bench_backbones::BackbonesArgs>),
@@ -39,6 +39,14 @@ impl Bench {
     /// Whether time of steps is measured, on either engine.
     pub(crate) fn measures_steps(&self) -> bool {
         matches!(self.command, BenchCommand::Step(_))
+    }
+
+    /// The grid, if that is what is asked for.
+    pub(super) fn few_shot(&self) -> Option<&few_shot::FewShotArgs> {
+        match &self.command {
+            BenchCommand::FewShot(args) => Some(args),
+            _ => None,
+        }
     }
 }
 

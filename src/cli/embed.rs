@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args};
 use serde_json::json;
 use vpt::backbone::{Backbone, OpenOptions};
+use vpt::energy::EnergyMeter;
 use vpt::infer::embed::{ArrayFile, EmbeddingSource, Embeddings};
 use vpt::infer::inputs::{Answered, ImageFiles, expand, past_unreadable};
 use vpt::model::TaskModel;
 use vpt::shards::{RowType, ShardLayout, ShardOutput, ShardWork};
 
+use super::carbon::CarbonArgs;
 use super::output::{Output, message};
 use super::predict::name_skipped;
 use super::progress::ProgressDisplay;
@@ -62,28 +64,37 @@ pub(crate) struct Embed {
     images: Vec<PathBuf>,
     #[command(flatten)]
     shards: ShardArgs,
-    /// How the folder lies: clip-retrieval (img_emb/*.npy, rows of length 1, and metadata/*.parquet, for clip-retrieval, autofaiss and
-    /// embedding-reader), safetensors, or npy, these with names and captions in *.jsonl beside
+    /// How the folder lies: clip-retrieval (`img_emb/*.npy`, rows of length 1, and `metadata/*.parquet`, for clip-retrieval, autofaiss and
+    /// embedding-reader), safetensors, or npy, these with names and captions in *.jsonl beside [default: safetensors]
     #[arg(
-        long, value_name = "LAYOUT", requires = "input", default_value = "safetensors", help_heading = "Very many images",
+        long,
+        value_name = "LAYOUT",
+        help_heading = "Very many images",
         value_parser = one_of::<ShardLayout>(ShardLayout::NAMES)
     )]
-    layout: ShardLayout,
+    layout: Option<ShardLayout>,
     /// Type of the values [default: f16 with clip-retrieval, else f32]
     #[arg(
-        long, value_name = "TYPE", requires = "input", help_heading = "Very many images",
+        long,
+        value_name = "TYPE",
+        help_heading = "Very many images",
         value_parser = one_of::<RowType>(RowType::NAMES)
     )]
     dtype: Option<RowType>,
+    #[command(flatten)]
+    carbon: CarbonArgs,
 }
 
 pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<()> {
+    args.shards.refuse_alone(&[("--layout", args.layout.is_some()), ("--dtype", args.dtype.is_some())])?;
     if args.shards.are_given() {
         return run_shards(args, global, out);
     }
     if args.out.is_dir() {
         return Err(Usage(format!("--out: {} is a folder; give a file", args.out.display())).into());
     }
+    args.carbon.carbon()?;
+    let meter = EnergyMeter::start();
     let arrays = ArrayFile::of(&args.out);
     if arrays == Some(ArrayFile::Npy) && !args.images.is_empty() && !args.texts.is_empty() {
         let message = "an .npy holds one array, of images or of texts; name the file .npz or .safetensors for both";
@@ -107,7 +118,8 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
         embeddings.normalise();
     }
     embeddings.save(&args.out)?;
-    let result = json!({
+    let took = args.carbon.took(&meter, &args.out.display().to_string())?;
+    let mut result = json!({
         "out": args.out,
         "backbone": name,
         "model": args.model,
@@ -118,6 +130,7 @@ pub(crate) fn run(args: &Embed, global: &Global, out: Output) -> anyhow::Result<
         "skipped": skipped,
         "passed_by": files.passed_by,
     });
+    took.tell(&mut result);
     out.result(&result, || {
         let texts = if args.texts.is_empty() { String::new() } else { format!(" and {} texts", args.texts.len()) };
         let images = images.len();
@@ -139,8 +152,8 @@ impl Embed {
 
 /// What makes the embeddings.
 enum EmbeddingModel {
-    Task(TaskModel),
-    Backbone(Backbone),
+    Task(Box<TaskModel>),
+    Backbone(Box<Backbone>),
 }
 
 impl EmbeddingModel {
@@ -148,7 +161,7 @@ impl EmbeddingModel {
         let weights_dir = args.weights_dir.as_deref();
         if let Some(path) = &args.model {
             let task = TaskModel::open(path, &model::options(args.backbone.as_deref(), weights_dir, global))?;
-            return Ok(Self::Task(task));
+            return Ok(Self::Task(Box::new(task)));
         }
         let options = OpenOptions {
             weights_dir: args.weights_dir.clone(),
@@ -159,7 +172,7 @@ impl EmbeddingModel {
         };
         let backbone = Backbone::open(args.backbone.as_deref().unwrap_or("clip-nano"), &options)?;
         backbone.note().iter().for_each(|note| ProgressDisplay::new(global.quiet).line(note));
-        Ok(Self::Backbone(backbone))
+        Ok(Self::Backbone(Box::new(backbone)))
     }
 
     fn source(&self) -> EmbeddingSource<'_> {
@@ -177,10 +190,11 @@ fn run_shards(args: &Embed, global: &Global, out: Output) -> anyhow::Result<()> 
     }
     let model = EmbeddingModel::open(args, global)?;
     let source = model.source();
+    let layout = args.layout.unwrap_or(ShardLayout::Safetensors);
     let output = ShardOutput::Embeddings {
-        layout: args.layout,
-        dtype: args.dtype.unwrap_or(args.layout.row_type()),
-        normalized: args.normalize || args.layout.is_normalized(),
+        layout,
+        dtype: args.dtype.unwrap_or(layout.row_type()),
+        normalized: args.normalize || layout.is_normalized(),
     };
     let command = ShardCommand {
         out: &args.out,
@@ -188,6 +202,7 @@ fn run_shards(args: &Embed, global: &Global, out: Output) -> anyhow::Result<()> 
         backbone: &source.backbone().name,
         output,
         skip_bad_images: args.skip_bad_images,
+        carbon: Some(&args.carbon),
     };
     args.shards.run(&command, &ShardWork::Embed(source), global, out)
 }

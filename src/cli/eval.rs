@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use vpt::data::boxes::BoxDataset;
+use vpt::energy::EnergyMeter;
 use vpt::eval;
 use vpt::metrics::coco::results_json;
 use vpt::model::task_file::TaskMeta;
@@ -16,6 +17,7 @@ use vpt::{
     files::write_atomic,
 };
 
+use super::carbon::CarbonArgs;
 use super::model::ModelArgs;
 use super::output::Output;
 use super::progress::ProgressDisplay;
@@ -42,14 +44,24 @@ pub(crate) struct Eval {
     /// Detection: write what was found as COCO results JSON
     #[arg(long, value_name = "FILE")]
     detections: Option<PathBuf>,
+    #[command(flatten)]
+    carbon: CarbonArgs,
 }
 
 pub(crate) fn run(args: &Eval, global: &Global, out: Output) -> anyhow::Result<()> {
+    args.carbon.carbon()?;
+    let out = MeteredOutput { out, meter: EnergyMeter::start() };
     match args.model.open(global)? {
-        AnyTask::Classify(task) => classify(args, &task, global, out),
-        AnyTask::Multilabel(task) => multilabel(args, &task, global, out),
-        AnyTask::Detect(task) => detect(args, task, global, out),
+        AnyTask::Classify(task) => classify(args, &task, global, &out),
+        AnyTask::Multilabel(task) => multilabel(args, &task, global, &out),
+        AnyTask::Detect(task) => detect(args, task, global, &out),
     }
+}
+
+/// Where the result goes, and what meters the work on it.
+struct MeteredOutput {
+    out: Output,
+    meter: EnergyMeter,
 }
 
 impl Eval {
@@ -71,7 +83,7 @@ fn refuse_detections(args: &Eval) -> Result<(), Usage> {
         .map_or(Ok(()), |file| Err(Usage(format!("--detections {}: the task has classes, not boxes", file.display()))))
 }
 
-fn multilabel(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyhow::Result<()> {
+fn multilabel(args: &Eval, task: &TaskModel, global: &Global, out: &MeteredOutput) -> anyhow::Result<()> {
     refuse_detections(args)?;
     let mut progress = ProgressDisplay::new(global.quiet);
     let learned = args.learned();
@@ -85,7 +97,7 @@ fn multilabel(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> an
     report(args, task.meta(), &data.dataset.name, tally.images(), &scores, multilabel_metrics(&scores), out)
 }
 
-fn classify(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyhow::Result<()> {
+fn classify(args: &Eval, task: &TaskModel, global: &Global, out: &MeteredOutput) -> anyhow::Result<()> {
     refuse_detections(args)?;
     let mut progress = ProgressDisplay::new(global.quiet);
     let learned = args.learned();
@@ -109,7 +121,7 @@ fn classify(args: &Eval, task: &TaskModel, global: &Global, out: Output) -> anyh
     report(args, task.meta(), &dataset.name, images, &scores, metrics(&scores), out)
 }
 
-fn detect(args: &Eval, task: DetectTask, global: &Global, out: Output) -> anyhow::Result<()> {
+fn detect(args: &Eval, task: DetectTask, global: &Global, out: &MeteredOutput) -> anyhow::Result<()> {
     let mut progress = ProgressDisplay::new(global.quiet);
     let learned = args.learned();
     let dataset = BoxDataset::open_to_measure(&args.data, global.seed(), args.measured(learned.as_ref()))?;
@@ -162,9 +174,10 @@ fn report(
     images: usize,
     scores: &impl Serialize,
     rows: Vec<(&str, String)>,
-    out: Output,
+    MeteredOutput { out, meter }: &MeteredOutput,
 ) -> anyhow::Result<()> {
-    let result = json!({
+    let took = args.carbon.took(meter, &args.model.path().display().to_string())?;
+    let mut result = json!({
         "model": args.model.path(),
         "method": meta.method,
         "backbone": meta.backbone.name,
@@ -174,11 +187,13 @@ fn report(
         "classes": meta.classes.len(),
         "metrics": scores,
     });
+    took.tell(&mut result);
     out.result(&result, || {
         let model = format!("{}, {} on {}", args.model.path().display(), meta.method, meta.backbone.name);
         let data = format!("{data}, {}: {images} images, {} classes", args.split, meta.classes.len());
         let mut all = vec![("model", model), ("data", data)];
         all.extend(rows);
+        all.extend(took.if_asked());
         table::pairs(&all)
     })
 }

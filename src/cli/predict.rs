@@ -58,7 +58,7 @@ pub(crate) struct Predict {
     #[command(flatten)]
     shards: ShardArgs,
     /// The folder for what --input asks: a file of JSON lines for each shard
-    #[arg(long, value_name = "DIR", requires = "input", help_heading = "Very many images")]
+    #[arg(long, value_name = "DIR", help_heading = "Very many images")]
     out: Option<PathBuf>,
 }
 
@@ -68,6 +68,7 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
     {
         return Err(Usage(format!("--min-score: {score} is not between 0 and 1")).into());
     }
+    args.shards.refuse_alone(&[("--out", args.out.is_some())])?;
     if args.shards.are_given() {
         return run_shards(args, global, out);
     }
@@ -138,6 +139,7 @@ fn run_shards(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()
         backbone: &task.model().backbone().name,
         output: ShardOutput::Predictions,
         skip_bad_images: args.skip_bad_images,
+        carbon: None,
     };
     args.shards.run(&command, &ShardWork::Predict(&task), global, out)
 }

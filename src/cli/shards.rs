@@ -13,10 +13,11 @@ use vpt::shards::{
 };
 use vpt::train::results::peak_rss_bytes;
 
+use super::carbon::CarbonArgs;
 use super::flags::{self, parsed};
 use super::output::{Output, message};
 use super::progress::ProgressDisplay;
-use super::{Global, Interrupted};
+use super::{Global, Interrupted, Usage};
 
 /// Images of single files that make a shard.
 const SHARD_SIZE: usize = 10_000;
@@ -25,7 +26,7 @@ const SHARD_SIZE: usize = 10_000;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Very many images")]
 pub(crate) struct ShardArgs {
-    /// Shards: WebDataset archives and Parquet tables, as files, folders, patterns, 'shards/{00000..09999}.tar', text files with one of these a
+    /// Shards: `WebDataset` archives and Parquet tables, as files, folders, patterns, 'shards/{00000..09999}.tar', text files with one of these a
     /// line, or 'pipe:COMMAND' for what a command of the shell writes; image files, folders and lists of them are cut into shards
     ///
     /// A shard is the unit of work and of restart: what is done is skipped, a shard that was interrupted is begun anew. Several processes with
@@ -35,10 +36,10 @@ pub(crate) struct ShardArgs {
     pub(crate) input: Vec<String>,
     /// Do every N-th shard from the I-th on; auto asks the variables of a Slurm job array, of an indexed Kubernetes job, or of `srun`, `mpirun`
     /// or `torchrun` [default: all that no other process does]
-    #[arg(long, value_name = "auto|I/N", requires = "input", value_parser = parsed::<ShardChoice>)]
+    #[arg(long, value_name = "auto|I/N", value_parser = parsed::<ShardChoice>)]
     shard: Option<ShardChoice>,
     /// Single image files that make a shard [default: 10000]
-    #[arg(long, value_name = "N", requires = "input", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     shard_size: Option<usize>,
 }
 
@@ -52,12 +53,23 @@ pub(crate) struct ShardCommand<'a> {
     pub(crate) output: ShardOutput,
     /// Whether images that cannot be read are no failure.
     pub(crate) skip_bad_images: bool,
+    /// How CO2 is told, and where energy is kept.
+    pub(crate) carbon: Option<&'a CarbonArgs>,
 }
 
 impl ShardArgs {
     /// Whether shards are what is asked for.
     pub(crate) fn are_given(&self) -> bool {
         !self.input.is_empty()
+    }
+
+    /// Refuses flags for shards without any; `others`: those of the command's own, and whether they are given.
+    pub(crate) fn refuse_alone(&self, others: &[(&str, bool)]) -> Result<(), Usage> {
+        let own = [("--shard", self.shard.is_some()), ("--shard-size", self.shard_size.is_some())];
+        match own.iter().chain(others).find(|(_, given)| *given) {
+            Some((flag, _)) if !self.are_given() => Err(Usage(format!("{flag} is for --input"))),
+            _ => Ok(()),
+        }
     }
 
     /// The shards.
@@ -78,6 +90,7 @@ impl ShardArgs {
         global: &Global,
         out: Output,
     ) -> anyhow::Result<()> {
+        command.carbon.map(CarbonArgs::carbon).transpose()?;
         let meter = EnergyMeter::start();
         let mut display = ShardDisplay(ProgressDisplay::interruptible(global.quiet, global.verbose > 0)?);
         let shard = self.shard.map(ShardChoice::shard).transpose()?;
@@ -102,7 +115,9 @@ impl ShardArgs {
             .iter()
             .map(|failed| json!({"shard": failed.shard, "error": flags::words(&failed.error.message())}))
             .collect();
-        let result = json!({
+        let none = CarbonArgs::default();
+        let took = command.carbon.unwrap_or(&none).took(&meter, &command.out.display().to_string())?;
+        let mut result = json!({
             "out": command.out,
             "backbone": command.backbone,
             "model": command.model,
@@ -119,8 +134,8 @@ impl ShardArgs {
             "engine_s": engine_s,
             "img_per_s": rate,
             "peak_rss_bytes": peak_rss_bytes(),
-            "energy": meter.energy(),
         });
+        took.tell(&mut result);
         out.result(&result, || {
             let mut rows = vec![
                 ("shards", format!("{} of {own} in {}", all.shards, command.out.display())),
@@ -133,7 +148,7 @@ impl ShardArgs {
                 let rate = rate.map_or_else(String::new, |rate| format!(", {rate:.1} images/s"));
                 rows.push(("now", format!("{} images in {}{rate}", done.images, table::seconds(*wall_s))));
                 rows.push(("waiting", format!("{} of the time of the engine", table::percent(waiting))));
-                rows.push(("energy", meter.energy().in_words()));
+                rows.push(("energy", took.in_words()));
             }
             table::pairs(&rows)
         })?;

@@ -88,7 +88,10 @@ pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<(
     };
     progress.clear();
     match outcome {
-        Outcome::Finished { folder, results } => out.result(&*results, || summary(&folder, &results)),
+        Outcome::Finished { folder, results } => {
+            args.carbon.keep(&folder.display().to_string(), results.energy.as_ref(), results.co2.as_ref())?;
+            out.result(&*results, || summary(&folder, &results))
+        }
         Outcome::Interrupted { folder: Some(folder) } => Err(Interrupted::Saved(folder).into()),
         Outcome::Interrupted { folder: None } => Err(Interrupted::Early(progress.interrupt().exit_code()).into()),
     }

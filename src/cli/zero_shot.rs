@@ -7,9 +7,11 @@ use serde_json::json;
 use vpt::backbone::{Backbone, OpenOptions};
 use vpt::data::cards::{Card, CardTexts};
 use vpt::data::{Dataset, MeasuredPart, MultilabelDataset, Split};
+use vpt::energy::EnergyMeter;
 use vpt::report::table;
 use vpt::{backbone::class_texts::Prompts, eval::zero_shot::ZeroShotPass};
 
+use super::carbon::CarbonArgs;
 use super::output::Output;
 use super::progress::ProgressDisplay;
 use super::{Global, metrics, multilabel_metrics, split};
@@ -55,6 +57,8 @@ pub(crate) struct ZeroShot {
     /// What logits become: one class an image (softmax), or each class by itself, of data with any number of classes an image too (sigmoid)
     #[arg(long, value_enum, value_name = "WAY", default_value = "softmax")]
     scores: Scores,
+    #[command(flatten)]
+    carbon: CarbonArgs,
 }
 
 /// What logits become.
@@ -106,6 +110,8 @@ impl Images {
 }
 
 pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Result<()> {
+    args.carbon.carbon()?;
+    let meter = EnergyMeter::start();
     let mut progress = ProgressDisplay::new(global.quiet);
     let images = Images::open(args, global.seed())?;
     let dataset = images.dataset();
@@ -159,6 +165,7 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
         }
     };
     progress.clear();
+    let took = args.carbon.took(&meter, &format!("zero-shot of {} on {}", backbone.name, dataset.name))?;
     let mut result = json!({
         "backbone": backbone.name,
         "data": dataset.name,
@@ -168,6 +175,7 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
         "templates": prompts.templates,
         "metrics": scores,
     });
+    took.tell(&mut result);
     let card = card.map(|found| found.card.name);
     if let Some(card) = &card {
         result["dataset_card"] = json!(card);
@@ -185,6 +193,7 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
             ("templates", listed(&prompts.templates, args.templates.as_ref(), &templates_from)),
         ];
         rows.extend(shown);
+        rows.extend(took.if_asked());
         table::pairs(&rows)
     })
 }

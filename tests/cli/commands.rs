@@ -58,7 +58,7 @@ fn embeddings_equal_transformers_in_the_order_given() {
     let json = sandbox.vpt(&[&plain[..], &["--json"]].concat()).ok().json();
     assert_eq!(
         keys(&json),
-        ["out", "backbone", "model", "images", "texts", "width", "normalized", "skipped", "passed_by"]
+        ["out", "backbone", "model", "images", "texts", "width", "normalized", "skipped", "passed_by", "energy"]
     );
     let expected = values(&tensors(&Path::new(&backbone).join("expected.safetensors"))["image_embeds"]);
     let swapped = values(&tensors(&sandbox.path("s.safetensors"))["image_embeds"]);
@@ -79,7 +79,7 @@ fn zero_shot_says_which_texts_it_used() {
         sandbox.vpt(&[&args, more].concat())
     };
     let json = zero_shot(&["--json"]).ok().json();
-    assert_eq!(keys(&json), ["backbone", "data", "split", "images", "classnames", "templates", "metrics"]);
+    assert_eq!(keys(&json), ["backbone", "data", "split", "images", "classnames", "templates", "metrics", "energy"]);
     assert_eq!(keys(&json["metrics"]), METRICS);
     assert_eq!(json["classnames"], serde_json::json!(["blue", "dark red", "green"]));
     assert_eq!(json["templates"], serde_json::json!(["a photo of a {}."]));
@@ -297,4 +297,23 @@ fn help_has_an_example_for_every_command() {
         assert!(help.contains("--seed") && help.contains("--json"), "{command}: {help}");
     }
     assert!(sandbox.vpt(&["--version"]).ok().stdout.starts_with("vpt 0."));
+}
+
+#[test]
+fn what_commands_took_is_told_and_kept_in_codecarbons_columns() {
+    let sandbox = Sandbox::new();
+    sandbox.trained("run", &["--epochs", "1", "--method", "linear", "--energy-csv", "emissions.csv"]);
+    let eval = ["eval", "--model", "run", "--data", "colours", "--country", "FRA", "--energy-csv", "emissions.csv"];
+    let json = sandbox.vpt(&[&eval[..], &["--json"]].concat()).ok().json();
+    assert_eq!((&json["co2"]["country"], &json["co2"]["intensity"]), (&"FRA".into(), &56.0.into()));
+    assert!(json["energy"]["wall_seconds"].as_f64().unwrap() > 0., "{json:#}");
+    assert!(sandbox.vpt(&eval).ok().stdout.contains("56 g/kWh, FRA"));
+    let table = fs::read_to_string(sandbox.path("emissions.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!((rows.len(), rows[0].len()), (4, 38), "{table}");
+    let column = |name: &str| rows[0].iter().position(|column| *column == name).unwrap();
+    assert!(rows.iter().all(|row| row.len() == 38), "{table}");
+    assert_eq!(rows[1][column("emissions")], "", "no country, no CO2");
+    assert_eq!((rows[2][column("country_iso_code")], rows[2][column("run_id")]), ("FRA", "run"));
+    sandbox.vpt(&["eval", "--model", "run", "--data", "colours", "--pue", "2"]).refuses(&["--pue", "--country"]);
 }

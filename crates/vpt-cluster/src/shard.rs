@@ -5,7 +5,7 @@ use std::str::FromStr;
 use vpt_base::{Error, Message, Result};
 
 /// How many processes a Kubernetes job has, which no variable of its own says.
-pub(crate) const SHARDS: &str = "VPT_SHARDS";
+const SHARDS: &str = "VPT_SHARDS";
 
 /// A share of the work: every `of`-th piece from `index` on, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

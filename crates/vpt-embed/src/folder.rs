@@ -32,6 +32,7 @@ pub(crate) struct FolderIdentity {
     pub(crate) backbone_hash: String,
     pub(crate) image_size: usize,
     pub(crate) precision: String,
+    pub(crate) engine: String,
     /// What was learned, as a hash; none of a backbone as it is.
     pub(crate) task: Option<String>,
     /// Values of a row; none of predictions.
@@ -47,13 +48,25 @@ impl FolderIdentity {
 
     /// What `other` has different, in words.
     fn difference(&self, other: &Self) -> Option<String> {
-        let Self { format, backbone_hash, image_size, precision, task, width, output, shards, shards_hash, backbone } =
-            self;
+        let Self {
+            format,
+            backbone_hash,
+            image_size,
+            precision,
+            engine,
+            task,
+            width,
+            output,
+            shards,
+            shards_hash,
+            backbone,
+        } = self;
         let differs = [
             ("version", format != &other.format),
             ("backbone", backbone_hash != &other.backbone_hash || backbone != &other.backbone || width != &other.width),
             ("image size", image_size != &other.image_size),
             ("precision", precision != &other.precision),
+            ("engine", engine != &other.engine),
             ("task", task != &other.task),
             ("layout, type or length of rows", output != &other.output),
             ("shards", shards != &other.shards || shards_hash != &other.shards_hash),
@@ -203,7 +216,12 @@ impl OutFolder {
     /// The folder cannot be written.
     pub(crate) fn take(&self, index: usize) -> Result<Option<WorkClaim>> {
         let work = self.work(index);
-        let Some(claim) = WorkClaim::take(&work)? else { return Ok(None) };
+        let mut taken = WorkClaim::take(&work);
+        // The folder around it may be cleared away in the moment in which this one is made.
+        if !work.exists() {
+            taken = WorkClaim::take(&work);
+        }
+        let Some(claim) = taken? else { return Ok(None) };
         for entry in fs::read_dir(&work).map_err(Error::io(&work))?.flatten() {
             if !WorkClaim::is_own(&entry.file_name()) {
                 fs::remove_file(entry.path()).map_err(Error::io(entry.path()))?;
@@ -239,8 +257,21 @@ impl OutFolder {
         drop(claim);
         // Whoever takes it now finds it done; what cannot be removed is in nobody's way.
         let _ = fs::remove_dir_all(&work);
-        let _ = fs::remove_dir(self.path.join(WORK));
         Ok(stats)
+    }
+
+    /// Clears away folders of work of shards that are done: of processes that reached for one too late, or were killed behind its end.
+    pub(crate) fn tidy(&self) {
+        let work = self.path.join(WORK);
+        let Ok(entries) = fs::read_dir(&work) else { return };
+        for entry in entries.flatten() {
+            let index = entry.file_name().to_str().and_then(|name| name.parse::<usize>().ok());
+            let is_done = index.is_some_and(|index| self.done(index, None).is_ok_and(|done| done.is_some()));
+            if is_done && !WorkClaim::is_held(&entry.path()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let _ = fs::remove_dir(work);
     }
 }
 
@@ -265,6 +296,7 @@ mod tests {
             backbone_hash: "ab".to_owned(),
             image_size: 32,
             precision: "f32".to_owned(),
+            engine: "native".to_owned(),
             task: None,
             width: Some(4),
             output,
@@ -312,6 +344,7 @@ mod tests {
         assert_eq!(written.files, [("img_emb/img_emb_03.npy".to_owned(), 4)]);
         assert_eq!(folder.done(3, Some(7)).unwrap(), Some(written.clone()));
         assert_eq!(folder.done(3, None).unwrap(), Some(written));
+        folder.tidy();
         assert!(!dir.path().join(WORK).exists());
         assert_eq!(folder.done(3, Some(8)).unwrap(), None, "the source has changed");
         fs::write(dir.path().join("img_emb/img_emb_03.npy"), "123").unwrap();

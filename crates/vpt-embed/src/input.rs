@@ -1,4 +1,4 @@
-//! Which shards are meant: files, folders, lists, patterns, and numbers in braces as WebDataset has them, `shards/{00000..09999}.tar`.
+//! Which shards are meant: files, folders, lists, patterns, and numbers in braces as `WebDataset` has them, `shards/{00000..09999}.tar`.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use vpt_data::ShardSamples;
 use vpt_image::decode::has_image_extension;
 use vpt_train::infer::inputs;
 
-/// What a command's output is told by, as WebDataset does.
+/// What a command's output is told by, as `WebDataset` does.
 const PIPE: &str = "pipe:";
 /// Most shards.
 const MAX_SHARDS: usize = 10_000_000;
@@ -233,18 +233,11 @@ fn add_braces(before: &str, text: &str, all: &mut Vec<String>) -> Result<()> {
     for (open, _) in text.match_indices('{') {
         let Some((inner, rest)) = matching(&text[open + 1..]) else { continue };
         let parts = parts_of(inner);
-        let choices = match parts.len() {
-            1 => match range(inner)? {
-                Some(numbers) => numbers,
-                None => continue,
-            },
-            _ => {
-                let mut choices = Vec::new();
-                for part in parts {
-                    choices.extend(braces(part)?);
-                }
-                choices
-            }
+        let choices = if parts.len() == 1 {
+            let Some(numbers) = range(inner)? else { continue };
+            numbers
+        } else {
+            parts.into_iter().map(braces).collect::<Result<Vec<_>>>()?.concat()
         };
         for choice in choices {
             add_braces(&format!("{before}{}{choice}", &text[..open]), rest, all)?;

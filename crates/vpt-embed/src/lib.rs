@@ -1,4 +1,4 @@
-//! Features of very many images, shard by shard: archives of WebDataset, tables in Parquet's form, lists of files.
+//! Features of very many images, shard by shard: archives of `WebDataset`, tables in Parquet's form, lists of files.
 //!
 //! A shard is the unit of work and of restart. Its outputs are written beside and renamed, what tells of it last, so a shard is
 //! there as a whole or not at all, and a call that finds it goes on with the next ([`run()`]). Any number of processes share a folder:

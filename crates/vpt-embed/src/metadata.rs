@@ -20,6 +20,9 @@ use vpt_data::ShardSample;
 /// Most facts that become columns of a table.
 const MAX_COLUMNS: usize = 256;
 
+/// Where a sample says nothing.
+static NOTHING: Value = Value::Null;
+
 /// What is known of `sample` under the names that its own name and caption leave free.
 pub(crate) fn facts<'a>(sample: &'a ShardSample, own: [&'a str; 2]) -> impl Iterator<Item = (&'a String, &'a Value)> {
     sample.facts.iter().filter(move |(name, _)| !own.contains(&name.as_str()))
@@ -91,7 +94,7 @@ pub(crate) fn write_table(path: &Path, samples: &[ShardSample]) -> Result<Option
                 Some(&place) => place,
                 None if columns.len() < MAX_COLUMNS && !name.is_empty() => {
                     places.insert(name, columns.len());
-                    columns.push(TableColumn { name, cells: vec![&Value::Null; samples.len()] });
+                    columns.push(TableColumn { name, cells: vec![&NOTHING; samples.len()] });
                     columns.len() - 1
                 }
                 None => {
@@ -146,7 +149,7 @@ fn write_columns(path: &Path, columns: &[TableColumn<'_>]) -> Result<(), Parquet
                     Value::String(text) => ByteArray::from(text.as_str()),
                     other => ByteArray::from(other.to_string().into_bytes()),
                 };
-                out.write_batch(&cells.map(|cell| text(cell)).collect::<Vec<_>>(), Some(&there), None)?
+                out.write_batch(&cells.map(text).collect::<Vec<_>>(), Some(&there), None)?
             }
             _ => 0,
         };

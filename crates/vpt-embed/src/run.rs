@@ -178,6 +178,7 @@ impl ShardWork<'_> {
             backbone_hash: backbone.hash()?.to_owned(),
             image_size: backbone.vit.image_size(),
             precision: backbone.vit.precision().to_string(),
+            engine: backbone.vit.compute().engine.to_string(),
             task: self.task_hash(),
             width: self.width(),
             output: config.output,
@@ -259,6 +260,7 @@ pub fn run(config: &EmbedConfig, work: &ShardWork<'_>, observer: &mut dyn EmbedO
             outcome.interrupted = observer.stop();
         }
     }
+    folder.tidy();
     outcome.wall_s = started.elapsed().as_secs_f64();
     Ok(outcome)
 }

@@ -184,7 +184,9 @@ mod tests {
     fn written(output: ShardOutput, rows: &[&[f32]]) -> (Vec<Vec<u8>>, Vec<PathBuf>) {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = ShardWriter::begin(dir.path(), output, 2).unwrap();
-        rows.iter().for_each(|rows| writer.rows(rows).unwrap());
+        for rows in rows {
+            writer.rows(rows).unwrap();
+        }
         let count = rows.iter().map(|rows| rows.len() / 2).sum();
         let (made, said) = writer.finish(&samples(count), &output.files(3, 2)).unwrap();
         assert_eq!(said, None);

@@ -52,7 +52,7 @@ mod tests {
 
     fn machine(vendor: &str, family: u32, model: u32, stepping: u32) -> Machine {
         let (vendor, part) = (vendor.to_owned(), String::new());
-        Machine { vendor, family, model, stepping, part, cpus: 2, memory_gb: 10. }
+        Machine { vendor, name: String::new(), family, model, stepping, part, cpus: 2, memory_gb: 10. }
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! Energy: what a stretch of work took, and what that means in CO2.
 //!
-//! Where the kernel shows the processor's counters (powercap), they are read every few seconds; elsewhere, as in most virtual
+//! Where the kernel shows the processor's counters (powercap, or performance events), they are read every few seconds; elsewhere, as in most virtual
 //! machines, the answer is a range, marked as an estimate. Nothing here ever fails a run: what could not be read is said in
 //! [`Energy::why_not`].
 
 mod carbon;
+mod codecarbon;
 mod counters;
 mod estimate;
 mod meter;
+mod perf;
 mod process;
 
 pub use carbon::{Carbon, Co2};
+pub use codecarbon::{COLUMNS, row};
 pub use meter::EnergyMeter;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,8 @@ choice! {
     pub enum EnergyMethod for "energy" {
         /// From counters of the processor, by the kernel's powercap.
         Powercap = "powercap",
+        /// From the same counters by the kernel's performance events.
+        Perf = "perf",
         /// From processor time and memory, as a range.
         Estimate = "estimate",
         /// Not at all: the system tells no processor time.

@@ -11,6 +11,7 @@ use crate::{
     Energy, EnergyMethod,
     counters::{Counters, POWERCAP},
     estimate,
+    perf::{PERF, PerfCounters, open_event},
     process::{CpuTime, Machine, PROC},
 };
 
@@ -34,7 +35,7 @@ struct Shared {
 struct State {
     proc: PathBuf,
     machine: Machine,
-    counters: Result<Counters, String>,
+    counters: Result<Readings, String>,
     started: Instant,
     first: Option<CpuTime>,
     polled: Instant,
@@ -48,13 +49,13 @@ struct State {
 impl EnergyMeter {
     /// Begins to measure.
     pub fn start() -> Self {
-        Self::at(Path::new(POWERCAP), Path::new(PROC))
+        Self::at(Path::new(POWERCAP), Path::new(PERF), Path::new(PROC))
     }
 
     /// Begins to measure by what these folders say.
-    fn at(powercap: &Path, proc: &Path) -> Self {
+    fn at(powercap: &Path, perf: &Path, proc: &Path) -> Self {
         let machine = Machine::read(proc);
-        let counters = Counters::open(powercap, machine.is_amd());
+        let counters = Readings::open(powercap, perf, machine.is_amd());
         let (now, cpu) = (Instant::now(), CpuTime::read(proc));
         let state = State {
             proc: proc.to_path_buf(),
@@ -86,6 +87,67 @@ impl EnergyMeter {
     /// Wall time since the start, in seconds.
     pub fn wall_seconds(&self) -> f64 {
         self.shared.lock().started.elapsed().as_secs_f64()
+    }
+}
+
+/// The counters of this machine, by one of two ways to them.
+#[derive(Debug)]
+enum Readings {
+    Powercap(Counters),
+    Perf(PerfCounters),
+}
+
+impl Readings {
+    /// Those of powercap; where they cannot be read, those of perf.
+    ///
+    /// # Errors
+    /// Why neither can be read.
+    fn open(powercap: &Path, perf: &Path, amd: bool) -> Result<Self, String> {
+        let why = match Counters::open(powercap, amd) {
+            Ok(counters) => return Ok(Self::Powercap(counters)),
+            Err(why) => why,
+        };
+        match PerfCounters::open(perf, &open_event).and_then(PerfCounters::moving) {
+            Ok(counters) => Ok(Self::Perf(counters)),
+            Err(also) => Err(format!("{why}; {also}")),
+        }
+    }
+
+    fn method(&self) -> EnergyMethod {
+        match self {
+            Self::Powercap(_) => EnergyMethod::Powercap,
+            Self::Perf(_) => EnergyMethod::Perf,
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        match self {
+            Self::Powercap(counters) => counters.names(),
+            Self::Perf(counters) => counters.names(),
+        }
+    }
+
+    /// Joules since the last call, of which `seconds` have passed.
+    fn poll(&mut self, seconds: f64) -> f64 {
+        match self {
+            Self::Powercap(counters) => counters.poll(seconds),
+            Self::Perf(counters) => counters.poll(),
+        }
+    }
+
+    /// How often one of them ran over, where that is seen at all.
+    fn wraps(&self) -> u64 {
+        match self {
+            Self::Powercap(counters) => counters.wraps,
+            Self::Perf(_) => 0,
+        }
+    }
+
+    fn missing(&self) -> Option<String> {
+        match self {
+            Self::Powercap(counters) => counters.missing.clone(),
+            Self::Perf(counters) => counters.missing.clone(),
+        }
     }
 }
 
@@ -148,13 +210,13 @@ impl State {
         let none = Energy { cpu_seconds, polls: self.polls, why_not: None, ..Energy::unmeasured(wall_seconds, "") };
         match &self.counters {
             Ok(counters) => Energy {
-                method: EnergyMethod::Powercap,
+                method: counters.method(),
                 measured: true,
                 machine_kwh: kwh(self.machine_joules),
                 attributed_kwh: kwh(self.own_joules),
                 domains: counters.names(),
-                wraps: counters.wraps,
-                why_not: counters.missing.clone(),
+                wraps: counters.wraps(),
+                why_not: counters.missing(),
                 ..none
             },
             Err(why) if self.first.is_some() => {
@@ -214,7 +276,7 @@ mod tests {
     #[test]
     fn what_the_machine_takes_is_shared_by_processor_time_at_each_reading() {
         let kernel = Kernel::new();
-        let meter = EnergyMeter::at(&kernel.powercap(), &kernel.proc());
+        let meter = EnergyMeter::at(&kernel.powercap(), &kernel.0.path().join("none"), &kernel.proc());
         // All of it is ours, then half of it, then nothing.
         for (joules, own, busy) in [(36, 10, 10), (108, 20, 30), (500, 20, 60)] {
             kernel.tick(joules, own, busy);
@@ -231,14 +293,15 @@ mod tests {
     #[test]
     fn without_counters_there_is_a_range_and_a_reason() {
         let kernel = Kernel::new();
-        let meter = EnergyMeter::at(&kernel.0.path().join("none"), &kernel.proc());
+        let none = kernel.0.path().join("none");
+        let meter = EnergyMeter::at(&none, &none, &kernel.proc());
         kernel.tick(0, 5, 5);
         let energy = meter.energy();
         assert_eq!((energy.method, energy.measured), (EnergyMethod::Estimate, false));
         assert!(energy.low_kwh.unwrap() <= energy.high_kwh.unwrap());
         let why = energy.why_not.unwrap();
-        assert!(why.contains("as in most virtual machines; 0.5 to 6 W a processor, of an unknown processor"), "{why}");
-        let nothing = EnergyMeter::at(&kernel.0.path().join("none"), &kernel.0.path().join("none")).energy();
+        assert!(why.contains("none/power; 0.5 to 6 W a processor, of an unknown processor"), "{why}");
+        let nothing = EnergyMeter::at(&none, &none, &none).energy();
         assert_eq!((nothing.method, nothing.range_kwh()), (EnergyMethod::None, None));
     }
 

@@ -40,6 +40,8 @@ fn number(field: &str) -> Option<f64> {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Machine {
     pub(crate) vendor: String,
+    /// What its maker calls it.
+    pub(crate) name: String,
     pub(crate) family: u32,
     pub(crate) model: u32,
     pub(crate) stepping: u32,
@@ -61,6 +63,7 @@ impl Machine {
         let memory = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix("kB"));
         Self {
             vendor: field("vendor_id"),
+            name: field("model name"),
             family: field("cpu family").parse().unwrap_or(0),
             model: field("model").parse().unwrap_or(0),
             stepping: field("stepping").parse().unwrap_or(0),

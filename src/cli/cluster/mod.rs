@@ -12,7 +12,7 @@ use serde_json::json;
 use vpt::cluster::ShardChoice;
 
 use super::output::Output;
-use super::{Cli, Command, Usage, bench, size};
+use super::{Cli, Command, Usage, size};
 
 /// Most tasks that are asked for where the user does not say how many.
 const MOST_TASKS: usize = 64;
@@ -145,7 +145,7 @@ impl JobArgs {
         let mut command = vec![self.program.clone()];
         command.extend(words.iter().cloned());
         let cpus = self.cpus.or(global.threads).map_or(CPUS, usize::from);
-        let quiet_end = |command: &mut Vec<String>| {
+        let with_grace = |command: &mut Vec<String>| {
             if global.grace.is_none() {
                 command.extend(["--grace".to_owned(), grace.to_string()]);
             }
@@ -153,7 +153,7 @@ impl JobArgs {
         let resume = work.resume.map(|folder| {
             let folder = folder.display().to_string();
             let mut again = vec![self.program.clone(), "train".to_owned(), "--resume".to_owned(), folder.clone()];
-            quiet_end(&mut again);
+            with_grace(&mut again);
             (folder, again)
         });
         let pieces = work.pieces.unwrap_or(1);
@@ -165,7 +165,7 @@ impl JobArgs {
         if work.pieces.is_some() && work.shard.is_none() {
             command.extend(["--shard".to_owned(), "auto".to_owned()]);
         }
-        quiet_end(&mut command);
+        with_grace(&mut command);
         let memory = match (self.memory, global.max_memory) {
             (Some(asked), _) => asked.as_u64(),
             (None, Some(most)) => most.as_u64().saturating_add(most.as_u64() / 10).saturating_add(BESIDE),
@@ -213,7 +213,8 @@ impl Work {
         match command {
             Command::Embed(args) => shards("embed", args.shards()),
             Command::Predict(args) => shards("predict", args.shards()),
-            Command::Bench(bench::Bench { command: bench::BenchCommand::FewShot(args) }) => {
+            Command::Bench(args) => {
+                let args = args.few_shot().ok_or_else(not_shared)?;
                 let pieces = Some(args.jobs()?);
                 Ok(Self { name: "few-shot", pieces, what: "jobs of a grid", shard: args.share(), resume: None })
             }
@@ -224,13 +225,13 @@ impl Work {
                 };
                 Ok(Self { name: "train", pieces: None, what: "a run", shard: None, resume: Some(out.to_path_buf()) })
             }
-            _ => {
-                let message =
-                    "the command behind -- is to be bench few-shot, embed --input, predict --input or train --out";
-                Err(Usage(message.to_owned()).into())
-            }
+            _ => Err(not_shared().into()),
         }
     }
+}
+
+fn not_shared() -> Usage {
+    Usage("the command behind -- is to be bench few-shot, embed --input, predict --input or train --out".to_owned())
 }
 
 /// `word` as a shell takes it for one word, whatever is in it.

@@ -210,7 +210,7 @@ pub(super) fn samples(path: &Path) -> Result<ShardSamples> {
     let text_of = |names: &[&str]| {
         let found =
             names.iter().find_map(|name| flat.iter().find(|(column, own)| own == name && table.is_text(*column)));
-        found.map(|(column, name)| Ok((name.as_str(), table.texts(*column)?))).transpose()
+        found.map(|(column, name)| table.texts(*column).map(|texts| (name.as_str(), texts))).transpose()
     };
     let (captions, keys) = (text_of(&CAPTIONS)?, text_of(&KEYS)?);
     let used = [captions.as_ref().map(|(name, _)| *name), keys.as_ref().map(|(name, _)| *name)];
