@@ -225,6 +225,57 @@ def scene(seed):
     return out.getvalue(), objects
 
 
+def masks():
+    """The same pictures with a class for each pixel: background, bar, disc."""
+    names = ["background", *CLASSES]
+    palette = [0, 0, 0, 128, 0, 0, 0, 128, 0]
+
+    def mask(found, first):
+        """Numbers from `first` on, as a PNG file."""
+        kind, left, top, right, bottom = found
+        image = Image.new("P", SIZE, first)
+        image.putpalette(palette)
+        pen = ImageDraw.Draw(image)
+        shape, number = (left, top, right - 1, bottom - 1), names.index(kind) + first
+        pen.rectangle(shape, fill=number) if kind == "bar" else pen.ellipse(shape, fill=number)
+        out = io.BytesIO()
+        image.save(out, "PNG", optimize=True)
+        return image, out.getvalue()
+
+    def runs(image):
+        """Lengths of runs outside and inside of what is no background, down the columns."""
+        inside = [image.getpixel((x, y)) > 0 for x in range(SIZE[0]) for y in range(SIZE[1])]
+        counts, last = [0], False
+        for pixel in inside:
+            if pixel != last:
+                counts.append(0)
+                last = pixel
+            counts[-1] += 1
+        return counts
+
+    for part in PARTS:
+        rows = of_part(part)
+        categories = [{"id": 3 * i + 1, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES)]
+        content = coco(rows, categories)
+        for (name, picture, found), annotation in zip(rows, content["annotations"]):
+            image, numbers = mask(found, 0)
+            annotation["segmentation"] = {"size": [SIZE[1], SIZE[0]], "counts": runs(image)}
+            put(f"coco-masks/{part}/{name}", picture)
+            put(f"voc-masks/JPEGImages/{name}", picture)
+            put(f"voc-masks/SegmentationClass/{name}", numbers)
+            put(f"mask-pairs/images/{part}/{name}", picture)
+            put(f"mask-pairs/masks/{part}/{name}", numbers)
+            folder = {"train": "training", "val": "validation", "test": "testing"}[part]
+            put(f"ade20k/images/{folder}/{name}", picture)
+            put(f"ade20k/annotations/{folder}/{name}", mask(found, 1)[1])
+        put(f"coco-masks/annotations/instances_{part}.json", json.dumps(content))
+        put(f"voc-masks/ImageSets/Segmentation/{part}.txt", "".join(f"{name[:-4]}\n" for name, *_ in rows))
+    for folder in ["voc-masks", "mask-pairs"]:
+        put(f"{folder}/classes.txt", "\n".join(names) + "\n")
+    table = "Idx\tRatio\tTrain\tVal\tStuff\tName\n"
+    put("ade20k/objectInfo150.txt", table + "".join(f"{i + 1}\t0\t0\t0\t0\t{name}\n" for i, name in enumerate(names)))
+
+
 def coco_subset():
     """What the first command that people try runs on: COCO's layout, three of its categories under its ids."""
     ids = {"stop sign": 13, "sports ball": 37, "kite": 38}
@@ -339,5 +390,6 @@ if __name__ == "__main__":
     classes()
     boxes()
     more_boxes()
+    masks()
     coco_subset()
     broken()

@@ -56,6 +56,7 @@ impl LearnedTask {
             AnyTask::Classify(_) => Task::Classify,
             AnyTask::Multilabel(_) => Task::Multilabel,
             AnyTask::Detect(_) => Task::Detect,
+            AnyTask::Segment(_) => Task::Segment,
         }
     }
 
@@ -146,6 +147,7 @@ impl LearnedTask {
         match &self.task {
             AnyTask::Classify(task) | AnyTask::Multilabel(task) => Ok(task),
             AnyTask::Detect(_) => Err(Error::invalid("task", "tells boxes, not classes of images")),
+            AnyTask::Segment(_) => Err(Error::invalid("task", "tells classes of pixels, not of images")),
         }
     }
 }

@@ -12,7 +12,7 @@ static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::new);
 fuzz_target!(|data: &[u8]| {
     let path = SCRATCH.put("config.toml", data);
     let Ok(config) = RunConfig::load(&path) else { return };
-    let tasks = [Task::Classify, Task::Multilabel, Task::Detect];
+    let tasks = [Task::Classify, Task::Multilabel, Task::Detect, Task::Segment];
     let drawn = [(None, None), (Some(12), Some(4))];
     for (task, (text_depth, shots)) in tasks.into_iter().flat_map(|task| drawn.map(|drawn| (task, drawn))) {
         let facts = RunContext { task, depth: 12, text_depth, image_size: 224, train_images: 1000, shots };

@@ -1,11 +1,12 @@
 //! `vpt data`: look into data sets, convert and make them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 use vpt::data::boxes::{BoxDataset, BoxLayout, BoxSummary, Converted, ProblemKind, convert};
 use vpt::data::examine::{DatasetSummary, SplitCounts};
+use vpt::data::masks::{MaskDataset, MaskSummary};
 use vpt::data::shapes::{self, Categories, Pairs, ShapesConfig, ShapesTask, Style};
 use vpt::data::{Dataset, MultilabelDataset};
 use vpt::report::table;
@@ -59,6 +60,10 @@ enum Make {
 /// or metadata.jsonl with objects (bbox, category). Boxes past the border, repeated ids and the like
 /// are mended and listed.
 ///
+/// Masks: Pascal VOC (`JPEGImages/`, `SegmentationClass/`), ADE20k (images/training/, annotations/training/), images/ and masks/ with
+/// files of the same names; COCO with polygons or runs with --task segment, which also takes Pascal VOC's masks where boxes lie
+/// beside them. 255 is of no class.
+///
 /// Missing splits are drawn by --seed and said. Exit code 1 if an image is missing or cannot be read.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  vpt data info photos/\n  vpt data info coco/ --json\n  vpt data info oxford-pets")]
@@ -66,6 +71,9 @@ struct Info {
     /// Folder or file of the data set, `shapes`, or the name of a public data set
     #[arg(value_name = "PATH|shapes|NAME")]
     data: PathBuf,
+    /// Take the data set for one of masks, where it is also one of boxes
+    #[arg(long, value_name = "TASK", value_parser = ["segment"])]
+    task: Option<String>,
 }
 
 /// Write a data set of boxes in another layout
@@ -91,11 +99,13 @@ struct Convert {
 /// Draw pictures of coloured shapes, with train, val and test
 ///
 /// Classification: one object in each image, an image folder with a class for each pair of colour and shape ("red circle").
-/// Detection: up to five objects, the COCO layout with a category for each shape, or pair. The same --seed draws the same bytes.
+/// Detection: up to five objects, the COCO layout with a category for each shape, or pair. Segmentation: the same pictures, in
+/// the layout of Pascal VOC with a mask for each. The same --seed draws the same bytes.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  vpt data make shapes --out shapes/\n  \
                         vpt data make shapes --out shifted/ --style shifted --images 2048 --seed 7\n  \
-                        vpt data make shapes --out boxes/ --task detect --images 300 --size 256")]
+                        vpt data make shapes --out boxes/ --task detect --images 300 --size 256\n  \
+                        vpt data make shapes --out masks/ --task segment --images 300 --size 128")]
 struct Shapes {
     /// The folder to fill; new or empty
     #[arg(long, value_name = "DIR")]
@@ -115,7 +125,7 @@ struct Shapes {
     /// Colour-shape pairs: all 64, the 48 that clip-nano has seen, or the 16 that it has not
     #[arg(long, value_name = "PAIRS", default_value = "all", value_parser = one_of::<Pairs>(Pairs::NAMES))]
     pairs: Pairs,
-    /// What the categories of boxes are: the eight shapes, or pairs of a colour and a shape [default: shapes]
+    /// What the categories of boxes and masks are: the eight shapes, or pairs of a colour and a shape [default: shapes]
     #[arg(long, value_name = "WHAT", value_parser = one_of::<Categories>(Categories::NAMES))]
     categories: Option<Categories>,
 }
@@ -124,6 +134,7 @@ pub(crate) fn run(args: Data, global: &Global, out: Output) -> anyhow::Result<()
     match args.command {
         DataCommand::List(args) => data_cards::list(&args, out),
         DataCommand::Info(args) if data_cards::is_card(&args.data) => data_cards::info(&args.data, out),
+        DataCommand::Info(args) if is_of_masks(&args.data, args.task.as_deref()) => mask_info(&args, global, out),
         DataCommand::Info(args) if BoxDataset::recognize(&args.data).is_some() => box_info(&args, global, out),
         DataCommand::Info(args) => {
             let summary = if MultilabelDataset::recognize(&args.data).is_some() {
@@ -151,6 +162,19 @@ fn box_info(args: &Info, global: &Global, out: Output) -> anyhow::Result<()> {
     let lost = summary.problems.iter().filter(|problem| problem.loses_image()).count();
     let bad = lost + summary.unreadable.len();
     anyhow::ensure!(bad == 0, "{}: {bad} missing or unreadable images", args.data.display());
+    Ok(())
+}
+
+/// Whether `data` is meant as a data set of masks: it is said, or it is nothing else.
+pub(super) fn is_of_masks(data: &Path, task: Option<&str>) -> bool {
+    task.is_some() || (MaskDataset::lies_in_folders(data) && BoxDataset::recognize(data).is_none())
+}
+
+fn mask_info(args: &Info, global: &Global, out: Output) -> anyhow::Result<()> {
+    let summary = MaskDataset::open(&args.data, global.seed())?.summary();
+    out.result(&summary, || describe_masks(&summary))?;
+    let bad = summary.faults.len();
+    anyhow::ensure!(bad == 0, "{}: {bad} images or masks that cannot be used", args.data.display());
     Ok(())
 }
 
@@ -199,15 +223,17 @@ fn convert_boxes(args: &Convert, global: &Global, out: Output) -> anyhow::Result
 fn make_shapes(args: &Shapes, global: &Global, out: Output) -> anyhow::Result<()> {
     let Shapes { images, size, style, pairs, task, categories, .. } = *args;
     if task == ShapesTask::Classify && categories.is_some() {
-        return Err(
-            Usage("--categories: only with --task detect; the classes of --task classify are pairs".into()).into()
-        );
+        return Err(Usage(
+            "--categories: only with --task detect or segment; the classes of --task classify are pairs".into(),
+        )
+        .into());
     }
     let categories = categories.unwrap_or(Categories::Shapes);
     let config = ShapesConfig { images, seed: global.seed(), style, pairs, task, categories, size };
     let [train, val, test] = match task {
         ShapesTask::Classify => shapes::write_folder(&args.out, &config)?,
         ShapesTask::Detect => shapes::write_coco(&args.out, &config)?,
+        ShapesTask::Segment => shapes::write_masks(&args.out, &config)?,
     };
     let result = json!({
         "out": args.out,
@@ -290,6 +316,37 @@ fn describe_boxes(summary: &BoxSummary) -> String {
     }
     if !summary.unreadable.is_empty() {
         text += &listed("unreadable", summary.unreadable.iter().map(|image| image.error.clone()));
+    }
+    text
+}
+
+fn describe_masks(summary: &MaskSummary) -> String {
+    let mut text = table::pairs(&[
+        ("name", summary.name.clone()),
+        ("layout", summary.layout.title().to_owned()),
+        ("splits", summary.split_note.clone()),
+        ("images", total(summary.images)),
+        ("width", format!("{} pixels", size(summary.width))),
+        ("height", format!("{} pixels", size(summary.height))),
+        ("of no class", format!("{} of all pixels", table::percent(summary.ignored))),
+        ("fingerprint", summary.fingerprint.clone()),
+    ]);
+    let rows: Vec<Vec<String>> = summary
+        .classes
+        .iter()
+        .map(|class| {
+            let SplitCounts { train, val, test } = class.images;
+            let counts = [train, val, test].map(|n| n.to_string());
+            let name = [class.index.to_string(), class.name.clone(), table::percent(class.share)];
+            name.into_iter().chain(counts).collect()
+        })
+        .collect();
+    text.push('\n');
+    text += &table::columns(&["index", "class", "pixels", "images: train", "val", "test"], &rows);
+    for (title, all) in [("cannot be used", &summary.faults), ("to be known", &summary.notes)] {
+        if !all.is_empty() {
+            text += &listed(title, all.iter().map(ToString::to_string));
+        }
     }
     text
 }

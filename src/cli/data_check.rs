@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use vpt::data::check::{FindingKind, Report, check};
+use vpt::data::masks::check_masks;
 use vpt::report::table;
 
 use super::Global;
+use super::data::is_of_masks;
 use super::output::Output;
 use super::progress::ProgressDisplay;
 
@@ -18,7 +20,7 @@ use super::progress::ProgressDisplay;
 /// An error stops `vpt train`, makes it leave something out, or makes its numbers wrong: the same image in train and in test.
 /// A warning can be lived with. Exit code 1 if anything was found, warnings too; 0 if nothing was.
 ///
-/// --json: data, layout (folder, csv, `split_zhou`, fgvc, list, idx, coco, yolo, voc or null), fast, images, errors, warnings, kinds (how
+/// --json: data, layout (folder, csv, `split_zhou`, fgvc, list, idx, coco, yolo, voc, `voc-masks`, ade20k, `mask-pairs` or null), fast, images, errors, warnings, kinds (how
 /// many of each), `wall_s`, `images_per_minute`, findings (a list of kind, severity, path, line or null, message).
 ///
 /// `vpt train` runs the part that --fast leaves before anything else, and tells the first warnings.
@@ -31,6 +33,9 @@ pub(super) struct Check {
     /// Read lists and the headers of images only: finds no damage behind headers and no duplicates
     #[arg(long)]
     fast: bool,
+    /// Take the data set for one of masks, where it is also one of boxes
+    #[arg(long, value_name = "TASK", value_parser = ["segment"])]
+    task: Option<String>,
 }
 
 fn kinds() -> String {
@@ -40,7 +45,12 @@ fn kinds() -> String {
 
 pub(super) fn run(args: &Check, global: &Global, out: Output) -> anyhow::Result<()> {
     let mut progress = ProgressDisplay::new(global.quiet);
-    let report = check(&args.data, args.fast, &mut |done, total| progress.at("checking", done, total, String::new))?;
+    let tell = &mut |done, total| progress.at("checking", done, total, String::new);
+    let report = if is_of_masks(&args.data, args.task.as_deref()) {
+        check_masks(&args.data, args.fast, tell)?
+    } else {
+        check(&args.data, args.fast, tell)?
+    };
     progress.clear();
     out.result(&report, || describe(&report))?;
     anyhow::ensure!(report.findings.is_empty(), "{}: {}", args.data.display(), found(&report));

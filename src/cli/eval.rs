@@ -6,11 +6,12 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 use vpt::data::boxes::BoxDataset;
+use vpt::data::masks::MaskDataset;
 use vpt::energy::EnergyMeter;
 use vpt::eval;
 use vpt::metrics::coco::results_json;
 use vpt::model::task_file::TaskMeta;
-use vpt::model::{AnyTask, DetectTask, TaskModel};
+use vpt::model::{AnyTask, DetectTask, SegmentTask, TaskModel};
 use vpt::report::table;
 use vpt::{
     data::{Dataset, MeasuredPart, MultilabelDataset, Split, SplitFile},
@@ -25,7 +26,8 @@ use super::{Global, Usage, metrics, multilabel_metrics, split};
 
 /// Measure a trained task file on a data set
 ///
-/// Prints accuracy for a classifier, and for a detector COCO's 12 numbers with the AP of each class. Classes are matched by name. The backbone
+/// Prints accuracy for a classifier, for a detector COCO's 12 numbers with the AP of each class, and for segmentation mIoU, accuracy of
+/// pixels and of classes, and the IoU of each class, over whole images at their own resolution. Classes are matched by name. The backbone
 /// is looked for by the name in the task file, and must be the one that the task was trained on.
 ///
 /// A detector that tells classes by their names (--open-vocabulary) looks for the categories of the data, if they are others
@@ -35,7 +37,8 @@ use super::{Global, Usage, metrics, multilabel_metrics, split};
 pub(crate) struct Eval {
     #[command(flatten)]
     model: ModelArgs,
-    /// Image folder, CSV/TSV file, folder of IDX files, or `shapes`; for a detector COCO, YOLO or Pascal VOC
+    /// Image folder, CSV/TSV file, folder of IDX files, or `shapes`; for a detector COCO, YOLO or Pascal VOC; for
+    /// segmentation Pascal VOC, ADE20k, images/ and masks/, or COCO with polygons
     #[arg(long, value_name = "PATH|shapes")]
     data: PathBuf,
     /// The part to measure: train, val or test
@@ -55,6 +58,7 @@ pub(crate) fn run(args: &Eval, global: &Global, out: Output) -> anyhow::Result<(
         AnyTask::Classify(task) => classify(args, &task, global, &out),
         AnyTask::Multilabel(task) => multilabel(args, &task, global, &out),
         AnyTask::Detect(task) => detect(args, task, global, &out),
+        AnyTask::Segment(task) => segment(args, &task, global, &out),
     }
 }
 
@@ -164,6 +168,32 @@ fn detect(args: &Eval, task: DetectTask, global: &Global, out: &MeteredOutput) -
     }
     let rows: Vec<(&str, String)> = rows.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
     report(args, task.meta(), &dataset.name, dataset.part(args.split).len(), &scores, rows, out)
+}
+
+fn segment(args: &Eval, task: &SegmentTask, global: &Global, out: &MeteredOutput) -> anyhow::Result<()> {
+    refuse_detections(args)?;
+    let mut progress = ProgressDisplay::new(global.quiet);
+    let learned = args.learned();
+    let dataset = MaskDataset::open_to_measure(&args.data, global.seed(), args.measured(learned.as_ref()))?;
+    dataset.refuse_faults(false)?;
+    progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
+    let tally = eval::evaluate_masks(task, &dataset, args.split, &mut |done, total| {
+        progress.at("evaluating", done, total, String::new);
+    })?;
+    progress.clear();
+    let scores = tally.metrics(&task.meta().classes);
+    let [miou, pixels, classes] = [scores.miou, scores.pixel_acc, scores.mean_acc].map(table::percent);
+    let mut rows = vec![
+        ("mIoU".to_owned(), miou),
+        ("pixel accuracy".to_owned(), pixels),
+        ("mean class accuracy".to_owned(), classes),
+    ];
+    for class in &scores.per_class {
+        let value = format!("{} (accuracy {})", table::percent(class.iou), table::percent(class.acc));
+        rows.push((format!("IoU of {}", class.class), value));
+    }
+    let rows: Vec<(&str, String)> = rows.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+    report(args, task.meta(), &dataset.name, tally.images(), &scores, rows, out)
 }
 
 /// Prints what both kinds of task have in common, and `rows` of scores.

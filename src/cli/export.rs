@@ -104,6 +104,11 @@ pub(crate) fn run(args: &Export, global: &Global, out: Output) -> anyhow::Result
     }
 }
 
+/// What is said of a task that no file can be written for.
+fn not_exported(path: &Path) -> vpt::Error {
+    vpt::Error::task_file(path, "tells pixels apart, which is not written as ONNX")
+}
+
 /// Writes a task.
 fn of_task(args: &Export, path: &Path, options: &ExportOptions, global: &Global, out: Output) -> anyhow::Result<()> {
     let open = TaskOptions {
@@ -113,6 +118,7 @@ fn of_task(args: &Export, path: &Path, options: &ExportOptions, global: &Global,
     };
     let task = AnyTask::open(path, &open)?;
     let (meta, tensors) = match &task {
+        AnyTask::Segment(_) => return Err(not_exported(path).into()),
         AnyTask::Detect(task) if args.task_tensors.is_some() => {
             return Err(Usage(format!(
                 "--task-tensors: {} is a detector, whose head is part of the graph",
@@ -131,6 +137,7 @@ fn of_task(args: &Export, path: &Path, options: &ExportOptions, global: &Global,
         let hash = hash_of(&TaskFile::path_in(path))?;
         let samples = samples(args, Some(path), global)?;
         let exported = match &task {
+            AnyTask::Segment(_) => return Err(not_exported(path).into()),
             AnyTask::Detect(task) => export_detector(task, options, to, &hash, &samples)?,
             AnyTask::Classify(task) | AnyTask::Multilabel(task) => {
                 export_classifier(task, options, to, &hash, &samples)?

@@ -11,8 +11,9 @@ use vpt::infer::detect::{DetectPrediction, predict_boxes};
 use vpt::infer::inputs::{Answered, ImageFiles, SkippedImage, expand, past_unreadable};
 use vpt::infer::multilabel::{MultilabelPrediction, predict_multilabel};
 use vpt::infer::predict::{Prediction, predict};
-use vpt::model::{AnyTask, DetectTask, TaskModel};
-use vpt::report::{DrawnBox, draw_boxes, picture_bytes, picture_paths, table};
+use vpt::infer::segment::{SegmentPrediction, predict_masks};
+use vpt::model::{AnyTask, DetectTask, SegmentTask, TaskModel};
+use vpt::report::{DrawnBox, draw_boxes, draw_mask, picture_bytes, picture_paths, table};
 use vpt::shards::{ShardOutput, ShardWork};
 use vpt::{
     files::write_atomic,
@@ -25,11 +26,13 @@ use super::progress::ProgressDisplay;
 use super::shards::{ShardArgs, ShardCommand};
 use super::{Global, Usage};
 
-/// Classify images, or find the objects in them, with a trained task file
+/// Classify images, find the objects in them, or tell their pixels apart, with a trained task file
 ///
 /// A classifier prints the likeliest class of each image and its probability, at the temperature that was fitted on validation,
 /// and the next likely ones; one of any number
 /// of classes an image all whose probability is at least one half. A detector prints the boxes it is sure enough of, in pixels.
+/// Segmentation prints the classes in each image with their share of its pixels; --save writes the masks, too, as PNG files of the
+/// data's numbers into masks/ in the folder.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   vpt predict --model runs/classify/photos-vpt-deep-1 new/*.jpg
@@ -39,7 +42,7 @@ use super::{Global, Usage};
 pub(crate) struct Predict {
     #[command(flatten)]
     model: ModelArgs,
-    /// Write each image with its boxes and names, or its class, drawn on it into this folder
+    /// Write each image with its boxes and names, its class, or its mask drawn on it into this folder
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
     /// Detection: leave out boxes with lower scores [default: where F1 was best on validation]
@@ -77,6 +80,7 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
     let mut at = |done, total| progress.at("predicting", done, total, String::new);
     match args.model.open(global)? {
         AnyTask::Detect(task) => detect(args, task, &files, &mut at, out),
+        AnyTask::Segment(task) => segment(args, &task, &files, &mut at, out),
         AnyTask::Multilabel(task) => multilabel(args, &task, &files, &mut at, out),
         AnyTask::Classify(task) => {
             let names = args.names()?;
@@ -130,6 +134,10 @@ fn run_shards(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()
         AnyTask::Classify(task) | AnyTask::Multilabel(task) => task,
         AnyTask::Detect(_) => {
             return Err(Usage("--input: shards are classified; a detector takes images one by one".to_owned()).into());
+        }
+        AnyTask::Segment(_) => {
+            let message = "--input: shards are classified; a task of pixels takes images one by one";
+            return Err(Usage(message.to_owned()).into());
         }
     };
     let model = args.model.path().to_path_buf();
@@ -199,8 +207,61 @@ fn detect(
     })
 }
 
-/// Writes the pictures that `--save` asks for, each with `draw` at work on it, and prints the result. Names what there is no answer
-/// for.
+fn segment(
+    args: &Predict,
+    task: &SegmentTask,
+    files: &ImageFiles,
+    progress: &mut dyn FnMut(usize, usize),
+    out: Output,
+) -> anyhow::Result<()> {
+    refuse_boxes_flags(args)?;
+    let names = &task.meta().classes;
+    let mut saved = Vec::new();
+    let found = past_unreadable(&files.images, |images| {
+        saved = Vec::new();
+        let masks = if let Some(folder) = &args.save {
+            let masks = folder.join("masks");
+            std::fs::create_dir_all(&masks).map_err(vpt::Error::io(&masks))?;
+            saved = picture_paths(images, folder)?;
+            mask_paths(&saved, &masks)
+        } else {
+            Vec::new()
+        };
+        predict_masks(task, images, &mut *progress, |i, mask| {
+            let (Some(to), Some(picture)) = (masks.get(i), saved.get(i)) else { return Ok(None) };
+            let mut image = decode(&images[i])?;
+            draw_mask(&mut image, mask, names);
+            write_atomic(picture, &picture_bytes(&image, picture)?)?;
+            write_atomic(to, &mask.to_png(task.indices())?)?;
+            Ok(Some(to.clone()))
+        })
+    })?;
+    report(args, files, &found, &saved, out, || {
+        let shares = |prediction: &SegmentPrediction| {
+            let told = prediction.classes.iter().map(|c| format!("{} {}", c.label, table::percent(c.share)));
+            told.collect::<Vec<_>>().join(", ")
+        };
+        let rows: Vec<_> = found.answers.iter().map(|p| vec![p.image.clone(), shares(p)]).collect();
+        table::columns(&["image", "classes by their share of the pixels"], &rows)
+    })
+}
+
+/// Where the masks go of pictures that are written to `saved`: each under the picture's name with the ending of a PNG file.
+fn mask_paths(saved: &[PathBuf], folder: &Path) -> Vec<PathBuf> {
+    let mut taken = std::collections::HashSet::new();
+    let place = |picture: &PathBuf| {
+        let name = picture.file_name().unwrap_or_default();
+        let plain = Path::new(name).with_extension("png");
+        if taken.insert(plain.clone()) {
+            folder.join(plain)
+        } else {
+            folder.join(format!("{}.png", name.to_string_lossy()))
+        }
+    };
+    saved.iter().map(place).collect()
+}
+
+/// Writes the pictures that `--save` asks for, each with `draw` at work on it, and prints the result.
 fn finish<P: Serialize>(
     args: &Predict,
     files: &ImageFiles,
@@ -209,7 +270,7 @@ fn finish<P: Serialize>(
     out: Output,
     text: impl FnOnce() -> String,
 ) -> anyhow::Result<()> {
-    let Answered { answers: predictions, images, skipped } = found;
+    let Answered { answers: predictions, images, .. } = found;
     let mut saved = Vec::new();
     if let Some(folder) = &args.save {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -220,6 +281,19 @@ fn finish<P: Serialize>(
             write_atomic(to, &picture_bytes(&image, to)?)?;
         }
     }
+    report(args, files, found, &saved, out, text)
+}
+
+/// Prints the result, and which pictures were `saved`. Names what there is no answer for.
+fn report<P: Serialize>(
+    args: &Predict,
+    files: &ImageFiles,
+    found: &Answered<Vec<P>>,
+    saved: &[PathBuf],
+    out: Output,
+    text: impl FnOnce() -> String,
+) -> anyhow::Result<()> {
+    let Answered { answers: predictions, skipped, .. } = found;
     let saved: Option<Vec<&Path>> = args.save.as_ref().map(|_| saved.iter().map(PathBuf::as_path).collect());
     let passed_by = &files.passed_by;
     let mut result = json!({

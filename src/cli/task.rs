@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use vpt::head::label_map;
 use vpt::image::preprocess::{Preprocess, Size};
 use vpt::metrics::Scores;
-use vpt::model::task_file::{DetectMeta, MapMeta, NAMED_SOURCES, TaskFile};
+use vpt::model::task_file::{DetectMeta, MapMeta, NAMED_SOURCES, SegmentMeta, TaskFile};
 use vpt::params;
 use vpt::report::table;
 use vpt::runs;
@@ -66,6 +66,7 @@ pub(crate) fn run(args: &TaskArgs, out: Output) -> anyhow::Result<()> {
         "temperature": meta.temperature,
         "label_map": label_map(&file)?,
         "detect": meta.detect,
+        "segment": meta.segment,
         "trainable_params": params::count(&file.params),
         "tensors": tensors.collect::<Vec<_>>(),
     });
@@ -73,6 +74,9 @@ pub(crate) fn run(args: &TaskArgs, out: Output) -> anyhow::Result<()> {
 }
 
 fn kind(file: &TaskFile) -> vpt::config::Task {
+    if file.meta.segment.is_some() {
+        return vpt::config::Task::Segment;
+    }
     match (&file.meta.detect, file.meta.multilabel) {
         (Some(_), _) => vpt::config::Task::Detect,
         (None, true) => vpt::config::Task::Multilabel,
@@ -117,6 +121,14 @@ fn describe(file: &TaskFile, path: &Path, bytes: u64) -> String {
 
 fn head(file: &TaskFile) -> String {
     let meta = &file.meta;
+    if let Some(SegmentMeta { head, blocks, tiles, .. }) = &meta.segment {
+        let blocks: Vec<String> = blocks.iter().map(usize::to_string).collect();
+        let (side, blocks) = (head.side(), blocks.join(", "));
+        return format!(
+            "{}, on blocks {blocks}; {side}x{side} logits a window, {tiles} along the shorter side",
+            head.kind
+        );
+    }
     match (&meta.detect, &meta.label_map) {
         (Some(detect), _) => dense(detect),
         (_, Some(map)) => {

@@ -121,6 +121,7 @@ pub(crate) fn scores(results: &Results) -> String {
         Scores::Classify(_) => &["", "acc1", "acc5", "mean per-class recall", "loss"],
         Scores::Multilabel(_) => &["", "mAP", "micro F1", "macro F1", "exact match", "loss"],
         Scores::Detect(_) => &["", "AP", "AP50", "AP75", "APs", "APm", "APl", "AR100"],
+        Scores::Segment(_) => &["", "mIoU", "pixel accuracy", "mean class accuracy"],
     };
     // Without validation images there is no row of them.
     let rows = rows.into_iter().filter_map(|(part, scores)| Some((part, scores?)));
@@ -135,6 +136,9 @@ pub(crate) fn scores(results: &Results) -> String {
         Scores::Multilabel(m) => {
             let shares = [m.map, m.micro_f1, m.macro_f1, m.exact_match].map(table::percent);
             std::iter::once(part).chain(shares).chain([format!("{:.4}", m.loss)]).collect()
+        }
+        Scores::Segment(m) => {
+            std::iter::once(part).chain([m.miou, m.pixel_acc, m.mean_acc].map(table::percent)).collect()
         }
         Scores::Detect(m) => {
             // -1 where there is nothing to measure.

@@ -135,10 +135,16 @@ fn runs(sandbox: &Sandbox, schema: &mut Schema) {
     sandbox.boxes("boxes", 24);
     // With an object of every class in every part.
     sandbox.boxes("plenty", 120);
-    let of_task: [(&str, &str, &[&str]); 3] = [
+    sandbox.masks("masks", 24);
+    let of_task: [(&str, &str, &[&str]); 4] = [
         ("classify", "photos", &["--method", "linear", "--head", "text", "--lr", "auto", "--epochs", "4"]),
         ("multilabel", "boxes", &["--task", "multilabel", "--method", "vp-pad", "--epochs", "2"]),
         ("detect", "boxes", &["--image-size", "32", "--prompt-layers", "last:1", "--epochs", "3"]),
+        (
+            "segment",
+            "masks",
+            &["--task", "segment", "--image-size", "32", "--prompt-layers", "last:1", "--epochs", "2"],
+        ),
     ];
     for (task, data, flags) in of_task {
         let run = format!("runs/{task}/a");
@@ -148,10 +154,16 @@ fn runs(sandbox: &Sandbox, schema: &mut Schema) {
         };
         print("train", &[&["train", "--backbone", &clip, "--data", data, "--out", &run], flags].concat());
         print("eval", &["eval", "--model", &run, "--data", data]);
-        let image = if data == "photos" { "photos/green/000.png" } else { "boxes/val" };
+        let image = match data {
+            "photos" => "photos/green/000.png",
+            "boxes" => "boxes/val",
+            _ => "masks/JPEGImages",
+        };
         print("predict", &["predict", "--model", &run, image, "--save", "drawn"]);
         print("task info", &["task", "info", &run]);
-        print("export", &["export", "--model", &run, "--out", "m.onnx"]);
+        if task != "segment" {
+            print("export", &["export", "--model", &run, "--out", "m.onnx"]);
+        }
         print("runs show", &["runs", "show", &run]);
         let file = |name: &str| sandbox.path(&run).join(name);
         for name in ["results.json", "environment.json", "split.json"] {
@@ -243,6 +255,7 @@ fn json_is_what_the_schema_says() {
         ("cache clear", &["cache", "clear"]),
         ("data info", &["data", "info", "photos"]),
         ("data info", &["data", "info", "boxes"]),
+        ("data info", &["data", "info", "masks"]),
         ("data info", &["data", "info", "oxford-pets"]),
         ("data info", &["data", "info", "rf100-vl"]),
         ("data list", &["data", "list"]),

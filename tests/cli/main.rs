@@ -33,6 +33,7 @@ mod multilabel;
 mod old_runs;
 mod resume;
 mod runs;
+mod segment;
 #[cfg(unix)]
 mod serve;
 mod shards;

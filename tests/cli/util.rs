@@ -73,6 +73,13 @@ impl Sandbox {
             .ok();
     }
 
+    /// A folder of drawn shapes with masks, 48 x 48 pixels.
+    pub(crate) fn masks(&self, name: &str, images: u32) {
+        let images = images.to_string();
+        self.vpt(&["data", "make", "shapes", "--task", "segment", "--images", &images, "--size", "48", "--out", name])
+            .ok();
+    }
+
     /// Runs the program in this folder.
     pub(crate) fn vpt(&self, args: &[&str]) -> Run {
         finish(self.command(args), args)

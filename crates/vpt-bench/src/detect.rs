@@ -12,7 +12,7 @@ use vpt_backbone::Backbone;
 use vpt_base::random::{normal, stream};
 use vpt_base::{Error, Result};
 use vpt_model::head::detect::{ClassLayer, Truth};
-use vpt_model::model::detect::{DetectInput, DetectStep, Detector, levels};
+use vpt_model::model::detect::{DetectStep, Detector, TokenInput, levels};
 use vpt_model::prompt::part::Drawn;
 use vpt_train::config::{RunConfig, RunContext, Task};
 use vpt_train::train::results::peak_rss_bytes;
@@ -96,9 +96,9 @@ pub fn detect(
         let mut taken = [0.; 4];
         for (which, taken) in taken.iter_mut().enumerate() {
             let input = match which {
-                0 | 1 => DetectInput::Images(&images),
-                2 => DetectInput::Prefix(&prefix),
-                _ => DetectInput::Features(&features),
+                0 | 1 => TokenInput::Images(&images),
+                2 => TokenInput::Prefix(&prefix),
+                _ => TokenInput::Features(&features),
             };
             let begin = Instant::now();
             if which == 0 {

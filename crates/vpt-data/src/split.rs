@@ -238,7 +238,13 @@ impl SplitFile {
         Self::of(&dataset.name, &dataset.split_note, dataset.names(), |split| dataset.part(split))
     }
 
-    fn of<'a, M: Member + 'a>(name: &str, note: &str, classes: Vec<String>, part: impl Fn(Split) -> &'a [M]) -> Self {
+    /// Split file of a data set with these parts.
+    pub(super) fn of<'a, M: Member + 'a>(
+        name: &str,
+        note: &str,
+        classes: Vec<String>,
+        part: impl Fn(Split) -> &'a [M],
+    ) -> Self {
         let [train, val, test] = Split::ALL.map(|split| part(split).iter().map(|m| m.id().to_owned()).collect());
         Self { data: name.to_owned(), note: note.to_owned(), classes, train, val, test }
     }

@@ -8,17 +8,21 @@ mod label_map;
 pub mod predict;
 pub mod ready;
 pub mod run_origin;
+pub mod segment;
+mod segment_task;
 mod task;
 pub mod task_file;
 mod templates;
 #[cfg(test)]
 mod tests;
 mod text;
+pub mod token_reader;
 
 use std::{ops::Range, sync::Arc};
 
 pub use detect_task::{DetectTask, Found};
 use label_map::Mapped;
+pub use segment_task::SegmentTask;
 pub use task::sigmoid;
 pub use task::{AnyTask, BackboneOrigin, TaskModel, TaskOptions};
 use templates::TemplateTexts;

@@ -12,6 +12,7 @@ mod detection;
 mod file;
 mod plan;
 mod rate;
+mod segmentation;
 mod texts;
 mod validate;
 
@@ -20,12 +21,13 @@ use std::path::PathBuf;
 pub use self::choices::Select;
 pub use self::plan::{DetectPlan, Plan};
 pub use self::rate::LearningRate;
+pub use self::segmentation::SegmentPlan;
 use vpt_backbone::{Compute, Device, Engine, Precision, class_texts::Prompts};
 use vpt_base::{Message, Result};
 use vpt_data::{AugmentPolicy, boxes::Fit};
 pub use vpt_model::methods::{HeadInit, Method, MethodOptions, RunContext, Solver, Task};
 use vpt_model::{
-    head::{HeadKind, LabelMap},
+    head::{HeadKind, LabelMap, segment::DecodeHead},
     loss::class_weights::ClassWeights,
     methods::{
         help,
@@ -40,6 +42,10 @@ const CLASSIFIERS: &[Task] = &[Task::Classify, Task::Multilabel];
 const ONE_CLASS: &[Task] = &[Task::Classify];
 /// The task with boxes.
 const DETECTION: &[Task] = &[Task::Detect];
+/// The tasks with a head on patch tokens.
+pub(crate) const DENSE: &[Task] = &[Task::Detect, Task::Segment];
+/// The task with a class for each pixel.
+const SEGMENTATION: &[Task] = &[Task::Segment];
 /// Threads of the largest machines, and more; the command line takes no more either.
 const MAX_THREADS: usize = 1024;
 
@@ -59,7 +65,7 @@ settings! {
             /// What to learn from the data
             ///
             /// auto: detect from data with boxes (COCO, YOLO, Pascal VOC), else classify. multilabel: which classes occur in an image,
-            /// any number of them, from data with boxes.
+            /// any number of them, from data with boxes. segment: the class of each pixel, from data with masks.
             task: Task => { value: "TASK", }
         }
         Method {
@@ -162,7 +168,8 @@ settings! {
                     LearningRate::Value(lr) => settings::positive(lr),
                 },
             }
-            /// Peak learning rate of the head beside prompts or tuned weights; in detection also while it learns alone
+            /// Peak learning rate of the head beside prompts or tuned weights; in detection and
+            /// segmentation also while it learns alone
             head_lr: Option<f64> => {
                 value: "RATE",
                 default: DefaultText::Made(help::head_lr),
@@ -217,7 +224,7 @@ settings! {
             }
             /// Stop after this many epochs without a better validation result
             ///
-            /// In detection it ends the stage that is running: from the head alone the run goes over to prompts and head.
+            /// In detection and segmentation it ends the stage that is running: from the head alone the run goes over to prompts and head.
             patience: Option<usize> => {
                 value: "EPOCHS",
                 default: DefaultText::Words("never"),
@@ -235,13 +242,13 @@ settings! {
             /// Position embeddings are interpolated as the backbone's family does.
             image_size: Option<usize> => {
                 value: "PIXELS",
-                default: DefaultText::Words("the backbone's; in detection 16 patches, 12 of 32 pixels"),
+                default: DefaultText::Words("the backbone's; in detection and segmentation 16 patches, 12 of 32 pixels"),
                 check: settings::at_least_one,
             }
         }
         Training {
             /// Mirror half of the training images, drawn anew each epoch
-            flip: Option<bool> => { default: DefaultText::Words("in detection"), }
+            flip: Option<bool> => { default: DefaultText::Words("in detection and segmentation"), }
             /// Cut a random part out of each training image, of at least and at most this share of its area: 0.5 1
             random_resized_crop: Option<[f32; 2]> => {
                 value: "LEAST MOST",
@@ -266,14 +273,14 @@ settings! {
         }
         Detection {
             /// Epochs, of all, in which the head learns alone, on features computed once
-            head_epochs: Option<usize> => { value: "N", default: DefaultText::Words("half"), tasks: DETECTION, }
+            head_epochs: Option<usize> => { value: "N", default: DefaultText::Words("half"), tasks: DENSE, }
         }
         Training {
             // Declared here, among what only detection has, since files of earlier versions have it here.
             /// Decay of the moving average of the learned values, which is what is kept, 0 to below 1
             ema: Option<f64> => {
                 value: "X",
-                default: DefaultText::Made(|| format!("no average; {} in detection", detection::EMA)),
+                default: DefaultText::Made(|| format!("no average; {} in detection and segmentation", detection::EMA)),
                 steps: true,
                 check: |ema| {
                     let fits = (0. ..1.).contains(ema);
@@ -291,7 +298,7 @@ settings! {
             /// This, `box_crop` and `mosaic` make every step run the whole backbone; without them what comes before the first
             /// prompt is computed once, or with linear all. A head that prompts will follow learns without them.
             scale_jitter: Option<[f32; 2]> => {
-                value: "LEAST MOST", default: DefaultText::Made(detection::scale_jitter_text), tasks: DETECTION,
+                value: "LEAST MOST", default: DefaultText::Made(detection::scale_jitter_text), tasks: DENSE,
             }
             /// Cut half of the training images at random around their boxes; see `scale_jitter`
             box_crop: bool => { tasks: DETECTION, }
@@ -352,6 +359,21 @@ settings! {
             engine: Option<Engine> => { value: "ENGINE", }
             /// What that runs on: the processor if `None`
             device: Option<Device> => { value: "DEVICE", }
+        }
+        Segmentation {
+            /// What tells the classes of pixels: `multi-block`, convolutions on the tokens of four blocks, with 4 x 4 logits a token; or
+            /// `linear`, BatchNorm and a 1x1 convolution on the tokens of the last block, upsampled
+            decode_head: Option<DecodeHead> => {
+                value: "HEAD",
+                default: DefaultText::Made(|| DecodeHead::default().to_string()),
+                tasks: SEGMENTATION,
+            }
+            /// Windows of `image_size` along the shorter side of an image: more show small things in large images
+            ///
+            /// The image is resized until they fit; they overlap by a third. Images are seen, and measured, whole.
+            tiles: Option<usize> => {
+                value: "N", default: DefaultText::Words("1"), tasks: SEGMENTATION, check: settings::at_least_one,
+            }
         }
     }
 }

@@ -5,9 +5,17 @@ use std::collections::HashMap;
 use super::finding::{FindingKind, Findings};
 use super::listed::ListedImage;
 
+/// What the labels of images are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Labels {
+    Classes,
+    Boxes,
+    Masks,
+}
+
 /// Compares the hashes of `listed`. Of equal images the first one, train before val before test, is the one that others
-/// repeat. Labels are said unless they `are_boxes`.
-pub(super) fn check(listed: &[ListedImage], hashes: &[Option<blake3::Hash>], are_boxes: bool, out: &mut Findings) {
+/// repeat. Of labels classes alone are said.
+pub(super) fn check(listed: &[ListedImage], hashes: &[Option<blake3::Hash>], labels: Labels, out: &mut Findings) {
     let mut order: Vec<usize> = (0..listed.len().min(hashes.len())).collect();
     order.sort_by(|&a, &b| {
         let key = |i: usize| (listed[i].split, listed[i].file(), listed[i].image.index());
@@ -23,10 +31,12 @@ pub(super) fn check(listed: &[ListedImage], hashes: &[Option<blake3::Hash>], are
         let (image, original) = (&listed[i], &listed[original]);
         let (prefix, name) = (image.prefix(), original.name());
         if image.label != original.label {
-            let message = if are_boxes {
-                format!("the same as {name}, with other boxes")
-            } else {
-                format!("the same as {name}, but labelled '{}', not '{}'", image.label, original.label)
+            let message = match labels {
+                Labels::Boxes => format!("the same as {name}, with other boxes"),
+                Labels::Masks => format!("the same as {name}, with another mask"),
+                Labels::Classes => {
+                    format!("the same as {name}, but labelled '{}', not '{}'", image.label, original.label)
+                }
             };
             out.error(FindingKind::DuplicateOtherLabel, image.file(), None, prefix + &message);
         } else if let (Some(here), Some(there)) = (image.split, original.split)

@@ -187,6 +187,14 @@ choice! {
         /// The same box with the same category twice in an image.
         DuplicateBox = "duplicate-box",
 
+        // Masks.
+        /// An image without a mask.
+        MissingMask = "missing-mask",
+        /// A mask that cannot be read, or whose pixels are no numbers of classes.
+        UnreadableMask = "unreadable-mask",
+        /// A number in a mask that stands for no class.
+        UnknownIndex = "unknown-index",
+
         /// What stops `vpt train` and is none of the above.
         Refused = "refused",
     }

@@ -44,8 +44,8 @@ pub struct Report {
     /// The path that was checked.
     pub data: String,
     /// How the data set lies on disk: `folder`, `csv`, `split_zhou`, `fgvc`, `list`, `idx`, `parquet`, `webdataset`,
-    /// `metadata`, `coco`, `yolo`, `voc`, `box-csv`, `box-txt`, `createml`, `cvat`, `darknet` or `labelme`; none if it
-    /// is none.
+    /// `metadata`, `coco`, `yolo`, `voc`, `box-csv`, `box-txt`, `createml`, `cvat`, `darknet` or `labelme`; of masks
+    /// `voc-masks`, `ade20k`, `mask-pairs` or `coco`; none if it is none.
     pub layout: Option<&'static str>,
     /// Whether headers and lists alone were read, and so neither damaged nor duplicate images could be found.
     pub fast: bool,
@@ -79,27 +79,52 @@ pub fn check(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) ->
     {
         out.refused(FindingKind::Refused, data, &error);
     }
-    let mut findings = out.0;
-    findings.sort_by(|a, b| (&a.path, a.line, a.kind.name()).cmp(&(&b.path, b.line, b.kind.name())));
-    findings.dedup();
-    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
-    let mut kinds = BTreeMap::new();
-    for finding in &findings {
-        *kinds.entry(finding.kind.name()).or_default() += 1;
+    Ok(Report::of(data, layout.map(Layout::name), fast, images, out, started))
+}
+
+impl Report {
+    /// What was found in `images` images of `data` since a check was `started`.
+    pub(crate) fn of(
+        data: &Path,
+        layout: Option<&'static str>,
+        fast: bool,
+        images: usize,
+        out: Findings,
+        started: Instant,
+    ) -> Self {
+        let mut findings = out.0;
+        findings.sort_by(|a, b| (&a.path, a.line, a.kind.name()).cmp(&(&b.path, b.line, b.kind.name())));
+        findings.dedup();
+        let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+        let mut kinds = BTreeMap::new();
+        for finding in &findings {
+            *kinds.entry(finding.kind.name()).or_default() += 1;
+        }
+        let wall_s = started.elapsed().as_secs_f64();
+        Self {
+            data: data.to_string_lossy().into_owned(),
+            layout,
+            fast,
+            images,
+            errors,
+            warnings: findings.len() - errors,
+            kinds,
+            wall_s,
+            images_per_minute: if wall_s > 0. { images as f64 / wall_s * 60. } else { 0. },
+            findings,
+        }
     }
-    let wall_s = started.elapsed().as_secs_f64();
-    Ok(Report {
-        data: data.to_string_lossy().into_owned(),
-        layout: layout.map(Layout::name),
-        fast,
-        images,
-        errors,
-        warnings: findings.len() - errors,
-        kinds,
-        wall_s,
-        images_per_minute: if wall_s > 0. { images as f64 / wall_s * 60. } else { 0. },
-        findings,
-    })
+}
+
+/// Looks at the images of a data set of masks: whether they can be read, and which are the same.
+pub(crate) fn check_listed(
+    listed: &[ListedImage],
+    fast: bool,
+    out: &mut Findings,
+    progress: &mut dyn FnMut(usize, usize),
+) {
+    let hashes = images::check(listed, fast, out, progress);
+    duplicates::check(listed, &hashes, duplicates::Labels::Masks, out);
 }
 
 /// Warnings about `data` for a run that begins, a line each: the first of the cheap part of a check, and where
@@ -190,6 +215,7 @@ fn examine(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) -> R
     }
     let listed = if has_classes { listed::existing(listed, &mut findings) } else { listed };
     let hashes = images::check(&listed, fast, &mut findings, progress);
-    duplicates::check(&listed, &hashes, !has_classes, &mut findings);
+    let labels = if has_classes { duplicates::Labels::Classes } else { duplicates::Labels::Boxes };
+    duplicates::check(&listed, &hashes, labels, &mut findings);
     Ok(Examination { layout, images: listed.len(), needs_opening, findings })
 }

@@ -6,7 +6,7 @@
 
 mod box_lines;
 mod box_table;
-mod coco;
+pub(crate) mod coco;
 mod create_ml;
 mod cvat;
 mod idx;
@@ -86,7 +86,7 @@ impl Layout {
     pub const BOXES: Self = Self::new("boxes", "boxes");
 
     /// A layout called `name` in files and `title` in sentences.
-    const fn new(name: &'static str, title: &'static str) -> Self {
+    pub(crate) const fn new(name: &'static str, title: &'static str) -> Self {
         Self { name, title }
     }
 

@@ -10,6 +10,8 @@ pub struct Drawing {
     pub image: Rgb8,
     /// Where each object is, in the scene's order.
     pub extents: Vec<Extent>,
+    /// For each pixel, row by row, the object that covers it by at least a half, counted from 1: the last one painted, 0 for none.
+    pub owners: Vec<u16>,
 }
 
 /// The pixels an object's outline covers by at least a half.
@@ -30,12 +32,16 @@ pub struct Extent {
 /// Draws `scene` as a square image of `side` pixels.
 pub fn draw(scene: &Scene, side: usize) -> Drawing {
     let mut canvas = backdrop(scene, side);
-    let extents = scene.objects.iter().map(|object| paint(&mut canvas, side, object, scene)).collect();
+    let mut owners = vec![0; side * side];
+    let mut extents = Vec::with_capacity(scene.objects.len());
+    for (object, number) in scene.objects.iter().zip(1..) {
+        extents.push(paint(&mut canvas, side, object, scene, &mut |at| owners[at] = number));
+    }
     if scene.style == Style::Shifted {
         shift(&mut canvas, side, scene.grain);
     }
     let pixels = canvas.iter().map(|level| (level * 255.0 + 0.5) as u8).collect();
-    Drawing { image: Rgb8 { width: side, height: side, pixels }, extents }
+    Drawing { image: Rgb8 { width: side, height: side, pixels }, extents, owners }
 }
 
 /// A number in -1..=1 decided by the seed and two coordinates.
@@ -75,8 +81,14 @@ fn backdrop(scene: &Scene, side: usize) -> Vec<f32> {
     canvas
 }
 
-/// Paints one object over the canvas and says which pixels it covers.
-fn paint(canvas: &mut [f32], side: usize, object: &DrawnObject, scene: &Scene) -> Extent {
+/// Paints one object over the canvas, says which pixels it covers, and calls `covers` with each of them.
+fn paint(
+    canvas: &mut [f32],
+    side: usize,
+    object: &DrawnObject,
+    scene: &Scene,
+    covers: &mut impl FnMut(usize),
+) -> Extent {
     let scale = side as f32;
     let radius = object.radius * scale;
     let (cx, cy) = (object.centre.0 * scale, object.centre.1 * scale);
@@ -106,6 +118,7 @@ fn paint(canvas: &mut [f32], side: usize, object: &DrawnObject, scene: &Scene) -
                 (left, top) = (left.min(x), top.min(y));
                 (right, bottom) = (right.max(x + 1), bottom.max(y + 1));
                 area += 1;
+                covers(y * side + x);
             }
             let (alpha, lightness) = ink(object.fill, distance, u, v, radius);
             let cover = cover * alpha;

@@ -14,7 +14,7 @@ pub use scene::{
 };
 pub use set::{Categories, ShapesConfig, ShapesTask, dataset};
 pub(super) use write::write_png;
-pub use write::{write_coco, write_folder};
+pub use write::{write_coco, write_folder, write_masks};
 
 use rand::Rng;
 use rand::seq::IndexedRandom;

@@ -17,11 +17,13 @@ choice! {
         Classify = "classify",
         /// Several objects in each image, with boxes; classes are shapes.
         Detect = "detect",
+        /// The same images, with the class of each pixel: background, or a shape.
+        Segment = "segment",
     }
 }
 
 choice! {
-    /// What the categories of a drawn detection set are.
+    /// What the categories of a drawn set of boxes or masks are.
     pub enum Categories for "categories" {
         /// The eight shapes, whatever their colour.
         Shapes = "shapes",
@@ -54,7 +56,7 @@ pub struct ShapesConfig {
     pub pairs: Pairs,
     /// What the set is for.
     pub task: ShapesTask,
-    /// What the categories are, where it is for detection.
+    /// What the categories are, where it is for detection or segmentation.
     pub categories: Categories,
     /// Side of the square images, pixels.
     pub size: usize,
@@ -173,7 +175,7 @@ pub fn dataset(config: &ShapesConfig) -> Result<Dataset> {
     if config.task != ShapesTask::Classify {
         return Err(Error::setting(
             "task",
-            "generated data for detection must be written first: `vpt data make shapes`",
+            "generated data for detection and segmentation must be written first: `vpt data make shapes`",
         ));
     }
     if config.images * config.size * config.size * 3 > MAX_BYTES {

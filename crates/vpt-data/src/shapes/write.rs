@@ -11,6 +11,7 @@ use super::scene::{Colour, Shape};
 use super::set::{Categories, ShapesConfig};
 use super::{draw, name};
 use crate::Split;
+use crate::index_png;
 use vpt_base::files::whole;
 use vpt_base::{Error, Result};
 use vpt_image::Rgb8;
@@ -125,6 +126,51 @@ pub fn write_coco(out: &Path, config: &ShapesConfig) -> Result<[usize; 3]> {
     Ok(counts)
 }
 
+/// Writes the segmentation set, the scenes of the detection set, in the layout of Pascal VOC: `JPEGImages/NUMBER.png`,
+/// `SegmentationClass/NUMBER.png`, `ImageSets/Segmentation/{train,val,test}.txt` and `classes.txt`. A pixel is of an object that
+/// covers it by at least a half. Returns how many images each part has.
+///
+/// # Errors
+/// As [`write_folder`].
+pub fn write_masks(out: &Path, config: &ShapesConfig) -> Result<[usize; 3]> {
+    config.check()?;
+    let categories = empty_set(config, Split::Train).categories;
+    let mut counts = [0; 3];
+    whole(out, |folder| {
+        let [images, masks, lists] =
+            ["JPEGImages", "SegmentationClass", "ImageSets/Segmentation"].map(|name| folder.join(name));
+        for part in [&images, &masks, &lists] {
+            fs::create_dir_all(part).map_err(Error::io(part))?;
+        }
+        let mut listed = [const { String::new() }; 3];
+        for (index, (split, scene)) in config.scenes().enumerate() {
+            let drawing = draw(&scene, config.size);
+            let name = format!("{:06}", index + 1);
+            write_png(&images.join(format!("{name}.png")), &drawing.image)?;
+            let class = |owner: &u16| {
+                let object = usize::from(*owner).checked_sub(1).map(|at| &scene.objects[at]);
+                let id = object.map(|object| config.categories.id(object.colour, object.shape));
+                id.and_then(|id| categories.iter().position(|category| category.id == id)).map_or(0, |at| at as u16 + 1)
+            };
+            let numbers: Vec<u16> = drawing.owners.iter().map(class).collect();
+            let path = masks.join(format!("{name}.png"));
+            fs::write(&path, index_png::encode(config.size, config.size, &numbers, false)?)
+                .map_err(Error::io(&path))?;
+            listed[split as usize].extend([name.as_str(), "\n"]);
+            counts[split as usize] += 1;
+        }
+        for (split, list) in Split::ALL.into_iter().zip(&listed) {
+            let path = lists.join(format!("{split}.txt"));
+            fs::write(&path, list).map_err(Error::io(&path))?;
+        }
+        let names: Vec<&str> =
+            std::iter::once("background").chain(categories.iter().map(|c| c.name.as_str())).collect();
+        let path = folder.join("classes.txt");
+        fs::write(&path, names.join("\n") + "\n").map_err(Error::io(&path))
+    })?;
+    Ok(counts)
+}
+
 fn empty_set(config: &ShapesConfig, split: Split) -> Coco {
     let category = |(colour, shape): (Colour, Shape)| {
         let name = match config.categories {
@@ -161,6 +207,8 @@ pub(crate) fn write_png(path: &Path, image: &Rgb8) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Layout;
+    use crate::masks::MaskDataset;
     use crate::shapes::{Pairs, ShapesTask, dataset};
     use vpt_image::decode;
 
@@ -177,6 +225,33 @@ mod tests {
         // Nothing temporary is left beside it, and it is not written over.
         assert_eq!(fs::read_dir(dir.path().join("new")).unwrap().count(), 1);
         assert!(write_folder(&out, &config).unwrap_err().to_string().contains("not empty"));
+    }
+
+    #[test]
+    fn masks_cover_what_the_boxes_are_around() {
+        let config = ShapesConfig { images: 16, task: ShapesTask::Segment, ..ShapesConfig::default() };
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("masks");
+        assert_eq!(write_masks(&out, &config).unwrap(), [10, 2, 4]);
+        let set = MaskDataset::open(&out, 1).unwrap();
+        assert_eq!((set.layout, set.faults.len(), set.notes.len()), (Layout::VOC_MASKS, 0, 0));
+        assert_eq!((set.classes.names.len(), set.classes.names[0].as_str()), (9, "background"));
+        let scenes: Vec<_> = config.scenes().collect();
+        let all: Vec<_> = Split::ALL.into_iter().flat_map(|split| set.part(split)).collect();
+        for (image, (_, scene)) in all.into_iter().zip(&scenes) {
+            let drawing = draw(scene, config.size);
+            assert_eq!(image.image.load().unwrap(), drawing.image);
+            let mask = image.mask().unwrap();
+            for (object, extent) in scene.objects.iter().zip(&drawing.extents) {
+                let class = object.shape as u16 + 1;
+                let own = (extent.y..extent.y + extent.height)
+                    .flat_map(|y| (extent.x..extent.x + extent.width).map(move |x| y * config.size + x))
+                    .filter(|at| mask.classes[*at] == class);
+                assert!(own.count() * 10 >= extent.area * 9, "{object:?}");
+            }
+            let covered = mask.classes.iter().filter(|class| **class != 0).count();
+            assert_eq!(covered, drawing.owners.iter().filter(|owner| **owner != 0).count());
+        }
     }
 
     #[test]

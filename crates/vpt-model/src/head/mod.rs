@@ -8,6 +8,7 @@ pub mod cosine;
 pub mod detect;
 pub mod label_map;
 mod linear;
+pub mod segment;
 mod text;
 
 use candle_core::{Device, Tensor, Var};

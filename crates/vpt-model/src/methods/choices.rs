@@ -15,6 +15,8 @@ choice! {
         Multilabel = "multilabel",
         /// Boxes around objects.
         Detect = "detect",
+        /// A class for each pixel, from data with masks.
+        Segment = "segment",
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     source: "Radford et al. 2021",
     head: MethodHead::Any,
     texts: Texts::Unread,
-    tasks: &[Task::Classify, Task::Multilabel, Task::Detect],
+    tasks: &[Task::Classify, Task::Multilabel, Task::Detect, Task::Segment],
     options: &["solver", "l2"],
     solved: |options| options.probe.solver == Some(Solver::Lbfgs),
     check: |options, head| {
@@ -61,7 +61,7 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
         }
     },
     defaults: |request| {
-        if request.detects() {
+        if request.is_dense() {
             return Defaults { lr: 1e-3, ..Defaults::DETECTION };
         }
         if request.head == Some(HeadKind::Text) {

@@ -63,7 +63,7 @@ pub use self::{
 };
 use crate::loss::class_weights::ClassWeights;
 use crate::{
-    head::{HeadKind, LabelMap},
+    head::{HeadKind, LabelMap, segment::DecodeHead},
     optim::OptimizerKind,
     prompt::{pixels::PatchPlace, weights::LoraTowers},
 };
@@ -345,6 +345,7 @@ settings::choices!(
     PromptInit,
     Solver,
     HeadKind,
+    DecodeHead,
     LabelMap,
     PatchPlace,
     LoraTowers,

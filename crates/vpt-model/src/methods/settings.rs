@@ -23,6 +23,8 @@ pub enum Heading {
     Training,
     /// What only detection has.
     Detection,
+    /// What only segmentation has.
+    Segmentation,
     /// Where results go.
     Output,
     /// What every command takes: `train` has no flag of its own for it.
@@ -37,6 +39,7 @@ impl Heading {
             Self::Method => "Method",
             Self::Training => "Training",
             Self::Detection => "Detection",
+            Self::Segmentation => "Segmentation",
             Self::Output => "Output",
             Self::Global => "Global options",
         }

@@ -182,9 +182,9 @@ impl MethodRequest<'_> {
         self.head_init == Some(HeadInit::Probe)
     }
 
-    /// Whether boxes are learned.
-    pub fn detects(&self) -> bool {
-        self.context.task == Task::Detect
+    /// Whether boxes or pixels are learned, by a head on patch tokens.
+    pub fn is_dense(&self) -> bool {
+        matches!(self.context.task, Task::Detect | Task::Segment)
     }
 }
 

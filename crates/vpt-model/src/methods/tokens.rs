@@ -30,7 +30,7 @@ settings! {
             prompt_layers: Option<PromptLayers> => {
                 value: "all|first:K|last:K",
                 default: DefaultText::Words(
-                    "all; last:4 in detection; three quarters of a tower, at most 9, where texts are learned",
+                    "all; last:4 in detection and segmentation; three quarters of a tower, at most 9, where texts are learned",
                 ),
                 lacking: "choice of blocks",
             }
@@ -57,17 +57,17 @@ settings! {
 const MAX_TOKENS: usize = 1000;
 /// Prompt tokens a block. The VPT paper chooses among 1 to 200 for each data set; 10 is its code's starting point.
 pub(super) const TOKENS: usize = 10;
-/// Blocks with prompts in a detector, from the last one on: few, so that what comes before is computed once.
+/// Blocks with prompts where boxes or pixels are learned, from the last one on: few, so that what comes before is computed once.
 const DETECTION_BLOCKS: usize = 4;
 
 pub(super) const FAMILY: MethodSpec = MethodSpec {
     learns: Learns::Tokens,
     combines: true,
     head: MethodHead::Any,
-    tasks: &[Task::Classify, Task::Multilabel, Task::Detect],
+    tasks: &[Task::Classify, Task::Multilabel, Task::Detect, Task::Segment],
     options: &["head_lr", "head_init", "keep_better", "prompt_tokens", "prompt_dropout", "prompt_init"],
     defaults: |request| {
-        if request.detects() {
+        if request.is_dense() {
             Defaults::DETECTION
         } else {
             after_probe::or(request, after_probe::TOKENS_LR, Defaults::BASE)
@@ -89,9 +89,9 @@ pub(super) fn part(
     MethodPart { shape: PartShape::Tokens(TokenLayout { start, layers, tokens }), dropout }
 }
 
-/// The prompted blocks, as they are asked for or else all; of a detector the last four.
+/// The prompted blocks, as they are asked for or else all; of a dense task the last four.
 pub(super) fn layers(request: &MethodRequest<'_>) -> PromptLayers {
-    let default = if request.detects() {
+    let default = if request.is_dense() {
         PromptLayers::Last(DETECTION_BLOCKS.min(request.context.depth))
     } else {
         PromptLayers::All

@@ -21,7 +21,7 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     part: |request, options| {
         let layers = tokens::layers(request);
         options.tokens.prompt_layers = Some(layers);
-        let dropout = if request.detects() { 0. } else { DROPOUT };
+        let dropout = if request.is_dense() { 0. } else { DROPOUT };
         Ok(Some(tokens::part(request, &mut options.tokens, layers.resolve(request.context.depth)?, dropout)))
     },
     ..tokens::FAMILY

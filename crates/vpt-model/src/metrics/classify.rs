@@ -36,6 +36,11 @@ impl Confusion {
         Self { classes, counts: vec![0; classes * classes] }
     }
 
+    /// The matrix `[classes, classes]` of these counts, a row for each true class.
+    pub(super) fn of_counts(classes: usize, counts: Vec<u64>) -> Self {
+        Self { classes, counts }
+    }
+
     /// Counts one more of class `truth` that was taken for class `predicted`.
     ///
     /// # Panics

@@ -1,5 +1,5 @@
 //! How good a model is: accuracy on classes and how far its confidence can be believed, how sure a difference is, metrics of several classes an image,
-//! the COCO box metric. Metrics are named as `CLIP_benchmark` and pycocotools name them, computed over the whole split at once
+//! the COCO box metric, mIoU of pixels. Metrics are named as `CLIP_benchmark` and pycocotools name them, computed over the whole split at once
 //! (never as a mean of batch means), and are fractions of one.
 
 pub mod bootstrap;
@@ -7,10 +7,12 @@ pub mod calibration;
 pub mod classify;
 pub mod coco;
 pub mod multilabel;
+pub mod segment;
 
 pub use calibration::{Calibration, Ece};
 pub use classify::{Confusion, Metrics, Tally};
 pub use multilabel::{MultilabelMetrics, MultilabelTally};
+pub use segment::{ClassIou, PixelTally, SegmentMetrics};
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +26,8 @@ pub enum Scores {
     Multilabel(MultilabelMetrics),
     /// Boxes.
     Detect(coco::CocoMetrics),
+    /// A class for each pixel.
+    Segment(SegmentMetrics),
 }
 
 impl Scores {
@@ -51,12 +55,21 @@ impl Scores {
         }
     }
 
-    /// The fraction of one by which epochs are compared: accuracy, mAP or AP.
+    /// The metrics of segmentation, if that was the task.
+    pub fn segment(&self) -> Option<&SegmentMetrics> {
+        match self {
+            Self::Segment(metrics) => Some(metrics),
+            _ => None,
+        }
+    }
+
+    /// The fraction of one by which epochs are compared: accuracy, mAP, AP or mIoU.
     pub fn main(&self) -> f64 {
         match self {
             Self::Classify(metrics) => metrics.acc1,
             Self::Multilabel(metrics) => metrics.map,
             Self::Detect(metrics) => metrics.ap,
+            Self::Segment(metrics) => metrics.miou,
         }
     }
 
@@ -65,16 +78,18 @@ impl Scores {
         match self {
             Self::Classify(metrics) => Some(metrics.loss),
             Self::Multilabel(metrics) => Some(metrics.loss),
-            Self::Detect(_) => None,
+            Self::Detect(_) | Self::Segment(_) => None,
         }
     }
 
-    /// Sort key of results, better ones higher: [`Self::main`], of equals the lower loss, or the higher AP50.
+    /// Sort key of results, better ones higher: [`Self::main`], of equals the lower loss, or the higher AP50 or
+    /// accuracy of pixels.
     pub fn rank(&self) -> (f64, f64) {
         match self {
             Self::Classify(metrics) => (metrics.acc1, -metrics.loss),
             Self::Multilabel(metrics) => (metrics.map, -metrics.loss),
             Self::Detect(metrics) => (metrics.ap, metrics.ap50),
+            Self::Segment(metrics) => (metrics.miou, metrics.pixel_acc),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    detect::{DetectInput, Detector},
+    detect::{Detector, TokenInput},
     task::{TaskOptions, open_task},
 };
 use crate::{
@@ -168,7 +168,7 @@ impl DetectTask {
             true
         };
         visit_batches(loader, total, go_on, |batch| {
-            let input = DetectInput::Images(&batch.pixels);
+            let input = TokenInput::Images(&batch.pixels);
             let found = self.detector.detect(&head, Some(&self.params), input, batch.valid.as_deref())?;
             all.extend(batch.views.iter().zip(found).map(|(view, found)| placed(&found, view)));
             Ok(())

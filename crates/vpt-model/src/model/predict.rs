@@ -6,10 +6,15 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::model::{AnyTask, DetectTask, Found, TaskModel, sigmoid};
+use crate::model::{AnyTask, DetectTask, Found, SegmentTask, TaskModel, sigmoid};
 use vpt_backbone::Backbone;
 use vpt_base::{Progress, Result, logits::top_k};
-use vpt_data::{ImageSource, Loader, Sample, boxes::BoxImage, visit_batches};
+use vpt_data::{
+    ImageSource, Loader, Sample,
+    boxes::BoxImage,
+    masks::{ClassMask, MaskImage},
+    visit_batches,
+};
 use vpt_image::Preprocess;
 
 /// Images that go through the backbone at a time.
@@ -44,6 +49,20 @@ pub struct PredictedBox {
     pub class: usize,
 }
 
+/// A class in an image, and how much of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ClassShare {
+    /// The class.
+    pub label: String,
+    /// Its share of the image's pixels.
+    pub share: f64,
+    /// Its pixels.
+    pub pixels: u64,
+    /// Index into the task's classes.
+    #[serde(skip)]
+    pub class: usize,
+}
+
 /// What a task says of one image.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
@@ -54,6 +73,8 @@ pub enum ImageAnswer {
     Classes(Vec<Guess>),
     /// The objects in an image, surest first.
     Boxes(Vec<PredictedBox>),
+    /// The classes of an image's pixels, the most frequent first.
+    Regions(Vec<ClassShare>),
 }
 
 impl ImageAnswer {
@@ -64,6 +85,7 @@ impl ImageAnswer {
                 guesses.first().map(|guess| (guess.label.as_str(), guess.probability))
             }
             Self::Boxes(boxes) => boxes.first().map(|found| (found.label.as_str(), found.score)),
+            Self::Regions(regions) => regions.first().map(|region| (region.label.as_str(), region.share)),
         }
     }
 }
@@ -223,6 +245,28 @@ impl DetectTask {
     }
 }
 
+impl SegmentTask {
+    /// The classes in `mask`, the most frequent first.
+    pub fn shares(&self, mask: &ClassMask) -> Vec<ClassShare> {
+        let names = &self.meta().classes;
+        let mut counts = vec![0_u64; names.len()];
+        for class in &mask.classes {
+            if let Some(count) = counts.get_mut(usize::from(*class)) {
+                *count += 1;
+            }
+        }
+        let found = counts.into_iter().enumerate().filter(|(_, pixels)| *pixels > 0);
+        let mut shares: Vec<ClassShare> = found
+            .map(|(class, pixels)| {
+                let share = pixels as f64 / mask.classes.len() as f64;
+                ClassShare { label: names[class].clone(), share, pixels, class }
+            })
+            .collect();
+        shares.sort_by_key(|share| std::cmp::Reverse(share.pixels));
+        shares
+    }
+}
+
 impl AnyTask {
     /// What the task says of each of `images`, in their order.
     ///
@@ -248,6 +292,16 @@ impl AnyTask {
                 let images = images.iter().enumerate().map(opened).collect::<Result<_>>()?;
                 let boxes = task.boxes(images, options.min_score.unwrap_or(task.usual_score()), progress)?;
                 Ok(boxes.into_iter().map(ImageAnswer::Boxes).collect())
+            }
+            Self::Segment(task) => {
+                let opened = |(i, image): (usize, &ImageSource)| MaskImage::unlabelled(name(image, i), image.clone());
+                let images = images.iter().enumerate().map(opened).collect::<Result<_>>()?;
+                let mut all = Vec::new();
+                task.visit_masks(images, progress, |_, mask| {
+                    all.push(ImageAnswer::Regions(task.shares(&mask)));
+                    Ok(())
+                })?;
+                Ok(all)
             }
         }
     }

@@ -13,6 +13,7 @@ use super::{
     AnyTask, TaskModel,
     detect_task::{Found, ReadyDetector},
     predict::{AnswerOptions, ImageAnswer},
+    segment_task::tells_pixels,
     task_file::TaskMeta,
     text::BoundClassifier,
 };
@@ -127,6 +128,7 @@ impl ReadyTask {
                 (head, !tunes_weights(task) && task.model().puts_prompts_in())
             }
             AnyTask::Detect(task) => (ReadyHead::Boxes(Box::new(task.ready()?)), task.is_prompted()),
+            AnyTask::Segment(_) => return Err(tells_pixels("answer that is served; `vpt predict` writes its masks")),
         };
         Ok(Self { task, head, is_prompted, prompts: Mutex::default() })
     }
@@ -155,6 +157,7 @@ impl ReadyTask {
                 of(own) + of(&own[task.model().part_tensors().min(own.len())..])
             }
             AnyTask::Detect(task) => 2 * of(task.params()),
+            AnyTask::Segment(task) => 2 * of(task.params()),
         }
     }
 
@@ -187,6 +190,7 @@ impl ReadyTask {
                     task.model().prompt_set(task.params(), threads)?.map(Arc::new)
                 }
                 AnyTask::Detect(task) => task.prompt_set(threads)?.map(Arc::new),
+                AnyTask::Segment(task) => task.segmenter().reader().prompt_set(task.params(), threads)?.map(Arc::new),
             };
         }
         Ok(kept.clone())
@@ -197,6 +201,7 @@ impl ReadyTask {
         match &self.task {
             AnyTask::Classify(task) | AnyTask::Multilabel(task) => InputKind::Image(task.preprocess().clone()),
             AnyTask::Detect(task) => InputKind::Boxed(task.input().clone()),
+            AnyTask::Segment(task) => InputKind::Image(task.meta().preprocess.clone()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{ClassifierSpec, DetectTask, Model, run_origin::RunOrigin};
+use super::{ClassifierSpec, DetectTask, Model, SegmentTask, run_origin::RunOrigin, segment_task::tells_pixels};
 use crate::{
     head::{LOGIT_BIAS, cache::KEYS},
     model::task_file::{TaskFile, TaskMeta, TaskMetrics},
@@ -104,6 +104,8 @@ pub enum AnyTask {
     Multilabel(TaskModel),
     /// Boxes.
     Detect(DetectTask),
+    /// A class for each pixel.
+    Segment(SegmentTask),
 }
 
 impl AnyTask {
@@ -123,6 +125,9 @@ impl AnyTask {
         if file.meta.detect.is_some() {
             return DetectTask::with_backbone(file, backbone, threads).map(Self::Detect);
         }
+        if file.meta.segment.is_some() {
+            return SegmentTask::with_backbone(file, backbone, threads).map(Self::Segment);
+        }
         let kind = if file.meta.multilabel { Self::Multilabel } else { Self::Classify };
         TaskModel::with_backbone(file, backbone, threads).map(kind)
     }
@@ -132,6 +137,7 @@ impl AnyTask {
         match self {
             Self::Classify(task) | Self::Multilabel(task) => task.meta(),
             Self::Detect(task) => task.meta(),
+            Self::Segment(task) => task.meta(),
         }
     }
 
@@ -140,6 +146,7 @@ impl AnyTask {
         match self {
             Self::Classify(task) | Self::Multilabel(task) => task.model().backbone(),
             Self::Detect(task) => task.backbone(),
+            Self::Segment(task) => task.backbone(),
         }
     }
 
@@ -152,6 +159,7 @@ impl AnyTask {
             Self::Classify(task) => task.with_classes(names).map(Self::Classify),
             Self::Multilabel(task) => task.with_classes(names).map(Self::Multilabel),
             Self::Detect(task) => task.with_classes(names).map(Self::Detect),
+            Self::Segment(_) => Err(tells_pixels("classes that are told by their names")),
         }
     }
 }
@@ -180,6 +188,9 @@ impl TaskModel {
         let TaskFile { meta, params } = file;
         if meta.detect.is_some() {
             return Err(Error::invalid("task", "learned to detect, not to classify"));
+        }
+        if meta.segment.is_some() {
+            return Err(Error::invalid("task", "learned to tell pixels apart, not to classify"));
         }
         let side = backbone.vit.image_size();
         if side != meta.image_size {

@@ -18,6 +18,7 @@ use crate::{
         cache::{self, KEYS},
         detect::DetectShape,
         label_map::{self, LabelMap, MAP},
+        segment::SegmentShape,
     },
     methods::{HeadStart, Method},
     metrics::Scores,
@@ -108,6 +109,20 @@ pub struct DetectMeta {
     pub confidence: Option<f64>,
 }
 
+/// What a task file says of a task of pixels beside what it says of every task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentMeta {
+    /// The head.
+    pub head: SegmentShape,
+    /// Blocks behind which patch tokens are read, ascending, counted from 1.
+    pub blocks: Vec<usize>,
+    /// Windows along the shorter side of an image, if they did not overlap.
+    pub tiles: usize,
+    /// The number of each class in masks.
+    pub indices: Vec<u16>,
+}
+
 /// What a task file says of a label mapping beside the mapping itself, which is a tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -169,6 +184,9 @@ pub struct TaskMeta {
     /// What only a detector has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detect: Option<DetectMeta>,
+    /// What only a task of pixels has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<SegmentMeta>,
     /// Whether an image has any number of classes: each logit then stands for itself, and 0 is the border.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub multilabel: bool,
@@ -214,6 +232,7 @@ impl TaskMeta {
             preprocess,
             metrics,
             detect: None,
+            segment: None,
             multilabel: false,
             temperature: None,
             label_map: None,
@@ -245,6 +264,12 @@ impl TaskMeta {
     #[must_use]
     pub fn with_detector(self, detect: DetectMeta) -> Self {
         Self { detect: Some(detect), ..self }
+    }
+
+    /// The same as a task of pixels.
+    #[must_use]
+    pub fn with_segmenter(self, segment: SegmentMeta) -> Self {
+        Self { segment: Some(segment), ..self }
     }
 
     /// The same as a task of any number of classes an image.
@@ -295,7 +320,11 @@ impl TaskFile {
             params.extend(own.map(|param| Param { group: param.group.of_part(place), ..param }));
         }
         for (name, shape) in head_tensors(&meta, &tensors, path)? {
-            let group = if meta.label_map.is_some() { Group::Fixed } else { head_group(&meta, &name, &shape) };
+            let group = match (&meta.segment, &meta.label_map) {
+                (Some(_), _) => SegmentShape::group(&name, &shape),
+                (None, Some(_)) => Group::Fixed,
+                (None, None) => head_group(&meta, &name, &shape),
+            };
             params.push(Param::new(&name, &shape, tensor_file::take(&mut tensors, &name, &shape, path)?, group)?);
         }
         if meta.method.has_cache() {
@@ -348,6 +377,10 @@ fn head_tensors(
     if let Some(detect) = &meta.detect {
         detect.head.check().map_err(|error| Error::task_file(path, Message::from("task metadata: ").text(error)))?;
         return Ok(detect.head.tensors());
+    }
+    if let Some(segment) = &meta.segment {
+        segment.head.check().map_err(|error| Error::task_file(path, Message::from("task metadata: ").text(error)))?;
+        return Ok(segment.head.tensors());
     }
     if let Some(shape) = meta.parts.text() {
         if meta.head != HeadKind::Cosine || meta.multilabel {
@@ -451,6 +484,21 @@ fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
     if meta.detect.is_some() && meta.multilabel {
         return Err(Error::task_file(path, "task metadata: both a detector and a classifier"));
     }
+    if let Some(SegmentMeta { head, blocks, indices, .. }) = &meta.segment {
+        if meta.detect.is_some() || meta.multilabel || meta.label_map.is_some() {
+            return Err(Error::task_file(path, "task metadata: both pixels told apart and something else"));
+        }
+        if [head.classes, indices.len()] != [meta.classes.len(); 2] {
+            let message = format!(
+                "task metadata: {} classes and {} numbers for {}",
+                head.classes,
+                indices.len(),
+                meta.classes.len()
+            );
+            return Err(Error::task_file(path, message));
+        }
+        check_blocks(blocks, head.levels, path)?;
+    }
     if let Some(MapMeta { sources, names, .. }) = &meta.label_map {
         let plain = matches!(meta.parts[..], [PartShape::Pixels(_)]) && meta.head == HeadKind::Linear;
         if !plain || meta.detect.is_some() || meta.multilabel {
@@ -474,13 +522,19 @@ fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
             let message = format!("task metadata: {counts:?} for {} classes", meta.classes.len());
             return Err(Error::task_file(path, message));
         }
-        let ascending = blocks.windows(2).all(|pair| pair[0] < pair[1]);
-        if blocks.len() != head.levels || !ascending || blocks.first().is_none_or(|&block| block == 0) {
-            let message = format!("task metadata: blocks {blocks:?} for a head of {} levels", head.levels);
-            return Err(Error::task_file(path, message));
-        }
+        check_blocks(blocks, head.levels, path)?;
     }
     Ok(meta)
+}
+
+/// The blocks that a head of so many levels reads ascend from 1.
+fn check_blocks(blocks: &[usize], levels: usize, path: &Path) -> Result<()> {
+    let ascending = blocks.windows(2).all(|pair| pair[0] < pair[1]);
+    if blocks.len() != levels || !ascending || blocks.first().is_none_or(|&block| block == 0) {
+        let message = format!("task metadata: blocks {blocks:?} for a head of {levels} levels");
+        return Err(Error::task_file(path, message));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ async fn texts(service: &Arc<Service>, texts: Vec<String>, asked: &Asked) -> Res
         let embedded = vpt_base::contain::contain(|| match &asked {
             Asked::TaskEmbedding(task) => match task.ready.task() {
                 AnyTask::Classify(task) | AnyTask::Multilabel(task) => task.model().embed_texts(task.params(), &texts),
-                AnyTask::Detect(_) => core.embed_texts(&texts, threads),
+                AnyTask::Detect(_) | AnyTask::Segment(_) => core.embed_texts(&texts, threads),
             },
             _ => core.embed_texts(&texts, threads),
         });

@@ -54,7 +54,8 @@ fn metadata(task: &LoadedTask) -> Value {
             { "name": "classes", "datatype": "BYTES", "shape": [-1, -1] },
             { "name": "counts", "datatype": "INT32", "shape": [-1] },
         ]),
-        AnyTask::Classify(_) | AnyTask::Multilabel(_) => {
+        // None of pixels is ready to be served.
+        AnyTask::Segment(_) | AnyTask::Classify(_) | AnyTask::Multilabel(_) => {
             inputs.push(json!({ "name": "pixel_values", "datatype": "FP32", "shape": [-1, 3, side, side] }));
             json!([
                 { "name": "scores", "datatype": "FP64", "shape": [-1, -1] },
@@ -173,6 +174,9 @@ fn outputs(answers: Vec<ImageAnswer>, task: &LoadedTask) -> Vec<InferOutput> {
             }
             ImageAnswer::Boxes(boxes) => {
                 boxes.into_iter().map(|found| (found.label, found.score, found.bbox)).collect()
+            }
+            ImageAnswer::Regions(regions) => {
+                regions.into_iter().map(|region| (region.label, region.share, [0.; 4])).collect()
             }
         })
         .collect();

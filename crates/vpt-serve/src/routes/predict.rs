@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
-use vpt_model::predict::{AnswerOptions, Guess, ImageAnswer, PredictedBox};
+use vpt_model::predict::{AnswerOptions, ClassShare, Guess, ImageAnswer, PredictedBox};
 
 use super::{expect_json, media_type, told};
 use crate::error::ApiError;
@@ -33,6 +33,10 @@ fn lines(answer: ImageAnswer) -> Vec<Line> {
     match answer {
         ImageAnswer::Class(guesses) | ImageAnswer::Classes(guesses) => guesses.into_iter().map(class).collect(),
         ImageAnswer::Boxes(boxes) => boxes.into_iter().map(Line::Box).collect(),
+        ImageAnswer::Regions(regions) => {
+            let class = |region: ClassShare| Line::Class { label: region.label, score: region.share };
+            regions.into_iter().map(class).collect()
+        }
     }
 }
 

@@ -16,29 +16,20 @@ const SCALE_JITTER: [f32; 2] = [0.8, 1.25];
 
 /// How a help text says the bound on gradients.
 pub(super) fn clip_norm_text() -> String {
-    format!("no bound; {CLIP_NORM} in detection")
+    format!("no bound; {CLIP_NORM} in detection and segmentation")
 }
 
 /// How a help text says the zoom.
 pub(super) fn scale_jitter_text() -> String {
     let [least, most] = SCALE_JITTER;
-    format!("{least} {most}, linear none")
+    format!("{least} {most} in detection, linear none; none in segmentation")
 }
 
 impl RunConfig {
     /// What only detection needs, for a run of `epochs` of `per_epoch` steps.
     pub(super) fn detect_plan(&self, epochs: usize, per_epoch: usize) -> Result<DetectPlan> {
         let alone = self.method.on_features();
-        let head_epochs = self.head_epochs.unwrap_or(if alone { epochs } else { epochs / 2 });
-        if alone && head_epochs != epochs {
-            let message =
-                format!("{head_epochs} of {epochs} epochs, where method {} learns nothing but the head", self.method);
-            return Err(Error::setting("head_epochs", message));
-        }
-        if !alone && head_epochs >= epochs {
-            let message = format!("{head_epochs} of {epochs} epochs leave none for the prompts");
-            return Err(Error::setting("head_epochs", message));
-        }
+        let head_epochs = self.dense_head_epochs(epochs)?;
         let augment = BoxAugment {
             flip: self.flip.unwrap_or(true),
             scale: match self.scale_jitter {
@@ -54,9 +45,30 @@ impl RunConfig {
             Error::Invalid { message, .. } => Error::setting("scale_jitter", message),
             error => error,
         })?;
-        let steps = (head_epochs.max(1) * per_epoch) as f64;
-        let warmup = self.warmup.unwrap_or(Warmup::SHARE.min(WARMUP_STEPS / steps));
+        let warmup = self.dense_warmup(head_epochs, per_epoch);
         let ema = self.ema.unwrap_or(EMA);
         Ok(DetectPlan { head_epochs, warmup, ema, fit: self.fit.unwrap_or_default(), augment })
+    }
+
+    /// Epochs, of all, in which a head on patch tokens learns alone.
+    pub(super) fn dense_head_epochs(&self, epochs: usize) -> Result<usize> {
+        let alone = self.method.on_features();
+        let head_epochs = self.head_epochs.unwrap_or(if alone { epochs } else { epochs / 2 });
+        if alone && head_epochs != epochs {
+            let message =
+                format!("{head_epochs} of {epochs} epochs, where method {} learns nothing but the head", self.method);
+            return Err(Error::setting("head_epochs", message));
+        }
+        if !alone && head_epochs >= epochs {
+            let message = format!("{head_epochs} of {epochs} epochs leave none for the prompts");
+            return Err(Error::setting("head_epochs", message));
+        }
+        Ok(head_epochs)
+    }
+
+    /// Share of a stage's steps in which the learning rate rises.
+    pub(super) fn dense_warmup(&self, head_epochs: usize, per_epoch: usize) -> f64 {
+        let steps = (head_epochs.max(1) * per_epoch) as f64;
+        self.warmup.unwrap_or(Warmup::SHARE.min(WARMUP_STEPS / steps))
     }
 }

@@ -1,6 +1,6 @@
 //! [`RunConfig::resolve`]: what a run is once backbone and data are known.
 
-use super::{LearningRate, RunConfig, RunContext, Select, Task, detection};
+use super::{LearningRate, RunConfig, RunContext, SegmentPlan, Select, Task, detection};
 use vpt_backbone::{Backbone, class_texts::TEMPLATE};
 use vpt_base::{Error, Message, Result};
 use vpt_data::{
@@ -55,6 +55,8 @@ pub struct Plan {
     pub learning_rates: Vec<f64>,
     /// What only detection needs.
     pub detect: Option<DetectPlan>,
+    /// What only segmentation needs.
+    pub segment: Option<SegmentPlan>,
     /// Whether there is nothing to be learned in steps: the head is computed.
     pub solved: bool,
     head_lr: f64,
@@ -88,6 +90,28 @@ pub struct DetectPlan {
     pub augment: BoxAugment,
 }
 
+/// What detection and segmentation have in common.
+#[derive(Debug, Clone, Copy)]
+struct DenseTraining {
+    head_epochs: usize,
+    warmup: f64,
+    ema: f64,
+    flip: bool,
+    scale: Option<[f32; 2]>,
+}
+
+impl From<&DetectPlan> for DenseTraining {
+    fn from(&DetectPlan { head_epochs, warmup, ema, augment, .. }: &DetectPlan) -> Self {
+        Self { head_epochs, warmup, ema, flip: augment.flip, scale: augment.scale }
+    }
+}
+
+impl From<&SegmentPlan> for DenseTraining {
+    fn from(&SegmentPlan { head_epochs, warmup, ema, augment, .. }: &SegmentPlan) -> Self {
+        Self { head_epochs, warmup, ema, flip: augment.flip, scale: augment.scale }
+    }
+}
+
 impl Plan {
     /// Rates of the optimiser when the method learns at `lr`.
     pub fn rates(&self, lr: f64) -> Rates {
@@ -110,7 +134,7 @@ impl Plan {
         Ok(TaskMeta::new(method, self.parts.clone(), self.head, id, names, size, preprocess, metrics))
     }
 
-    /// Rates of detection, of either stage, when the method learns at `lr`, the head alone or else the prompts: these have no
+    /// Rates of detection and segmentation, of either stage, when the method learns at `lr`, the head alone or else the prompts: these have no
     /// decay.
     pub fn detection_rates(&self, lr: f64) -> Rates {
         let mut rates = self.rates(lr);
@@ -223,12 +247,13 @@ impl RunConfig {
             self.epochs.unwrap_or_else(|| if solved { 1 } else { defaults.epochs.count(per_epoch, context.shots) });
         let total_steps = (per_epoch as u64).checked_mul(epochs as u64).filter(|&steps| steps <= 1 << 40);
         let total_steps = total_steps.ok_or_else(|| Error::setting("epochs", format!("{epochs} are too many")))?;
-        let detects = context.task == Task::Detect;
-        let detect = detects.then(|| self.detect_plan(epochs, per_epoch)).transpose()?;
+        let detect = (context.task == Task::Detect).then(|| self.detect_plan(epochs, per_epoch)).transpose()?;
+        let segment = (context.task == Task::Segment).then(|| self.segment_plan(epochs, per_epoch)).transpose()?;
+        let dense = detect.as_ref().map(DenseTraining::from).or(segment.as_ref().map(DenseTraining::from));
         let warmup = self.warmup.or(match defaults.warmup {
             // Its first epoch stands for it.
             Warmup::SlowFirstEpoch => None,
-            Warmup::Share(share) => Some(detect.map_or(share, |detect| detect.warmup)),
+            Warmup::Share(share) => Some(dense.map_or(share, |dense| dense.warmup)),
         });
         let threads = match self.threads {
             Some(threads) => threads,
@@ -257,18 +282,19 @@ impl RunConfig {
             warmup: warmup.filter(|_| !solved),
             select: (!solved).then_some(select),
             image_size: Some(context.image_size),
-            head_epochs: detect.map(|detect| detect.head_epochs),
-            ema: detect.map(|detect| detect.ema).or(self.ema),
+            head_epochs: dense.map(|dense| dense.head_epochs),
+            ema: dense.map(|dense| dense.ema).or(self.ema),
             fit: detect.map(|detect| detect.fit),
-            scale_jitter: detect
-                .and_then(|detect| detect.augment.scale.or(Some([1.; 2]).filter(|_| !self.method.on_features()))),
+            scale_jitter: dense.and_then(|dense| dense.scale.or(Some([1.; 2]).filter(|_| !self.method.on_features()))),
+            decode_head: segment.map(|segment| segment.decode_head),
+            tiles: segment.map(|segment| segment.tiles),
             templates: match (&self.templates, self.method.tied_to()) {
                 (None, _) if self.reads_texts() || by_texts => Some(vec![TEMPLATE.to_owned()]),
                 (None, Some(texts)) => Some(texts.iter().map(|&text| text.to_owned()).collect()),
                 (templates, _) => templates.clone(),
             },
-            flip: Some(detect.map_or(self.flip.unwrap_or(false), |detect| detect.augment.flip)),
-            clip_norm: self.clip_norm.or(detects.then_some(detection::CLIP_NORM)),
+            flip: Some(dense.map_or(self.flip.unwrap_or(false), |dense| dense.flip)),
+            clip_norm: self.clip_norm.or(dense.map(|_| detection::CLIP_NORM)),
             task: context.task,
             threads: Some(threads),
             // Repeating a run must not aim at the folder that is full already.
@@ -296,6 +322,7 @@ impl RunConfig {
             head_lr,
             weight_decay,
             detect,
+            segment,
             solved,
             training,
             defaults,

@@ -1,6 +1,6 @@
 //! What of a configuration cannot be, or is said to a method or task that has no use for it.
 
-use super::{RunConfig, Task};
+use super::{DENSE, RunConfig, Task};
 use vpt_backbone::Engine;
 use vpt_base::{Error, Message, Result};
 use vpt_model::{
@@ -140,22 +140,23 @@ impl RunConfig {
     pub(crate) fn refuse_other_tasks_fields(&self, task: Task) -> Result<()> {
         let of_task = match task {
             Task::Detect => "detection",
+            Task::Segment => "segmentation",
             Task::Multilabel => "multi-label classification",
             _ => "classification",
         };
         for setting in Self::all() {
             if self.is_given(setting.name) && !setting.tasks.contains(&task) {
-                let only_detection = setting.tasks == [Task::Detect];
-                let message = if only_detection {
-                    "only for detection, from data with boxes"
-                } else {
-                    &format!("not for {of_task}")
+                let message = match setting.tasks {
+                    [Task::Detect] => "only for detection, from data with boxes",
+                    [Task::Segment] => "only for segmentation, from data with masks",
+                    tasks if tasks == DENSE => "only for detection and segmentation, from data with boxes or masks",
+                    _ => &format!("not for {of_task}"),
                 };
                 return Err(Error::setting(setting.name, message));
             }
         }
-        let detects = task == Task::Detect;
-        if !detects && self.method.on_features() {
+        let is_dense = DENSE.contains(&task);
+        if !is_dense && self.method.on_features() {
             let random = ["random_resized_crop", "augment"].into_iter().find(|name| self.is_given(name));
             if let Some(name) = Some("flip").filter(|_| self.flip == Some(true)).or(random) {
                 let message = Message::from(format!("method {} computes the features of an image once, ", self.method));
@@ -176,9 +177,9 @@ impl RunConfig {
             }
             return Err(Error::setting("method", message));
         }
-        if let Some(head) = self.head.filter(|&head| detects && head != HeadKind::Linear) {
-            let mut message = Message::from(format!("{head} is not for detection, which has a head of its own"));
-            if head == HeadKind::Text {
+        if let Some(head) = self.head.filter(|&head| is_dense && head != HeadKind::Linear) {
+            let mut message = Message::from(format!("{head} is not for {of_task}, which has a head of its own"));
+            if head == HeadKind::Text && task == Task::Detect {
                 message = message.text("; see ").field("open_vocabulary");
             }
             return Err(Error::setting("head", message));

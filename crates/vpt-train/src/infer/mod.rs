@@ -1,5 +1,5 @@
 //! A backbone or a learned task at work on images: features for other programs ([`embed`]), classes ([`predict`],
-//! [`multilabel`]), boxes ([`detect`]); which files are meant ([`inputs`]);
+//! [`multilabel`]), boxes ([`detect`]), pixels ([`segment`]); which files are meant ([`inputs`]);
 //! arrays in files of `NumPy` ([`npy`]).
 
 pub mod detect;
@@ -8,6 +8,7 @@ pub mod inputs;
 pub mod multilabel;
 pub mod npy;
 pub mod predict;
+pub mod segment;
 
 use std::path::Path;
 

@@ -259,7 +259,7 @@ const LINE: usize = 24;
 /// Letters of headings and legend.
 const FONT: Font = Font { weight: FontWeight::Regular, height: RasterHeight::Size16 };
 /// Letters of a name in the legend.
-const NAME: usize = 32;
+pub(super) const NAME: usize = 32;
 
 /// Draws `tiles`, two a row, each with the truth on its left and the prediction on its right, as a JPEG file. A legend names
 /// the colours; names stand at the boxes where categories on the page share a colour.
@@ -269,9 +269,6 @@ const NAME: usize = 32;
 pub fn box_sheet_jpeg(tiles: &[BoxTile], names: &[String]) -> Result<Vec<u8>> {
     let all = || tiles.iter().flat_map(|t| t.truth.iter().chain(&t.predicted));
     let categories: BTreeSet<usize> = all().map(|b| b.category).collect();
-    let pairs = tiles.len().clamp(1, PAIRS);
-    let pair = 2 * CELL.0 + 3 * GAP;
-    let width = pairs * pair + GAP;
     let mut legend: Vec<(Option<usize>, String)> = Vec::new();
     for &category in &categories {
         legend.push((Some(category), label(names.get(category).map_or("?", String::as_str), NAME)));
@@ -279,8 +276,32 @@ pub fn box_sheet_jpeg(tiles: &[BoxTile], names: &[String]) -> Result<Vec<u8>> {
     if all().any(|b| b.crowd) {
         legend.push((None, "dashed: a crowd".into()));
     }
-    let lines = wrap(&legend, width - 2 * GAP);
-    let rows = tiles.len().div_ceil(pairs);
+    let colours: BTreeSet<[u8; 3]> = categories.iter().map(|&c| colour(c)).collect();
+    let named = colours.len() < categories.len();
+    pair_sheet_jpeg(tiles.len(), &legend, |i| {
+        let tile = &tiles[i];
+        let (small, scale) = fitted(&tile.image);
+        [&tile.truth, &tile.predicted].map(|boxes| {
+            let mut picture = small.clone();
+            let boxes: Vec<_> = boxes.iter().map(|b| scaled(*b, scale)).collect();
+            let text = if named { Text::Name } else { Text::Score };
+            draw(&mut picture, &boxes, names, Scale { line: 2, text: 16 }, text);
+            picture
+        })
+    })
+}
+
+/// A page of `count` pairs of pictures, truth and prediction, below a legend of colours.
+pub(super) fn pair_sheet_jpeg(
+    count: usize,
+    legend: &[(Option<usize>, String)],
+    picture: impl Fn(usize) -> [Rgb8; 2],
+) -> Result<Vec<u8>> {
+    let pairs = count.clamp(1, PAIRS);
+    let pair = 2 * CELL.0 + 3 * GAP;
+    let width = pairs * pair + GAP;
+    let lines = wrap(legend, width - 2 * GAP);
+    let rows = count.div_ceil(pairs);
     let above = GAP + lines.len() * LINE + LINE;
     let height = above + rows * (CELL.1 + 2 * GAP);
     let mut sheet = Rgb8 { width, height, pixels: WHITE.repeat(width * height) };
@@ -300,21 +321,9 @@ pub fn box_sheet_jpeg(tiles: &[BoxTile], names: &[String]) -> Result<Vec<u8>> {
         FONT.write(&mut sheet, "truth", x, above - LINE + 4, BLACK);
         FONT.write(&mut sheet, "prediction", x + CELL.0 + GAP, above - LINE + 4, BLACK);
     }
-    let colours: BTreeSet<[u8; 3]> = categories.iter().map(|&c| colour(c)).collect();
-    let named = colours.len() < categories.len();
-    for (i, tile) in tiles.iter().enumerate() {
+    for i in 0..count {
         let (x, y) = (i % pairs * pair + GAP, above + i / pairs * (CELL.1 + 2 * GAP));
-        let (small, scale) = fitted(&tile.image);
-        for (boxes, x) in [(&tile.truth, x), (&tile.predicted, x + CELL.0 + GAP)] {
-            let mut picture = small.clone();
-            let boxes: Vec<_> = boxes.iter().map(|b| scaled(*b, scale)).collect();
-            draw(
-                &mut picture,
-                &boxes,
-                names,
-                Scale { line: 2, text: 16 },
-                if named { Text::Name } else { Text::Score },
-            );
+        for (picture, x) in picture(i).into_iter().zip([x, x + CELL.0 + GAP]) {
             paste(&mut sheet, &picture, x + (CELL.0 - picture.width) / 2, y + (CELL.1 - picture.height) / 2);
         }
     }
@@ -343,7 +352,7 @@ fn wrap(legend: &[(Option<usize>, String)], width: usize) -> Vec<Vec<(usize, usi
 }
 
 /// `image` as large as fits a cell, and the factors of its width and height.
-fn fitted(image: &Rgb8) -> (Rgb8, [f64; 2]) {
+pub(super) fn fitted(image: &Rgb8) -> (Rgb8, [f64; 2]) {
     let (width, height) = (image.width as f64, image.height as f64);
     let scale = (CELL.0 as f64 / width).min(CELL.1 as f64 / height);
     let side = |length: f64, most: usize| ((length * scale).round() as usize).clamp(1, most);

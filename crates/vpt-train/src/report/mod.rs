@@ -4,6 +4,7 @@
 mod boxes;
 mod contact_sheet;
 mod environment;
+mod masks;
 mod mistakes;
 mod picture_page;
 mod pictures;
@@ -15,6 +16,7 @@ mod text;
 pub use boxes::{BoxTile, DrawnBox, box_sheet_jpeg, draw_boxes};
 pub use contact_sheet::{SheetTile, contact_sheet_jpeg};
 pub use environment::environment;
+pub use masks::{MaskTile, draw_mask, mask_sheet_jpeg};
 pub use mistakes::{ConfusedPair, MistakePart, mistakes_html};
 pub use picture_page::{CardLine, PagePart, PageTable, PictureCard, picture_page};
 pub use pictures::{picture_bytes, picture_paths};

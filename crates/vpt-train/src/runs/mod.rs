@@ -292,6 +292,7 @@ fn main_metric(scores: &Scores) -> &'static str {
         Scores::Classify(_) => "acc1",
         Scores::Multilabel(_) => "mAP",
         Scores::Detect(_) => "AP",
+        Scores::Segment(_) => "mIoU",
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::Run;
 use crate::{
-    config::{RunConfig, RunContext, Task},
+    config::{DENSE, RunConfig, RunContext, Task},
     train::{run_folder, working_size},
 };
 use vpt_backbone::registry::locate;
@@ -95,7 +95,7 @@ impl Run {
 /// The image size of a run that asks for none; `None` if its backbone cannot be found.
 fn default_image_size(config: &RunConfig) -> Option<usize> {
     let weights_dir = config.weights_dir.as_deref();
-    if config.task == Task::Detect {
+    if DENSE.contains(&config.task) {
         return working_size(&config.backbone, weights_dir).ok();
     }
     Some(locate(&config.backbone, weights_dir).ok()?.spec().ok()?.image_size)

@@ -35,7 +35,7 @@ pub use self::{
 };
 use self::{run_folder::RunFolder, task::OpenedRun};
 use crate::{
-    config::{RunConfig, Task},
+    config::{DENSE, RunConfig, Task},
     report,
 };
 use vpt_base::{Error, Result, files::write_atomic};
@@ -89,6 +89,7 @@ fn task_of(config: &RunConfig) -> Result<Task> {
         Task::Auto if has_sets => Ok(Task::Multilabel),
         Task::Multilabel if has_sets || MultilabelDataset::may_be(&config.data) => Ok(Task::Multilabel),
         Task::Auto => Ok(Task::Classify),
+        Task::Segment => Ok(Task::Segment),
         Task::Detect | Task::Multilabel if !has_boxes => {
             let message = format!("{} holds no boxes in a layout that is known: COCO, YOLO, Pascal VOC", config.data);
             Err(Error::setting("task", format!("{}: {message}", config.task)))
@@ -179,7 +180,7 @@ fn go_on(run: &Path, given: Option<OpenData>, observer: &mut dyn Observer) -> Re
     }
     let mut config = RunConfig::load(&folder.file(run_folder::CONFIG))?;
     // A run that says of no card has none: it may be older than they are.
-    if config.task != Task::Detect {
+    if !DENSE.contains(&config.task) {
         config.dataset_card.get_or_insert_with(|| NO_CARD.to_owned());
     }
     let opened = open(&config, given, observer).map_err(|e| e.in_file(folder.file(run_folder::CONFIG)))?;

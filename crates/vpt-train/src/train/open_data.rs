@@ -2,7 +2,7 @@
 
 use crate::config::{RunConfig, Task};
 use vpt_base::{Error, Result};
-use vpt_data::{Dataset, MultilabelDataset, boxes::BoxDataset};
+use vpt_data::{Dataset, MultilabelDataset, boxes::BoxDataset, masks::MaskDataset};
 
 /// What `data` is in the configuration of a run on such data.
 pub const IN_MEMORY: &str = "(in memory)";
@@ -16,6 +16,8 @@ pub enum OpenData {
     Multilabel(MultilabelDataset),
     /// Boxes.
     Detect(BoxDataset),
+    /// A class for each pixel.
+    Segment(MaskDataset),
 }
 
 impl OpenData {
@@ -25,6 +27,7 @@ impl OpenData {
             Self::Classify(_) => Task::Classify,
             Self::Multilabel(_) => Task::Multilabel,
             Self::Detect(_) => Task::Detect,
+            Self::Segment(_) => Task::Segment,
         }
     }
 
@@ -60,6 +63,13 @@ impl OpenData {
     pub(super) fn detect(self) -> Result<BoxDataset> {
         match self {
             Self::Detect(dataset) => Ok(dataset),
+            other => Err(other.of_another_task()),
+        }
+    }
+
+    pub(super) fn segment(self) -> Result<MaskDataset> {
+        match self {
+            Self::Segment(dataset) => Ok(dataset),
             other => Err(other.of_another_task()),
         }
     }

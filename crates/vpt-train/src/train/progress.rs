@@ -61,14 +61,14 @@ pub struct EpochRecord {
     pub stage: Stage,
     /// Steps taken since the run began.
     pub step: u64,
-    /// Learning rate of the last step; the head's in detection.
+    /// Learning rate of the last step; the head's in detection and segmentation.
     pub lr: f64,
     /// Mean training loss over the epoch, label smoothing included.
     pub train_loss: f64,
     /// Other means over the epoch's training images, by name. `train_acc1`: the share that was right when it was learned
     /// from, where an image has one class; `train_exact_match`: the same where it has any number, all of which had to be
     /// right; in detection the parts of the loss, unweighted, a positive token: `class_loss` (focal), `giou_loss`
-    /// (`1 - GIoU`), `l1_loss`, `quality_loss` (cross-entropy).
+    /// (`1 - GIoU`), `l1_loss`, `quality_loss` (cross-entropy); in segmentation `train_pixel_acc`: the share of the cells that was right.
     #[serde(flatten)]
     pub train: BTreeMap<String, f64>,
     /// On the validation images, after the epoch, where there are any.

@@ -30,7 +30,7 @@ pub struct Results {
     /// On what, if not on the processor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,
-    /// The head, but for detection, which has one of its own, and for a label mapping, which takes its place.
+    /// The head, but for detection and segmentation, which have heads of their own, and for a label mapping, which takes its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadKind>,
     /// How classes of the backbone's own classifier became those of the data, where they did: there is no head then.
@@ -80,7 +80,7 @@ pub struct Results {
     /// Hyperparameters that validation chose, by name, where there are any.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub chosen: BTreeMap<String, f64>,
-    /// Detection with prompts: what the head alone reached, before there were any.
+    /// Detection and segmentation with prompts: what the head alone reached, before there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_only: Option<Control>,
     /// Pruned prompts: what the same prompts reached before they were pruned.

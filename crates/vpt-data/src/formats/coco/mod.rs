@@ -6,6 +6,7 @@
 mod check;
 mod file;
 mod lvis;
+mod segments;
 mod write;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -16,6 +17,7 @@ use rayon::prelude::*;
 
 use self::check::EntryLines;
 use self::file::{CocoAnnotation, CocoFile, CocoImage, MAX_BYTES};
+pub(crate) use self::segments::{CocoSegments, ObjectShape, SegmentedImage, segments};
 pub(super) use self::write::write;
 use super::{BoxFiles, Format, Layout, Recognition};
 use crate::boxes::{

@@ -52,7 +52,7 @@ impl ClassFiles for ClassFolders {
         // That nothing can be learned from it does not keep it from being measured.
         let is_fault = |fault: &Finding| fault.severity == Severity::Error && fault.kind != FindingKind::NoTrain;
         if let Some(fault) = self.faults().into_iter().find(is_fault) {
-            return Err(Error::data(fault.path, fault.message));
+            return Err(Error::data(fault.path, structure::with_mend(&fault.message)));
         }
         self.parts.as_ref().map_or_else(|| open_flat(&self.root), |parts| open_split(parts))
     }

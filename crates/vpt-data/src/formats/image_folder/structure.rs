@@ -11,8 +11,8 @@ use crate::formats::metadata::only_describes;
 use crate::formats::unread::unread;
 use crate::open::entries;
 use crate::part_names::are_parts_of_classes;
-use vpt_base::Result;
 use vpt_base::files::read_limited;
+use vpt_base::{Message, Result};
 use vpt_image::decode::has_image_extension;
 
 /// The file that lists classes whose names would not be taken for those of classes.
@@ -312,6 +312,19 @@ fn tell_same_folders(root: &Path, folders: &[(String, PathBuf)], said: &HashSet<
     }
 }
 
+/// What lies in folders that are named after pictures and what belongs to these.
+const BESIDE: &str =
+    "labels that lie beside pictures, pixel by pixel or file by file, are not read from an image folder";
+
+/// The message of a fault, and which task reads what lies there if it is masks.
+pub(super) fn with_mend(fault: &str) -> Message {
+    let message = Message::from(fault.to_owned());
+    if !fault.contains(BESIDE) {
+        return message;
+    }
+    message.text("; masks are read by `vpt train ").field("task").text(" segment`")
+}
+
 /// Class folders in `folder` that are called after what they hold.
 fn class_faults(folder: &Path, names: &[&str], root: &Path, out: &mut Findings) {
     for name in names.iter().filter(|name| UNLABELLED.contains(&plain(name).as_str())) {
@@ -335,7 +348,7 @@ fn class_faults(folder: &Path, names: &[&str], root: &Path, out: &mut Findings) 
         return;
     }
     let mend = if !pictures.is_empty() && !partners.is_empty() {
-        "labels that lie beside pictures, pixel by pixel or file by file, are not read from an image folder".to_owned()
+        BESIDE.to_owned()
     } else if all.len() == names.len() {
         "a picture's class is the name of its folder, or stands in a .csv of path,label".to_owned()
     } else {

@@ -52,12 +52,12 @@ enum ClassOutput {
 
 /// Activations that the VJP of a GroupNorm with its activation needs of the forward pass.
 #[derive(Default)]
-struct ConvStage {
-    x: Vec<f32>,
-    derivative: Vec<f32>,
-    stats: Vec<f32>,
+pub(in crate::head) struct ConvStage {
+    pub(in crate::head) x: Vec<f32>,
+    pub(in crate::head) derivative: Vec<f32>,
+    pub(in crate::head) stats: Vec<f32>,
     /// The result: the neck's as `[N, C]`, a tower's as a padded map.
-    out: Vec<f32>,
+    pub(in crate::head) out: Vec<f32>,
 }
 
 /// Buffers of one thread. [`BoundDetectHead::vjp`] goes back from the [`BoundDetectHead::forward`] called last.
@@ -442,7 +442,7 @@ impl BoundDetectHead {
 
 impl ConvStage {
     /// Norm and activation of the rows `x` of a map, into the padded map `out`.
-    fn norm_map(&mut self, norm: GroupNorm, map: Map, x: Mat) {
+    pub(in crate::head) fn norm_map(&mut self, norm: GroupNorm, map: Map, x: Mat) {
         let c = map.channels;
         let out = map.padded(&mut self.out);
         let derivative = self.derivative.grow(map.rows() * c);
@@ -451,7 +451,15 @@ impl ConvStage {
     }
 
     /// From the gradient of the map's rows to that of `x`, a padded map in `dx`.
-    fn norm_map_vjp(&self, norm: GroupNorm, map: Map, x: Mat, rows: &[f32], dx: &mut Vec<f32>, d_affine: &mut [f32]) {
+    pub(in crate::head) fn norm_map_vjp(
+        &self,
+        norm: GroupNorm,
+        map: Map,
+        x: Mat,
+        rows: &[f32],
+        dx: &mut Vec<f32>,
+        d_affine: &mut [f32],
+    ) {
         let c = map.channels;
         let view = |values| Mat::new(values, map.rows(), c, c);
         let dx = &mut map.tokens_mut(map.padded(dx));

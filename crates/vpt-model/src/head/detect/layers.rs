@@ -9,7 +9,7 @@ use super::map::Map;
 use vpt_kernel::{Init, Mat, MatMut, Panels, matmul};
 
 /// Convolutions 3x3 that read one map, `[C, 3, 3, C]` each, without bias; zeros outside the map.
-pub(super) struct Conv {
+pub(in crate::head) struct Conv {
     /// For each line of the kernel `[3C, n C]`: all convolutions side by side.
     forward: [Panels; 3],
     /// For each convolution and line of the turned kernel `[3C, C]`; none unless trained.
@@ -17,7 +17,7 @@ pub(super) struct Conv {
 }
 
 impl Conv {
-    pub(super) fn new(weights: &[&[f32]], channels: usize, training: bool) -> Self {
+    pub(in crate::head) fn new(weights: &[&[f32]], channels: usize, training: bool) -> Self {
         let c = channels;
         let line = |weight, y: usize| Mat::new(weight, c, 9 * c, 9 * c).columns(y * 3 * c, 3 * c);
         let forward = [0, 1, 2].map(|y| {
@@ -42,7 +42,7 @@ impl Conv {
     }
 
     /// Rows `[rows, n C]` of the results, from the first token of the padded map `x` to the last.
-    pub(super) fn apply(&self, map: Map, x: &[f32], out: &mut [f32]) {
+    pub(in crate::head) fn apply(&self, map: Map, x: &[f32], out: &mut [f32]) {
         let cols = self.forward[0].n();
         for (y, panels) in self.forward.iter().enumerate() {
             let init = if y == 0 { Init::Zero } else { Init::Add };
@@ -52,7 +52,7 @@ impl Conv {
 
     /// The gradient of the input `[rows, C]` from the padded map `dy`, the gradient of convolution `i`; with `add` it is
     /// added to `dx`.
-    pub(super) fn input_vjp(&self, i: usize, map: Map, dy: &[f32], dx: &mut [f32], add: bool) {
+    pub(in crate::head) fn input_vjp(&self, i: usize, map: Map, dy: &[f32], dx: &mut [f32], add: bool) {
         let c = map.channels;
         for (y, panels) in self.backward[i].iter().enumerate() {
             let init = if y == 0 && !add { Init::Zero } else { Init::Add };
@@ -61,7 +61,13 @@ impl Conv {
     }
 
     /// Adds the gradients of weights to their ranges of `to`, from the padded maps x and, for each weight, dy.
-    pub(super) fn weight_vjp(map: Map, x: &[f32], dy: &[(&[f32], Range<usize>)], to: &mut [f32], panels: &mut Panels) {
+    pub(in crate::head) fn weight_vjp(
+        map: Map,
+        x: &[f32],
+        dy: &[(&[f32], Range<usize>)],
+        to: &mut [f32],
+        panels: &mut Panels,
+    ) {
         let c = map.channels;
         for y in 0..3 {
             panels.reset(map.rows(), 3 * c);
@@ -75,7 +81,7 @@ impl Conv {
 }
 
 /// `y = x Wᵀ + b` with W `[out, in]`.
-pub(super) struct Dense {
+pub(in crate::head) struct Dense {
     forward: Panels,
     bias: Vec<f32>,
     /// W as right-hand side of the VJP; empty unless trained.
@@ -83,7 +89,7 @@ pub(super) struct Dense {
 }
 
 impl Dense {
-    pub(super) fn new(weight: &[f32], bias: &[f32], training: bool) -> Self {
+    pub(in crate::head) fn new(weight: &[f32], bias: &[f32], training: bool) -> Self {
         let (out, inputs) = (bias.len(), weight.len() / bias.len());
         let weight = Mat::new(weight, out, inputs, inputs);
         Self {
@@ -93,23 +99,23 @@ impl Dense {
         }
     }
 
-    pub(super) fn outputs(&self) -> usize {
+    pub(in crate::head) fn outputs(&self) -> usize {
         self.bias.len()
     }
 
     /// `y = x Wᵀ + b`: x `[rows, in]`, y `[rows, out]`.
-    pub(super) fn apply(&self, x: Mat, y: MatMut) {
+    pub(in crate::head) fn apply(&self, x: Mat, y: MatMut) {
         matmul(x, &self.forward, y, Init::Bias(&self.bias));
     }
 
     /// `dx = dy W`: dy `[rows, out]`, dx `[rows, in]`.
-    pub(super) fn input_vjp(&self, dy: Mat, dx: MatMut) {
+    pub(in crate::head) fn input_vjp(&self, dy: Mat, dx: MatMut) {
         matmul(dy, &self.backward, dx, Init::Zero);
     }
 }
 
 /// Adds `dyᵀ x` `[out, in]` to `to`: dy `[rows, out]`, x `[rows, in]`.
-pub(super) fn weight_vjp(dy: Mat, x: Mat, to: &mut [f32], panels: &mut Panels) {
+pub(in crate::head) fn weight_vjp(dy: Mat, x: Mat, to: &mut [f32], panels: &mut Panels) {
     let inputs = x.cols();
     panels.reset(x.rows(), inputs);
     panels.fill(0, 0, x);
@@ -117,7 +123,7 @@ pub(super) fn weight_vjp(dy: Mat, x: Mat, to: &mut [f32], panels: &mut Panels) {
 }
 
 /// Adds the sums over rows of `dy`, rows of `to.len()` values `stride` apart.
-pub(super) fn bias_vjp(dy: &[f32], stride: usize, to: &mut [f32]) {
+pub(in crate::head) fn bias_vjp(dy: &[f32], stride: usize, to: &mut [f32]) {
     for row in dy.chunks(stride) {
         for (sum, d) in to.iter_mut().zip(row) {
             *sum += d;

@@ -9,11 +9,11 @@ use vpt_kernel::{Grow, Mat, MatMut, Runs};
 
 /// A square map.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Map {
+pub(in crate::head) struct Map {
     /// Tokens a side.
-    pub(super) side: usize,
+    pub(in crate::head) side: usize,
     /// Channels, C.
-    pub(super) channels: usize,
+    pub(in crate::head) channels: usize,
 }
 
 impl Map {
@@ -23,12 +23,12 @@ impl Map {
     }
 
     /// Rows from the first token to the last.
-    pub(super) fn rows(self) -> usize {
+    pub(in crate::head) fn rows(self) -> usize {
         self.runs().rows()
     }
 
     /// Which of these rows are tokens.
-    pub(super) fn runs(self) -> Runs {
+    pub(in crate::head) fn runs(self) -> Runs {
         Runs { count: self.side, len: self.side, step: self.step() }
     }
 
@@ -43,7 +43,7 @@ impl Map {
     }
 
     /// A padded map in `buffer` whose padding is zero and whose tokens are unspecified.
-    pub(super) fn padded(self, buffer: &mut Vec<f32>) -> &mut [f32] {
+    pub(in crate::head) fn padded(self, buffer: &mut Vec<f32>) -> &mut [f32] {
         let c = self.channels;
         let map = buffer.grow(self.len());
         map[..self.first() * c].fill(0.);
@@ -56,37 +56,37 @@ impl Map {
     }
 
     /// The rows of a padded map from the first token to the last, `[rows, C]`.
-    pub(super) fn tokens(self, padded: &[f32]) -> Mat<'_> {
+    pub(in crate::head) fn tokens(self, padded: &[f32]) -> Mat<'_> {
         Mat::new(&padded[self.first() * self.channels..], self.rows(), self.channels, self.channels)
     }
 
     /// [`Self::tokens`], to be written.
-    pub(super) fn tokens_mut(self, padded: &mut [f32]) -> MatMut<'_> {
+    pub(in crate::head) fn tokens_mut(self, padded: &mut [f32]) -> MatMut<'_> {
         let c = self.channels;
         MatMut::new(&mut padded[self.first() * c..], self.rows(), c, c)
     }
 
     /// For each row what line `y` (0 to 2) of a 3x3 kernel sees of it: `[rows, 3C]`.
-    pub(super) fn taps(self, padded: &[f32], y: usize) -> Mat<'_> {
+    pub(in crate::head) fn taps(self, padded: &[f32], y: usize) -> Mat<'_> {
         let c = self.channels;
         Mat::new(&padded[y * self.step() * c..], self.rows(), 3 * c, c)
     }
 
     /// The token at line `y`, column `x` of a padded map.
-    pub(super) fn token_mut(self, padded: &mut [f32], y: usize, x: usize) -> &mut [f32] {
+    pub(in crate::head) fn token_mut(self, padded: &mut [f32], y: usize, x: usize) -> &mut [f32] {
         let at = (self.first() + y * self.step() + x) * self.channels;
         &mut padded[at..at + self.channels]
     }
 
     /// The token at line `y`, column `x` of rows from the first token to the last.
-    pub(super) fn token(self, rows: &[f32], y: usize, x: usize) -> &[f32] {
+    pub(in crate::head) fn token(self, rows: &[f32], y: usize, x: usize) -> &[f32] {
         let at = (y * self.step() + x) * self.channels;
         &rows[at..at + self.channels]
     }
 }
 
 /// Of rows `stride` apart the first `n` values of those that are tokens, one behind the other.
-pub(super) fn gather(rows: &[f32], stride: usize, runs: Runs, n: usize) -> Vec<f32> {
+pub(in crate::head) fn gather(rows: &[f32], stride: usize, runs: Runs, n: usize) -> Vec<f32> {
     runs.iter().flat_map(|row| &rows[row * stride..row * stride + n]).copied().collect()
 }
 

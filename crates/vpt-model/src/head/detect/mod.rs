@@ -16,16 +16,16 @@
 //! that threads take images side by side and sums keep a fixed order.
 
 pub mod assign;
-mod bound;
+pub(super) mod bound;
 pub mod decode;
 #[cfg(test)]
 mod fixture;
 pub mod geometry;
 mod gradients;
-mod layers;
+pub(super) mod layers;
 pub mod loss;
-mod map;
-mod output;
+pub(super) mod map;
+pub(super) mod output;
 mod shape;
 #[cfg(test)]
 mod tests;

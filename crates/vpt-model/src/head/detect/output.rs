@@ -14,7 +14,7 @@ const EPSILON: f32 = 1e-12;
 
 /// Buffers of an output layer, reused from image to image.
 #[derive(Default)]
-pub(super) struct OutputScratch {
+pub(in crate::head) struct OutputScratch {
     rows: Vec<f32>,
     /// Projected tokens of length one, and the inverse of the length they had.
     unit: Vec<f32>,
@@ -25,7 +25,7 @@ pub(super) struct OutputScratch {
 
 impl Dense {
     /// The tokens' outputs `[T, out]` from the rows of a tower.
-    pub(super) fn tokens(&self, map: Map, tower: Mat, scratch: &mut OutputScratch) -> Vec<f32> {
+    pub(in crate::head) fn tokens(&self, map: Map, tower: Mat, scratch: &mut OutputScratch) -> Vec<f32> {
         let n = self.outputs();
         let stride = row_stride(n);
         let rows = scratch.rows.grow(map.rows() * stride);
@@ -36,7 +36,7 @@ impl Dense {
     /// From `gradient` `[T, out]` of [`Self::tokens`]: adds those of weight and bias to their ranges of `to` and writes that
     /// of the tower's rows.
     #[allow(clippy::too_many_arguments, reason = "forward's arguments and the gradients")]
-    pub(super) fn tokens_vjp(
+    pub(in crate::head) fn tokens_vjp(
         &self,
         map: Map,
         tower: Mat,
@@ -92,7 +92,7 @@ impl TextLayer {
     }
 
     /// The tokens' logits `[T, K]` from the rows of a tower.
-    pub(super) fn tokens(&self, map: Map, tower: Mat, scratch: &mut OutputScratch) -> Vec<f32> {
+    pub(in crate::head) fn tokens(&self, map: Map, tower: Mat, scratch: &mut OutputScratch) -> Vec<f32> {
         let (rows, width) = (map.rows(), self.project.outputs());
         let stride = row_stride(width);
         let mut unit = std::mem::take(&mut scratch.unit);

@@ -78,7 +78,7 @@ fn learned(detector: &Detector) -> Vec<Param> {
     params
 }
 
-fn step<'a>(input: DetectInput<'a>, truths: &'a [Vec<Truth>]) -> DetectStep<'a> {
+fn step<'a>(input: TokenInput<'a>, truths: &'a [Vec<Truth>]) -> DetectStep<'a> {
     DetectStep { input, truths, valid: None, drawn: Drawn::Nothing, micro_batch: None }
 }
 
@@ -115,13 +115,13 @@ fn a_prefix_stands_for_its_images() {
         assert_eq!(prefix.len(), IMAGES * detector.prefix_len());
         for micro_batch in [None, Some(1)] {
             for rate in [0., 0.5] {
-                let run = |input: DetectInput| {
+                let run = |input: TokenInput| {
                     let mask = DropoutMask::draw(params[0].values.len(), rate, &mut stream(5, "mask", 0, 0));
                     let step = DetectStep { drawn: Drawn::Mask(mask), micro_batch, ..step(input, &truths) };
                     detector.step(&params, &step).unwrap()
                 };
                 let what = format!("{layers} at {side} pixels, dropout {rate}");
-                let (of_images, of_prefix) = (run(DetectInput::Images(&images)), run(DetectInput::Prefix(&prefix)));
+                let (of_images, of_prefix) = (run(TokenInput::Images(&images)), run(TokenInput::Prefix(&prefix)));
                 assert_same(&of_prefix, &of_images, 1e-6, &what);
                 let dropped = of_images.1[0].iter().filter(|&&g| g == 0.).count();
                 assert_eq!(dropped > 0, rate > 0., "{what}: {dropped} prompt values got no gradient");
@@ -129,7 +129,7 @@ fn a_prefix_stands_for_its_images() {
         }
         let head = detector.bind(&params).unwrap();
         let found = |input| detector.detect(&head, Some(&params), input, None).unwrap();
-        assert_eq!(found(DetectInput::Prefix(&prefix)), found(DetectInput::Images(&images)));
+        assert_eq!(found(TokenInput::Prefix(&prefix)), found(TokenInput::Images(&images)));
     }
 }
 
@@ -140,8 +140,8 @@ fn features_stand_for_images_that_see_no_prompt() {
         let (params, truths, images) = (learned(&plain), truths(), images(side));
         let features = plain.features(&images).unwrap();
         assert_eq!(features.len(), IMAGES * plain.features_len());
-        let of_images = plain.step(&params, &step(DetectInput::Images(&images), &truths)).unwrap();
-        let of_features = plain.step(&params, &step(DetectInput::Features(&features), &truths)).unwrap();
+        let of_images = plain.step(&params, &step(TokenInput::Images(&images), &truths)).unwrap();
+        let of_features = plain.step(&params, &step(TokenInput::Features(&features), &truths)).unwrap();
         assert_same(&of_features, &of_images, 1e-6, "without prompts");
 
         // A detector with prompts that does not use them yet: the head learns the same, the prompts nothing.
@@ -149,14 +149,14 @@ fn features_stand_for_images_that_see_no_prompt() {
         let all = learned(&prompted);
         assert_eq!(all[1..], params);
         assert_eq!(prompted.features(&images).unwrap(), features);
-        let (losses, gradients) = prompted.step(&all, &step(DetectInput::Features(&features), &truths)).unwrap();
+        let (losses, gradients) = prompted.step(&all, &step(TokenInput::Features(&features), &truths)).unwrap();
         assert_eq!((&losses, &gradients[1..]), (&of_features.0, &of_features.1[..]));
         assert_eq!(gradients[0], vec![0.; all[0].values.len()]);
         let head = prompted.bind(&all).unwrap();
         let found = |params, input| prompted.detect(&head, params, input, None).unwrap();
-        let without = found(None, DetectInput::Features(&features));
-        assert_eq!(found(None, DetectInput::Images(&images)), without);
-        assert_ne!(found(Some(&all), DetectInput::Images(&images)), without, "prompts change something");
+        let without = found(None, TokenInput::Features(&features));
+        assert_eq!(found(None, TokenInput::Images(&images)), without);
+        assert_ne!(found(Some(&all), TokenInput::Images(&images)), without, "prompts change something");
     }
 }
 
@@ -186,14 +186,10 @@ fn loss(
         })
         .collect();
     let positives = assignments.iter().map(Assignment::positives).sum();
-    let raws = Mutex::new(vec![RawBoxes::default(); IMAGES]);
     let head = detector.bind(params).unwrap();
-    let prompts = detector.layout().map(|layout| layout.prompts(&params[0].values));
-    let look = |image: usize, features: &[f32], _: Option<FeatureGradients>| {
-        raws.lock().unwrap()[image] = head.forward(features, &mut Workspace::default());
-    };
-    detector.visit(prompts, DetectInput::Images(images), None, false, &look).unwrap();
-    let raws = raws.into_inner().unwrap();
+    let prompts = detector.reader().prompts(params, &Drawn::Nothing).unwrap();
+    let look = |_: usize, features: &[f32]| head.forward(features, &mut Workspace::default());
+    let raws: Vec<RawBoxes> = detector.reader().each(prompts.as_ref(), TokenInput::Images(images), look).unwrap();
     let fresh = targets.is_empty();
     let mut sum = 0.;
     for (i, (raw, assignment)) in raws.iter().zip(&assignments).enumerate() {
@@ -224,7 +220,7 @@ fn gradients_are_those_of_the_loss() {
     for (layers, upsample) in cases {
         let detector = detector(32, layers, upsample, 2);
         let (params, truths, images) = (learned(&detector), truths(), images(32));
-        let (sums, gradients) = detector.step(&params, &step(DetectInput::Images(&images), &truths)).unwrap();
+        let (sums, gradients) = detector.step(&params, &step(TokenInput::Images(&images), &truths)).unwrap();
         let mut targets = Vec::new();
         let total = loss(&detector, &params, &images, None, &mut targets);
         assert!((total - sums.total(sums.positives)).abs() < 1e-6 * total, "{total}, {sums:?}");
@@ -257,7 +253,7 @@ fn threads_and_micro_batches_change_nothing_but_the_order_of_sums() {
     let params = learned(&alone);
     let prefix = alone.prefix(&images).unwrap();
     let features = alone.features(&images).unwrap();
-    for input in [DetectInput::Images(&images), DetectInput::Prefix(&prefix), DetectInput::Features(&features)] {
+    for input in [TokenInput::Images(&images), TokenInput::Prefix(&prefix), TokenInput::Features(&features)] {
         let one = alone.step(&params, &step(input, &truths)).unwrap();
         for threads in [1, 2, 3, 9] {
             let detector = detector(32, Some("last:2"), true, threads);
@@ -266,7 +262,7 @@ fn threads_and_micro_batches_change_nothing_but_the_order_of_sums() {
             for micro_batch in [None, Some(1), Some(2), Some(100)] {
                 let found = run(micro_batch);
                 let what = format!("{threads} threads, {micro_batch:?} images at a time");
-                if matches!(input, DetectInput::Features(_)) {
+                if matches!(input, TokenInput::Features(_)) {
                     assert_same(&(found.0, found.1[1..].to_vec()), &(one.0, one.1[1..].to_vec()), 1e-5, &what);
                 } else {
                     assert_same(&found, &one, 1e-5, &what);
@@ -285,7 +281,7 @@ fn what_is_found_does_not_depend_on_threads() {
         let detector = detector(32, Some("last:1"), false, threads);
         let params = learned(&detector);
         let head = detector.bind(&params).unwrap();
-        detector.detect(&head, Some(&params), DetectInput::Images(&images), None).unwrap()
+        detector.detect(&head, Some(&params), TokenInput::Images(&images), None).unwrap()
     };
     let alone = found(1);
     assert_eq!(alone.len(), IMAGES);
@@ -333,7 +329,7 @@ fn nothing_is_found_in_padding() {
             valid.extend(v);
             views.push(view);
         }
-        let input = DetectInput::Images(&pixels);
+        let input = TokenInput::Images(&pixels);
         let found = detector.detect(&head, None, input, Some(&valid)).unwrap();
         let everywhere = detector.detect(&head, None, input, None).unwrap();
         let centres = |boxes: &[BoxScore]| -> Vec<[f32; 2]> {
@@ -362,7 +358,7 @@ fn tokens_in_padding_are_not_learned_from() {
         let grid = detector.head().grid;
         let all = vec![true; IMAGES * grid * grid];
         let run = |valid| {
-            let step = DetectStep { valid, ..step(DetectInput::Images(&images), &truths) };
+            let step = DetectStep { valid, ..step(TokenInput::Images(&images), &truths) };
             detector.step(&params, &step).unwrap()
         };
         assert_eq!(run(Some(&all)), run(None));
@@ -397,13 +393,13 @@ fn classes_told_by_their_names_can_be_exchanged() {
     let detector = make(Some(three));
     let (params, truths, images) = (learned(&detector), truths(), images(32));
     let prefix = detector.prefix(&images).unwrap();
-    let of_images = detector.step(&params, &step(DetectInput::Images(&images), &truths)).unwrap();
-    let of_prefix = detector.step(&params, &step(DetectInput::Prefix(&prefix), &truths)).unwrap();
+    let of_images = detector.step(&params, &step(TokenInput::Images(&images), &truths)).unwrap();
+    let of_prefix = detector.step(&params, &step(TokenInput::Prefix(&prefix), &truths)).unwrap();
     assert_same(&of_prefix, &of_images, 1e-6, "open vocabulary");
 
     let found = |detector: &Detector| {
         let head = detector.bind(&params).unwrap();
-        detector.detect(&head, Some(&params), DetectInput::Prefix(&prefix), None).unwrap()
+        detector.detect(&head, Some(&params), TokenInput::Prefix(&prefix), None).unwrap()
     };
     let before = found(&detector);
     // One more name takes nothing from the others; their order is that of the names.

@@ -8,10 +8,12 @@ pub(crate) mod classify;
 pub(crate) mod detect;
 pub(crate) mod images;
 pub(crate) mod multilabel;
+pub(crate) mod segment;
+mod token_store;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use self::{classify::Classify, detect::DetectTraining, multilabel::Multilabel};
+use self::{classify::Classify, detect::DetectTraining, multilabel::Multilabel, segment::SegmentTraining};
 use super::{
     OpenData, Outcome,
     observer::Observer,
@@ -43,6 +45,7 @@ pub(super) fn open(
         Task::Auto | Task::Classify => boxed::<Classify>(config, given, observer),
         Task::Multilabel => boxed::<Multilabel>(config, given, observer),
         Task::Detect => boxed::<DetectTraining>(config, given, observer),
+        Task::Segment => boxed::<SegmentTraining>(config, given, observer),
     }
 }
 

@@ -1,13 +1,12 @@
 //! Detection, in two stages: the head alone on features that are computed once, then prompts and head together.
 //!
 //! A moving average of the learned values is evaluated and kept. The head as it is after the first stage is the
-//! control that prompts are reported beside. `store` keeps features, `source` makes batches, `setup` opens everything.
+//! control that prompts are reported beside. `token_store` keeps features, `source` makes batches, `setup` opens everything.
 
 mod files;
 mod mistakes;
 mod setup;
 mod source;
-mod store;
 #[cfg(test)]
 mod tests;
 

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use rand::Rng;
 
-use super::{setup::DetectTraining, store::Store};
+use super::setup::DetectTraining;
 use crate::train::{
     observer::{Event, Observer},
     progress::Stage,
-    task::Batches,
+    task::{Batches, token_store::Store},
 };
 use vpt_base::{Error, Result, random::stream};
 use vpt_data::{
@@ -16,7 +16,7 @@ use vpt_data::{
     boxes::{BoxBatch, BoxLoader, BoxLoaderOptions, Target, View},
     visit_batches,
 };
-use vpt_model::{head::detect::Truth, model::detect::DetectInput};
+use vpt_model::{head::detect::Truth, model::detect::TokenInput};
 
 /// Images that go through the backbone at a time when nothing is learned.
 pub(super) const EVAL_BATCH: usize = 16;
@@ -75,11 +75,11 @@ impl ImageCount for DetectBatch {
 
 impl DetectBatch {
     /// Input of the detector.
-    pub(super) fn input(&self) -> DetectInput<'_> {
+    pub(super) fn input(&self) -> TokenInput<'_> {
         match self.kind {
-            InputForm::Images => DetectInput::Images(&self.values),
-            InputForm::Prefix => DetectInput::Prefix(&self.values),
-            InputForm::Features => DetectInput::Features(&self.values),
+            InputForm::Images => TokenInput::Images(&self.values),
+            InputForm::Prefix => TokenInput::Prefix(&self.values),
+            InputForm::Features => TokenInput::Features(&self.values),
         }
     }
 

@@ -1,0 +1,241 @@
+//! Whole runs of segmentation on a small random backbone and a folder of drawn shapes.
+
+#![allow(clippy::float_cmp)] // equal means equal here
+
+use std::{fs, path::Path};
+
+use tempfile::TempDir;
+
+use crate::{
+    config::{RunConfig, Task},
+    eval::evaluate_masks,
+    train::{
+        Outcome, Silent, resume, run, run_folder,
+        tests::{Cut, backbone, bytes, content, diverges, finish, finished, is_refused_as_another},
+    },
+};
+use vpt_data::{
+    Split,
+    masks::{ClassMask, MaskDataset},
+    shapes::{ShapesConfig, ShapesTask, write_masks},
+};
+use vpt_model::{
+    head::{HeadKind, segment::DecodeHead},
+    methods::Method,
+    metrics::Scores,
+    model::{SegmentTask, TaskOptions, task_file::TaskFile},
+    prompt::tokens::PromptLayers,
+};
+
+/// 15 images to train on, 3 and 6 for the rest, of 48 x 48 pixels.
+fn workplace() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ShapesConfig { images: 24, size: 48, task: ShapesTask::Segment, ..ShapesConfig::default() };
+    assert_eq!(write_masks(&dir.path().join("data"), &config).unwrap(), [15, 3, 6]);
+    dir
+}
+
+/// Four epochs of three steps, two of them with the head alone, at 32 pixels: 4 x 4 tokens.
+fn config(dir: &TempDir, method: Method) -> RunConfig {
+    let last = Some(PromptLayers::Last(1)).filter(|_| method == Method::VPT_DEEP);
+    RunConfig {
+        backbone: backbone(),
+        task: Task::Segment,
+        data: dir.path().join("data").display().to_string(),
+        method,
+        epochs: Some(4),
+        head_epochs: (method != Method::LINEAR).then_some(2),
+        batch_size: Some(5),
+        image_size: Some(32),
+        threads: Some(2),
+        ..RunConfig::default()
+    }
+    .with_options(|o| o.tokens.prompt_layers = last)
+}
+
+/// Puts a strip of no class beside every image, so that each has two windows.
+fn widen(dir: &TempDir) {
+    let root = dir.path().join("data");
+    let set = MaskDataset::open(&root, 1).unwrap();
+    for image in Split::ALL.into_iter().flat_map(|split| set.part(split)) {
+        let path = root.join(&image.name);
+        let drawn = image::open(&path).unwrap().to_rgb8();
+        let mut wider = image::RgbImage::from_pixel(72, 48, image::Rgb([90, 120, 60]));
+        image::imageops::replace(&mut wider, &drawn, 0, 0);
+        wider.save(&path).unwrap();
+        let mask = image.mask().unwrap();
+        let row = |row: &[u16]| [row, &[u16::MAX; 24]].concat();
+        let classes = mask.classes.chunks(48).flat_map(row).collect();
+        let mask = ClassMask { width: 72, height: 48, classes }.to_png(&set.classes.indices()).unwrap();
+        fs::write(root.join("SegmentationClass").join(path.file_name().unwrap()), mask).unwrap();
+    }
+}
+
+fn open(folder: &Path) -> SegmentTask {
+    let options = TaskOptions { backbone: Some(backbone()), threads: 2, ..TaskOptions::default() };
+    SegmentTask::open(folder, &options).unwrap()
+}
+
+#[test]
+fn a_run_learns_and_leaves_a_whole_folder_whose_task_tells_pixels_apart_as_it_did() {
+    let dir = workplace();
+    widen(&dir);
+    let config = RunConfig { epochs: Some(10), head_epochs: Some(7), ..config(&dir, Method::VPT_DEEP) };
+    let (folder, results) = finish(&config, &dir);
+    assert_eq!(folder, dir.path().join("runs/segment/data-vpt-deep-1"));
+    for name in [
+        run_folder::CONFIG,
+        run_folder::ENVIRONMENT,
+        run_folder::SPLIT,
+        run_folder::METRICS,
+        run_folder::RESULTS,
+        run_folder::BEST,
+        run_folder::LAST,
+        run_folder::CHECKPOINT,
+        run_folder::CURVES,
+        run_folder::CONFUSION,
+        run_folder::VAL_PREDICTIONS,
+        run_folder::MISTAKES,
+    ] {
+        assert!(folder.join(name).is_file(), "{name}");
+    }
+    assert_eq!((results.task, results.classes, results.train_images), (Task::Segment, 9, 15));
+    let lines = content(&folder).2;
+    let losses: Vec<f64> = lines.iter().map(|line| line["train_loss"].as_f64().unwrap()).collect();
+    assert!(losses[6] < 0.8 * losses[0], "{losses:?}");
+    assert!(lines[0]["val"]["mIoU"].is_f64() && lines[0]["train_pixel_acc"].is_f64());
+    let json = serde_json::to_value(&results.test).unwrap();
+    assert_eq!(json["per_class"].as_array().unwrap().len(), 9);
+    for name in ["mIoU", "pixel_acc", "mean_acc"] {
+        assert!((0. ..=1.).contains(&json[name].as_f64().unwrap()), "{json}");
+    }
+    assert!(results.head_only.is_some());
+
+    let task = open(&folder);
+    let dataset = MaskDataset::open(dir.path().join("data"), 1).unwrap();
+    let found = evaluate_masks(&task, &dataset, Split::Test, &mut |_, _| {}).unwrap();
+    assert_eq!(Scores::Segment(found.metrics(&task.meta().classes)), results.test);
+    assert_eq!(task.indices(), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+}
+
+#[test]
+fn a_run_that_is_stopped_anywhere_ends_with_the_same_bytes() {
+    let square = workplace();
+    let wide = workplace();
+    widen(&wide);
+    let linear = Some(DecodeHead::Linear);
+    let cases = [
+        ("cached prefixes", &wide, config(&wide, Method::VPT_DEEP), vec![2, 5, 9, 14]),
+        (
+            "a linear head",
+            &square,
+            RunConfig { decode_head: linear, ..config(&square, Method::VPT_DEEP) },
+            vec![1, 4, 12],
+        ),
+        ("from images", &wide, config(&wide, Method::VPT_SHALLOW), vec![4, 11, 15]),
+        (
+            "zoomed",
+            &wide,
+            RunConfig { scale_jitter: Some([0.7, 1.4]), micro_batch: Some(2), ..config(&wide, Method::VPT_DEEP) },
+            vec![6, 12],
+        ),
+        ("linear", &square, RunConfig { decode_head: linear, ..config(&square, Method::LINEAR) }, vec![2, 7, 15]),
+    ];
+    for (what, dir, config, stops) in cases {
+        let (whole, results) = finish(&config, dir);
+        for stop_after in stops {
+            let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+            let Outcome::Interrupted { folder: Some(folder) } = outcome else {
+                panic!("{what}, {stop_after}: {outcome:?}")
+            };
+            assert!(!folder.join(run_folder::RESULTS).exists());
+            let (again, resumed) = finished(resume(&folder, &mut Silent));
+            assert_eq!(again, folder);
+            assert!(content(&folder) == content(&whole), "{what}: stopped after {stop_after} batches");
+            assert_eq!((&resumed.test, resumed.best_epoch), (&results.test, results.best_epoch));
+            assert_eq!(resumed.head_only, results.head_only);
+        }
+    }
+}
+
+#[test]
+fn a_killed_run_goes_on_from_its_last_checkpoint() {
+    let dir = workplace();
+    let config = config(&dir, Method::VPT_DEEP);
+    let (whole, _) = finish(&config, &dir);
+    for (stop_after, killed_after) in [(2, 1), (6, 9), (13, 4)] {
+        let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+        let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
+        let copied = dir.path().join(format!("copy-{stop_after}-{killed_after}"));
+        finished(resume(&folder, &mut Cut::copying(killed_after, &copied)));
+        finished(resume(&copied, &mut Silent));
+        assert!(content(&copied) == content(&whole), "{stop_after} {killed_after}");
+    }
+}
+
+#[test]
+fn the_control_is_what_method_linear_learns() {
+    let dir = workplace();
+    let (prompted, results) = finish(&config(&dir, Method::VPT_DEEP), &dir);
+    let (linear, alone) = finish(&RunConfig { epochs: Some(2), ..config(&dir, Method::LINEAR) }, &dir);
+    assert_eq!(content(&prompted).2[..2], content(&linear).2);
+    let control = results.head_only.unwrap();
+    assert_eq!((control.best_epoch, control.val, control.test), (alone.best_epoch, alone.val, alone.test));
+    assert_eq!(results.trainable_params, alone.trainable_params + 10 * 32);
+    let task = TaskFile::open(&linear).unwrap();
+    assert_eq!((task.meta.parts.len(), task.meta.segment.unwrap().blocks), (0, vec![1, 2, 3]));
+}
+
+#[test]
+fn a_checkpoint_of_other_masks_is_refused() {
+    let dir = workplace();
+    let outcome = run(&config(&dir, Method::VPT_DEEP), &dir.path().join("runs"), &mut Cut::after(6)).unwrap();
+    let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
+    let masks = dir.path().join("data/SegmentationClass");
+    fs::copy(masks.join("000002.png"), masks.join("000001.png")).unwrap();
+    is_refused_as_another(&folder);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state() {
+    let dir = workplace();
+    diverges(config(&dir, Method::LINEAR), &dir, "not finite in step");
+}
+
+#[test]
+fn more_windows_see_smaller_things() {
+    let dir = workplace();
+    let config = RunConfig { tiles: Some(2), epochs: Some(2), head_epochs: Some(1), ..config(&dir, Method::VPT_DEEP) };
+    let (folder, results) = finish(&config, &dir);
+    assert_eq!(open(&folder).meta().segment.as_ref().unwrap().tiles, 2);
+    let dataset = MaskDataset::open(dir.path().join("data"), 1).unwrap();
+    let found = evaluate_masks(&open(&folder), &dataset, Split::Test, &mut |_, _| {}).unwrap();
+    assert_eq!(Scores::Segment(found.metrics(&dataset.classes.names)), results.test);
+}
+
+#[test]
+fn what_makes_no_sense_for_pixels_is_refused_before_a_folder_is_made() {
+    let dir = workplace();
+    let deep = config(&dir, Method::VPT_DEEP);
+    let cases = [
+        (RunConfig { head_epochs: Some(4), ..deep.clone() }, "head_epochs: 4 of 4"),
+        (RunConfig { shots: Some(4), ..deep.clone() }, "shots: "),
+        (RunConfig { head: Some(HeadKind::Cosine), ..deep.clone() }, "head: cosine is not for segmentation"),
+        (RunConfig { open_vocabulary: true, ..deep.clone() }, "open_vocabulary: only for detection"),
+        (RunConfig { tiles: Some(1000), ..deep.clone() }, "tiles: "),
+        (RunConfig { scale_jitter: Some([1.5, 0.5]), ..deep.clone() }, "scale_jitter: "),
+        (RunConfig { head_epochs: None, ..config(&dir, Method::VP_PAD) }, "method: vp-pad is not for segmentation"),
+        (RunConfig { data: dir.path().display().to_string(), ..deep.clone() }, "no data set of masks"),
+    ];
+    for (config, part) in cases {
+        let message = run(&config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+        assert!(message.contains(part) && !message.contains('\n'), "{part}: {message}");
+    }
+    fs::remove_file(dir.path().join("data/SegmentationClass/000003.png")).unwrap();
+    let message = run(&deep, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("000003.png: no mask for it"), "{message}");
+    assert!(!dir.path().join("runs").exists());
+    let (_, results) = finish(&RunConfig { skip_bad_images: true, ..deep }, &dir);
+    assert_eq!(results.train_images, 14);
+    assert!(!bytes(&dir.path().join("runs/segment/data-vpt-deep-1"), run_folder::BEST).is_empty());
+}

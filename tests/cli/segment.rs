@@ -1,0 +1,87 @@
+//! `vpt` on masks.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::util::{Sandbox, files, fixture, json_file, keys, number, result_fields, run_files};
+
+const METRICS: [&str; 3] = ["mIoU", "pixel_acc", "mean_acc"];
+
+#[test]
+fn a_run_on_masks_leaves_what_is_promised_and_its_task_writes_masks() {
+    let sandbox = Sandbox::new();
+    sandbox.masks("masks", 24);
+    let clip = fixture("clip");
+    let args =
+        ["train", "--task", "segment", "--backbone", &clip, "--data", "masks", "--epochs", "2", "--image-size", "32"];
+    let run = sandbox.vpt(&[&args[..], &["--out", "run", "--json"]].concat()).ok();
+    assert_eq!(files(&sandbox.path("run")), run_files(&["confusion.svg"]));
+    let results = run.json();
+    assert_eq!(results, json_file(&sandbox.path("run/results.json")));
+    assert_eq!(keys(&results), result_fields(&[("lr", &["head_only"])]));
+    for scores in ["/val", "/test", "/head_only/val", "/head_only/test"] {
+        let scores = results.pointer(scores).unwrap();
+        assert_eq!(keys(scores), [&METRICS[..], &["per_class"]].concat());
+        assert_eq!(scores["per_class"].as_array().unwrap().len(), 9);
+        for metric in METRICS {
+            assert!((0. ..=1.).contains(&number(scores, &format!("/{metric}"))), "{metric}");
+        }
+    }
+    let lines = fs::read_to_string(sandbox.path("run/metrics.jsonl")).unwrap();
+    let epochs: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(epochs.iter().map(|e| e["stage"].as_str().unwrap()).collect::<Vec<_>>(), ["head", "prompts"]);
+    for picture in ["curves.svg", "confusion.svg"] {
+        assert!(fs::read_to_string(sandbox.path("run").join(picture)).unwrap().starts_with("<svg"), "{picture}");
+    }
+
+    let eval = sandbox.vpt(&["eval", "--model", "run", "--backbone", &clip, "--data", "masks", "--json"]).ok().json();
+    assert_eq!(eval["metrics"], results["test"]);
+    let info = sandbox.vpt(&["task", "info", "run", "--json"]).ok().json();
+    assert_eq!((info["task"].as_str(), &info["segment"]["tiles"]), (Some("segment"), &1.into()));
+
+    // What is written is a folder of masks that is read again.
+    let predict = ["predict", "--model", "run", "--backbone", &clip, "--save", "drawn", "--json", "masks/JPEGImages"];
+    let predicted = sandbox.vpt(&predict).ok().json();
+    let first = &predicted["predictions"][0];
+    let shares: f64 = first["classes"].as_array().unwrap().iter().map(|class| class["share"].as_f64().unwrap()).sum();
+    assert!((shares - 1.).abs() < 1e-9);
+    assert_eq!(first["mask"].as_str().unwrap(), "drawn/masks/000001.png");
+    assert_eq!(files(&sandbox.path("drawn/masks")).len(), 24);
+    fs::create_dir(sandbox.path("again")).unwrap();
+    fs::rename(sandbox.path("drawn/masks"), sandbox.path("again/masks")).unwrap();
+    fs::rename(sandbox.path("masks/JPEGImages"), sandbox.path("again/images")).unwrap();
+    fs::copy(sandbox.path("masks/classes.txt"), sandbox.path("again/classes.txt")).unwrap();
+    let eval = sandbox.vpt(&["eval", "--model", "run", "--backbone", &clip, "--data", "again", "--json"]).ok().json();
+    assert_eq!(number(&eval, "/metrics/pixel_acc"), 1.);
+
+    let export = ["export", "--model", "run", "--backbone", &clip, "--out", "task.onnx"];
+    sandbox.vpt(&export).fails(&["tells pixels apart", "ONNX"]);
+    let wrong = ["predict", "--model", "run", "--backbone", &clip, "--min-score", "0.5", "again/images"];
+    sandbox.vpt(&wrong).refuses(&["--min-score"]);
+}
+
+#[test]
+fn masks_are_looked_into_and_checked() {
+    let sandbox = Sandbox::new();
+    sandbox.masks("masks", 16);
+    let info = sandbox.vpt(&["data", "info", "masks", "--json"]).ok().json();
+    assert_eq!((info["layout"].as_str(), info["classes"][0]["name"].as_str()), (Some("voc-masks"), Some("background")));
+    let text = sandbox.vpt(&["data", "info", "masks"]).ok().stdout;
+    assert!(text.contains("Pascal VOC masks") && text.contains("star"), "{text}");
+    let check = sandbox.vpt(&["data", "check", "masks", "--json"]);
+    assert_eq!(number(&check.json(), "/errors"), 0.);
+
+    sandbox.write("masks/SegmentationClass/000002.png", "no mask");
+    let check = sandbox.vpt(&["data", "check", "masks"]).fails(&["error"]);
+    assert!(check.stdout.contains("000002.png: a mask that is no PNG file"), "{}", check.stdout);
+    let train = ["train", "--task", "segment", "--data", "masks"];
+    sandbox.vpt(&train).fails(&["000002.png", "no PNG"]);
+    // Who does not ask for masks is told of them.
+    fs::rename(sandbox.path("masks/JPEGImages"), sandbox.path("masks/images")).unwrap();
+    fs::rename(sandbox.path("masks/SegmentationClass"), sandbox.path("masks/masks")).unwrap();
+    sandbox.vpt(&["train", "--data", "masks"]).fails(&["--task segment"]);
+    sandbox.vpt(&["train", "--data", "masks", "--tiles", "2"]).fails(&["--tiles", "only for segmentation"]);
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    sandbox.vpt(&["train", "--task", "segment", "--data", "empty"]).fails(&["no data set of masks"]);
+}
