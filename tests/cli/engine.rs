@@ -71,7 +71,7 @@ fn both_engines_learn_the_same_and_runs_say_which_it_was() {
     // A task is evaluated on the engine that it was learned on, and may be on the other.
     let run = "candle-vpt-shallow-2";
     let eval = |engine: &[&str]| {
-        let args = ["eval", "--model", run, "--data", "colours", "--json"];
+        let args = ["eval", "--model", run, "--data", "colours", "--seed", "3", "--json"];
         number(&sandbox.vpt(&[&args[..], engine].concat()).ok().json(), "/metrics/loss")
     };
     let (own, native) = (eval(&[]), eval(&["--engine", "native"]));

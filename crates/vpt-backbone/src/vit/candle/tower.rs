@@ -94,20 +94,20 @@ impl CandleMlp {
     }
 }
 
-/// `1 / (1 + exp(-u))`, by a function whose gradient is finite everywhere.
-fn sigmoid(u: &Tensor) -> candle_core::Result<Tensor> {
-    ((u * 0.5)?.tanh()? + 1.)? * 0.5
-}
-
 fn activate(activation: Activation, x: &Tensor) -> Faulty<Tensor> {
+    /// The factor in QuickGELU's sigmoid.
+    const QUICK: f64 = 1.702;
     Ok(match activation {
         Activation::Gelu => x.gelu_erf()?,
-        Activation::QuickGelu => (x * sigmoid(&(x * 1.702)?)?)?,
-        Activation::Silu => (x * sigmoid(x)?)?,
+        // Written out: the constants of candle's own gradient have six digits.
         Activation::GeluTanh => {
-            let inner = (x + ((x.sqr()? * x)? * 0.044_715)?)?;
-            (x * sigmoid(&(inner * (8.0 / std::f64::consts::PI).sqrt())?)?)?
+            let inner = (((x.sqr()? * x)? * 0.044_715)? + x)?;
+            let tanh = (inner * (2. / std::f64::consts::PI).sqrt())?.tanh()?;
+            ((x * 0.5)? * (tanh + 1.)?)?
         }
+        Activation::Silu => x.silu()?,
+        // x sigmoid(a x); an exponential written out would have gradients that are no numbers far from zero.
+        Activation::QuickGelu => ((x * QUICK)?.silu()? / QUICK)?,
     })
 }
 
