@@ -154,6 +154,7 @@ fn after_sigterm_there_is_an_end() {
     let told = std::time::Instant::now();
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(75), "{said}");
+    // 143 where there was nothing to save yet.
+    assert!(matches!(output.status.code(), Some(75 | 143)), "{said}");
     assert!(told.elapsed().as_secs() < 20 && said.contains("interrupted"), "{said}");
 }

@@ -230,7 +230,6 @@ fn json_is_what_the_schema_says() {
         ),
         ("shards", &["embed", "--backbone", &clip, "--input", "photos/green", "--shard", "1/1", "--out", "shards"]),
         ("shards", &["predict", "--model", "runs/classify/a", "--input", "photos/green", "--out", "predicted"]),
-        ("cluster", &["cluster", "slurm", "--", "train", "--data", "photos", "--out", "there"]),
         ("bench step", &["bench", "step", "--backbone", &clip, "--batch-size", "2"]),
         (
             "bench backbones",
@@ -275,6 +274,8 @@ fn json_is_what_the_schema_says() {
     for (name, args) in commands {
         schema.holds(name, &sandbox.vpt(&[args, &["--json"][..]].concat()).ok().json());
     }
+    let cluster = ["cluster", "slurm", "--json", "--", "train", "--data", "photos", "--out", "there"];
+    schema.holds("cluster", &sandbox.vpt(&cluster).ok().json());
     schema.holds("shard stats", &json_file(&sandbox.path("shards/stats/0.json")));
     // With something to find: an empty file, and a file of another kind.
     sandbox.write("photos/green/bad.png", "");

@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(array("7", "8", "0", "1").unwrap(), is(8, 8));
         assert_eq!(array("5", "3", "1", "2").unwrap(), is(3, 3));
         assert_eq!(array("7", "2", "3", "4").unwrap(), is(2, 2));
-        // As `--array=1,2,9` would have it.
+        // As an array of the tasks 1, 2 and 9 would have it.
         let message = array("9", "3", "1", "1").unwrap_err().to_string();
         assert!(message.contains("as a range, such as 0-2"), "{message}");
         assert!(array("x", "3", "1", "1").unwrap_err().to_string().contains("SLURM_ARRAY_TASK_ID is `x`"));

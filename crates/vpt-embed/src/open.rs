@@ -85,14 +85,19 @@ fn run_command(command: &str, file: &Path, stop: &AtomicBool) -> Result<()> {
     let failed = |why: String| Error::invalid(format!("pipe:{command}"), why);
     let out = File::create(file).map_err(Error::io(file))?;
     let mut shell = Command::new("sh");
-    let mut child = shell
-        .args(["-c", command])
-        .stdin(Stdio::null())
-        .stdout(out)
-        .spawn()
-        .map_err(|error| failed(format!("cannot be started: {error}")))?;
+    shell.args(["-c", command]).stdin(Stdio::null()).stdout(out);
+    #[cfg(unix)]
+    {
+        // A group of its own, so that what it has started can be ended with it.
+        use std::os::unix::process::CommandExt;
+        shell.process_group(0);
+    }
+    let mut child = shell.spawn().map_err(|error| failed(format!("cannot be started: {error}")))?;
     loop {
         if stop.load(Ordering::SeqCst) {
+            if cfg!(unix) {
+                let _ = Command::new("kill").args(["-TERM", "--", &format!("-{}", child.id())]).status();
+            }
             let _ = child.kill();
             let _ = child.wait();
             return Err(failed("stopped".to_owned()));
