@@ -6,20 +6,24 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
+use vpt::backbone::vit::AttentionOf;
 use vpt::data::boxes::Rect;
 use vpt::infer::detect::{DetectPrediction, predict_boxes};
 use vpt::infer::inputs::{Answered, ImageFiles, SkippedImage, expand, past_unreadable};
 use vpt::infer::multilabel::{MultilabelPrediction, predict_multilabel};
 use vpt::infer::predict::{Prediction, predict};
 use vpt::infer::segment::{SegmentPrediction, predict_masks};
+use vpt::model::attention::{AttentionShares, TaskAttention};
 use vpt::model::{AnyTask, DetectTask, SegmentTask, TaskModel};
 use vpt::report::{DrawnBox, draw_boxes, draw_mask, picture_bytes, picture_paths, table};
 use vpt::shards::{ShardOutput, ShardWork};
 use vpt::{
+    Error,
     files::write_atomic,
-    image::{Rgb8, decode},
+    image::{Rgb8, decode, encode::picture_format},
 };
 
+use super::flags::parsed;
 use super::model::ModelArgs;
 use super::output::{Output, message};
 use super::progress::ProgressDisplay;
@@ -37,6 +41,7 @@ use super::{Global, Usage};
 #[command(after_help = "Examples:
   vpt predict --model runs/classify/photos-vpt-deep-1 new/*.jpg
   vpt predict --model runs/detect/cells-vpt-deep-1 --save drawn/ new/
+  vpt predict --model runs/classify/photos-vpt-deep-1 --attention where.png new/cat.jpg
   vpt predict --model runs/detect/boxes-vpt-deep-2 --classes \"red circle,blue star\" new/
   vpt predict --model runs/classify/photos-vpt-deep-1 --input 'shards/{00000..09999}.tar' --out predictions")]
 pub(crate) struct Predict {
@@ -45,6 +50,14 @@ pub(crate) struct Predict {
     /// Write each image with its boxes and names, its class, or its mask drawn on it into this folder
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
+    /// Write where the task looks: the picture with the attention of the last block laid over it, mean of the heads, the more the
+    /// lighter. A file (PNG, JPEG, WebP, BMP, TIFF) for one image, a folder for several. Deep prompts are looked at, too; what
+    /// share goes to them is told beside
+    #[arg(long, value_name = "FILE|DIR")]
+    attention: Option<PathBuf>,
+    /// Whose attention: features (the class token, or SigLIP's pooling query) or prompts (mean of the prompt tokens)
+    #[arg(long, value_name = "WHOSE", requires = "attention", default_value = "features", value_parser = parsed::<AttentionOf>)]
+    attention_of: AttentionOf,
     /// Detection: leave out boxes with lower scores [default: where F1 was best on validation]
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     min_score: Option<f64>,
@@ -76,6 +89,7 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
         return run_shards(args, global, out);
     }
     let files = expand(&args.images)?;
+    args.check_attention(&files)?;
     let mut progress = ProgressDisplay::new(global.quiet);
     let mut at = |done, total| progress.at("predicting", done, total, String::new);
     match args.model.open(global)? {
@@ -96,7 +110,7 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
                 let drawn = DrawnBox { rect, category: 0, score: Some(prediction.probability), crowd: false };
                 draw_boxes(image, &[drawn], std::slice::from_ref(&prediction.label));
             };
-            finish(args, &files, &found, label, out, || {
+            finish(args, &files, &found, label, &|picture| task.attention(picture, args.attention_of), out, || {
                 let rows: Vec<_> = found.answers.iter().map(row).collect();
                 table::columns(&["image", "class", "probability", "next"], &rows)
             })
@@ -118,6 +132,67 @@ impl Predict {
         }
         Ok(names)
     }
+
+    /// Whether `--attention` names one picture, not a folder.
+    fn attends_to_one(&self) -> bool {
+        self.attention.as_ref().is_some_and(|to| !to.is_dir() && picture_format(to).is_some())
+    }
+
+    /// Refuses `--attention` where what it names cannot hold the pictures.
+    fn check_attention(&self, files: &ImageFiles) -> Result<(), Usage> {
+        let Some(to) = self.attention.as_ref().filter(|_| self.attends_to_one()) else { return Ok(()) };
+        if let [_, _, ..] = &files.images[..] {
+            let count = files.images.len();
+            return Err(Usage(format!(
+                "--attention: {} is one picture, for {count} images; name a folder",
+                to.display()
+            )));
+        }
+        let is_input =
+            |image: &PathBuf| to.canonicalize().is_ok_and(|to| image.canonicalize().is_ok_and(|image| image == to));
+        if files.images.iter().any(is_input) {
+            return Err(Usage(format!("--attention: {} is the image itself", to.display())));
+        }
+        Ok(())
+    }
+
+    /// Writes the pictures that `--attention` asks for, if it does.
+    fn write_attention(&self, images: &[PathBuf], attend: Attend) -> anyhow::Result<Vec<Attended>> {
+        let Some(to) = &self.attention else { return Ok(Vec::new()) };
+        let paths = if self.attends_to_one() {
+            vec![to.clone()]
+        } else {
+            std::fs::create_dir_all(to).with_context(|| to.display().to_string())?;
+            picture_paths(images, to)?
+        };
+        let written = images.iter().zip(paths).map(|(image, file)| {
+            let picture = decode(image)?;
+            let found = attend(&picture).map_err(|error| Error::file(image, error.to_string()))?;
+            write_atomic(&file, &picture_bytes(&found.over(&picture), &file)?)?;
+            Ok(Attended { image: image.display().to_string(), file, shares: found.shares() })
+        });
+        written.collect()
+    }
+}
+
+/// Where a task looks in a picture.
+type Attend<'a> = &'a dyn Fn(&Rgb8) -> vpt::Result<TaskAttention>;
+
+/// A picture of `--attention`.
+#[derive(Debug, Serialize)]
+struct Attended {
+    image: String,
+    file: PathBuf,
+    #[serde(flatten)]
+    shares: AttentionShares,
+}
+
+impl Attended {
+    fn row(&self) -> Vec<String> {
+        let AttentionShares { of, patches, prefix, prompts } = self.shares;
+        let [patches, prompts, prefix] = [patches, prompts, prefix].map(|share| table::percent(f64::from(share)));
+        vec![self.image.clone(), of.to_owned(), patches, prompts, prefix, self.file.display().to_string()]
+    }
 }
 
 /// Classifies shards into a folder.
@@ -125,6 +200,9 @@ fn run_shards(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()
     let Some(folder) = &args.out else { return Err(Usage("--out: a folder is needed with --input".to_owned()).into()) };
     if let Some(save) = &args.save {
         return Err(Usage(format!("--save {}: no pictures are drawn of shards", save.display())).into());
+    }
+    if let Some(to) = &args.attention {
+        return Err(Usage(format!("--attention {}: no pictures are drawn of shards", to.display())).into());
     }
     if folder.is_file() {
         return Err(Usage(format!("--out: {} is a file; it is to be a folder", folder.display())).into());
@@ -176,7 +254,7 @@ fn multilabel(
         let rect = Rect { x: 0., y: 0., width: image.width as f64, height: image.height as f64 };
         draw_boxes(image, &[DrawnBox { rect, category: 0, score: None, crowd: false }], &[names(prediction)]);
     };
-    finish(args, files, &found, draw, out, || {
+    finish(args, files, &found, draw, &|picture| task.attention(picture, args.attention_of), out, || {
         let rows: Vec<_> = found.answers.iter().map(|p| vec![p.image.clone(), names(p)]).collect();
         table::columns(&["image", "classes"], &rows)
     })
@@ -201,7 +279,7 @@ fn detect(
         });
         draw_boxes(image, &boxes.collect::<Vec<_>>(), &task.meta().classes);
     };
-    finish(args, files, &found, draw, out, || {
+    finish(args, files, &found, draw, &|picture| task.attention(picture, args.attention_of), out, || {
         let rows: Vec<_> = found.answers.iter().flat_map(box_rows).collect();
         table::columns(&["image", "class", "score", "left", "top", "width", "height"], &rows)
     })
@@ -215,6 +293,10 @@ fn segment(
     out: Output,
 ) -> anyhow::Result<()> {
     refuse_boxes_flags(args)?;
+    if args.attention.is_some() {
+        let message = "--attention: a task of pixels looks at windows of a picture, each by itself";
+        return Err(Usage(message.to_owned()).into());
+    }
     let names = &task.meta().classes;
     let mut saved = Vec::new();
     let found = past_unreadable(&files.images, |images| {
@@ -236,7 +318,7 @@ fn segment(
             Ok(Some(to.clone()))
         })
     })?;
-    report(args, files, &found, &saved, out, || {
+    report(args, files, &found, (&saved, &[]), out, || {
         let shares = |prediction: &SegmentPrediction| {
             let told = prediction.classes.iter().map(|c| format!("{} {}", c.label, table::percent(c.share)));
             told.collect::<Vec<_>>().join(", ")
@@ -261,12 +343,13 @@ fn mask_paths(saved: &[PathBuf], folder: &Path) -> Vec<PathBuf> {
     saved.iter().map(place).collect()
 }
 
-/// Writes the pictures that `--save` asks for, each with `draw` at work on it, and prints the result.
+/// Writes the pictures that `--save` asks for, each with `draw` at work on it, and those of `--attention`, and prints the result.
 fn finish<P: Serialize>(
     args: &Predict,
     files: &ImageFiles,
     found: &Answered<Vec<P>>,
     draw: impl Fn((&mut Rgb8, &P)),
+    attend: Attend,
     out: Output,
     text: impl FnOnce() -> String,
 ) -> anyhow::Result<()> {
@@ -281,15 +364,16 @@ fn finish<P: Serialize>(
             write_atomic(to, &picture_bytes(&image, to)?)?;
         }
     }
-    report(args, files, found, &saved, out, text)
+    let attended = args.write_attention(images, attend)?;
+    report(args, files, found, (&saved, &attended), out, text)
 }
 
-/// Prints the result, and which pictures were `saved`. Names what there is no answer for.
+/// Prints the result, and which pictures were `saved`, with and without attention. Names what there is no answer for.
 fn report<P: Serialize>(
     args: &Predict,
     files: &ImageFiles,
     found: &Answered<Vec<P>>,
-    saved: &[PathBuf],
+    (saved, attended): (&[PathBuf], &[Attended]),
     out: Output,
     text: impl FnOnce() -> String,
 ) -> anyhow::Result<()> {
@@ -305,7 +389,17 @@ fn report<P: Serialize>(
     if let Some(saved) = saved {
         result["saved"] = json!(saved);
     }
-    out.result(&result, text)?;
+    if args.attention.is_some() {
+        result["attention"] = json!(attended);
+    }
+    out.result(&result, || {
+        if attended.is_empty() {
+            return text();
+        }
+        let rows: Vec<_> = attended.iter().map(Attended::row).collect();
+        let header = ["image", "attention of", "patches", "prompts", "class token, registers", "file"];
+        format!("{}\n{}", text(), table::columns(&header, &rows))
+    })?;
     name_skipped(skipped, passed_by, args.skip_bad_images)
 }
 

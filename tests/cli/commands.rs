@@ -289,6 +289,8 @@ fn help_has_an_example_for_every_command() {
         "backbones info",
         "backbones fetch",
         "backbones verify",
+        "serve",
+        "export",
     ] {
         assert!(top.contains(command.split(' ').next().unwrap()), "{command} is not in {top}");
         let args: Vec<&str> = command.split(' ').chain(["--help"]).collect();

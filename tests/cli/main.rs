@@ -8,6 +8,7 @@
 // Counts that were read as numbers of JSON.
 #![allow(clippy::float_cmp)]
 
+mod attention;
 mod bad_files;
 mod boxes;
 mod cluster;

@@ -1,7 +1,9 @@
 //! Images: decoding, Pillow-exact resizing, preprocessing to what a backbone expects.
 
 pub mod decode;
+pub mod encode;
 mod gif_canvas;
+pub mod heat_map;
 pub mod heif;
 mod open_clip_config;
 mod orientation;

@@ -36,7 +36,7 @@ pub enum Size {
 impl Size {
     /// `(width, height)` of an image of `width` x `height` after resizing. A longer side that follows is rounded down, a shorter
     /// one to the nearest number.
-    fn of(self, width: usize, height: usize) -> (usize, usize) {
+    pub fn of(self, width: usize, height: usize) -> (usize, usize) {
         match self {
             Self::Exact { width, height } => (width, height),
             Self::ShortestEdge(short) => {
@@ -234,6 +234,23 @@ impl Preprocess {
         Ok((width, height))
     }
 
+    /// Where what is kept of `image` lies in it: left, top, width and height in its pixels. It reaches outside where the crop does.
+    ///
+    /// # Errors
+    /// As [`resized`](Self::resized).
+    pub fn kept(&self, image: &Rgb8) -> vpt_base::Result<[f64; 4]> {
+        let (width, height) = self.resized(image)?;
+        let (crop_width, crop_height) = self.crop.unwrap_or((width, height));
+        let along = |size: usize, resized: usize, crop: usize| {
+            let begin = self.crop.map_or(0, |_| self.crop_rounding.begin(resized, crop));
+            let scale = size as f64 / resized as f64;
+            [begin as f64 * scale, crop as f64 * scale]
+        };
+        let [left, width] = along(image.width, width, crop_width);
+        let [top, height] = along(image.height, height, crop_height);
+        Ok([left, top, width, height])
+    }
+
     /// `image` resized to `size` and of that the crop from column and row `begin` on, [`border`](Self::border) where it reaches outside.
     pub fn crop_at(&self, image: &Rgb8, size: (usize, usize), begin: (isize, isize)) -> Rgb8 {
         let (crop_width, crop_height) = self.crop.unwrap_or(size);
@@ -315,6 +332,16 @@ impl Preprocess {
 #[cfg(test)]
 mod tests {
     use crate::preprocess::*;
+
+    #[test]
+    #[allow(clippy::float_cmp)] // these values are exact
+    fn what_is_kept_lies_in_the_middle_and_may_reach_outside() {
+        let image = Rgb8::new(640, 320);
+        assert_eq!(Preprocess::clip(160).kept(&image).unwrap(), [160., 0., 320., 320.]);
+        assert_eq!(Preprocess::siglip(160).kept(&image).unwrap(), [0., 0., 640., 320.]);
+        let padded = Preprocess { resize: None, crop: Some((660, 400)), ..Preprocess::clip(1) };
+        assert_eq!(padded.kept(&image).unwrap(), [-10., -40., 660., 400.]);
+    }
 
     #[test]
     fn the_longer_side_is_rounded_down() {

@@ -1,6 +1,7 @@
 //! A frozen backbone, the parts that are learned beside it and what makes logits of its features: what training steps through
 //! and what a task file brings back to life.
 
+pub mod attention;
 pub mod constants;
 pub mod detect;
 mod detect_task;
@@ -45,7 +46,7 @@ use crate::{
 use vpt_backbone::{
     Backbone,
     class_texts::Prompts,
-    vit::{MemoryPlan, Pass, PromptSet, Readout, TokenRead, TokenRows},
+    vit::{AttentionMaps, MemoryPlan, Pass, PromptSet, Readout, TokenRead, TokenRows},
 };
 use vpt_base::{
     Error, Result,
@@ -472,6 +473,14 @@ impl Model {
     /// What a pass reads for the head.
     pub(crate) fn readout_of_pass(&self) -> Readout<'static> {
         self.label_map().map_or(Readout::Features, |(_, source)| Readout::Pooled(source.pool()))
+    }
+
+    /// Where the tower looks in each of `images` `[B, 3, s, s]`, parts applied.
+    ///
+    /// # Errors
+    /// As [`Self::features`].
+    pub fn attention_maps(&self, params: &[Param], images: &[f32]) -> Result<Vec<AttentionMaps>> {
+        self.backbone.vit.attention_maps(&self.join(params, images, &[])?.pass(0, None))
     }
 
     /// Embeddings of images `[B, 3, s, s]`, parts applied, as [`Backbone::embed`] makes them without.

@@ -16,6 +16,7 @@ pub fn document(admin: bool) -> Value {
         "/v1/models": { "get": object("The backbone and its tasks, as OpenAI lists models", &[]) },
         "/v1/models/{model}": { "get": of("model", object("One task: classes, method, metrics", &[400, 404, 503])) },
         "/v1/tasks/{task}/predict": { "post": predict() },
+        "/v1/tasks/{task}/attention": { "post": attention() },
         "/v1/predict": { "post": posted(
             "Many tasks about each image; what they share of it is computed once",
             &json!({ "$ref": "#/components/schemas/PredictMany" }),
@@ -129,6 +130,12 @@ fn schemas() -> Value {
             "type": "object",
             "required": ["images"],
             "properties": { "images": images, "top_k": top_k, "min_score": min_score },
+            "additionalProperties": false,
+        },
+        "Attention": {
+            "type": "object",
+            "required": ["images"],
+            "properties": { "images": images },
             "additionalProperties": false,
         },
         "PredictMany": {
@@ -287,6 +294,27 @@ fn predict() -> Value {
         },
     });
     with_query(of("task", operation))
+}
+
+/// The same bodies as [`predict`], of one image; the answer is a picture.
+fn attention() -> Value {
+    let mut operation = predict();
+    operation["summary"] = json!("Where a task looks in an image: attention of the last block laid over it");
+    let of = json!({ "name": "of", "in": "query", "schema": { "enum": ["features", "prompts"] } });
+    operation["requestBody"]["content"]["application/json"]["schema"] =
+        json!({ "$ref": "#/components/schemas/Attention" });
+    let task = operation["parameters"][0].take();
+    operation["parameters"] = json!([task, of]);
+    let shares = json!({
+        "description": "What looks, and what share of its attention goes to patches, to prompts, to class token and registers",
+        "schema": { "type": "string" },
+    });
+    operation["responses"]["200"] = json!({
+        "description": "OK",
+        "headers": { "X-Vpt-Attention": shares },
+        "content": { "image/png": { "schema": { "type": "string", "format": "binary" } } },
+    });
+    operation
 }
 
 fn infer(names: &[&str]) -> Value {

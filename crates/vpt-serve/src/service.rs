@@ -33,6 +33,8 @@ pub(crate) struct Service {
     pub(crate) metrics: Arc<Metrics>,
     /// Pieces of bodies that may still come in.
     pub(crate) uploads: Arc<Semaphore>,
+    /// Whose turn it is to look where a task looks.
+    pub(crate) attention: Arc<Semaphore>,
     decoders: Arc<DecodePool>,
     draining: AtomicBool,
     requests: AtomicU64,
@@ -116,6 +118,7 @@ impl Service {
             store,
             scheduler,
             metrics,
+            attention: Arc::new(Semaphore::new(1)),
             decoders,
             draining: AtomicBool::new(false),
             requests: AtomicU64::new(0),

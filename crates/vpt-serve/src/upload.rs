@@ -83,6 +83,14 @@ pub struct AnswerFields {
     pub min_score: Option<f64>,
 }
 
+/// Whose attention is shown, in an address.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AttentionFields {
+    /// A name of [`vpt_backbone::vit::AttentionOf`].
+    pub(crate) of: Option<String>,
+}
+
 /// One string or several.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(untagged)]

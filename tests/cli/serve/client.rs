@@ -19,6 +19,8 @@ pub(crate) struct Server {
     _stdout: BufReader<ChildStdout>,
     stderr: Arc<Mutex<String>>,
     pub(crate) address: String,
+    /// What it has told on stdout.
+    pub(crate) told: String,
 }
 
 impl Server {
@@ -37,12 +39,16 @@ impl Server {
             }
         });
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let address = line.strip_prefix("listening on http://").and_then(|rest| rest.split(": ").next());
+        let mut told = String::new();
+        // A line, or an object over several.
+        while stdout.read_line(&mut told).is_ok_and(|read| read > 0) && told.starts_with('{') && !told.ends_with("}\n")
+        {
+        }
+        let address = told.split_once("http://").and_then(|(_, rest)| rest.split(&[' ', '"'][..]).next());
+        let address = address.map(|address| address.trim_end_matches(':'));
         let address =
-            address.unwrap_or_else(|| panic!("no address in {line:?}: {}", stderr.lock().unwrap())).to_owned();
-        Self { child, _stdout: stdout, stderr, address }
+            address.unwrap_or_else(|| panic!("no address in {told:?}: {}", stderr.lock().unwrap())).to_owned();
+        Self { child, _stdout: stdout, stderr, address, told }
     }
 
     pub(crate) fn get(&self, path: &str) -> Response {

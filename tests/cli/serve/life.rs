@@ -7,6 +7,7 @@ use std::{fs, thread};
 use serde_json::Value;
 
 use super::client::{Server, old_tasks, predicted, request};
+use crate::json::Schema;
 use crate::util::Sandbox;
 
 const IMAGE: &str = "data/colours/blue/3.png";
@@ -40,6 +41,18 @@ fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
     server.predict(&vec![image.clone(); 4], &["linear"], "").refused(413, "may wait");
     // All places are free again.
     server.predict(&vec![image; 3], &["linear"], "").ok();
+    server.stop();
+}
+
+#[test]
+fn as_json_it_tells_where_it_listens() {
+    let sandbox = Sandbox::new();
+    let tasks = old_tasks(&sandbox, "vit");
+    let server = Server::start(&sandbox, &["--tasks", "tasks", "--json"]);
+    let told: Value = serde_json::from_str(&server.told).unwrap();
+    Schema::load().holds("serve", &told);
+    assert_eq!(told["address"], format!("http://{}", server.address));
+    assert_eq!(told["tasks"], tasks.len());
     server.stop();
 }
 

@@ -147,8 +147,38 @@ fn the_document_describes_every_address_and_the_page_needs_no_other() {
     let answer = request(&server.address, "GET", "/info", &[("X-Request-Id", "two words")], b"").unwrap();
     assert_ne!(answer.header("x-request-id"), Some("two words"));
     let listed = server.get("/v1/models/linear").ok().json();
-    assert_eq!(listed["details"]["task"], "classify");
+    assert_eq!((&listed["details"]["task"], &listed["details"]["data"]), (&"classify".into(), &"colours".into()));
     assert!(server.said().lines().any(|line| line.contains("mine-1 GET /info 200")), "{}", server.said());
     assert!(server.get("/metrics").text().contains(r#"vpt_requests_total{route="/info",code="200"} 3"#));
+    server.stop();
+}
+
+#[test]
+fn where_a_task_looks_is_a_picture() {
+    let sandbox = Sandbox::new();
+    old_tasks(&sandbox, "mae");
+    let server = Server::start(&sandbox, &["--tasks", "tasks"]);
+    let image = fs::read(sandbox.path(IMAGES[0])).unwrap();
+    let looked = server.post("/v1/tasks/vpt-shallow/attention?of=prompts", "image/png", &image).ok();
+    assert_eq!(looked.header("content-type"), Some("image/png"));
+    let shares = looked.header("x-vpt-attention").unwrap();
+    let shares: Vec<(&str, &str)> = shares.split("; ").map(|part| part.split_once('=').unwrap()).collect();
+    assert_eq!(shares[0], ("of", "prompts"));
+    let all: f64 = shares[1..].iter().map(|(_, share)| share.parse::<f64>().unwrap()).sum();
+    assert!((all - 1.).abs() < 1e-3, "{shares:?}");
+    // As `vpt predict` draws it.
+    let args =
+        ["predict", "--model", "tasks/vpt-shallow", "--attention", "looks.png", "--attention-of", "prompts", IMAGES[0]];
+    sandbox.vpt(&args).ok();
+    assert_eq!(looked.body, fs::read(sandbox.path("looks.png")).unwrap());
+
+    let body = json!({ "images": [base64(&image)] }).to_string();
+    server.post("/v1/tasks/vpt-shallow/attention", "application/json", body.as_bytes()).ok();
+    let two = json!({ "images": [base64(&image), base64(&image)] }).to_string();
+    server.post("/v1/tasks/vpt-shallow/attention", "application/json", two.as_bytes()).refused(400, "2 images");
+    server.post("/v1/tasks/vpt-shallow/attention?of=heads", "image/png", &image).refused(400, "features, prompts");
+    server.post("/v1/tasks/ncm/attention?of=prompts", "image/png", &image).refused(422, "no prompt tokens");
+    server.post("/v1/tasks/absent/attention", "image/png", &image).refused(404, "absent");
+    server.post("/v1/tasks/ncm/attention", "image/png", b"no image").refused(415, "not an image");
     server.stop();
 }

@@ -11,6 +11,7 @@
 //! `q(p)` is the same for every image, so it is computed once. The last norm's scale and shift are folded into keys and
 //! values, as in a block. Prompts are no keys of it: what they tell an image's own tokens is read there.
 
+use super::attention_maps::mean_of_rows;
 use super::block::BlockWeights;
 use super::fold::{Folded, Layer, attention_scale, fold, join, part, shifted, unfold};
 use super::grads::GradScratch;
@@ -69,6 +70,15 @@ impl AttentionPoolTape {
     /// Keeps, from the next forward pass on, what the gradients of weights need, or does not.
     pub(super) fn keep_inputs(&mut self, keep: bool) {
         self.mlp.keep_hidden(keep, Precision::F32);
+    }
+}
+
+impl AttentionPool {
+    /// What the query looked at in the forward pass over one image that `tape` is of: for each of its `own` rows the mean of
+    /// the heads' probabilities.
+    pub(super) fn attended(&self, own: usize, tape: &AttentionPoolTape) -> Vec<f32> {
+        let len = self.heads * row_stride(own);
+        mean_of_rows(tape.probabilities.read(0..len, &mut Vec::new()), own)
     }
 }
 

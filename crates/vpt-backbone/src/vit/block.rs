@@ -311,6 +311,16 @@ impl Block {
         self.eps
     }
 
+    /// Heads of attention.
+    pub(super) fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// The layer that makes scaled queries `[.., D]` of normalised rows `[.., D]`.
+    pub(super) fn queries(&self) -> &Linear {
+        &self.q
+    }
+
     /// The layer that makes keys and values `[.., 2D]` of normalised rows `[.., D]`.
     pub(crate) fn keys_values(&self) -> &Linear {
         &self.kv

@@ -56,7 +56,7 @@ impl Vit {
     }
 
     /// Tokens of an image in `block`, prompts that travel included.
-    fn tokens_in(&self, block: usize, prepared: Option<&PreparedPrompts>) -> usize {
+    pub(super) fn tokens_in(&self, block: usize, prepared: Option<&PreparedPrompts>) -> usize {
         let travelling = prepared.filter(|p| p.inserted.as_ref().is_some_and(|(at, _)| *at <= block));
         self.tokens() + travelling.map_or(0, PreparedPrompts::tokens)
     }

@@ -23,11 +23,13 @@
 //! | `pool` | features: class token, mean of the patches, or what attention makes of all |
 //! | `attention_pool` | the layers of attention pooling and their VJP |
 //! | `load` | tensors of a checkpoint |
+//! | `attention_maps` | where the class token and prompts look |
 //! | `plain` | weights before they are packed, for other programs |
 //! | `memory` | what a step takes, and how it keeps to a limit |
 //! | `engine` | where another engine takes the place of this one |
 //! | `candle` | the same network in candle's operations: the second engine, and what the kernels must equal |
 
+mod attention_maps;
 mod attention_pool;
 mod block;
 #[cfg(any(test, feature = "candle"))]
@@ -54,6 +56,7 @@ mod tuned;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+pub use attention_maps::{AttentionMap, AttentionMaps, AttentionOf};
 pub(crate) use block::{Block, BlockScratch, BlockTape, BlockWeights, Depth, Queries, Sequences};
 use encoder::{GradSums, TowerWorkspace};
 use engine::TowerEngine;

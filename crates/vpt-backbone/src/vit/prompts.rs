@@ -286,6 +286,12 @@ impl PreparedPrompts {
         Some(Mat::new(&shared.keys_values, shared.rows, 2 * width, row_stride(2 * width)))
     }
 
+    /// The token prompts `[P, D]` that are keys and values of `block`, after its norm, if there are any.
+    pub(super) fn normalized(&self, block: usize, width: usize) -> Option<Mat<'_>> {
+        let prompts = self.shared[block].as_ref()?.prompts.as_ref()?;
+        Some(Mat::new(&prompts.normalized, prompts.tokens, width, row_stride(width)))
+    }
+
     /// The gradient of the token prompts `[layers, P, D]`.
     pub(crate) fn vjp(&self, grads: &PreparedGrads, tower: &Tower, threads: usize) -> Vec<f32> {
         let mut layers = each_layer(self.shared.len(), threads, |i| {

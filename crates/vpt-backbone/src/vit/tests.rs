@@ -1,5 +1,6 @@
 //! The engine against the textbook form in f64: features, every gradient, and central differences, for every family.
 
+mod attention_maps;
 mod engines;
 mod keys_values;
 mod mixed;

@@ -26,7 +26,7 @@ use crate::{
 };
 use vpt_backbone::{
     Backbone,
-    vit::{PromptSet, TokenRead},
+    vit::{AttentionMaps, PromptSet, TokenRead},
 };
 use vpt_base::{
     Error, Result, parallel,
@@ -298,6 +298,14 @@ impl Detector {
     /// The prompts among `params` ready for passes with others, if there are any.
     pub(super) fn prompt_set(&self, params: &[Param], threads: usize) -> Result<Option<PromptSet>> {
         self.reader.prompt_set(params, threads)
+    }
+
+    /// Where the tower looks in each of `images` `[B, 3, S, S]`, with the prompts among `params`.
+    ///
+    /// # Errors
+    /// The values are not those of this detector.
+    pub fn attention_maps(&self, params: &[Param], images: &[f32]) -> Result<Vec<AttentionMaps>> {
+        self.reader.attention_maps(params, images)
     }
 
     /// What is found in one image by the `features` that the head reads of it, best first.

@@ -34,9 +34,23 @@ impl RunOrigin {
     /// Of the run that the task file, or run folder, `path` is from, where it lies in its run folder and its backbone is found.
     /// Whether the weights are still the same is checked by their hash.
     pub(super) fn beside(path: &Path) -> Option<Self> {
-        let folder = if path.is_dir() { path } else { path.parent()? };
-        let text = String::from_utf8(read_limited(&folder.join(CONFIG), MAX_BYTES).ok()?).ok()?;
-        let run: Self = toml::from_str(&text).ok()?;
+        let run: Self = toml::from_str(&config_beside(path)?).ok()?;
         locate(&run.backbone, run.weights_dir.as_deref()).is_ok().then_some(run)
     }
+}
+
+/// What the data set is called that the run of the task file, or run folder, `path` learned from, where it lies in its run folder: the
+/// name of its folder or file.
+pub fn data_name(path: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    struct RunData {
+        data: PathBuf,
+    }
+    let run: RunData = toml::from_str(&config_beside(path)?).ok()?;
+    Some(run.data.file_name()?.to_string_lossy().into_owned())
+}
+
+fn config_beside(path: &Path) -> Option<String> {
+    let folder = if path.is_dir() { path } else { path.parent()? };
+    String::from_utf8(read_limited(&folder.join(CONFIG), MAX_BYTES).ok()?).ok()
 }

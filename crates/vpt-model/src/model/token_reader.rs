@@ -18,7 +18,7 @@ use crate::{
 };
 use vpt_backbone::{
     Backbone,
-    vit::{Grads, Input, Pass, PromptSet, Readout, TokenPrompts, TokenRead, TokenRows, Want},
+    vit::{AttentionMaps, Grads, Input, Pass, PromptSet, Readout, TokenPrompts, TokenRead, TokenRows, Want},
 };
 use vpt_base::{Error, Result, parallel, params::Param, random::stream};
 
@@ -177,6 +177,16 @@ impl TokenReader {
         reads.push(TokenRead { after: self.prefix_blocks(), rows: TokenRows::All });
         let pass = Pass { readout: Readout::Tokens(&reads), ..Pass::forward(images, self.threads) };
         self.backbone.vit.read(&pass)
+    }
+
+    /// Where the tower looks in each of `images` `[B, 3, S, S]`, with the prompts among `params`.
+    ///
+    /// # Errors
+    /// The values are not those of this reader.
+    pub(super) fn attention_maps(&self, params: &[Param], images: &[f32]) -> Result<Vec<AttentionMaps>> {
+        let prompts = self.prompts(params, &Drawn::Nothing)?;
+        let prompts = prompts.as_ref().map(BoundPrompts::of_pass);
+        self.backbone.vit.attention_maps(&Pass { prompts, ..Pass::forward(images, self.threads) })
     }
 
     /// The prompts among `params` ready for passes with others, if there are any.

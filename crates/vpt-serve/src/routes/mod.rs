@@ -1,6 +1,7 @@
 //! The routes, and what surrounds each: number, key, limit of time, counting, and errors in one form.
 
 mod admin;
+mod attention;
 mod embeddings;
 mod infer;
 mod models;
@@ -49,6 +50,7 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{model}", get(models::one))
         .route("/v1/tasks/{task}/predict", post(predict::one))
+        .route("/v1/tasks/{task}/attention", post(attention::one))
         .route("/v1/predict", post(predict::many))
         .route("/v1/embeddings", post(embeddings::embed))
         .route("/v2", get(infer::server))

@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
+use vpt_model::model::run_origin::data_name;
 
 use crate::error::ApiError;
 use crate::json::Json;
@@ -85,7 +86,9 @@ pub(super) async fn one(
     }
     let loaded = service.tasks(std::slice::from_ref(&name)).await?;
     let listed = service.store.list().into_iter().find(|listed| listed.name == name);
+    let mut details = details(&loaded[0]);
+    details["data"] = json!(listed.as_ref().and_then(|listed| data_name(&listed.path)));
     let mut found = listed.map(|listed| task(&service, &listed)).unwrap_or_default();
-    found["details"] = details(&loaded[0]);
+    found["details"] = details;
     Ok(Json(found))
 }

@@ -126,7 +126,7 @@ fn check_count(service: &Service, count: usize) -> Result<(), ApiError> {
 }
 
 /// The images of a body, whatever form it has, and what it says of the answer.
-async fn images_of(
+pub(super) async fn images_of(
     service: &Service,
     headers: &HeaderMap,
     body: Bytes,

@@ -6,11 +6,11 @@ use std::path::Path;
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight};
 
 use super::label;
-use super::pictures::picture_bytes;
 use super::text::{Font, blend};
 use vpt_base::Result;
 use vpt_data::boxes::{Object, Rect};
 use vpt_image::decode::Rgb8;
+use vpt_image::encode::picture_bytes;
 use vpt_image::resize::{Filter, resize};
 
 /// Colours of categories, again from the start where they run out. Neighbours are far apart, and none is so dark, so pale or

@@ -19,9 +19,10 @@ pub use environment::environment;
 pub use masks::{MaskTile, draw_mask, mask_sheet_jpeg};
 pub use mistakes::{ConfusedPair, MistakePart, mistakes_html};
 pub use picture_page::{CardLine, PagePart, PageTable, PictureCard, picture_page};
-pub use pictures::{picture_bytes, picture_paths};
+pub use pictures::picture_paths;
 pub use plots::{Curve, PlotAxis, confusion_svg, curves_svg, f1_curve_svg, pr_curve_svg};
 pub use prompt_sheet::prompt_sheet_png;
+pub use vpt_image::encode::picture_bytes;
 
 /// Text for a picture: control characters, which SVG cannot hold, become U+FFFD, and what is longer than `max`
 /// characters ends in an ellipsis.

@@ -1,21 +1,10 @@
-//! Where pictures made of input images are written, and in which format.
+//! Where pictures made of input images are written.
 
 use std::collections::HashSet;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use image::codecs::bmp::BmpEncoder;
-use image::codecs::jpeg::JpegEncoder;
-use image::codecs::png::PngEncoder;
-use image::codecs::tiff::TiffEncoder;
-use image::codecs::webp::WebPEncoder;
-use image::{ExtendedColorType, ImageEncoder, ImageFormat, ImageResult};
-
 use vpt_base::{Error, Result};
-use vpt_image::decode::Rgb8;
-
-/// Quality of JPEG files: high enough that lines and letters stay sharp.
-const JPEG_QUALITY: u8 = 95;
+use vpt_image::encode::picture_format;
 
 /// For each of `inputs` a file in `folder` for a picture made of it: of the same name, with `-2`, `-3` before the ending where
 /// that is taken by another input or is an input itself. What is neither JPEG, PNG, WebP, BMP nor TIFF by its ending gets
@@ -35,7 +24,7 @@ pub fn picture_paths(inputs: &[PathBuf], folder: &Path) -> Result<Vec<PathBuf>> 
     let path_of = |input: &PathBuf| {
         let name = input.file_name().ok_or_else(|| Error::file(input, "not the name of a file"))?;
         let mut path = folder.join(name);
-        if format(&path).is_none() {
+        if picture_format(&path).is_none() {
             path.as_mut_os_string().push(".png");
         }
         let (stem, ending) = (path.file_stem().unwrap_or_default(), path.extension().unwrap_or_default());
@@ -51,44 +40,9 @@ pub fn picture_paths(inputs: &[PathBuf], folder: &Path) -> Result<Vec<PathBuf>> 
     inputs.iter().map(path_of).collect()
 }
 
-/// `image` as a file in the format that the ending of `path` asks for; PNG if that is none of those above.
-///
-/// # Errors
-/// The format cannot hold it, such as JPEG more than 65,535 pixels a side.
-pub fn picture_bytes(image: &Rgb8, path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Cursor::new(Vec::new());
-    let (pixels, kind) = (image.pixels.as_slice(), ExtendedColorType::Rgb8);
-    let size = |n: usize| u32::try_from(n).map_err(|_| Error::file(path, "an image of too many pixels"));
-    let (width, height) = (size(image.width)?, size(image.height)?);
-    let written: ImageResult<()> = match format(path) {
-        Some(ImageFormat::Jpeg) => {
-            JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY).write_image(pixels, width, height, kind)
-        }
-        Some(ImageFormat::WebP) => WebPEncoder::new_lossless(&mut bytes).write_image(pixels, width, height, kind),
-        Some(ImageFormat::Bmp) => BmpEncoder::new(&mut bytes).write_image(pixels, width, height, kind),
-        Some(ImageFormat::Tiff) => TiffEncoder::new(&mut bytes).write_image(pixels, width, height, kind),
-        _ => PngEncoder::new(&mut bytes).write_image(pixels, width, height, kind),
-    };
-    written.map_err(|error| Error::file(path, error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")))?;
-    Ok(bytes.into_inner())
-}
-
-/// The format of pictures with the ending of `path`. GIF is not among them: a photo does not fit into its 256 colours.
-fn format(path: &Path) -> Option<ImageFormat> {
-    match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-        "jpg" | "jpeg" | "jpe" => Some(ImageFormat::Jpeg),
-        "png" => Some(ImageFormat::Png),
-        "webp" => Some(ImageFormat::WebP),
-        "bmp" => Some(ImageFormat::Bmp),
-        "tif" | "tiff" => Some(ImageFormat::Tiff),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vpt_image::decode::decode_bytes;
 
     fn names(inputs: &[PathBuf], folder: &Path) -> Vec<String> {
         let paths = picture_paths(inputs, folder).unwrap();
@@ -124,28 +78,5 @@ mod tests {
             std::fs::write(&other, "another").unwrap();
             assert_eq!(names(&[at("cat.jpg"), other], dir.path()), ["cat-2.jpg", "link-2.jpg"]);
         }
-    }
-
-    #[test]
-    fn pictures_have_the_format_of_their_name_and_the_same_pixels() {
-        let pixels = (0..30 * 20 * 3).map(|i| (i / 3 % 30 * 8) as u8).collect();
-        let image = Rgb8 { width: 30, height: 20, pixels };
-        for (name, format) in [
-            ("a.JPG", ImageFormat::Jpeg),
-            ("a.png", ImageFormat::Png),
-            ("a.webp", ImageFormat::WebP),
-            ("a.bmp", ImageFormat::Bmp),
-            ("a.tif", ImageFormat::Tiff),
-            ("a", ImageFormat::Png),
-        ] {
-            let bytes = picture_bytes(&image, Path::new(name)).unwrap();
-            assert_eq!(image::guess_format(&bytes).unwrap(), format);
-            let read = decode_bytes(&bytes).unwrap();
-            let most = read.pixels.iter().zip(&image.pixels).map(|(a, b)| a.abs_diff(*b)).max();
-            assert!(most.unwrap() <= if format == ImageFormat::Jpeg { 12 } else { 0 }, "{name}: {most:?}");
-        }
-        let long = Rgb8::new(70_000, 1);
-        let message = picture_bytes(&long, Path::new("long.jpg")).unwrap_err().to_string();
-        assert!(message.starts_with("long.jpg: ") && picture_bytes(&long, Path::new("long.png")).is_ok(), "{message}");
     }
 }

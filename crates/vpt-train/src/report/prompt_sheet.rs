@@ -4,10 +4,11 @@ use std::path::Path;
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight};
 
+use super::label;
 use super::text::Font;
-use super::{label, picture_bytes};
 use vpt_base::Result;
 use vpt_image::decode::Rgb8;
+use vpt_image::encode::picture_bytes;
 use vpt_image::resize::{Filter, resize};
 
 /// Least side of a picture; smaller ones are enlarged by a whole factor, so that pixels stay pixels.

@@ -4,6 +4,9 @@
 //! The kernels must equal it, and it runs wherever candle does and in f64 as well as f32. It reads the checkpoint by
 //! itself, so a mistake in folding or packing weights cannot hide.
 
+#[cfg(test)]
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{D, DType, Device, Tensor};
 
 use super::Faulty;
@@ -147,6 +150,9 @@ pub(in crate::vit) struct CandleTower {
     attention_pool: Option<CandlePooling>,
     /// Cosines and sines `[N, head_dim / 2]` of rotary positions.
     turn: Option<[Tensor; 2]>,
+    /// What softmax gives `[B, heads, Q, keys]`, attention by attention, where a test wants to see it.
+    #[cfg(test)]
+    pub(in crate::vit) seen: Mutex<Option<Vec<Tensor>>>,
 }
 
 /// Reads layers by their names.
@@ -290,6 +296,8 @@ impl CandleTower {
             image_size,
             formats,
             device: device.clone(),
+            #[cfg(test)]
+            seen: Mutex::default(),
         })
     }
 
@@ -348,6 +356,10 @@ impl CandleTower {
         // The softmax does not depend on what is taken off.
         let scores = scores.broadcast_sub(&scores.detach().max_keepdim(D::Minus1)?)?.exp()?;
         let weights = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
+        #[cfg(test)]
+        if let Some(seen) = self.seen.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            seen.push(weights.clone());
+        }
         let mixed = multiply(&weights, value, products)?;
         Ok(mixed.transpose(1, 2)?.contiguous()?.reshape((b, rows, heads * head_dim))?)
     }

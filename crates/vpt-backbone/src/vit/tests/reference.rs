@@ -89,4 +89,18 @@ impl<'a> Reference<'a> {
     pub(super) fn tokens(&self, images: &Tensor, prompts: Option<(PromptLayers, &Tensor)>) -> Result<Vec<Tensor>> {
         self.tokens_in(&self.tower()?, images, prompts)
     }
+
+    /// Attention over `images` in the last block `[B, heads, T, keys]`, prompts behind the tokens before the patches and keys of
+    /// their own first; and that of attention pooling `[B, heads, 1, T]`, where there is one.
+    pub(super) fn attention(
+        &self,
+        images: &Tensor,
+        prompts: Option<(PromptLayers, &Tensor)>,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let (tower, depth) = (self.tower()?, self.spec.vision.depth);
+        *tower.seen.lock().unwrap() = Some(Vec::new());
+        tower.pooled(&self.tokens_in(&tower, images, prompts)?[depth], self.spec.pool)?;
+        let seen = tower.seen.lock().unwrap().take().unwrap();
+        Ok((seen[depth - 1].clone(), seen.get(depth).cloned()))
+    }
 }
