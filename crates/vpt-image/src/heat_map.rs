@@ -101,7 +101,7 @@ mod tests {
         );
         assert!(level(&over, 7, 5) > level(&over, 5, 4) && level(&over, 5, 4) > level(&over, 2, 0));
         let grey = color(1.).map(|color| (128. * (1. - COVER) + color * COVER).round() as u32);
-        assert_eq!(level(&over, 7, 5), grey.iter().sum());
+        assert_eq!(level(&over, 7, 5), grey.iter().sum::<u32>());
     }
 
     #[test]

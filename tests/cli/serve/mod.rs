@@ -3,6 +3,7 @@
 
 mod answers;
 mod client;
+mod deployment;
 mod hostile;
 mod life;
 mod protocols;

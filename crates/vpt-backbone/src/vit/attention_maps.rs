@@ -213,6 +213,5 @@ pub(super) fn mean_of_rows(rows: &[f32], columns: usize) -> Vec<f32> {
     for row in rows {
         mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
     }
-    mean.iter_mut().for_each(|sum| *sum /= count);
-    mean
+    mean.into_iter().map(|sum| sum / count).collect()
 }
