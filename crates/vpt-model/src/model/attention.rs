@@ -71,9 +71,7 @@ impl AnyTask {
         match self {
             Self::Classify(task) | Self::Multilabel(task) => task.attention(picture, of),
             Self::Detect(task) => task.attention(picture, of),
-            Self::Segment(_) => {
-                Err(tells_pixels("map of attention: it looks at windows of a picture, each by itself"))
-            }
+            Self::Segment(_) => Err(tells_pixels("map of attention: it looks at windows of a picture, each by itself")),
         }
     }
 }
