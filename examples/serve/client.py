@@ -21,8 +21,8 @@ def with_requests(server, key, image, task):
     answer = session.post(f"{server}/v1/tasks/{task}/predict", data=image, headers={"Content-Type": "image/jpeg"}, timeout=30)
     answer.raise_for_status()
     print("requests:    ", answer.json()[0][:3], "by version", answer.headers["X-Vpt-Task-Version"])
-    # Many tasks about one image: what they share of it is computed once.
-    names = [model["id"] for model in session.get(f"{server}/v1/models", timeout=30).json()["data"] if model["parent"]][:5]
+    # Many tasks about one image, here those that are in memory: what they share of it is computed once.
+    names = [model["id"] for model in session.get(f"{server}/v1/models", timeout=30).json()["data"] if model.get("loaded")][:5]
     body = {"images": [base64.b64encode(image).decode()], "tasks": names, "top_k": 1}
     answer = session.post(f"{server}/v1/predict", json=body, timeout=30)
     answer.raise_for_status()
