@@ -30,6 +30,7 @@
 //! | `candle` | the same network in candle's operations: the second engine, and what the kernels must equal |
 
 mod attention_maps;
+mod attention_means;
 mod attention_pool;
 mod block;
 #[cfg(any(test, feature = "candle"))]
@@ -57,6 +58,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 pub use attention_maps::{AttentionMap, AttentionMaps, AttentionOf};
+pub use attention_means::AttentionMeans;
 pub(crate) use block::{Block, BlockScratch, BlockTape, BlockWeights, Depth, Queries, Sequences};
 use encoder::{GradSums, TowerWorkspace};
 use engine::TowerEngine;

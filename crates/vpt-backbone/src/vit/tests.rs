@@ -1,6 +1,7 @@
 //! The engine against the textbook form in f64: features, every gradient, and central differences, for every family.
 
 mod attention_maps;
+mod attention_means;
 mod engines;
 mod keys_values;
 mod mixed;

@@ -50,5 +50,8 @@ choice! {
         /// Patch tokens of training images, as they go into the prompted blocks (Wang et al., "Revisiting the Power of Prompt for
         /// Visual Tuning", ICML 2024).
         Patches = "patches",
+        /// Of what random prompts are most alike in training images, and of what attention does not find there (Park and Chung,
+        /// VIPAMIN, NeurIPS 2025).
+        Vipamin = "vipamin",
     }
 }

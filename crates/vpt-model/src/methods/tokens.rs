@@ -41,8 +41,9 @@ settings! {
                 lacking: "prompt tokens",
                 check: settings::share,
             }
-            /// What prompt tokens begin as: random, or patches: patch tokens of training images, drawn by the seed, as they go into the
-            /// prompted blocks
+            /// What prompt tokens begin as: random; patches: patch tokens of training images, drawn by the seed, as they go into the
+            /// prompted blocks; vipamin: means of the patches that random prompts are most alike, with a tenth of what attention
+            /// does not find in the images
             prompt_init: Option<PromptInit> => {
                 value: "INIT",
                 default: DefaultText::Words("random"),
