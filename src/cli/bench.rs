@@ -9,7 +9,10 @@ use vpt::bench::kernels::{self, KernelReport, KernelRow, kernels};
 use vpt::bench::step::{StepOptions, StepReport, step};
 use vpt::prompt::tokens::PromptLayers;
 use vpt::report::table;
-use vpt::{config::RunConfig, methods::Method};
+use vpt::{
+    config::{RunConfig, Task},
+    methods::Method,
+};
 
 use super::flags::parsed;
 use super::output::Output;
@@ -121,7 +124,7 @@ struct StepArgs {
     forward: bool,
 }
 
-/// Time of a detector's training step on random images, beside the backbone's forward pass
+/// Time of a training step of detection or segmentation on random images, beside the backbone's forward pass
 ///
 /// Measured in turns: the forward pass alone, a step that runs the whole backbone, a step from what comes before the first
 /// prompt (which training computes once where only the flip is random), and a step of the head alone.
@@ -130,6 +133,9 @@ struct StepArgs {
 struct Detect {
     #[command(flatten)]
     on: MeasuredOn,
+    /// What is learned: detect (boxes) or segment (pixels)
+    #[arg(long, value_name = "TASK", default_value = "detect", value_parser = parsed::<Task>)]
+    task: Task,
     /// Images a step
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 8)]
     batch_size: usize,
@@ -178,7 +184,7 @@ fn run_detect(args: Detect, global: &Global, out: Output) -> anyhow::Result<()> 
     let (config, backbone) = args.on.open(config, global)?;
     let progress = ProgressDisplay::new(global.quiet);
     let measured = StepOptions { repeats: args.repeats, classes: args.classes, forward: false };
-    let report = detect(&config, backbone, &measured, &mut |note| progress.line(note))?;
+    let report = detect(&config, args.task, backbone, &measured, &mut |note| progress.line(note))?;
     out.result(&report, || describe_detect(&report))
 }
 
@@ -186,8 +192,11 @@ fn describe_detect(report: &DetectReport) -> String {
     let ratio = |seconds: f64| format!("{seconds:.3} s, {:.2} forward passes", seconds / report.forward_s);
     table::pairs(&[
         (
-            "detector",
-            format!("{}, {} prompt tokens in {} blocks", report.backbone, report.prompt_tokens, report.prompt_layers),
+            "task",
+            format!(
+                "{}, {}, {} prompt tokens in {} blocks",
+                report.task, report.backbone, report.prompt_tokens, report.prompt_layers
+            ),
         ),
         ("batch", format!("{} images of {} pixels", report.batch_size, report.image_size)),
         ("threads", report.threads.to_string()),

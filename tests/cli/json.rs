@@ -253,6 +253,10 @@ fn json_is_what_the_schema_says() {
         ),
         ("bench kernels", &["bench", "kernels", "--rows", "8", "--width", "64", "--tokens", "9", "--repeats", "1"]),
         ("bench detect", &["bench", "detect", "--backbone", &clip, "--image-size", "32", "--batch-size", "2"]),
+        (
+            "bench detect",
+            &["bench", "detect", "--task", "segment", "--backbone", &clip, "--image-size", "32", "--repeats", "1"],
+        ),
         ("cache info", &["cache", "info"]),
         ("cache clear", &["cache", "clear"]),
         ("data info", &["data", "info", "photos"]),

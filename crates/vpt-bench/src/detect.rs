@@ -1,4 +1,4 @@
-//! Time of a detector's training step beside that of the plain backbone: with the whole backbone run every step, with what
+//! Time of a training step of detection or segmentation beside that of the plain backbone: with the whole backbone run every step, with what
 //! comes before the prompts known already, and with the head alone on features that are known.
 
 use std::sync::Arc;
@@ -10,11 +10,13 @@ use serde::Serialize;
 use super::step::StepOptions;
 use vpt_backbone::Backbone;
 use vpt_base::random::{normal, stream};
-use vpt_base::{Error, Result};
+use vpt_base::{Error, Result, params::Param};
 use vpt_model::head::detect::{ClassLayer, Truth};
 use vpt_model::model::detect::{DetectStep, Detector, TokenInput, levels};
+use vpt_model::model::segment::{SegmentStep, Segmenter};
+use vpt_model::model::token_reader::TokenReader;
 use vpt_model::prompt::part::Drawn;
-use vpt_train::config::{RunConfig, RunContext, Task};
+use vpt_train::config::{Plan, RunConfig, RunContext, Task};
 use vpt_train::train::results::peak_rss_bytes;
 
 /// Objects in each random image: COCO's mean.
@@ -25,6 +27,8 @@ const SIDE: f32 = 0.2;
 /// The JSON of `vpt bench detect`. Times are medians of wall times, in seconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DetectReport {
+    /// What is learned: boxes, or pixels.
+    pub task: Task,
     /// The backbone.
     pub backbone: String,
     /// Images in a step.
@@ -55,12 +59,65 @@ pub struct DetectReport {
     pub peak_rss_bytes: Option<u64>,
 }
 
-/// Times the steps of a detector on `backbone` in turns, so that all see the same machine.
+/// A model with what it learns from.
+enum Stepper {
+    Boxes { model: Box<Detector>, params: Vec<Param>, truths: Vec<Vec<Truth>> },
+    Pixels { model: Box<Segmenter>, params: Vec<Param>, labels: Vec<u16> },
+}
+
+impl Stepper {
+    /// Of `task`, for `batch` images with random objects, or pixels, of so many classes.
+    fn new(task: Task, backbone: Arc<Backbone>, plan: &Plan, batch: usize, classes: usize) -> Result<Self> {
+        let (seed, layout) = (plan.config.seed, plan.parts.tokens());
+        let mut rng = stream(seed, "bench truth", 0, 0);
+        if let Some(segment) = plan.segment {
+            let (shape, blocks) = Segmenter::shape(&backbone, segment.decode_head, classes);
+            let model = Segmenter::new(backbone, layout, shape, &blocks, plan.threads)?;
+            let cells = batch * shape.cells() * shape.cells();
+            let labels = (0..cells).map(|_| rng.random_range(0..classes) as u16).collect();
+            return Ok(Self::Pixels { params: model.init(seed)?, model: Box::new(model), labels });
+        }
+        if task != Task::Detect {
+            return Err(Error::setting("task", format!("{task} has no head on patch tokens")));
+        }
+        let blocks = levels(backbone.vit.depth());
+        let shape = Detector::shape(&backbone, ClassLayer::Linear { classes }, SIDE);
+        let model = Detector::new(backbone, layout, shape, &blocks, None, plan.threads)?;
+        let mut object = || {
+            let rect = [rng.random_range(0.1..0.9), rng.random_range(0.1..0.9), SIDE, SIDE];
+            Truth { rect, class: rng.random_range(0..classes), crowd: false }
+        };
+        let truths = (0..batch).map(|_| (0..OBJECTS).map(|_| object()).collect()).collect();
+        Ok(Self::Boxes { params: model.init(seed)?, model: Box::new(model), truths })
+    }
+
+    fn reader(&self) -> &TokenReader {
+        match self {
+            Self::Boxes { model, .. } => model.reader(),
+            Self::Pixels { model, .. } => model.reader(),
+        }
+    }
+
+    fn step(&self, input: TokenInput, micro_batch: Option<usize>) -> Result<()> {
+        let drawn = Drawn::Nothing;
+        match self {
+            Self::Boxes { model, params, truths } => {
+                model.step(params, &DetectStep { input, truths, valid: None, drawn, micro_batch }).map(|_| ())
+            }
+            Self::Pixels { model, params, labels } => {
+                model.step(params, &SegmentStep { input, labels, drawn, micro_batch }).map(|_| ())
+            }
+        }
+    }
+}
+
+/// Times the steps of a detector, or of segmentation, on `backbone` in turns, so that all see the same machine.
 ///
 /// # Errors
-/// A value of the configuration does not fit the backbone.
+/// A value of the configuration does not fit the backbone, or the task has no head on patch tokens.
 pub fn detect(
     config: &RunConfig,
+    task: Task,
     backbone: Backbone,
     options: &StepOptions,
     note: &mut dyn FnMut(&str),
@@ -68,28 +125,19 @@ pub fn detect(
     let batch = config.batch_size.unwrap_or(8);
     let (depth, image_size) = (backbone.vit.depth(), backbone.vit.image_size());
     options.check(batch, image_size)?;
-    let facts =
-        RunContext { task: Task::Detect, depth, text_depth: None, image_size, train_images: batch, shots: None };
+    let facts = RunContext { task, depth, text_depth: None, image_size, train_images: batch, shots: None };
     let plan = config.resolve(&facts)?;
     let Some(layout) = plan.parts.tokens() else {
         return Err(Error::setting("method", "a method with prompt tokens is measured here"));
     };
-    let shape = Detector::shape(&backbone, ClassLayer::Linear { classes: options.classes }, SIDE);
     let name = backbone.name.clone();
-    let detector = Detector::new(Arc::new(backbone), Some(layout), shape, &levels(depth), None, plan.threads)?;
-    let params = detector.init(config.seed)?;
-    let mut rng = stream(config.seed, "bench detect", 0, 0);
-    let images: Vec<f32> = (0..batch * 3 * image_size * image_size).map(|_| normal(&mut rng)).collect();
-    let truths: Vec<Vec<Truth>> = (0..batch)
-        .map(|_| {
-            let object = |_| {
-                let rect = [rng.random_range(0.1..0.9), rng.random_range(0.1..0.9), SIDE, SIDE];
-                Truth { rect, class: rng.random_range(0..options.classes), crowd: false }
-            };
-            (0..OBJECTS).map(object).collect()
-        })
-        .collect();
-    let (prefix, features) = (detector.prefix(&images)?, detector.features(&images)?);
+    let images: Vec<f32> = {
+        let mut rng = stream(config.seed, "bench detect", 0, 0);
+        (0..batch * 3 * image_size * image_size).map(|_| normal(&mut rng)).collect()
+    };
+    let stepper = Stepper::new(task, Arc::new(backbone), &plan, batch, options.classes)?;
+    let reader = stepper.reader();
+    let (prefix, features) = (reader.prefix(&images)?, reader.features(&images)?);
 
     let mut times: [Vec<f64>; 4] = Default::default();
     for repeat in 0..=options.repeats {
@@ -102,11 +150,9 @@ pub fn detect(
             };
             let begin = Instant::now();
             if which == 0 {
-                detector.features(&images)?;
+                reader.features(&images)?;
             } else {
-                let micro_batch = config.micro_batch;
-                let step = DetectStep { input, truths: &truths, valid: None, drawn: Drawn::Nothing, micro_batch };
-                detector.step(&params, &step)?;
+                stepper.step(input, config.micro_batch)?;
             }
             *taken = begin.elapsed().as_secs_f64();
         }
@@ -122,6 +168,7 @@ pub fn detect(
         times[times.len() / 2]
     });
     Ok(DetectReport {
+        task,
         backbone: name,
         batch_size: batch,
         prompt_tokens: layout.tokens,
