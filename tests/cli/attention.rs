@@ -5,7 +5,7 @@ use crate::util::{Sandbox, files, fixture, number};
 #[test]
 fn pictures_and_shares_of_one_image_and_of_several() {
     let sandbox = Sandbox::new();
-    sandbox.trained("deep", &["--epochs", "1", "--prompt-tokens", "4"]);
+    sandbox.trained("deep", &["--epochs", "1", "--prompt-tokens", "4", "--keep-better", "false"]);
     let predict = |more: &[&str]| sandbox.vpt(&[&["predict", "--model", "deep", "--json"], more].concat()).ok().json();
     let (one, all) = ("colours/green/000.png", "colours/blue");
     let answer = predict(&["--attention", "looks.png", one]);
@@ -51,7 +51,9 @@ fn what_cannot_be_shown_is_refused() {
 fn a_backbone_without_a_class_token_shows_where_its_pooling_looks() {
     let sandbox = Sandbox::new();
     let siglip = fixture("siglip");
-    sandbox.trained("run", &["--epochs", "1", "--backbone", &siglip]);
+    sandbox.colours("colours", 20);
+    let args = ["train", "--backbone", &siglip, "--data", "colours", "--epochs", "1", "--out", "run"];
+    sandbox.vpt(&args).ok();
     let args = ["predict", "--model", "run", "--attention", "a.webp", "colours/blue/000.png", "--json"];
     let attended = &sandbox.vpt(&args).ok().json()["attention"][0];
     assert_eq!(attended["of"], "pooling query");

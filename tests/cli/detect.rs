@@ -92,7 +92,7 @@ fn a_task_that_the_data_is_not_for_is_refused() {
     };
     train("boxes", &["--task", "classify"]).fails(&["boxes", "COCO data set of boxes"]);
     train("colours", &["--task", "detect"]).refuses(&["--task: detect: colours", "COCO, YOLO, Pascal VOC"]);
-    train("boxes", &["--task", "segment"]).refuses(&["segment", "classify", "detect"]);
+    train("boxes", &["--task", "segment"]).fails(&["have boxes alone, neither polygons nor runs"]);
     for (flag, value) in
         [("--shots", "2"), ("--method", "vp-pad"), ("--head-epochs", "2"), ("--head", "cosine"), ("--mosaic", "2")]
     {

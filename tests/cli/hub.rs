@@ -512,15 +512,15 @@ fn one_file_of_the_source_names_what_opens_connections() {
     assert_eq!(others, [Path::new("crates/vpt-backbone/src/hub/client.rs")]);
     let opening = ["::connect(", "hyper::client", "HttpConnector", "UdpSocket"];
     assert!(!listening.is_empty() && naming(&opening).iter().all(|path| !server(path)));
-    // The grid runs each job in a process of its own: of this very program.
+    // The grid runs each job in a process of its own, of this very program; shards may be what a command writes that is asked for.
     let programs = ["process::Command", "Command::new("];
-    assert_eq!(naming(&programs), [Path::new("src/cli/few_shot.rs")]);
-    assert!(
-        sources
-            .iter()
-            .all(|(_, text)| text.matches("Command::new(").count()
-                == text.matches("Command::new(this_program()").count())
-    );
+    let starting = [Path::new("src/cli/few_shot.rs"), Path::new("crates/vpt-embed/src/open.rs")];
+    assert_eq!(naming(&programs), starting);
+    let of_grid = sources.iter().filter(|(path, _)| !path.ends_with(starting[1]));
+    for (path, text) in of_grid {
+        let all = text.matches("Command::new(").count();
+        assert_eq!(all, text.matches("Command::new(this_program()").count(), "{}", path.display());
+    }
     assert_eq!(naming(&["hub::fetch("]), [Path::new("src/cli/fetch.rs")]);
     assert_eq!(naming(&["fetch::fetch("]), [Path::new("src/cli/backbones.rs")]);
 }

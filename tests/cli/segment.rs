@@ -73,11 +73,14 @@ fn masks_are_looked_into_and_checked() {
     assert_eq!(number(&check.json(), "/errors"), 0.);
 
     sandbox.write("masks/SegmentationClass/000002.png", "no mask");
-    let check = sandbox.vpt(&["data", "check", "masks"]).fails(&["error"]);
+    let check = sandbox.vpt(&["data", "check", "masks"]);
+    assert_eq!(check.code, Some(1));
     assert!(check.stdout.contains("000002.png: a mask that is no PNG file"), "{}", check.stdout);
     let train = ["train", "--task", "segment", "--data", "masks"];
     sandbox.vpt(&train).fails(&["000002.png", "no PNG"]);
     // Who does not ask for masks is told of them.
+    sandbox.vpt(&["train", "--data", "masks"]).fails(&["--task segment"]);
+    fs::remove_dir_all(sandbox.path("masks/ImageSets")).unwrap();
     fs::rename(sandbox.path("masks/JPEGImages"), sandbox.path("masks/images")).unwrap();
     fs::rename(sandbox.path("masks/SegmentationClass"), sandbox.path("masks/masks")).unwrap();
     sandbox.vpt(&["train", "--data", "masks"]).fails(&["--task segment"]);

@@ -66,7 +66,10 @@ fn every_method_trains_and_its_task_can_be_used() {
         let results = run.json();
         assert_eq!(results["method"], method);
         let eval = sandbox.vpt(&["eval", "--model", method, "--data", "colours", "--json"]).ok().json();
-        assert_eq!(keys(&eval), ["model", "method", "backbone", "data", "split", "images", "classes", "metrics"]);
+        assert_eq!(
+            keys(&eval),
+            ["model", "method", "backbone", "data", "split", "images", "classes", "metrics", "energy"]
+        );
         assert_eq!(eval["metrics"], results["test"], "{method}: a task file scores what its run did");
         let predict = ["predict", "--model", method, "colours/green/001.png", "--json"];
         let prediction = &sandbox.vpt(&predict).ok().json()["predictions"][0];

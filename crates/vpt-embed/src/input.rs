@@ -135,7 +135,10 @@ impl FoundInputs {
         if !text.contains(['*', '?', '[']) || path.exists() {
             return self.path(path, may_be_list);
         }
-        let matches = glob::glob(text).map_err(|error| Error::file(path, format!("not a pattern: {error}")))?;
+        // Hidden files are named, or not meant.
+        let visible = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+        let matches =
+            glob::glob_with(text, visible).map_err(|error| Error::file(path, format!("not a pattern: {error}")))?;
         let mut files: Vec<PathBuf> =
             matches.filter_map(std::result::Result::ok).filter(|file| file.is_file()).collect();
         files.sort();

@@ -189,7 +189,9 @@ impl Vit {
     fn map(&self, query: &'static str, keys: &[f32]) -> AttentionMap {
         let (own, prompts) = keys.split_at(self.tokens());
         let (prefix, patches) = own.split_at(self.tokens() - self.tower.embedding.patches());
-        AttentionMap { query, patches: patches.to_vec(), prefix: prefix.iter().sum(), prompts: prompts.iter().sum() }
+        // From zero on: the sum of nothing is -0.
+        let sum = |shares: &[f32]| shares.iter().fold(0., |sum, share| sum + share);
+        AttentionMap { query, patches: patches.to_vec(), prefix: sum(prefix), prompts: sum(prompts) }
     }
 }
 

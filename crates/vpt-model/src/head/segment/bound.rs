@@ -233,6 +233,7 @@ impl BoundSegmentHead {
         let Some(FeatureGradients { first_level, values }) = features else { return };
         let wanted = levels.saturating_sub(first_level);
         assert_eq!(values.len(), wanted * n * d, "feature gradients from level {first_level} of {levels}");
+        values.fill(0.);
         let all = w.features.grow(n * wide);
         neck.input_vjp(view(dy), MatMut::new(all, n, levels * d, wide));
         for (level, values) in (first_level..levels).zip(values.chunks_exact_mut(n * d)) {
