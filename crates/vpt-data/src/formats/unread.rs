@@ -133,6 +133,10 @@ fn has_ending(path: &Path, endings: &[&str]) -> bool {
 
 /// What `file` says of images and what to do; none if it says nothing.
 fn judge(file: &Path, ending: &str, is_sidecar: bool, images: &ImageNames) -> Option<String> {
+    // Parts of a set of masks, of which its folders tell.
+    if file.parent().is_some_and(|folder| folder.ends_with("ImageSets/Segmentation")) {
+        return None;
+    }
     let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     if TABLES.contains(&ending) {
         let lower = stem.to_ascii_lowercase();
