@@ -67,13 +67,18 @@ pub fn document(admin: bool) -> Value {
 /// What a request with a body may be refused with.
 const REFUSALS: [u16; 11] = [400, 404, 409, 413, 415, 422, 429, 500, 503, 504, 401];
 
+/// The largest number that is told of; nothing has so many classes.
+const MOST: u32 = u32::MAX;
+
 fn schemas() -> Value {
     let images = json!({
         "description": "An image or several, in base64 or as data URIs of base64",
-        "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }],
+        "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }],
     });
-    let names = json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] });
-    let top_k = json!({ "type": ["integer", "null"], "minimum": 1 });
+    let names = json!({
+        "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" }, "minItems": 1 }],
+    });
+    let top_k = json!({ "type": ["integer", "null"], "minimum": 1, "maximum": MOST });
     let min_score = json!({ "type": ["number", "null"], "minimum": 0, "maximum": 1 });
     let line = json!({
         "type": "object",
@@ -259,7 +264,7 @@ fn of(name: &str, mut operation: Value) -> Value {
 /// The same with what may stand behind the address.
 fn with_query(mut operation: Value) -> Value {
     let fields = [
-        ("top_k", json!({ "type": "integer", "minimum": 1 })),
+        ("top_k", json!({ "type": "integer", "minimum": 1, "maximum": MOST })),
         ("min_score", json!({ "type": "number", "minimum": 0, "maximum": 1 })),
     ];
     let mut parameters = operation["parameters"].as_array().cloned().unwrap_or_default();

@@ -38,7 +38,11 @@ pub(super) async fn metrics(State(service): State<Arc<Service>>) -> Response {
 }
 
 pub(super) async fn openapi(State(service): State<Arc<Service>>) -> Json<Value> {
-    Json(openapi::document(service.config.admin))
+    let mut document = openapi::document(service.config.admin);
+    // Asked for or not, there is one number of values.
+    document["components"]["schemas"]["Embeddings"]["properties"]["dimensions"]["enum"] =
+        json!([service.core().embedding_width(), null]);
+    Json(document)
 }
 
 pub(super) async fn info(State(service): State<Arc<Service>>) -> Result<Json<Value>, ApiError> {
