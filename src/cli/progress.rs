@@ -192,8 +192,10 @@ fn epoch(record: &EpochRecord, of: usize, best: bool) -> String {
         let many = val.is_some_and(|val| val.multilabel().is_some());
         let (train, name) = if many { ("all right", "mAP") } else { ("acc", "acc") };
         let of_val = val.map(|val| {
-            let loss = val.loss().unwrap_or(f64::NAN);
-            format!("  val loss {loss:.4} {name} {:>7}", table::percent(val.main()))
+            // Pixels are scored without a loss.
+            let name = if matches!(val, Scores::Segment(_)) { "mIoU" } else { name };
+            let loss = val.loss().map_or_else(String::new, |loss| format!(" loss {loss:.4}"));
+            format!("  val{loss} {name} {:>7}", table::percent(val.main()))
         });
         let right = table::percent(record.train.values().next().copied());
         format!("train loss {:.4} {train} {right:>7}{}", record.train_loss, of_val.unwrap_or_default())
