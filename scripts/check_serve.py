@@ -154,9 +154,10 @@ def bits(args, server, files, blobs):
 
 def throughput(args, server, files, blobs):
     task = server.tasks()[0]
+    # Before the load: a connection that waits for long is closed.
+    backbone = json.loads(server.request("GET", "/info")[2])["backbone"]["name"]
     times, failures, took = load(args.clients, args.seconds, lambda c, t: server.predict(task, blobs[(c * 131 + t) % len(blobs)]))
     rate = len(times) / took
-    backbone = json.loads(server.request("GET", "/info")[2])["backbone"]["name"]
     with tempfile.TemporaryDirectory() as folder:
         many = Path(folder) / "images"
         many.mkdir()
