@@ -12,6 +12,7 @@ mixed        images a second of batches of distinct tasks, against batches of on
 cold         first answer of a task against a later one
 swap         a task file exchanged under load: requests, failures, answers of a version that they do not name
 drain        SIGTERM under load, again and again: accepted requests that were lost
+hostile      200 requests that mean harm: what they are answered, and resident memory before and after
 processes    ten tasks, arrivals by Zipf's law, against one server a task: memory and p99
 
 Needs nothing but Python. Run it on a machine that has nothing else to do.
@@ -25,12 +26,16 @@ import os
 import random
 import shutil
 import signal
+import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import zlib
+from collections import Counter
 from pathlib import Path
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -305,6 +310,102 @@ def drain(args, blobs):
     print(f"drain        SIGTERM {args.drains} times: {answered} answered, {lost} lost, {codes} ends with another exit code than 0")
 
 
+def bomb(width, height):
+    """A PNG of so many pixels in a few kilobytes."""
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer, row = zlib.compressobj(9), b"\0" * (width * 3 + 1)
+    data = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def hostile(args, blobs):
+    own = ["--backbone", args.backbone] if args.backbone else []
+    server = Server(args.vpt, [args.tasks], "--timeout", "5", *own, threads=args.threads)
+    tasks = [task for task in server.tasks() if server.predict(task, blobs[0])[0] == 200]
+    rng = random.Random(1)
+
+    def raw(data, reads=True):
+        """The status that these bytes are answered with."""
+        found = b""
+        with socket.create_connection(server.address, timeout=60) as connection:
+            try:
+                connection.sendall(data)
+                while reads and (piece := connection.recv(65536)):
+                    found += piece
+            except OSError:
+                pass  # The server may close while more is sent.
+        return found[9:12].decode() or "closed"
+
+    def post(path, body, kind="application/octet-stream", more=""):
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n{more}\r\n"
+        return raw(head.encode() + body)
+
+    def many(image, images, tasks):
+        return json.dumps({"images": [base64.b64encode(image).decode()] * images, "tasks": tasks}).encode()
+
+    def embeddings():
+        url = "data:;base64," + base64.b64encode(blobs[0]).decode()
+        return post("/v1/embeddings", json.dumps({"model": tasks[0], "input": [url] * 64}).encode(), "application/json")
+
+    ask, image, few = f"/v1/tasks/{tasks[0]}/predict", blobs[0], tasks[:6]
+    # A day's work, after which nothing more has to be kept: every task, and as many images at a time as are taken.
+    for task in tasks * 2:
+        server.predict(task, image)
+    for _ in range(3):
+        post("/v1/predict", many(image, 64, few), "application/json")
+        post(f"/v1/tasks/{tasks[0]}/attention", image)
+        embeddings()
+    time.sleep(1)
+    before, big, blank, small, over = server.memory(), bomb(7000, 7000), b"A" * (30 << 20), bomb(2500, 2000), bomb(9000, 9000)
+    counted = b'{"inputs":[{"name":"image","shape":[1],"datatype":"BYTES","parameters":{"binary_data_size":4294967295}}]}'
+    cases = [
+        lambda: post(ask, big),
+        lambda: post(ask, over),
+        lambda: post(ask, blank, "application/json"),
+        lambda: post(ask, blank, "image/png"),
+        lambda: raw(f"POST {ask} HTTP/1.1\r\nHost: x\r\nContent-Length: {20 << 20}\r\n\r\n".encode() + blank[: 10 << 20], reads=False),
+        lambda: post("/v1/predict", many(image, 64, few), "application/json"),
+        lambda: post("/v1/predict", many(small, 32, tasks[:3]), "application/json"),
+        lambda: post(f"/v1/tasks/{tasks[0]}/attention", big),
+        lambda: post(f"/v2/models/{tasks[0]}/infer", counted, more=f"Inference-Header-Content-Length: {len(counted)}\r\n"),
+        lambda: post("/v1/predict", b"[" * 1_000_000, "application/json"),
+        lambda: post(ask, rng.randbytes(100_000), "multipart/form-data; boundary=b"),
+        lambda: post(ask, image[: len(image) // 2]),
+        lambda: raw(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 100_000 + b"\r\n"),
+        lambda: raw(rng.randbytes(5_000)),
+        embeddings,
+    ]
+    found, peak, done, lock = Counter(), [0], threading.Event(), threading.Lock()
+
+    def work(first):
+        for turn in range(first, 200, 4):
+            status = cases[turn % len(cases)]()
+            with lock:
+                found[status] += 1
+
+    def watch():
+        while not done.wait(.05):
+            peak[0] = max(peak[0], server.memory())
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+    watcher = threading.Thread(target=watch)
+    [thread.start() for thread in [*threads, watcher]]
+    [thread.join() for thread in threads]
+    done.set()
+    watcher.join()
+    time.sleep(2)
+    for task in tasks:
+        status = post(f"/v1/tasks/{task}/predict", image)
+        if status != "200":
+            sys.exit(f"hostile: {task}: {status} afterwards")
+    after = server.memory()
+    answers = ", ".join(f"{count} x {status}" for status, count in sorted(found.items()))
+    print(f"hostile      {answers}; memory {before / 1e6:.0f} MB before, {peak[0] / 1e6:.0f} at most, {after / 1e6:.0f} after: {after / before:.3f}")
+    server.stop()
+
+
 def processes(args, blobs):
     files = [path for path in sorted(args.tasks.rglob("*.safetensors")) if path.name not in ("last.safetensors", "checkpoint.safetensors")]
     rng = random.Random(3)
@@ -380,7 +481,7 @@ def main():
             measure()
     server.stop()
     for name, measure in [("mixed", lambda: mixed(args, files, blobs)), ("swap", lambda: swap(args, blobs)),
-                          ("drain", lambda: drain(args, blobs)), ("processes", lambda: processes(args, blobs))]:
+                          ("drain", lambda: drain(args, blobs)), ("hostile", lambda: hostile(args, blobs)), ("processes", lambda: processes(args, blobs))]:
         if not wanted or name in wanted:
             measure()
 

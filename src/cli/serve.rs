@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 use vpt::files::read_limited;
-use vpt::serve::{ApiKeys, Ended, ServeConfig, Serving, default_batch, serve};
+use vpt::serve::{ApiKeys, Ended, ServeConfig, Serving, serve};
 
 use super::output::{Output, message};
 use super::{Global, Usage, printable, size};
@@ -69,7 +69,7 @@ struct ServeSettings {
     /// Images times tasks that may wait; more are refused with status 429 [default: 512]
     #[arg(long, value_name = "N", env = "VPT_SERVE_MAX_QUEUE", value_parser = count)]
     max_queue: Option<usize>,
-    /// Images times tasks that go through the backbone at a time [default: four a thread, 8 at least]
+    /// Images times tasks that go through the backbone at a time [default: what takes a tenth of a second, going by those before, 32 at the most]
     #[arg(long, value_name = "N", env = "VPT_SERVE_MAX_BATCH", value_parser = count)]
     max_batch: Option<usize>,
     /// How long a batch waits to be filled; what waits is the batch unless set [default: 0]
@@ -194,7 +194,7 @@ impl ServeSettings {
             keys: self.api_key_file.as_deref().map(ApiKeys::read).transpose()?.unwrap_or_default(),
             admin: self.admin,
             max_queue: self.max_queue.unwrap_or(usual.max_queue),
-            max_batch: self.max_batch.unwrap_or_else(|| default_batch(threads)),
+            max_batch: self.max_batch,
             batch_delay: time(self.batch_delay_ms.map(|time| time / 1e3), usual.batch_delay),
             task_memory: bytes(self.task_memory, usual.task_memory),
             allow_tuned: self.allow_tuned.unwrap_or(usual.allow_tuned),
@@ -212,6 +212,8 @@ impl ServeSettings {
 }
 
 pub(crate) fn run(args: Serve, global: &Global, out: Output) -> anyhow::Result<()> {
+    // It stays up for long, and one large image must not be paid for ever after.
+    vpt::kernel::return_large_blocks();
     let Serve { mut settings, config: file } = args;
     if let Some(path) = &file {
         let bytes = read_limited(path, MAX_CONFIG)?;

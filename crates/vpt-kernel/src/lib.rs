@@ -20,6 +20,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "a writable view is given away")]
 
 pub mod activation;
+mod allocator;
 pub mod attention;
 mod buffer;
 pub mod focal;
@@ -36,6 +37,7 @@ mod sums;
 mod team;
 
 pub use activation::Activation;
+pub use allocator::return_large_blocks;
 pub use attention::{Attention, AttentionVjp};
 pub use buffer::{Grow, row_stride};
 pub use focal::focal_background;
