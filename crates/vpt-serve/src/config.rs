@@ -29,8 +29,8 @@ pub struct ServeConfig {
     pub admin: bool,
     /// Images times tasks that may wait or be worked on; more are refused.
     pub max_queue: usize,
-    /// Images times tasks that go through the backbone at a time.
-    pub max_batch: usize,
+    /// Images times tasks that go through the backbone at a time; `None`: what takes a tenth of a second, 32 at the most.
+    pub max_batch: Option<usize>,
     /// How long a batch waits to be filled.
     pub batch_delay: Duration,
     /// Bytes of tasks in memory.
@@ -71,7 +71,7 @@ impl Default for ServeConfig {
             keys: ApiKeys::default(),
             admin: false,
             max_queue: 512,
-            max_batch: default_batch(threads),
+            max_batch: None,
             batch_delay: Duration::ZERO,
             task_memory: 1 << 30,
             allow_tuned: 0,
@@ -86,12 +86,6 @@ impl Default for ServeConfig {
             metrics_per_task: false,
         }
     }
-}
-
-/// Images times tasks of a batch where nobody says another: enough for all threads and little more, since on CPUs a larger batch
-/// is hardly faster an image, and its first image waits for the last.
-pub fn default_batch(threads: usize) -> usize {
-    (4 * threads).max(8)
 }
 
 /// Keys that requests are accepted with, as their hashes.

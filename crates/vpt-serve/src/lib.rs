@@ -14,6 +14,7 @@ mod json;
 pub mod kserve;
 mod metrics;
 mod openapi;
+mod pace;
 mod routes;
 mod scheduler;
 mod service;
@@ -21,6 +22,6 @@ mod store;
 mod task_files;
 pub mod upload;
 
-pub use config::{ApiKeys, ServeConfig, default_batch};
+pub use config::{ApiKeys, ServeConfig};
 pub use http::{Ended, Serving, serve};
 pub use openapi::document as openapi_document;

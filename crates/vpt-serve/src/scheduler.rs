@@ -14,6 +14,7 @@ use vpt_model::model::ready::{Question, RawAnswer, TaskInput, answer_together};
 
 use crate::error::ApiError;
 use crate::metrics::{Metrics, OfTask};
+use crate::pace::{self, Pace};
 use crate::store::{LoadedTask, TaskStore};
 
 /// One image that one task, or the backbone, is asked about.
@@ -43,7 +44,8 @@ pub(crate) struct Reply {
 /// How batches are made.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchOptions {
-    pub(crate) most: usize,
+    /// Images times tasks of a batch; `None`: by [`Pace`].
+    pub(crate) most: Option<usize>,
     pub(crate) delay: Duration,
     pub(crate) threads: usize,
     pub(crate) count_tasks: bool,
@@ -126,6 +128,7 @@ impl Scheduler {
     }
 
     fn work(&self) {
+        let mut pace = Pace::new(self.options.threads);
         loop {
             let mut queue = self.lock();
             while queue.is_empty() {
@@ -134,21 +137,27 @@ impl Scheduler {
             if !self.options.delay.is_zero() {
                 queue = self.fill(queue);
             }
-            let batch = take_batch(&mut queue, self.options.most, Instant::now(), |gone| {
+            let room = match self.options.most {
+                Some(most) => Room { images: most, most },
+                None => Room { images: pace.most(), most: pace::MOST.max(pace.most()) },
+            };
+            let batch = take_batch(&mut queue, room, Instant::now(), |gone| {
                 let reason = if gone { "client_gone" } else { "timeout" };
                 self.metrics.reject(reason);
             });
             self.metrics.queue_images.set(queue.len() as i64);
             drop(queue);
             if !batch.is_empty() {
-                self.answer(batch);
+                let count = batch.len();
+                pace.learn(count, self.answer(batch));
             }
         }
     }
 
     /// Waits for more, up to a batch, for no longer than the delay after the oldest came.
     fn fill<'a>(&self, mut queue: MutexGuard<'a, VecDeque<Waiting>>) -> MutexGuard<'a, VecDeque<Waiting>> {
-        while let Some(oldest) = queue.front().filter(|_| queue.len() < self.options.most) {
+        let most = self.options.most.unwrap_or(pace::MOST);
+        while let Some(oldest) = queue.front().filter(|_| queue.len() < most) {
             let Some(left) = self.options.delay.checked_sub(oldest.queued.elapsed()).filter(|left| !left.is_zero())
             else {
                 break;
@@ -158,8 +167,8 @@ impl Scheduler {
         queue
     }
 
-    /// Takes a batch through the backbone and sends its answers.
-    fn answer(&self, batch: Vec<Waiting>) {
+    /// Takes a batch through the backbone and sends its answers; returns how long the backbone took.
+    fn answer(&self, batch: Vec<Waiting>) -> Duration {
         let begin = Instant::now();
         let questions: Vec<Question> = batch
             .iter()
@@ -203,15 +212,30 @@ impl Scheduler {
         if let Some(newest) = newest {
             self.store.make_room(Some(&newest));
         }
+        took
     }
 }
 
-/// The oldest that waits, and up to `most` with it that are for the same backbone at the same size, in their order. Those whose
+/// How large a batch may be.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    /// No further image is begun from here on; the tasks of one image stay together, as they share work.
+    images: usize,
+    /// Images times tasks.
+    most: usize,
+}
+
+/// The oldest that waits, and those with it, as far as there is room, that are for the same backbone at the same size, in their order. Those whose
 /// client has gone, or whose time is up, are dropped, and `dropped` is told which of the two.
-fn take_batch(queue: &mut VecDeque<Waiting>, most: usize, now: Instant, dropped: impl Fn(bool)) -> Vec<Waiting> {
+fn take_batch(queue: &mut VecDeque<Waiting>, room: Room, now: Instant, dropped: impl Fn(bool)) -> Vec<Waiting> {
     let mut batch: Vec<Waiting> = Vec::new();
     let mut others = VecDeque::new();
     while let Some(waiting) = queue.pop_front() {
+        let is_next_image = batch.last().is_none_or(|last| !Arc::ptr_eq(&last.input, &waiting.input));
+        if batch.len() >= room.most || (is_next_image && batch.len() >= room.images) {
+            queue.push_front(waiting);
+            break;
+        }
         if waiting.reply.is_closed() || waiting.deadline <= now {
             dropped(waiting.reply.is_closed());
             continue;
@@ -219,9 +243,6 @@ fn take_batch(queue: &mut VecDeque<Waiting>, most: usize, now: Instant, dropped:
         let fits = batch.first().is_none_or(|first| Arc::ptr_eq(&first.core, &waiting.core));
         if fits {
             batch.push(waiting);
-            if batch.len() == most {
-                break;
-            }
         } else {
             others.push_back(waiting);
         }

@@ -103,7 +103,7 @@ impl Service {
         log: Arc<dyn Fn(&str) + Send + Sync>,
     ) -> std::io::Result<Self> {
         let options = BatchOptions {
-            most: config.max_batch.max(1),
+            most: config.max_batch.map(|most| most.max(1)),
             delay: config.batch_delay,
             threads: config.threads,
             count_tasks: config.metrics_per_task,

@@ -11,6 +11,7 @@ use crate::error::ApiError;
 use crate::json::Json;
 use crate::metrics;
 use crate::openapi;
+use crate::pace;
 use crate::service::Service;
 
 const PAGE: &str = include_str!("../page.html");
@@ -66,7 +67,7 @@ pub(super) async fn info(State(service): State<Arc<Service>>) -> Result<Json<Val
             "max_pixels": config.max_pixels,
             "max_images": config.max_images,
             "max_queue": config.max_queue,
-            "max_batch": config.max_batch,
+            "max_batch": config.max_batch.unwrap_or(pace::MOST),
             "task_memory": config.task_memory,
             "timeout_s": config.timeout.as_secs_f64(),
         },
