@@ -1,12 +1,15 @@
 //! `vpt backbones`: what is known, where it was found, what it is, and how it comes from the hub.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
+use vpt::backbone::golden::{GoldenReport, golden_of};
 use vpt::backbone::info::{self, BackboneInfo};
 use vpt::backbone::registry::{self, BackboneRow};
 use vpt::backbone::spec::TowerSpec;
+use vpt::backbone::{Backbone, OpenOptions};
+use vpt::image::decode;
 use vpt::report::table;
 
 use super::output::Output;
@@ -59,11 +62,23 @@ enum BackbonesCommand {
     ///
     /// Every file of the backbone in the Hugging Face cache is read and compared with the hash in its name. Exit code 1 if
     /// something is damaged or missing.
-    #[command(after_help = "Example:\n  vpt backbones verify dinov2-small")]
+    ///
+    /// With --image the backbone computes what it says of one well-known photo, COCO's 000000039769
+    /// (<http://images.cocodataset.org/val2017/000000039769.jpg>), and that is compared with values published for it: of
+    /// clip-vit-b32, siglip-b16, dinov2-base and four sizes of `DINOv3`.
+    #[command(
+        after_help = "Examples:\n  vpt backbones verify dinov2-small\n  vpt backbones verify dinov2-base --image 000000039769.jpg"
+    )]
     Verify {
         /// Known name or `owner/name[@revision]` of a repository
         #[arg(value_name = "NAME")]
         backbone: String,
+        /// COCO's photo 000000039769, to compare what is computed with what is published
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
+        /// Folder to look in for the backbone of --image, before the local Hugging Face cache
+        #[arg(long, value_name = "DIR", requires = "image")]
+        weights_dir: Option<PathBuf>,
     },
 }
 
@@ -78,8 +93,36 @@ pub(crate) fn run(args: Backbones, global: &Global, out: Output) -> anyhow::Resu
             out.result(&info, || describe(&info))
         }
         BackbonesCommand::Fetch { backbone } => fetch::fetch(&backbone, global.quiet, out),
-        BackbonesCommand::Verify { backbone } => fetch::verify(&backbone, out),
+        BackbonesCommand::Verify { backbone, image: None, .. } => fetch::verify(&backbone, out),
+        BackbonesCommand::Verify { backbone, image: Some(photo), weights_dir } => {
+            compare(&backbone, &photo, weights_dir, global, out)
+        }
     }
+}
+
+/// Holds what a backbone says of the photo against what is published.
+fn compare(name: &str, photo: &Path, weights_dir: Option<PathBuf>, global: &Global, out: Output) -> anyhow::Result<()> {
+    let location = registry::locate(name, weights_dir.as_deref())?;
+    let repo = location.known.map_or(location.name.as_str(), |known| known.repo);
+    let golden = golden_of(repo)?;
+    let open = OpenOptions { weights_dir, ..OpenOptions::default() };
+    let backbone = Backbone::open(name, &open)?;
+    let report = golden.compare(&backbone, &decode(photo)?, global.threads())?;
+    out.result(&report, || describe_golden(&report))?;
+    anyhow::ensure!(
+        report.ok,
+        "{name}: values differ from the published ones by up to {:.3}: other weights, another photo, or read wrongly",
+        report.largest
+    );
+    Ok(())
+}
+
+fn describe_golden(report: &GoldenReport) -> String {
+    let what = |i: usize| report.texts.get(i).cloned().unwrap_or_else(|| format!("feature {i}"));
+    let row = |i: usize| vec![what(i), format!("{:.4}", report.published[i]), format!("{:.4}", report.computed[i])];
+    let rows: Vec<_> = (0..report.published.len().min(report.computed.len())).map(row).collect();
+    let table = table::columns(&["of the photo", "published", "computed"], &rows);
+    format!("{table}\n{} by {} of transformers; largest difference {:.4}", report.repo, report.source, report.largest)
 }
 
 fn list(rows: &[BackboneRow]) -> String {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::util::{Sandbox, fixture, json_file};
+use crate::util::{Sandbox, copy_folder, fixture, json_file};
 
 /// The schema, and which of its definitions have met a value.
 pub(crate) struct Schema {
@@ -290,6 +290,22 @@ fn json_is_what_the_schema_says() {
     let found = sandbox.vpt(&["data", "check", "photos", "--json"]);
     assert_eq!(found.code, Some(1));
     schema.holds("data check", &found.json());
+    // Random weights under the name of published ones.
+    copy_folder(Path::new(&clip), &sandbox.path("weights/clip-vit-b32"));
+    let verify = [
+        "backbones",
+        "verify",
+        "clip-vit-b32",
+        "--weights-dir",
+        "weights",
+        "--image",
+        "photos/green/000.png",
+        "--json",
+    ];
+    let found = sandbox.vpt(&verify);
+    assert_eq!(found.code, Some(1));
+    schema.holds("backbones verify --image", &found.json());
+    assert!(found.stderr.contains("values differ from the published ones"), "{}", found.stderr);
     let unseen: Vec<&String> = schema.definitions.keys().filter(|name| !schema.seen.contains(*name)).collect();
     // What the hub sends needs a hub; see hub.rs. A server does not end by itself; see serve/life.rs.
     assert_eq!(unseen, ["backbones fetch", "serve"], "definitions that nothing was held against");

@@ -8,6 +8,7 @@ pub mod clip;
 pub mod engine;
 #[cfg(test)]
 mod formula;
+pub mod golden;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod identity;
