@@ -49,7 +49,46 @@ fn with<S: Known, T>(tensor: &Tensor, f: impl FnOnce(&S, &Layout) -> Result<T>) 
     f(storage, layout)
 }
 
-impl FrozenLinear {
+/// A layer without learned values.
+trait FrozenLayer: Send + Sync {
+    const NAME: &'static str;
+
+    /// What it makes of `x`.
+    fn forward<S: Known>(&self, x: &S, layout: &Layout) -> Result<(S, Shape)>;
+
+    /// From the gradient of that the one of `x`.
+    fn vjp(&self, x: &Tensor, gradient: &Tensor) -> Result<Tensor>;
+}
+
+/// A frozen layer as an operation of candle.
+struct FrozenOperation<L>(L);
+
+impl<L: FrozenLayer> CustomOp1 for FrozenOperation<L> {
+    fn name(&self) -> &'static str {
+        L::NAME
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.0.forward(storage, layout)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        storage: &candle_core::CudaStorage,
+        layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        self.0.forward(storage, layout)
+    }
+
+    fn bwd(&self, arg: &Tensor, _res: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        self.0.vjp(arg, gradient).map(Some)
+    }
+}
+
+impl FrozenLayer for FrozenLinear {
+    const NAME: &'static str = "frozen-linear";
+
     fn forward<S: Known>(&self, x: &S, layout: &Layout) -> Result<(S, Shape)> {
         let ((m, k), (_, n), sums) = (layout.shape().dims2()?, self.weight.dims2()?, x.dtype());
         let y = with(&self.weight, |weight: &S, of_weight| {
@@ -68,33 +107,16 @@ impl FrozenLinear {
         };
         Ok((y, (m, n).into()))
     }
-}
 
-impl CustomOp1 for FrozenLinear {
-    fn name(&self) -> &'static str {
-        "frozen-linear"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward(storage, layout)
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        storage: &candle_core::CudaStorage,
-        layout: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        self.forward(storage, layout)
-    }
-
-    fn bwd(&self, arg: &Tensor, _res: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+    fn vjp(&self, x: &Tensor, gradient: &Tensor) -> Result<Tensor> {
         let gradient = gradient.contiguous()?.to_dtype(self.weight.dtype())?;
-        gradient.matmul(&self.weight.t()?)?.to_dtype(arg.dtype()).map(Some)
+        gradient.matmul(&self.weight.t()?)?.to_dtype(x.dtype())
     }
 }
 
-impl FrozenScale {
+impl FrozenLayer for FrozenScale {
+    const NAME: &'static str = "frozen-scale";
+
     fn forward<S: Known>(&self, x: &S, layout: &Layout) -> Result<(S, Shape)> {
         let shape = layout.shape();
         let y = with(&self.scale, |scale: &S, of_scale| {
@@ -109,28 +131,9 @@ impl FrozenScale {
         };
         Ok((y, shape.clone()))
     }
-}
 
-impl CustomOp1 for FrozenScale {
-    fn name(&self) -> &'static str {
-        "frozen-scale"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward(storage, layout)
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        storage: &candle_core::CudaStorage,
-        layout: &Layout,
-    ) -> Result<(candle_core::CudaStorage, Shape)> {
-        self.forward(storage, layout)
-    }
-
-    fn bwd(&self, _arg: &Tensor, _res: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        gradient.broadcast_mul(&self.scale).map(Some)
+    fn vjp(&self, _: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+        gradient.broadcast_mul(&self.scale)
     }
 }
 
@@ -146,7 +149,7 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
             None => y,
         }
     } else {
-        rows.apply_op1(FrozenLinear { weight: weight.clone(), bias: bias.cloned() })?
+        rows.apply_op1(FrozenOperation(FrozenLinear { weight: weight.clone(), bias: bias.cloned() }))?
     };
     if let Some(last) = shape.last_mut() {
         *last = weight.dim(1)?;
@@ -157,7 +160,7 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
 /// `x` `[.., D]` times `scale` `[D]` plus `shift` `[D]`.
 pub(super) fn scale(x: &Tensor, scale: &Tensor, shift: Option<&Tensor>) -> Result<Tensor> {
     if !scale.track_op() && !shift.is_some_and(Tensor::track_op) {
-        return x.apply_op1(FrozenScale { scale: scale.clone(), shift: shift.cloned() });
+        return x.apply_op1(FrozenOperation(FrozenScale { scale: scale.clone(), shift: shift.cloned() }));
     }
     let y = x.broadcast_mul(scale)?;
     match shift {
