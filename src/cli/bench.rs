@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use vpt::backbone::{Backbone, Engine, OpenOptions};
+use vpt::backbone::{Backbone, Engine};
 use vpt::bench::detect::{DetectReport, detect};
 use vpt::bench::kernels::{self, KernelReport, KernelRow, kernels};
 use vpt::bench::step::{StepOptions, StepReport, step};
@@ -86,13 +86,7 @@ impl MeasuredOn {
                     (o.tokens.prompt_tokens, o.tokens.prompt_layers) = (self.prompt_tokens, self.prompt_layers);
                 });
         config.validate()?;
-        let options = OpenOptions {
-            weights_dir: self.weights_dir,
-            image_size: self.image_size,
-            precision: global.precision(),
-            max_memory: global.max_memory(),
-            compute: global.compute(),
-        };
+        let options = global.open_options(self.weights_dir.as_deref(), self.image_size);
         Ok((config, Backbone::open(&self.backbone, &options)?))
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 use serde_json::json;
-use vpt::backbone::{Backbone, OpenOptions};
+use vpt::backbone::Backbone;
 use vpt::energy::EnergyMeter;
 use vpt::infer::embed::{ArrayFile, EmbeddingSource, Embeddings};
 use vpt::infer::inputs::{Answered, ImageFiles, expand, past_unreadable};
@@ -163,13 +163,7 @@ impl EmbeddingModel {
             let task = TaskModel::open(path, &model::options(args.backbone.as_deref(), weights_dir, global))?;
             return Ok(Self::Task(Box::new(task)));
         }
-        let options = OpenOptions {
-            weights_dir: args.weights_dir.clone(),
-            image_size: args.image_size,
-            precision: global.precision(),
-            max_memory: global.max_memory(),
-            compute: global.compute(),
-        };
+        let options = global.open_options(args.weights_dir.as_deref(), args.image_size);
         let backbone = Backbone::open(args.backbone.as_deref().unwrap_or("clip-nano"), &options)?;
         backbone.note().iter().for_each(|note| ProgressDisplay::new(global.quiet).line(note));
         Ok(Self::Backbone(Box::new(backbone)))

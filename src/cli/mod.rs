@@ -31,14 +31,14 @@ mod task;
 mod train;
 mod zero_shot;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
 use bytesize::ByteSize;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use vpt::backbone::{Compute, Device, Engine, Precision};
+use vpt::backbone::{Compute, Device, Engine, OpenOptions, Precision};
 use vpt::data::Split;
 use vpt::metrics::{Metrics, MultilabelMetrics};
 use vpt::report::table;
@@ -155,6 +155,17 @@ impl Global {
     /// What computes image towers, and on what.
     fn compute(&self) -> Compute {
         Compute { engine: self.engine.unwrap_or_default(), device: self.device.unwrap_or_default() }
+    }
+
+    /// How a backbone is opened that is found in `weights_dir` too, for images of `image_size`.
+    fn open_options(&self, weights_dir: Option<&Path>, image_size: Option<usize>) -> OpenOptions {
+        OpenOptions {
+            weights_dir: weights_dir.map(Path::to_path_buf),
+            image_size,
+            precision: self.precision(),
+            max_memory: self.max_memory(),
+            compute: self.compute(),
+        }
     }
 
     /// Seed of what is drawn.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use vpt::backbone::{Backbone, OpenOptions};
+use vpt::backbone::Backbone;
 use vpt::data::cards::{Card, CardTexts};
 use vpt::data::{Dataset, MeasuredPart, MultilabelDataset, Split};
 use vpt::energy::EnergyMeter;
@@ -139,13 +139,7 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
         progress
             .line(&format!("{}; --dataset-card none leaves it at the data's names", card.note(&dataset.name, &taken)));
     }
-    let options = OpenOptions {
-        weights_dir: args.weights_dir.clone(),
-        image_size: args.image_size,
-        precision: global.precision(),
-        max_memory: global.max_memory(),
-        compute: global.compute(),
-    };
+    let options = global.open_options(args.weights_dir.as_deref(), args.image_size);
     let backbone = Backbone::open(&args.backbone, &options)?;
     backbone.note().iter().for_each(|note| progress.line(note));
     let (threads, split) = (global.threads(), args.split);
