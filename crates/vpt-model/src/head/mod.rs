@@ -5,6 +5,7 @@
 
 pub mod cache;
 pub mod cosine;
+mod dense_tensors;
 pub mod detect;
 pub mod label_map;
 mod linear;

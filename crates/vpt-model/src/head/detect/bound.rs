@@ -5,8 +5,9 @@ use super::gradients::HeadGrads;
 use super::layers::{Conv, Dense, bias_vjp, weight_vjp};
 use super::map::{Map, gather};
 use super::output::{OutputScratch, TextLayer};
-use super::shape::{ClassLayer, DEPTH, DetectShape, GROUPS, TensorRanges};
-use vpt_base::params::{self, Param};
+use super::shape::{ClassLayer, DEPTH, DetectRanges, DetectShape, GROUPS};
+use crate::head::dense_tensors;
+use vpt_base::params::Param;
 use vpt_base::{Error, Result};
 use vpt_kernel::{
     Activation, GroupNorm, Grow, Init, Mat, MatMut, Panels, Runs, layer_norm, layer_norm_vjp, matmul, row_stride,
@@ -27,7 +28,7 @@ const BOX: usize = 1;
 /// A head ready to compute; threads share it, each with a [`Workspace`] of its own.
 pub struct BoundDetectHead {
     shape: DetectShape,
-    places: TensorRanges,
+    places: DetectRanges,
     /// All tensors, one behind the other.
     values: Vec<f32>,
     training: bool,
@@ -106,14 +107,7 @@ impl DetectShape {
     fn pack(&self, params: &[Param], texts: Option<&[f32]>, training: bool) -> Result<BoundDetectHead> {
         self.check()?;
         let places = self.places();
-        let mut values = Vec::with_capacity(places.len());
-        for (name, shape) in self.tensors() {
-            let param = params::find(params, &name)?;
-            if param.shape != shape {
-                return Err(Error::invalid(name, format!("shape {:?} where {shape:?} is expected", param.shape)));
-            }
-            values.extend_from_slice(&param.values);
-        }
+        let values = dense_tensors::values(params, self.tensors())?;
         let (d, c) = (self.width, self.channels);
         let mut neck_bias: Vec<f64> = values[places.neck_bias()].iter().map(|&b| f64::from(b)).collect();
         let (mut neck, mut neck_backward) = (Vec::new(), Vec::new());

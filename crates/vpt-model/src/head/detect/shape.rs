@@ -5,10 +5,10 @@ use std::ops::Range;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::head::dense_tensors::{self, Fresh, TensorRanges, check_sizes};
 use vpt_base::{
     Error, Result,
-    params::{Group, Param, element_count},
-    random::normal,
+    params::{Group, Param},
 };
 
 /// Names of the logarithm of the scale of cosines with texts, and of what is added to them; `[1]` each.
@@ -94,23 +94,17 @@ impl DetectShape {
     /// Fails unless the sizes are ones a head can have and whose tensors fit into memory's addresses: a shape may come out
     /// of a file.
     pub fn check(&self) -> Result<()> {
-        let within = |name: &str, value: usize, most: usize| {
-            if (1..=most).contains(&value) {
-                return Ok(());
-            }
-            Err(Error::invalid(format!("head.{name}"), format!("{value} is not in 1..={most}")))
-        };
-        within("width", self.width, 1 << 14)?;
-        within("levels", self.levels, 64)?;
-        within("grid", self.grid, 1 << 9)?;
-        within("channels", self.channels, 1 << 12)?;
-        within("classes", self.class_count(), 1 << 16)?;
+        let mut sizes = vec![
+            ("width", self.width, 1 << 14),
+            ("levels", self.levels, 64),
+            ("grid", self.grid, 1 << 9),
+            ("channels", self.channels, 1 << 12),
+            ("classes", self.class_count(), 1 << 16),
+        ];
         if let ClassLayer::Text { width, .. } = self.classes {
-            within("text_width", width, 1 << 14)?;
+            sizes.push(("text_width", width, 1 << 14));
         }
-        if !self.channels.is_multiple_of(GROUPS) {
-            return Err(Error::invalid("head.channels", format!("{} is not a multiple of {GROUPS}", self.channels)));
-        }
+        check_sizes(&sizes, self.channels)?;
         if !(self.anchor > 0. && self.anchor <= 1.) {
             return Err(Error::invalid("head.anchor", format!("{} is not in (0, 1]", self.anchor)));
         }
@@ -165,97 +159,69 @@ impl DetectShape {
     /// say 1 % everywhere, and boxes of the anchor's size at their tokens.
     pub fn init(&self, rng: &mut impl Rng) -> Result<Vec<Param>> {
         self.check()?;
-        self.tensors()
-            .into_iter()
-            .map(|(name, shape)| {
-                let n = element_count(&shape).ok_or_else(|| Error::invalid(&name, "too large"))?;
-                let fan_in = (n / shape[0]).max(1) as f32;
-                let mut draw = |std: f32| (0..n).map(|_| std * normal(rng)).collect::<Vec<f32>>();
-                let prior = -((1. - PRIOR) / PRIOR).ln();
-                let values = match name.as_str() {
-                    "head.class.weight" | "head.quality.weight" => draw(INIT_STD),
-                    "head.box.weight" => vec![0.; n],
-                    "head.class.bias" | SHIFT => vec![prior; n],
-                    LOG_SCALE => vec![INIT_SCALE.ln(); n],
-                    "head.upsample.weight" | "head.class.project.weight" => draw(fan_in.powf(-0.5)),
-                    _ if shape.len() > 1 => draw((2. / fan_in).sqrt()),
-                    _ if name.ends_with("weight") => vec![1.; n],
-                    _ => vec![0.; n],
-                };
-                let group = if shape.len() > 1 { Group::Head } else { Group::HeadBias };
-                Param::new(&name, &shape, values, group)
-            })
-            .collect()
+        let fresh = |name: &str, shape: &[usize], fan_in: f32| match name {
+            "head.class.weight" | "head.quality.weight" => Fresh::Normal(INIT_STD),
+            "head.box.weight" => Fresh::All(0.),
+            "head.class.bias" | SHIFT => Fresh::All(-((1. - PRIOR) / PRIOR).ln()),
+            LOG_SCALE => Fresh::All(INIT_SCALE.ln()),
+            "head.upsample.weight" | "head.class.project.weight" => Fresh::Normal(fan_in.powf(-0.5)),
+            _ if shape.len() > 1 => Fresh::he(fan_in),
+            _ if name.ends_with("weight") => Fresh::All(1.),
+            _ => Fresh::All(0.),
+        };
+        let group = |_: &str, shape: &[usize]| if shape.len() > 1 { Group::Head } else { Group::HeadBias };
+        dense_tensors::init(self.tensors(), rng, fresh, group)
     }
 
     /// Where each tensor lies when all are put one behind the other in the order of [`Self::tensors`].
-    pub(super) fn places(&self) -> TensorRanges {
-        let mut end = 0;
-        let ranges = self
-            .tensors()
-            .into_iter()
-            .map(|(_, shape)| {
-                let start = end;
-                end += shape.iter().product::<usize>();
-                start..end
-            })
-            .collect();
-        TensorRanges { ranges, levels: self.levels, upsample: self.upsample }
+    pub(super) fn places(&self) -> DetectRanges {
+        DetectRanges { all: TensorRanges::new(self.tensors()), levels: self.levels, upsample: self.upsample }
     }
 }
 
 /// The ranges of a head's tensors in one flat vector.
 #[derive(Clone, Debug)]
-pub(super) struct TensorRanges {
-    ranges: Vec<Range<usize>>,
+pub(super) struct DetectRanges {
+    all: TensorRanges,
     levels: usize,
     upsample: bool,
 }
 
-impl TensorRanges {
+impl DetectRanges {
     /// Values in all.
     pub(super) fn len(&self) -> usize {
-        self.ranges.last().map_or(0, |r| r.end)
+        self.all.len()
     }
 
     /// Every tensor's range, in order.
     pub(super) fn all(&self) -> &[Range<usize>] {
-        &self.ranges
-    }
-
-    fn at(&self, i: usize) -> Range<usize> {
-        self.ranges[i].clone()
-    }
-
-    /// From the first value of tensor `i` to the last of the one behind it.
-    fn pair(&self, i: usize) -> Range<usize> {
-        self.ranges[i].start..self.ranges[i + 1].end
+        self.all.all()
     }
 
     /// Scale, then shift `[2, D]` of a level's LayerNorm.
     pub(super) fn level_norm(&self, level: usize) -> Range<usize> {
-        self.pair(2 * level)
+        self.all.pair(2 * level)
     }
 
     pub(super) fn neck_weight(&self) -> Range<usize> {
-        self.at(2 * self.levels)
+        self.all.at(2 * self.levels)
     }
 
     pub(super) fn neck_bias(&self) -> Range<usize> {
-        self.at(2 * self.levels + 1)
+        self.all.at(2 * self.levels + 1)
     }
 
     /// Scale, then shift `[2, C]`.
     pub(super) fn neck_norm(&self) -> Range<usize> {
-        self.pair(2 * self.levels + 2)
+        self.all.pair(2 * self.levels + 2)
     }
 
     pub(super) fn upsample_weight(&self) -> Range<usize> {
-        self.at(2 * self.levels + 4)
+        self.all.at(2 * self.levels + 4)
     }
 
     pub(super) fn upsample_bias(&self) -> Range<usize> {
-        self.at(2 * self.levels + 5)
+        self.all.at(2 * self.levels + 5)
     }
 
     fn towers(&self) -> usize {
@@ -264,12 +230,12 @@ impl TensorRanges {
 
     /// Weight of convolution `i` of a tower.
     pub(super) fn conv(&self, tower: usize, i: usize) -> Range<usize> {
-        self.at(self.towers() + 3 * (DEPTH * tower + i))
+        self.all.at(self.towers() + 3 * (DEPTH * tower + i))
     }
 
     /// Scale, then shift `[2, C]` of the norm behind convolution `i` of a tower.
     pub(super) fn tower_norm(&self, tower: usize, i: usize) -> Range<usize> {
-        self.pair(self.towers() + 3 * (DEPTH * tower + i) + 1)
+        self.all.pair(self.towers() + 3 * (DEPTH * tower + i) + 1)
     }
 
     fn outputs(&self) -> usize {
@@ -278,25 +244,25 @@ impl TensorRanges {
 
     /// Weight of the class layer, or of the layer to the texts' width.
     pub(super) fn class_weight(&self) -> Range<usize> {
-        self.at(self.outputs())
+        self.all.at(self.outputs())
     }
 
     pub(super) fn class_bias(&self) -> Range<usize> {
-        self.at(self.outputs() + 1)
+        self.all.at(self.outputs() + 1)
     }
 
     /// Logarithm of the scale, then the shift, of cosines with texts.
     pub(super) fn cosine(&self) -> Range<usize> {
-        self.pair(self.outputs() + 2)
+        self.all.pair(self.outputs() + 2)
     }
 
     /// Weights of box and quality `[5, C]`.
     pub(super) fn box_weight(&self) -> Range<usize> {
-        self.pair(self.ranges.len() - 4)
+        self.all.pair(self.all().len() - 4)
     }
 
     /// Biases of box and quality `[5]`.
     pub(super) fn box_bias(&self) -> Range<usize> {
-        self.pair(self.ranges.len() - 2)
+        self.all.pair(self.all().len() - 2)
     }
 }

@@ -1,13 +1,13 @@
 //! The head with its weights packed: forward and VJP of one window.
 
 use super::shape::{CELLS, DEPTH, DecodeHead, SegmentRanges, SegmentShape};
+use crate::head::dense_tensors;
 use crate::head::detect::bound::ConvStage;
 use crate::head::detect::layers::{Conv, Dense, bias_vjp, weight_vjp};
 use crate::head::detect::map::{Map, gather};
 use crate::head::detect::output::OutputScratch;
 use crate::head::detect::{FeatureGradients, GROUP_EPS, GROUPS, LAYER_EPS};
-use vpt_base::params::{self, Param};
-use vpt_base::{Error, Result};
+use vpt_base::{Result, params::Param};
 use vpt_kernel::{Activation, GroupNorm, Grow, Mat, MatMut, Panels, Runs, layer_norm, layer_norm_vjp, row_stride};
 
 /// A head ready to compute; threads share it, each with a [`SegmentWorkspace`] of its own.
@@ -61,14 +61,7 @@ impl SegmentShape {
     fn pack(&self, params: &[Param], training: bool) -> Result<BoundSegmentHead> {
         self.check()?;
         let places = self.places();
-        let mut values = Vec::with_capacity(places.len());
-        for (name, shape) in self.tensors() {
-            let param = params::find(params, &name)?;
-            if param.shape != shape {
-                return Err(Error::invalid(name, format!("shape {:?} where {shape:?} is expected", param.shape)));
-            }
-            values.extend_from_slice(&param.values);
-        }
+        let values = dense_tensors::values(params, self.tensors())?;
         let dense = |[weight, bias]: [std::ops::Range<usize>; 2]| Dense::new(&values[weight], &values[bias], training);
         let tower = (self.kind == DecodeHead::MultiBlock).then(|| Tower {
             neck: dense(places.neck()),
@@ -247,7 +240,7 @@ impl BoundSegmentHead {
     /// The sums `to` of [`Self::vjp`] as the gradients of the head's tensors, in the order of [`SegmentShape::tensors`]; zeros for what
     /// is not learned.
     pub fn gradients(&self, to: &[f32]) -> Vec<Vec<f32>> {
-        self.places.0.iter().map(|range| to[range.clone()].to_vec()).collect()
+        self.places.all().iter().map(|range| to[range.clone()].to_vec()).collect()
     }
 }
 

@@ -5,12 +5,11 @@ use std::ops::Range;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::head::detect::GROUPS;
-use vpt_base::choice::choice;
+use crate::head::dense_tensors::{self, Fresh, TensorRanges, check_sizes};
 use vpt_base::{
-    Error, Result,
-    params::{Group, Param, element_count},
-    random::normal,
+    Result,
+    choice::choice,
+    params::{Group, Param},
 };
 
 /// Cells along the side of a token, in each of which one class is learned.
@@ -73,21 +72,15 @@ impl SegmentShape {
     /// Fails unless the sizes are ones a head can have and whose tensors fit into memory's addresses: a shape may come out
     /// of a file.
     pub fn check(&self) -> Result<()> {
-        let within = |name: &str, value: usize, most: usize| {
-            if (1..=most).contains(&value) {
-                return Ok(());
-            }
-            Err(Error::invalid(format!("head.{name}"), format!("{value} is not in 1..={most}")))
-        };
-        within("width", self.width, 1 << 14)?;
-        within("levels", self.levels, if self.kind == DecodeHead::Linear { 1 } else { 64 })?;
-        within("grid", self.grid, 1 << 9)?;
-        within("channels", self.channels, 1 << 12)?;
-        within("classes", self.classes, 1 << 12)?;
-        if !self.channels.is_multiple_of(GROUPS) {
-            return Err(Error::invalid("head.channels", format!("{} is not a multiple of {GROUPS}", self.channels)));
-        }
-        Ok(())
+        let levels = if self.kind == DecodeHead::Linear { 1 } else { 64 };
+        let sizes = [
+            ("width", self.width, 1 << 14),
+            ("levels", self.levels, levels),
+            ("grid", self.grid, 1 << 9),
+            ("channels", self.channels, 1 << 12),
+            ("classes", self.classes, 1 << 12),
+        ];
+        check_sizes(&sizes, self.channels)
     }
 
     /// Name and shape of every tensor of the head. Convolutions are `[out, y, x, in]`, other weights `[out, in]`; of the last
@@ -124,22 +117,14 @@ impl SegmentShape {
     /// training images is none yet: mean 0, scale 1.
     pub fn init(&self, rng: &mut impl Rng) -> Result<Vec<Param>> {
         self.check()?;
-        self.tensors()
-            .into_iter()
-            .map(|(name, shape)| {
-                let n = element_count(&shape).ok_or_else(|| Error::invalid(&name, "too large"))?;
-                let fan_in = (n / shape[0]).max(1) as f32;
-                let mut draw = |std: f32| (0..n).map(|_| std * normal(rng)).collect::<Vec<f32>>();
-                let values = match name.as_str() {
-                    "head.class.weight" => draw(INIT_STD),
-                    _ if shape.len() > 1 => draw((2. / fan_in).sqrt()),
-                    NORM_SCALE => vec![1.; n],
-                    _ if name.ends_with("weight") => vec![1.; n],
-                    _ => vec![0.; n],
-                };
-                Param::new(&name, &shape, values, Self::group(&name, &shape))
-            })
-            .collect()
+        let fresh = |name: &str, shape: &[usize], fan_in: f32| match name {
+            "head.class.weight" => Fresh::Normal(INIT_STD),
+            _ if shape.len() > 1 => Fresh::he(fan_in),
+            NORM_SCALE => Fresh::All(1.),
+            _ if name.ends_with("weight") => Fresh::All(1.),
+            _ => Fresh::All(0.),
+        };
+        dense_tensors::init(self.tensors(), rng, fresh, Self::group)
     }
 
     /// Whether and how a tensor of the head is learned.
@@ -153,60 +138,50 @@ impl SegmentShape {
 
     /// Where each tensor lies when all are put one behind the other in the order of [`Self::tensors`].
     pub(super) fn places(&self) -> SegmentRanges {
-        let mut end = 0;
-        let ranges = self.tensors().into_iter().map(|(_, shape)| {
-            let start = end;
-            end += shape.iter().product::<usize>();
-            start..end
-        });
-        SegmentRanges(ranges.collect())
+        SegmentRanges(TensorRanges::new(self.tensors()))
     }
 }
 
 /// The ranges of a head's tensors in one flat vector.
 #[derive(Clone, Debug)]
-pub(super) struct SegmentRanges(pub(super) Vec<Range<usize>>);
+pub(super) struct SegmentRanges(TensorRanges);
 
 impl SegmentRanges {
     /// Values in all.
     pub(super) fn len(&self) -> usize {
-        self.0.last().map_or(0, |range| range.end)
+        self.0.len()
     }
 
-    fn at(&self, i: usize) -> Range<usize> {
-        self.0[i].clone()
-    }
-
-    /// From the first value of tensor `i` to the last of the one behind it.
-    fn pair(&self, i: usize) -> Range<usize> {
-        self.0[i].start..self.0[i + 1].end
+    /// Every tensor's range, in order.
+    pub(super) fn all(&self) -> &[Range<usize>] {
+        self.0.all()
     }
 
     /// Mean, then scale `[2, D]` of a linear head's norm.
     pub(super) fn norm(&self) -> Range<usize> {
-        self.pair(0)
+        self.0.pair(0)
     }
 
     pub(super) fn neck(&self) -> [Range<usize>; 2] {
-        [self.at(0), self.at(1)]
+        [self.0.at(0), self.0.at(1)]
     }
 
     /// Scale, then shift `[2, C]`.
     pub(super) fn neck_norm(&self) -> Range<usize> {
-        self.pair(2)
+        self.0.pair(2)
     }
 
     pub(super) fn conv(&self, i: usize) -> Range<usize> {
-        self.at(4 + 3 * i)
+        self.0.at(4 + 3 * i)
     }
 
     /// Scale, then shift `[2, C]` of the norm behind convolution `i`.
     pub(super) fn tower_norm(&self, i: usize) -> Range<usize> {
-        self.pair(5 + 3 * i)
+        self.0.pair(5 + 3 * i)
     }
 
     /// Weight and bias of the last layer.
     pub(super) fn class(&self) -> [Range<usize>; 2] {
-        [self.at(self.0.len() - 2), self.at(self.0.len() - 1)]
+        [self.0.at_end(2), self.0.at_end(1)]
     }
 }
