@@ -8,6 +8,7 @@
 //! backticks.
 
 mod choices;
+mod dense;
 mod detection;
 mod file;
 mod plan;
@@ -19,7 +20,9 @@ mod validate;
 use std::path::PathBuf;
 
 pub use self::choices::Select;
-pub use self::plan::{DetectPlan, Plan};
+pub use self::dense::DensePlan;
+pub use self::detection::DetectPlan;
+pub use self::plan::Plan;
 pub use self::rate::LearningRate;
 pub use self::segmentation::SegmentPlan;
 use vpt_backbone::{Compute, Device, Engine, Precision, class_texts::Prompts};
@@ -203,7 +206,7 @@ settings! {
             /// Scale gradients down to at most this length
             clip_norm: Option<f64> => {
                 value: "X",
-                default: DefaultText::Made(detection::clip_norm_text),
+                default: DefaultText::Made(dense::clip_norm_text),
                 steps: true,
                 check: settings::positive,
             }
@@ -280,7 +283,7 @@ settings! {
             /// Decay of the moving average of the learned values, which is what is kept, 0 to below 1
             ema: Option<f64> => {
                 value: "X",
-                default: DefaultText::Made(|| format!("no average; {} in detection and segmentation", detection::EMA)),
+                default: DefaultText::Made(|| format!("no average; {} in detection and segmentation", dense::EMA)),
                 steps: true,
                 check: |ema| {
                     let fits = (0. ..1.).contains(ema);

@@ -1,12 +1,9 @@
 //! [`RunConfig::resolve`]: what a run is once backbone and data are known.
 
-use super::{LearningRate, RunConfig, RunContext, SegmentPlan, Select, Task, detection};
+use super::{DENSE, DensePlan, DetectPlan, LearningRate, RunConfig, RunContext, SegmentPlan, Select, Task, dense};
 use vpt_backbone::{Backbone, class_texts::TEMPLATE};
 use vpt_base::{Error, Message, Result};
-use vpt_data::{
-    AugmentPolicy, Split,
-    boxes::{BoxAugment, Fit},
-};
+use vpt_data::{AugmentPolicy, Split};
 use vpt_image::Preprocess;
 use vpt_model::{
     head::HeadKind,
@@ -53,6 +50,8 @@ pub struct Plan {
     pub threads: usize,
     /// Learning rates to choose from by validation: one, unless the rate is `auto`.
     pub learning_rates: Vec<f64>,
+    /// What detection and segmentation need.
+    pub dense: Option<DensePlan>,
     /// What only detection needs.
     pub detect: Option<DetectPlan>,
     /// What only segmentation needs.
@@ -73,43 +72,6 @@ struct PartTraining {
     rate: f64,
     weight_decay: f64,
     dropout: f32,
-}
-
-/// The part of a plan that only detection has.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DetectPlan {
-    /// Epochs in which the head learns alone, on features that are computed once; the others follow.
-    pub head_epochs: usize,
-    /// Share of a stage's steps in which the learning rate rises.
-    pub warmup: f64,
-    /// Decay of the moving average of the learned values.
-    pub ema: f64,
-    /// How images become square.
-    pub fit: Fit,
-    /// Random changes to training images; a head that prompts will follow knows the flip only.
-    pub augment: BoxAugment,
-}
-
-/// What detection and segmentation have in common.
-#[derive(Debug, Clone, Copy)]
-struct DenseTraining {
-    head_epochs: usize,
-    warmup: f64,
-    ema: f64,
-    flip: bool,
-    scale: Option<[f32; 2]>,
-}
-
-impl From<&DetectPlan> for DenseTraining {
-    fn from(&DetectPlan { head_epochs, warmup, ema, augment, .. }: &DetectPlan) -> Self {
-        Self { head_epochs, warmup, ema, flip: augment.flip, scale: augment.scale }
-    }
-}
-
-impl From<&SegmentPlan> for DenseTraining {
-    fn from(&SegmentPlan { head_epochs, warmup, ema, augment, .. }: &SegmentPlan) -> Self {
-        Self { head_epochs, warmup, ema, flip: augment.flip, scale: augment.scale }
-    }
 }
 
 impl Plan {
@@ -247,9 +209,12 @@ impl RunConfig {
             self.epochs.unwrap_or_else(|| if solved { 1 } else { defaults.epochs.count(per_epoch, context.shots) });
         let total_steps = (per_epoch as u64).checked_mul(epochs as u64).filter(|&steps| steps <= 1 << 40);
         let total_steps = total_steps.ok_or_else(|| Error::setting("epochs", format!("{epochs} are too many")))?;
-        let detect = (context.task == Task::Detect).then(|| self.detect_plan(epochs, per_epoch)).transpose()?;
-        let segment = (context.task == Task::Segment).then(|| self.segment_plan(epochs, per_epoch)).transpose()?;
-        let dense = detect.as_ref().map(DenseTraining::from).or(segment.as_ref().map(DenseTraining::from));
+        let is_dense = DENSE.contains(&context.task);
+        let dense = is_dense.then(|| self.dense_plan(epochs, per_epoch)).transpose()?;
+        let detect = (context.task == Task::Detect).then(|| self.detect_plan()).transpose()?;
+        let segment = (context.task == Task::Segment).then(|| self.segment_plan()).transpose()?;
+        let augment = detect.map(|detect| (detect.augment.flip, detect.augment.scale));
+        let augment = augment.or(segment.map(|segment| (segment.augment.flip, segment.augment.scale)));
         let warmup = self.warmup.or(match defaults.warmup {
             // Its first epoch stands for it.
             Warmup::SlowFirstEpoch => None,
@@ -285,7 +250,8 @@ impl RunConfig {
             head_epochs: dense.map(|dense| dense.head_epochs),
             ema: dense.map(|dense| dense.ema).or(self.ema),
             fit: detect.map(|detect| detect.fit),
-            scale_jitter: dense.and_then(|dense| dense.scale.or(Some([1.; 2]).filter(|_| !self.method.on_features()))),
+            scale_jitter: augment
+                .and_then(|(_, scale)| scale.or(Some([1.; 2]).filter(|_| !self.method.on_features()))),
             decode_head: segment.map(|segment| segment.decode_head),
             tiles: segment.map(|segment| segment.tiles),
             templates: match (&self.templates, self.method.tied_to()) {
@@ -293,8 +259,8 @@ impl RunConfig {
                 (None, Some(texts)) => Some(texts.iter().map(|&text| text.to_owned()).collect()),
                 (templates, _) => templates.clone(),
             },
-            flip: Some(dense.map_or(self.flip.unwrap_or(false), |dense| dense.flip)),
-            clip_norm: self.clip_norm.or(dense.map(|_| detection::CLIP_NORM)),
+            flip: Some(augment.map_or(self.flip.unwrap_or(false), |(flip, _)| flip)),
+            clip_norm: self.clip_norm.or(dense.map(|_| dense::CLIP_NORM)),
             task: context.task,
             threads: Some(threads),
             // Repeating a run must not aim at the folder that is full already.
@@ -321,6 +287,7 @@ impl RunConfig {
             },
             head_lr,
             weight_decay,
+            dense,
             detect,
             segment,
             solved,

@@ -1,6 +1,6 @@
 //! What only segmentation has: its defaults, and the part of a plan that tells of them.
 
-use super::{RunConfig, detection};
+use super::RunConfig;
 use vpt_base::{Error, Message, Result};
 use vpt_data::masks::MaskAugment;
 use vpt_model::head::segment::DecodeHead;
@@ -8,12 +8,6 @@ use vpt_model::head::segment::DecodeHead;
 /// The part of a plan that only segmentation has.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SegmentPlan {
-    /// Epochs in which the head learns alone, on features that are computed once; the others follow.
-    pub head_epochs: usize,
-    /// Share of a stage's steps in which the learning rate rises.
-    pub warmup: f64,
-    /// Decay of the moving average of the learned values.
-    pub ema: f64,
     /// Random changes to training images; a head that prompts will follow knows the flip only.
     pub augment: MaskAugment,
     /// How classes of pixels are made of patch tokens.
@@ -23,9 +17,8 @@ pub struct SegmentPlan {
 }
 
 impl RunConfig {
-    /// What only segmentation needs, for a run of `epochs` of `per_epoch` steps.
-    pub(super) fn segment_plan(&self, epochs: usize, per_epoch: usize) -> Result<SegmentPlan> {
-        let head_epochs = self.dense_head_epochs(epochs)?;
+    /// What only segmentation needs.
+    pub(super) fn segment_plan(&self) -> Result<SegmentPlan> {
         let augment = MaskAugment {
             flip: self.flip.unwrap_or(true),
             scale: match self.scale_jitter {
@@ -38,13 +31,6 @@ impl RunConfig {
         if tiles == 0 {
             return Err(Error::setting("tiles", Message::from("0 is not above 0")));
         }
-        Ok(SegmentPlan {
-            head_epochs,
-            warmup: self.dense_warmup(head_epochs, per_epoch),
-            ema: self.ema.unwrap_or(detection::EMA),
-            augment,
-            decode_head: self.decode_head.unwrap_or_default(),
-            tiles,
-        })
+        Ok(SegmentPlan { augment, decode_head: self.decode_head.unwrap_or_default(), tiles })
     }
 }

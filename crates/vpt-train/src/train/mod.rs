@@ -25,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use self::{evaluate::evaluate, task::detect::working_size};
+pub(crate) use self::{evaluate::evaluate, task::dense::working_size};
 pub use self::{
     lr_search::LrTrial,
     observer::{Event, Observer, Silent, Start},

@@ -5,11 +5,11 @@
 //! To add a task: a file here that implements [`TrainTask`], and a line in [`open`].
 
 pub(crate) mod classify;
-pub(crate) mod detect;
+pub(crate) mod dense;
+mod detect;
 pub(crate) mod images;
 pub(crate) mod multilabel;
-pub(crate) mod segment;
-mod token_store;
+mod segment;
 
 use std::{borrow::Cow, collections::BTreeMap};
 

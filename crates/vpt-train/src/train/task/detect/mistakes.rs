@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::setup::DetectTraining;
+use super::Boxes;
 use crate::report::{self, BoxTile, CardLine, ConfusedPair, DrawnBox, MistakePart, PictureCard};
 use vpt_base::{Error, Result};
 use vpt_data::boxes::BoxImage;
@@ -20,7 +20,7 @@ const PAIRS: usize = 10;
 
 /// The page; boxes count that score at least `confidence`. `names` are those of the categories.
 pub(super) fn page(
-    task: &DetectTraining,
+    task: &Boxes,
     title: &str,
     found: &[Detection],
     confidence: f64,
@@ -68,7 +68,7 @@ pub(super) fn page(
 }
 
 /// An image with the boxes that are in it, and those found that score at least `confidence`.
-pub(super) fn tile(task: &DetectTraining, image: &BoxImage, found: &[Detection], confidence: f64) -> Result<BoxTile> {
+pub(super) fn tile(task: &Boxes, image: &BoxImage, found: &[Detection], confidence: f64) -> Result<BoxTile> {
     let predicted = found.iter().filter(|f| f.image == image.id && f.score >= confidence).filter_map(|found| {
         let category = task.dataset.categories.iter().position(|c| c.id == found.category)?;
         Some(DrawnBox { rect: found.rect, category, score: Some(found.score), crowd: false })
@@ -103,7 +103,7 @@ fn line(rows: &[String], truth: usize, predicted: usize, count: u64) -> CardLine
 }
 
 /// Over all validation images, most frequent first.
-fn pairs(task: &DetectTraining, found: &[Detection], confidence: f64, rows: &[String]) -> Result<Vec<ConfusedPair>> {
+fn pairs(task: &Boxes, found: &[Detection], confidence: f64, rows: &[String]) -> Result<Vec<ConfusedPair>> {
     let confusion = coco::confusion(&task.dataset.val, &task.dataset.categories, found, confidence)?;
     let background = rows.len() - 1;
     let mut all: Vec<_> = errors(&confusion).collect();

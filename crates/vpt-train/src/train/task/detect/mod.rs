@@ -1,54 +1,65 @@
-//! Detection, in two stages: the head alone on features that are computed once, then prompts and head together.
-//!
-//! A moving average of the learned values is evaluated and kept. The head as it is after the first stage is the
-//! control that prompts are reported beside. `token_store` keeps features, `source` makes batches, `setup` opens everything.
+//! Detection: boxes of objects, by COCO's metric.
 
 mod files;
 mod mistakes;
-mod setup;
-mod source;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
+use std::sync::Arc;
 
-pub(crate) use self::setup::{DetectTraining, working_size};
-use self::source::{BoxSource, DetectBatch};
 use super::{
-    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, RunFingerprint, Scored, StagePlan,
-    StepPosition, StepResult, TaskResults, TrainTask,
+    Batches, Evaluator, FinishedRun, Scored,
+    dense::{Change, DenseBatch, DenseData, DenseStep, DenseTask, DenseTraining, DrawnRecord, Look},
 };
 use crate::{
-    config::{Plan, RunConfig},
+    config::{DetectPlan, Plan, RunConfig, Task},
     train::{
         OpenData,
-        observer::Observer,
-        progress::{EpochRecord, EpochSums, Stage},
-        run_folder::{self, RunFolder},
+        observer::{Event, Observer},
+        progress::Stage,
     },
 };
-use vpt_backbone::Backbone;
-use vpt_base::{Message, Result, params::Param};
-use vpt_data::Split;
+use rand::Rng;
+use vpt_backbone::{Backbone, class_texts::class_embeddings};
+use vpt_base::{Error, Result, params::Param, random::stream};
+use vpt_data::{
+    Split, SplitFile,
+    boxes::{BoxAugment, BoxBatch, BoxDataset, BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, Fit, Target, View},
+    check::notes_of_boxes,
+};
 use vpt_model::{
-    head::detect::LossSums,
+    head::detect::{ClassLayer, LossSums, Truth, geometry::anchor_side},
     metrics::{
         Scores,
         coco::{self, Detected, Detection},
     },
     model::{
-        detect::DetectStep,
-        task_file::{TaskFile, TaskMetrics},
+        detect::{DetectStep, Detector, levels},
+        task_file::{DetectMeta, TaskMeta},
+        token_reader::TokenReader,
     },
-    optim::{
-        Rates,
-        schedule::{LearningRateSchedule, Schedule},
-    },
-    prompt::{PartShapes, part::Draw},
 };
 
-/// The parts of the loss behind the whole, in the order of a step's losses.
-const PARTS: [&str; 4] = ["class_loss", "giou_loss", "l1_loss", "quality_loss"];
+/// A detection run.
+pub(crate) type DetectTraining = DenseTraining<Boxes>;
+
+/// Boxes to be learned, and a detector that learns them.
+pub(crate) struct Boxes {
+    detect: DetectPlan,
+    model: Detector,
+    dataset: BoxDataset,
+    input: BoxInput,
+    images: [Arc<[BoxImage]>; 3],
+}
+
+/// What is known of an image.
+#[derive(Clone)]
+pub(crate) struct ImageBoxes {
+    truths: Vec<Truth>,
+    /// `[G, G]`: tokens that lie on the image; all of them if `None`.
+    valid: Option<Vec<bool>>,
+    view: View,
+}
 
 impl Scored for Detected {
     fn scores(&self) -> Scores {
@@ -56,150 +67,153 @@ impl Scored for Detected {
     }
 }
 
-impl TrainTask for DetectTraining {
-    const EVAL_BATCH: usize = source::EVAL_BATCH;
-    type Source = BoxSource;
-    type Batch = DetectBatch;
+impl DenseData for BoxDataset {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn classes(&self) -> Vec<String> {
+        self.names()
+    }
+
+    fn images(&self, split: Split) -> usize {
+        self.part(split).len()
+    }
+
+    fn fingerprint(&self) -> String {
+        self.fingerprint()
+    }
+
+    fn split_file(&self) -> SplitFile {
+        self.split_file()
+    }
+}
+
+impl DenseTask for Boxes {
+    const TASK: Task = Task::Detect;
+    const EVAL_BATCH: usize = 16;
+    const MEANS: &'static [&'static str] = &["class_loss", "giou_loss", "l1_loss", "quality_loss"];
+    type Data = BoxDataset;
+    type Target = ImageBoxes;
     type Tally = Vec<Detection>;
     type Evaluation = Detected;
 
-    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Option<Self>> {
-        Self::new(config, given, observer).map(Some)
+    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<BoxDataset> {
+        let mut dataset = match given {
+            Some(given) => given.detect()?,
+            None => BoxDataset::open(&config.data, config.seed_of_parts())?,
+        };
+        dataset.refuse_without_objects()?;
+        observer.event(&Event::Note(&format!("{}: {}", dataset.name, dataset.split_note)));
+        let left_out = dataset.leave_out_unreadable(config.skip_bad_images)?;
+        if !left_out.is_empty() {
+            observer.event(&Event::Note(&format!("{} unreadable images are left out", left_out.len())));
+        }
+        for note in notes_of_boxes(&dataset.problems, config.data.as_ref()) {
+            observer.event(&Event::Note(&note));
+        }
+        Ok(dataset)
     }
 
-    fn plan(&self) -> &Plan {
-        &self.plan
+    fn new(dataset: BoxDataset, backbone: Arc<Backbone>, plan: &Plan) -> Result<Self> {
+        let detect = plan.detect.ok_or_else(|| Error::setting("task", "not detection"))?;
+        let classes = dataset.categories.len();
+        let texts = if plan.config.open_vocabulary {
+            Some(class_embeddings(&backbone, &dataset.names(), plan.threads)?)
+        } else {
+            None
+        };
+        let classes = match &texts {
+            Some(texts) => ClassLayer::Text { classes, width: texts.len() / classes },
+            None => ClassLayer::Linear { classes },
+        };
+        let shape = Detector::shape(&backbone, classes, anchor(&dataset, detect.fit)?);
+        let side = backbone.vit.image_size();
+        let input = BoxInput { preprocess: backbone.preprocess.clone(), side, grid: shape.grid, fit: detect.fit };
+        let blocks = levels(backbone.vit.depth());
+        let model = Detector::new(backbone, plan.parts.tokens(), shape, &blocks, texts, plan.threads)?;
+        let images = Split::ALL.map(|split| dataset.part(split).into());
+        Ok(Self { detect, model, dataset, input, images })
     }
 
-    fn backbone(&self) -> &Backbone {
-        self.model.backbone()
+    fn dataset(&self) -> &BoxDataset {
+        &self.dataset
     }
 
-    fn data(&self) -> DataSummary<'_> {
-        DataSummary {
-            name: &self.dataset.name,
-            classes: Cow::Owned(self.dataset.names()),
-            images: Split::ALL.map(|split| self.dataset.part(split).len()),
-            content_hash: None,
+    fn reader(&self) -> &TokenReader {
+        self.model.reader()
+    }
+
+    fn init(&self, seed: u64) -> Result<Vec<Param>> {
+        self.model.init(seed)
+    }
+
+    fn change(&self, split: Split, stage: Stage) -> Change {
+        match self.augment(split, stage) {
+            augment if !augment.only_flip() => Change::Any,
+            augment if augment.flip => Change::Flip,
+            _ => Change::Nothing,
         }
     }
 
-    fn fingerprint(&self) -> &RunFingerprint {
-        &self.fingerprint
+    fn windows(&self, split: Split) -> Result<Vec<usize>> {
+        Ok(vec![1; self.dataset.part(split).len()])
     }
 
-    fn write_parts(&self, folder: &RunFolder) -> Result<()> {
-        folder.write(run_folder::SPLIT, self.dataset.split_file().to_json())
-    }
-
-    fn stages(&self) -> Vec<StagePlan> {
-        let head = self.detect.head_epochs;
-        let prompts = self.plan.epochs - head;
-        let stages =
-            [(Stage::Head, head), (Stage::Prompts, prompts)].map(|(stage, epochs)| StagePlan { stage, epochs });
-        stages.into_iter().filter(|stage| stage.epochs > 0).collect()
-    }
-
-    fn averaging(&self) -> Averaging {
-        Averaging::Steps { decay: self.detect.ema }
-    }
-
-    fn schedule(&self, epochs: usize) -> LearningRateSchedule {
-        let total = (epochs * self.dataset.train.len().div_ceil(self.plan.batch_size)) as u64;
-        LearningRateSchedule::Steps(Schedule { total, warmup: (self.detect.warmup * total as f64).round() as u64 })
-    }
-
-    fn rates(&self, lr: f64) -> Rates {
-        self.plan.detection_rates(lr)
-    }
-
-    fn recorded_lr(&self, lr: f64) -> f64 {
-        self.rates(lr).head.lr
-    }
-
-    fn initial(&mut self, _: bool, _: &mut dyn Observer) -> Result<Option<Vec<Param>>> {
-        self.model.init(self.plan.config.seed).map(Some)
-    }
-
-    fn epoch_images(&self) -> usize {
-        self.dataset.train.len()
-    }
-
-    fn source(
+    fn load(
         &self,
+        plan: &Plan,
         split: Split,
-        stage: Stage,
-        folder: &RunFolder,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<BoxSource>> {
-        BoxSource::new(self, split, stage, folder.path(), observer)
-    }
-
-    fn final_source(&self, split: Split, _: &mut dyn Observer) -> Result<Option<BoxSource>> {
-        Ok(Some(BoxSource::of_images(self, split)))
-    }
-
-    fn batches<'a>(
-        &'a self,
-        source: &'a BoxSource,
-        stage: Stage,
-        order: &'a [usize],
-        epoch: usize,
+        order: Vec<usize>,
+        look: Look,
         size: usize,
-    ) -> Result<Batches<'a, DetectBatch>> {
-        source.batches(self, stage, order, epoch, size)
+    ) -> Result<Batches<'static, DenseBatch<ImageBoxes>>> {
+        let plain = BoxLoaderOptions::plain(self.input.clone(), plan.threads);
+        let plain = BoxLoaderOptions { seed: plan.config.seed, batch: size, ..plain };
+        let options = match look {
+            Look::Plain { mirror } => BoxLoaderOptions { mirror, ..plain },
+            Look::Random { stage, epoch } => BoxLoaderOptions { augment: self.augment(split, stage), epoch, ..plain },
+        };
+        let loader = BoxLoader::new(self.images[split as usize].clone(), order, options)?;
+        Ok(Box::new(loader.map(|batch| Ok(batch_of(batch?)))))
     }
 
-    fn step(&self, params: &[Param], _: &BoxSource, batch: &DetectBatch, at: StepPosition) -> Result<StepResult> {
-        let Self { plan, model, .. } = self;
-        let (seed, epoch, step) = (plan.config.seed, at.epoch, at.in_stage);
-        let dropout = plan.dropout().first().copied().filter(|_| at.stage == Stage::Prompts).unwrap_or(0.);
-        let draw = Draw { seed, epoch, step, indices: &batch.indices, dropout, part: 0 };
-        let step = DetectStep {
-            input: batch.input(),
-            truths: &batch.truths,
-            valid: batch.valid.as_deref(),
-            drawn: model.draw(&draw),
-            micro_batch: plan.config.micro_batch,
-        };
-        let (sums, gradients) = model.step(params, &step)?;
+    fn draw_record(&self, plan: &Plan, drawn: DrawnRecord) -> usize {
+        let DrawnRecord { index, epoch, windows, looks } = drawn;
+        let mirrored = looks == 2 && stream(plan.config.seed, "cached flip", epoch, index as u64).random_bool(0.5);
+        windows.start * looks + usize::from(mirrored)
+    }
+
+    fn step(&self, step: DenseStep<ImageBoxes>) -> Result<(Vec<f64>, Vec<Vec<f32>>)> {
+        let DenseStep { params, batch, drawn, micro_batch } = step;
+        let truths: Vec<Vec<Truth>> = batch.targets.iter().map(|target| target.truths.clone()).collect();
+        let valid = self.valid(batch);
+        let step =
+            DetectStep { input: batch.input(), truths: &truths, valid: valid.as_deref(), drawn, micro_batch };
+        let (sums, gradients) = self.model.step(params, &step)?;
         let LossSums { positives, class, giou, l1, quality, .. } = sums;
         let n = positives.max(1) as f64;
-        let losses = vec![sums.total(positives), class / n, giou / n, l1 / n, quality / n];
-        Ok(StepResult { losses, correct: 0, gradients, votes: Vec::new() })
+        Ok((vec![sums.total(positives), class / n, giou / n, l1 / n, quality / n], gradients))
     }
 
-    fn diverged(&self, what: &str, at: StepPosition, _: f64) -> Message {
-        let (step, epoch) = (at.in_epoch + 1, at.epoch);
-        let message = Message::from(format!("{what} not finite in step {step} of epoch {epoch}; try a lower "));
-        message.field("lr").text(" or ").field("head_lr")
-    }
-
-    fn means(&self, sums: &EpochSums) -> EpochMeans {
-        let mut means = sums.losses.iter().map(|sum| sum / sums.steps.max(1) as f64);
-        let loss = means.next().unwrap_or_default();
-        EpochMeans { loss, others: PARTS.into_iter().zip(means).collect(), acc1: None }
-    }
-
-    fn tally(&self, _: bool) -> Vec<Detection> {
+    fn tally(&self) -> Vec<Detection> {
         Vec::new()
     }
 
     fn evaluator<'a>(
         &'a self,
+        split: Split,
         params: &'a [Param],
-        source: &'a BoxSource,
-        stage: Stage,
+        prompts: Option<&'a [Param]>,
         tally: &'a mut Vec<Detection>,
-    ) -> Result<Evaluator<'a, DetectBatch>> {
-        let images = self.dataset.part(source.split());
+    ) -> Result<Evaluator<'a, DenseBatch<ImageBoxes>>> {
+        let images = self.dataset.part(split);
         let head = self.model.bind(params)?;
-        let prompts = if stage == Stage::Head { None } else { Some(params) };
         Ok(Box::new(move |batch| {
-            let boxes = self.model.detect(&head, prompts, batch.input(), batch.valid.as_deref())?;
-            for ((&index, view), boxes) in batch.indices.iter().zip(&batch.views).zip(boxes) {
+            let boxes = self.model.detect(&head, prompts, batch.input(), self.valid(batch).as_deref())?;
+            for ((&index, target), boxes) in batch.indices.iter().zip(&batch.targets).zip(boxes) {
                 tally.extend(boxes.iter().filter_map(|found| {
-                    let rect = found.in_original(view)?;
+                    let rect = found.in_original(&target.view)?;
                     let category = self.dataset.categories[found.class].id;
                     Some(Detection { image: images[index].id, category, rect, score: f64::from(found.score) })
                 }));
@@ -213,31 +227,81 @@ impl TrainTask for DetectTraining {
         Ok(Detected { detections, eval })
     }
 
-    fn task_file(
-        &self,
-        values: &[Param],
-        record: &EpochRecord,
-        test: Option<Scores>,
-        val: Option<&Detected>,
-    ) -> Result<TaskFile> {
-        let metrics = TaskMetrics { epoch: record.epoch, val: record.val.clone(), test };
-        let confidence = val.and_then(|val| val.eval.best_confidence()).map(|(confidence, _)| confidence);
-        let mut meta = self.task_meta(metrics, confidence)?;
-        let params = if record.stage == Stage::Head {
-            // Prompts that have not learned yet would only disturb.
-            meta.parts = PartShapes::NONE;
-            self.model.without_prompts(values)
-        } else {
-            values.to_vec()
+    fn describe(&self, _: &Plan, meta: TaskMeta, val: Option<&Detected>) -> TaskMeta {
+        let detect = DetectMeta {
+            head: *self.model.head(),
+            blocks: self.model.blocks(),
+            fit: self.detect.fit,
+            category_ids: self.dataset.categories.iter().map(|category| category.id).collect(),
+            confidence: val.and_then(|val| val.eval.best_confidence()).map(|(confidence, _)| confidence),
         };
-        Ok(TaskFile { meta, params })
+        meta.with_detector(detect)
     }
 
-    fn results(&self, _: &Detected, _: &Detected) -> TaskResults {
-        TaskResults::default()
+    fn write_files(&self, plan: &Plan, title: &str, run: &FinishedRun<Detected>) -> Result<()> {
+        files::write(self, plan, title, run)
+    }
+}
+
+impl Boxes {
+    /// Random changes to the images of a part. A head that prompts will follow learns from features computed once; one that
+    /// learns alone to the end sees all that was asked for.
+    fn augment(&self, split: Split, stage: Stage) -> BoxAugment {
+        let augment = self.detect.augment;
+        match (split, stage) {
+            (Split::Train, Stage::Head) if self.model.layout().is_some() => {
+                BoxAugment { flip: augment.flip, ..BoxAugment::default() }
+            }
+            (Split::Train, _) => augment,
+            _ => BoxAugment::default(),
+        }
     }
 
-    fn write_files(&self, run: &FinishedRun<Detected>) -> Result<()> {
-        files::write(self, run)
+    /// `[B, G, G]`: the tokens that lie on an image; all of them if `None`.
+    fn valid(&self, batch: &DenseBatch<ImageBoxes>) -> Option<Vec<bool>> {
+        if batch.targets.iter().all(|target| target.valid.is_none()) {
+            return None;
+        }
+        let tokens = self.input.grid * self.input.grid;
+        let valid = |target: &ImageBoxes| target.valid.clone().unwrap_or_else(|| vec![true; tokens]);
+        Some(batch.targets.iter().flat_map(valid).collect())
     }
+}
+
+/// A batch of images as they come from a loader.
+fn batch_of(batch: BoxBatch) -> DenseBatch<ImageBoxes> {
+    let BoxBatch { pixels, targets, views, valid, indices } = batch;
+    let each = valid.as_ref().map_or(0, |all| all.len() / indices.len());
+    let target = |(i, (targets, view)): (usize, (Vec<Target>, View))| ImageBoxes {
+        truths: targets.iter().map(truth).collect(),
+        valid: valid.as_ref().map(|all| all[i * each..(i + 1) * each].to_vec()),
+        view,
+    };
+    let targets = targets.into_iter().zip(views).enumerate().map(target).collect();
+    DenseBatch::of_images(pixels, targets, vec![1; indices.len()], indices)
+}
+
+/// Objects that are not to be learned are treated as crowds are: nothing is learned in them.
+fn truth(target: &Target) -> Truth {
+    Truth { rect: target.bbox, class: target.category, crowd: target.crowd || target.ignore }
+}
+
+/// The side of a typical training box, as a share of the network's input.
+fn anchor(dataset: &BoxDataset, fit: Fit) -> Result<f32> {
+    let boxes: Vec<[f32; 4]> = dataset
+        .train
+        .iter()
+        .flat_map(|image| {
+            let (width, height) = match fit {
+                Fit::Stretch => (image.width, image.height),
+                Fit::Letterbox => (image.width.max(image.height), image.width.max(image.height)),
+            };
+            image.objects.iter().filter(|object| !object.crowd).map(move |object| {
+                let (w, h) = (object.rect.width / width as f64, object.rect.height / height as f64);
+                [0., 0., w as f32, h as f32]
+            })
+        })
+        .collect();
+    let message = "no training image has a box to learn from";
+    anchor_side(&boxes).ok_or_else(|| Error::invalid(format!("data set {}", dataset.name), message))
 }

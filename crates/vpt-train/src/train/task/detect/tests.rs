@@ -11,13 +11,17 @@ use crate::{
     config::{LearningRate, RunConfig, Select, Task},
     train::{
         Event, LrTrial, Observer, Outcome, Silent, resume, run, run_folder,
+        task::dense::tests::{
+            config as dense_config, control_is_linear, drawn, leaves_a_whole_folder, resumes_to_the_same_bytes,
+            survives_kills,
+        },
         tests::{Cut, backbone, bytes, content, diverges, finish, finished, is_refused_as_another},
     },
 };
 use vpt_data::{
     Split,
     boxes::{BoxDataset, Fit},
-    shapes::{self, ShapesConfig, write_coco},
+    shapes::{ShapesTask, write_coco},
 };
 use vpt_model::{
     head::HeadKind,
@@ -31,12 +35,8 @@ use vpt_model::{
     prompt::tokens::PromptLayers,
 };
 
-/// 15 images to train on, 3 and 6 for the rest, of 48 x 48 pixels.
 fn workplace() -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let config = ShapesConfig { images: 24, size: 48, task: shapes::ShapesTask::Detect, ..ShapesConfig::default() };
-    assert_eq!(write_coco(&dir.path().join("data"), &config).unwrap(), [15, 3, 6]);
-    dir
+    drawn(ShapesTask::Detect, write_coco)
 }
 
 /// Changes the annotations of a part.
@@ -64,21 +64,8 @@ fn stretch_downwards(dir: &TempDir) {
     }
 }
 
-/// Four epochs of three steps, two of them with the head alone, at 32 pixels: 4 x 4 tokens.
 fn config(dir: &TempDir, method: Method) -> RunConfig {
-    let last = Some(PromptLayers::Last(1)).filter(|_| method == Method::VPT_DEEP);
-    RunConfig {
-        backbone: backbone(),
-        data: dir.path().join("data").display().to_string(),
-        method,
-        epochs: Some(4),
-        head_epochs: (method != Method::LINEAR).then_some(2),
-        batch_size: Some(5),
-        image_size: Some(32),
-        threads: Some(2),
-        ..RunConfig::default()
-    }
-    .with_options(|o| o.tokens.prompt_layers = last)
+    dense_config(dir, Task::Auto, method)
 }
 
 fn open(folder: &Path) -> DetectTask {
@@ -89,30 +76,12 @@ fn open(folder: &Path) -> DetectTask {
 #[test]
 fn a_run_learns_and_leaves_a_whole_folder_whose_task_detects_as_it_did() {
     let dir = workplace();
-    let config = RunConfig { epochs: Some(10), head_epochs: Some(7), ..config(&dir, Method::VPT_DEEP) };
-    let (folder, results) = finish(&config, &dir);
-    assert_eq!(folder, dir.path().join("runs/detect/data-vpt-deep-1"));
-    for name in [
-        run_folder::CONFIG,
-        run_folder::ENVIRONMENT,
-        run_folder::SPLIT,
-        run_folder::METRICS,
-        run_folder::RESULTS,
-        run_folder::BEST,
-        run_folder::LAST,
-        run_folder::CHECKPOINT,
-        run_folder::VAL_DETECTIONS,
-        run_folder::TEST_DETECTIONS,
-        run_folder::CURVES,
-        run_folder::PR_CURVE,
-        run_folder::F1_CURVE,
-        run_folder::CONFUSION,
-        run_folder::VAL_PREDICTIONS,
-    ] {
-        assert!(folder.join(name).is_file(), "{name}");
-    }
+    let config = config(&dir, Method::VPT_DEEP);
+    let folder = dir.path().join("runs/detect/data-vpt-deep-1");
+    let own = [run_folder::VAL_DETECTIONS, run_folder::TEST_DETECTIONS, run_folder::PR_CURVE, run_folder::F1_CURVE];
+    let results = leaves_a_whole_folder(&config, &dir, &own);
     assert_eq!(crate::train::Results::load(&folder.join(run_folder::RESULTS)).unwrap(), results);
-    assert_eq!((results.task, results.classes, results.train_images), (Task::Detect, 8, 15));
+    assert_eq!((results.task, results.classes), (Task::Detect, 8));
 
     let (_, _, lines) = content(&folder);
     let losses: Vec<f64> = lines.iter().map(|line| line["train_loss"].as_f64().unwrap()).collect();
@@ -164,7 +133,7 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
     stretch_downwards(&tall);
     let still = Some([1.; 2]);
     let cached = RunConfig { scale_jitter: still, ..config(&square, Method::VPT_DEEP) };
-    let cases = [
+    let cases = vec![
         // Batches and looks at features: 3, then 2 epochs of 3 steps and a validation; the same again; 3 at the end.
         ("cached, with flip", &square, cached.clone(), (1..25).collect::<Vec<_>>()),
         (
@@ -217,24 +186,7 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
             vec![4, 8],
         ),
     ];
-    for (what, dir, config, stops) in cases {
-        let (whole, results) = finish(&config, dir);
-        for stop_after in stops {
-            let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
-            let Outcome::Interrupted { folder: Some(folder) } = outcome else {
-                panic!("{what}, {stop_after}: {outcome:?}")
-            };
-            assert!(!folder.join(run_folder::RESULTS).exists());
-            let (again, resumed) = finished(resume(&folder, &mut Silent));
-            assert_eq!(again, folder);
-            assert!(content(&folder) == content(&whole), "{what}: stopped after {stop_after} batches");
-            for name in [run_folder::VAL_DETECTIONS, run_folder::TEST_DETECTIONS] {
-                assert!(bytes(&folder, name) == bytes(&whole, name), "{what}, {stop_after}: {name}");
-            }
-            assert_eq!((&resumed.test, resumed.best_epoch), (&results.test, results.best_epoch));
-            assert_eq!(resumed.head_only, results.head_only);
-        }
-    }
+    resumes_to_the_same_bytes(cases, &[run_folder::VAL_DETECTIONS, run_folder::TEST_DETECTIONS]);
 }
 
 /// Epochs of each stage, and the best of each, of the run in `folder`.
@@ -309,20 +261,8 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
     for flip in [true, false] {
         let jitter = if flip { [1.; 2] } else { [0.8, 1.2] };
         let config = RunConfig { flip: Some(flip), scale_jitter: Some(jitter), ..config(&dir, Method::VPT_DEEP) };
-        let (whole, _) = finish(&config, &dir);
-        // The first process is stopped, which saves a checkpoint; the second is killed some batches after that, in the
-        // same stage, in the next, or while it looks at test.
-        for (stop_after, killed_after) in [(2, 1), (5, 4), (6, 11), (13, 5), (14, 9)] {
-            let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
-            let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
-            let copied = dir.path().join(format!("copy-{flip}-{stop_after}-{killed_after}"));
-            finished(resume(&folder, &mut Cut::copying(killed_after, &copied)));
-            assert!(!copied.join(run_folder::RESULTS).exists());
-            fs::write(copied.join(".vpt-x.tmp"), "half").unwrap();
-            finished(resume(&copied, &mut Silent));
-            assert!(content(&copied) == content(&whole), "{flip} {stop_after} {killed_after}");
-            assert!(!copied.join(".vpt-x.tmp").exists());
-        }
+        // In the same stage, in the next, or while it looks at test.
+        survives_kills(&config, &dir, &[(2, 1), (5, 4), (6, 11), (13, 5), (14, 9)]);
     }
 }
 
@@ -359,16 +299,12 @@ fn equal_configurations_give_equal_bytes_and_other_seeds_do_not() {
 #[test]
 fn the_control_is_what_method_linear_learns() {
     let dir = workplace();
-    let (prompted, results) = finish(&config(&dir, Method::VPT_DEEP), &dir);
-    let (linear, alone) = finish(&RunConfig { epochs: Some(2), ..config(&dir, Method::LINEAR) }, &dir);
-    assert_eq!(content(&prompted).2[..2], content(&linear).2);
+    let linear = config(&dir, Method::LINEAR);
+    control_is_linear(&config(&dir, Method::VPT_DEEP), &linear, &dir);
+    let plain = content(&dir.path().join("runs/detect/data-linear-1")).2;
     // Zooms that the prompted run has while its prompts learn are for `linear` from the first epoch on.
-    let zoomed = RunConfig { epochs: Some(2), scale_jitter: Some([0.8, 1.25]), ..config(&dir, Method::LINEAR) };
-    assert_ne!(content(&finish(&zoomed, &dir).0).2, content(&linear).2);
-    let control = results.head_only.unwrap();
-    assert_eq!((control.best_epoch, control.val, control.test), (alone.best_epoch, alone.val, alone.test));
-    assert_eq!(alone.head_only, None);
-    assert_eq!(results.trainable_params, alone.trainable_params + 10 * 32);
+    let zoomed = RunConfig { epochs: Some(2), scale_jitter: Some([0.8, 1.25]), ..linear };
+    assert_ne!(content(&finish(&zoomed, &dir).0).2, plain);
 }
 
 /// Notes when which part is looked at.

@@ -1,15 +1,18 @@
 //! The files of a finished segmentation run: curves, confusion matrix, masks drawn over images, page of mistakes.
 
-use super::{PixelsFound, setup::SegmentTraining};
+use super::{Masks, PixelsFound};
 use crate::{
-    report::{self, CardLine, Curve, MaskTile, PagePart, PageTable, PictureCard},
+    config::Plan,
+    report::{self, CardLine, MaskTile, PagePart, PageTable, PictureCard},
     train::{
-        progress::{EpochRecord, Stage},
         run_folder,
-        task::FinishedRun,
+        task::{
+            FinishedRun,
+            dense::{curves, shown, with_prompts},
+        },
     },
 };
-use vpt_base::{Error, Result, params::Param, random::stream};
+use vpt_base::{Error, Result, params::Param};
 use vpt_data::{
     Split,
     masks::{MaskImage, MaskLoader},
@@ -21,49 +24,37 @@ use vpt_model::{
     model::segment::TokenInput,
 };
 
-/// Validation images that are shown.
-const SHOWN: usize = 12;
 /// Images on the page of mistakes.
 const MISTAKES: usize = 24;
 /// Confused pairs in its table.
 const PAIRS: usize = 10;
 
 /// Writes all of them.
-pub(super) fn write(task: &SegmentTraining, run: &FinishedRun<PixelsFound>) -> Result<()> {
+pub(super) fn write(task: &Masks, plan: &Plan, title: &str, run: &FinishedRun<PixelsFound>) -> Result<()> {
     let FinishedRun { folder, record, values, val, test, .. } = *run;
-    let SegmentTraining { plan, model, dataset, .. } = task;
-    let names = &dataset.classes.names;
-    let title = format!("{}, {} on {}", plan.config.method, model.reader().backbone().name, dataset.name);
-    folder.write_drawn(run_folder::CURVES, curves(&title, run)?)?;
+    let (names, drawn) = (&task.dataset.classes.names, DrawnMasks { task, plan, values, prompts: with_prompts(values, record.stage) });
+    let pixels = |scores: &Scores| scores.segment().map(|metrics| metrics.pixel_acc);
+    let curves = curves(title, run, "share", "validation mIoU", ("validation accuracy of pixels", pixels))?;
+    folder.write_drawn(run_folder::CURVES, curves)?;
     let on_test = format!("{title}: pixels of the test images, % of each true class");
     let confusion = test.tally.pixels.confusion();
     folder.write_drawn(run_folder::CONFUSION, report::confusion_svg(&on_test, &confusion, names)?)?;
-    let prompts = if record.stage == Stage::Head { None } else { Some(values) };
-    let rng = &mut stream(plan.config.seed, "val predictions", 0, 0);
-    let count = dataset.val.len();
-    let mut chosen = rand::seq::index::sample(rng, count, SHOWN.min(count)).into_vec();
-    chosen.sort_unstable();
-    let sheet = report::mask_sheet_jpeg(&tiles(task, values, prompts, chosen)?, names)?;
+    let sheet = report::mask_sheet_jpeg(&drawn.tiles(shown(plan, task.dataset.val.len()))?, names)?;
     folder.write(run_folder::VAL_PREDICTIONS, sheet)?;
-    folder.write(run_folder::MISTAKES, mistakes(task, &title, val, values, prompts)?)
+    folder.write(run_folder::MISTAKES, mistakes(&drawn, title, val)?)
 }
 
 /// The page of the validation images with the largest share of pixels that are taken for another class.
-fn mistakes(
-    task: &SegmentTraining,
-    title: &str,
-    val: &PixelsFound,
-    values: &[Param],
-    prompts: Option<&[Param]>,
-) -> Result<String> {
-    let (dataset, names) = (&task.dataset, &task.dataset.classes.names);
+fn mistakes(drawn: &DrawnMasks, title: &str, val: &PixelsFound) -> Result<String> {
+    let dataset = &drawn.task.dataset;
+    let names = &dataset.classes.names;
     let mut wrong: Vec<(usize, f64)> = val.tally.images.iter().copied().filter(|(_, right)| *right < 1.).collect();
     wrong.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
     let (count, total, shown) = (wrong.len(), dataset.val.len(), wrong.len().min(MISTAKES));
     let more = if shown < count { format!("; the {shown} with the most are shown") } else { String::new() };
     wrong.truncate(MISTAKES);
-    let drawn = tiles(task, values, prompts, wrong.iter().map(|(index, _)| *index).collect())?;
-    let cards = wrong.into_iter().zip(drawn).map(|((index, right), tile)| {
+    let tiles = drawn.tiles(wrong.iter().map(|(index, _)| *index).collect())?;
+    let cards = wrong.into_iter().zip(tiles).map(|((index, right), tile)| {
         let sheet = report::mask_sheet_jpeg(&[tile], names)?;
         let image = decode_bytes(&sheet).map_err(|message| Error::invalid("mistakes.html", message))?;
         let text = format!("{:.1} % of its pixels are wrong", 100. * (1. - right));
@@ -101,40 +92,31 @@ fn pairs(confusion: &Confusion, names: &[String]) -> Option<PageTable> {
     (!all.is_empty()).then(|| PageTable { header, rows: all.iter().take(PAIRS).map(row).collect() })
 }
 
-fn curves(title: &str, run: &FinishedRun<PixelsFound>) -> Result<Option<String>> {
-    let curve = |name, value: &dyn Fn(&EpochRecord) -> f64| {
-        Curve::new(name, run.history.iter().map(|record| (record.epoch, value(record))))
-    };
-    let pixels = |record: &EpochRecord| {
-        record.val.as_ref().and_then(Scores::segment).map_or(f64::NAN, |metrics| metrics.pixel_acc)
-    };
-    let loss = [curve("training loss", &|r| r.train_loss)];
-    let scores = [
-        curve("validation mIoU", &|r| r.val.as_ref().map_or(f64::NAN, Scores::main)),
-        curve("validation accuracy of pixels", &pixels),
-    ];
-    report::curves_svg(title, ("loss", &loss), ("share", &scores), run.record.epoch)
+/// Draws the validation images with their masks, and those that learned values make of them.
+struct DrawnMasks<'a> {
+    task: &'a Masks,
+    plan: &'a Plan,
+    values: &'a [Param],
+    prompts: Option<&'a [Param]>,
 }
 
-/// The validation images at `chosen`, with true and predicted masks.
-fn tiles(
-    task: &SegmentTraining,
-    values: &[Param],
-    prompts: Option<&[Param]>,
-    chosen: Vec<usize>,
-) -> Result<Vec<MaskTile>> {
-    let head = task.model.bind(values)?;
-    let (total, images) = (chosen.len(), task.images(Split::Val));
-    let mut tiles = Vec::with_capacity(total);
-    let loader = MaskLoader::new(images.clone(), chosen, task.loader_options())?;
-    visit_batches(loader, total, &mut |_, _| true, |batch| {
-        let seen: Vec<&MaskImage> = batch.indices.iter().map(|&index| &images[index]).collect();
-        let input = TokenInput::Images(&batch.pixels);
-        let found = task.model.masks(&head, prompts, input, &batch.windows, &seen, &task.input)?;
-        for (image, predicted) in seen.into_iter().zip(found) {
-            tiles.push(MaskTile { image: image.image.load()?, truth: image.mask()?, predicted });
-        }
-        Ok(())
-    })?;
-    Ok(tiles)
+impl DrawnMasks<'_> {
+    /// The validation images at `chosen`.
+    fn tiles(&self, chosen: Vec<usize>) -> Result<Vec<MaskTile>> {
+        let Self { task, plan, values, prompts } = *self;
+        let head = task.model.bind(values)?;
+        let (total, images) = (chosen.len(), task.images(Split::Val));
+        let mut tiles = Vec::with_capacity(total);
+        let loader = MaskLoader::new(images.clone(), chosen, task.loader_options(plan))?;
+        visit_batches(loader, total, &mut |_, _| true, |batch| {
+            let seen: Vec<&MaskImage> = batch.indices.iter().map(|&index| &images[index]).collect();
+            let input = TokenInput::Images(&batch.pixels);
+            let found = task.model.masks(&head, prompts, input, &batch.windows, &seen, &task.input)?;
+            for (image, predicted) in seen.into_iter().zip(found) {
+                tiles.push(MaskTile { image: image.image.load()?, truth: image.mask()?, predicted });
+            }
+            Ok(())
+        })?;
+        Ok(tiles)
+    }
 }

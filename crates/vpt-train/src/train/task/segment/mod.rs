@@ -1,46 +1,60 @@
-//! Segmentation, in two stages as detection: the head alone on features that are computed once, then prompts and head.
-//!
-//! A moving average of the learned values is evaluated and kept. Evaluation is over whole images at their own resolution, put
-//! together of windows. `source` makes batches, `setup` opens everything.
+//! Segmentation: a class for each pixel. Evaluation is over whole images at their own resolution, put together of windows.
 
 mod files;
-mod setup;
-mod source;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Cow;
+use std::sync::Arc;
 
-pub(crate) use self::setup::SegmentTraining;
-use self::source::{MaskPart, SegmentBatch};
 use super::{
-    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, RunFingerprint, Scored, StagePlan,
-    StepPosition, StepResult, TaskResults, TrainTask,
+    Batches, Evaluator, FinishedRun, Scored,
+    dense::{Change, DenseBatch, DenseData, DenseStep, DenseTask, DenseTraining, DrawnRecord, Look},
 };
 use crate::{
-    config::{Plan, RunConfig},
+    config::{Plan, RunConfig, SegmentPlan, Task},
     train::{
         OpenData,
-        observer::Observer,
-        progress::{EpochRecord, EpochSums, Stage},
-        run_folder::{self, RunFolder},
+        observer::{Event, Observer},
+        progress::Stage,
     },
 };
+use rand::Rng;
 use vpt_backbone::Backbone;
-use vpt_base::{Message, Result, params::Param};
-use vpt_data::{Split, masks::MaskImage};
+use vpt_base::{Error, Result, params::Param, random::stream};
+use vpt_data::{
+    Split, SplitFile,
+    masks::{
+        MaskAugment, MaskBatch, MaskDataset, MaskImage, MaskInput, MaskLoader, MaskLoaderOptions, MaskView,
+    },
+    visit_batches,
+};
 use vpt_model::{
+    head::segment::DecodeHead,
     metrics::{PixelTally, Scores, SegmentMetrics},
     model::{
-        segment::SegmentStep,
-        task_file::{TaskFile, TaskMetrics},
+        segment::{SegmentStep, Segmenter, TokenStatistics},
+        task_file::{SegmentMeta, TaskMeta},
+        token_reader::TokenReader,
     },
-    optim::{
-        Rates,
-        schedule::{LearningRateSchedule, Schedule},
-    },
-    prompt::{PartShapes, part::Draw},
 };
+
+/// Training images whose tokens say mean and variance to a linear head.
+const NORM_IMAGES: usize = 128;
+
+/// Notes on the data that are told.
+const TOLD: usize = 5;
+
+/// A segmentation run.
+pub(crate) type SegmentTraining = DenseTraining<Masks>;
+
+/// Masks to be learned, and a model that learns them.
+pub(crate) struct Masks {
+    segment: SegmentPlan,
+    model: Segmenter,
+    dataset: MaskDataset,
+    input: MaskInput,
+    images: [Arc<[MaskImage]>; 3],
+}
 
 /// Counts over the images of a part.
 pub(crate) struct PartTally {
@@ -61,144 +75,171 @@ impl Scored for PixelsFound {
     }
 }
 
-impl TrainTask for SegmentTraining {
-    const EVAL_BATCH: usize = source::EVAL_BATCH;
-    type Source = MaskPart;
-    type Batch = SegmentBatch;
+impl DenseData for MaskDataset {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn classes(&self) -> Vec<String> {
+        self.classes.names.clone()
+    }
+
+    fn images(&self, split: Split) -> usize {
+        self.part(split).len()
+    }
+
+    fn fingerprint(&self) -> String {
+        self.fingerprint()
+    }
+
+    fn split_file(&self) -> SplitFile {
+        self.split_file()
+    }
+}
+
+impl DenseTask for Masks {
+    const TASK: Task = Task::Segment;
+    const EVAL_BATCH: usize = 8;
+    const MEANS: &'static [&'static str] = &["train_pixel_acc"];
+    type Data = MaskDataset;
+    /// The classes in the cells of a window, `[L, L]`; none where nothing is learned.
+    type Target = Vec<u16>;
     type Tally = PartTally;
     type Evaluation = PixelsFound;
 
-    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Option<Self>> {
-        Self::new(config, given, observer).map(Some)
+    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<MaskDataset> {
+        let mut dataset = match given {
+            Some(given) => given.segment()?,
+            None => MaskDataset::open(&config.data, config.seed_of_parts())?,
+        };
+        observer.event(&Event::Note(&format!("{}: {}", dataset.name, dataset.split_note)));
+        let left_out = dataset.refuse_faults(config.skip_bad_images)?
+            + dataset.leave_out_unreadable(config.skip_bad_images)?.len();
+        if left_out > 0 {
+            observer.event(&Event::Note(&format!("{left_out} images and masks that cannot be used are left out")));
+        }
+        for note in dataset.notes.iter().take(TOLD) {
+            observer.event(&Event::Note(&note.to_string()));
+        }
+        if let Some(more) = dataset.notes.len().checked_sub(TOLD).filter(|more| *more > 0) {
+            let note = format!("{more} more findings in the data: see `vpt data check {}`", config.data);
+            observer.event(&Event::Note(&note));
+        }
+        Ok(dataset)
     }
 
-    fn plan(&self) -> &Plan {
-        &self.plan
+    fn new(dataset: MaskDataset, backbone: Arc<Backbone>, plan: &Plan) -> Result<Self> {
+        let segment = plan.segment.ok_or_else(|| Error::setting("task", "not segmentation"))?;
+        let (shape, blocks) = Segmenter::shape(&backbone, segment.decode_head, dataset.classes.names.len());
+        let (preprocess, side) = (backbone.preprocess.clone(), backbone.vit.image_size());
+        let input = MaskInput { preprocess, side, cells: shape.cells(), tiles: segment.tiles };
+        input.check()?;
+        let model = Segmenter::new(backbone, plan.parts.tokens(), shape, &blocks, plan.threads)?;
+        let images = Split::ALL.map(|split| dataset.part(split).into());
+        Ok(Self { segment, model, dataset, input, images })
     }
 
-    fn backbone(&self) -> &Backbone {
-        self.model.reader().backbone()
+    fn dataset(&self) -> &MaskDataset {
+        &self.dataset
     }
 
-    fn data(&self) -> DataSummary<'_> {
-        DataSummary {
-            name: &self.dataset.name,
-            classes: Cow::Borrowed(&self.dataset.classes.names),
-            images: Split::ALL.map(|split| self.dataset.part(split).len()),
-            content_hash: None,
+    fn reader(&self) -> &TokenReader {
+        self.model.reader()
+    }
+
+    fn init(&self, seed: u64) -> Result<Vec<Param>> {
+        self.model.init(seed)
+    }
+
+    /// Gives a linear head the statistics of the training images.
+    fn begin(&self, plan: &Plan, params: &mut [Param], observer: &mut dyn Observer) -> Result<bool> {
+        if self.model.head().kind != DecodeHead::Linear {
+            return Ok(true);
+        }
+        let count = self.dataset.train.len();
+        let total = count.min(NORM_IMAGES);
+        let rng = &mut stream(plan.config.seed, "norm of tokens", 0, 0);
+        let mut order = rand::seq::index::sample(rng, count, total).into_vec();
+        order.sort_unstable();
+        let loader = MaskLoader::new(self.images(Split::Train), order, self.loader_options(plan))?;
+        let mut statistics = TokenStatistics::new(self.model.head().width);
+        let go_on = &mut |done, total| observer.goes_on(&Event::Features { split: Split::Train, done, total });
+        let all = visit_batches(loader, total, go_on, |batch| {
+            statistics.add(&self.model.reader().features(&batch.pixels)?);
+            Ok(())
+        })?;
+        if all {
+            self.model.set_norm(params, &statistics)?;
+        }
+        Ok(all)
+    }
+
+    fn change(&self, split: Split, stage: Stage) -> Change {
+        match self.augment(split, stage) {
+            MaskAugment { scale: Some(_), .. } => Change::Any,
+            MaskAugment { flip: true, .. } => Change::Flip,
+            MaskAugment { .. } => Change::Nothing,
         }
     }
 
-    fn fingerprint(&self) -> &RunFingerprint {
-        &self.fingerprint
+    fn windows(&self, split: Split) -> Result<Vec<usize>> {
+        let windows = |image: &MaskImage| Ok(self.input.windows(image.width, image.height)?.len());
+        self.dataset.part(split).iter().map(windows).collect()
     }
 
-    fn write_parts(&self, folder: &RunFolder) -> Result<()> {
-        folder.write(run_folder::SPLIT, self.dataset.split_file().to_json())
-    }
-
-    fn stages(&self) -> Vec<StagePlan> {
-        let head = self.segment.head_epochs;
-        let prompts = self.plan.epochs - head;
-        let stages =
-            [(Stage::Head, head), (Stage::Prompts, prompts)].map(|(stage, epochs)| StagePlan { stage, epochs });
-        stages.into_iter().filter(|stage| stage.epochs > 0).collect()
-    }
-
-    fn averaging(&self) -> Averaging {
-        Averaging::Steps { decay: self.segment.ema }
-    }
-
-    fn schedule(&self, epochs: usize) -> LearningRateSchedule {
-        let total = (epochs * self.dataset.train.len().div_ceil(self.plan.batch_size)) as u64;
-        LearningRateSchedule::Steps(Schedule { total, warmup: (self.segment.warmup * total as f64).round() as u64 })
-    }
-
-    fn rates(&self, lr: f64) -> Rates {
-        self.plan.detection_rates(lr)
-    }
-
-    fn recorded_lr(&self, lr: f64) -> f64 {
-        self.rates(lr).head.lr
-    }
-
-    fn initial(&mut self, fresh: bool, observer: &mut dyn Observer) -> Result<Option<Vec<Param>>> {
-        let mut params = self.model.init(self.plan.config.seed)?;
-        Ok(source::begin(self, &mut params, fresh, observer)?.then_some(params))
-    }
-
-    fn epoch_images(&self) -> usize {
-        self.dataset.train.len()
-    }
-
-    fn source(
+    fn load(
         &self,
+        plan: &Plan,
         split: Split,
-        stage: Stage,
-        folder: &RunFolder,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<MaskPart>> {
-        MaskPart::new(self, split, stage, folder.path(), observer)
-    }
-
-    fn final_source(&self, split: Split, _: &mut dyn Observer) -> Result<Option<MaskPart>> {
-        Ok(Some(MaskPart::of_images(self, split)))
-    }
-
-    fn batches<'a>(
-        &'a self,
-        source: &'a MaskPart,
-        stage: Stage,
-        order: &'a [usize],
-        epoch: usize,
+        order: Vec<usize>,
+        look: Look,
         size: usize,
-    ) -> Result<Batches<'a, SegmentBatch>> {
-        source.batches(self, stage, order, epoch, size)
-    }
-
-    fn step(&self, params: &[Param], _: &MaskPart, batch: &SegmentBatch, at: StepPosition) -> Result<StepResult> {
-        let Self { plan, model, .. } = self;
-        let (seed, epoch, step) = (plan.config.seed, at.epoch, at.in_stage);
-        let dropout = plan.dropout().first().copied().filter(|_| at.stage == Stage::Prompts).unwrap_or(0.);
-        let draw = Draw { seed, epoch, step, indices: &batch.indices, dropout, part: 0 };
-        let step = SegmentStep {
-            input: batch.input(),
-            labels: &batch.labels,
-            drawn: model.reader().draw(&draw),
-            micro_batch: plan.config.micro_batch,
+    ) -> Result<Batches<'static, DenseBatch<Vec<u16>>>> {
+        let plain = MaskLoaderOptions { labels: split == Split::Train, batch: size, ..self.loader_options(plan) };
+        let options = match look {
+            Look::Plain { mirror } => MaskLoaderOptions { view: MaskView::Windows { mirror }, ..plain },
+            Look::Random { stage, epoch } => {
+                MaskLoaderOptions { view: MaskView::Random(self.augment(split, stage)), epoch, ..plain }
+            }
         };
-        let (loss, gradients) = model.step(params, &step)?;
+        let loader = MaskLoader::new(self.images(split), order, options)?;
+        let cells = self.input.cells * self.input.cells;
+        Ok(Box::new(loader.map(move |batch| {
+            let MaskBatch { pixels, labels, windows, indices } = batch?;
+            let count = windows.iter().sum();
+            let of_window = |window: usize| labels.get(window * cells..(window + 1) * cells).unwrap_or_default().to_vec();
+            Ok(DenseBatch::of_images(pixels, (0..count).map(of_window).collect(), windows, indices))
+        })))
+    }
+
+    fn draw_record(&self, plan: &Plan, drawn: DrawnRecord) -> usize {
+        let DrawnRecord { index, epoch, windows, looks } = drawn;
+        let rng = &mut stream(plan.config.seed, "cached window", epoch, index as u64);
+        rng.random_range(windows) * looks + rng.random_range(0..looks)
+    }
+
+    fn step(&self, step: DenseStep<Vec<u16>>) -> Result<(Vec<f64>, Vec<Vec<f32>>)> {
+        let DenseStep { params, batch, drawn, micro_batch } = step;
+        let labels = batch.targets.concat();
+        let step = SegmentStep { input: batch.input(), labels: &labels, drawn, micro_batch };
+        let (loss, gradients) = self.model.step(params, &step)?;
         let cells = loss.cells.max(1) as f64;
-        let losses = vec![loss.sum / cells, loss.right as f64 / cells];
-        Ok(StepResult { losses, correct: 0, gradients, votes: Vec::new() })
+        Ok((vec![loss.sum / cells, loss.right as f64 / cells], gradients))
     }
 
-    fn diverged(&self, what: &str, at: StepPosition, _: f64) -> Message {
-        let (step, epoch) = (at.in_epoch + 1, at.epoch);
-        let message = Message::from(format!("{what} not finite in step {step} of epoch {epoch}; try a lower "));
-        message.field("lr").text(" or ").field("head_lr")
-    }
-
-    fn means(&self, sums: &EpochSums) -> EpochMeans {
-        let mut means = sums.losses.iter().map(|sum| sum / sums.steps.max(1) as f64);
-        let loss = means.next().unwrap_or_default();
-        EpochMeans { loss, others: means.map(|right| ("train_pixel_acc", right)).collect(), acc1: None }
-    }
-
-    fn tally(&self, _: bool) -> PartTally {
+    fn tally(&self) -> PartTally {
         PartTally { pixels: PixelTally::new(self.dataset.classes.names.len()), images: Vec::new() }
     }
 
     fn evaluator<'a>(
         &'a self,
+        split: Split,
         params: &'a [Param],
-        source: &'a MaskPart,
-        stage: Stage,
+        prompts: Option<&'a [Param]>,
         tally: &'a mut PartTally,
-    ) -> Result<Evaluator<'a, SegmentBatch>> {
-        let part = self.dataset.part(source.split());
+    ) -> Result<Evaluator<'a, DenseBatch<Vec<u16>>>> {
+        let part = self.dataset.part(split);
         let head = self.model.bind(params)?;
-        let prompts = if stage == Stage::Head { None } else { Some(params) };
         Ok(Box::new(move |batch| {
             let images: Vec<&MaskImage> = batch.indices.iter().map(|&index| &part[index]).collect();
             let found = self.model.masks(&head, prompts, batch.input(), &batch.windows, &images, &self.input)?;
@@ -217,30 +258,49 @@ impl TrainTask for SegmentTraining {
         Ok(PixelsFound { tally, metrics })
     }
 
-    fn task_file(
-        &self,
-        values: &[Param],
-        record: &EpochRecord,
-        test: Option<Scores>,
-        _: Option<&PixelsFound>,
-    ) -> Result<TaskFile> {
-        let metrics = TaskMetrics { epoch: record.epoch, val: record.val.clone(), test };
-        let mut meta = self.task_meta(metrics)?;
-        let params = if record.stage == Stage::Head {
-            // Prompts that have not learned yet would only disturb.
-            meta.parts = PartShapes::NONE;
-            self.model.reader().without_prompts(values)
-        } else {
-            values.to_vec()
-        };
-        Ok(TaskFile { meta, params })
+    fn describe(&self, _: &Plan, meta: TaskMeta, _: Option<&PixelsFound>) -> TaskMeta {
+        meta.with_segmenter(SegmentMeta {
+            head: *self.model.head(),
+            blocks: self.model.reader().blocks(),
+            tiles: self.segment.tiles,
+            indices: self.dataset.classes.indices(),
+        })
     }
 
-    fn results(&self, _: &PixelsFound, _: &PixelsFound) -> TaskResults {
-        TaskResults::default()
+    fn write_files(&self, plan: &Plan, title: &str, run: &FinishedRun<PixelsFound>) -> Result<()> {
+        files::write(self, plan, title, run)
+    }
+}
+
+impl Masks {
+    /// The images of a part, for a loader.
+    fn images(&self, split: Split) -> Arc<[MaskImage]> {
+        self.images[split as usize].clone()
     }
 
-    fn write_files(&self, run: &FinishedRun<PixelsFound>) -> Result<()> {
-        files::write(self, run)
+    /// Random changes to the images of a part. A head that prompts will follow learns from features computed once; one that
+    /// learns alone to the end sees all that was asked for.
+    fn augment(&self, split: Split, stage: Stage) -> MaskAugment {
+        let augment = self.segment.augment;
+        match (split, stage) {
+            (Split::Train, Stage::Head) if self.model.reader().layout().is_some() => {
+                MaskAugment { scale: None, ..augment }
+            }
+            (Split::Train, _) => augment,
+            _ => MaskAugment::default(),
+        }
+    }
+
+    /// How a part is read when nothing is random and nothing is learned; the caller sets what differs.
+    fn loader_options(&self, plan: &Plan) -> MaskLoaderOptions {
+        MaskLoaderOptions {
+            input: self.input.clone(),
+            view: MaskView::Windows { mirror: false },
+            labels: false,
+            seed: plan.config.seed,
+            epoch: 0,
+            batch: Self::EVAL_BATCH,
+            threads: plan.threads,
+        }
     }
 }

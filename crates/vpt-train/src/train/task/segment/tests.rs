@@ -10,47 +10,32 @@ use crate::{
     config::{RunConfig, Task},
     eval::evaluate_masks,
     train::{
-        Outcome, Silent, resume, run, run_folder,
-        tests::{Cut, backbone, bytes, content, diverges, finish, finished, is_refused_as_another},
+        Outcome, Silent, run, run_folder,
+        task::dense::tests::{
+            config as dense_config, control_is_linear, drawn, leaves_a_whole_folder, resumes_to_the_same_bytes,
+            survives_kills,
+        },
+        tests::{Cut, backbone, bytes, content, diverges, finish, is_refused_as_another},
     },
 };
 use vpt_data::{
     Split,
     masks::{ClassMask, MaskDataset},
-    shapes::{ShapesConfig, ShapesTask, write_masks},
+    shapes::{ShapesTask, write_masks},
 };
 use vpt_model::{
     head::{HeadKind, segment::DecodeHead},
     methods::Method,
     metrics::Scores,
     model::{SegmentTask, TaskOptions, task_file::TaskFile},
-    prompt::tokens::PromptLayers,
 };
 
-/// 15 images to train on, 3 and 6 for the rest, of 48 x 48 pixels.
 fn workplace() -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let config = ShapesConfig { images: 24, size: 48, task: ShapesTask::Segment, ..ShapesConfig::default() };
-    assert_eq!(write_masks(&dir.path().join("data"), &config).unwrap(), [15, 3, 6]);
-    dir
+    drawn(ShapesTask::Segment, write_masks)
 }
 
-/// Four epochs of three steps, two of them with the head alone, at 32 pixels: 4 x 4 tokens.
 fn config(dir: &TempDir, method: Method) -> RunConfig {
-    let last = Some(PromptLayers::Last(1)).filter(|_| method == Method::VPT_DEEP);
-    RunConfig {
-        backbone: backbone(),
-        task: Task::Segment,
-        data: dir.path().join("data").display().to_string(),
-        method,
-        epochs: Some(4),
-        head_epochs: (method != Method::LINEAR).then_some(2),
-        batch_size: Some(5),
-        image_size: Some(32),
-        threads: Some(2),
-        ..RunConfig::default()
-    }
-    .with_options(|o| o.tokens.prompt_layers = last)
+    dense_config(dir, Task::Segment, method)
 }
 
 /// Puts a strip of no class beside every image, so that each has two windows.
@@ -80,26 +65,9 @@ fn open(folder: &Path) -> SegmentTask {
 fn a_run_learns_and_leaves_a_whole_folder_whose_task_tells_pixels_apart_as_it_did() {
     let dir = workplace();
     widen(&dir);
-    let config = RunConfig { epochs: Some(10), head_epochs: Some(7), ..config(&dir, Method::VPT_DEEP) };
-    let (folder, results) = finish(&config, &dir);
-    assert_eq!(folder, dir.path().join("runs/segment/data-vpt-deep-1"));
-    for name in [
-        run_folder::CONFIG,
-        run_folder::ENVIRONMENT,
-        run_folder::SPLIT,
-        run_folder::METRICS,
-        run_folder::RESULTS,
-        run_folder::BEST,
-        run_folder::LAST,
-        run_folder::CHECKPOINT,
-        run_folder::CURVES,
-        run_folder::CONFUSION,
-        run_folder::VAL_PREDICTIONS,
-        run_folder::MISTAKES,
-    ] {
-        assert!(folder.join(name).is_file(), "{name}");
-    }
-    assert_eq!((results.task, results.classes, results.train_images), (Task::Segment, 9, 15));
+    let folder = dir.path().join("runs/segment/data-vpt-deep-1");
+    let results = leaves_a_whole_folder(&config(&dir, Method::VPT_DEEP), &dir, &[]);
+    assert_eq!((results.task, results.classes), (Task::Segment, 9));
     let lines = content(&folder).2;
     let losses: Vec<f64> = lines.iter().map(|line| line["train_loss"].as_f64().unwrap()).collect();
     assert!(losses[6] < 0.8 * losses[0], "{losses:?}");
@@ -124,7 +92,7 @@ fn a_run_that_is_stopped_anywhere_ends_with_the_same_bytes() {
     let wide = workplace();
     widen(&wide);
     let linear = Some(DecodeHead::Linear);
-    let cases = [
+    let cases = vec![
         ("cached prefixes", &wide, config(&wide, Method::VPT_DEEP), vec![2, 5, 9, 14]),
         (
             "a linear head",
@@ -141,48 +109,20 @@ fn a_run_that_is_stopped_anywhere_ends_with_the_same_bytes() {
         ),
         ("linear", &square, RunConfig { decode_head: linear, ..config(&square, Method::LINEAR) }, vec![2, 7, 15]),
     ];
-    for (what, dir, config, stops) in cases {
-        let (whole, results) = finish(&config, dir);
-        for stop_after in stops {
-            let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
-            let Outcome::Interrupted { folder: Some(folder) } = outcome else {
-                panic!("{what}, {stop_after}: {outcome:?}")
-            };
-            assert!(!folder.join(run_folder::RESULTS).exists());
-            let (again, resumed) = finished(resume(&folder, &mut Silent));
-            assert_eq!(again, folder);
-            assert!(content(&folder) == content(&whole), "{what}: stopped after {stop_after} batches");
-            assert_eq!((&resumed.test, resumed.best_epoch), (&results.test, results.best_epoch));
-            assert_eq!(resumed.head_only, results.head_only);
-        }
-    }
+    resumes_to_the_same_bytes(cases, &[]);
 }
 
 #[test]
 fn a_killed_run_goes_on_from_its_last_checkpoint() {
     let dir = workplace();
-    let config = config(&dir, Method::VPT_DEEP);
-    let (whole, _) = finish(&config, &dir);
-    for (stop_after, killed_after) in [(2, 1), (6, 9), (13, 4)] {
-        let outcome = run(&config, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
-        let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
-        let copied = dir.path().join(format!("copy-{stop_after}-{killed_after}"));
-        finished(resume(&folder, &mut Cut::copying(killed_after, &copied)));
-        finished(resume(&copied, &mut Silent));
-        assert!(content(&copied) == content(&whole), "{stop_after} {killed_after}");
-    }
+    survives_kills(&config(&dir, Method::VPT_DEEP), &dir, &[(2, 1), (6, 9), (13, 4)]);
 }
 
 #[test]
 fn the_control_is_what_method_linear_learns() {
     let dir = workplace();
-    let (prompted, results) = finish(&config(&dir, Method::VPT_DEEP), &dir);
-    let (linear, alone) = finish(&RunConfig { epochs: Some(2), ..config(&dir, Method::LINEAR) }, &dir);
-    assert_eq!(content(&prompted).2[..2], content(&linear).2);
-    let control = results.head_only.unwrap();
-    assert_eq!((control.best_epoch, control.val, control.test), (alone.best_epoch, alone.val, alone.test));
-    assert_eq!(results.trainable_params, alone.trainable_params + 10 * 32);
-    let task = TaskFile::open(&linear).unwrap();
+    control_is_linear(&config(&dir, Method::VPT_DEEP), &config(&dir, Method::LINEAR), &dir);
+    let task = TaskFile::open(&dir.path().join("runs/segment/data-linear-1")).unwrap();
     assert_eq!((task.meta.parts.len(), task.meta.segment.unwrap().blocks), (0, vec![1, 2, 3]));
 }
 

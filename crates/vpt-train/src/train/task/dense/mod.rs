@@ -1,0 +1,362 @@
+//! Tasks on patch tokens, in two stages: the head alone on features that are computed once, then prompts and head together.
+//!
+//! A moving average of the learned values is evaluated and kept. The head as it is after the first stage is the control that
+//! prompts are reported beside. [`DenseTask`] is what differs between such tasks; `source` makes batches, `token_store` keeps
+//! features, `setup` opens everything.
+
+mod files;
+mod setup;
+mod source;
+#[cfg(test)]
+pub(super) mod tests;
+mod token_store;
+
+pub(super) use self::files::{curves, shown};
+pub(crate) use self::setup::working_size;
+use self::source::DenseSource;
+pub(super) use self::source::{DenseBatch, DrawnRecord, Look};
+use super::{
+    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, RunFingerprint, Scored, StagePlan,
+    StepPosition, StepResult, TaskResults, TrainTask,
+};
+use crate::{
+    config::{DensePlan, Plan, RunConfig, Task},
+    train::{
+        OpenData,
+        observer::Observer,
+        progress::{EpochRecord, EpochSums, Stage},
+        run_folder::{self, RunFolder},
+    },
+};
+use std::sync::Arc;
+use vpt_backbone::Backbone;
+use vpt_base::{Message, Result, params::Param};
+use vpt_data::{Split, SplitFile};
+use vpt_model::{
+    metrics::Scores,
+    model::{
+        task_file::{TaskFile, TaskMeta, TaskMetrics},
+        token_reader::TokenReader,
+    },
+    optim::{
+        Rates,
+        schedule::{LearningRateSchedule, Schedule},
+    },
+    prompt::{
+        PartShapes,
+        part::{Draw, Drawn},
+    },
+};
+
+/// How the images of a part are changed at random while they are learned from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Not at all.
+    Nothing,
+    /// Left and right are exchanged in half of them.
+    Flip,
+    /// In so many ways that not all can be computed once.
+    Any,
+}
+
+/// What is learned in a step.
+pub(super) struct DenseStep<'a, T> {
+    /// The learned values.
+    pub(super) params: &'a [Param],
+    /// The images, and what is in them.
+    pub(super) batch: &'a DenseBatch<T>,
+    /// What was drawn at random for the prompt tokens.
+    pub(super) drawn: Drawn,
+    /// Images whose activations are in memory at once.
+    pub(super) micro_batch: Option<usize>,
+}
+
+/// A task whose head reads patch tokens: its data, its model, and what it makes of them.
+pub(crate) trait DenseTask: Sized + 'static {
+    /// Its name.
+    const TASK: Task;
+
+    /// Images that go through the backbone at a time when nothing is learned.
+    const EVAL_BATCH: usize;
+
+    /// The means behind the loss that records tell, in the order of a step's losses.
+    const MEANS: &'static [&'static str];
+
+    /// The data, open.
+    type Data: DenseData;
+
+    /// What is known of an image, or of a window of one.
+    type Target: Clone + 'static;
+
+    /// Running sums of an evaluation.
+    type Tally;
+
+    /// Its outcome.
+    type Evaluation: Scored;
+
+    /// Opens the data, unless it is `given`, without what cannot be used, and notes what there is to know of it.
+    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Self::Data>;
+
+    /// Puts `data` and a model on `backbone` together.
+    fn new(data: Self::Data, backbone: Arc<Backbone>, plan: &Plan) -> Result<Self>;
+
+    /// The data.
+    fn dataset(&self) -> &Self::Data;
+
+    /// What the head reads, and the prompts.
+    fn reader(&self) -> &TokenReader;
+
+    /// Fresh learned values: the prompts, if there are any, then the head.
+    fn init(&self, seed: u64) -> Result<Vec<Param>>;
+
+    /// Gives the head what it takes of the training images before the first step; `false` when the observer asked to stop.
+    fn begin(&self, _: &Plan, _: &mut [Param], _: &mut dyn Observer) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// What happens to the images of `split` while they are learned from in `stage`.
+    fn change(&self, split: Split, stage: Stage) -> Change;
+
+    /// Windows of each image of `split`, where not all of it is seen at once.
+    fn windows(&self, split: Split) -> Result<Vec<usize>>;
+
+    /// The images of `split` at `order`, seen as `look` says, in batches of `size`.
+    fn load(
+        &self,
+        plan: &Plan,
+        split: Split,
+        order: Vec<usize>,
+        look: Look,
+        size: usize,
+    ) -> Result<Batches<'static, DenseBatch<Self::Target>>>;
+
+    /// Which of the records computed of a training image is seen in an epoch.
+    fn draw_record(&self, plan: &Plan, drawn: DrawnRecord) -> usize;
+
+    /// The loss and other means of it ([`Self::MEANS`]), and the gradient of each learned tensor.
+    fn step(&self, step: DenseStep<Self::Target>) -> Result<(Vec<f64>, Vec<Vec<f32>>)>;
+
+    /// An evaluation of no images yet.
+    fn tally(&self) -> Self::Tally;
+
+    /// Adds what the head with the values `params` makes of a batch of `split` to `tally`; with `prompts`, where these have
+    /// learned.
+    fn evaluator<'a>(
+        &'a self,
+        split: Split,
+        params: &'a [Param],
+        prompts: Option<&'a [Param]>,
+        tally: &'a mut Self::Tally,
+    ) -> Result<Evaluator<'a, DenseBatch<Self::Target>>>;
+
+    /// Outcome of `tally`, taken over all images of `split`.
+    fn conclude(&self, tally: Self::Tally, split: Split) -> Result<Self::Evaluation>;
+
+    /// Adds what a task file says of the head; `val` is known at the end.
+    fn describe(&self, plan: &Plan, meta: TaskMeta, val: Option<&Self::Evaluation>) -> TaskMeta;
+
+    /// Writes pictures and what else belongs to this task only.
+    fn write_files(&self, plan: &Plan, title: &str, run: &FinishedRun<Self::Evaluation>) -> Result<()>;
+}
+
+/// The data of a [`DenseTask`].
+pub(crate) trait DenseData {
+    /// Its name.
+    fn name(&self) -> &str;
+
+    /// Names of the classes.
+    fn classes(&self) -> Vec<String>;
+
+    /// Images in `split`.
+    fn images(&self, split: Split) -> usize;
+
+    /// Stands for all of it.
+    fn fingerprint(&self) -> String;
+
+    /// Which images are in which part.
+    fn split_file(&self) -> SplitFile;
+}
+
+/// A run of a [`DenseTask`] with everything it needs that does not change.
+pub(crate) struct DenseTraining<D> {
+    plan: Plan,
+    dense: DensePlan,
+    own: D,
+    /// Stands for configuration, data and backbone in checkpoints.
+    fingerprint: RunFingerprint,
+}
+
+impl<D: DenseTask> TrainTask for DenseTraining<D> {
+    const EVAL_BATCH: usize = D::EVAL_BATCH;
+    type Source = DenseSource<D::Target>;
+    type Batch = DenseBatch<D::Target>;
+    type Tally = D::Tally;
+    type Evaluation = D::Evaluation;
+
+    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Option<Self>> {
+        Self::new(config, given, observer).map(Some)
+    }
+
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn backbone(&self) -> &Backbone {
+        self.own.reader().backbone()
+    }
+
+    fn data(&self) -> DataSummary<'_> {
+        let data = self.own.dataset();
+        DataSummary {
+            name: data.name(),
+            classes: data.classes().into(),
+            images: Split::ALL.map(|split| data.images(split)),
+            content_hash: None,
+        }
+    }
+
+    fn fingerprint(&self) -> &RunFingerprint {
+        &self.fingerprint
+    }
+
+    fn write_parts(&self, folder: &RunFolder) -> Result<()> {
+        folder.write(run_folder::SPLIT, self.own.dataset().split_file().to_json())
+    }
+
+    fn stages(&self) -> Vec<StagePlan> {
+        let head = self.dense.head_epochs;
+        let prompts = self.plan.epochs - head;
+        let stages =
+            [(Stage::Head, head), (Stage::Prompts, prompts)].map(|(stage, epochs)| StagePlan { stage, epochs });
+        stages.into_iter().filter(|stage| stage.epochs > 0).collect()
+    }
+
+    fn averaging(&self) -> Averaging {
+        Averaging::Steps { decay: self.dense.ema }
+    }
+
+    fn schedule(&self, epochs: usize) -> LearningRateSchedule {
+        let total = (epochs * self.epoch_images().div_ceil(self.plan.batch_size)) as u64;
+        LearningRateSchedule::Steps(Schedule { total, warmup: (self.dense.warmup * total as f64).round() as u64 })
+    }
+
+    fn rates(&self, lr: f64) -> Rates {
+        self.plan.detection_rates(lr)
+    }
+
+    fn recorded_lr(&self, lr: f64) -> f64 {
+        self.rates(lr).head.lr
+    }
+
+    fn initial(&mut self, fresh: bool, observer: &mut dyn Observer) -> Result<Option<Vec<Param>>> {
+        let mut params = self.own.init(self.plan.config.seed)?;
+        let begun = !fresh || self.own.begin(&self.plan, &mut params, observer)?;
+        Ok(begun.then_some(params))
+    }
+
+    fn epoch_images(&self) -> usize {
+        self.own.dataset().images(Split::Train)
+    }
+
+    fn source(
+        &self,
+        split: Split,
+        stage: Stage,
+        folder: &RunFolder,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Self::Source>> {
+        DenseSource::new(&self.own, &self.plan, (split, stage), folder.path(), observer)
+    }
+
+    fn final_source(&self, split: Split, _: &mut dyn Observer) -> Result<Option<Self::Source>> {
+        Ok(Some(DenseSource::of_images(&self.own, split)))
+    }
+
+    fn batches<'a>(
+        &'a self,
+        source: &'a Self::Source,
+        stage: Stage,
+        order: &'a [usize],
+        epoch: usize,
+        size: usize,
+    ) -> Result<Batches<'a, Self::Batch>> {
+        source.batches(&self.own, &self.plan, stage, order, epoch, size)
+    }
+
+    fn step(&self, params: &[Param], _: &Self::Source, batch: &Self::Batch, at: StepPosition) -> Result<StepResult> {
+        let Self { plan, own, .. } = self;
+        let (seed, epoch, step) = (plan.config.seed, at.epoch, at.in_stage);
+        let dropout = plan.dropout().first().copied().filter(|_| at.stage == Stage::Prompts).unwrap_or(0.);
+        let draw = Draw { seed, epoch, step, indices: &batch.indices, dropout, part: 0 };
+        let (drawn, micro_batch) = (own.reader().draw(&draw), plan.config.micro_batch);
+        let (losses, gradients) = own.step(DenseStep { params, batch, drawn, micro_batch })?;
+        Ok(StepResult { losses, correct: 0, gradients, votes: Vec::new() })
+    }
+
+    fn diverged(&self, what: &str, at: StepPosition, _: f64) -> Message {
+        let (step, epoch) = (at.in_epoch + 1, at.epoch);
+        let message = Message::from(format!("{what} not finite in step {step} of epoch {epoch}; try a lower "));
+        message.field("lr").text(" or ").field("head_lr")
+    }
+
+    fn means(&self, sums: &EpochSums) -> EpochMeans {
+        let mut means = sums.losses.iter().map(|sum| sum / sums.steps.max(1) as f64);
+        let loss = means.next().unwrap_or_default();
+        EpochMeans { loss, others: D::MEANS.iter().copied().zip(means).collect(), acc1: None }
+    }
+
+    fn tally(&self, _: bool) -> D::Tally {
+        self.own.tally()
+    }
+
+    fn evaluator<'a>(
+        &'a self,
+        params: &'a [Param],
+        source: &'a Self::Source,
+        stage: Stage,
+        tally: &'a mut D::Tally,
+    ) -> Result<Evaluator<'a, Self::Batch>> {
+        self.own.evaluator(source.split(), params, with_prompts(params, stage), tally)
+    }
+
+    fn conclude(&self, tally: D::Tally, split: Split) -> Result<D::Evaluation> {
+        self.own.conclude(tally, split)
+    }
+
+    fn task_file(
+        &self,
+        values: &[Param],
+        record: &EpochRecord,
+        test: Option<Scores>,
+        val: Option<&D::Evaluation>,
+    ) -> Result<TaskFile> {
+        let Self { plan, own, .. } = self;
+        let metrics = TaskMetrics { epoch: record.epoch, val: record.val.clone(), test };
+        let backbone = self.backbone();
+        let meta = plan.task_meta(backbone, own.dataset().classes(), backbone.preprocess.clone(), metrics)?;
+        let mut meta = own.describe(plan, meta, val);
+        let params = if record.stage == Stage::Head {
+            // Prompts that have not learned yet would only disturb.
+            meta.parts = PartShapes::NONE;
+            own.reader().without_prompts(values)
+        } else {
+            values.to_vec()
+        };
+        Ok(TaskFile { meta, params })
+    }
+
+    fn results(&self, _: &D::Evaluation, _: &D::Evaluation) -> TaskResults {
+        TaskResults::default()
+    }
+
+    fn write_files(&self, run: &FinishedRun<D::Evaluation>) -> Result<()> {
+        let (backbone, data) = (&self.backbone().name, self.own.dataset().name());
+        let title = format!("{}, {backbone} on {data}", self.plan.config.method);
+        self.own.write_files(&self.plan, &title, run)
+    }
+}
+
+/// The prompts among `params`, unless only the head has learned.
+pub(super) fn with_prompts(params: &[Param], stage: Stage) -> Option<&[Param]> {
+    (stage != Stage::Head).then_some(params)
+}

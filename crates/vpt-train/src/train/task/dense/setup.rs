@@ -1,0 +1,63 @@
+//! From a configuration to everything that a run on patch tokens needs: data set, backbone, plan, model.
+
+use std::{path::Path, sync::Arc};
+
+use super::{DenseData, DenseTask, DenseTraining};
+use crate::{
+    config::{RunConfig, RunContext},
+    train::{
+        OpenData,
+        observer::{Event, Observer},
+        task::RunFingerprint,
+    },
+};
+use vpt_backbone::{Backbone, OpenOptions, registry::locate};
+use vpt_base::{Error, Result};
+use vpt_data::Split;
+
+/// Tokens a side that a head works with unless told otherwise: fewer where patches are so large that a detector's head doubles
+/// them.
+const GRID: usize = 16;
+const COARSE_GRID: usize = 12;
+const COARSE_PATCH: usize = 32;
+
+/// Side of the images that `backbone` sees unless told otherwise, in pixels: more than in classification, since small objects
+/// have to be told apart.
+pub(crate) fn working_size(backbone: &str, weights_dir: Option<&Path>) -> Result<usize> {
+    let patch = locate(backbone, weights_dir)?.spec()?.patch_size;
+    Ok(patch * if patch >= COARSE_PATCH { COARSE_GRID } else { GRID })
+}
+
+impl<D: DenseTask> DenseTraining<D> {
+    /// Opens data, unless it is `given`, and backbone.
+    pub(super) fn new(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Self> {
+        let data = D::open(config, given, observer)?;
+        let weights_dir = config.weights_dir.clone();
+        let size = match config.image_size {
+            Some(size) => size,
+            None => working_size(&config.backbone, weights_dir.as_deref())?,
+        };
+        let open = OpenOptions {
+            weights_dir,
+            image_size: Some(size),
+            precision: config.precision,
+            max_memory: config.max_memory,
+            compute: config.compute(),
+        };
+        let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
+        backbone.note().iter().for_each(|note| observer.event(&Event::Note(note)));
+        let plan = config.resolve(&RunContext {
+            task: D::TASK,
+            depth: backbone.vit.depth(),
+            text_depth: None,
+            shots: None,
+            image_size: size,
+            train_images: data.images(Split::Train),
+        })?;
+        let dense = plan.dense.ok_or_else(|| Error::setting("task", format!("not {}", D::TASK)))?;
+        let own = D::new(data, backbone, &plan)?;
+        let data = own.dataset().fingerprint();
+        let fingerprint = RunFingerprint::new(&plan, &[data.as_bytes()], own.reader().backbone())?;
+        Ok(Self { plan, dense, own, fingerprint })
+    }
+}

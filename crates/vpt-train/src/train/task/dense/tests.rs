@@ -1,0 +1,126 @@
+//! What whole runs on patch tokens have in common, whatever they learn.
+
+use std::{fs, path::Path};
+
+use tempfile::TempDir;
+
+use crate::{
+    config::{RunConfig, Task},
+    train::{
+        Outcome, Results, Silent, resume, run, run_folder,
+        tests::{Cut, backbone, bytes, content, finish, finished},
+    },
+};
+use vpt_data::shapes::{ShapesConfig, ShapesTask};
+use vpt_model::{methods::Method, prompt::tokens::PromptLayers};
+
+/// Files that every such run leaves.
+const FILES: [&str; 12] = [
+    run_folder::CONFIG,
+    run_folder::ENVIRONMENT,
+    run_folder::SPLIT,
+    run_folder::METRICS,
+    run_folder::RESULTS,
+    run_folder::BEST,
+    run_folder::LAST,
+    run_folder::CHECKPOINT,
+    run_folder::CURVES,
+    run_folder::CONFUSION,
+    run_folder::VAL_PREDICTIONS,
+    run_folder::MISTAKES,
+];
+
+/// 15 images to train on, 3 and 6 for the rest, of 48 x 48 pixels, which `write` writes.
+pub(in crate::train::task) fn drawn(
+    task: ShapesTask,
+    write: impl FnOnce(&Path, &ShapesConfig) -> vpt_base::Result<[usize; 3]>,
+) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ShapesConfig { images: 24, size: 48, task, ..ShapesConfig::default() };
+    assert_eq!(write(&dir.path().join("data"), &config).unwrap(), [15, 3, 6]);
+    dir
+}
+
+/// Four epochs of three steps, two of them with the head alone, at 32 pixels: 4 x 4 tokens.
+pub(in crate::train::task) fn config(dir: &TempDir, task: Task, method: Method) -> RunConfig {
+    let last = Some(PromptLayers::Last(1)).filter(|_| method == Method::VPT_DEEP);
+    RunConfig {
+        backbone: backbone(),
+        task,
+        data: dir.path().join("data").display().to_string(),
+        method,
+        epochs: Some(4),
+        head_epochs: (method != Method::LINEAR).then_some(2),
+        batch_size: Some(5),
+        image_size: Some(32),
+        threads: Some(2),
+        ..RunConfig::default()
+    }
+    .with_options(|o| o.tokens.prompt_layers = last)
+}
+
+/// A run of ten epochs, seven of them with the head alone, leaves all its files.
+pub(in crate::train::task) fn leaves_a_whole_folder(config: &RunConfig, dir: &TempDir, own: &[&str]) -> Results {
+    let config = RunConfig { epochs: Some(10), head_epochs: Some(7), ..config.clone() };
+    let (folder, results) = finish(&config, dir);
+    assert_eq!(folder, dir.path().join(format!("runs/{}/data-vpt-deep-1", results.task)));
+    for name in FILES.iter().chain(own) {
+        assert!(folder.join(name).is_file(), "{name}");
+    }
+    assert_eq!(results.train_images, 15);
+    results
+}
+
+/// A run that is stopped after some batches, whatever they are for.
+fn stopped(config: &RunConfig, dir: &TempDir, after: usize) -> std::path::PathBuf {
+    let outcome = run(config, &dir.path().join("runs"), &mut Cut::after(after)).unwrap();
+    let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{after}: {outcome:?}") };
+    assert!(!folder.join(run_folder::RESULTS).exists());
+    folder
+}
+
+/// Runs that are stopped after some batches and resumed end with the same bytes as those that are not, in the files of every
+/// run and in `own`.
+pub(in crate::train::task) fn resumes_to_the_same_bytes(cases: Vec<(&str, &TempDir, RunConfig, Vec<usize>)>, own: &[&str]) {
+    for (what, dir, config, stops) in cases {
+        let (whole, results) = finish(&config, dir);
+        for stop_after in stops {
+            let folder = stopped(&config, dir, stop_after);
+            let (again, resumed) = finished(resume(&folder, &mut Silent));
+            assert_eq!(again, folder);
+            assert!(content(&folder) == content(&whole), "{what}: stopped after {stop_after} batches");
+            for name in own {
+                assert!(bytes(&folder, name) == bytes(&whole, name), "{what}, {stop_after}: {name}");
+            }
+            assert_eq!((&resumed.test, resumed.best_epoch), (&results.test, results.best_epoch));
+            assert_eq!(resumed.head_only, results.head_only);
+        }
+    }
+}
+
+/// A process is stopped, which saves a checkpoint; a second is killed some batches after that; a third ends the run as one
+/// process would have.
+pub(in crate::train::task) fn survives_kills(config: &RunConfig, dir: &TempDir, cuts: &[(usize, usize)]) {
+    let (whole, _) = finish(config, dir);
+    for &(stop_after, killed_after) in cuts {
+        let folder = stopped(config, dir, stop_after);
+        let copied = folder.with_extension(format!("copy-{stop_after}-{killed_after}"));
+        finished(resume(&folder, &mut Cut::copying(killed_after, &copied)));
+        assert!(!copied.join(run_folder::RESULTS).exists());
+        fs::write(copied.join(".vpt-x.tmp"), "half").unwrap();
+        finished(resume(&copied, &mut Silent));
+        assert!(content(&copied) == content(&whole), "{stop_after} {killed_after}");
+        assert!(!copied.join(".vpt-x.tmp").exists());
+    }
+}
+
+/// The head as it is before prompts learn is what method linear makes of it.
+pub(in crate::train::task) fn control_is_linear(deep: &RunConfig, linear: &RunConfig, dir: &TempDir) {
+    let (prompted, results) = finish(deep, dir);
+    let (folder, alone) = finish(&RunConfig { epochs: Some(2), ..linear.clone() }, dir);
+    assert_eq!(content(&prompted).2[..2], content(&folder).2);
+    let control = results.head_only.as_ref().unwrap();
+    assert_eq!((control.best_epoch, &control.val, &control.test), (alone.best_epoch, &alone.val, &alone.test));
+    assert_eq!(alone.head_only, None);
+    assert_eq!(results.trainable_params, alone.trainable_params + 10 * 32);
+}
