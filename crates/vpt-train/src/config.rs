@@ -298,8 +298,7 @@ settings! {
             }
             /// Zoom training images by a random factor, at least and at most; 1 1 is none
             ///
-            /// This, `box_crop` and `mosaic` make every step run the whole backbone; without them what comes before the first
-            /// prompt is computed once, or with linear all. A head that prompts will follow learns without them.
+            /// With this, `box_crop` or `mosaic` an image is seen in the ways of `cached_views`; without them as it is and mirrored.
             scale_jitter: Option<[f32; 2]> => {
                 value: "LEAST MOST", default: DefaultText::Made(detection::scale_jitter_text), tasks: DENSE,
             }
@@ -362,6 +361,22 @@ settings! {
             engine: Option<Engine> => { value: "ENGINE", }
             /// What that runs on: the processor if `None`
             device: Option<Device> => { value: "DEVICE", }
+        }
+        Detection {
+            /// Random views of each training image whose tokens are computed once, at most; an epoch sees one of them. 0: a new view
+            /// every time, by the whole backbone
+            ///
+            /// Where images change at random (`scale_jitter`, `box_crop`, `mosaic`). The head that learns alone sees these views, too;
+            /// with 0 it learns without them if prompts follow. There are as many as take no more than 4 GiB, of which what is
+            /// above 1 GiB lies in the run folder while it runs.
+            cached_views: Option<usize> => {
+                value: "N",
+                default: DefaultText::Made(|| dense::VIEWS.to_string()),
+                tasks: DENSE,
+                check: |&views| {
+                    if views > dense::MOST_VIEWS { Err(format!("more than {}", dense::MOST_VIEWS).into()) } else { Ok(()) }
+                },
+            }
         }
         Segmentation {
             /// What tells the classes of pixels: `multi-block`, convolutions on the tokens of four blocks, with 4 x 4 logits a token; or

@@ -179,6 +179,32 @@ impl TokenReader {
         self.backbone.vit.read(&pass)
     }
 
+    /// [`Self::features`] and [`Self::prefix`] of images `[B, 3, S, S]` in one pass, without saying twice what both have: `[B, R, D]`, of
+    /// which [`Self::features_in_both`] and [`Self::prefix_in_both`] are the one and the other.
+    pub fn both(&self, images: &[f32]) -> Result<Vec<f32>> {
+        let (early, late) = self.split_reads();
+        let tokens = TokenRead { after: self.prefix_blocks(), rows: TokenRows::All };
+        let reads = [early, &[tokens], late].concat();
+        let pass = Pass { readout: Readout::Tokens(&reads), ..Pass::forward(images, self.threads) };
+        self.backbone.vit.read(&pass)
+    }
+
+    /// Values a record of [`Self::both`] has.
+    pub fn both_len(&self) -> usize {
+        self.features_len() + self.tokens_len()
+    }
+
+    /// Where in a record of [`Self::both`] that of [`Self::features`] is, piece by piece.
+    pub fn features_in_both(&self) -> [Range<usize>; 2] {
+        let early = self.split_reads().0.len() * self.level_len();
+        [0..early, early + self.tokens_len()..self.both_len()]
+    }
+
+    /// Where in a record of [`Self::both`] that of [`Self::prefix`] is.
+    pub fn prefix_in_both(&self) -> Range<usize> {
+        0..self.prefix_len()
+    }
+
     /// Where the tower looks in each of `images` `[B, 3, S, S]`, with the prompts among `params`.
     ///
     /// # Errors

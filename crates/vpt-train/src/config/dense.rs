@@ -8,6 +8,12 @@ use vpt_model::methods::Warmup;
 pub(super) const EMA: f64 = 0.995;
 /// Bound on the length of the gradient.
 pub(super) const CLIP_NORM: f64 = 1.;
+/// Random views of a training image whose tokens are computed once.
+pub(super) const VIEWS: usize = 0;
+/// More than there are epochs in most runs.
+pub(super) const MOST_VIEWS: usize = 1000;
+/// Bytes that the tokens of all views may take.
+const VIEW_BYTES: usize = 4 << 30;
 /// Most steps that a stage warms up for.
 const WARMUP_STEPS: f64 = 100.;
 
@@ -25,6 +31,17 @@ pub struct DensePlan {
     pub warmup: f64,
     /// Decay of the moving average of the learned values.
     pub ema: f64,
+    /// Random views of a training image whose tokens are computed once, at most; with 0 there is a new one every time.
+    pub cached_views: usize,
+}
+
+impl DensePlan {
+    /// How many views there are of each of `images` training images, of each of which `values` numbers are kept; 0 where they
+    /// would be too few to learn from.
+    pub fn views(&self, images: usize, values: usize) -> usize {
+        let each = images.saturating_mul(values).saturating_mul(size_of::<f32>());
+        Some(self.cached_views.min(VIEW_BYTES / each.max(1))).filter(|views| *views > 1).unwrap_or(0)
+    }
 }
 
 impl RunConfig {
@@ -36,6 +53,7 @@ impl RunConfig {
             head_epochs,
             warmup: self.warmup.unwrap_or(Warmup::SHARE.min(WARMUP_STEPS / steps)),
             ema: self.ema.unwrap_or(EMA),
+            cached_views: self.cached_views.unwrap_or(VIEWS),
         })
     }
 
@@ -53,5 +71,22 @@ impl RunConfig {
             return Err(Error::setting("head_epochs", message));
         }
         Ok(head_epochs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_as_many_views_as_have_room_and_none_where_they_are_few() {
+        let plan = |cached_views| DensePlan { head_epochs: 1, warmup: 0., ema: 0., cached_views };
+        assert_eq!(plan(8).views(100, 1000), 8);
+        assert_eq!(plan(0).views(100, 1000), 0);
+        // A view of all images takes 1 GiB.
+        let images = 1 << 18;
+        assert_eq!([2, 4, 8].map(|views| plan(views).views(images, 1 << 10)), [2, 4, 4]);
+        assert_eq!((plan(8).views(2 * images, 1 << 10), plan(8).views(4 * images, 1 << 10)), (2, 0));
+        assert_eq!(plan(8).views(usize::MAX, usize::MAX), 0);
     }
 }

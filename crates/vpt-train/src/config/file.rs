@@ -53,7 +53,8 @@ impl RunConfig {
     /// that had no such setting, so that runs of these can be resumed.
     pub(crate) fn identity(&self) -> Result<String> {
         // The texts of a card stand in the file themselves.
-        let told = Self { dataset_card: None, ..self.clone() };
+        let cached_views = self.cached_views.filter(|views| *views > 0);
+        let told = Self { dataset_card: None, cached_views, ..self.clone() };
         let earlier = self.head_init == Some(self.earlier_head_init()) && self.keep_better == Some(false);
         if !earlier {
             return told.to_toml();

@@ -250,8 +250,8 @@ impl RunConfig {
             head_epochs: dense.map(|dense| dense.head_epochs),
             ema: dense.map(|dense| dense.ema).or(self.ema),
             fit: detect.map(|detect| detect.fit),
-            scale_jitter: augment
-                .and_then(|(_, scale)| scale.or(Some([1.; 2]).filter(|_| !self.method.on_features()))),
+            cached_views: dense.map(|dense| dense.cached_views),
+            scale_jitter: augment.and_then(|(_, scale)| scale.or(Some([1.; 2]).filter(|_| !self.method.on_features()))),
             decode_head: segment.map(|segment| segment.decode_head),
             tiles: segment.map(|segment| segment.tiles),
             templates: match (&self.templates, self.method.tied_to()) {

@@ -179,8 +179,10 @@ fn go_on(run: &Path, given: Option<OpenData>, observer: &mut dyn Observer) -> Re
         return Ok(Outcome::Finished { folder: folder.path().to_path_buf(), results });
     }
     let mut config = RunConfig::load(&folder.file(run_folder::CONFIG))?;
-    // A run that says of no card has none: it may be older than they are.
-    if !DENSE.contains(&config.task) {
+    // What a run does not speak of may be younger than it is.
+    if DENSE.contains(&config.task) {
+        config.cached_views.get_or_insert(0);
+    } else {
         config.dataset_card.get_or_insert_with(|| NO_CARD.to_owned());
     }
     let opened = open(&config, given, observer).map_err(|e| e.in_file(folder.file(run_folder::CONFIG)))?;

@@ -16,8 +16,8 @@ pub(crate) fn curves<E>(
     title: &str,
     run: &FinishedRun<E>,
     axis: &str,
-    main: &str,
-    (beside, score): (&str, impl Fn(&Scores) -> Option<f64>),
+    main: &'static str,
+    (beside, score): (&'static str, impl Fn(&Scores) -> Option<f64>),
 ) -> Result<Option<String>> {
     let curve = |name, value: &dyn Fn(&EpochRecord) -> f64| {
         Curve::new(name, run.history.iter().map(|record| (record.epoch, value(record))))

@@ -1,7 +1,7 @@
 //! Tasks on patch tokens, in two stages: the head alone on features that are computed once, then prompts and head together.
 //!
 //! A moving average of the learned values is evaluated and kept. The head as it is after the first stage is the control that
-//! prompts are reported beside. [`DenseTask`] is what differs between such tasks; `source` makes batches, `token_store` keeps
+//! prompts are reported beside. [`DenseTask`] is what differs between such tasks; `source` makes batches, `token_cache` keeps
 //! features, `setup` opens everything.
 
 mod files;
@@ -9,12 +9,14 @@ mod setup;
 mod source;
 #[cfg(test)]
 pub(super) mod tests;
+mod token_cache;
 mod token_store;
 
 pub(super) use self::files::{curves, shown};
 pub(crate) use self::setup::working_size;
 use self::source::DenseSource;
 pub(super) use self::source::{DenseBatch, DrawnRecord, Look};
+use self::token_cache::KeptTokens;
 use super::{
     Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, RunFingerprint, Scored, StagePlan,
     StepPosition, StepResult, TaskResults, TrainTask,
@@ -50,7 +52,7 @@ use vpt_model::{
 
 /// How the images of a part are changed at random while they are learned from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     /// Not at all.
     Nothing,
     /// Left and right are exchanged in half of them.
@@ -60,7 +62,7 @@ pub(super) enum Change {
 }
 
 /// What is learned in a step.
-pub(super) struct DenseStep<'a, T> {
+pub(crate) struct DenseStep<'a, T> {
     /// The learned values.
     pub(super) params: &'a [Param],
     /// The images, and what is in them.
@@ -114,8 +116,12 @@ pub(crate) trait DenseTask: Sized + 'static {
         Ok(true)
     }
 
-    /// What happens to the images of `split` while they are learned from in `stage`.
+    /// What happens to the images of `split` while they are learned from in `stage`. A head that prompts will follow learns from
+    /// what can be computed once; one that learns alone to the end sees all that was asked for.
     fn change(&self, split: Split, stage: Stage) -> Change;
+
+    /// How many random views there are of a training image whose tokens are computed once; 0 for a new view every time.
+    fn views(&self) -> usize;
 
     /// Windows of each image of `split`, where not all of it is seen at once.
     fn windows(&self, split: Split) -> Result<Vec<usize>>;
@@ -178,10 +184,11 @@ pub(crate) trait DenseData {
 }
 
 /// A run of a [`DenseTask`] with everything it needs that does not change.
-pub(crate) struct DenseTraining<D> {
+pub(crate) struct DenseTraining<D: DenseTask> {
     plan: Plan,
     dense: DensePlan,
     own: D,
+    kept: KeptTokens<D::Target>,
     /// Stands for configuration, data and backbone in checkpoints.
     fingerprint: RunFingerprint,
 }
@@ -265,7 +272,7 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
         folder: &RunFolder,
         observer: &mut dyn Observer,
     ) -> Result<Option<Self::Source>> {
-        DenseSource::new(&self.own, &self.plan, (split, stage), folder.path(), observer)
+        DenseSource::new(&self.own, &self.plan, (split, stage), &self.kept, folder.path(), observer)
     }
 
     fn final_source(&self, split: Split, _: &mut dyn Observer) -> Result<Option<Self::Source>> {

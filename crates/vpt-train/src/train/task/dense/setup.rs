@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{DenseData, DenseTask, DenseTraining};
+use super::{DenseData, DenseTask, DenseTraining, token_cache::KeptTokens};
 use crate::{
     config::{RunConfig, RunContext},
     train::{
@@ -58,6 +58,6 @@ impl<D: DenseTask> DenseTraining<D> {
         let own = D::new(data, backbone, &plan)?;
         let data = own.dataset().fingerprint();
         let fingerprint = RunFingerprint::new(&plan, &[data.as_bytes()], own.reader().backbone())?;
-        Ok(Self { plan, dense, own, fingerprint })
+        Ok(Self { plan, dense, own, kept: KeptTokens::default(), fingerprint })
     }
 }

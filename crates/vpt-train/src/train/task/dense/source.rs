@@ -1,23 +1,24 @@
 //! Where batches come from: images made ahead of the model, or features that were computed once.
 
-use std::{ops::Range, path::Path};
+use std::{ops::Range, path::Path, sync::Arc};
 
-use super::{Change, DenseData, DenseTask, token_store::Store};
+use rand::seq::SliceRandom;
+
+use super::{
+    Change, DenseData, DenseTask,
+    token_cache::{Computed, KeptTokens, TokenCache},
+};
 use crate::{
     config::Plan,
-    train::{
-        observer::{Event, Observer},
-        progress::Stage,
-        task::Batches,
-    },
+    train::{observer::Observer, progress::Stage, task::Batches},
 };
-use vpt_base::{Error, Result};
-use vpt_data::{ImageCount, Split, visit_batches};
+use vpt_base::{Result, random::stream};
+use vpt_data::{ImageCount, Split};
 use vpt_model::model::token_reader::{TokenInput, TokenReader};
 
 /// Kind of input that is read of every window of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum InputForm {
+pub(super) enum InputForm {
     /// The pixels, every time.
     Images,
     /// Tokens in front of the first prompted block, computed once.
@@ -56,28 +57,28 @@ pub(crate) struct DrawnRecord {
     pub(crate) looks: usize,
 }
 
+impl DrawnRecord {
+    /// The record of a random view: all of them are seen once before any is seen again.
+    fn view(&self, plan: &Plan) -> usize {
+        let (round, place) = (self.epoch / self.looks as u64, self.epoch % self.looks as u64);
+        let mut order: Vec<usize> = (0..self.looks).collect();
+        order.shuffle(&mut stream(plan.config.seed, "cached view", round, self.index as u64));
+        self.windows.start * self.looks + order[place as usize]
+    }
+}
+
 /// A part of a data set.
 pub(crate) struct DenseSource<T> {
     split: Split,
     images: usize,
-    cache: Option<TokenCache<T>>,
-}
-
-/// Values computed once, for each window of each image and, where the flip is wanted, for its mirrored form behind it.
-struct TokenCache<T> {
-    form: InputForm,
-    store: Store,
-    looks: usize,
-    /// The first window of each image, and behind it how many there are in all.
-    first: Vec<usize>,
-    /// Of each record.
-    targets: Vec<Option<T>>,
+    /// Values computed once, and which of them the model is given.
+    cache: Option<(InputForm, Arc<TokenCache<T>>)>,
 }
 
 /// Images, or windows of them, in one form or another.
 pub(crate) struct DenseBatch<T> {
-    form: InputForm,
-    values: Vec<f32>,
+    pub(super) form: InputForm,
+    pub(super) values: Vec<f32>,
     /// Of each window.
     pub(crate) targets: Vec<T>,
     /// How many windows each image has.
@@ -115,7 +116,7 @@ impl<T> DenseBatch<T> {
 }
 
 impl InputForm {
-    /// What `stage` can compute once of images that do not change.
+    /// What `stage` takes of images that do not change.
     fn of(stage: Stage, reader: &TokenReader) -> Self {
         match stage {
             Stage::Whole | Stage::Head => Self::Features,
@@ -124,16 +125,25 @@ impl InputForm {
             _ => Self::Images,
         }
     }
+}
 
-    /// Values of a window.
-    fn width(self, reader: &TokenReader) -> usize {
-        if self == Self::Features { reader.features_len() } else { reader.prefix_len() }
+/// The ways in which the images of `split` are seen in `stage`; none where they are too many.
+fn looks<D: DenseTask>(task: &D, split: Split, stage: Stage) -> Vec<Look> {
+    match task.change(split, stage) {
+        Change::Nothing => vec![Look::Plain { mirror: false }],
+        Change::Flip => [false, true].map(|mirror| Look::Plain { mirror }).to_vec(),
+        Change::Any => (1..=task.views() as u64).map(|epoch| Look::Random { stage, epoch }).collect(),
     }
+}
 
-    /// What is computed of `images` `[W, 3, S, S]`.
-    fn compute(self, reader: &TokenReader, images: &[f32]) -> Result<Vec<f32>> {
-        if self == Self::Features { reader.features(images) } else { reader.prefix(images) }
-    }
+/// Whether `looks` show the same of images as `others`.
+fn same(looks: &[Look], others: &[Look]) -> bool {
+    let pixels = |look: &Look| match *look {
+        Look::Plain { mirror } => (0, mirror),
+        // There are views only where every stage has the same changes.
+        Look::Random { epoch, .. } => (epoch, false),
+    };
+    looks.iter().map(pixels).eq(others.iter().map(pixels))
 }
 
 impl<T: Clone + 'static> DenseSource<T> {
@@ -147,26 +157,34 @@ impl<T: Clone + 'static> DenseSource<T> {
         Self { split, images: task.dataset().images(split), cache: None }
     }
 
-    /// The images of `split` with what `stage` can compute once; `folder` has room for what memory has none for. `None` when
-    /// the observer asked to stop.
+    /// The images of `split` with what `stage` can compute once, unless an earlier one has; `folder` has room for what memory
+    /// has none for. `None` when the observer asked to stop.
     pub(super) fn new<D: DenseTask<Target = T>>(
         task: &D,
         plan: &Plan,
         (split, stage): (Split, Stage),
+        kept: &KeptTokens<T>,
         folder: &Path,
         observer: &mut dyn Observer,
     ) -> Result<Option<Self>> {
         let form = InputForm::of(stage, task.reader());
-        let looks = match task.change(split, stage) {
-            Change::Nothing => vec![Look::Plain { mirror: false }],
-            Change::Flip => [false, true].map(|mirror| Look::Plain { mirror }).to_vec(),
-            Change::Any => Vec::new(),
-        };
+        let looks = looks(task, split, stage);
         if looks.is_empty() || form == InputForm::Images {
             return Ok(Some(Self::of_images(task, split)));
         }
-        let cache = TokenCache::compute(task, plan, split, form, &looks, folder, observer)?;
-        Ok(cache.map(|cache| Self { cache: Some(cache), ..Self::of_images(task, split) }))
+        let with = |cache| Self { cache: Some((form, cache)), ..Self::of_images(task, split) };
+        if let Some(cache) = kept.get(split).filter(|cache| cache.computed.has(form) && same(&cache.looks, &looks)) {
+            return Ok(Some(with(cache)));
+        }
+        kept.clear(split);
+        let follows = stage == Stage::Head && InputForm::of(Stage::Prompts, task.reader()) == InputForm::Prefix;
+        let computed = match form {
+            InputForm::Features if follows && same(&looks, &self::looks(task, split, Stage::Prompts)) => Computed::Both,
+            InputForm::Features => Computed::Features,
+            _ => Computed::Prefix,
+        };
+        let cache = TokenCache::compute(task, plan, split, computed, looks, folder, observer)?;
+        Ok(cache.map(|cache| with(kept.keep(split, cache))))
     }
 
     /// The images at `order` in batches of `size`; the last may be smaller. Of a training image a window is drawn, by `epoch`.
@@ -181,85 +199,16 @@ impl<T: Clone + 'static> DenseSource<T> {
     ) -> Result<Batches<'a, DenseBatch<T>>> {
         let learned = self.split == Split::Train;
         let epoch = epoch as u64;
-        if let Some(cache) = &self.cache {
+        if let Some((form, cache)) = &self.cache {
+            let ranges = cache.computed.ranges(*form, task.reader());
             let record = move |index| {
-                let windows = cache.first[index]..cache.first[index + 1];
-                learned.then(|| task.draw_record(plan, DrawnRecord { index, epoch, windows, looks: cache.looks }))
+                let drawn = DrawnRecord { index, epoch, windows: cache.windows(index), looks: cache.looks.len() };
+                let draw = || if cache.is_random() { drawn.view(plan) } else { task.draw_record(plan, drawn) };
+                learned.then(draw)
             };
-            return Ok(Box::new(order.chunks(size).map(move |images| cache.batch(images, record))));
+            return Ok(Box::new(order.chunks(size).map(move |images| cache.batch(images, *form, &ranges, record))));
         }
         let look = if learned { Look::Random { stage, epoch } } else { Look::Plain { mirror: false } };
         task.load(plan, self.split, order.to_vec(), look, size)
-    }
-}
-
-impl<T: Clone> TokenCache<T> {
-    /// Computes `form` of the images of `split`, seen in each of `looks`.
-    fn compute<D: DenseTask<Target = T>>(
-        task: &D,
-        plan: &Plan,
-        split: Split,
-        form: InputForm,
-        looks: &[Look],
-        folder: &Path,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<Self>> {
-        let (reader, count) = (task.reader(), task.dataset().images(split));
-        let width = form.width(reader);
-        let mut first = vec![0];
-        for windows in task.windows(split)? {
-            first.push(first[first.len() - 1] + windows);
-        }
-        let records = first[count] * looks.len();
-        let store = Store::new(records, width, folder)?;
-        let mut cache = Self { form, store, looks: looks.len(), first, targets: vec![None; records] };
-        for (number, &look) in looks.iter().enumerate() {
-            let loader = task.load(plan, split, (0..count).collect(), look, D::EVAL_BATCH)?;
-            let go_on = &mut |done, _| {
-                let (done, total) = (number * count + done, looks.len() * count);
-                observer.goes_on(&Event::Features { split, done, total })
-            };
-            let all = visit_batches(loader, count, go_on, |batch| {
-                let computed = form.compute(reader, &batch.values)?;
-                let windows = batch.indices.iter().zip(&batch.windows);
-                let windows = windows.flat_map(|(&index, &count)| (0..count).map(move |window| (index, window)));
-                for (((index, window), values), target) in windows.zip(computed.chunks_exact(width)).zip(batch.targets) {
-                    let record = (cache.first[index] + window) * looks.len() + number;
-                    cache.store.put(record, values)?;
-                    cache.targets[record] = Some(target);
-                }
-                Ok(())
-            })?;
-            if !all {
-                return Ok(None);
-            }
-        }
-        Ok(Some(cache))
-    }
-
-    /// Of each of `images` the record that is drawn; all of its windows as they are if there is none.
-    fn batch(&self, images: &[usize], drawn: impl Fn(usize) -> Option<usize>) -> Result<DenseBatch<T>> {
-        let mut batch = DenseBatch {
-            form: self.form,
-            values: Vec::new(),
-            targets: Vec::new(),
-            windows: Vec::new(),
-            indices: images.to_vec(),
-        };
-        for &index in images {
-            let records = match drawn(index) {
-                Some(record) => vec![record],
-                None => (self.first[index]..self.first[index + 1]).map(|window| window * self.looks).collect(),
-            };
-            batch.windows.push(records.len());
-            for record in records {
-                self.store.get(record, &mut batch.values)?;
-                batch.targets.extend(self.targets[record].clone());
-            }
-        }
-        if batch.values.is_empty() {
-            return Err(Error::invalid("batch", "empty"));
-        }
-        Ok(batch)
     }
 }

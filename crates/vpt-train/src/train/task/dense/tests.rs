@@ -41,7 +41,8 @@ pub(in crate::train::task) fn drawn(
     dir
 }
 
-/// Four epochs of three steps, two of them with the head alone, at 32 pixels: 4 x 4 tokens.
+/// Four epochs of three steps, two of them with the head alone, at 32 pixels: 4 x 4 tokens. Whatever changes at random is new
+/// every time.
 pub(in crate::train::task) fn config(dir: &TempDir, task: Task, method: Method) -> RunConfig {
     let last = Some(PromptLayers::Last(1)).filter(|_| method == Method::VPT_DEEP);
     RunConfig {
@@ -53,6 +54,7 @@ pub(in crate::train::task) fn config(dir: &TempDir, task: Task, method: Method) 
         head_epochs: (method != Method::LINEAR).then_some(2),
         batch_size: Some(5),
         image_size: Some(32),
+        cached_views: Some(0),
         threads: Some(2),
         ..RunConfig::default()
     }
@@ -81,7 +83,10 @@ fn stopped(config: &RunConfig, dir: &TempDir, after: usize) -> std::path::PathBu
 
 /// Runs that are stopped after some batches and resumed end with the same bytes as those that are not, in the files of every
 /// run and in `own`.
-pub(in crate::train::task) fn resumes_to_the_same_bytes(cases: Vec<(&str, &TempDir, RunConfig, Vec<usize>)>, own: &[&str]) {
+pub(in crate::train::task) fn resumes_to_the_same_bytes(
+    cases: Vec<(&str, &TempDir, RunConfig, Vec<usize>)>,
+    own: &[&str],
+) {
     for (what, dir, config, stops) in cases {
         let (whole, results) = finish(&config, dir);
         for stop_after in stops {

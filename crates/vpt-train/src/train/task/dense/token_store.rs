@@ -2,6 +2,7 @@
 //! they are many. The file has no name, so nothing is left of it when the run ends, however it ends.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use vpt_base::file_at::{read_exact_at, write_all_at};
@@ -45,13 +46,14 @@ impl Store {
         Ok(())
     }
 
-    /// Appends record `index`, as it was written, to `to`.
-    pub(super) fn get(&self, index: usize, to: &mut Vec<f32>) -> Result<()> {
+    /// Appends what lies at `range` in record `index`, as it was written, to `to`.
+    pub(super) fn get(&self, index: usize, range: Range<usize>, to: &mut Vec<f32>) -> Result<()> {
+        let begin = index * self.width + range.start;
         match &self.held {
-            Held::Memory(all) => to.extend_from_slice(&all[index * self.width..(index + 1) * self.width]),
+            Held::Memory(all) => to.extend_from_slice(&all[begin..begin + range.len()]),
             Held::Disk(file, folder) => {
-                let mut bytes = vec![0; self.width * 4];
-                read_exact_at(file, &mut bytes, (index * self.width * 4) as u64).map_err(Error::io(folder))?;
+                let mut bytes = vec![0; range.len() * 4];
+                read_exact_at(file, &mut bytes, (begin * 4) as u64).map_err(Error::io(folder))?;
                 to.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
             }
         }
@@ -74,9 +76,9 @@ mod tests {
                 store.put(index, &[index as f32, 0.1, f32::MIN_POSITIVE]).unwrap();
             }
             let mut read = vec![7.];
-            store.get(2, &mut read).unwrap();
-            store.get(4, &mut read).unwrap();
-            assert_eq!(read, [7., 2., 0.1, f32::MIN_POSITIVE, 4., 0.1, f32::MIN_POSITIVE]);
+            store.get(2, 0..3, &mut read).unwrap();
+            store.get(4, 1..3, &mut read).unwrap();
+            assert_eq!(read, [7., 2., 0.1, f32::MIN_POSITIVE, 0.1, f32::MIN_POSITIVE]);
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         assert!(matches!(Store::new(1 << 20, 1 << 20, dir.path()).unwrap().held, Held::Disk(..)));

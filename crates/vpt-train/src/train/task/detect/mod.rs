@@ -50,6 +50,7 @@ pub(crate) struct Boxes {
     dataset: BoxDataset,
     input: BoxInput,
     images: [Arc<[BoxImage]>; 3],
+    views: usize,
 }
 
 /// What is known of an image.
@@ -116,7 +117,9 @@ impl DenseTask for Boxes {
     }
 
     fn new(dataset: BoxDataset, backbone: Arc<Backbone>, plan: &Plan) -> Result<Self> {
-        let detect = plan.detect.ok_or_else(|| Error::setting("task", "not detection"))?;
+        let Plan { dense: Some(dense), detect: Some(detect), .. } = *plan else {
+            return Err(Error::setting("task", "not detection"));
+        };
         let classes = dataset.categories.len();
         let texts = if plan.config.open_vocabulary {
             Some(class_embeddings(&backbone, &dataset.names(), plan.threads)?)
@@ -133,7 +136,8 @@ impl DenseTask for Boxes {
         let blocks = levels(backbone.vit.depth());
         let model = Detector::new(backbone, plan.parts.tokens(), shape, &blocks, texts, plan.threads)?;
         let images = Split::ALL.map(|split| dataset.part(split).into());
-        Ok(Self { detect, model, dataset, input, images })
+        let views = dense.views(dataset.train.len(), model.reader().both_len());
+        Ok(Self { detect, model, dataset, input, images, views })
     }
 
     fn dataset(&self) -> &BoxDataset {
@@ -154,6 +158,10 @@ impl DenseTask for Boxes {
             augment if augment.flip => Change::Flip,
             _ => Change::Nothing,
         }
+    }
+
+    fn views(&self) -> usize {
+        self.views
     }
 
     fn windows(&self, split: Split) -> Result<Vec<usize>> {
@@ -188,8 +196,7 @@ impl DenseTask for Boxes {
         let DenseStep { params, batch, drawn, micro_batch } = step;
         let truths: Vec<Vec<Truth>> = batch.targets.iter().map(|target| target.truths.clone()).collect();
         let valid = self.valid(batch);
-        let step =
-            DetectStep { input: batch.input(), truths: &truths, valid: valid.as_deref(), drawn, micro_batch };
+        let step = DetectStep { input: batch.input(), truths: &truths, valid: valid.as_deref(), drawn, micro_batch };
         let (sums, gradients) = self.model.step(params, &step)?;
         let LossSums { positives, class, giou, l1, quality, .. } = sums;
         let n = positives.max(1) as f64;
@@ -244,12 +251,11 @@ impl DenseTask for Boxes {
 }
 
 impl Boxes {
-    /// Random changes to the images of a part. A head that prompts will follow learns from features computed once; one that
-    /// learns alone to the end sees all that was asked for.
+    /// Random changes to the images of a part. Without views that are computed once, a head that prompts will follow sees none.
     fn augment(&self, split: Split, stage: Stage) -> BoxAugment {
         let augment = self.detect.augment;
         match (split, stage) {
-            (Split::Train, Stage::Head) if self.model.layout().is_some() => {
+            (Split::Train, Stage::Head) if self.views == 0 && self.model.layout().is_some() => {
                 BoxAugment { flip: augment.flip, ..BoxAugment::default() }
             }
             (Split::Train, _) => augment,

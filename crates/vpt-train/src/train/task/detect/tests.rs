@@ -134,8 +134,8 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
     let still = Some([1.; 2]);
     let cached = RunConfig { scale_jitter: still, ..config(&square, Method::VPT_DEEP) };
     let cases = vec![
-        // Batches and looks at features: 3, then 2 epochs of 3 steps and a validation; the same again; 3 at the end.
-        ("cached, with flip", &square, cached.clone(), (1..25).collect::<Vec<_>>()),
+        // Batches and looks at features: 3, then 2 epochs of 3 steps and a validation; 2 more, without looks; 3 at the end.
+        ("cached, with flip", &square, cached.clone(), (1..22).collect::<Vec<_>>()),
         (
             "letter-boxed, no flip, last epoch",
             &tall,
@@ -160,6 +160,18 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
                 ..config(&tall, Method::VPT_DEEP)
             },
             vec![5, 12, 15, 17],
+        ),
+        (
+            "random views",
+            &tall,
+            RunConfig {
+                scale_jitter: Some([0.7, 1.4]),
+                mosaic: Some(0.5),
+                cached_views: Some(3),
+                ..config(&tall, Method::VPT_DEEP)
+            },
+            // Three looks at features and one at validation, three steps and a validation each epoch.
+            vec![2, 6, 12, 14, 19, 21],
         ),
         (
             "told by names",
@@ -262,7 +274,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
         let jitter = if flip { [1.; 2] } else { [0.8, 1.2] };
         let config = RunConfig { flip: Some(flip), scale_jitter: Some(jitter), ..config(&dir, Method::VPT_DEEP) };
         // In the same stage, in the next, or while it looks at test.
-        survives_kills(&config, &dir, &[(2, 1), (5, 4), (6, 11), (13, 5), (14, 9)]);
+        survives_kills(&config, &dir, &[(2, 1), (5, 4), (6, 11), (13, 5), (14, 7)]);
     }
 }
 
@@ -305,6 +317,21 @@ fn the_control_is_what_method_linear_learns() {
     // Zooms that the prompted run has while its prompts learn are for `linear` from the first epoch on.
     let zoomed = RunConfig { epochs: Some(2), scale_jitter: Some([0.8, 1.25]), ..linear };
     assert_ne!(content(&finish(&zoomed, &dir).0).2, plain);
+}
+
+#[test]
+fn a_head_alone_that_sees_random_views_is_what_method_linear_makes_of_them() {
+    let dir = workplace();
+    let views = |method| {
+        let scale_jitter = Some([0.8, 1.25]);
+        RunConfig { scale_jitter, cached_views: Some(3), ..config(&dir, method) }
+    };
+    control_is_linear(&views(Method::VPT_DEEP), &views(Method::LINEAR), &dir);
+    let seen = content(&dir.path().join("runs/detect/data-linear-1")).2;
+    let fresh = RunConfig { epochs: Some(2), cached_views: Some(0), ..views(Method::LINEAR) };
+    assert_ne!(content(&finish(&fresh, &dir).0).2, seen);
+    let more = RunConfig { epochs: Some(2), cached_views: Some(4), ..views(Method::LINEAR) };
+    assert_ne!(content(&finish(&more, &dir).0).2, seen);
 }
 
 /// Notes when which part is looked at.

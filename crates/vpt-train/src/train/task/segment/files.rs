@@ -32,7 +32,8 @@ const PAIRS: usize = 10;
 /// Writes all of them.
 pub(super) fn write(task: &Masks, plan: &Plan, title: &str, run: &FinishedRun<PixelsFound>) -> Result<()> {
     let FinishedRun { folder, record, values, val, test, .. } = *run;
-    let (names, drawn) = (&task.dataset.classes.names, DrawnMasks { task, plan, values, prompts: with_prompts(values, record.stage) });
+    let (names, drawn) =
+        (&task.dataset.classes.names, DrawnMasks { task, plan, values, prompts: with_prompts(values, record.stage) });
     let pixels = |scores: &Scores| scores.segment().map(|metrics| metrics.pixel_acc);
     let curves = curves(title, run, "share", "validation mIoU", ("validation accuracy of pixels", pixels))?;
     folder.write_drawn(run_folder::CURVES, curves)?;

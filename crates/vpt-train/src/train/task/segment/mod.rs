@@ -23,9 +23,7 @@ use vpt_backbone::Backbone;
 use vpt_base::{Error, Result, params::Param, random::stream};
 use vpt_data::{
     Split, SplitFile,
-    masks::{
-        MaskAugment, MaskBatch, MaskDataset, MaskImage, MaskInput, MaskLoader, MaskLoaderOptions, MaskView,
-    },
+    masks::{MaskAugment, MaskBatch, MaskDataset, MaskImage, MaskInput, MaskLoader, MaskLoaderOptions, MaskView},
     visit_batches,
 };
 use vpt_model::{
@@ -54,6 +52,7 @@ pub(crate) struct Masks {
     dataset: MaskDataset,
     input: MaskInput,
     images: [Arc<[MaskImage]>; 3],
+    views: usize,
 }
 
 /// Counts over the images of a part.
@@ -129,14 +128,17 @@ impl DenseTask for Masks {
     }
 
     fn new(dataset: MaskDataset, backbone: Arc<Backbone>, plan: &Plan) -> Result<Self> {
-        let segment = plan.segment.ok_or_else(|| Error::setting("task", "not segmentation"))?;
+        let Plan { dense: Some(dense), segment: Some(segment), .. } = *plan else {
+            return Err(Error::setting("task", "not segmentation"));
+        };
         let (shape, blocks) = Segmenter::shape(&backbone, segment.decode_head, dataset.classes.names.len());
         let (preprocess, side) = (backbone.preprocess.clone(), backbone.vit.image_size());
         let input = MaskInput { preprocess, side, cells: shape.cells(), tiles: segment.tiles };
         input.check()?;
         let model = Segmenter::new(backbone, plan.parts.tokens(), shape, &blocks, plan.threads)?;
         let images = Split::ALL.map(|split| dataset.part(split).into());
-        Ok(Self { segment, model, dataset, input, images })
+        let views = dense.views(dataset.train.len(), model.reader().both_len());
+        Ok(Self { segment, model, dataset, input, images, views })
     }
 
     fn dataset(&self) -> &MaskDataset {
@@ -182,6 +184,10 @@ impl DenseTask for Masks {
         }
     }
 
+    fn views(&self) -> usize {
+        self.views
+    }
+
     fn windows(&self, split: Split) -> Result<Vec<usize>> {
         let windows = |image: &MaskImage| Ok(self.input.windows(image.width, image.height)?.len());
         self.dataset.part(split).iter().map(windows).collect()
@@ -207,7 +213,8 @@ impl DenseTask for Masks {
         Ok(Box::new(loader.map(move |batch| {
             let MaskBatch { pixels, labels, windows, indices } = batch?;
             let count = windows.iter().sum();
-            let of_window = |window: usize| labels.get(window * cells..(window + 1) * cells).unwrap_or_default().to_vec();
+            let of_window =
+                |window: usize| labels.get(window * cells..(window + 1) * cells).unwrap_or_default().to_vec();
             Ok(DenseBatch::of_images(pixels, (0..count).map(of_window).collect(), windows, indices))
         })))
     }
@@ -278,12 +285,11 @@ impl Masks {
         self.images[split as usize].clone()
     }
 
-    /// Random changes to the images of a part. A head that prompts will follow learns from features computed once; one that
-    /// learns alone to the end sees all that was asked for.
+    /// Random changes to the images of a part. Without views that are computed once, a head that prompts will follow sees none.
     fn augment(&self, split: Split, stage: Stage) -> MaskAugment {
         let augment = self.segment.augment;
         match (split, stage) {
-            (Split::Train, Stage::Head) if self.model.reader().layout().is_some() => {
+            (Split::Train, Stage::Head) if self.views == 0 && self.model.reader().layout().is_some() => {
                 MaskAugment { scale: None, ..augment }
             }
             (Split::Train, _) => augment,

@@ -107,6 +107,12 @@ fn a_run_that_is_stopped_anywhere_ends_with_the_same_bytes() {
             RunConfig { scale_jitter: Some([0.7, 1.4]), micro_batch: Some(2), ..config(&wide, Method::VPT_DEEP) },
             vec![6, 12],
         ),
+        (
+            "random views",
+            &wide,
+            RunConfig { scale_jitter: Some([0.7, 1.4]), cached_views: Some(3), ..config(&wide, Method::VPT_DEEP) },
+            vec![3, 8, 14, 21],
+        ),
         ("linear", &square, RunConfig { decode_head: linear, ..config(&square, Method::LINEAR) }, vec![2, 7, 15]),
     ];
     resumes_to_the_same_bytes(cases, &[]);
