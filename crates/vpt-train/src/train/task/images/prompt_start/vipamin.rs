@@ -2,16 +2,21 @@
 //! Expansion", `NeurIPS` 2025): one from the patches that a random prompt is most alike, so that prompts attend to different things from the
 //! first step on, and one whose value lies outside of what attention finds in images, so that they bring what was not there.
 //!
-//! Of a block, in the mean over images: keys, compared as means over the heads, choose [`MATCHED`] patches a prompt, whose tokens, in the mean, are
-//! the first part; the second is `W⁺ (P (W r + b) - b)` of a random r, with the layer W, b that makes values of rows behind the norm (its scale
-//! folded in) and the projection P outside of what the tokens find. They are mixed by [`SHARE`]. The paper tunes both numbers on every data
-//! set, among 2, 8, 32 and 128 patches; these are the ones in the middle. The second part is made no longer than the first.
+//! Of a block, in the mean over images: keys, compared as means over the heads, choose the patches of a prompt ([`matched_of`]), whose tokens, in
+//! the mean, are the first part; the second is `W⁺ (P (W r + b) - b)` of a random r, with the layer W, b that makes values of rows behind the norm
+//! (its scale folded in) and the projection P outside of what the tokens find. They are mixed by [`SHARE`]. The paper tunes both numbers on
+//! every data set, among 2, 8, 32 and 128 of 196 patches; these are the ones in the middle. Of fewer patches it has to be fewer: half of all
+//! of them are much the same for every prompt.
+//!
+//! The second part is made no longer than the first. As it comes out of the inverse it is tens to hundreds of times longer than a token (on a
+//! ViT-S/14 43 to 630 where tokens are 1.5 to 10), so that behind the norm nothing of the first would be left, and steps of a
+//! thousandth would not turn it.
 
 use vpt_backbone::vit::{AttentionMeans, PlainLayer};
 use vpt_base::{Error, Result};
 
-/// Patches that a prompt begins as the mean of.
-const MATCHED: usize = 32;
+/// The patches that a prompt begins as the mean of, of those of the paper.
+const MATCHED: [usize; 2] = [32, 196];
 /// The share of the part that lies outside.
 const SHARE: f32 = 0.1;
 /// Below this share of its length a row is within the rows before it.
@@ -62,7 +67,7 @@ impl BlockStart<'_> {
         let d = self.width;
         let patches: Vec<Vec<f32>> =
             self.means.keys.chunks_exact(d).skip(self.prefix).map(|row| self.mean_head(row)).collect();
-        let matched = MATCHED.min(patches.len());
+        let matched = matched_of(patches.len());
         keys.chunks_exact(d)
             .flat_map(|key| {
                 let key = self.mean_head(key);
@@ -121,6 +126,11 @@ impl BlockStart<'_> {
         value.iter_mut().enumerate().for_each(|(i, value)| *value -= of_bias(i));
         inverse.apply(&value)
     }
+}
+
+/// How many of so many patches a prompt begins as the mean of.
+fn matched_of(patches: usize) -> usize {
+    (patches * MATCHED[0]).div_ceil(MATCHED[1])
 }
 
 fn norm(row: &[f64]) -> f64 {
@@ -245,7 +255,8 @@ mod tests {
                 alike(b).total_cmp(&alike(a))
             });
             for j in 0..D {
-                let mean = order[..MATCHED].iter().map(|&row| tokens[row * D + j]).sum::<f32>() / MATCHED as f32;
+                // A sixth of the 40, rounded up.
+                let mean = order[..7].iter().map(|&row| tokens[row * D + j]).sum::<f32>() / 7.;
                 assert!((matched[i * D + j] - mean).abs() < 1e-5);
             }
             let other = start.outside(&inverse, &start.basis(), &of(&outside));
