@@ -59,7 +59,7 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
         ("epoch ", &["--method", "vpt-deep", "--flip", "--epochs", "300"]),
         ("epoch ", &["--method", "vp-pad", "--epochs", "300"]),
         // In the middle of a trial, which is begun again; those before it are not.
-        ("(2 of 4)", &["--method", "vpt-shallow", "--lr", "auto", "--epochs", "300"]),
+        ("(2 of 14)", &["--method", "vpt-shallow", "--lr", "auto", "--epochs", "300"]),
         // While features are computed, or soon after.
         ("learned values", &["--method", "linear", "--epochs", "3000"]),
     ];

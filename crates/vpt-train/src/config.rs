@@ -161,7 +161,11 @@ settings! {
             micro_batch: Option<usize> => {
                 value: "N", default: DefaultText::Words("chosen for speed"), steps: true, check: settings::at_least_one,
             }
-            /// Peak learning rate of the prompts or the tuned weights (of the head for linear), or `auto` to try a few on validation
+            /// Peak learning rate of the prompts or the tuned weights (of the head for linear), or `auto` to try some on validation
+            ///
+            /// auto: eight rates begin, from a tenth to twenty times the default; the half that is worse on the validation images ends after
+            /// a sixteenth of the epochs, half of the rest after an eighth, and the better of two after a quarter. That takes no more
+            /// steps than the training itself, or than four epochs. Meanwhile up to eight states of what is learned lie in the run folder.
             lr: Option<LearningRate> => {
                 value: "RATE|auto",
                 default: DefaultText::Made(help::lr),

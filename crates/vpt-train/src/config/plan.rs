@@ -17,7 +17,9 @@ use vpt_model::{
 };
 
 /// What a rate of `auto` tries, as multiples of the method's default.
-const AUTO_FACTORS: [f64; 4] = [0.2, 0.5, 1., 3.];
+const AUTO_FACTORS: [f64; 8] = [0.1, 0.2, 0.5, 1., 2., 5., 10., 20.];
+/// What it tried in earlier versions.
+const EARLIER_AUTO_FACTORS: [f64; 4] = [0.2, 0.5, 1., 3.];
 
 /// A run with nothing left open.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,6 +85,11 @@ impl Plan {
         Rates { parts: parts.collect(), head, epsilon: self.defaults.epsilon }
     }
 
+    /// What a rate of `auto` tried in earlier versions.
+    pub(crate) fn earlier_learning_rates(&self) -> [f64; 4] {
+        EARLIER_AUTO_FACTORS.map(|factor| factor * self.defaults.lr)
+    }
+
     /// Metadata of a task file of this run on `backbone`, whose classes are `names`.
     pub(crate) fn task_meta(
         &self,
@@ -114,7 +121,9 @@ impl Plan {
         let total = (epochs * per_epoch) as u64;
         // A run of a single epoch would learn next to nothing in it.
         if self.defaults.warmup == Warmup::SlowFirstEpoch && self.config.warmup.is_none() && epochs > 1 {
-            let first = (Warmup::FIRST_EPOCH_LR / self.learning_rates[0]).min(1.);
+            // With a rate that is looked for, by the lowest that earlier versions tried.
+            let lr = if let [lr] = self.learning_rates[..] { lr } else { self.earlier_learning_rates()[0] };
+            let first = (Warmup::FIRST_EPOCH_LR / lr).min(1.);
             return LearningRateSchedule::Epochs(EpochSchedule {
                 epochs: epochs as u64,
                 per_epoch: per_epoch as u64,

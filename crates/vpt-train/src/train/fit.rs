@@ -8,11 +8,12 @@ use super::{
     evaluate,
     observer::{Event, Observer},
     progress::{AVERAGE, EpochRecord, REWIND, RunProgress, Stage},
-    run_writer::StateWriter,
+    run_writer::{NoWriter, StateWriter},
     task::{Averaging, Scored, StagePlan, StepPosition, StepResult, TrainTask},
 };
 use vpt_base::{Error, Result, params::Param};
 use vpt_data::{ImageCount, Split, epoch_order};
+use vpt_model::metrics::Scores;
 use vpt_model::optim::{self, Optimizer, schedule::LearningRateSchedule};
 
 /// How a loop ended.
@@ -68,6 +69,33 @@ impl<T: TrainTask> StageFit<'_, T> {
         Ok(Ended::Finished)
     }
 
+    /// Takes steps, without a look at validation after an epoch, until `steps` of the stage are taken in all.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(crate) fn advance(&self, state: &mut TrainState, steps: u64, observer: &mut dyn Observer) -> Result<Ended> {
+        if self.done(state) == 0 && state.progress.sums.steps == 0 && !self.begin(state, observer)? {
+            return Ok(Ended::Interrupted);
+        }
+        let per_epoch = self.per_epoch();
+        loop {
+            let left = steps.saturating_sub(self.done(state) * per_epoch + state.progress.sums.steps);
+            if left == 0 {
+                return Ok(Ended::Finished);
+            }
+            if self.steps(state, left, &mut NoWriter, observer)? == Ended::Interrupted {
+                return Ok(Ended::Interrupted);
+            }
+            if state.progress.sums.steps == per_epoch {
+                let average = self.average(state);
+                let record = self.record(state, None, Duration::ZERO);
+                state.copies.extend(average.map(|average| (AVERAGE, average)));
+                state.progress.finish_epoch(record);
+                state.copies.insert(self.plan.stage.copy_name(), state.current().to_vec());
+            }
+        }
+    }
+
     /// Epochs of this stage that are done.
     fn done(&self, state: &TrainState) -> u64 {
         state.progress.of_stage(self.plan.stage).count() as u64
@@ -94,10 +122,48 @@ impl<T: TrainTask> StageFit<'_, T> {
         Ok(true)
     }
 
+    /// Steps in an epoch: the last batch may be smaller.
+    fn per_epoch(&self) -> u64 {
+        self.train.images().div_ceil(self.task.plan().batch_size) as u64
+    }
+
     /// The rest of the epoch that `state` is in, and the validation after it.
     fn epoch(
         &self,
         state: &mut TrainState,
+        writer: &mut dyn StateWriter,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended> {
+        let (task, stage) = (self.task, self.plan.stage);
+        if self.steps(state, u64::MAX, writer, observer)? == Ended::Interrupted {
+            return Ok(Ended::Interrupted);
+        }
+        let begun = Instant::now();
+        // Kept only with the epoch's record: an epoch whose validation is cut off is averaged in again.
+        let average = self.average(state);
+        let values = average.as_deref().unwrap_or(state.current());
+        let Some(found) = evaluate(task, values, stage, (Split::Val, self.val), false, observer)? else {
+            return Ok(Ended::Interrupted);
+        };
+        let val = (task.data().images[Split::Val as usize] > 0).then(|| found.scores());
+        let record = self.record(state, val, begun.elapsed());
+        state.copies.extend(average.map(|average| (AVERAGE, average)));
+        let best = state.progress.finish_epoch(record);
+        if best {
+            state.copies.insert(stage.copy_name(), state.current().to_vec());
+        }
+        if let Some(record) = state.progress.history.last() {
+            observer.event(&Event::Epoch { record, of: self.epochs, best });
+        }
+        writer.epoch(state)?;
+        Ok(Ended::Finished)
+    }
+
+    /// Takes up to `most` steps of the epoch that `state` is in.
+    fn steps(
+        &self,
+        state: &mut TrainState,
+        most: u64,
         writer: &mut dyn StateWriter,
         observer: &mut dyn Observer,
     ) -> Result<Ended> {
@@ -107,13 +173,15 @@ impl<T: TrainTask> StageFit<'_, T> {
         if state.progress.sums.steps == 0 {
             task.begin_epoch(&mut state.params);
         }
-        let per_epoch = images.div_ceil(plan.batch_size) as u64;
+        let per_epoch = self.per_epoch();
         let first = self.done(state) * per_epoch;
         let order = epoch_order(images, plan.config.seed, epoch as u64);
         let done = (state.progress.sums.steps as usize).saturating_mul(plan.batch_size).min(order.len());
+        let most = usize::try_from(most).unwrap_or(usize::MAX).saturating_mul(plan.batch_size);
+        let wanted = &order[done..done.saturating_add(most).min(order.len())];
         let mut lap = Instant::now();
         let schedule = task.schedule(self.plan.epochs);
-        let mut batches = task.batches(train, stage, &order[done..], epoch, plan.batch_size)?;
+        let mut batches = task.batches(train, stage, wanted, epoch, plan.batch_size)?;
         let mut waited = Duration::ZERO;
         while let Some(batch) = timed(&mut waited, || batches.next()) {
             let batch = batch?;
@@ -132,37 +200,34 @@ impl<T: TrainTask> StageFit<'_, T> {
         }
         let seconds = state.progress.epoch_seconds;
         tracing::info!("epoch {epoch}: waited {:.2} s of {seconds:.2} s for images", waited.as_secs_f64());
-        // Kept only with the epoch's record: an epoch whose validation is cut off is averaged in again.
-        let average = (task.averaging() == Averaging::Epochs).then(|| {
+        Ok(Ended::Finished)
+    }
+
+    /// The average over the epochs with the one that is over, where that is what is kept.
+    fn average(&self, state: &TrainState) -> Option<Vec<Param>> {
+        let epoch = state.progress.history.len() + 1;
+        (self.task.averaging() == Averaging::Epochs).then(|| {
             let before = state.copies.get(AVERAGE).cloned();
             EpochAverage { epochs: self.plan.epochs }.after(epoch, before, &state.params)
-        });
-        let values = average.as_deref().unwrap_or(state.current());
-        let Some(found) = evaluate(task, values, stage, (Split::Val, self.val), false, observer)? else {
-            return Ok(Ended::Interrupted);
-        };
+        })
+    }
+
+    /// The record of the epoch that is over, with what it found in the validation images and how long that took.
+    fn record(&self, state: &TrainState, val: Option<Scores>, val_time: Duration) -> EpochRecord {
+        let (task, epoch, per_epoch) = (self.task, state.progress.history.len() + 1, self.per_epoch());
         let means = task.means(&state.progress.sums);
-        let record = EpochRecord {
+        let last = self.done(state) * per_epoch + per_epoch - 1;
+        EpochRecord {
             epoch,
-            stage,
+            stage: self.plan.stage,
             step: epoch as u64 * per_epoch,
-            lr: task.recorded_lr(state.progress.lr) * schedule.factor(first + per_epoch - 1),
+            lr: task.recorded_lr(state.progress.lr) * task.schedule(self.plan.epochs).factor(last),
             train_loss: means.loss,
             train: means.others.into_iter().map(|(name, mean)| (name.to_owned(), mean)).collect(),
-            val: (task.data().images[Split::Val as usize] > 0).then(|| found.scores()),
+            val,
             train_seconds: state.progress.epoch_seconds,
-            val_seconds: lap.elapsed().as_secs_f64(),
-        };
-        state.copies.extend(average.map(|average| (AVERAGE, average)));
-        let best = state.progress.finish_epoch(record);
-        if best {
-            state.copies.insert(stage.copy_name(), state.current().to_vec());
+            val_seconds: val_time.as_secs_f64(),
         }
-        if let Some(record) = state.progress.history.last() {
-            observer.event(&Event::Epoch { record, of: self.epochs, best });
-        }
-        writer.epoch(state)?;
-        Ok(Ended::Finished)
     }
 
     /// One update of the learned values: clipping, optimiser, moving average.

@@ -71,6 +71,9 @@ pub struct Results {
     /// What `lr = "auto"` tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr_search: Option<Vec<LrTrial>>,
+    /// The steps of all that, as a share of those of the training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr_search_share: Option<f64>,
     /// Classification: what logits are divided by before they become probabilities, fitted on the validation images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,

@@ -7,12 +7,12 @@ use super::{
     checkpoint::TrainState,
     evaluate,
     fit::{Ended, StageFit, is_over},
-    lr_search::{LrSearch, LrTrial},
+    lr_search::{self, LrSearch, RateSearch},
     observer::{Event, Observer, Start},
     progress::{EpochRecord, PROBE, REWIND, RunProgress, Stage},
     results::{Control, LearnedScores, ProbeResults, Results, peak_rss_bytes},
     run_folder::{self, RunFolder},
-    run_writer::{NoWriter, RunWriter, StateWriter},
+    run_writer::{RunWriter, StateWriter},
     task::{FinishedRun, Refined, Scored, StagePlan, TrainTask},
 };
 use crate::config::Select;
@@ -24,9 +24,6 @@ use vpt_base::{
 use vpt_data::Split;
 use vpt_energy::{Energy, EnergyMeter};
 use vpt_model::metrics::{Scores, bootstrap, calibration::Logits};
-
-/// A trial of a learning rate takes this share of the epochs of each stage.
-const TRIAL_SHARE: usize = 4;
 
 /// What the head alone found at the end of a run.
 struct AloneEnd<E> {
@@ -156,82 +153,23 @@ impl<T: TrainTask> Session<T> {
         StageFit { task: &self.task, plan: stage, train: &train, val: &val, epochs }.run(state, writer, observer)
     }
 
-    /// The stages of a trial of a learning rate.
-    fn trial_stages(&self) -> Vec<StagePlan> {
-        let shorter = |stage: StagePlan| StagePlan { epochs: stage.epochs.div_ceil(TRIAL_SHARE), ..stage };
-        // What is pruned learns with the rate of what it is pruned from.
-        self.task.stages().into_iter().filter(|stage| stage.stage != Stage::Pruned).map(shorter).collect()
-    }
-
     /// The learning rate, chosen by validation if there are several; `None` when the observer asked to stop.
     fn learning_rate(&self, initial: &[Param], observer: &mut dyn Observer) -> Result<Option<f64>> {
-        let plan = self.task.plan();
-        let rates = &plan.learning_rates;
-        if let [lr] = rates[..] {
+        if let [lr] = self.task.plan().learning_rates[..] {
             return Ok(Some(lr));
         }
-        let run = self.task.fingerprint().as_str();
-        let stages = self.trial_stages();
-        let earlier = LrSearch::load(&self.folder, |run| self.is_own(run), rates, epochs(&stages))?;
-        let mut search = earlier.unwrap_or_else(|| LrSearch::new(run, rates));
-        if search.trials.len() < rates.len() && !self.try_rates(&mut search, &stages, initial, observer)? {
-            return Ok(None);
-        }
-        let lr = search.chosen();
+        let search = RateSearch { task: &self.task, folder: &self.folder, initial };
+        let Some(lr) = search.choose(observer)? else { return Ok(None) };
         observer.event(&Event::Chosen { lr });
         Ok(Some(lr))
     }
 
-    /// Tries the rates that `search` has not tried yet; false if the observer asked to stop.
-    fn try_rates(
-        &self,
-        search: &mut LrSearch,
-        stages: &[StagePlan],
-        initial: &[Param],
-        observer: &mut dyn Observer,
-    ) -> Result<bool> {
-        let plan = self.task.plan();
-        let rates = &plan.learning_rates;
-        let Some((last, earlier)) = stages.split_last() else { return Ok(true) };
-        let begin = |lr| TrainState::new(initial.to_vec(), plan.optimizer, RunProgress::new(lr));
-        // What is learned before the last stage has a rate of its own, and is the same in every trial.
-        let mut shared = None;
-        for &stage in earlier {
-            observer.event(&Event::Note("before the trials of learning rates: what is the same in all of them"));
-            let state = shared.get_or_insert_with(|| begin(rates[0]));
-            if self.fit(stage, stages, state, &mut NoWriter, observer)? == Ended::Interrupted {
-                return Ok(false);
-            }
-        }
-        let Some([train, val]) = self.sources(last.stage, observer)? else { return Ok(false) };
-        let epochs = epochs(stages);
-        let fit = StageFit { task: &self.task, plan: *last, train: &train, val: &val, epochs };
-        for (i, &lr) in rates.iter().enumerate().skip(search.trials.len()) {
-            observer.event(&Event::Trial { lr, number: i + 1, of: rates.len() });
-            let mut state = shared.clone().unwrap_or_else(|| begin(lr));
-            state.progress.lr = lr;
-            let val = match fit.run(&mut state, &mut NoWriter, observer) {
-                Ok(Ended::Interrupted) => return Ok(false),
-                Ok(Ended::Finished) => state.selected(plan.select).and_then(|(_, record)| record.val.clone()),
-                // A rate too high for the loss to stay finite has lost; other errors are errors.
-                Err(Error::Diverged { .. }) => None,
-                Err(error) => return Err(error),
-            };
-            search.add(LrTrial { lr, epochs, val }, rates);
-            self.folder.write_json(run_folder::LR_SEARCH, search)?;
-        }
-        Ok(true)
-    }
-
-    /// The trials of `lr = "auto"`, if there were any.
-    fn trials(&self) -> Result<Option<Vec<LrTrial>>> {
-        let rates = &self.task.plan().learning_rates;
-        if rates.len() == 1 {
+    /// The search of `lr = "auto"`, if there was one.
+    fn lr_search(&self) -> Result<Option<LrSearch>> {
+        if self.task.plan().learning_rates.len() == 1 {
             return Ok(None);
         }
-        let epochs = epochs(&self.trial_stages());
-        let search = LrSearch::load(&self.folder, |run| self.is_own(run), rates, epochs)?;
-        Ok(search.map(|search| search.trials))
+        LrSearch::load(&self.folder, |run| self.is_own(run))
     }
 
     /// Ends a run whose values were computed, not learned in steps: an epoch that took none stands for it.
@@ -318,7 +256,7 @@ impl<T: TrainTask> Session<T> {
         let seconds: f64 = history.iter().map(|record| record.train_seconds).sum();
         let data = task.data();
         let own = task.results(&val, &test);
-        let energy = cost();
+        let (energy, search) = (cost(), self.lr_search()?);
         let results = Results {
             task: plan.config.task,
             method: plan.config.method,
@@ -340,7 +278,8 @@ impl<T: TrainTask> Session<T> {
             val: record.val.clone(),
             test: test.scores(),
             lr: (!plan.solved).then_some(state.progress.lr),
-            lr_search: self.trials()?,
+            lr_search_share: search.as_ref().and_then(LrSearch::steps).map(|steps| self.share_of_training(steps)),
+            lr_search: search.map(|search| search.trials),
             temperature: own.temperature,
             ece: own.ece,
             chosen: chosen.unwrap_or(own.chosen),
@@ -389,6 +328,13 @@ impl<T: TrainTask> Session<T> {
             learned: LearnedScores { best_epoch: record.epoch, val: record.val.clone(), test: test.scores() },
         };
         Ok(Some(AloneEnd { val: of_val, test: of_test, results }))
+    }
+
+    /// What a search of learning rates took in whose trials so many `steps` were taken, as a share of the steps of the training.
+    fn share_of_training(&self, steps: u64) -> f64 {
+        let (plan, stages) = (self.task.plan(), lr_search::trial_stages(&self.task));
+        let before: usize = stages.iter().rev().skip(1).map(|stage| stage.epochs).sum();
+        (steps + before as u64 * plan.steps_per_epoch()) as f64 / plan.total_steps as f64
     }
 
     /// Scores of the validation images, if there are any.

@@ -622,10 +622,59 @@ fn an_automatic_learning_rate_is_chosen_once_and_written_down() {
     let dir = workplace();
     let out = dir.path().join("out");
     let config = RunConfig { lr: Some(LearningRate::Auto), out: Some(out.clone()), ..config(&dir, Method::LINEAR) };
-    finish(&config, &dir);
+    let results = finish(&config, &dir).1;
     let search: serde_json::Value = serde_json::from_slice(&bytes(&out, run_folder::LR_SEARCH)).unwrap();
     let tried: Vec<f64> = search["trials"].as_array().unwrap().iter().map(|t| t["lr"].as_f64().unwrap()).collect();
     assert!(tried.len() > 1 && tried.contains(&search["chosen"].as_f64().unwrap()), "{search}");
+    assert_eq!(results.lr, search["chosen"].as_f64());
+}
+
+#[test]
+fn a_search_of_learning_rates_halves_them_within_the_steps_of_a_training_wherever_it_is_killed() {
+    let dir = workplace();
+    // 20 images, 4 steps an epoch: trials of 8 steps, whose looks are in the middle of epochs, too. A moving average is a copy more.
+    for (method, ema) in [(Method::VPT_DEEP, None), (Method::VPT_SHALLOW, Some(0.9)), (Method::LINEAR, None)] {
+        let auto = RunConfig {
+            lr: Some(LearningRate::Auto),
+            epochs: Some(8),
+            ema: ema.filter(|_| method != Method::LINEAR),
+            ..config(&dir, method)
+        };
+        let (whole, results) = finish(&auto, &dir);
+        let trials = results.lr_search.unwrap();
+        let looks: Vec<(u64, usize)> =
+            [2, 4, 8].map(|steps| (steps, trials.iter().filter(|trial| trial.steps == Some(steps)).count())).into();
+        assert_eq!(looks, [(2, 8), (4, 4), (8, 2)], "{method}");
+        assert_eq!(results.lr_search_share, Some(1.));
+        let finalists = trials.iter().filter(|trial| trial.steps == Some(8));
+        let best = finalists.map(|trial| (trial.val.as_ref().unwrap().loss().unwrap(), trial.lr));
+        let best = best.reduce(|best, other| if other.0 < best.0 { other } else { best }).unwrap();
+        assert_eq!(results.lr, Some(best.1), "{method}");
+        // The run itself knows nothing of the trials.
+        let lr = Some(LearningRate::Value(best.1));
+        assert_eq!(content(&finish(&RunConfig { lr, ..auto.clone() }, &dir).0), content(&whole), "{method}");
+        // A trial of n steps that is gone on with looks where one of n steps looks that is not.
+        let first = |steps: u64| trials.iter().find(|trial| trial.steps == Some(steps)).unwrap();
+        let last = first(8);
+        let trained = RunConfig { lr: Some(LearningRate::Value(last.lr)), epochs: Some(2), ..auto.clone() };
+        let select = Some(Select::Last);
+        let alone = finish(&RunConfig { select, keep_better: None, ..trained }, &dir).1;
+        if alone.probe.as_ref().is_none_or(|probe| !probe.kept) {
+            assert_eq!(last.val, alone.val, "{method}");
+        }
+        for (stop_after, killed_after) in [(4, 8), (9, 7), (25, 13), (40, 31), (60, 12)] {
+            let outcome = run(&auto, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+            let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{stop_after}: {outcome:?}") };
+            let copied = dir.path().join(format!("copy-{method}-{stop_after}-{killed_after}"));
+            finished(resume(&folder, &mut Cut::copying(killed_after, &copied)));
+            finished(resume(&copied, &mut Silent));
+            for folder in [&folder, &copied] {
+                assert_eq!(content(folder), content(&whole), "{method}: {stop_after}, {killed_after}");
+                assert_eq!(bytes(folder, run_folder::LR_SEARCH), bytes(&whole, run_folder::LR_SEARCH));
+                assert!((1..9).all(|i| !folder.join(format!("lr_search-{i}.safetensors")).exists()));
+            }
+        }
+    }
 }
 
 #[test]
