@@ -203,6 +203,8 @@ fn runs(sandbox: &Sandbox, schema: &mut Schema) {
         "2",
         "--epochs",
         "1",
+        "--folds",
+        "2",
         "--out",
         "runs/few",
         "--country",
@@ -210,6 +212,7 @@ fn runs(sandbox: &Sandbox, schema: &mut Schema) {
     ];
     schema.holds("train", &sandbox.vpt(&[&few[..], &["--json"]].concat()).ok().json());
     schema.holds("few_shot.json", &json_file(&sandbox.path("runs/few/few_shot.json")));
+    schema.holds("folds.json", &json_file(&sandbox.path("runs/few/folds.json")));
     schema.holds("runs list", &sandbox.vpt(&["runs", "list", "--json"]).ok().json());
     schema.holds("runs compare", &sandbox.vpt(&["runs", "compare", "classify/a", "detect/a", "--json"]).ok().json());
     schema.holds("runs rm", &sandbox.vpt(&["runs", "rm", "few", "--yes", "--json"]).ok().json());

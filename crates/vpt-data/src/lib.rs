@@ -9,6 +9,7 @@ mod container;
 pub mod dataset;
 pub mod examine;
 pub mod few_shot;
+mod folds;
 mod formats;
 mod index_png;
 pub mod loader;

@@ -6,7 +6,7 @@ use super::container::ImageSource;
 use super::dataset::{Dataset, Layout, Sample, Split};
 use super::multilabel::MultilabelDataset;
 use super::open::{LabeledSet, Parts};
-use super::split::{complete, complete_parts};
+use super::split::{MadeParts, complete, complete_parts};
 use vpt_base::{Error, Result};
 
 /// Images with what is known of each, in one to three parts.
@@ -94,7 +94,7 @@ impl MemorySet<u32> {
             check_class(&id, label, count)?;
             Ok(Sample { image, label, id })
         })?;
-        let set = complete(name, Layout::MEMORY, LabeledSet { classes, samples }, seed, None)?;
+        let set = complete(name, Layout::MEMORY, LabeledSet { classes, samples }, seed, MadeParts::All)?;
         let lacking = (0..count).find(|&class| !set.train.iter().any(|sample| sample.label as usize == class));
         match lacking {
             Some(class) => {
@@ -156,7 +156,7 @@ impl<L> MemorySet<L> {
             }
             Ok(image)
         })?;
-        let (mut parts, split_note) = complete_parts(&name, parts, &["images".to_owned()], seed, None)?;
+        let (mut parts, split_note) = complete_parts(&name, parts, &["images".to_owned()], seed, MadeParts::All)?;
         for part in &mut parts {
             renumber(part);
         }

@@ -44,6 +44,23 @@ impl Member for Sample {
     }
 }
 
+/// Which parts are made where a data set lacks them.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum MadeParts<'a> {
+    /// All three.
+    All,
+    /// No val: what would be it is learned from.
+    NoVal,
+    /// None, if all that there is can be measured.
+    Measured(MeasuredPart<'a>),
+}
+
+impl<'a> From<Option<MeasuredPart<'a>>> for MadeParts<'a> {
+    fn from(measured: Option<MeasuredPart<'a>>) -> Self {
+        measured.map_or(Self::All, Self::Measured)
+    }
+}
+
 /// The part of a data set that is measured, where nothing is learned from it.
 #[derive(Clone, Copy, Debug)]
 pub struct MeasuredPart<'a> {
@@ -53,20 +70,20 @@ pub struct MeasuredPart<'a> {
     pub learned: Option<&'a SplitFile>,
 }
 
-/// Fills in the parts that `found` lacks; all it has is one part if it is only `measured` and was not learned from.
+/// Fills in those of the parts that `found` lacks that are to be `made`.
 pub(super) fn complete(
     name: String,
     layout: Layout,
     found: LabeledSet,
     seed: u64,
-    measured: Option<MeasuredPart<'_>>,
+    made: MadeParts<'_>,
 ) -> Result<Dataset> {
     let LabeledSet { classes, samples } = found;
-    if let ([class], None) = (&classes[..], measured) {
+    if let ([class], MadeParts::All | MadeParts::NoVal) = (&classes[..], made) {
         let message = format!("only one class ('{class}'); there is nothing to tell apart");
         return Err(Error::invalid(format!("data set {name}"), message));
     }
-    let ([train, val, test], split_note) = complete_parts(&name, samples, &classes, seed, measured)?;
+    let ([train, val, test], split_note) = complete_parts(&name, samples, &classes, seed, made)?;
     Ok(Dataset { name, layout, classes, train, val, test, split_note })
 }
 
@@ -77,15 +94,16 @@ pub(super) fn complete_parts<M: Member>(
     given: Parts<M>,
     groups: &[String],
     seed: u64,
-    measured: Option<MeasuredPart<'_>>,
+    made: MadeParts<'_>,
 ) -> Result<([Vec<M>; 3], String)> {
-    let given = match measured {
-        Some(measured) => match measured.whole(name, given) {
+    let given = match made {
+        MadeParts::Measured(measured) => match measured.whole(name, given) {
             Ok(found) => return Ok(found),
             Err(given) => given,
         },
-        None => given,
+        MadeParts::All | MadeParts::NoVal => given,
     };
+    let no_val = matches!(made, MadeParts::NoVal);
     if let Parts::Split { train, val, test } = &given
         && train.is_empty()
         && (val.is_some() || test.is_some())
@@ -98,6 +116,16 @@ pub(super) fn complete_parts<M: Member>(
     let (parts, note) = match given {
         Parts::Split { train, val: Some(val), test: Some(test) } => {
             ([train, val, test], "train, val and test as given".to_string())
+        }
+        Parts::Split { train, val: None, test: Some(test) } if no_val => {
+            ([train, Vec::new(), test], "train and test as given; there is no val".to_owned())
+        }
+        Parts::Split { train, val: Some(test), test: None } if no_val => {
+            ([train, Vec::new(), test], "there is no test: val is used as test; there is no val".to_owned())
+        }
+        Parts::Split { train, val: None, test: None } | Parts::Unsplit(train) if no_val => {
+            let parts = draw(train, groups, seed, |n| [0, share(n, 15, 100)]);
+            (parts, format!("no parts given: 85 % train, 15 % test by seed {seed}; there is no val"))
         }
         Parts::Split { train, val: None, test: Some(test) } => {
             let (train, val) = tenth(train, groups, seed);
@@ -118,7 +146,7 @@ pub(super) fn complete_parts<M: Member>(
         }
     };
     for (split, part) in Split::ALL.into_iter().zip(&parts) {
-        if part.is_empty() {
+        if part.is_empty() && !(no_val && split == Split::Val) {
             let message = format!("no images for {split} ({note}); too few images");
             return Err(Error::invalid(format!("data set {name}"), message));
         }
@@ -290,7 +318,7 @@ mod tests {
 
     fn completed(parts: Parts<Sample>, classes: usize, seed: u64) -> Result<Dataset> {
         let classes = (0..classes).map(|c| format!("c{c}")).collect();
-        complete("set".into(), Layout::FOLDER, LabeledSet { classes, samples: parts }, seed, None)
+        complete("set".into(), Layout::FOLDER, LabeledSet { classes, samples: parts }, seed, MadeParts::All)
     }
 
     fn ids(samples: &[Sample]) -> BTreeSet<String> {
@@ -319,6 +347,22 @@ mod tests {
     }
 
     #[test]
+    fn a_val_that_is_not_wanted_is_learned_from() {
+        let open = |parts| {
+            let classes = (0..2).map(|c| format!("c{c}")).collect();
+            complete("set".into(), Layout::FOLDER, LabeledSet { classes, samples: parts }, 1, MadeParts::NoVal).unwrap()
+        };
+        let sizes = |data: &Dataset| [data.train.len(), data.val.len(), data.test.len()];
+        let data = open(Parts::Split { train: samples(&[40, 4]), val: None, test: Some(samples(&[3])) });
+        assert_eq!((sizes(&data), &*data.split_note), ([44, 0, 3], "train and test as given; there is no val"));
+        let data = open(Parts::Split { train: samples(&[40, 4]), val: Some(samples(&[3])), test: None });
+        assert_eq!(sizes(&data), [44, 0, 3]);
+        assert_eq!(sizes(&open(Parts::Unsplit(samples(&[100, 20])))), [102, 0, 18]);
+        let data = open(Parts::Split { train: samples(&[4, 4]), val: Some(samples(&[3])), test: Some(samples(&[4])) });
+        assert_eq!(sizes(&data), [8, 3, 4], "what is given is left alone");
+    }
+
+    #[test]
     fn parts_that_are_given_are_left_alone() {
         let given = Parts::Split { train: samples(&[1, 1]), val: Some(samples(&[3])), test: Some(samples(&[4])) };
         let data = completed(given, 2, 1).unwrap();
@@ -342,7 +386,7 @@ mod tests {
         let measure = |given: Parts<Sample>, split, learned: Option<&SplitFile>| {
             let set = LabeledSet { classes: vec!["c0".into(), "c1".into()], samples: given };
             let measured = Some(MeasuredPart { split, learned });
-            complete("set".into(), Layout::FOLDER, set, 1, measured)
+            complete("set".into(), Layout::FOLDER, set, 1, measured.into())
                 .map(|data| (data.part(split).len(), data.split_note))
         };
         let all = || samples(&[10, 10]);

@@ -360,6 +360,21 @@ settings! {
                 check: |name| if name.trim().is_empty() { Err("an empty name".into()) } else { Ok(()) },
             }
         }
+        Training {
+            // Declared here, since what stands in files of earlier versions keeps its place.
+            /// Without validation images: choose the number of epochs by so many folds of the training images, then learn from all of them
+            ///
+            /// A val that the data lacks is then not split off: all of its images are learned from. Each fold in turn is validated on
+            /// after every epoch by what learns from the others, in runs as long as this one; the epochs after which all folds together are
+            /// right most often are learned, of the same schedule. The penalty of the probe is chosen by cross-validation, too, and
+            /// `keep_better` is decided by the folds. What they found is in results.json and folds.json.
+            folds: Option<usize> => {
+                value: "K",
+                tasks: ONE_CLASS,
+                steps: true,
+                check: |&folds| if folds < 2 { Err("fewer than 2".into()) } else { Ok(()) },
+            }
+        }
         Global {
             /// What computes the image tower: the native engine if `None`
             engine: Option<Engine> => { value: "ENGINE", }

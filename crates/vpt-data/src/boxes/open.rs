@@ -174,7 +174,7 @@ fn complete(
         Parts::Split { val: Some(_), test: None, .. } => [Split::Train, Split::Train, Split::Val].map(Some),
         Parts::Split { val: None, test: None, .. } => [Some(Split::Train); 3],
     };
-    let (mut parts, split_note) = complete_parts(&name, parts, &["images".to_owned()], seed, measured)?;
+    let (mut parts, split_note) = complete_parts(&name, parts, &["images".to_owned()], seed, measured.into())?;
     if !has_ids {
         for part in &mut parts {
             renumber(part);

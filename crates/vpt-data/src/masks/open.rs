@@ -306,7 +306,7 @@ fn complete(name: String, found: AnnotatedMasks, seed: u64, measured: Option<Mea
         }
     }
     let parts = if given == [None; 3] { Parts::Unsplit(train) } else { Parts::Split { train, val, test } };
-    let (parts, note) = complete_parts(&name, parts, &["images".to_owned()], seed, measured)?;
+    let (parts, note) = complete_parts(&name, parts, &["images".to_owned()], seed, measured.into())?;
     let [train, val, test] = parts;
     let split_note = format!("{note}; {}", classes.note);
     Ok(MaskDataset { name, layout, classes, train, val, test, split_note, given, faults, notes })

@@ -94,6 +94,21 @@ impl Scores {
     }
 }
 
+/// The mean of metrics of one class an image over parts with so many images; `None` if there are none. Accuracies and the loss are
+/// those of all images together, recalls the mean of the parts'.
+pub fn mean_of_parts<'a>(parts: impl IntoIterator<Item = (usize, &'a Metrics)>) -> Option<Metrics> {
+    let parts: Vec<(f64, &Metrics)> = parts.into_iter().map(|(images, metrics)| (images as f64, metrics)).collect();
+    let images: f64 = parts.iter().map(|(images, _)| images).sum();
+    let mean =
+        |of: fn(&Metrics) -> f64| parts.iter().map(|(images, metrics)| images * of(metrics)).sum::<f64>() / images;
+    (images > 0.).then(|| Metrics {
+        acc1: mean(|metrics| metrics.acc1),
+        acc5: parts[0].1.acc5.map(|_| mean(|metrics| metrics.acc5.unwrap_or_default())),
+        mean_per_class_recall: mean(|metrics| metrics.mean_per_class_recall),
+        loss: mean(|metrics| metrics.loss),
+    })
+}
+
 /// The sum of `values`, in an order of their own: neither the order of the images nor their batches show in it.
 fn sum(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();

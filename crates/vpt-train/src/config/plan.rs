@@ -234,7 +234,8 @@ impl RunConfig {
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
         let few_shot = self.shots.is_some() || self.draw.is_some();
-        let select = self.select.unwrap_or(if few_shot { Select::Last } else { Select::Best });
+        let blind = few_shot || self.folds.is_some();
+        let select = self.select.unwrap_or(if blind { Select::Last } else { Select::Best });
         let lr = self.lr.unwrap_or(LearningRate::Value(defaults.lr));
         let head_lr = self.head_lr.unwrap_or(defaults.head_lr);
         let weight_decay = self.weight_decay.unwrap_or(defaults.weight_decay);

@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    progress::{AVERAGE, EpochRecord, PROBE, RunProgress},
-    task::Averaging,
+    progress::{AVERAGE, EpochRecord, PROBE, REWIND, RunProgress, Stage},
+    task::{Averaging, StagePlan},
 };
 use crate::config::Select;
 use vpt_base::{
@@ -54,6 +54,14 @@ impl TrainState {
     pub(crate) fn new(params: Vec<Param>, optimizer: OptimizerKind, progress: RunProgress) -> Self {
         let optimizer = Optimizer::new(optimizer, &params);
         Self { params, optimizer, copies: BTreeMap::new(), progress }
+    }
+
+    /// Keeps the first values, where one of the `stages` goes back to them.
+    pub(crate) fn begin_pruning(&mut self, stages: &[StagePlan]) {
+        if stages.iter().any(|stage| stage.stage == Stage::Pruned) {
+            self.copies.insert(REWIND, self.params.clone());
+            self.progress.rewinds = true;
+        }
     }
 
     /// Writes a checkpoint of the run whose fingerprint is `run`.

@@ -28,20 +28,22 @@ pub(crate) enum Ended {
 /// One stage of a run, or of a trial of a learning rate: everything that its loop needs and that does not change.
 pub(crate) struct StageFit<'a, T: TrainTask> {
     pub(crate) task: &'a T,
-    /// The stage and its number of epochs; the schedule covers exactly these.
+    /// The stage and its number of epochs, which the schedule covers.
     pub(crate) plan: StagePlan,
+    /// After which of them it is over: all of them, unless folds have chosen fewer.
+    pub(crate) until: usize,
     pub(crate) train: &'a T::Source,
     pub(crate) val: &'a T::Source,
     /// Epochs of all stages.
     pub(crate) epochs: usize,
 }
 
-/// Whether the stage `plan` is over: all its epochs are done, or so many (`patience`) since its best.
-pub(crate) fn is_over(plan: StagePlan, progress: &RunProgress, patience: Option<usize>) -> bool {
-    let done = progress.of_stage(plan.stage).count();
-    let best = progress.best_of(plan.stage).map_or(0, |best| best.epoch);
-    let since = progress.of_stage(plan.stage).filter(|record| record.epoch > best).count();
-    done >= plan.epochs || patience.is_some_and(|patience| since >= patience)
+/// Whether `stage` is over: so many epochs (`until`) are done, or so many (`patience`) since its best.
+pub(crate) fn is_over(stage: Stage, until: usize, progress: &RunProgress, patience: Option<usize>) -> bool {
+    let done = progress.of_stage(stage).count();
+    let best = progress.best_of(stage).map_or(0, |best| best.epoch);
+    let since = progress.of_stage(stage).filter(|record| record.epoch > best).count();
+    done >= until || patience.is_some_and(|patience| since >= patience)
 }
 
 impl<T: TrainTask> StageFit<'_, T> {
@@ -60,7 +62,7 @@ impl<T: TrainTask> StageFit<'_, T> {
         if begins && !self.begin(state, observer)? {
             return Ok(Ended::Interrupted);
         }
-        while !is_over(self.plan, &state.progress, self.task.plan().config.patience) {
+        while !is_over(self.plan.stage, self.until, &state.progress, self.task.plan().config.patience) {
             if self.epoch(state, writer, observer)? == Ended::Interrupted {
                 writer.step(state, true)?;
                 return Ok(Ended::Interrupted);

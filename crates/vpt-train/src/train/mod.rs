@@ -8,6 +8,7 @@ pub(crate) mod checkpoint;
 mod evaluate;
 pub mod features;
 mod fit;
+mod folds;
 mod lr_search;
 pub mod observer;
 mod open_data;
@@ -27,6 +28,7 @@ use std::{
 
 pub(crate) use self::{evaluate::evaluate, task::dense::working_size};
 pub use self::{
+    folds::FoldResults,
     lr_search::LrTrial,
     observer::{Event, Observer, Silent, Start},
     open_data::{IN_MEMORY, OpenData},

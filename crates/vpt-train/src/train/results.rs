@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::lr_search::LrTrial;
+use super::{folds::FoldResults, lr_search::LrTrial};
 use crate::config::Task;
 use vpt_backbone::{Device, Engine, class_texts::Prompts};
 use vpt_base::{Error, Message, Result, files};
@@ -74,6 +74,9 @@ pub struct Results {
     /// The steps of all that, as a share of those of the training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr_search_share: Option<f64>,
+    /// With `folds`: what they found in the place of validation images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folds: Option<FoldResults>,
     /// Classification: what logits are divided by before they become probabilities, fitted on the validation images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,

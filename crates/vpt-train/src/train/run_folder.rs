@@ -32,6 +32,8 @@ pub const LAST: &str = "last.safetensors";
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
 /// What `lr = "auto"` tried and chose.
 pub const LR_SEARCH: &str = "lr_search.json";
+/// What each of `folds` found.
+pub const FOLDS: &str = "folds.json";
 /// The strengths of the L2 penalty that `solver = "lbfgs"` tried.
 pub const L2_SEARCH: &str = "l2_search.json";
 /// Curves of loss and accuracy.

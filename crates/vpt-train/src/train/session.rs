@@ -7,9 +7,10 @@ use super::{
     checkpoint::TrainState,
     evaluate,
     fit::{Ended, StageFit, is_over},
+    folds::{self, FoldResults},
     lr_search::{self, LrSearch, RateSearch},
     observer::{Event, Observer, Start},
-    progress::{EpochRecord, PROBE, REWIND, RunProgress, Stage},
+    progress::{EpochRecord, PROBE, RunProgress, Stage},
     results::{Control, LearnedScores, ProbeResults, Results, peak_rss_bytes},
     run_folder::{self, RunFolder},
     run_writer::{RunWriter, StateWriter},
@@ -23,7 +24,7 @@ use vpt_base::{
 };
 use vpt_data::Split;
 use vpt_energy::{Energy, EnergyMeter};
-use vpt_model::metrics::{Scores, bootstrap, calibration::Logits};
+use vpt_model::metrics::{Metrics, Scores, bootstrap, calibration::Logits};
 
 /// What the head alone found at the end of a run.
 struct AloneEnd<E> {
@@ -57,6 +58,7 @@ impl<T: TrainTask> Session<T> {
         if self.task.prepare(observer)?.is_none() {
             return Ok(self.interrupted());
         }
+        let (has_folds, mut folds) = (self.task.plan().config.folds.is_some(), None);
         let mut state = if let Some(state) = resumed {
             state
         } else {
@@ -66,12 +68,15 @@ impl<T: TrainTask> Session<T> {
                 state.copies.insert(PROBE, values.to_vec());
                 state.progress.probe = Some(choice.clone());
             }
-            if self.task.stages().iter().any(|stage| stage.stage == Stage::Pruned) {
-                state.copies.insert(REWIND, state.params.clone());
-                state.progress.rewinds = true;
-            }
+            state.begin_pruning(&self.task.stages());
             state
         };
+        if has_folds {
+            folds = folds::cross_validate(&self.task, &self.folder, state.progress.lr, observer)?;
+            if folds.is_none() {
+                return Ok(self.interrupted());
+            }
+        }
         // Lines of epochs after the checkpoint belong to the process that was cut off.
         self.folder.write_lines(run_folder::METRICS, &state.progress.history)?;
         let select = self.task.plan().select;
@@ -82,18 +87,22 @@ impl<T: TrainTask> Session<T> {
         let mut writer =
             RunWriter::new(&self.folder, self.task.fingerprint().as_str(), &self.meter, &state, &write_best);
         let stages = self.task.stages();
-        for &stage in &stages {
-            if is_over(stage, &state.progress, self.task.plan().config.patience) {
+        // With the schedule of all epochs, of which folds have chosen the first so many.
+        let left_out = folds.as_ref().map_or(0, |folds| folds.of - folds.epochs);
+        let all = stages.iter().map(|stage| stage.epochs).sum::<usize>() - left_out;
+        for (i, &plan) in stages.iter().enumerate() {
+            let until = plan.epochs - if i + 1 == stages.len() { left_out } else { 0 };
+            if is_over(plan.stage, until, &state.progress, self.task.plan().config.patience) {
                 continue;
             }
-            let ended = self.fit(stage, &stages, &mut state, &mut writer, observer);
+            let ended = self.fit(plan, (until, all), &mut state, &mut writer, observer);
             // After an error too: the last good state is worth more than it.
             writer.save(&mut state)?;
             if ended? == Ended::Interrupted {
                 return Ok(self.interrupted());
             }
         }
-        self.finish(&state, &|| writer.cost(), observer)
+        self.finish(&state, folds, &|| writer.cost(), observer)
     }
 
     fn interrupted(&self) -> Outcome {
@@ -139,18 +148,17 @@ impl<T: TrainTask> Session<T> {
         Ok(Some([train, val]))
     }
 
-    /// Trains `stage`, one of `stages`, from `state` to its end.
+    /// Trains the stage `plan` from `state` for `until` epochs, of `epochs` in all stages.
     fn fit(
         &self,
-        stage: StagePlan,
-        stages: &[StagePlan],
+        plan: StagePlan,
+        (until, epochs): (usize, usize),
         state: &mut TrainState,
         writer: &mut dyn StateWriter,
         observer: &mut dyn Observer,
     ) -> Result<Ended> {
-        let Some([train, val]) = self.sources(stage.stage, observer)? else { return Ok(Ended::Interrupted) };
-        let epochs = epochs(stages);
-        StageFit { task: &self.task, plan: stage, train: &train, val: &val, epochs }.run(state, writer, observer)
+        let Some([train, val]) = self.sources(plan.stage, observer)? else { return Ok(Ended::Interrupted) };
+        StageFit { task: &self.task, plan, until, train: &train, val: &val, epochs }.run(state, writer, observer)
     }
 
     /// The learning rate, chosen by validation if there are several; `None` when the observer asked to stop.
@@ -196,11 +204,17 @@ impl<T: TrainTask> Session<T> {
         let mut state = TrainState::new(values, self.task.plan().optimizer, RunProgress::new(0.));
         state.copies.insert(Stage::Whole.copy_name(), state.params.clone());
         state.progress.history.push(record);
-        self.finish(&state, &|| self.meter.energy(), observer)
+        self.finish(&state, None, &|| self.meter.energy(), observer)
     }
 
     /// Looks at test, once, and writes what a finished run leaves.
-    fn finish(&self, state: &TrainState, cost: &dyn Fn() -> Energy, observer: &mut dyn Observer) -> Result<Outcome> {
+    fn finish(
+        &self,
+        state: &TrainState,
+        folds: Option<FoldResults>,
+        cost: &dyn Fn() -> Energy,
+        observer: &mut dyn Observer,
+    ) -> Result<Outcome> {
         let (task, plan) = (&self.task, self.task.plan());
         let (values, record) =
             state.selected(plan.select).ok_or_else(|| Error::invalid("run", "no epoch was finished"))?;
@@ -224,7 +238,9 @@ impl<T: TrainTask> Session<T> {
         };
         let mut probe = None;
         if let Some(head) = state.copies.get(PROBE) {
-            let Some(alone) = self.alone(head, state, &record, &test, observer)? else { return Ok(self.interrupted()) };
+            let Some(alone) = self.alone(head, state, &record, (folds.as_ref(), &test), observer)? else {
+                return Ok(self.interrupted());
+            };
             if alone.results.kept {
                 (values, record) = (head.clone(), record.of_head_alone(self.of_val(&alone.val)));
                 (val, test) = (alone.val, alone.test);
@@ -280,6 +296,7 @@ impl<T: TrainTask> Session<T> {
             lr: (!plan.solved).then_some(state.progress.lr),
             lr_search_share: search.as_ref().and_then(LrSearch::steps).map(|steps| self.share_of_training(steps)),
             lr_search: search.map(|search| search.trials),
+            folds,
             temperature: own.temperature,
             ece: own.ece,
             chosen: chosen.unwrap_or(own.chosen),
@@ -305,7 +322,7 @@ impl<T: TrainTask> Session<T> {
         head: &[Param],
         state: &TrainState,
         record: &EpochRecord,
-        test: &T::Evaluation,
+        (folds, test): (Option<&FoldResults>, &T::Evaluation),
         observer: &mut dyn Observer,
     ) -> Result<Option<AloneEnd<T::Evaluation>>> {
         let (task, plan) = (&self.task, self.task.plan());
@@ -314,9 +331,12 @@ impl<T: TrainTask> Session<T> {
         let correct = |found: &T::Evaluation| found.logits().map(Logits::correct).unwrap_or_default();
         let moved = bootstrap::differences(&correct(test), &correct(&of_test));
         let moved = bootstrap::paired(&[moved], &mut stream(plan.config.seed, "paired with the probe", 0, 0));
-        // Without validation images there is nothing to tell it by.
         let alone = self.of_val(&of_val);
         let ranks = alone.as_ref().zip(record.val.as_ref()).map(|(alone, learned)| (alone.rank(), learned.rank()));
+        // Without validation images and folds there is nothing to tell it by.
+        let rank = |metrics: &Metrics| Scores::Classify(metrics.clone()).rank();
+        let of_folds = || folds.and_then(|folds| Some((rank(folds.probe.as_ref()?), rank(&folds.val))));
+        let ranks = ranks.or_else(of_folds);
         let better = ranks.is_some_and(|(alone, learned)| alone > learned);
         let results = ProbeResults {
             l2: state.progress.probe.as_ref().and_then(|choice| choice.l2),
@@ -352,9 +372,4 @@ impl<T: TrainTask> Session<T> {
     ) -> Result<()> {
         self.folder.write(name, self.task.task_file(values, record, test, val)?.to_bytes()?)
     }
-}
-
-/// Epochs of all `stages`.
-fn epochs(stages: &[StagePlan]) -> usize {
-    stages.iter().map(|stage| stage.epochs).sum()
 }

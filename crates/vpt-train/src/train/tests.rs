@@ -678,6 +678,64 @@ fn a_search_of_learning_rates_halves_them_within_the_steps_of_a_training_whereve
 }
 
 #[test]
+fn folds_choose_the_epochs_where_there_is_no_val_wherever_they_are_killed() {
+    let dir = workplace();
+    fs::remove_dir_all(dir.path().join("data/val")).unwrap();
+    // Rates at which the folds do not get better to the end.
+    let rates = |config: RunConfig| RunConfig {
+        lr: Some(LearningRate::Value(0.5)),
+        head_lr: Some(0.5).filter(|_| config.method != Method::LINEAR),
+        epochs: Some(5),
+        ..config
+    };
+    for method in [Method::VPT_DEEP, Method::LINEAR] {
+        let folds = RunConfig { folds: Some(4), keep_better: None, ..rates(config(&dir, method)) };
+        let (whole, results) = finish(&folds, &dir);
+        let found = results.folds.as_ref().unwrap();
+        assert_eq!((found.folds, found.of, found.curve.len()), (4, 5, 5), "{method}");
+        let rank = |epoch: usize| (found.curve[epoch].acc1, -found.curve[epoch].loss);
+        assert!((0..5).all(|epoch| rank(epoch) <= rank(found.epochs - 1)), "{method}: {found:?}");
+        assert_eq!(found.val, found.curve[found.epochs - 1]);
+        // Every training image is learned from, so many epochs of the schedule of all.
+        assert_eq!((results.train_images, &results.val), (20, &None));
+        assert_eq!(content(&whole).2.len(), found.epochs);
+        let split: serde_json::Value = serde_json::from_slice(&bytes(&whole, run_folder::SPLIT)).unwrap();
+        assert_eq!((split["train"].as_array().unwrap().len(), split["val"].as_array().unwrap().len()), (20, 0));
+        if method == Method::VPT_DEEP {
+            let probe = results.probe.as_ref().unwrap();
+            let of_folds = found.probe.as_ref().unwrap();
+            let better = (of_folds.acc1, -of_folds.loss) > (found.val.acc1, -found.val.loss);
+            assert_eq!((probe.better, probe.kept), (better, better));
+        }
+        for stop_after in [2, 9, 23, 40, 61, 80] {
+            let outcome = run(&folds, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+            let Outcome::Interrupted { folder: Some(folder) } = outcome else { break };
+            let (_, again) = finished(resume(&folder, &mut Silent));
+            assert_eq!(content(&folder), content(&whole), "{method}: stopped after {stop_after} batches");
+            assert_eq!((&again.folds, &again.probe), (&results.folds, &results.probe));
+        }
+    }
+}
+
+#[test]
+fn folds_are_for_data_without_validation_images() {
+    let dir = workplace();
+    let message = |config: &RunConfig| run(config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    let folds = |folds| RunConfig { folds: Some(folds), ..config(&dir, Method::VPT_DEEP) };
+    assert_eq!(message(&folds(3)), "folds: data has validation images, which choose in their place");
+    fs::remove_dir_all(dir.path().join("data/val")).unwrap();
+    assert_eq!(message(&folds(1)), "folds: fewer than 2");
+    assert!(message(&folds(21)).starts_with("folds: 21 for 20 of the 20 training images of data"));
+    let auto = RunConfig { lr: Some(LearningRate::Auto), ..folds(3) };
+    assert_eq!(message(&auto), "lr: needs validation images, and data has none");
+    let patient = RunConfig { patience: Some(2), ..folds(3) };
+    assert_eq!(message(&patient), "patience: needs validation images, and data has none");
+    let few = RunConfig { shots: Some(2), ..folds(2) };
+    let (_, results) = finish(&few, &dir);
+    assert_eq!((results.train_images, results.folds.unwrap().folds), (4, 2));
+}
+
+#[test]
 fn few_shots_are_drawn_and_a_full_folder_is_refused() {
     let dir = workplace();
     let out = dir.path().join("out");

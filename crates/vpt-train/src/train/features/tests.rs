@@ -276,7 +276,7 @@ fn learned(method: Method, epochs: usize, params: Vec<Param>, train: Features, p
     let mut task = Classify::new(setup, OneClass);
     task.beginning.penalty = penalty;
     let plan = StagePlan { stage: Stage::Whole, epochs };
-    let fit = StageFit { task: &task, plan, train: &data, val: &data, epochs };
+    let fit = StageFit { task: &task, plan, until: epochs, train: &data, val: &data, epochs };
     fit.run(&mut state, &mut NoWriter, &mut Silent).unwrap();
     state.params
 }

@@ -82,21 +82,21 @@ impl<T: TrainTask> RateSearch<'_, T> {
         }
         let Some([train, val]) = self.sources(last.stage, observer)? else { return Ok(false) };
         let epochs = last.epochs + before.iter().map(|stage| stage.epochs).sum::<usize>();
-        let fit = StageFit { task: self.task, plan: last, train: &train, val: &val, epochs };
+        let fit = StageFit { task: self.task, plan: last, until: last.epochs, train: &train, val: &val, epochs };
         let mut shared = None;
         while let Course::Goes(next) = course {
             let lr = bracket.rates[next.rate];
             observer.event(&Event::Trial { lr, number: search.trials.len() + 1, of: bracket.looks() });
             let state = if next.from > 0 { self.saved(next.rate)? } else { None };
-            let Some(mut state) = state.map_or_else(|| self.begin(&mut shared, before, lr, observer), |s| Ok(Some(s)))?
+            let Some(mut state) =
+                state.map_or_else(|| self.begin(&mut shared, before, lr, observer), |s| Ok(Some(s)))?
             else {
                 return Ok(false);
             };
             let val = match fit.advance(&mut state, next.to, observer) {
                 Ok(Ended::Interrupted) => return Ok(false),
                 Ok(Ended::Finished) => {
-                    let found =
-                        evaluate(self.task, state.current(), last.stage, (Split::Val, &val), false, observer)?;
+                    let found = evaluate(self.task, state.current(), last.stage, (Split::Val, &val), false, observer)?;
                     let Some(found) = found else { return Ok(false) };
                     Some(found.scores()).filter(|scores| scores.loss().is_none_or(f64::is_finite))
                 }
@@ -143,7 +143,8 @@ impl<T: TrainTask> RateSearch<'_, T> {
                 let note = "before the trials of learning rates: what is the same in all of them";
                 observer.event(&Event::Note(note));
                 let Some([train, val]) = self.sources(stage.stage, observer)? else { return Ok(None) };
-                let fit = StageFit { task: self.task, plan: stage, train: &train, val: &val, epochs };
+                let fit =
+                    StageFit { task: self.task, plan: stage, until: stage.epochs, train: &train, val: &val, epochs };
                 if fit.run(&mut state, &mut NoWriter, observer)? == Ended::Interrupted {
                     return Ok(None);
                 }
@@ -151,7 +152,9 @@ impl<T: TrainTask> RateSearch<'_, T> {
             *shared = Some(state);
         }
         let mut state = shared.clone();
-        state.iter_mut().for_each(|state| state.progress.lr = lr);
+        if let Some(state) = &mut state {
+            state.progress.lr = lr;
+        }
         Ok(state)
     }
 

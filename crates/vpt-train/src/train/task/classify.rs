@@ -33,6 +33,7 @@ const PAIRS: usize = 10;
 pub(crate) type Classify = ImageTask<OneClass>;
 
 /// Labels are classes.
+#[derive(Clone)]
 pub(crate) struct OneClass;
 
 /// Counts, and logits if they are kept, of images of one class each.
@@ -79,7 +80,8 @@ impl ImageLabels for OneClass {
         for note in check::notes(path) {
             observer.event(&Event::Note(&note));
         }
-        Ok((Dataset::open(path, config.seed_of_parts())?, Self))
+        let open = if config.folds.is_some() { Dataset::open_without_val } else { Dataset::open };
+        Ok((open(path, config.seed_of_parts())?, Self))
     }
 
     fn classes_of(&self, label: u32) -> Result<Vec<u32>> {

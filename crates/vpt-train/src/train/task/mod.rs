@@ -23,7 +23,7 @@ use super::{
 };
 use crate::config::{Plan, RunConfig, Task};
 use vpt_backbone::{Backbone, class_texts::Prompts};
-use vpt_base::{Message, Result, params::Param};
+use vpt_base::{Error, Message, Result, params::Param};
 use vpt_data::{ImageCount, Split};
 use vpt_energy::EnergyMeter;
 use vpt_model::{
@@ -277,6 +277,15 @@ pub(crate) trait TrainTask: Sized + 'static {
 
     /// Stands for configuration, data and backbone in checkpoints.
     fn fingerprint(&self) -> &RunFingerprint;
+
+    /// The same on a fold of the training images, the `fold`th of so many, which is validated on in place of being learned from;
+    /// `None` when the observer asked to stop.
+    ///
+    /// # Errors
+    /// There are too few images, or the task has no folds.
+    fn fold(&self, _fold: usize, _of: usize, _: &mut dyn Observer) -> Result<Option<Self>> {
+        Err(Error::setting("folds", "not for this task"))
+    }
 
     /// Writes which images are in which part to `folder`.
     fn write_parts(&self, folder: &RunFolder) -> Result<()>;

@@ -35,6 +35,7 @@ const MISTAKES: usize = 5;
 pub(crate) type Multilabel = ImageTask<ManyClasses>;
 
 /// Labels are sets of classes.
+#[derive(Clone)]
 pub(crate) struct ManyClasses(Arc<LabelSets>);
 
 impl Scored for MultilabelTally {

@@ -52,7 +52,7 @@ pub(crate) const EVAL_BATCH: usize = 64;
 pub(crate) type ScoreCurve = (&'static str, fn(&EpochRecord) -> f64);
 
 /// Meaning of the labels of images.
-pub(crate) trait ImageLabels: Sized + 'static {
+pub(crate) trait ImageLabels: Clone + Sized + 'static {
     /// The task.
     const TASK: Task;
     /// Whether a class without training images cannot be learned.
@@ -258,6 +258,11 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
 
     fn fingerprint(&self) -> &RunFingerprint {
         &self.setup.fingerprint
+    }
+
+    fn fold(&self, fold: usize, of: usize, observer: &mut dyn Observer) -> Result<Option<Self>> {
+        let Some(setup) = self.setup.fold(&self.labels, fold, of, observer)? else { return Ok(None) };
+        Ok(Some(Self::new(setup, self.labels.clone())))
     }
 
     fn write_parts(&self, folder: &RunFolder) -> Result<()> {

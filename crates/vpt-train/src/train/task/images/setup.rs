@@ -36,6 +36,14 @@ const CACHE_BYTES: usize = 768 << 20;
 /// Unreadable images that an error names.
 const NAMED: usize = 5;
 
+/// What a run learns from.
+struct Learned {
+    dataset: Dataset,
+    /// All classes of the data, of which a draw may have left some out.
+    classes: Vec<String>,
+    few_shot: Option<FewShot>,
+}
+
 /// Everything a run needs that does not change.
 pub(crate) struct Setup {
     pub(crate) plan: Plan,
@@ -63,14 +71,15 @@ pub(crate) struct Setup {
 /// Fails if `config` asks for something that validation images decide and `dataset` has none.
 fn refuse_without_validation(config: &RunConfig, dataset: &Dataset) -> Result<()> {
     if !dataset.val.is_empty() {
-        return Ok(());
+        let message = format!("{} has validation images, which choose in their place", dataset.name);
+        return if config.folds.is_some() { Err(Error::setting("folds", message)) } else { Ok(()) };
     }
     let cache = &config.options.cache;
     let needs = [
         ("lr", matches!(config.lr, Some(LearningRate::Auto))),
         ("patience", config.patience.is_some()),
         ("select", config.select == Some(Select::Best)),
-        ("keep_better", config.keep_better == Some(true)),
+        ("keep_better", config.keep_better == Some(true) && config.folds.is_none()),
         ("alpha", config.method.has_cache() && (cache.alpha.is_none() || cache.beta.is_none())),
     ];
     let Some((field, _)) = needs.iter().find(|(_, asked)| *asked) else { return Ok(()) };
@@ -117,6 +126,35 @@ impl Setup {
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
         backbone.note().iter().for_each(|note| observer.event(&Event::Note(note)));
+        let learned = Learned { dataset, classes, few_shot };
+        Ok(Self::on(config, learned, &labels, &backbone, observer)?.map(|setup| (setup, labels)))
+    }
+
+    /// The `fold`th of so many folds of the training images: learned from the others with everything that was chosen here, on the same
+    /// backbone. `None` when the observer asked to stop.
+    pub(crate) fn fold<L: ImageLabels>(
+        &self,
+        labels: &L,
+        fold: usize,
+        of: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Self>> {
+        let mut folds = self.dataset.folds(of, self.plan.config.seed)?;
+        let dataset = folds.swap_remove(fold);
+        let (folds, select) = (None, Some(Select::Last));
+        let config = RunConfig { folds, select, shots: None, draw: None, ..self.plan.config.clone() };
+        let learned = Learned { classes: dataset.classes.clone(), dataset, few_shot: None };
+        Self::on(&config, learned, labels, self.model.backbone(), observer)
+    }
+
+    fn on<L: ImageLabels>(
+        config: &RunConfig,
+        learned: Learned,
+        labels: &L,
+        backbone: &Arc<Backbone>,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Self>> {
+        let Learned { mut dataset, classes, few_shot } = learned;
         let facts = |dataset: &Dataset| RunContext {
             task: L::TASK,
             depth: backbone.vit.depth(),
@@ -134,8 +172,8 @@ impl Setup {
         let config = &config;
         let plan = config.resolve(&facts(&dataset))?;
         // First: a missing text tower should be told before a thousand images are read.
-        let texts = prompts(&plan, &backbone, &dataset)?;
-        let by_sigmoid = tells_by_sigmoid(&plan, &backbone)?;
+        let texts = prompts(&plan, backbone, &dataset)?;
+        let by_sigmoid = tells_by_sigmoid(&plan, backbone)?;
         let classifier = classifier(&plan, texts.as_ref(), dataset.train.len());
         let mut model = Model::new(backbone.clone(), &plan.parts, classifier, dataset.classes.len(), plan.threads)?;
         if by_sigmoid {
@@ -144,7 +182,7 @@ impl Setup {
         // Too little memory should be told now, too.
         model.memory_plan(plan.config.micro_batch, plan.batch_size)?;
         let extractor = extractor(&plan, &model)?;
-        let read = read(&mut dataset, &labels, &plan, &extractor, observer)?;
+        let read = read(&mut dataset, labels, &plan, &extractor, observer)?;
         drop(extractor);
         let Some(PartContents { mut images, digests, hash: content_hash }) = read else { return Ok(None) };
         refuse_without_validation(config, &dataset)?;
@@ -157,7 +195,7 @@ impl Setup {
         let mut next = || next().map(|images| Arc::new(PartSource::Images(images)));
         let (test, val, train) = (next()?, next()?, next()?);
         let split = SplitFile::new(&dataset).to_json();
-        let fingerprint = RunFingerprint::new(&plan, &[&split, content_hash.as_bytes()], &backbone)?;
+        let fingerprint = RunFingerprint::new(&plan, &[&split, content_hash.as_bytes()], backbone)?;
         let loss = labels.loss(&plan.config, &dataset);
         let frozen_texts = texts.as_ref().filter(|_| plan.config.method.tied_to().is_some());
         let frozen_texts = frozen_texts.map(|texts| model.frozen_texts(texts)).transpose()?;
@@ -176,7 +214,7 @@ impl Setup {
             content_hash,
             fingerprint,
         };
-        Ok(Some((setup, labels)))
+        Ok(Some(setup))
     }
 
     /// The learned values before the first step. Those of a text head are embedded only if `wanted`: with a checkpoint
