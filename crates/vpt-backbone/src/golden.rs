@@ -162,6 +162,7 @@ mod tests {
 
     #[test]
     fn values_of_a_wrong_text_or_feature_are_told_from_those_that_are_right() {
+        const TEXTS: [&str; 2] = ["a red circle", "a blue star"];
         let backbone = Backbone::open("clip-nano", &OpenOptions::default()).unwrap();
         let golden = |stated| Golden { repo: "mine", stated, source: "here" };
         let seen = golden(Stated::Features(&[0.; 4])).compare(&backbone, &photo(), 1).unwrap();
@@ -171,7 +172,6 @@ mod tests {
         let wrong: &'static [f32] = vec![features[0], features[1] + 2. * TOLERANCE].leak();
         assert!(!golden(Stated::Features(wrong)).compare(&backbone, &photo(), 1).unwrap().ok);
 
-        const TEXTS: [&str; 2] = ["a red circle", "a blue star"];
         let logits = golden(Stated::Logits(&TEXTS, &[0.; 2])).compare(&backbone, &photo(), 1).unwrap().computed;
         let swapped: &'static [f32] = vec![logits[1], logits[0]].leak();
         assert!((logits[0] - logits[1]).abs() > TOLERANCE, "{logits:?} tell nothing apart");

@@ -46,7 +46,9 @@ mod tests {
 
     fn after(threads: usize, batches: &[(usize, u64)]) -> usize {
         let mut pace = Pace::new(threads);
-        batches.iter().for_each(|&(count, took)| pace.learn(count, Duration::from_micros(took)));
+        for &(count, took) in batches {
+            pace.learn(count, Duration::from_micros(took));
+        }
         pace.most()
     }
 
