@@ -237,7 +237,14 @@ pub(crate) fn probe(results: &Results) -> Option<String> {
         results.method
     );
     let [alone_val, learned_val] = [val, &learned.val].map(|scores| table::percent(scores.as_ref().map(Scores::main)));
-    let by = format!("on validation ({alone_val} against {learned_val})");
+    let by = match &results.folds {
+        Some(folds) => {
+            let [alone, learned] =
+                [folds.probe.as_ref(), Some(&folds.val)].map(|found| table::percent(found.map(|f| f.acc1)));
+            format!("in the folds ({alone} against {learned})")
+        }
+        None => format!("on validation ({alone_val} against {learned_val})"),
+    };
     Some(match (better, kept) {
         (_, true) => {
             format!("{points}; {alone} is better {by}, so the task file is that; {LAST} has the last epoch")
