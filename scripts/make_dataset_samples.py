@@ -242,9 +242,8 @@ def masks():
         image.save(out, "PNG", optimize=True)
         return image, out.getvalue()
 
-    def runs(image):
-        """Lengths of runs outside and inside of what is no background, down the columns."""
-        inside = [image.getpixel((x, y)) > 0 for x in range(SIZE[0]) for y in range(SIZE[1])]
+    def lengths(inside):
+        """Lengths of runs outside and inside by turns."""
         counts, last = [0], False
         for pixel in inside:
             if pixel != last:
@@ -253,6 +252,12 @@ def masks():
             counts[-1] += 1
         return counts
 
+    def runs(image):
+        """Runs of what is no background, down the columns."""
+        return lengths(image.getpixel((x, y)) > 0 for x in range(SIZE[0]) for y in range(SIZE[1]))
+
+    xml = ('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n  <meta><task><labels>'
+           + "".join(f"<label><name>{name}</name></label>" for name in CLASSES) + "</labels></task></meta>\n")
     for part in PARTS:
         rows = of_part(part)
         categories = [{"id": 3 * i + 1, "name": name, "supercategory": "shape"} for i, name in enumerate(CLASSES)]
@@ -261,6 +266,24 @@ def masks():
             image, numbers = mask(found, 0)
             annotation["segmentation"] = {"size": [SIZE[1], SIZE[0]], "counts": runs(image)}
             put(f"coco-masks/{part}/{name}", picture)
+            kind, left, top, right, bottom = found
+            corners = [[left, top], [right, top], [right, bottom], [left, bottom]]
+            middle = [(left + right) / 2, (top + bottom) / 2]
+            put(f"labelme-masks/{part}/{name}", picture)
+            shape = ({"label": kind, "points": corners, "group_id": None, "shape_type": "polygon", "flags": {}} if kind == "bar" else
+                     {"label": kind, "points": [middle, [right, middle[1]]], "group_id": None, "shape_type": "circle", "flags": {}})
+            put(f"labelme-masks/{part}/{name[:-4]}.json", json.dumps({
+                "version": "5.5.0", "flags": {}, "imagePath": name, "imageData": None,
+                "imageHeight": SIZE[1], "imageWidth": SIZE[0], "shapes": [shape]}, indent=2) + "\n")
+            put(f"cvat-masks/images/{part}/{name}", picture)
+            points = ";".join(f"{x}.0,{y}.0" for x, y in corners)
+            drawn = f'<polygon label="bar" points="{points}" z_order="0" occluded="0"></polygon>'
+            if kind == "disc":
+                rle = ", ".join(map(str, lengths(image.getpixel((x, y)) > 0 for y in range(top, bottom) for x in range(left, right))))
+                drawn = (f'<mask label="disc" rle="{rle}" left="{left}" top="{top}" width="{right - left}" height="{bottom - top}" '
+                         'z_order="0" occluded="0"></mask>')
+            xml += (f'  <image id="{int(name[:-4])}" name="{name}" subset="{part}" width="{SIZE[0]}" height="{SIZE[1]}">\n'
+                    f'    {drawn}\n  </image>\n')
             put(f"voc-masks/JPEGImages/{name}", picture)
             put(f"voc-masks/SegmentationClass/{name}", numbers)
             put(f"mask-pairs/images/{part}/{name}", picture)
@@ -270,6 +293,7 @@ def masks():
             put(f"ade20k/annotations/{folder}/{name}", mask(found, 1)[1])
         put(f"coco-masks/annotations/instances_{part}.json", json.dumps(content))
         put(f"voc-masks/ImageSets/Segmentation/{part}.txt", "".join(f"{name[:-4]}\n" for name, *_ in rows))
+    put("cvat-masks/annotations.xml", xml + "</annotations>\n")
     for folder in ["voc-masks", "mask-pairs"]:
         put(f"{folder}/classes.txt", "\n".join(names) + "\n")
     table = "Idx\tRatio\tTrain\tVal\tStuff\tName\n"

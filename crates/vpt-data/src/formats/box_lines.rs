@@ -68,7 +68,7 @@ fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
         let mut objects = Vec::with_capacity(boxes.len());
         for text in boxes {
             match object(&text, &names) {
-                Ok((name, extent)) => objects.push(NamedObject { name, place, extent, crowd: false }),
+                Ok((name, extent)) => objects.push(NamedObject { name, place, extent, crowd: false, shape: None }),
                 Err((kind, detail)) => {
                     let (file, remedy) = (path.clone(), Remedy::ObjectDropped);
                     found.problems.push(Problem { kind, remedy, file, place, detail });

@@ -239,7 +239,7 @@ fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
             let extent = [left, top, right - left, bottom - top];
             let extent = if are_fractions { BoxExtent::Fractions(extent) } else { BoxExtent::Pixels(extent) };
             let name = names.get(&class).cloned().unwrap_or(class);
-            NamedObject { name, place: Some(PlaceInFile::Line(line)), extent, crowd }
+            NamedObject { name, place: Some(PlaceInFile::Line(line)), extent, crowd, shape: None }
         };
         let objects = rows.into_iter().map(object).collect();
         let place = Some(PlaceInFile::Line(line));

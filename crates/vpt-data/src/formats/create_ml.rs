@@ -104,7 +104,7 @@ fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
             match serde_json::from_value::<CreateMlAnnotation>(annotation) {
                 Ok(CreateMlAnnotation { label, coordinates: CentredBox { x, y, width, height } }) => {
                     let extent = BoxExtent::Pixels([x - width / 2., y - height / 2., width, height]);
-                    objects.push(NamedObject { name: label, place, extent, crowd: false });
+                    objects.push(NamedObject { name: label, place, extent, crowd: false, shape: None });
                 }
                 Err(error) => found.problems.push(Problem {
                     kind: ProblemKind::UnreadableObject,

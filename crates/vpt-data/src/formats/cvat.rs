@@ -1,6 +1,7 @@
 //! CVAT for images: one `annotations.xml` with all images and their shapes, and the labels of the task.
 //!
-//! Boxes are edges counted from 0. Of polygons, polylines, ellipses and masks the box around them is taken, which is said. Images
+//! Boxes are edges counted from 0. Of polygons, polylines, ellipses and masks the box around them is taken, which is said; for masks
+//! of classes their pixels are, a higher `z_order` over a lower one, and in one what comes later over what came before. Images
 //! of a subset are in `images/SUBSET/` or beside the file; subsets called like parts are the parts.
 
 use std::path::{Path, PathBuf};
@@ -8,9 +9,11 @@ use std::sync::Arc;
 
 use roxmltree::Node;
 
-use super::labelme::{around, around_shapes};
+use super::coco::ObjectShape;
+use super::labelme::{around, around_shapes, circle};
 use super::named_boxes::{
-    AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, PictureFolders, alone, called,
+    AnnotationSource, DescribedPicture, DescribedSet, DrawnShape, NamedBoxes, NamedObject, PictureFolders, alone,
+    called,
 };
 use super::text_file::{beginning, parse_xml, read_text};
 use super::{Candidate, Format, Layout, Recognition};
@@ -33,7 +36,7 @@ const MAX_BYTES: u64 = 1 << 28;
 /// Most elements, texts and the like of it.
 const MAX_NODES: u32 = 1 << 24;
 
-fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
+pub(super) fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
     let Candidate { path, is_folder } = *candidate;
     let (root, sources): (&Path, Vec<AnnotationSource>) = if is_folder {
         (path, called(path, "annotations.xml").into_iter().filter(|(_, file)| is_one(file)).collect())
@@ -95,7 +98,8 @@ fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
             match object(shape) {
                 Ok((name, extent)) => {
                     shapes += usize::from(!shape.has_tag_name("box"));
-                    objects.push(NamedObject { name, place, extent: BoxExtent::Pixels(extent), crowd: false });
+                    let (extent, shape) = (BoxExtent::Pixels(extent), drawn(shape, extent));
+                    objects.push(NamedObject { name, place, extent, crowd: false, shape });
                 }
                 Err(detail) => found.drop_object(path, place, detail),
             }
@@ -140,20 +144,71 @@ fn object(shape: Node<'_, '_>) -> Result<(String, [f64; 4]), String> {
         }
         "mask" => [number("left")?, number("top")?, number("width")?, number("height")?],
         _ => {
-            let text = shape.attribute("points").unwrap_or_default();
-            let points: Option<Vec<[f64; 2]>> = text
-                .split(';')
-                .filter(|point| !point.is_empty())
-                .map(|point| {
-                    let (x, y) = point.split_once(',')?;
-                    Some([x.trim().parse().ok()?, y.trim().parse().ok()?])
-                })
-                .collect();
-            let extent = points.as_deref().and_then(around);
+            let extent = points(shape).as_deref().and_then(around);
             extent.ok_or_else(|| format!("'{label}' has no points of which a box can be made"))?
         }
     };
     Ok((label.to_owned(), extent))
+}
+
+/// The points of a shape.
+fn points(shape: Node<'_, '_>) -> Option<Vec<[f64; 2]>> {
+    let text = shape.attribute("points").unwrap_or_default();
+    let point = |point: &str| {
+        let (x, y) = point.split_once(',')?;
+        Some([x.trim().parse().ok()?, y.trim().parse().ok()?])
+    };
+    text.split(';').filter(|point| !point.is_empty()).map(point).collect()
+}
+
+/// The pixels of a shape with this box around it; none where it has no area.
+fn drawn(shape: Node<'_, '_>, extent: [f64; 4]) -> Option<DrawnShape> {
+    let number = |key: &str| shape.attribute(key).and_then(|value| value.trim().parse::<f64>().ok());
+    let turn = number("rotation").unwrap_or(0.);
+    let polygon = |points: Vec<[f64; 2]>| ObjectShape::Polygons(vec![points.concat()]);
+    let pixels = match shape.tag_name().name() {
+        "box" => {
+            let [left, top, right, bottom] = [number("xtl")?, number("ytl")?, number("xbr")?, number("ybr")?];
+            let corners = vec![[left, top], [right, top], [right, bottom], [left, bottom]];
+            polygon(about(corners, [f64::midpoint(left, right), f64::midpoint(top, bottom)], turn))
+        }
+        "ellipse" => {
+            let middle = [number("cx")?, number("cy")?];
+            polygon(about(circle(middle, [number("rx")?, number("ry")?]), middle, turn))
+        }
+        "polygon" => polygon(points(shape)?),
+        "mask" => match (extent.map(whole), lengths(shape.attribute("rle").unwrap_or_default())) {
+            ([Some(left), Some(top), Some(width), Some(height)], Some(counts)) => {
+                ObjectShape::Rows([left, top, width, height], counts)
+            }
+            _ => ObjectShape::Unknown("a mask without whole numbers of pixels".to_owned()),
+        },
+        _ => return None,
+    };
+    let layer = shape.attribute("z_order").and_then(|layer| layer.trim().parse().ok()).unwrap_or(0);
+    Some(DrawnShape { layer, pixels })
+}
+
+fn whole(value: f64) -> Option<usize> {
+    ((0. ..=1e9).contains(&value) && value.fract() == 0.).then_some(value as usize)
+}
+
+/// Lengths of runs with commas between them.
+fn lengths(text: &str) -> Option<Vec<u32>> {
+    text.split(',').map(|length| length.trim().parse().ok()).collect()
+}
+
+/// `points` turned about `middle` by `degrees`.
+fn about(points: Vec<[f64; 2]>, [x, y]: [f64; 2], degrees: f64) -> Vec<[f64; 2]> {
+    if degrees % 360. == 0. {
+        return points;
+    }
+    let (sin, cos) = degrees.to_radians().sin_cos();
+    let turn = |[px, py]: [f64; 2]| {
+        let (dx, dy) = (px - x, py - y);
+        [x + dx * cos - dy * sin, y + dx * sin + dy * cos]
+    };
+    points.into_iter().map(turn).collect()
 }
 
 /// The box around one that is turned about its centre by `degrees`.

@@ -1,5 +1,5 @@
 //! labelme: a JSON file for each image, with shapes. Rectangles are boxes; of polygons, circles, lines and masks the box around
-//! them is taken, which is said.
+//! them is taken, which is said. For masks of classes their pixels are, what comes later over what came before.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,9 +7,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde::Deserialize;
 
+use super::coco::ObjectShape;
 use super::image_folder::files;
 use super::named_boxes::{
-    AnnotationSource, DescribedPicture, DescribedSet, NamedBoxes, NamedObject, by_stem, unreadable_object,
+    AnnotationSource, DescribedPicture, DescribedSet, DrawnShape, NamedBoxes, NamedObject, by_stem, unreadable_object,
 };
 use super::text_file::beginning;
 use super::{Candidate, Format, Layout, Recognition};
@@ -31,10 +32,13 @@ pub(super) const FORMAT: Format =
 /// Longest file, in bytes: the image may be in it.
 const MAX_BYTES: u64 = 1 << 28;
 
+/// Corners of the polygon that stands for a circle.
+const ROUND: usize = 64;
+
 /// Files that are looked at to know the format.
 const PROBES: usize = 8;
 
-fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
+pub(super) fn find(candidate: &Candidate<'_>) -> Option<NamedBoxes> {
     let root = candidate.path;
     let folders: Vec<(String, PathBuf)> =
         entries(root).unwrap_or_default().into_iter().filter(|(_, path)| path.is_dir()).collect();
@@ -155,9 +159,10 @@ fn read_file(
         let place = Some(PlaceInFile::Shape(number));
         let read = serde_json::from_value::<LabelmeShape>(shape).map_err(|error| error.to_string());
         match read.and_then(|shape| extent(&shape).map(|extent| (shape, extent))) {
-            Ok((LabelmeShape { label, form, .. }, extent)) => {
-                others += usize::from(form.as_deref() != Some("rectangle"));
-                objects.push(NamedObject { name: label, place, extent: BoxExtent::Pixels(extent), crowd: false });
+            Ok((shape, extent)) => {
+                others += usize::from(shape.form.as_deref() != Some("rectangle"));
+                let (extent, drawn) = (BoxExtent::Pixels(extent), drawn(&shape));
+                objects.push(NamedObject { name: shape.label, place, extent, crowd: false, shape: drawn });
             }
             Err(detail) => problems.push(unreadable_object(file, place, detail)),
         }
@@ -180,6 +185,32 @@ fn extent(shape: &LabelmeShape) -> Result<[f64; 4], String> {
         return Ok([x - radius, y - radius, 2. * radius, 2. * radius]);
     }
     around(points).ok_or_else(|| format!("'{}' has {} points, of which no box can be made", shape.label, points.len()))
+}
+
+/// The pixels of a shape; none where it has no area.
+fn drawn(LabelmeShape { label, points, form }: &LabelmeShape) -> Option<DrawnShape> {
+    let polygon = |points: &[[f64; 2]]| ObjectShape::Polygons(vec![points.concat()]);
+    let pixels = match (form.as_deref().unwrap_or("polygon"), &points[..]) {
+        ("polygon" | "oriented_rectangle", points) => polygon(points),
+        ("rectangle", [[x0, y0], [x1, y1]]) => polygon(&[[*x0, *y0], [*x1, *y0], [*x1, *y1], [*x0, *y1]]),
+        ("circle", [[x, y], [x1, y1]]) => polygon(&circle([*x, *y], [(x1 - x).hypot(y1 - y); 2])),
+        ("line" | "linestrip" | "point" | "points", _) => return None,
+        ("mask", _) => ObjectShape::Unknown(format!("'{label}' is a mask in base64, which is not read; draw polygons")),
+        (other, points) => {
+            let other = other.escape_debug();
+            ObjectShape::Unknown(format!("'{label}' is a {other} of {} points, which is not read", points.len()))
+        }
+    };
+    Some(DrawnShape { layer: 0, pixels })
+}
+
+/// Corners of the polygon that stands for a circle or ellipse.
+pub(super) fn circle([x, y]: [f64; 2], [across, down]: [f64; 2]) -> Vec<[f64; 2]> {
+    let corner = |i: usize| {
+        let (sin, cos) = (std::f64::consts::TAU * i as f64 / ROUND as f64).sin_cos();
+        [x + across * cos, y + down * sin]
+    };
+    (0..ROUND).map(corner).collect()
 }
 
 /// The box around at least two points.

@@ -256,7 +256,13 @@ fn read_boxes(source: &AnnotationSource) -> Result<DescribedSet> {
         for object in entries(objects).map_err(|message| at(path, record.line, message))? {
             match object {
                 Ok((name, extent)) => {
-                    kept.push(NamedObject { name, place, extent: BoxExtent::Pixels(extent), crowd: false });
+                    kept.push(NamedObject {
+                        name,
+                        place,
+                        extent: BoxExtent::Pixels(extent),
+                        crowd: false,
+                        shape: None,
+                    });
                 }
                 Err(detail) => found.drop_object(path, place, detail),
             }

@@ -16,6 +16,7 @@ mod lists;
 mod metadata;
 mod multi_hot;
 mod named_boxes;
+pub(crate) mod named_segments;
 mod parquet;
 mod samples;
 mod shards;

@@ -261,6 +261,7 @@ fn read(root: &Path, source: &AnnotationSource) -> Result<DescribedSet> {
             place,
             extent: BoxExtent::Fractions([0., 0., 1., 1.]),
             crowd: false,
+            shape: None,
         };
         let objects = classes.into_iter().map(object).collect();
         let path = by_stem.get(&path).cloned().unwrap_or_else(|| normal(&folder.join(path)));

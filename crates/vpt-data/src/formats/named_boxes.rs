@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::BoxFiles;
+use super::coco::ObjectShape;
 use super::image_folder::images;
 use crate::boxes::{
     AnnotatedImage, AnnotatedObject, AnnotatedSet, BoxDataset, BoxExtent, Category, PlaceInFile, Problem, ProblemKind,
@@ -37,6 +38,22 @@ pub(super) struct NamedObject {
     pub(super) place: Option<PlaceInFile>,
     pub(super) extent: BoxExtent,
     pub(super) crowd: bool,
+    /// Its pixels, where the file tells them; none where it is a line or a point.
+    pub(super) shape: Option<DrawnShape>,
+}
+
+/// The pixels of an object.
+pub(super) struct DrawnShape {
+    /// What lies in a higher layer hides what lies in a lower one, and in one layer what comes later what came before.
+    pub(super) layer: i64,
+    pub(super) pixels: ObjectShape,
+}
+
+/// What the sources of a data set say, as one.
+pub(super) struct Described {
+    pub(super) categories: Vec<Category>,
+    pub(super) parts: Parts<DescribedPicture>,
+    pub(super) problems: Vec<Problem>,
 }
 
 /// What a file or folder of annotations says.
@@ -100,10 +117,12 @@ impl NamedBoxes {
     fn read_all(&self) -> Vec<Result<DescribedSet>> {
         self.sources.par_iter().map(|source| (self.read)(source)).collect()
     }
-}
 
-impl BoxFiles for NamedBoxes {
-    fn open(&self) -> Result<AnnotatedSet> {
+    /// What all sources say.
+    ///
+    /// # Errors
+    /// A file cannot be read at all, or parts contradict each other.
+    pub(super) fn described(&self) -> Result<Described> {
         for (i, (split, path)) in self.sources.iter().enumerate() {
             let first = self.sources[..i].iter().find(|(other, _)| split.is_some() && other == split);
             if let (Some((_, first)), Some(split)) = (first, split) {
@@ -138,6 +157,13 @@ impl BoxFiles for NamedBoxes {
         let categories = categories(&self.root, &described, names)?;
         join_repeated(&mut described, &mut problems);
         problems.extend(unlisted(&described));
+        Ok(Described { categories, parts: described, problems })
+    }
+}
+
+impl BoxFiles for NamedBoxes {
+    fn open(&self) -> Result<AnnotatedSet> {
+        let Described { categories, parts: described, mut problems } = self.described()?;
         let index: HashMap<&str, usize> = categories.iter().zip(0..).map(|(c, i)| (c.name.as_str(), i)).collect();
         let mut finish = |all: Vec<DescribedPicture>| -> Vec<AnnotatedImage> {
             all.into_iter().map(|picture| finished(picture, &index, &mut problems)).collect()
@@ -301,7 +327,7 @@ pub(super) fn pictures_beside<'a>(known: impl Iterator<Item = (&'a Path, &'a Pat
 fn finished(picture: DescribedPicture, index: &HashMap<&str, usize>, problems: &mut Vec<Problem>) -> AnnotatedImage {
     let DescribedPicture { path, declared, source, place, objects, .. } = picture;
     let mut kept = Vec::with_capacity(objects.len());
-    for NamedObject { name, place, extent, crowd } in objects {
+    for NamedObject { name, place, extent, crowd, .. } in objects {
         let Some(&category) = index.get(name.as_str()) else {
             problems.push(Problem {
                 kind: ProblemKind::UnknownCategory,

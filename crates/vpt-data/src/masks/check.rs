@@ -48,6 +48,7 @@ fn finding(kind: MaskFaultKind) -> FindingKind {
         MaskFaultKind::UnknownIndex => FindingKind::UnknownIndex,
         MaskFaultKind::ExtremeRatio => FindingKind::ExtremeAspectRatio,
         MaskFaultKind::ImageInTwoParts => FindingKind::ImageInTwoSplits,
+        MaskFaultKind::NoPixels => FindingKind::OtherShape,
         MaskFaultKind::NothingMarked => FindingKind::NoObjects,
     }
 }

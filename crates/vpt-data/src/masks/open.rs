@@ -13,8 +13,10 @@ use super::window::MAX_RATIO;
 use super::{
     BACKGROUND, ClassMask, IGNORED, MaskClasses, MaskDataset, MaskImage, MaskObject, MaskSource, Rle, file, layout,
 };
+use crate::boxes::ProblemKind;
 use crate::examine::unreadable_error;
 use crate::formats::coco::{self, CocoSegments, ObjectShape, SegmentedImage};
+use crate::formats::named_segments::{self, NamedSegments};
 use crate::open::{Parts, name_of};
 use crate::split::{MeasuredPart, Member, complete_parts};
 use crate::{ImageSource, Layout, Split};
@@ -40,6 +42,8 @@ choice! {
         ExtremeRatio = "extreme ratio",
         /// An image in two parts.
         ImageInTwoParts = "image in two parts",
+        /// What covers no pixels, or is left out for another reason.
+        NoPixels = "no pixels",
         /// A mask in which nothing is learned or measured.
         NothingMarked = "nothing marked",
     }
@@ -74,8 +78,9 @@ pub(super) struct AnnotatedMask {
 pub(super) enum MaskOrigin {
     /// In a file; `Err` says why there is none.
     File(Result<PathBuf, String>),
-    /// In objects: the size that their file says the image has, and how each is told, to be made runs of.
-    Objects { source: Arc<Path>, declared: Option<[usize; 2]>, objects: Vec<(u16, ObjectShape)> },
+    /// In objects: the size that their file says the image has, and how each is told, to be made runs of; painted as they come, or
+    /// the larger ones first.
+    Objects { source: Arc<Path>, declared: Option<[usize; 2]>, objects: Vec<(u16, ObjectShape)>, by_area: bool },
 }
 
 /// A data set as its files describe it, before images and masks are looked at.
@@ -89,6 +94,10 @@ pub(super) struct AnnotatedMasks {
     pub(super) values: ValueRules,
     pub(super) notes: Vec<MaskFault>,
 }
+
+/// What labelme's own converters call pixels of no object, and such as are of no class.
+const LABELME_BACKGROUND: &str = "_background_";
+const LABELME_IGNORED: &str = "__ignore__";
 
 impl Member for MaskImage {
     fn id(&self) -> &str {
@@ -201,8 +210,8 @@ impl MaskDataset {
         std::fs::metadata(path).map_err(Error::typed(path))?;
         let Some(found) = find(path)? else {
             let message = "no data set of masks found: expected JPEGImages/ and SegmentationClass/ (Pascal VOC), images/training/ and \
-                           annotations/training/ (ADE20k), images/ and masks/ with files of the same names, or COCO's JSON files \
-                           with polygons or runs (segmentation)";
+                           annotations/training/ (ADE20k), images/ and masks/ with files of the same names, COCO's JSON files \
+                           with polygons or runs (segmentation), or shapes of CVAT or labelme";
             return Err(Error::data(path, message));
         };
         complete(name_of(path), found, seed, measured)
@@ -214,35 +223,63 @@ fn find(path: &Path) -> Result<Option<AnnotatedMasks>> {
     if let Some(found) = layout::find(path)? {
         return Ok(Some(found));
     }
-    Ok(coco::segments(path)?.map(of_objects))
+    if let Some(found) = coco::segments(path)? {
+        return Ok(Some(of_objects(Layout::COCO, found)));
+    }
+    Ok(named_segments::segments(path)?.map(|found| {
+        let NamedSegments { layout, root, names, parts, notes } = found;
+        let mut masks = of_objects(layout, CocoSegments { root, names, parts });
+        let note = |(kind, file, detail)| {
+            let kind = match kind {
+                ProblemKind::MissingAnnotation => MaskFaultKind::MissingMask,
+                ProblemKind::DuplicateImage => MaskFaultKind::ImageInTwoParts,
+                _ => MaskFaultKind::NoPixels,
+            };
+            MaskFault { kind, file, detail }
+        };
+        masks.notes.extend(notes.into_iter().map(note));
+        masks
+    }))
 }
 
-/// Objects of COCO, painted over a background.
-fn of_objects(CocoSegments { root, names, parts }: CocoSegments) -> AnnotatedMasks {
-    let own = names.iter().position(|name| name.eq_ignore_ascii_case(BACKGROUND));
+/// Objects, painted over a background.
+fn of_objects(layout: Layout, CocoSegments { root, names, parts }: CocoSegments) -> AnnotatedMasks {
+    let by_area = layout == Layout::COCO;
+    let is_background =
+        |name: &str| name.eq_ignore_ascii_case(BACKGROUND) || (layout == Layout::LABELME && name == LABELME_BACKGROUND);
+    let own = names.iter().position(|name| is_background(name));
+    let is_ignored = |name: &str| layout == Layout::LABELME && name == LABELME_IGNORED;
     // What no object covers is of the first class.
-    let class = move |category: usize| match own {
-        None => category + 1,
-        Some(own) if own == category => 0,
-        Some(own) if category < own => category + 1,
-        Some(_) => category,
-    };
-    let others = names.iter().enumerate().filter(|(at, _)| Some(*at) != own).map(|(_, name)| name.clone());
-    let classes: Vec<String> = std::iter::once(BACKGROUND.to_owned()).chain(others).collect();
+    let mut classes = vec![BACKGROUND.to_owned()];
+    let class_of: Vec<u16> = names
+        .into_iter()
+        .enumerate()
+        .map(|(at, name)| {
+            if Some(at) == own {
+                return 0;
+            }
+            if is_ignored(&name) {
+                return IGNORED;
+            }
+            classes.push(name);
+            classes.len() as u16 - 1
+        })
+        .collect();
     let annotated = |image: SegmentedImage| {
         let SegmentedImage { name, path, source, declared, objects } = image;
-        let objects = objects.into_iter().map(|(category, shape)| (class(category) as u16, shape)).collect();
-        AnnotatedMask { name, image: path, mask: MaskOrigin::Objects { source, declared, objects } }
+        let objects = objects.into_iter().map(|(category, shape)| (class_of[category], shape)).collect();
+        AnnotatedMask { name, image: path, mask: MaskOrigin::Objects { source, declared, objects, by_area } }
     };
     let all = |images: Vec<SegmentedImage>| images.into_iter().map(annotated).collect();
     let parts = match parts {
         Parts::Unsplit(images) => Parts::Unsplit(all(images)),
         Parts::Split { train, val, test } => Parts::Split { train: all(train), val: val.map(all), test: test.map(all) },
     };
-    let note = "pixels of no object are background; of objects that overlap the smaller one is seen".to_owned();
+    let seen = if by_area { "the smaller one" } else { "the upper one" };
+    let note = format!("pixels of no object are background; of objects that overlap {seen} is seen");
     let classes = Some(MaskClasses::painted(classes, note));
     let values = ValueRules { from_one: false, voc_colors: false };
-    AnnotatedMasks { root, layout: Layout::COCO, parts, classes, values, notes: Vec::new() }
+    AnnotatedMasks { root, layout, parts, classes, values, notes: Vec::new() }
 }
 
 /// Reads all masks, and fills in the parts that `found` lacks.
@@ -378,7 +415,7 @@ fn see(entry: AnnotatedMask) -> Result<Seen, MaskFault> {
             }
             SeenMask::Values(counts)
         }
-        MaskOrigin::Objects { source, declared, objects } => {
+        MaskOrigin::Objects { source, declared, objects, by_area } => {
             if let Some([w, h]) = declared.filter(|size| *size != [width, height]) {
                 let detail =
                     format!("{}: objects of an image of {w}x{h} pixels, which has {width}x{height}", source.display());
@@ -391,8 +428,10 @@ fn see(entry: AnnotatedMask) -> Result<Seen, MaskFault> {
             let mut all = runs.collect::<Result<Vec<_>, String>>().map_err(|what| {
                 fault(MaskFaultKind::UnreadableMask, source, format!("image {}: {what}", entry.name))
             })?;
-            // What is small lies on what is large: a plate on its table.
-            all.sort_by_key(|object| std::cmp::Reverse(object.pieces.iter().map(Rle::area).sum::<u64>()));
+            if *by_area {
+                // What is small lies on what is large: a plate on its table.
+                all.sort_by_key(|object| std::cmp::Reverse(object.pieces.iter().map(Rle::area).sum::<u64>()));
+            }
             SeenMask::Objects(all)
         }
     };
@@ -416,6 +455,7 @@ fn runs(shape: &ObjectShape, [width, height]: [usize; 2]) -> Result<Vec<Rle>, St
             fits(*size)?;
             Ok(vec![Rle::from_text(width, height, text.as_bytes())?])
         }
+        ObjectShape::Rows(rectangle, counts) => Ok(vec![Rle::from_rows(width, height, *rectangle, counts)?]),
         ObjectShape::Unknown(what) => Err(what.clone()),
     }
 }

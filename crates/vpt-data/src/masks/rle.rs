@@ -70,6 +70,44 @@ impl Rle {
         Self::from_counts(width, height, counts)
     }
 
+    /// Of lengths of runs, by turns outside and inside, along the rows of the rectangle `[left, top, width, height]` in an image.
+    ///
+    /// # Errors
+    /// The rectangle reaches past the image, or they are not those of its pixels.
+    pub fn from_rows(width: usize, height: usize, rectangle: [usize; 4], counts: &[u32]) -> Result<Self, String> {
+        let pixels = pixels(width, height)?;
+        let [left, top, wide, high] = rectangle;
+        let fits = |at: usize, length: usize, size: usize| at.checked_add(length).is_some_and(|end| end <= size);
+        if wide == 0 || high == 0 || !fits(left, wide, width) || !fits(top, high, height) {
+            return Err(format!("a mask of {wide}x{high} pixels at {left}, {top} in an image of {width}x{height}"));
+        }
+        let sum: u64 = counts.iter().map(|&count| u64::from(count)).sum();
+        if sum != (wide * high) as u64 {
+            return Err(format!("runs of {sum} pixels in all, in a mask of {wide}x{high}"));
+        }
+        let mut inside = Vec::with_capacity(wide * high);
+        for (i, &count) in counts.iter().enumerate() {
+            inside.extend(std::iter::repeat_n(i % 2 == 1, count as usize));
+        }
+        let mut columns = vec![0_u32];
+        let mut add = |is_inside: bool, length: usize| {
+            if (columns.len() % 2 == 0) != is_inside {
+                columns.push(0);
+            }
+            if let Some(last) = columns.last_mut() {
+                *last += length as u32;
+            }
+        };
+        add(false, left * height);
+        for x in 0..wide {
+            add(false, top);
+            (0..high).for_each(|y| add(inside[y * wide + x], 1));
+            add(false, height - top - high);
+        }
+        add(false, pixels - (left + wide) * height);
+        Self::from_counts(width, height, columns)
+    }
+
     /// Of the corners `[x, y, x, y, …]` of a polygon, in pixels from the upper left corner of an image.
     ///
     /// # Errors
@@ -249,6 +287,29 @@ mod tests {
         assert!(polygon(&[0., 0., 1., f64::NAN, 2., 2.]).contains("NaN"));
         assert!(polygon(&[0., 0., 1., 1e9, 2., 2.]).contains("1000000000"));
         assert!(polygon(&[0., 0., 1e6, 1e6].repeat(20)).contains("pixels long"));
+    }
+
+    #[test]
+    fn runs_of_rows_are_turned_and_put_into_their_place() {
+        // ..##      of 4 x 3, in an image of 6 x 5 from column 1 and row 2 on.
+        // .#.#
+        // #..#
+        let rle = Rle::from_rows(6, 5, [1, 2, 4, 3], &[2, 2, 1, 1, 1, 2, 2, 1]).unwrap();
+        let rows = ["......", "......", "...##.", "..#.#.", ".#..#."];
+        let expected: Vec<bool> = rows.iter().flat_map(|row| row.bytes().map(|byte| byte == b'#')).collect();
+        assert_eq!((rle.decode(), rle.area()), (expected, 5));
+        assert_eq!(Rle::from_rows(2, 2, [0, 0, 2, 2], &[0, 4]).unwrap().decode(), [true; 4]);
+        for (rectangle, counts) in [
+            ([3, 2, 4, 3], &[12][..]),
+            ([1, 3, 4, 3], &[12]),
+            ([usize::MAX, 0, 1, 1], &[1]),
+            ([0, 0, usize::MAX, usize::MAX], &[1]),
+            ([0, 0, 0, 3], &[]),
+            ([0, 0, 2, 2], &[5]),
+            ([0, 0, 2, 2], &[u32::MAX, u32::MAX]),
+        ] {
+            assert!(Rle::from_rows(6, 5, rectangle, counts).is_err(), "{rectangle:?}");
+        }
     }
 
     proptest! {

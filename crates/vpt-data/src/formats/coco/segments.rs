@@ -24,6 +24,8 @@ pub(crate) enum ObjectShape {
     Counts([usize; 2], Vec<u32>),
     /// The same packed into text.
     Text([usize; 2], String),
+    /// Lengths of runs along the rows of a rectangle: left, top, width and height.
+    Rows([usize; 4], Vec<u32>),
     /// In no form that is known.
     Unknown(String),
 }
