@@ -105,6 +105,7 @@ struct Convert {
 #[command(after_help = "Examples:\n  vpt data make shapes --out shapes/\n  \
                         vpt data make shapes --out shifted/ --style shifted --images 2048 --seed 7\n  \
                         vpt data make shapes --out boxes/ --task detect --images 300 --size 256\n  \
+                        vpt data make shapes --out small/ --task detect --size 1024 --object-size 8 16 --objects 20\n  \
                         vpt data make shapes --out masks/ --task segment --images 300 --size 128")]
 struct Shapes {
     /// The folder to fill; new or empty
@@ -128,6 +129,13 @@ struct Shapes {
     /// What the categories of boxes and masks are: the eight shapes, or pairs of a colour and a shape [default: shapes]
     #[arg(long, value_name = "WHAT", value_parser = one_of::<Categories>(Categories::NAMES))]
     categories: Option<Categories>,
+    /// Diameter of the objects in pixels, at least and at most, for boxes and masks: small ones in large images [default: a sixth of the
+    /// image and more]
+    #[arg(long, value_name = "PIXELS", num_args = 2, allow_negative_numbers = true)]
+    object_size: Vec<usize>,
+    /// Most objects in an image, for boxes and masks [default: 5]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    objects: Option<usize>,
 }
 
 pub(crate) fn run(args: Data, global: &Global, out: Output) -> anyhow::Result<()> {
@@ -228,8 +236,15 @@ fn make_shapes(args: &Shapes, global: &Global, out: Output) -> anyhow::Result<()
         )
         .into());
     }
+    let scattered = [("--object-size", !args.object_size.is_empty()), ("--objects", args.objects.is_some())];
+    if let (ShapesTask::Classify, Some((flag, _))) = (task, scattered.iter().find(|(_, given)| *given)) {
+        return Err(Usage(format!("{flag}: only with --task detect or segment")).into());
+    }
     let categories = categories.unwrap_or(Categories::Shapes);
-    let config = ShapesConfig { images, seed: global.seed(), style, pairs, task, categories, size };
+    let object_size = <[usize; 2]>::try_from(&args.object_size[..]).ok();
+    let objects = args.objects.unwrap_or(ShapesConfig::default().objects);
+    let config =
+        ShapesConfig { images, seed: global.seed(), style, pairs, task, categories, size, object_size, objects };
     let [train, val, test] = match task {
         ShapesTask::Classify => shapes::write_folder(&args.out, &config)?,
         ShapesTask::Detect => shapes::write_coco(&args.out, &config)?,

@@ -323,13 +323,22 @@ impl Scene {
 
     /// Up to `count` objects of any pair in `pairs`; fewer where there is no room.
     pub fn several(rng: &mut ChaCha8Rng, style: Style, pairs: Pairs, count: usize) -> Self {
+        Self::scattered(rng, style, pairs, count, None)
+    }
+
+    /// As [`Self::several`], with radii in this range of shares of the image's side, if one is given.
+    pub fn scattered(rng: &mut ChaCha8Rng, style: Style, pairs: Pairs, count: usize, radii: Option<[f32; 2]>) -> Self {
         let sizes: &[ObjectSize] =
             if count > 2 { &[ObjectSize::Small] } else { &[ObjectSize::Small, ObjectSize::Medium] };
         let list = pairs.list();
         let objects = (0..count)
             .map(|_| {
                 let (colour, shape) = pick(rng, &list);
-                object(rng, style, colour, shape, sizes)
+                let drawn = object(rng, style, colour, shape, sizes);
+                match radii {
+                    Some([least, most]) => DrawnObject { radius: rng.random_range(least..=most), ..drawn },
+                    None => drawn,
+                }
             })
             .collect();
         let objects = place(rng, objects);

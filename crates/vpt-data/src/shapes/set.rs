@@ -60,6 +60,11 @@ pub struct ShapesConfig {
     pub categories: Categories,
     /// Side of the square images, pixels.
     pub size: usize,
+    /// Least and greatest diameter of the circles around objects, in pixels, where it is for detection or segmentation; a sixth of the
+    /// image and more if `None`.
+    pub object_size: Option<[usize; 2]>,
+    /// Most objects in an image, where it is for detection or segmentation.
+    pub objects: usize,
 }
 
 impl Default for ShapesConfig {
@@ -73,6 +78,8 @@ impl Default for ShapesConfig {
             task: ShapesTask::Classify,
             categories: Categories::Shapes,
             size: 64,
+            object_size: None,
+            objects: 5,
         }
     }
 }
@@ -82,6 +89,9 @@ const MAX_BYTES: usize = 4 << 30;
 
 /// Most images of a set: file names have room for six digits.
 const MAX_IMAGES: usize = 999_999;
+
+/// Most objects in an image.
+const MAX_OBJECTS: usize = 100;
 
 /// How many of `n` images go into train, val and test; none is empty from 3 on.
 fn parts(n: usize) -> [usize; 3] {
@@ -104,6 +114,16 @@ impl ShapesConfig {
     pub(super) fn check(&self) -> Result<()> {
         if !(16..=1024).contains(&self.size) {
             return Err(Error::setting("size", format!("{} is not between 16 and 1024 pixels", self.size)));
+        }
+        if let Some([least, most]) = self.object_size
+            && !(4 <= least && least <= most && most <= self.size / 2)
+        {
+            let message =
+                format!("{least} to {most}; from 4 to {} pixels, half of the image, are possible", self.size / 2);
+            return Err(Error::setting("object_size", message));
+        }
+        if !(1..=MAX_OBJECTS).contains(&self.objects) {
+            return Err(Error::setting("objects", format!("{} is not between 1 and {MAX_OBJECTS}", self.objects)));
         }
         let least = if self.task == ShapesTask::Classify { 3 * self.pairs.list().len() } else { 3 };
         if !(least..=MAX_IMAGES).contains(&self.images) {
@@ -148,7 +168,7 @@ impl ShapesConfig {
         })
     }
 
-    /// The detection set's scenes by part, each with up to five objects, one in twenty with none.
+    /// The detection set's scenes by part, each with as many objects as are asked for at most, one in twenty with none.
     pub(super) fn scenes(&self) -> impl Iterator<Item = (Split, Scene)> + use<> {
         let config = *self;
         let [train, val, _] = parts(self.images);
@@ -159,8 +179,9 @@ impl ShapesConfig {
                 _ => Split::Test,
             };
             let mut rng = rng(config.seed, PURPOSE_DETECT, index as u64);
-            let count = if rng.random_bool(0.05) { 0 } else { rng.random_range(1..=5) };
-            (split, Scene::several(&mut rng, config.style, config.pairs, count))
+            let count = if rng.random_bool(0.05) { 0 } else { rng.random_range(1..=config.objects) };
+            let radii = config.object_size.map(|sizes| sizes.map(|v| v as f32 / (2 * config.size) as f32));
+            (split, Scene::scattered(&mut rng, config.style, config.pairs, count, radii))
         })
     }
 }
@@ -238,7 +259,34 @@ mod tests {
         assert!(wrong(ShapesConfig { images: 191, ..default }).starts_with("images: 191"));
         assert!(wrong(ShapesConfig { images: usize::MAX, ..default }).starts_with("images: "));
         assert!(wrong(ShapesConfig { size: 1_000_000, ..default }).starts_with("size: "));
+        let detect = ShapesConfig { task: ShapesTask::Detect, ..default };
+        let refused = |config: ShapesConfig| config.check().unwrap_err().to_string();
+        for sizes in [[3, 8], [9, 8], [8, 33]] {
+            assert!(refused(ShapesConfig { object_size: Some(sizes), ..detect }).starts_with("object_size: "));
+        }
+        assert!(refused(ShapesConfig { objects: 0, ..detect }).starts_with("objects: 0"));
         assert!(wrong(ShapesConfig { images: 900_000, size: 1024, ..default }).contains("memory"));
+    }
+
+    #[test]
+    fn objects_are_as_small_and_as_many_as_they_are_asked_to_be() {
+        let config = ShapesConfig {
+            images: 12,
+            size: 256,
+            task: ShapesTask::Detect,
+            object_size: Some([8, 16]),
+            objects: 30,
+            ..ShapesConfig::default()
+        };
+        let scenes: Vec<Scene> = config.scenes().map(|(_, scene)| scene).collect();
+        assert!(scenes.iter().any(|scene| scene.objects.len() > 15));
+        for scene in scenes {
+            for (object, extent) in scene.objects.iter().zip(draw(&scene, 256).extents) {
+                assert!((8. ..=16.).contains(&(object.radius * 512.)), "{object:?}");
+                let longest = extent.width.max(extent.height);
+                assert!((5..=18).contains(&longest), "{object:?} {extent:?}");
+            }
+        }
     }
 
     #[test]
