@@ -23,6 +23,7 @@ mod sample_loader;
 pub mod shapes;
 pub mod split;
 mod trivial;
+mod written;
 
 pub use augment::{Augment, AugmentPolicy};
 pub use batch_loader::{ImageCount, visit_batches};
@@ -39,3 +40,4 @@ pub use multilabel::{LabelSets, MultilabelDataset};
 pub use prefetch::blaming;
 pub use sample_loader::{SampleBatch, SampleImages, SampleLoader};
 pub use split::{MeasuredPart, SplitFile};
+pub use written::{MaskSetWriter, write_class_folders};

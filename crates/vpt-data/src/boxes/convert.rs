@@ -77,6 +77,14 @@ pub struct Lost {
 /// `out` exists and is not an empty folder, or a file cannot be written; or the layout cannot hold a name: of two images in
 /// one folder that differ in their ending only, or of a category that takes more than a line. Nothing is left in `out` then.
 pub fn convert(data: &BoxDataset, to: BoxLayout, out: &Path) -> Result<Converted> {
+    convert_parts(data, to, out, &Split::ALL)
+}
+
+/// As [`convert`], where nothing is written of other parts than `splits`: who reads it draws those that are missing.
+///
+/// # Errors
+/// As [`convert`].
+pub fn convert_parts(data: &BoxDataset, to: BoxLayout, out: &Path, splits: &[Split]) -> Result<Converted> {
     let names = stored_names(data, to)?;
     let count = |of: fn(&BoxImage) -> usize| Split::ALL.map(|split| data.part(split).iter().map(of).sum::<usize>());
     let (crowds, areas) = (count(|i| i.objects.iter().filter(|o| o.crowd).count()), count(own_areas));
@@ -91,7 +99,7 @@ pub fn convert(data: &BoxDataset, to: BoxLayout, out: &Path) -> Result<Converted
         lost.areas = areas.iter().sum();
     }
     whole(out, |folder| {
-        formats::write(to, &Conversion { data, names: &names, out: folder })
+        formats::write(to, &Conversion { data, names: &names, splits, out: folder })
             // The folder has another name while it is filled.
             .map_err(|error| match error {
                 Error::Io { path, source } => {
@@ -129,6 +137,8 @@ type StoredNames = [Vec<String>; 3];
 pub(crate) struct Conversion<'a> {
     pub(crate) data: &'a BoxDataset,
     names: &'a StoredNames,
+    /// The parts that are written.
+    pub(crate) splits: &'a [Split],
     /// The folder.
     pub(crate) out: &'a Path,
 }
@@ -157,16 +167,21 @@ impl<'a> Conversion<'a> {
             };
             return fs::write(&to, bytes).map_err(Error::io(&to));
         }
-        // A link to a symbolic link would point elsewhere from its new place.
-        let from = fs::canonicalize(image.file()).map_err(Error::io(image.file()))?;
-        if fs::hard_link(&from, &to).is_err() {
-            fs::copy(&from, &to).map_err(Error::io(&from))?;
-        }
-        Ok(())
+        link_or_copy(image.file(), &to)
     }
 }
 
-fn create_folder_of(path: &Path) -> Result<()> {
+/// Puts the file `from` at `to` as well: as a hard link, where the file system has them.
+pub(crate) fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
+    // A link to a symbolic link would point elsewhere from its new place.
+    let from = fs::canonicalize(from).map_err(Error::io(from))?;
+    if fs::hard_link(&from, to).is_err() {
+        fs::copy(&from, to).map_err(Error::io(&from))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn create_folder_of(path: &Path) -> Result<()> {
     path.parent().map_or(Ok(()), |folder| fs::create_dir_all(folder).map_err(Error::io(folder)))
 }
 

@@ -9,7 +9,6 @@ use super::BoxImage;
 use super::augment::BoxAugment;
 use super::view::{BoxInput, Target, View, Viewed};
 use vpt_base::{Error, Result, random};
-use vpt_image::decode::Rgb8;
 
 /// A batch of `B` images as `S` x `S` pixels, of which the network makes `G` x `G` tokens.
 #[derive(Clone, Debug, PartialEq)]
@@ -145,17 +144,6 @@ impl BoxBatch {
     }
 }
 
-/// The pixels of `image`.
-fn load(image: &BoxImage) -> Result<Rgb8> {
-    let pixels = image.image.load()?;
-    if (pixels.width, pixels.height) != (image.width, image.height) {
-        let (w, h) = (pixels.width, pixels.height);
-        let message = format!("{w}x{h} pixels, but its annotation is for {}x{}", image.width, image.height);
-        return Err(Error::image(image.file(), message));
-    }
-    Ok(pixels)
-}
-
 /// The image at `index`, ready for its batch.
 fn make(images: &[BoxImage], index: usize, options: &BoxLoaderOptions) -> Result<BoxItem> {
     let BoxLoaderOptions { input, augment, mirror, seed, epoch, cache, .. } = options;
@@ -166,7 +154,7 @@ fn make(images: &[BoxImage], index: usize, options: &BoxLoaderOptions) -> Result
         let mut viewed = if let Some(kept) = cache.and_then(|c| c.get(index)) {
             input.view_again(kept, image.width, image.height, &image.objects)
         } else {
-            let viewed = input.view(&load(image)?, &image.objects);
+            let viewed = input.view(&image.load_checked()?, &image.objects);
             if let Some(cache) = cache {
                 cache.keep(index, &viewed.pixels.pixels);
             }
@@ -175,7 +163,7 @@ fn make(images: &[BoxImage], index: usize, options: &BoxLoaderOptions) -> Result
         augment.flip(&mut viewed, &mut rng);
         viewed
     } else {
-        augment.view(input, images, index, &mut rng, |i| load(&images[i]))?
+        augment.view(input, images, index, &mut rng, |i| images[i].load_checked())?
     };
     if *mirror {
         viewed.mirror();

@@ -13,22 +13,25 @@ mod open;
 mod problem;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod view;
 
 pub use augment::BoxAugment;
 pub(super) use check::{AnnotatedImage, AnnotatedObject, BoxExtent, placed, thousandth, verify};
-pub use convert::{BoxLayout, Converted, Lost, convert};
-pub(super) use convert::{Conversion, own_area};
+pub use convert::{BoxLayout, Converted, Lost, convert, convert_parts};
+pub(super) use convert::{Conversion, create_folder_of, link_or_copy, own_area};
 pub use examine::{BoxSummary, CategorySummary, ProblemCount, Sizes};
 pub use loader::{BoxBatch, BoxLoader, BoxLoaderOptions};
 pub(super) use open::{AnnotatedSet, normal, parts, renumber, several_classes};
 pub use problem::{PlaceInFile, Problem, ProblemKind, Remedy};
+pub use tiles::{MAX_TILES, Tile, TiledImages};
 pub use view::{BoxInput, Fit, MIN_SEEN, Target, View, Viewed};
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use vpt_base::{Error, Result};
+use vpt_image::Rgb8;
 
 use super::{ImageSource, Layout, Split, SplitFile};
 
@@ -122,6 +125,17 @@ impl BoxImage {
     /// The file to name when something is wrong with the image: the one that holds it, else its name.
     pub fn file(&self) -> &Path {
         self.image.file().unwrap_or(Path::new(&self.name))
+    }
+
+    /// Its pixels.
+    pub(super) fn load_checked(&self) -> Result<Rgb8> {
+        let pixels = self.image.load()?;
+        if (pixels.width, pixels.height) != (self.width, self.height) {
+            let (w, h) = (pixels.width, pixels.height);
+            let message = format!("{w}x{h} pixels, but its annotation is for {}x{}", self.width, self.height);
+            return Err(Error::image(self.file(), message));
+        }
+        Ok(pixels)
     }
 }
 

@@ -22,6 +22,7 @@ pub use loader::{MaskAugment, MaskBatch, MaskLoader, MaskLoaderOptions, MaskView
 pub use open::{MaskFault, MaskFaultKind};
 pub use rle::Rle;
 pub use summary::{MaskClassSummary, MaskSummary};
+pub(crate) use window::window_starts;
 pub use window::{MAX_RATIO, MaskInput};
 
 use std::path::{Path, PathBuf};

@@ -17,6 +17,13 @@ pub const MAX_RATIO: usize = 16;
 /// Most windows along the shorter side.
 const MAX_TILES: usize = 64;
 
+/// Where windows of `side` pixels begin along `length` pixels.
+pub(crate) fn window_starts(length: usize, side: usize) -> Vec<usize> {
+    let rest = length.saturating_sub(side);
+    let steps = (3 * rest).div_ceil(2 * side);
+    (0..=steps).map(|i| (i * rest + steps / 2).checked_div(steps).unwrap_or(0)).collect()
+}
+
 /// What a network is given.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MaskInput {
@@ -88,15 +95,8 @@ impl MaskInput {
     /// # Errors
     /// As [`Self::scaled`].
     pub fn windows(&self, width: usize, height: usize) -> Result<Vec<[usize; 2]>> {
-        let [xs, ys] = self.scaled(width, height, 1.)?.map(|length| self.along(length));
+        let [xs, ys] = self.scaled(width, height, 1.)?.map(|length| window_starts(length, self.side));
         Ok(ys.iter().flat_map(|&y| xs.iter().map(move |&x| [x, y])).collect())
-    }
-
-    /// Where windows begin along `length` pixels.
-    fn along(&self, length: usize) -> Vec<usize> {
-        let rest = length.saturating_sub(self.side);
-        let steps = (3 * rest).div_ceil(2 * self.side);
-        (0..=steps).map(|i| (i * rest + steps / 2).checked_div(steps).unwrap_or(0)).collect()
     }
 
     /// The window at `at` of an image of `width` x `height`.

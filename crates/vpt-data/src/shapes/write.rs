@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::scene::{Colour, Shape};
 use super::set::{Categories, ShapesConfig};
 use super::{draw, name};
-use crate::Split;
-use crate::index_png;
+use crate::masks::ClassMask;
+use crate::{MaskSetWriter, Split};
 use vpt_base::files::whole;
 use vpt_base::{Error, Result};
 use vpt_image::Rgb8;
@@ -135,38 +135,24 @@ pub fn write_coco(out: &Path, config: &ShapesConfig) -> Result<[usize; 3]> {
 pub fn write_masks(out: &Path, config: &ShapesConfig) -> Result<[usize; 3]> {
     config.check()?;
     let categories = empty_set(config, Split::Train).categories;
+    let names: Vec<String> =
+        std::iter::once("background".to_owned()).chain(categories.iter().map(|c| c.name.clone())).collect();
     let mut counts = [0; 3];
-    whole(out, |folder| {
-        let [images, masks, lists] =
-            ["JPEGImages", "SegmentationClass", "ImageSets/Segmentation"].map(|name| folder.join(name));
-        for part in [&images, &masks, &lists] {
-            fs::create_dir_all(part).map_err(Error::io(part))?;
-        }
-        let mut listed = [const { String::new() }; 3];
+    MaskSetWriter::fill(out, &names, &Split::ALL, |set| {
         for (index, (split, scene)) in config.scenes().enumerate() {
             let drawing = draw(&scene, config.size);
-            let name = format!("{:06}", index + 1);
-            write_png(&images.join(format!("{name}.png")), &drawing.image)?;
             let class = |owner: &u16| {
                 let object = usize::from(*owner).checked_sub(1).map(|at| &scene.objects[at]);
                 let id = object.map(|object| config.categories.id(object.colour, object.shape));
                 id.and_then(|id| categories.iter().position(|category| category.id == id)).map_or(0, |at| at as u16 + 1)
             };
-            let numbers: Vec<u16> = drawing.owners.iter().map(class).collect();
-            let path = masks.join(format!("{name}.png"));
-            fs::write(&path, index_png::encode(config.size, config.size, &numbers, false)?)
-                .map_err(Error::io(&path))?;
-            listed[split as usize].extend([name.as_str(), "\n"]);
+            let classes = drawing.owners.iter().map(class).collect();
+            let mask = ClassMask { width: config.size, height: config.size, classes };
+            let name = format!("{:06}.png", index + 1);
+            set.add(split, Path::new(&name), &mask, |to| write_png(to, &drawing.image))?;
             counts[split as usize] += 1;
         }
-        for (split, list) in Split::ALL.into_iter().zip(&listed) {
-            let path = lists.join(format!("{split}.txt"));
-            fs::write(&path, list).map_err(Error::io(&path))?;
-        }
-        let names: Vec<&str> =
-            std::iter::once("background").chain(categories.iter().map(|c| c.name.as_str())).collect();
-        let path = folder.join("classes.txt");
-        fs::write(&path, names.join("\n") + "\n").map_err(Error::io(&path))
+        Ok(())
     })?;
     Ok(counts)
 }

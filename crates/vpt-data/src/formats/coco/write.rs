@@ -2,7 +2,6 @@
 
 use serde_json::json;
 
-use crate::Split;
 use crate::boxes::{BoxImage, Category, Conversion, Object, Rect};
 use vpt_base::Result;
 
@@ -10,7 +9,7 @@ use vpt_base::Result;
 pub(crate) fn write(set: &Conversion<'_>) -> Result<()> {
     let category = |c: &Category| json!({ "id": c.id, "name": c.name, "supercategory": "none" });
     let categories: Vec<_> = set.data.categories.iter().map(category).collect();
-    for split in Split::ALL {
+    for &split in set.splits {
         let (mut images, mut annotations) = (Vec::new(), Vec::new());
         for (image, name) in set.part(split) {
             set.place(image, format!("{split}/{name}"))?;

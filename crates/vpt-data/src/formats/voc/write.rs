@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use crate::Split;
 use crate::boxes::{BoxImage, Conversion, Object, own_area, thousandth};
 use vpt_base::Result;
 
@@ -10,7 +9,7 @@ use vpt_base::Result;
 pub(crate) fn write(set: &Conversion<'_>) -> Result<()> {
     let classes: Vec<&str> = set.data.categories.iter().map(|category| category.name.as_str()).collect();
     set.write("classes.txt", classes.join("\n") + "\n")?;
-    for split in Split::ALL {
+    for &split in set.splits {
         let mut list = String::new();
         for (image, name) in set.part(split) {
             let id = name.rsplit_once('.').map_or(name, |(stem, _)| stem);

@@ -6,7 +6,6 @@ use std::path::Path;
 use serde_json::json;
 
 use super::label_path;
-use crate::Split;
 use crate::boxes::{Conversion, Rect};
 use vpt_base::Result;
 
@@ -14,7 +13,7 @@ use vpt_base::Result;
 pub(crate) fn write(set: &Conversion<'_>) -> Result<()> {
     // Without `path:`, other paths are seen from the file's own folder.
     let mut yaml = String::new();
-    for split in Split::ALL {
+    for &split in set.splits {
         _ = writeln!(yaml, "{split}: images/{split}");
     }
     _ = writeln!(yaml, "nc: {}\nnames:", set.data.categories.len());
@@ -23,7 +22,7 @@ pub(crate) fn write(set: &Conversion<'_>) -> Result<()> {
         _ = writeln!(yaml, "  {i}: {}", json!(category.name));
     }
     set.write("data.yaml", yaml)?;
-    for split in Split::ALL {
+    for &split in set.splits {
         for (image, name) in set.part(split) {
             let path = Path::new("images").join(split.name()).join(name);
             set.place(image, &path)?;
