@@ -21,7 +21,7 @@ use vpt_base::{
 use vpt_kernel::Activation;
 use vpt_model::{
     head::detect::{
-        ClassLayer, DetectShape, GROUP_EPS, GROUPS, Grid, LAYER_EPS, RawBoxes, decode,
+        ClassLayer, DecodeOptions, DetectShape, GROUP_EPS, GROUPS, Grid, LAYER_EPS, RawBoxes, decode,
         decode::{CANDIDATES, DUPLICATE, KEPT, MIN_SCORE},
         geometry,
     },
@@ -309,7 +309,9 @@ impl DenseHead<'_> {
     fn all_found(&self, engine: &[RawBoxes]) -> NamedTensor {
         let mut values = vec![0.; engine.len() * self.most() * 6];
         for (raw, to) in engine.iter().zip(values.chunks_exact_mut(self.most() * 6)) {
-            for (found, row) in decode(raw, self.grid(), None).iter().zip(to.chunks_exact_mut(6)) {
+            for (found, row) in
+                decode(raw, self.grid(), None, &DecodeOptions::default()).iter().zip(to.chunks_exact_mut(6))
+            {
                 let rect = found.rect.map(|v| v * self.pixels as f32);
                 row.copy_from_slice(&[rect[0], rect[1], rect[2], rect[3], found.score, found.class as f32]);
             }
@@ -354,7 +356,7 @@ impl DenseHead<'_> {
         let (mut difference, mut agree, mut total) = (0_f64, 0, 0);
         for (raw, found) in engine.iter().zip(found.chunks_exact(each)) {
             let rows: Vec<&[f32]> = found.chunks_exact(6).filter(|row| row[4] > 0.).collect();
-            let boxes = decode(raw, self.grid(), None);
+            let boxes = decode(raw, self.grid(), None, &DecodeOptions::default());
             total += boxes.len().max(rows.len());
             for own in boxes {
                 let apart = |row: &&&[f32]| {

@@ -5,6 +5,7 @@ pub mod attention;
 pub mod constants;
 pub mod detect;
 mod detect_task;
+mod exemplars;
 mod label_map;
 pub mod predict;
 pub mod ready;

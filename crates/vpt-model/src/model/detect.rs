@@ -12,8 +12,8 @@ use super::token_reader::TokenReader;
 pub use super::token_reader::{TokenInput, levels};
 use crate::{
     head::detect::{
-        BoundDetectHead, BoxScore, ClassLayer, DetectShape, FeatureGradients, HeadGrads, LOG_SCALE, RawBoxes, SHIFT,
-        Workspace,
+        BoundDetectHead, BoxScore, ClassLayer, DecodeOptions, DetectShape, FeatureGradients, HeadGrads, LOG_SCALE,
+        RawBoxes, SHIFT, Workspace,
         assign::{Assignment, Truth},
         decode::decode,
         geometry::Grid,
@@ -60,6 +60,8 @@ pub struct Detector {
     shape: DetectShape,
     /// Embeddings `[K, E]` of the class names, for a head that tells classes by them.
     texts: Option<Vec<f32>>,
+    /// Which boxes are kept of an image.
+    decode: DecodeOptions,
     /// Sums and buffers, one set a thread, kept from step to step.
     pool: Mutex<Vec<Sums>>,
 }
@@ -107,7 +109,7 @@ impl Detector {
             return Err(Error::invalid("head", message));
         }
         let reader = TokenReader::new(backbone, layout, blocks, threads)?;
-        Ok(Self { reader, shape, texts, pool: Mutex::default() })
+        Ok(Self { reader, shape, texts, decode: DecodeOptions::default(), pool: Mutex::default() })
     }
 
     /// The frozen part.
@@ -159,6 +161,17 @@ impl Detector {
     #[must_use]
     pub fn with_texts(self, texts: Vec<f32>) -> Self {
         Self { texts: Some(texts), ..self }
+    }
+
+    /// The same detector, which keeps the boxes that `decode` says.
+    #[must_use]
+    pub fn with_decode(self, decode: DecodeOptions) -> Self {
+        Self { decode, ..self }
+    }
+
+    /// Which boxes it keeps of an image.
+    pub fn decode(&self) -> &DecodeOptions {
+        &self.decode
     }
 
     /// Fresh learned values: the prompts, if there are any, then the head.
@@ -262,7 +275,7 @@ impl Detector {
     }
 
     /// The flags of image `i` for the tokens of the head's map, of flags `[B, G, G]` for the backbone's.
-    fn valid(&self, valid: Option<&[bool]>, i: usize) -> Option<Vec<bool>> {
+    pub(super) fn valid(&self, valid: Option<&[bool]>, i: usize) -> Option<Vec<bool>> {
         let (grid, map) = (self.shape.grid, self.shape.side());
         let flags = &valid?[i * grid * grid..(i + 1) * grid * grid];
         let scale = map / grid;
@@ -314,7 +327,7 @@ impl Detector {
         let mut sums = self.take_sums();
         let raw = head.forward(features, &mut sums.workspace);
         self.pool.lock().unwrap_or_else(PoisonError::into_inner).push(sums);
-        decode(&raw, grid, self.valid(valid, 0).as_deref())
+        decode(&raw, grid, self.valid(valid, 0).as_deref(), &self.decode)
     }
 
     /// What is found in each image, best first. `head` is [`Self::bind`] of the learned values; `params` are the same, or

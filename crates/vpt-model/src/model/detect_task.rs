@@ -7,8 +7,8 @@ use super::{
     task::{TaskOptions, open_task},
 };
 use crate::{
-    head::detect::{BoundDetectHead, BoxScore, ClassLayer},
-    model::task_file::{TaskFile, TaskMeta},
+    head::detect::{BoundDetectHead, BoxScore, ClassLayer, DecodeOptions},
+    model::task_file::{EXEMPLARS, TaskFile, TaskMeta},
     prompt::PartShape,
 };
 use vpt_backbone::{
@@ -18,7 +18,7 @@ use vpt_backbone::{
 };
 use vpt_base::{Error, Message, Progress, Result, params::Param};
 use vpt_data::{
-    boxes::{BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, Rect, View},
+    boxes::{BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, Category, Rect, TiledImages, View},
     visit_batches,
 };
 
@@ -43,6 +43,8 @@ pub struct DetectTask {
     params: Vec<Param>,
     meta: TaskMeta,
     input: BoxInput,
+    /// Tiles along the shorter side of an image, if they did not overlap.
+    tiles: usize,
 }
 
 impl DetectTask {
@@ -57,7 +59,7 @@ impl DetectTask {
     /// A detector on a backbone that is open already, at the task's image size.
     pub fn with_backbone(file: TaskFile, backbone: Arc<Backbone>, threads: usize) -> Result<Self> {
         file.check_backbone(&backbone)?;
-        let TaskFile { meta, params } = file;
+        let TaskFile { meta, mut params } = file;
         let Some(detect) = &meta.detect else {
             return Err(Error::invalid("task", "learned to classify, not to detect"));
         };
@@ -65,8 +67,10 @@ impl DetectTask {
             return Err(Error::invalid("task", "a detector has no prompt pixels or texts"));
         }
         let layout = meta.parts.tokens();
+        let shown = params.iter().position(|param| param.name == EXEMPLARS).map(|at| params.remove(at).values);
         let texts = match detect.head.classes {
             ClassLayer::Linear { .. } => None,
+            ClassLayer::Text { .. } if shown.is_some() => shown,
             ClassLayer::Text { .. } => Some(class_embeddings(&backbone, &meta.classes, threads)?),
         };
         let input = BoxInput {
@@ -77,7 +81,8 @@ impl DetectTask {
         };
         let detector = Detector::new(backbone, layout, detect.head, &detect.blocks, texts, threads)?;
         detector.check(&params)?;
-        Ok(Self { detector, params, meta, input })
+        let tiles = detect.tiles;
+        Ok(Self { detector, params, meta, input, tiles })
     }
 
     /// Whether classes are told by their names, so that it can look for others.
@@ -97,8 +102,37 @@ impl DetectTask {
         }
         let texts = class_embeddings(self.detector.backbone(), &names, self.detector.threads())?;
         self.detector = self.detector.with_texts(texts);
-        self.meta.classes = names;
+        self.rename(names, false);
         Ok(self)
+    }
+
+    /// The same detector for classes with these vectors `[K, E]` in the place of text embeddings.
+    pub(super) fn with_vectors(mut self, vectors: Vec<f32>, names: Vec<String>) -> Result<Self> {
+        self.detector = self.detector.with_texts(vectors);
+        self.detector.bind(&self.params)?;
+        self.rename(names, true);
+        Ok(self)
+    }
+
+    /// Takes the names of other classes, which were shown or told.
+    fn rename(&mut self, names: Vec<String>, shown: bool) {
+        if let Some(detect) = &mut self.meta.detect {
+            detect.category_ids = (1..).take(names.len()).collect();
+            detect.exemplars = shown;
+            detect.thresholds = None;
+        }
+        self.meta.classes = names;
+    }
+
+    /// The vectors `[K, E]` of its classes, where these were shown.
+    pub(super) fn shown(&self) -> Option<&[f32]> {
+        self.detector.texts().filter(|_| self.meta.detect.as_ref().is_some_and(|detect| detect.exemplars))
+    }
+
+    /// What it finds, with the ids that the data it learned from has for it.
+    pub fn categories(&self) -> Vec<Category> {
+        let ids = self.meta.detect.iter().flat_map(|detect| detect.category_ids.iter().copied());
+        ids.zip(&self.meta.classes).map(|(id, name)| Category { id, name: name.clone() }).collect()
     }
 
     /// The frozen part.
@@ -109,6 +143,32 @@ impl DetectTask {
     /// What the task file says; the classes are those asked for last.
     pub fn meta(&self) -> &TaskMeta {
         &self.meta
+    }
+
+    /// The same detector, which keeps the boxes of an image that `decode` says.
+    ///
+    /// # Errors
+    /// [`DecodeOptions::check`].
+    pub fn with_decode(mut self, decode: DecodeOptions) -> Result<Self> {
+        decode.check()?;
+        self.detector = self.detector.with_decode(decode);
+        Ok(self)
+    }
+
+    /// The same detector, which looks at images in so many tiles along their shorter side, if these did not overlap, and as a whole;
+    /// 1: as a whole alone.
+    ///
+    /// # Errors
+    /// There are none, or too many.
+    pub fn with_tiles(mut self, tiles: usize) -> Result<Self> {
+        TiledImages::new(&[], tiles)?;
+        self.tiles = tiles;
+        Ok(self)
+    }
+
+    /// Tiles along the shorter side of an image.
+    pub fn tiles(&self) -> usize {
+        self.tiles
     }
 
     /// Backbone, prompts and head.
@@ -158,21 +218,30 @@ impl DetectTask {
     /// An image cannot be read; the error names it.
     pub fn detect(&self, images: Vec<BoxImage>, progress: Progress) -> Result<Vec<Vec<Found>>> {
         let head = self.detector.bind(&self.params)?;
-        let total = images.len();
+        let TiledImages { views, tiles } = TiledImages::new(&images, self.tiles)?;
+        let (total, count) = (views.len(), images.len());
         let options =
             BoxLoaderOptions { batch: BATCH, ..BoxLoaderOptions::plain(self.input.clone(), self.detector.threads()) };
-        let mut all = Vec::with_capacity(total);
-        let loader = BoxLoader::new(images.into(), (0..total).collect(), options)?;
-        let go_on = &mut |done, total| {
-            progress(done, total);
+        let mut all = vec![Vec::new(); count];
+        let loader = BoxLoader::new(views.into(), (0..total).collect(), options)?;
+        let go_on = &mut |done: usize, total: usize| {
+            progress(done * count / total.max(1), count);
             true
         };
         visit_batches(loader, total, go_on, |batch| {
             let input = TokenInput::Images(&batch.pixels);
             let found = self.detector.detect(&head, Some(&self.params), input, batch.valid.as_deref())?;
-            all.extend(batch.views.iter().zip(found).map(|(view, found)| placed(&found, view)));
+            for ((&index, view), found) in batch.indices.iter().zip(&batch.views).zip(found) {
+                let tile = &tiles[index];
+                let place = |found: Found| Some(Found { rect: tile.in_image(found.rect)?, ..found });
+                all[tile.image].extend(placed(&found, view).into_iter().filter_map(place));
+            }
             Ok(())
         })?;
+        if self.tiles > 1 {
+            let of = |found: &Found| (found.class, found.score, found.rect);
+            all = all.into_iter().map(|found| self.detector.decode().merged(found, of)).collect();
+        }
         Ok(all)
     }
 }

@@ -95,7 +95,7 @@ impl ImageAnswer {
 pub struct AnswerOptions {
     /// Most classes that are told of an image that has one.
     pub top: usize,
-    /// Score that boxes must have; `None`: [`DetectTask::usual_score`].
+    /// Score that boxes must have; `None`: [`DetectTask::thresholds`].
     pub min_score: Option<f64>,
 }
 
@@ -222,19 +222,32 @@ impl DetectTask {
         self.meta().detect.as_ref().and_then(|detect| detect.confidence).unwrap_or(MIN_SCORE)
     }
 
-    /// The objects in each of `images` with a score of at least `min_score`, surest first.
+    /// Scores that boxes of each class must have to be told of: `min_score` for all, if that is given, else where F1 was best on the
+    /// validation images, for each class if that is known.
+    pub fn thresholds(&self, min_score: Option<f64>) -> Vec<f64> {
+        let own = self.meta().detect.as_ref().and_then(|detect| detect.thresholds.clone());
+        let same = |score| vec![score; self.meta().classes.len()];
+        min_score.map_or_else(|| own.unwrap_or_else(|| same(self.usual_score())), same)
+    }
+
+    /// The objects in each of `images` whose score is at least that in `thresholds` of their class, surest first.
     ///
     /// # Errors
     /// An image cannot be read; the error names it.
-    pub fn boxes(&self, images: Vec<BoxImage>, min_score: f64, progress: Progress) -> Result<Vec<Vec<PredictedBox>>> {
-        let all = self.detect(images, progress)?.into_iter().map(|found| self.boxes_of(found, min_score));
+    pub fn boxes(
+        &self,
+        images: Vec<BoxImage>,
+        thresholds: &[f64],
+        progress: Progress,
+    ) -> Result<Vec<Vec<PredictedBox>>> {
+        let all = self.detect(images, progress)?.into_iter().map(|found| self.boxes_of(found, thresholds));
         Ok(all.collect())
     }
 
-    /// Those of the objects found in an image whose score is at least `min_score`.
-    pub(crate) fn boxes_of(&self, found: Vec<Found>, min_score: f64) -> Vec<PredictedBox> {
+    /// Those of the objects found in an image whose score is at least that in `thresholds` of their class.
+    pub(crate) fn boxes_of(&self, found: Vec<Found>, thresholds: &[f64]) -> Vec<PredictedBox> {
         let classes = &self.meta().classes;
-        let sure = found.into_iter().filter(|found| found.score >= min_score);
+        let sure = found.into_iter().filter(|found| thresholds.get(found.class).is_some_and(|&t| found.score >= t));
         let told = |found: Found| PredictedBox {
             label: classes.get(found.class).cloned().unwrap_or_default(),
             score: found.score,
@@ -290,7 +303,7 @@ impl AnyTask {
             Self::Detect(task) => {
                 let opened = |(i, image): (usize, &ImageSource)| BoxImage::unlabelled(name(image, i), image.clone());
                 let images = images.iter().enumerate().map(opened).collect::<Result<_>>()?;
-                let boxes = task.boxes(images, options.min_score.unwrap_or(task.usual_score()), progress)?;
+                let boxes = task.boxes(images, &task.thresholds(options.min_score), progress)?;
                 Ok(boxes.into_iter().map(ImageAnswer::Boxes).collect())
             }
             Self::Segment(task) => {

@@ -127,6 +127,12 @@ impl ReadyTask {
                 let head = ReadyHead::Classes(task.model().bind_classifier(task.params())?);
                 (head, !tunes_weights(task) && task.model().puts_prompts_in())
             }
+            AnyTask::Detect(task) if task.tiles() > 1 => {
+                return Err(Error::invalid(
+                    "task",
+                    "looks at images in tiles, which are not served; `vpt predict` does",
+                ));
+            }
             AnyTask::Detect(task) => (ReadyHead::Boxes(Box::new(task.ready()?)), task.is_prompted()),
             AnyTask::Segment(_) => return Err(tells_pixels("answer that is served; `vpt predict` writes its masks")),
         };
@@ -215,8 +221,7 @@ impl ReadyTask {
                 ImageAnswer::Classes(task.guesses_of(logits, options.top))
             }
             (AnyTask::Detect(task), RawAnswer::Boxes(found)) => {
-                let min_score = options.min_score.unwrap_or(task.usual_score());
-                ImageAnswer::Boxes(task.boxes_of(found.clone(), min_score))
+                ImageAnswer::Boxes(task.boxes_of(found.clone(), &task.thresholds(options.min_score)))
             }
             // Not this task's.
             _ => ImageAnswer::Boxes(Vec::new()),

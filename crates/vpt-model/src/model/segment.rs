@@ -49,6 +49,8 @@ pub struct SegmentStep<'a> {
 pub struct Segmenter {
     reader: TokenReader,
     shape: SegmentShape,
+    /// Pixels whose class is less probable are of no class in masks.
+    pub(super) least: f32,
     /// Buffers, one set a thread, kept from step to step.
     pool: Mutex<Vec<SegmentSums>>,
 }
@@ -92,7 +94,7 @@ impl Segmenter {
             let message = format!("made for tokens of {} values on a grid of {}", shape.width, shape.grid);
             return Err(Error::invalid("head", message));
         }
-        Ok(Self { reader, shape, pool: Mutex::default() })
+        Ok(Self { reader, shape, least: 0., pool: Mutex::default() })
     }
 
     /// What the head reads, and the prompts.

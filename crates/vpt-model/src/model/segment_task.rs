@@ -64,6 +64,23 @@ impl SegmentTask {
         Ok(Self { segmenter, params, meta, input })
     }
 
+    /// The same task, which sees images in so many windows along their shorter side, if these did not overlap.
+    ///
+    /// # Errors
+    /// There are none, or too many.
+    pub fn with_tiles(mut self, tiles: usize) -> Result<Self> {
+        self.input.tiles = tiles;
+        self.input.check()?;
+        Ok(self)
+    }
+
+    /// The same task, whose masks leave pixels of no class where the class is less probable than `least`.
+    #[must_use]
+    pub fn with_least_probability(mut self, least: f64) -> Self {
+        self.segmenter.least = least as f32;
+        self
+    }
+
     /// The frozen part.
     pub fn backbone(&self) -> &Arc<Backbone> {
         self.segmenter.reader().backbone()
@@ -161,7 +178,8 @@ impl Segmenter {
                 ));
             }
             let (corners, scaled) = (seen.windows(width, height)?, seen.scaled(width, height, 1.)?);
-            let classes = composer.classes(WindowLogits { logits: &own, corners: &corners, scaled }, width, height)?;
+            let own = WindowLogits { logits: &own, corners: &corners, scaled };
+            let classes = composer.sure_classes(own, width, height, self.least)?;
             Ok(ClassMask { width, height, classes })
         };
         let threads = self.reader().threads();

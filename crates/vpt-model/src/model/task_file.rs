@@ -16,7 +16,7 @@ use crate::{
     head::{
         Head, HeadKind, LOGIT_BIAS,
         cache::{self, KEYS},
-        detect::DetectShape,
+        detect::{ClassLayer, DetectShape},
         label_map::{self, LabelMap, MAP},
         segment::SegmentShape,
     },
@@ -30,11 +30,13 @@ use vpt_base::{
     params::{Group, Param},
     tensor_file::{self, Tensor},
 };
-use vpt_data::boxes::Fit;
+use vpt_data::boxes::{Fit, MAX_TILES};
 use vpt_image::preprocess::Preprocess;
 
 /// The task file of a run folder.
 pub const BEST: &str = "best.safetensors";
+/// Vectors of the classes of a detector that were shown to it, `[K, E]`.
+pub(super) const EXEMPLARS: &str = "head.class.exemplars";
 /// The metadata's key.
 const KEY: &str = "vpt";
 /// The version of files with one learned part or none, and of those with several.
@@ -107,6 +109,24 @@ pub struct DetectMeta {
     pub category_ids: Vec<u64>,
     /// The score above which the mean F1 of the classes is highest on the validation images.
     pub confidence: Option<f64>,
+    /// For each class the score above which its own F1 is highest there, where there are objects enough to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thresholds: Option<Vec<f64>>,
+    /// Tiles along the shorter side of an image, if they did not overlap; 1: images as a whole alone.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub tiles: usize,
+    /// Whether the file has vectors of the classes, which were shown, not told by their names.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exemplars: bool,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's form
+fn is_one(count: &usize) -> bool {
+    *count == 1
 }
 
 /// What a task file says of a task of pixels beside what it says of every task.
@@ -321,6 +341,7 @@ impl TaskFile {
         }
         for (name, shape) in head_tensors(&meta, &tensors, path)? {
             let group = match (&meta.segment, &meta.label_map) {
+                _ if name == EXEMPLARS => Group::Fixed,
                 (Some(_), _) => SegmentShape::group(&name, &shape),
                 (None, Some(_)) => Group::Fixed,
                 (None, None) => head_group(&meta, &name, &shape),
@@ -376,7 +397,17 @@ fn head_tensors(
 ) -> Result<Vec<(String, Vec<usize>)>> {
     if let Some(detect) = &meta.detect {
         detect.head.check().map_err(|error| Error::task_file(path, Message::from("task metadata: ").text(error)))?;
-        return Ok(detect.head.tensors());
+        let mut tensors = detect.head.tensors();
+        if detect.exemplars {
+            let ClassLayer::Text { classes, width } = detect.head.classes else {
+                return Err(Error::task_file(
+                    path,
+                    "task metadata: classes that were shown to a head of fixed classes",
+                ));
+            };
+            tensors.push((EXEMPLARS.to_owned(), vec![classes, width]));
+        }
+        return Ok(tensors);
     }
     if let Some(segment) = &meta.segment {
         segment.head.check().map_err(|error| Error::task_file(path, Message::from("task metadata: ").text(error)))?;
@@ -516,7 +547,17 @@ fn parse_meta(meta: Value, path: &Path) -> Result<TaskMeta> {
         }
     }
     if let Some(detect) = &meta.detect {
-        let DetectMeta { head, blocks, category_ids, .. } = detect;
+        let DetectMeta { head, blocks, category_ids, thresholds, tiles, .. } = detect;
+        let sound = |all: &Vec<f64>| all.len() == meta.classes.len() && all.iter().all(|t| (0. ..=1.).contains(t));
+        if !thresholds.as_ref().is_none_or(sound) {
+            return Err(Error::task_file(
+                path,
+                "task metadata: thresholds that are not one from 0 to 1 for each class",
+            ));
+        }
+        if !(1..=MAX_TILES).contains(tiles) {
+            return Err(Error::task_file(path, format!("task metadata: {tiles} tiles")));
+        }
         let counts = [head.class_count(), category_ids.len()];
         if counts != [meta.classes.len(); 2] {
             let message = format!("task metadata: {counts:?} for {} classes", meta.classes.len());

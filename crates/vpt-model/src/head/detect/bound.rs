@@ -227,6 +227,16 @@ impl BoundDetectHead {
         }
     }
 
+    /// What it compares with text embeddings for an image with `features` `[levels, N, D]`: a vector of length one for each token,
+    /// `[T, E]`; none where classes are rows of a layer.
+    pub(crate) fn vectors(&self, features: &[f32], w: &mut Workspace) -> Option<Vec<f32>> {
+        self.forward(features, w);
+        match &self.class {
+            ClassOutput::Linear(_) => None,
+            ClassOutput::Text(layer) => Some(layer.units(self.map(), &w.outputs[CLASS])),
+        }
+    }
+
     fn neck_forward(&self, features: &[f32], w: &mut Workspace) {
         let DetectShape { width: d, levels, channels: c, .. } = self.shape;
         let (runs, stride) = (self.neck_runs(), row_stride(d));

@@ -1,8 +1,12 @@
 //! From what the head says to detections: scores, non-maximum suppression, and back to the original's pixels.
 
+use std::cmp::Ordering;
+
 use super::RawBoxes;
 use super::geometry::{Grid, corners, iou};
 use super::loss::sigmoid;
+use vpt_base::choice::choice;
+use vpt_base::{Error, Result};
 use vpt_data::boxes::{Rect, View};
 
 /// Detections with lower scores are dropped.
@@ -17,6 +21,78 @@ pub const DUPLICATE: f64 = 0.6;
 /// So many are left of an image.
 pub const KEPT: usize = 100;
 
+choice! {
+    #[derive(Default)]
+    /// Which detections are taken for one object where they lie on each other (non-maximum suppression).
+    pub enum Suppress for "nms" {
+        /// Those of one class.
+        #[default]
+        Class = "class",
+        /// Those of any classes.
+        All = "all",
+        /// None: every detection is kept.
+        Nothing = "none",
+    }
+}
+
+/// Which detections are kept of an image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DecodeOptions {
+    /// Which may be duplicates of each other.
+    pub suppress: Suppress,
+    /// A detection whose IoU with a better one is higher is a duplicate.
+    pub overlap: f64,
+    /// Most that are left.
+    pub kept: usize,
+}
+
+impl Default for DecodeOptions {
+    /// IoU above 0.6 within a class, the best 100.
+    fn default() -> Self {
+        Self { suppress: Suppress::Class, overlap: DUPLICATE, kept: KEPT }
+    }
+}
+
+impl DecodeOptions {
+    /// # Errors
+    /// The overlap is not between 0 and 1, or none, or more than [`CANDIDATES`], are to be kept.
+    pub fn check(&self) -> Result<()> {
+        if !(0. ..=1.).contains(&self.overlap) {
+            return Err(Error::setting("nms_iou", format!("{} is not between 0 and 1", self.overlap)));
+        }
+        if self.kept == 0 || self.kept > CANDIDATES {
+            return Err(Error::setting("max_detections", format!("{} is not between 1 and {CANDIDATES}", self.kept)));
+        }
+        Ok(())
+    }
+
+    /// Those of `all`, of several views of an image, that are kept of it, best first; `of` tells class, score and place.
+    pub fn merged<T>(&self, mut all: Vec<T>, of: impl Fn(&T) -> (usize, f64, Rect)) -> Vec<T> {
+        all.sort_by(|a, b| of(b).1.total_cmp(&of(a).1));
+        let corners = |Rect { x, y, width, height }: Rect| [x, y, x + width, y + height];
+        let mut kept: Vec<(T, (usize, [f64; 4]))> = Vec::new();
+        for found in all {
+            let (class, _, rect) = of(&found);
+            let own = (class, corners(rect));
+            if kept.len() < self.kept && !kept.iter().any(|(_, better)| self.is_duplicate(own, *better)) {
+                kept.push((found, own));
+            }
+        }
+        kept.into_iter().map(|(found, _)| found).collect()
+    }
+
+    /// Whether `found` says again what the better `other` says.
+    pub(crate) fn is_duplicate(&self, (class, rect): (usize, [f64; 4]), (other, better): (usize, [f64; 4])) -> bool {
+        let may_be = match self.suppress {
+            Suppress::Class => class == other,
+            Suppress::All => true,
+            Suppress::Nothing => false,
+        };
+        // What is no box is nothing new.
+        may_be && iou(rect, better).partial_cmp(&self.overlap).is_none_or(Ordering::is_gt)
+    }
+}
+
 /// A detection in units of the network input.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BoxScore {
@@ -28,13 +104,13 @@ pub struct BoxScore {
     pub rect: [f32; 4],
 }
 
-/// The detections in what the head says of one image, best first: scores above 0.01, the best 1000, without duplicates
-/// (IoU above 0.6 with a better one of the same class), the best 100. Equal scores are in the order of tokens, then classes.
+/// The detections in what the head says of one image, best first: scores above 0.01, the best 1000, without duplicates, the best
+/// so many, both as `options` say. Equal scores are in the order of tokens, then classes.
 /// Tokens that are not `valid` (one flag a token: no padding) find nothing.
 ///
 /// # Panics
 /// If lengths differ.
-pub fn decode(raw: &RawBoxes, grid: Grid, valid: Option<&[bool]>) -> Vec<BoxScore> {
+pub fn decode(raw: &RawBoxes, grid: Grid, valid: Option<&[bool]>, options: &DecodeOptions) -> Vec<BoxScore> {
     let tokens = grid.side * grid.side;
     let classes = raw.class.len() / tokens;
     let lengths = [raw.class.len(), raw.boxes.len(), raw.quality.len(), valid.map_or(tokens, <[bool]>::len)];
@@ -70,9 +146,9 @@ pub fn decode(raw: &RawBoxes, grid: Grid, valid: Option<&[bool]>) -> Vec<BoxScor
     for (score, place) in candidates {
         let (token, class) = (place / classes, place % classes);
         let rect = corners(grid.decode(token, offsets[token]));
-        if kept.iter().all(|(other, better)| other.class != class || iou(rect, *better) <= DUPLICATE) {
+        if !kept.iter().any(|(other, better)| options.is_duplicate((class, rect), (other.class, *better))) {
             kept.push((BoxScore { class, score: score as f32, rect: rect.map(|v| v as f32) }, rect));
-            if kept.len() == KEPT {
+            if kept.len() == options.kept {
                 break;
             }
         }
@@ -95,7 +171,7 @@ mod tests {
     use vpt_base::random::{normal, stream};
 
     /// All pairs sorted, then the textbook loop: take the best, strike out what it suppresses.
-    fn brute_force(raw: &RawBoxes, grid: Grid, valid: &[bool]) -> Vec<BoxScore> {
+    fn brute_force(raw: &RawBoxes, grid: Grid, valid: &[bool], options: &DecodeOptions) -> Vec<BoxScore> {
         let tokens = grid.side * grid.side;
         let classes = raw.class.len() / tokens;
         let mut all = Vec::new();
@@ -112,10 +188,17 @@ mod tests {
         let mut kept = Vec::new();
         while !all.is_empty() {
             let best = all.remove(0);
-            all.retain(|other| other.1 != best.1 || iou(other.2, best.2) <= 0.6);
+            all.retain(|other| {
+                let may_be = match options.suppress {
+                    Suppress::Class => other.1 == best.1,
+                    Suppress::All => true,
+                    Suppress::Nothing => false,
+                };
+                !may_be || iou(other.2, best.2) <= options.overlap
+            });
             kept.push(BoxScore { class: best.1, score: best.0 as f32, rect: best.2.map(|v| v as f32) });
         }
-        kept.truncate(100);
+        kept.truncate(options.kept);
         kept
     }
 
@@ -138,9 +221,16 @@ mod tests {
                 quality: draw(tokens, 0., 3., 1.),
             };
             let valid: Vec<bool> = (0..tokens).map(|t| t % side != 1).collect();
-            let found = decode(&raw, grid, Some(&valid));
-            assert_eq!(found, brute_force(&raw, grid, &valid));
-            assert_eq!(decode(&raw, grid, None), brute_force(&raw, grid, &vec![true; tokens]));
+            let usual = DecodeOptions::default();
+            let found = decode(&raw, grid, Some(&valid), &usual);
+            assert_eq!(found, brute_force(&raw, grid, &valid, &usual));
+            for suppress in Suppress::ALL.iter().copied() {
+                for (overlap, kept) in [(0.6, 100), (0.2, 7), (0.9, 1000)] {
+                    let options = DecodeOptions { suppress, overlap, kept };
+                    let all = brute_force(&raw, grid, &vec![true; tokens], &options);
+                    assert_eq!(decode(&raw, grid, None, &options), all, "{options:?}");
+                }
+            }
             if found.len() == 100 { many += 1 } else { few += 1 }
         }
         assert!(few >= 2 && many >= 2, "{few} {many}");
@@ -148,13 +238,39 @@ mod tests {
 
     #[test]
     fn hopeless_and_unreadable_logits_find_nothing() {
-        let grid = Grid { side: 1, anchor: 0.5 };
+        let (grid, usual) = (Grid { side: 1, anchor: 0.5 }, DecodeOptions::default());
         for (class, quality) in [(5., -100.), (-100., 5.), (f32::NAN, 5.), (5., f32::NAN), (-1e30, -1e30)] {
             let raw = RawBoxes { class: vec![class], boxes: vec![0.; 4], quality: vec![quality] };
-            assert_eq!(decode(&raw, grid, None), [], "{class} {quality}");
+            assert_eq!(decode(&raw, grid, None, &usual), [], "{class} {quality}");
         }
         let sure = RawBoxes { class: vec![1e30], boxes: vec![0.; 4], quality: vec![1e30] };
-        assert_eq!(decode(&sure, grid, None), [BoxScore { class: 0, score: 1., rect: [0.25, 0.25, 0.75, 0.75] }]);
+        let found = [BoxScore { class: 0, score: 1., rect: [0.25, 0.25, 0.75, 0.75] }];
+        assert_eq!(decode(&sure, grid, None, &usual), found);
+    }
+
+    #[test]
+    fn what_several_views_say_again_is_one() {
+        let rect = |x| Rect { x, y: 0., width: 10., height: 10. };
+        let all = || {
+            vec![(0, 0.4, rect(0.)), (0, 0.9, rect(1.)), (1, 0.5, rect(1.)), (0, 0.3, rect(9.)), (0, 0.9, rect(50.))]
+        };
+        let scores = |options: DecodeOptions| {
+            let kept = options.merged(all(), |found| *found);
+            kept.iter().map(|(class, _, rect)| (*class, rect.x)).collect::<Vec<_>>()
+        };
+        let usual = DecodeOptions::default();
+        assert_eq!(scores(usual), [(0, 1.), (0, 50.), (1, 1.), (0, 9.)]);
+        assert_eq!(scores(DecodeOptions { suppress: Suppress::All, ..usual }), [(0, 1.), (0, 50.), (0, 9.)]);
+        assert_eq!(scores(DecodeOptions { suppress: Suppress::Nothing, kept: 2, ..usual }), [(0, 1.), (0, 50.)]);
+    }
+
+    #[test]
+    fn options_that_make_no_sense_are_refused() {
+        let with = |overlap, kept| DecodeOptions { overlap, kept, ..DecodeOptions::default() }.check();
+        assert!(with(0., 1).is_ok() && with(1., CANDIDATES).is_ok());
+        for (overlap, kept) in [(f64::NAN, 1), (-0.1, 1), (1.1, 1), (0.5, 0), (0.5, CANDIDATES + 1)] {
+            assert!(with(overlap, kept).is_err(), "{overlap} {kept}");
+        }
     }
 
     #[test]

@@ -101,7 +101,7 @@ fn outputs_losses_gradients_and_detections_equal_pytorch() {
             bound.vjp(&gradient, Some(to), &mut grads, &mut workspace);
             fixture.assert_equal(&d_features, &name("d_features"));
 
-            let found = decode::decode(&raw, grid, None);
+            let found = decode::decode(&raw, grid, None, &decode::DecodeOptions::default());
             let rows: Vec<f32> =
                 found.iter().flat_map(|d| [&[d.class as f32, d.score], d.rect.as_slice()].concat()).collect();
             fixture.assert_equal(&rows, &name("detections"));

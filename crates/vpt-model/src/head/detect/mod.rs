@@ -32,7 +32,7 @@ mod tests;
 
 pub use assign::{Assignment, Role, Truth};
 pub use bound::{BoundDetectHead, FeatureGradients, GROUP_EPS, LAYER_EPS, Workspace};
-pub use decode::{BoxScore, decode};
+pub use decode::{BoxScore, DecodeOptions, Suppress, decode};
 pub use geometry::Grid;
 pub use gradients::HeadGrads;
 pub use loss::{DetectionLoss, LossSums};

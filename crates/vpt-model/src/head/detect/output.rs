@@ -109,6 +109,12 @@ impl TextLayer {
         logits
     }
 
+    /// What the [`Self::tokens`] called last with this scratch compared with the texts: a vector of length one for each token, `[T, E]`.
+    pub(super) fn units(&self, map: Map, scratch: &OutputScratch) -> Vec<f32> {
+        let width = self.project.outputs();
+        super::map::gather(&scratch.unit, row_stride(width), map.runs(), width)
+    }
+
     /// From `gradient` `[T, K]` of the [`Self::tokens`] called last with this scratch: adds those of weight, bias and, side
     /// by side, log scale and shift to their ranges of `to` and writes that of the tower's rows.
     #[allow(clippy::too_many_arguments, reason = "forward's arguments and the gradients")]

@@ -53,6 +53,17 @@ pub enum ClassLayer {
     },
 }
 
+impl ClassLayer {
+    /// The same for another number of classes.
+    #[must_use]
+    pub(crate) fn with_count(self, classes: usize) -> Self {
+        match self {
+            Self::Linear { .. } => Self::Linear { classes },
+            Self::Text { width, .. } => Self::Text { classes, width },
+        }
+    }
+}
+
 /// A dense head's sizes and the one constant it takes from its training data.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DetectShape {

@@ -4,6 +4,7 @@
 //! class whose sum is largest.
 
 use vpt_base::{Error, Result};
+use vpt_data::masks::IGNORED;
 
 /// The logits of an image's windows.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,15 @@ impl Composer {
     /// # Errors
     /// There are not as many logits as windows.
     pub fn classes(&self, windows: WindowLogits, width: usize, height: usize) -> Result<Vec<u16>> {
+        self.sure_classes(windows, width, height, 0.)
+    }
+
+    /// As [`Self::classes`], with [`IGNORED`] where the class's probability, the softmax of the mean over the pixel's windows, is less
+    /// than `least`.
+    ///
+    /// # Errors
+    /// As [`Self::classes`].
+    pub fn sure_classes(&self, windows: WindowLogits, width: usize, height: usize, least: f32) -> Result<Vec<u16>> {
         let Self { side: m, classes: k, .. } = *self;
         let WindowLogits { logits, corners, scaled } = windows;
         if corners.is_empty() || logits.len() != corners.len() * m * m * k {
@@ -73,12 +83,14 @@ impl Composer {
             }
             for column in &columns {
                 sums.fill(0.);
+                let mut seen = 0.;
                 for &(i, Tap { first, weight }) in column.iter().filter(|(i, _)| is_in[*i]) {
                     let line = &lines[i * row..(i + 1) * row];
                     let (a, b) = (&line[first * k..][..k], &line[(first + next) * k..][..k]);
                     for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
                         *sum += a + weight * (b - a);
                     }
+                    seen += 1.;
                 }
                 let mut best = 0;
                 for (class, value) in sums.iter().enumerate() {
@@ -86,7 +98,11 @@ impl Composer {
                         best = class;
                     }
                 }
-                out.push(best as u16);
+                let is_sure = least <= 0. || {
+                    let all: f32 = sums.iter().map(|sum| ((sum - sums[best]) / seen).exp()).sum();
+                    1. / all >= least
+                };
+                out.push(if is_sure { best as u16 } else { IGNORED });
             }
         }
         Ok(out)

@@ -133,6 +133,15 @@ fn classes_of_windows_are_put_together_where_they_lie() {
     let all = logits(1., -1.);
     let windows = WindowLogits { logits: &all, corners: &[[0, 0]], scaled: [4, 4] };
     assert_eq!(composer.classes(windows, 4, 1).unwrap(), [0, 0, 1, 1]);
+    // The mean of 1 and -3 where both lie, so the second class has 1 / (1 + e^-1) there, 1 / (1 + e^-3) on its own.
+    let all = [logits(1., 1.), logits(-3., -3.)].concat();
+    let windows = WindowLogits { logits: &all, corners: &[[0, 0], [2, 0]], scaled: [6, 4] };
+    let none = vpt_data::masks::IGNORED;
+    let sure = |least| composer.sure_classes(windows, 6, 1, least).unwrap();
+    assert_eq!(sure(0.73), [0, 0, 1, 1, 1, 1]);
+    assert_eq!(sure(0.74), [none, none, none, none, 1, 1]);
+    assert_eq!(sure(0.96), [none; 6]);
+    let all = logits(1., -1.);
     let short = WindowLogits { logits: &all[1..], corners: &[[0, 0]], scaled: [4, 4] };
     assert!(composer.classes(short, 4, 1).is_err());
 }

@@ -81,6 +81,9 @@ pub struct CocoMetrics {
     pub ar_large: f64,
 }
 
+/// Objects from which on a category has a confidence of its own.
+pub const ENOUGH: usize = 10;
+
 /// How well one category is detected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CategoryEval {
@@ -133,6 +136,18 @@ impl CocoEval {
     pub fn best_confidence(&self) -> Option<(f64, f64)> {
         let f1 = self.mean_f1();
         self.confidences.iter().copied().zip(f1).reduce(|best, point| if point.1 > best.1 { point } else { best })
+    }
+
+    /// For each category the confidence with its best F1, of equal ones the lowest; that of [`Self::best_confidence`] where it has fewer
+    /// than [`ENOUGH`] objects. `None` if no category has objects.
+    pub fn best_confidences(&self) -> Option<Vec<f64>> {
+        let (shared, _) = self.best_confidence()?;
+        let best = |category: &Option<CategoryEval>| {
+            let Some(category) = category.as_ref().filter(|category| category.objects >= ENOUGH) else { return shared };
+            let points = self.confidences.iter().copied().zip(category.f1.iter().copied());
+            points.reduce(|best, point| if point.1 > best.1 { point } else { best }).map_or(shared, |point| point.0)
+        };
+        Some(self.categories.iter().map(best).collect())
     }
 }
 

@@ -147,6 +147,24 @@ fn the_best_confidence_keeps_what_is_right_and_drops_what_is_wrong() {
 }
 
 #[test]
+fn each_category_with_objects_enough_has_a_best_confidence_of_its_own() {
+    let place = |i: usize| rect(i as f64 * 50., 0., 40., 40.);
+    let far = |i: usize| rect(i as f64 * 50., 500., 40., 40.);
+    // Ten of the first category and three of the second; the third has none.
+    let objects = (0..13).map(|i| object(i as u64 + 1, usize::from(i >= 10), place(i))).collect();
+    let found = |category, rect, score| Detection { image: 1, category, rect, score };
+    let mut detections: Vec<Detection> =
+        (0..13).map(|i| found(if i < 10 { 1 } else { 2 }, place(i), if i < 10 { 0.8 } else { 0.2 })).collect();
+    detections.extend((0..10).map(|i| found(1, far(i), 0.5)));
+    let eval = evaluate(&[image(1, objects)], &categories(&[1, 2, 3]), &detections).unwrap();
+    let (shared, f1) = eval.best_confidence().unwrap();
+    assert_eq!((shared, f1), (0., (2. / 3. + 1.) / 2.));
+    assert_eq!(eval.best_confidences(), Some(vec![0.501, shared, shared]));
+    let none = evaluate(&[image(1, vec![])], &categories(&[1]), &[]).unwrap();
+    assert_eq!(none.best_confidences(), None);
+}
+
+#[test]
 fn confusion_by_hand() {
     let boxes: Vec<Rect> = (0..4).map(|i| rect(f64::from(i) * 100., 0., 40., 40.)).collect();
     let crowd = Object { crowd: true, ..object(4, 0, rect(0., 200., 400., 200.)) };

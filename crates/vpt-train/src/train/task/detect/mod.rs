@@ -241,6 +241,9 @@ impl DenseTask for Boxes {
             fit: self.detect.fit,
             category_ids: self.dataset.categories.iter().map(|category| category.id).collect(),
             confidence: val.and_then(|val| val.eval.best_confidence()).map(|(confidence, _)| confidence),
+            thresholds: val.and_then(|val| val.eval.best_confidences()),
+            tiles: 1,
+            exemplars: false,
         };
         meta.with_detector(detect)
     }
