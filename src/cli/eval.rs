@@ -18,6 +18,7 @@ use vpt::{
     files::write_atomic,
 };
 
+use super::box_args::BoxArgs;
 use super::carbon::CarbonArgs;
 use super::model::ModelArgs;
 use super::output::Output;
@@ -48,17 +49,23 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "FILE")]
     detections: Option<PathBuf>,
     #[command(flatten)]
+    boxes: BoxArgs,
+    #[command(flatten)]
     carbon: CarbonArgs,
 }
 
 pub(crate) fn run(args: &Eval, global: &Global, out: Output) -> anyhow::Result<()> {
     args.carbon.carbon()?;
     let out = MeteredOutput { out, meter: EnergyMeter::start() };
-    match args.model.open(global)? {
+    let task = args.model.open(global)?;
+    if !matches!(task, AnyTask::Detect(_) | AnyTask::Segment(_)) {
+        args.boxes.refuse()?;
+    }
+    match task {
         AnyTask::Classify(task) => classify(args, &task, global, &out),
         AnyTask::Multilabel(task) => multilabel(args, &task, global, &out),
         AnyTask::Detect(task) => detect(args, task, global, &out),
-        AnyTask::Segment(task) => segment(args, &task, global, &out),
+        AnyTask::Segment(task) => segment(args, &args.boxes.apply_to_pixels(task)?, global, &out),
     }
 }
 
@@ -137,6 +144,7 @@ fn detect(args: &Eval, task: DetectTask, global: &Global, out: &MeteredOutput) -
     } else {
         task
     };
+    let task = args.boxes.apply(task)?;
     let found = eval::evaluate_boxes(&task, &dataset, args.split, &mut |done, total| {
         progress.at("evaluating", done, total, String::new);
     })?;

@@ -4,6 +4,7 @@
 mod backbones;
 mod bench;
 mod bench_backbones;
+mod box_args;
 mod cache;
 mod carbon;
 mod cluster;
@@ -22,6 +23,8 @@ mod interrupt;
 mod model;
 mod output;
 mod predict;
+mod predict_attention;
+mod predict_set;
 mod progress;
 mod runs;
 mod serve;

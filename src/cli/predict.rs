@@ -6,26 +6,27 @@ use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
-use vpt::backbone::vit::AttentionOf;
 use vpt::data::boxes::Rect;
+use vpt::infer::data_set::{LEAST_PROBABILITY, above, looked_at, write_boxes, write_folders, write_masks};
 use vpt::infer::detect::{DetectPrediction, predict_boxes};
+use vpt::infer::exemplars::{Exemplars, read_exemplars};
 use vpt::infer::inputs::{Answered, ImageFiles, SkippedImage, expand, past_unreadable};
 use vpt::infer::multilabel::{MultilabelPrediction, predict_multilabel};
 use vpt::infer::predict::{Prediction, predict};
 use vpt::infer::segment::{SegmentPrediction, predict_masks};
-use vpt::model::attention::{AttentionShares, TaskAttention};
 use vpt::model::{AnyTask, DetectTask, SegmentTask, TaskModel};
 use vpt::report::{DrawnBox, draw_boxes, draw_mask, picture_bytes, picture_paths, table};
 use vpt::shards::{ShardOutput, ShardWork};
 use vpt::{
-    Error,
     files::write_atomic,
-    image::{Rgb8, decode, encode::picture_format},
+    image::{Rgb8, decode},
 };
 
-use super::flags::parsed;
+use super::box_args::BoxArgs;
 use super::model::ModelArgs;
 use super::output::{Output, message};
+use super::predict_attention::{Attend, Attended, AttentionArgs};
+use super::predict_set::{SetArgs, SetOutcome, SetPlan};
 use super::progress::ProgressDisplay;
 use super::shards::{ShardArgs, ShardCommand};
 use super::{Global, Usage};
@@ -37,12 +38,16 @@ use super::{Global, Usage};
 /// of classes an image all whose probability is at least one half. A detector prints the boxes it is sure enough of, in pixels.
 /// Segmentation prints the classes in each image with their share of its pixels; --save writes the masks, too, as PNG files of the
 /// data's numbers into masks/ in the folder.
+///
+/// --to writes what is found as a data set to learn from, and a list of the images that a person should look at.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   vpt predict --model runs/classify/photos-vpt-deep-1 new/*.jpg
   vpt predict --model runs/detect/cells-vpt-deep-1 --save drawn/ new/
   vpt predict --model runs/classify/photos-vpt-deep-1 --attention where.png new/cat.jpg
   vpt predict --model runs/detect/boxes-vpt-deep-2 --classes \"red circle,blue star\" new/
+  vpt predict --model runs/detect/boxes-vpt-deep-2 --exemplars shelf.jpg:40,60,32,32=bolt --save-task bolts.safetensors new/
+  vpt predict --model runs/detect/cells-vpt-deep-1 --to yolo --out labelled --min-score 0.6 new/
   vpt predict --model runs/classify/photos-vpt-deep-1 --input 'shards/{00000..09999}.tar' --out predictions")]
 pub(crate) struct Predict {
     #[command(flatten)]
@@ -50,32 +55,39 @@ pub(crate) struct Predict {
     /// Write each image with its boxes and names, its class, or its mask drawn on it into this folder
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
-    /// Write where the task looks: the picture with the attention of the last block laid over it, mean of the heads, the more the
-    /// lighter. A file (PNG, JPEG, WebP, BMP, TIFF) for one image, a folder for several. Deep prompts are looked at, too; what
-    /// share goes to them is told beside
-    #[arg(long, value_name = "FILE|DIR")]
-    attention: Option<PathBuf>,
-    /// Whose attention: features (the class token, or SigLIP's pooling query) or prompts (mean of the prompt tokens)
-    #[arg(long, value_name = "WHOSE", requires = "attention", default_value = "features", value_parser = parsed::<AttentionOf>)]
-    attention_of: AttentionOf,
-    /// Detection: leave out boxes with lower scores [default: where F1 was best on validation]
+    #[command(flatten)]
+    attention: AttentionArgs,
+    /// Detection: leave out boxes with lower scores [default: where F1 was best on validation]; with --to also classes and pixels
+    /// with lower probabilities [default: 0.5]
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     min_score: Option<f64>,
     /// Tell these classes apart instead, separated by commas; for a detector trained with --open-vocabulary and the methods
     /// that learn texts (coop, cocoop, ivlp, maple, promptsrc)
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     classes: Vec<String>,
+    /// Look for more like these, without training: a box in an image, in pixels, and what it shows, or a JSON file with a list of
+    /// {"image", "bbox": [left, top, width, height], "label"}; given several times, each is an example. For a detector trained with
+    /// --open-vocabulary
+    #[arg(long, value_name = "FILE|IMAGE:x,y,w,h=NAME", conflicts_with = "classes")]
+    exemplars: Vec<String>,
+    /// Keep the detector for what --exemplars show as a task file, which predict, eval and serve open
+    #[arg(long, value_name = "FILE", requires = "exemplars")]
+    save_task: Option<PathBuf>,
     /// End with exit code 0 although images could not be read; they are named either way
     #[arg(long)]
     skip_bad_images: bool,
     /// Image files (JPEG, PNG, WebP, BMP, TIFF, GIF, HEIC), folders of them, or patterns such as 'new/*.jpg'
-    #[arg(value_name = "IMAGE", required_unless_present = "input")]
+    #[arg(value_name = "IMAGE", required_unless_present_any = ["input", "save_task"])]
     images: Vec<PathBuf>,
     #[command(flatten)]
-    shards: ShardArgs,
-    /// The folder for what --input asks: a file of JSON lines for each shard
-    #[arg(long, value_name = "DIR", help_heading = "Very many images")]
+    boxes: BoxArgs,
+    #[command(flatten)]
+    set: SetArgs,
+    /// The folder for the data set that --to asks for, or for what --input asks: a file of JSON lines for each shard
+    #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    shards: ShardArgs,
 }
 
 pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()> {
@@ -84,38 +96,63 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
     {
         return Err(Usage(format!("--min-score: {score} is not between 0 and 1")).into());
     }
-    args.shards.refuse_alone(&[("--out", args.out.is_some())])?;
+    args.shards.refuse_alone(&[("--out", args.out.is_some() && !args.set.is_given())])?;
     if args.shards.are_given() {
         return run_shards(args, global, out);
     }
     let files = expand(&args.images)?;
-    args.check_attention(&files)?;
+    args.attention.check(&files)?;
+    let set = args.set.plan(args.out.as_deref())?;
     let mut progress = ProgressDisplay::new(global.quiet);
     let mut at = |done, total| progress.at("predicting", done, total, String::new);
-    match args.model.open(global)? {
-        AnyTask::Detect(task) => detect(args, task, &files, &mut at, out),
-        AnyTask::Segment(task) => segment(args, &task, &files, &mut at, out),
-        AnyTask::Multilabel(task) => multilabel(args, &task, &files, &mut at, out),
-        AnyTask::Classify(task) => {
-            let names = args.names()?;
-            if !task.is_open_vocabulary() {
-                refuse_boxes_flags(args)?;
-            } else if args.min_score.is_some() {
-                return Err(Usage("--min-score: the task has classes, not boxes".to_owned()).into());
-            }
-            let task = if names.is_empty() { task } else { task.with_classes(names)? };
-            let found = past_unreadable(&files.images, |images| predict(&task, images, &mut at))?;
-            let label = |(image, prediction): (&mut Rgb8, &Prediction)| {
-                let rect = Rect { x: 0., y: 0., width: image.width as f64, height: image.height as f64 };
-                let drawn = DrawnBox { rect, category: 0, score: Some(prediction.probability), crowd: false };
-                draw_boxes(image, &[drawn], std::slice::from_ref(&prediction.label));
-            };
-            finish(args, &files, &found, label, &|picture| task.attention(picture, args.attention_of), out, || {
-                let rows: Vec<_> = found.answers.iter().map(row).collect();
-                table::columns(&["image", "class", "probability", "next"], &rows)
-            })
-        }
+    let asked = Asked { args, files: &files, set: set.as_ref(), out };
+    let task = args.model.open(global)?;
+    if !args.exemplars.is_empty() && !matches!(task, AnyTask::Detect(_)) {
+        return Err(Usage("--exemplars: the task has no boxes".to_owned()).into());
     }
+    if !matches!(task, AnyTask::Detect(_) | AnyTask::Segment(_)) {
+        args.boxes.refuse()?;
+    }
+    match task {
+        AnyTask::Detect(task) => detect(asked, task, &mut at),
+        AnyTask::Segment(task) => segment(asked, args.boxes.apply_to_pixels(task)?, &mut at),
+        AnyTask::Multilabel(task) => multilabel(asked, &task, &mut at),
+        AnyTask::Classify(task) => classify(asked, task, &mut at),
+    }
+}
+
+/// What is asked for: of which images, as which data set, told where.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    args: &'a Predict,
+    files: &'a ImageFiles,
+    set: Option<&'a SetPlan<'a>>,
+    out: Output,
+}
+
+fn classify(asked: Asked, task: TaskModel, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
+    let Asked { args, files, set, .. } = asked;
+    let names = args.names()?;
+    if !task.is_open_vocabulary() {
+        refuse_boxes_flags(args)?;
+    } else if args.min_score.is_some() && set.is_none() {
+        return Err(Usage("--min-score: the task has classes, not boxes".to_owned()).into());
+    }
+    let task = if names.is_empty() { task } else { task.with_classes(names)? };
+    let found = past_unreadable(&files.images, |images| predict(&task, images, &mut *progress))?;
+    let least = args.min_score.unwrap_or(LEAST_PROBABILITY);
+    let write =
+        |set: &SetPlan| set.finish(write_folders(&found.answers, &task.meta().classes, least, set.layout, set.out)?);
+    let set = set.map(write).transpose()?;
+    let label = |(image, prediction): (&mut Rgb8, &Prediction)| {
+        let rect = Rect { x: 0., y: 0., width: image.width as f64, height: image.height as f64 };
+        let drawn = DrawnBox { rect, category: 0, score: Some(prediction.probability), crowd: false };
+        draw_boxes(image, &[drawn], std::slice::from_ref(&prediction.label));
+    };
+    finish(asked, set.as_ref(), &found, label, &|picture| task.attention(picture, args.attention.of()), || {
+        let rows: Vec<_> = found.answers.iter().map(row).collect();
+        table::columns(&["image", "class", "probability", "next"], &rows)
+    })
 }
 
 impl Predict {
@@ -133,65 +170,17 @@ impl Predict {
         Ok(names)
     }
 
-    /// Whether `--attention` names one picture, not a folder.
-    fn attends_to_one(&self) -> bool {
-        self.attention.as_ref().is_some_and(|to| !to.is_dir() && picture_format(to).is_some())
-    }
-
-    /// Refuses `--attention` where what it names cannot hold the pictures.
-    fn check_attention(&self, files: &ImageFiles) -> Result<(), Usage> {
-        let Some(to) = self.attention.as_ref().filter(|_| self.attends_to_one()) else { return Ok(()) };
-        if let [_, _, ..] = &files.images[..] {
-            let count = files.images.len();
-            return Err(Usage(format!(
-                "--attention: {} is one picture, for {count} images; name a folder",
-                to.display()
-            )));
+    /// The detector for what `--exemplars` show, if any do; kept as `--save-task` says.
+    fn shown(&self, task: DetectTask) -> vpt::Result<DetectTask> {
+        if self.exemplars.is_empty() {
+            return Ok(task);
         }
-        let is_input =
-            |image: &PathBuf| to.canonicalize().is_ok_and(|to| image.canonicalize().is_ok_and(|image| image == to));
-        if files.images.iter().any(is_input) {
-            return Err(Usage(format!("--attention: {} is the image itself", to.display())));
+        let Exemplars { images, names } = read_exemplars(&self.exemplars)?;
+        let task = task.with_exemplars(&images, names)?;
+        if let Some(file) = &self.save_task {
+            task.to_file()?.save(file)?;
         }
-        Ok(())
-    }
-
-    /// Writes the pictures that `--attention` asks for, if it does.
-    fn write_attention(&self, images: &[PathBuf], attend: Attend) -> anyhow::Result<Vec<Attended>> {
-        let Some(to) = &self.attention else { return Ok(Vec::new()) };
-        let paths = if self.attends_to_one() {
-            vec![to.clone()]
-        } else {
-            std::fs::create_dir_all(to).with_context(|| to.display().to_string())?;
-            picture_paths(images, to)?
-        };
-        let written = images.iter().zip(paths).map(|(image, file)| {
-            let picture = decode(image)?;
-            let found = attend(&picture).map_err(|error| Error::file(image, error.to_string()))?;
-            write_atomic(&file, &picture_bytes(&found.over(&picture), &file)?)?;
-            Ok(Attended { image: image.display().to_string(), file, shares: found.shares() })
-        });
-        written.collect()
-    }
-}
-
-/// Where a task looks in a picture.
-type Attend<'a> = &'a dyn Fn(&Rgb8) -> vpt::Result<TaskAttention>;
-
-/// A picture of `--attention`.
-#[derive(Debug, Serialize)]
-struct Attended {
-    image: String,
-    file: PathBuf,
-    #[serde(flatten)]
-    shares: AttentionShares,
-}
-
-impl Attended {
-    fn row(&self) -> Vec<String> {
-        let AttentionShares { of, patches, prefix, prompts } = self.shares;
-        let [patches, prompts, prefix] = [patches, prompts, prefix].map(|share| table::percent(f64::from(share)));
-        vec![self.image.clone(), of.to_owned(), patches, prompts, prefix, self.file.display().to_string()]
+        Ok(task)
     }
 }
 
@@ -201,13 +190,14 @@ fn run_shards(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()
     if let Some(save) = &args.save {
         return Err(Usage(format!("--save {}: no pictures are drawn of shards", save.display())).into());
     }
-    if let Some(to) = &args.attention {
+    if let Some(to) = args.attention.to() {
         return Err(Usage(format!("--attention {}: no pictures are drawn of shards", to.display())).into());
     }
     if folder.is_file() {
         return Err(Usage(format!("--out: {} is a file; it is to be a folder", folder.display())).into());
     }
     refuse_boxes_flags(args)?;
+    args.boxes.refuse()?;
     let task = match args.model.open(global)? {
         AnyTask::Classify(task) | AnyTask::Multilabel(task) => task,
         AnyTask::Detect(_) => {
@@ -230,20 +220,20 @@ fn run_shards(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()
     args.shards.run(&command, &ShardWork::Predict(&task), global, out)
 }
 
-/// Flags that make no sense without boxes.
+/// Flags that make no sense without boxes, or for a data set.
 fn refuse_boxes_flags(args: &Predict) -> Result<(), Usage> {
-    let flags = [("--min-score", args.min_score.is_some()), ("--classes", !args.classes.is_empty())];
+    let flags =
+        [("--min-score", args.min_score.is_some() && !args.set.is_given()), ("--classes", !args.classes.is_empty())];
     let given = flags.into_iter().find(|(_, given)| *given);
     given.map_or(Ok(()), |(flag, _)| Err(Usage(format!("{flag}: the task has classes, not boxes"))))
 }
 
-fn multilabel(
-    args: &Predict,
-    task: &TaskModel,
-    files: &ImageFiles,
-    progress: &mut dyn FnMut(usize, usize),
-    out: Output,
-) -> anyhow::Result<()> {
+fn multilabel(asked: Asked, task: &TaskModel, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
+    let Asked { args, files, set, .. } = asked;
+    if set.is_some() {
+        let message = "--to: the task gives an image any number of classes, for which no layout is written";
+        return Err(Usage(message.to_owned()).into());
+    }
     refuse_boxes_flags(args)?;
     let found = past_unreadable(&files.images, |images| predict_multilabel(task, images, &mut *progress))?;
     let names = |prediction: &MultilabelPrediction| {
@@ -254,23 +244,25 @@ fn multilabel(
         let rect = Rect { x: 0., y: 0., width: image.width as f64, height: image.height as f64 };
         draw_boxes(image, &[DrawnBox { rect, category: 0, score: None, crowd: false }], &[names(prediction)]);
     };
-    finish(args, files, &found, draw, &|picture| task.attention(picture, args.attention_of), out, || {
+    finish(asked, None, &found, draw, &|picture| task.attention(picture, args.attention.of()), || {
         let rows: Vec<_> = found.answers.iter().map(|p| vec![p.image.clone(), names(p)]).collect();
         table::columns(&["image", "classes"], &rows)
     })
 }
 
-fn detect(
-    args: &Predict,
-    task: DetectTask,
-    files: &ImageFiles,
-    progress: &mut dyn FnMut(usize, usize),
-    out: Output,
-) -> anyhow::Result<()> {
+fn detect(asked: Asked, task: DetectTask, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
+    let Asked { args, files, set, .. } = asked;
     let names = args.names()?;
     let task = if names.is_empty() { task } else { task.with_classes(names)? };
-    let min_score = args.min_score.unwrap_or(task.usual_score());
-    let found = past_unreadable(&files.images, |images| predict_boxes(&task, images, min_score, &mut *progress))?;
+    let task = args.shown(args.boxes.apply(task)?)?;
+    let thresholds = task.thresholds(args.min_score);
+    // A list of doubtful images also tells of boxes that were almost found.
+    let least = if set.is_some() { looked_at(&thresholds) } else { thresholds.clone() };
+    let mut found = past_unreadable(&files.images, |images| predict_boxes(&task, images, &least, &mut *progress))?;
+    let write =
+        |set: &SetPlan| set.finish(write_boxes(&found.answers, task.categories(), &thresholds, set.layout, set.out)?);
+    let set = set.map(write).transpose()?;
+    found.answers = above(&found.answers, &thresholds);
     let draw = |(image, prediction): (&mut Rgb8, &DetectPrediction)| {
         let boxes = prediction.boxes.iter().map(|found| {
             let [x, y, width, height] = found.bbox;
@@ -279,23 +271,21 @@ fn detect(
         });
         draw_boxes(image, &boxes.collect::<Vec<_>>(), &task.meta().classes);
     };
-    finish(args, files, &found, draw, &|picture| task.attention(picture, args.attention_of), out, || {
+    finish(asked, set.as_ref(), &found, draw, &|picture| task.attention(picture, args.attention.of()), || {
         let rows: Vec<_> = found.answers.iter().flat_map(box_rows).collect();
         table::columns(&["image", "class", "score", "left", "top", "width", "height"], &rows)
     })
 }
 
-fn segment(
-    args: &Predict,
-    task: &SegmentTask,
-    files: &ImageFiles,
-    progress: &mut dyn FnMut(usize, usize),
-    out: Output,
-) -> anyhow::Result<()> {
+fn segment(asked: Asked, task: SegmentTask, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
+    let Asked { args, files, set, .. } = asked;
     refuse_boxes_flags(args)?;
-    if args.attention.is_some() {
+    if args.attention.to().is_some() {
         let message = "--attention: a task of pixels looks at windows of a picture, each by itself";
         return Err(Usage(message.to_owned()).into());
+    }
+    if let Some(set) = set {
+        return segment_set(asked, set, task, progress);
     }
     let names = &task.meta().classes;
     let mut saved = Vec::new();
@@ -309,7 +299,7 @@ fn segment(
         } else {
             Vec::new()
         };
-        predict_masks(task, images, &mut *progress, |i, mask| {
+        predict_masks(&task, images, &mut *progress, |i, mask| {
             let (Some(to), Some(picture)) = (masks.get(i), saved.get(i)) else { return Ok(None) };
             let mut image = decode(&images[i])?;
             draw_mask(&mut image, mask, names);
@@ -318,14 +308,38 @@ fn segment(
             Ok(Some(to.clone()))
         })
     })?;
-    report(args, files, &found, (&saved, &[]), out, || {
-        let shares = |prediction: &SegmentPrediction| {
-            let told = prediction.classes.iter().map(|c| format!("{} {}", c.label, table::percent(c.share)));
-            told.collect::<Vec<_>>().join(", ")
-        };
-        let rows: Vec<_> = found.answers.iter().map(|p| vec![p.image.clone(), shares(p)]).collect();
-        table::columns(&["image", "classes by their share of the pixels"], &rows)
-    })
+    report(asked, None, &found, (&saved, &[]), || shares_of(&found.answers))
+}
+
+/// Writes the masks as a data set.
+fn segment_set(
+    asked: Asked,
+    set: &SetPlan,
+    task: SegmentTask,
+    progress: &mut dyn FnMut(usize, usize),
+) -> anyhow::Result<()> {
+    let Asked { args, files, .. } = asked;
+    if let Some(save) = &args.save {
+        return Err(Usage(format!("--save {}: --to writes the masks", save.display())).into());
+    }
+    let task = task.with_least_probability(args.min_score.unwrap_or(LEAST_PROBABILITY));
+    let mut outcome = None;
+    let found = past_unreadable(&files.images, |images| {
+        let (predictions, written, rows) = write_masks(&task, images, set.layout, set.out, &mut *progress)?;
+        outcome = Some(set.finish((written, rows))?);
+        Ok(predictions)
+    })?;
+    report(asked, outcome.as_ref(), &found, (&[], &[]), || shares_of(&found.answers))
+}
+
+/// A row for each image with the classes of its pixels.
+fn shares_of(predictions: &[SegmentPrediction]) -> String {
+    let shares = |prediction: &SegmentPrediction| {
+        let told = prediction.classes.iter().map(|c| format!("{} {}", c.label, table::percent(c.share)));
+        told.collect::<Vec<_>>().join(", ")
+    };
+    let rows: Vec<_> = predictions.iter().map(|p| vec![p.image.clone(), shares(p)]).collect();
+    table::columns(&["image", "classes by their share of the pixels"], &rows)
 }
 
 /// Where the masks go of pictures that are written to `saved`: each under the picture's name with the ending of a PNG file.
@@ -345,14 +359,14 @@ fn mask_paths(saved: &[PathBuf], folder: &Path) -> Vec<PathBuf> {
 
 /// Writes the pictures that `--save` asks for, each with `draw` at work on it, and those of `--attention`, and prints the result.
 fn finish<P: Serialize>(
-    args: &Predict,
-    files: &ImageFiles,
+    asked: Asked,
+    set: Option<&SetOutcome>,
     found: &Answered<Vec<P>>,
     draw: impl Fn((&mut Rgb8, &P)),
     attend: Attend,
-    out: Output,
     text: impl FnOnce() -> String,
 ) -> anyhow::Result<()> {
+    let args = asked.args;
     let Answered { answers: predictions, images, .. } = found;
     let mut saved = Vec::new();
     if let Some(folder) = &args.save {
@@ -364,19 +378,20 @@ fn finish<P: Serialize>(
             write_atomic(to, &picture_bytes(&image, to)?)?;
         }
     }
-    let attended = args.write_attention(images, attend)?;
-    report(args, files, found, (&saved, &attended), out, text)
+    let attended = args.attention.write(images, attend)?;
+    report(asked, set, found, (&saved, &attended), text)
 }
 
-/// Prints the result, and which pictures were `saved`, with and without attention. Names what there is no answer for.
+/// Prints the result, which pictures were `saved`, with and without attention, and the data set that was written. Names what there is
+/// no answer for.
 fn report<P: Serialize>(
-    args: &Predict,
-    files: &ImageFiles,
+    asked: Asked,
+    set: Option<&SetOutcome>,
     found: &Answered<Vec<P>>,
     (saved, attended): (&[PathBuf], &[Attended]),
-    out: Output,
     text: impl FnOnce() -> String,
 ) -> anyhow::Result<()> {
+    let Asked { args, files, out, .. } = asked;
     let Answered { answers: predictions, skipped, .. } = found;
     let saved: Option<Vec<&Path>> = args.save.as_ref().map(|_| saved.iter().map(PathBuf::as_path).collect());
     let passed_by = &files.passed_by;
@@ -389,16 +404,21 @@ fn report<P: Serialize>(
     if let Some(saved) = saved {
         result["saved"] = json!(saved);
     }
-    if args.attention.is_some() {
+    if args.attention.to().is_some() {
         result["attention"] = json!(attended);
     }
+    if let Some(set) = set {
+        result["data_set"] = json!(set);
+    }
     out.result(&result, || {
-        if attended.is_empty() {
-            return text();
+        let mut parts = vec![text()];
+        if !attended.is_empty() {
+            let rows: Vec<_> = attended.iter().map(Attended::row).collect();
+            let header = ["image", "attention of", "patches", "prompts", "class token, registers", "file"];
+            parts.push(table::columns(&header, &rows));
         }
-        let rows: Vec<_> = attended.iter().map(Attended::row).collect();
-        let header = ["image", "attention of", "patches", "prompts", "class token, registers", "file"];
-        format!("{}\n{}", text(), table::columns(&header, &rows))
+        parts.extend(set.map(SetOutcome::text));
+        parts.join("\n")
     })?;
     name_skipped(skipped, passed_by, args.skip_bad_images)
 }

@@ -10,10 +10,11 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 use vpt::files::read_limited;
+use vpt::head::detect::Suppress;
 use vpt::serve::{ApiKeys, Ended, ServeConfig, Serving, serve};
 
 use super::output::{Output, message};
-use super::{Global, Usage, printable, size};
+use super::{Global, Usage, box_args, one_of, printable, size};
 
 /// Bytes of a configuration file at most.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -81,6 +82,15 @@ struct ServeSettings {
     /// Also serve up to N tasks that tune weights (bias, norm, lora, full), each by itself with a copy of what it tunes [default: 0]
     #[arg(long, value_name = "N", env = "VPT_SERVE_ALLOW_TUNED")]
     allow_tuned: Option<usize>,
+    /// Detectors: which boxes are one object where they lie on each other: of one class, of any classes (all), or none [default: class]
+    #[arg(long, value_name = "WHICH", env = "VPT_SERVE_NMS", value_parser = one_of::<Suppress>(Suppress::NAMES))]
+    nms: Option<Suppress>,
+    /// Detectors: a box is dropped whose overlap (IoU) with a better one is higher [default: 0.6]
+    #[arg(long, value_name = "IOU", env = "VPT_SERVE_NMS_IOU")]
+    nms_iou: Option<f64>,
+    /// Detectors: most boxes of an image, up to 1000 [default: 100]
+    #[arg(long, value_name = "N", env = "VPT_SERVE_MAX_DETECTIONS", value_parser = count)]
+    max_detections: Option<usize>,
     /// Largest body of a request [default: 32MiB]
     #[arg(long, value_name = "SIZE", env = "VPT_SERVE_MAX_BODY", value_parser = size)]
     max_body: Option<ByteSize>,
@@ -143,6 +153,9 @@ impl ServeSettings {
             batch_delay_ms: self.batch_delay_ms.or(file.batch_delay_ms),
             task_memory: self.task_memory.or(file.task_memory),
             allow_tuned: self.allow_tuned.or(file.allow_tuned),
+            nms: self.nms.or(file.nms),
+            nms_iou: self.nms_iou.or(file.nms_iou),
+            max_detections: self.max_detections.or(file.max_detections),
             max_body: self.max_body.or(file.max_body),
             max_pixels: self.max_pixels.or(file.max_pixels),
             max_images: self.max_images.or(file.max_images),
@@ -181,6 +194,8 @@ impl ServeSettings {
 
     fn config(self, global: &Global) -> anyhow::Result<ServeConfig> {
         let (usual, threads) = (ServeConfig::default(), global.threads());
+        let boxes = box_args::options(self.nms, self.nms_iou, self.max_detections);
+        boxes.check()?;
         let time = |seconds: Option<f64>, usual| seconds.map_or(usual, Duration::from_secs_f64);
         let bytes = |size: Option<ByteSize>, usual| size.map_or(usual, |size| size.as_u64());
         Ok(ServeConfig {
@@ -198,6 +213,7 @@ impl ServeSettings {
             batch_delay: time(self.batch_delay_ms.map(|time| time / 1e3), usual.batch_delay),
             task_memory: bytes(self.task_memory, usual.task_memory),
             allow_tuned: self.allow_tuned.unwrap_or(usual.allow_tuned),
+            boxes,
             max_body: bytes(self.max_body, usual.max_body as u64) as usize,
             max_pixels: self.max_pixels.unwrap_or(usual.max_pixels),
             max_images: self.max_images.unwrap_or(usual.max_images),

@@ -145,3 +145,134 @@ fn an_open_vocabulary_looks_for_the_categories_of_other_data() {
         .vpt(&["data", "make", "shapes", "--categories", "pairs", "--out", "classes"])
         .refuses(&["--categories", "--task detect"]);
 }
+
+#[test]
+fn which_boxes_are_kept_can_be_said() {
+    let sandbox = Sandbox::new();
+    sandbox.boxes("boxes", 24);
+    let clip = fixture("clip");
+    let train =
+        ["train", "--backbone", &clip, "--data", "boxes", "--epochs", "1", "--image-size", "32", "--out", "run"];
+    sandbox.vpt(&train).ok();
+    let count = |more: &[&str]| {
+        let args = ["predict", "--model", "run", "--backbone", &clip, "--min-score", "0", "--json", "boxes/val"];
+        let result = sandbox.vpt(&[&args[..], more].concat()).ok().json();
+        let counts =
+            result["predictions"].as_array().unwrap().iter().map(|image| image["boxes"].as_array().unwrap().len());
+        counts.max().unwrap()
+    };
+    let [all, class, none] =
+        ["all", "class", "none"].map(|nms| count(&["--nms", nms, "--nms-iou", "0.05", "--max-detections", "1000"]));
+    assert!(0 < all && all < class && class < none, "{all} {class} {none}");
+    assert_eq!(count(&["--nms-iou", "1", "--max-detections", "1000"]), none);
+    assert_eq!(count(&["--max-detections", "3"]), 3);
+    let eval = |more: &[&str]| {
+        let args = ["eval", "--model", "run", "--backbone", &clip, "--data", "boxes", "--json"];
+        sandbox.vpt(&[&args[..], more].concat()).ok().json()["metrics"].clone()
+    };
+    let usual = eval(&[]);
+    assert_eq!(eval(&["--nms", "class", "--nms-iou", "0.6", "--max-detections", "100"]), usual);
+    assert_ne!(eval(&["--max-detections", "1"]), usual);
+    let predict =
+        |more: &[&str]| sandbox.vpt(&[&["predict", "--model", "run", "--backbone", &clip, "boxes/val"], more].concat());
+    predict(&["--nms-iou", "1.5"]).refuses(&["--nms-iou", "between 0 and 1"]);
+    predict(&["--max-detections", "0"]).refuses(&["--max-detections", "between 1 and 1000"]);
+    predict(&["--nms", "agnostic"]).refuses(&["--nms", "class, all, none"]);
+    sandbox.trained("classes", &["--epochs", "1", "--method", "linear"]);
+    let args = ["--model", "classes", "--max-detections", "5"];
+    sandbox.vpt(&[&["predict", "colours/blue/000.png"], &args[..]].concat()).refuses(&["--max-detections", "no boxes"]);
+    sandbox.vpt(&[&["eval", "--data", "colours"], &args[..]].concat()).refuses(&["--max-detections", "no boxes"]);
+}
+
+#[test]
+fn a_detector_of_an_open_vocabulary_looks_for_what_it_is_shown() {
+    let sandbox = Sandbox::new();
+    sandbox.boxes("boxes", 24);
+    let clip = fixture("clip");
+    let train = |out: &str, more: &[&str]| {
+        let args =
+            ["train", "--backbone", &clip, "--data", "boxes", "--epochs", "1", "--method", "linear", "--out", out];
+        sandbox.vpt(&[&args[..], &["--image-size", "32"], more].concat()).ok();
+    };
+    train("open", &["--open-vocabulary"]);
+    train("closed", &[]);
+    let predict = |model: &str, more: &[&str]| {
+        sandbox.vpt(&[&["predict", "--model", model, "--backbone", &clip, "--min-score", "0"], more].concat())
+    };
+    let json = r#"[{"image": "boxes/train/000002.png", "bbox": [2, 2, 20, 20], "label": "thing"},
+                   {"image": "boxes/train/000003.png", "bbox": [20, 20, 20, 20], "label": "other"}]"#;
+    sandbox.write("shown.json", json);
+    let args =
+        ["--exemplars", "shown.json", "--exemplars", "boxes/train/000004.png:5,5,12,12=thing", "--json", "boxes/val"];
+    let shown = predict("open", &[&args[..], &["--save-task", "shown.safetensors"]].concat()).ok().json();
+    let labels: std::collections::BTreeSet<&str> = shown["predictions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|image| image["boxes"].as_array().unwrap())
+        .map(|found| found["label"].as_str().unwrap())
+        .collect();
+    assert_eq!(labels, ["other", "thing"].into());
+    // The file finds the same by itself.
+    let kept = predict("shown.safetensors", &["--json", "boxes/val"]).ok().json();
+    assert_eq!(kept["predictions"], shown["predictions"]);
+    let info = sandbox.vpt(&["task", "info", "shown.safetensors", "--json"]).ok().json();
+    assert_eq!(info["classes"], serde_json::json!(["thing", "other"]));
+    // What is told takes the place of what was shown.
+    let told = predict("shown.safetensors", &["--classes", "circle", "--json", "boxes/val"]).ok().json();
+    assert_eq!(
+        told["predictions"],
+        predict("open", &["--classes", "circle", "--json", "boxes/val"]).ok().json()["predictions"]
+    );
+
+    let one = ["--exemplars", "boxes/train/000002.png:2,2,20,20=thing", "boxes/val"];
+    predict("closed", &one).refuses(&["--exemplars", "rows of a layer", "--open-vocabulary"]);
+    predict("open", &["--exemplars", "thing", "boxes/val"])
+        .refuses(&["--exemplars: thing", "IMAGE:left,top,width,height=name"]);
+    predict("open", &["--exemplars", "gone.png:1,1,5,5=x", "boxes/val"]).fails(&["gone.png"]);
+    predict("open", &["--exemplars", "boxes/train/000002.png:99,2,5,5=x", "boxes/val"])
+        .refuses(&["no box in 48x48 pixels"]);
+    predict("open", &["--save-task", "x", "boxes/val"]).refuses(&["--exemplars"]);
+    predict("open", &[&["--classes", "x"], &one[..]].concat()).refuses(&["--classes"]);
+}
+
+#[test]
+fn tiles_see_small_things_and_keep_the_metric_of_whole_images() {
+    let sandbox = Sandbox::new();
+    let make =
+        ["data", "make", "shapes", "--task", "detect", "--size", "96", "--object-size", "6", "10", "--objects", "8"];
+    sandbox.vpt(&[&make[..], &["--images", "16", "--out", "small"]].concat()).ok();
+    let clip = fixture("clip");
+    let train =
+        ["train", "--backbone", &clip, "--data", "small", "--epochs", "1", "--image-size", "32", "--out", "run"];
+    sandbox.vpt(&train).ok();
+    let eval = |more: &[&str]| {
+        let args = ["eval", "--model", "run", "--backbone", &clip, "--data", "small", "--json"];
+        sandbox.vpt(&[&args[..], more].concat()).ok().json()
+    };
+    let (plain, tiled) = (eval(&[]), eval(&["--tiles", "3", "--detections", "found.json"]));
+    assert_eq!((&plain["images"], &plain["metrics"]), (&tiled["images"], &eval(&["--tiles", "1"])["metrics"]));
+    let found = json_file(&sandbox.path("found.json"));
+    for detection in found.as_array().unwrap() {
+        let [x, y, w, h] = [0, 1, 2, 3].map(|i| number(detection, &format!("/bbox/{i}")));
+        assert!(x >= 0. && y >= 0. && w >= 1. && h >= 1. && x + w <= 96.001 && y + h <= 96.001, "{detection}");
+    }
+    let predict = |more: &[&str]| {
+        sandbox
+            .vpt(&[&["predict", "--model", "run", "--backbone", &clip, "--min-score", "0", "small/val"], more].concat())
+    };
+    let counts = |more: &[&str]| {
+        let result = predict(&[more, &["--json"]].concat()).ok().json();
+        let boxes =
+            result["predictions"].as_array().unwrap().iter().map(|image| image["boxes"].as_array().unwrap().len());
+        boxes.collect::<Vec<_>>()
+    };
+    assert_eq!(counts(&["--tiles", "3", "--max-detections", "7"]), [7, 7]);
+    for bad in ["0", "65"] {
+        predict(&["--tiles", bad]).refuses(&["--tiles", "between 1 and 64"]);
+    }
+    let make = |more: &[&str]| sandbox.vpt(&[&["data", "make", "shapes", "--out", "new"], more].concat());
+    make(&["--object-size", "8", "16"]).refuses(&["--object-size", "--task detect"]);
+    make(&["--task", "detect", "--object-size", "16", "8"]).refuses(&["--object-size", "16 to 8"]);
+    make(&["--task", "detect", "--objects", "0"]).refuses(&["--objects", "between 1 and 100"]);
+}

@@ -32,6 +32,7 @@ mod label_map;
 mod misuse;
 mod multilabel;
 mod old_runs;
+mod predict_set;
 mod resume;
 mod runs;
 mod segment;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use vpt_backbone::Precision;
 use vpt_base::{Error, Result, files::read_limited};
+use vpt_model::head::detect::DecodeOptions;
 
 /// Everything that a server's behaviour depends on beside the files of its tasks.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub struct ServeConfig {
     pub task_memory: u64,
     /// Tasks with tuned weights in memory; each takes a copy of what it tunes.
     pub allow_tuned: usize,
+    /// Which boxes of an image detectors keep.
+    pub boxes: DecodeOptions,
     /// Bytes of a request's body.
     pub max_body: usize,
     /// Pixels of an image.
@@ -75,6 +78,7 @@ impl Default for ServeConfig {
             batch_delay: Duration::ZERO,
             task_memory: 1 << 30,
             allow_tuned: 0,
+            boxes: DecodeOptions::default(),
             max_body: 32 << 20,
             max_pixels: 50_000_000,
             max_images: 64,

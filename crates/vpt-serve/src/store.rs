@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use vpt_backbone::Backbone;
 use vpt_base::{Result, suggest};
+use vpt_model::head::detect::DecodeOptions;
 use vpt_model::model::AnyTask;
 use vpt_model::model::ready::ReadyTask;
 use vpt_model::model::task_file::TaskFile;
@@ -69,6 +70,7 @@ pub(crate) struct TaskStore {
     pub(crate) cores: Cores,
     memory: u64,
     allow_tuned: usize,
+    boxes: DecodeOptions,
     threads: usize,
     clock: AtomicU64,
     known: Mutex<BTreeMap<String, Known>>,
@@ -89,6 +91,7 @@ impl TaskStore {
             cores,
             memory: config.task_memory,
             allow_tuned: config.allow_tuned,
+            boxes: config.boxes,
             threads: config.threads,
             clock: AtomicU64::new(1),
             known: Mutex::default(),
@@ -211,7 +214,11 @@ impl TaskStore {
             }
         };
         let core = self.cores.at(file.meta.image_size)?;
-        let ready = ReadyTask::new(AnyTask::with_backbone(file, core.clone(), self.threads)?)?;
+        let task = match AnyTask::with_backbone(file, core.clone(), self.threads)? {
+            AnyTask::Detect(task) => AnyTask::Detect(task.with_decode(self.boxes)?),
+            other => other,
+        };
+        let ready = ReadyTask::new(task)?;
         if ready.is_tuned() && self.allow_tuned == 0 {
             let message =
                 "tunes weights of the backbone, so it shares no pass with others; such tasks are served where ";

@@ -1,5 +1,6 @@
 //! Data sets of masks as they lie on disk, and what is wrong with them.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -193,7 +194,7 @@ fn cvat(set: &Set, shapes: &str) {
     for (i, name) in ["a", "b", "c", "d", "e", "f", "g", "h"].iter().enumerate() {
         set.picture(&format!("images/{name}.png"), 6, 4);
         let own = if i == 0 { shapes } else { "<box label='sky' xtl='0' ytl='0' xbr='3' ybr='3'/>" };
-        xml += &format!("<image id='{i}' name='{name}.png' width='6' height='4'>{own}</image>");
+        _ = write!(xml, "<image id='{i}' name='{name}.png' width='6' height='4'>{own}</image>");
     }
     set.file("annotations.xml", xml + "</annotations>");
 }

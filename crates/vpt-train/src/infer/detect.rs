@@ -22,20 +22,20 @@ pub struct DetectPrediction {
     pub boxes: Vec<PredictedBox>,
 }
 
-/// Looks for objects in `images`, in their order, and keeps those with a score of at least `min_score`.
+/// Looks for objects in `images`, in their order, and keeps those whose score is at least that in `thresholds` of their class.
 ///
 /// # Errors
 /// An image cannot be read; the error names it.
 pub fn predict_boxes(
     task: &DetectTask,
     images: &[PathBuf],
-    min_score: f64,
+    thresholds: &[f64],
     progress: Progress,
 ) -> Result<Vec<DetectPrediction>> {
     let open = |path: &PathBuf| BoxImage::unlabelled(name(path), ImageSource::File(path.clone()));
     let opened = images.iter().map(open).collect::<Result<Vec<_>>>()?;
     let sizes: Vec<[usize; 2]> = opened.iter().map(|image| [image.width, image.height]).collect();
-    let all = task.boxes(opened, min_score, progress)?;
+    let all = task.boxes(opened, thresholds, progress)?;
     let predictions = images.iter().zip(sizes).zip(all).map(|((path, [width, height]), boxes)| DetectPrediction {
         image: name(path),
         width,

@@ -1,9 +1,12 @@
 //! A backbone or a learned task at work on images: features for other programs ([`embed`]), classes ([`predict`],
-//! [`multilabel`]), boxes ([`detect`]), pixels ([`segment`]); which files are meant ([`inputs`]);
-//! arrays in files of `NumPy` ([`npy`]).
+//! [`multilabel`]), boxes ([`detect`]), pixels ([`segment`]); data sets made of what was said ([`data_set`]); examples of what to look for
+//! ([`exemplars`]); which files are meant
+//! ([`inputs`]); arrays in files of `NumPy` ([`npy`]).
 
+pub mod data_set;
 pub mod detect;
 pub mod embed;
+pub mod exemplars;
 pub mod inputs;
 pub mod multilabel;
 pub mod npy;
