@@ -182,7 +182,9 @@ mod tests {
         let others = (0..21).map(|i| format!("c/{i}.png"));
         let names = ["a/x.png", "b/x.png", "b/X.jpg"].map(str::to_owned).into_iter().chain(others);
         let paths: Vec<PathBuf> = names.map(|name| at(&name)).collect();
-        paths.iter().for_each(|path| picture(path));
+        for path in &paths {
+            picture(path);
+        }
         let classes = ["cat", "train", "empty"].map(str::to_owned);
         let class = |i: usize| usize::from(i >= 12);
         let images: Vec<(&Path, usize)> =
@@ -198,7 +200,7 @@ mod tests {
         for class in ["..", "a/b", "a\\b", "", " a", "a\n"] {
             let classes = [class.to_owned()];
             let error = write_class_folders(&at("new"), &[(&paths[0], 0)], &classes).unwrap_err();
-            assert!(!at("new").exists() && error.to_string().starts_with("class '"), "{class:?}: {error}");
+            assert!(!at("new").exists() && error.to_string().starts_with("class: '"), "{class:?}: {error}");
         }
         assert!(write_class_folders(&at("new"), &[(&paths[0], 3)], &classes).is_err());
         let odd = at("a/odd");
@@ -212,7 +214,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let paths: Vec<PathBuf> = (0..12).map(|i| at(&format!("{i}/x.png"))).collect();
-        paths.iter().for_each(|path| picture(path));
+        for path in &paths {
+            picture(path);
+        }
         let classes = ["sky", "road"].map(str::to_owned);
         let mask = |class| ClassMask { width: 6, height: 4, classes: [vec![class; 23], vec![IGNORED]].concat() };
         MaskSetWriter::fill(&at("out"), &classes, &[Split::Train], |set| {

@@ -98,18 +98,18 @@ impl TiledImages {
     ///
     /// # Errors
     /// `tiles` is 0 or above [`MAX_TILES`].
-    pub fn new(images: &[BoxImage], tiles: usize) -> Result<Self> {
+    pub fn new(images: Vec<BoxImage>, tiles: usize) -> Result<Self> {
         if tiles == 0 || tiles > MAX_TILES {
             return Err(Error::setting("tiles", format!("{tiles} is not between 1 and {MAX_TILES}")));
         }
         let decoded: Arc<Decoded> = Arc::default();
         let (mut views, mut places) = (Vec::new(), Vec::new());
-        for (number, image) in images.iter().enumerate() {
+        for (number, image) in images.into_iter().enumerate() {
             let size = [image.width, image.height];
             let whole = [0, 0, image.width, image.height];
             let side = image.width.min(image.height).div_ceil(tiles).max(1);
             if tiles == 1 {
-                views.push(image.clone());
+                views.push(image);
                 places.push(Tile { image: number, frame: whole, size, side });
                 continue;
             }
@@ -177,7 +177,7 @@ impl Tile {
         };
         let cut = is_cut(rect.x, rect.right(), left, width, self.size[0])
             || is_cut(rect.y, rect.bottom(), top, height, self.size[1]);
-        (!cut).then(|| Rect { x: rect.x + left as f64, y: rect.y + top as f64, ..rect })
+        (!cut).then_some(Rect { x: rect.x + left as f64, y: rect.y + top as f64, ..rect })
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn every_small_object_is_answered_for_by_a_tile_and_by_no_border() {
         for (width, height, tiles) in [(90, 60, 2), (64, 200, 3), (61, 61, 4)] {
-            let set = TiledImages::new(&[image(width, height, Vec::new())], tiles).unwrap();
+            let set = TiledImages::new(vec![image(width, height, Vec::new())], tiles).unwrap();
             let side = width.min(height).div_ceil(tiles) as f64;
             let small = (SMALL * side).floor().max(1.);
             for x in 0..=(width - small as usize) {
@@ -224,7 +224,7 @@ mod tests {
     fn tiles_show_the_pixels_and_objects_of_their_place() {
         let objects = vec![object([3., 5., 7., 4.], 1), object([0., 0., 40., 60.], 0), object([28., 2., 4., 4.], 2)];
         let images = [image(40, 60, objects)];
-        let set = TiledImages::new(&images, 2).unwrap();
+        let set = TiledImages::new(images.to_vec(), 2).unwrap();
         assert_eq!((set.views.len(), set.tiles.len()), (1 + 3 * 4, 13));
         let all = images[0].image.load().unwrap();
         for (view, tile) in set.views.iter().zip(&set.tiles) {
@@ -238,12 +238,12 @@ mod tests {
         assert_eq!(set.tiles[1].frame, [0, 0, 20, 20]);
         assert_eq!(crowds(&set.views[1]), [false, true]);
         assert_eq!(set.views[1].objects[0].rect, Rect { x: 3., y: 5., width: 7., height: 4. });
-        let one = TiledImages::new(&images, 1).unwrap();
+        let one = TiledImages::new(images.to_vec(), 1).unwrap();
         assert_eq!((one.views.len(), &one.views[0]), (1, &images[0]));
         let tiny = Rect { x: 1., y: 1., width: 1., height: 1. };
         assert_eq!(one.tiles[0].in_image(tiny), Some(tiny));
         for bad in [0, MAX_TILES + 1] {
-            assert!(TiledImages::new(&images, bad).is_err());
+            assert!(TiledImages::new(images.to_vec(), bad).is_err());
         }
     }
 }

@@ -297,7 +297,7 @@ mod tests {
         let rle = Rle::from_rows(6, 5, [1, 2, 4, 3], &[2, 2, 1, 1, 1, 2, 2, 1]).unwrap();
         let rows = ["......", "......", "...##.", "..#.#.", ".#..#."];
         let expected: Vec<bool> = rows.iter().flat_map(|row| row.bytes().map(|byte| byte == b'#')).collect();
-        assert_eq!((rle.decode(), rle.area()), (expected, 5));
+        assert_eq!((rle.decode(), rle.area()), (expected, 6));
         assert_eq!(Rle::from_rows(2, 2, [0, 0, 2, 2], &[0, 4]).unwrap().decode(), [true; 4]);
         for (rectangle, counts) in [
             ([3, 2, 4, 3], &[12][..]),

@@ -215,7 +215,7 @@ fn shapes_of_cvat_lie_on_each_other_by_layer_and_then_by_place() {
         &set,
         "<polygon label='sea' points='0,0;6,0;6,2;0,2' z_order='1'/><box label='sky' xtl='1' ytl='0' xbr='3' ybr='4' z_order='0'/>\
          <mask label='sky' rle='1, 1, 1, 1' left='4' top='2' width='2' height='2'/>\
-         <polygon label='background' points='0,0;1,0;1,1;0,1' z_order='1'/><points label='sea' points='3,3'/>\
+         <polygon label='background' points='0,0;1,0;1,1;0,1' z_order='1'/><points label='sea' points='3,3;4,3'/>\
          <polyline label='sea' points='0,3;6,3'/>",
     );
     let found = set.open();

@@ -161,7 +161,7 @@ impl DetectTask {
     /// # Errors
     /// There are none, or too many.
     pub fn with_tiles(mut self, tiles: usize) -> Result<Self> {
-        TiledImages::new(&[], tiles)?;
+        TiledImages::new(Vec::new(), tiles)?;
         self.tiles = tiles;
         Ok(self)
     }
@@ -218,8 +218,9 @@ impl DetectTask {
     /// An image cannot be read; the error names it.
     pub fn detect(&self, images: Vec<BoxImage>, progress: Progress) -> Result<Vec<Vec<Found>>> {
         let head = self.detector.bind(&self.params)?;
-        let TiledImages { views, tiles } = TiledImages::new(&images, self.tiles)?;
-        let (total, count) = (views.len(), images.len());
+        let count = images.len();
+        let TiledImages { views, tiles } = TiledImages::new(images, self.tiles)?;
+        let total = views.len();
         let options =
             BoxLoaderOptions { batch: BATCH, ..BoxLoaderOptions::plain(self.input.clone(), self.detector.threads()) };
         let mut all = vec![Vec::new(); count];

@@ -159,7 +159,8 @@ mod tests {
             ("gone.json".to_owned(), "gone.json: "),
             (":0,0,5,5=cat".to_owned(), "neither a JSON file nor"),
         ] {
-            assert!(refused(spec.clone()).contains(why), "{spec}: {}", refused(spec));
+            let message = refused(spec.clone());
+            assert!(message.contains(why), "{spec}: {message}");
         }
         for bad in ["{}", "[{\"image\": \"d.png\"}]", "[", "[]"] {
             std::fs::write(at("bad.json"), bad).unwrap();

@@ -158,7 +158,7 @@ fn each_category_with_objects_enough_has_a_best_confidence_of_its_own() {
     detections.extend((0..10).map(|i| found(1, far(i), 0.5)));
     let eval = evaluate(&[image(1, objects)], &categories(&[1, 2, 3]), &detections).unwrap();
     let (shared, f1) = eval.best_confidence().unwrap();
-    assert_eq!((shared, f1), (0., (2. / 3. + 1.) / 2.));
+    assert_eq!((shared, f1), (0., f64::midpoint(2. / 3., 1.)));
     assert_eq!(eval.best_confidences(), Some(vec![0.501, shared, shared]));
     let none = evaluate(&[image(1, vec![])], &categories(&[1]), &[]).unwrap();
     assert_eq!(none.best_confidences(), None);
