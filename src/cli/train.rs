@@ -1,10 +1,13 @@
 //! `vpt train`: flags to a [`RunConfig`], and what came of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
 use vpt::backbone::{Compute, Device};
+use vpt::cluster::{Ranks, ranks};
 use vpt::config::RunConfig;
 use vpt::data::cards::Card;
 use vpt::feature_cache;
@@ -17,11 +20,11 @@ use vpt::train::run_folder::{BEST, LAST, MISTAKES};
 use vpt::train::{self, Outcome, Results};
 
 use super::carbon::CarbonArgs;
-use super::output::Output;
+use super::output::{self, Output};
 use super::progress::ProgressDisplay;
 use super::runs::RUNS;
 use super::settings::SettingFlags;
-use super::{Global, Interrupted, Usage};
+use super::{Global, Interrupted, Usage, exit_code, one_line};
 
 /// The backbone that is built in.
 const DEFAULT_BACKBONE: &str = "clip-nano";
@@ -33,6 +36,7 @@ Examples:
   vpt train --data photos/ --method vp-pad --shots 16 --seed 2
   vpt train --backbone clip-vit-b16 --data cars.csv --prompt-tokens 50 --prompt-layers last:6 --epochs 30
   vpt train --resume runs/classify/photos-vpt-deep-3    go on after a crash, to the same result
+  mpirun -n 4 vpt train --data photos/ --shares 4 --threads 2    on four processes, in a build with MPI
   vpt train --config runs/classify/photos-vpt-deep-3/config.toml --seed 5";
 
 /// Learn prompts and a head for your images; evaluate the selected epoch once on test
@@ -63,10 +67,44 @@ impl Train {
     pub(super) fn out(&self) -> Option<&Path> {
         self.flags.get("out").map(Path::new)
     }
+
+    /// The shares that batches are dealt to.
+    pub(super) fn shares(&self) -> usize {
+        self.flags.get("shares").and_then(|shares| shares.to_str()?.parse().ok()).unwrap_or(1)
+    }
 }
 
+/// Seconds that a rank waits with an error before it says so: one that all have is rank 0's to tell.
+const LATER: Duration = Duration::from_secs(2);
+
 pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<()> {
-    let mut progress = ProgressDisplay::interruptible(global.quiet, global.verbose > 0).context("signals")?;
+    let ranks = ranks::of_process(&|name| std::env::var(name).ok())?;
+    let Err(error) = train(args, global, out, &ranks) else { return Ok(()) };
+    if ranks.size() == 1 {
+        return Err(error);
+    }
+    let code = exit_code(&error);
+    if error.is::<Interrupted>() {
+        // All have stopped at the same place, and one of them says so.
+        if ranks.rank() == 0 {
+            return Err(error);
+        }
+        drop(ranks);
+        std::process::exit(code.into());
+    }
+    let mut said = one_line(&error);
+    if ranks.rank() > 0 {
+        std::thread::sleep(LATER);
+        said = format!("rank {}: {said}", ranks.rank());
+    }
+    output::message(&format!("error: {said}"));
+    ranks.abort(code)
+}
+
+/// The command on one of `ranks`; the first of them speaks for all.
+fn train(args: Train, global: &Global, out: Output, ranks: &Arc<dyn Ranks>) -> anyhow::Result<()> {
+    let leads = ranks.rank() == 0;
+    let mut progress = ProgressDisplay::interruptible(global.quiet || !leads, global.verbose > 0).context("signals")?;
     progress.set_carbon(args.carbon.carbon()?);
     let outcome = if let Some(folder) = &args.resume {
         if !args.flags.is_empty()
@@ -80,14 +118,15 @@ pub(crate) fn run(args: Train, global: &Global, out: Output) -> anyhow::Result<(
             let message = "--resume: the run goes on as it was begun, so nothing else can be set with it";
             return Err(Usage(message.to_owned()).into());
         }
-        train::resume(folder, &mut progress)?
+        train::resume_on_ranks(folder, ranks, &mut progress)?
     } else {
         let base = args.config.as_deref().map(RunConfig::load).transpose()?.unwrap_or_default();
         let config = configured(args.flags, base, global)?;
-        train::run(&config, Path::new(RUNS), &mut progress)?
+        train::run_on_ranks(&config, ranks, Path::new(RUNS), &mut progress)?
     };
     progress.clear();
     match outcome {
+        Outcome::Finished { .. } if !leads => Ok(()),
         Outcome::Finished { folder, results } => {
             args.carbon.keep(&folder.display().to_string(), results.energy.as_ref(), results.co2.as_ref())?;
             out.result(&*results, || summary(&folder, &results))

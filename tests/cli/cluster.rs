@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::util::{Sandbox, fixture};
+use crate::util::{Sandbox, finish, fixture};
 
 fn line<'a>(script: &'a str, begin: &str) -> &'a str {
     script.lines().find(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("no line {begin} in {script}"))
@@ -84,6 +84,39 @@ fn a_script_is_queued_again_where_it_has_saved_and_only_there() {
     assert_eq!(run("75", "100"), (Some(75), first.to_owned()), "there is an end to it");
     sandbox.write("runs/a b/config.toml", "");
     assert_eq!(run("0", "1"), (Some(0), "srun vpt train --resume runs/a b --grace 75\n".to_owned()));
+}
+
+#[test]
+fn a_run_on_ranks_is_one_job_of_many_tasks() {
+    let sandbox = Sandbox::new();
+    let slurm = ["cluster", "slurm", "--ranks", "4", "--cpus", "2", "--memory", "4GiB", "--"];
+    let train = ["train", "--data", "photos", "--out", "run", "--shares", "8"];
+    let text = sandbox.vpt(&[&slurm[..], &train].concat()).ok().stdout;
+    for part in [
+        "#SBATCH --ntasks=4\n#SBATCH --cpus-per-task=2\n#SBATCH --mem-per-cpu=2048M\n",
+        "then srun --mpi=pmix --kill-on-bad-exit=1 vpt train --resume run --grace 75; else srun --mpi=pmix ",
+    ] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    let fewer = ["train", "--data", "photos", "--out", "run", "--shares", "2"];
+    sandbox.vpt(&[&slurm[..], &fewer].concat()).refuses(&["--ranks: 4 ranks need `--shares 4` or more", "not 2"]);
+    let embed = ["embed", "--backbone", "clip-nano", "--input", "a.tar", "--out", "e"];
+    sandbox.vpt(&[&slurm[..], &embed].concat()).refuses(&["--ranks: for `train` alone"]);
+}
+
+#[test]
+#[cfg(not(feature = "mpi"))]
+fn processes_that_would_not_share_a_run_are_refused() {
+    let sandbox = Sandbox::new();
+    let start = |variables: &[(&str, &str)]| {
+        let mut command = sandbox.command(&["train", "--data", "nothing"]);
+        command.envs(variables.iter().copied());
+        finish(command, &["train"])
+    };
+    start(&[("OMPI_COMM_WORLD_SIZE", "4")]).fails(&["mpirun has started 4 processes", "--features mpi"]);
+    start(&[("SLURM_STEP_ID", "0"), ("SLURM_NTASKS", "2")]).fails(&["srun has started 2 processes"]);
+    // A batch script is one process, and torchrun's variables are not MPI's.
+    start(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "2"), ("RANK", "0"), ("WORLD_SIZE", "2")]).fails(&["nothing"]);
 }
 
 #[test]

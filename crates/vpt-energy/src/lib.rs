@@ -114,6 +114,15 @@ impl Energy {
         }
     }
 
+    /// Adds what another process took at the same time, on this machine or on another: all adds up but the wall time. Counters are those of
+    /// a whole machine, so the machine's of processes that share one are there several times, which [`Self::why_not`] says.
+    pub fn add_beside(&mut self, other: &Self) {
+        let wall_seconds = self.wall_seconds.max(other.wall_seconds);
+        self.add(other);
+        self.wall_seconds = wall_seconds;
+        self.also("summed over the processes of the run: machine_kwh and high_kwh count a machine once for each process on it");
+    }
+
     /// The least and the most that the work itself may have taken, in kWh: twice the same number where it was measured.
     pub fn range_kwh(&self) -> Option<[f64; 2]> {
         let measured = self.attributed_kwh;
@@ -207,6 +216,14 @@ mod tests {
         assert_eq!(energy.why_not.as_deref(), Some(why), "said once");
         let json = serde_json::to_string(&energy).unwrap();
         assert_eq!(serde_json::from_str::<Energy>(&json).unwrap(), energy);
+    }
+
+    #[test]
+    fn processes_side_by_side_take_one_time_and_all_their_energy() {
+        let mut energy = measured(0.5, 10.);
+        energy.add_beside(&measured(0.25, 12.));
+        assert_eq!((energy.wall_seconds, energy.cpu_seconds, energy.attributed_kwh), (12., 22., Some(0.75)));
+        assert!(energy.measured && energy.why_not.unwrap().contains("once for each process"));
     }
 
     #[test]

@@ -412,6 +412,15 @@ settings! {
                 value: "N", default: DefaultText::Words("1"), tasks: SEGMENTATION, check: settings::at_least_one,
             }
         }
+        Training {
+            /// Equal parts that each batch is dealt to: computed one by one, or by the ranks of an MPI run, and added up in their order
+            ///
+            /// `mpirun -n R vpt train` with N shares, R of them or more, gives the same bytes for any R, one process among them; another N
+            /// differs in the last digits.
+            shares: Option<usize> => {
+                value: "N", default: DefaultText::Words("1"), steps: true, check: settings::at_least_one,
+            }
+        }
     }
 }
 

@@ -85,6 +85,8 @@ struct ClusterJob {
     command: Vec<String>,
     /// Of a single run: its folder and the arguments that go on with it.
     resume: Option<(String, Vec<String>)>,
+    /// Shares of its batches, which ranks may take.
+    shares: usize,
     tasks: usize,
     at_a_time: usize,
     cpus: usize,
@@ -122,6 +124,7 @@ struct Work {
     what: &'static str,
     shard: Option<ShardChoice>,
     resume: Option<PathBuf>,
+    shares: usize,
 }
 
 impl JobArgs {
@@ -180,6 +183,7 @@ impl JobArgs {
             about,
             command,
             resume,
+            shares: work.shares,
             tasks,
             at_a_time: self.at_a_time.map_or(tasks, |most| (most as usize).min(tasks)),
             cpus,
@@ -208,7 +212,7 @@ impl Work {
                 return Err(Usage(format!("`vpt {name}` is shared by its shards: give it --input")).into());
             }
             let pieces = Some(shards.inputs()?.shards.len());
-            Ok(Self { name, pieces, what: "shards", shard: shards.share(), resume: None })
+            Ok(Self { name, pieces, what: "shards", shard: shards.share(), resume: None, shares: 1 })
         };
         match command {
             Command::Embed(args) => shards("embed", args.shards()),
@@ -216,14 +220,22 @@ impl Work {
             Command::Bench(args) => {
                 let args = args.few_shot().ok_or_else(not_shared)?;
                 let pieces = Some(args.jobs()?);
-                Ok(Self { name: "few-shot", pieces, what: "jobs of a grid", shard: args.share(), resume: None })
+                Ok(Self {
+                    name: "few-shot",
+                    pieces,
+                    what: "jobs of a grid",
+                    shard: args.share(),
+                    resume: None,
+                    shares: 1,
+                })
             }
             Command::Train(args) => {
                 let Some(out) = args.out() else {
                     let message = "`vpt train` needs --out here: a job that is queued again goes on with the run in it";
                     return Err(Usage(message.to_owned()).into());
                 };
-                Ok(Self { name: "train", pieces: None, what: "a run", shard: None, resume: Some(out.to_path_buf()) })
+                let (resume, shares) = (Some(out.to_path_buf()), args.shares());
+                Ok(Self { name: "train", pieces: None, what: "a run", shard: None, resume, shares })
             }
             _ => Err(not_shared().into()),
         }

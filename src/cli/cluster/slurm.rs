@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::Args;
 
-use super::{ClusterJob, JobArgs, SPARE, first_or_again, shell};
+use super::{ClusterJob, JobArgs, SPARE, first_or_again, quoted, shell};
 use crate::cli::Usage;
 
 /// How often a task is queued again: enough for a long run on short time limits, and an end to what never gets anywhere.
@@ -31,6 +31,12 @@ pub(super) struct SlurmArgs {
     /// A line of shell before the command, such as 'module load vpt'; may be given many times
     #[arg(long, value_name = "LINE")]
     before: Vec<String>,
+    /// Processes of one run of `train --shares N`, N of them or fewer, in a program with MPI
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    ranks: u32,
+    /// How srun tells these of each other, as `srun --mpi=list` says
+    #[arg(long, value_name = "TYPE", default_value = "pmix")]
+    mpi: String,
     #[command(flatten)]
     pub(super) job: JobArgs,
 }
@@ -43,14 +49,27 @@ impl SlurmArgs {
 
     /// The script.
     pub(super) fn script(&self, job: &ClusterJob) -> Result<String, Usage> {
+        if self.ranks > 1 && job.resume.is_none() {
+            return Err(Usage("--ranks: for `train` alone; other commands share their work as --tasks".to_owned()));
+        }
+        if self.ranks as usize > job.shares {
+            let message =
+                format!("--ranks: {} ranks need `--shares {0}` or more behind --, not {}", self.ranks, job.shares);
+            return Err(Usage(message));
+        }
         let mut options = vec![format!("job-name={}", job.name)];
         if job.resume.is_none() {
             let most = if job.at_a_time < job.tasks { format!("%{}", job.at_a_time) } else { String::new() };
             options.push(format!("array=0-{}{most}", job.tasks - 1));
         }
-        options.push("ntasks=1".to_owned());
+        options.push(format!("ntasks={}", self.ranks));
         options.push(format!("cpus-per-task={}", job.cpus));
-        options.push(format!("mem={}M", job.memory.div_ceil(1 << 20)));
+        // Of a node, which may be given several ranks, or of a rank.
+        let megabytes = job.memory.div_ceil(1 << 20);
+        options.push(match self.ranks {
+            1 => format!("mem={megabytes}M"),
+            _ => format!("mem-per-cpu={}M", megabytes.div_ceil(job.cpus as u64)),
+        });
         options.extend(self.time.iter().map(|time| format!("time={time}")));
         options.extend(self.partition.iter().map(|name| format!("partition={name}")));
         options.push(format!("signal=TERM@{}", self.warn));
@@ -78,7 +97,12 @@ impl SlurmArgs {
                 let _ = writeln!(text, "srun {}", shell(&job.command));
             }
             Some((folder, again)) => {
-                let _ = writeln!(text, "{}", first_or_again(&job.command, folder, again, "srun "));
+                let srun = match self.ranks {
+                    1 => "srun ".to_owned(),
+                    // What one rank ends with ends all.
+                    _ => format!("srun --mpi={} --kill-on-bad-exit=1 ", quoted(&self.mpi)),
+                };
+                let _ = writeln!(text, "{}", first_or_again(&job.command, folder, again, &srun));
             }
         }
         let _ = write!(

@@ -15,6 +15,7 @@
 //! classes that are left, in order.
 
 use rand::{Rng, seq::index};
+use serde::{Deserialize, Serialize};
 
 use vpt_base::{
     Error, Result,
@@ -49,7 +50,7 @@ const LIKELIEST: usize = 3;
 const LAPLACE: f64 = 1.;
 
 /// A part that an image has in the mapping: its label, a source class, and how much it counts.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Vote {
     /// The source class.
     pub source: usize,

@@ -36,7 +36,7 @@ pub struct SegmentMetrics {
 }
 
 /// Counts of pixels by true and by predicted class.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PixelTally {
     classes: usize,
     counts: Vec<u64>,

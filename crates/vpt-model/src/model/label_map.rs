@@ -105,16 +105,14 @@ impl Model {
         }
     }
 
-    /// Adds what images `[B, 3, s, s]` with `labels` count, with the prompt of `params`, to the votes among these: for the
-    /// first mapping, of which no step has told the logits yet.
-    pub fn count_votes(&self, params: &mut [Param], images: &[f32], labels: &[u32]) -> Result<()> {
-        let Some(mapped) = self.mapped() else { return Ok(()) };
-        let votes = mapped.count(&self.features(params, images)?, labels);
-        label_map::count(params, &votes, self.head.classes);
-        Ok(())
+    /// What images `[B, 3, s, s]` with `labels` count, with the prompt of `params`: for the first mapping, of which no step has told the
+    /// logits yet.
+    pub fn votes_of(&self, params: &[Param], images: &[f32], labels: &[u32]) -> Result<Vec<Vote>> {
+        let Some(mapped) = self.mapped() else { return Ok(Vec::new()) };
+        Ok(mapped.count(&self.features(params, images)?, labels))
     }
 
-    /// Adds what a step has counted to the votes among `params`.
+    /// Adds what was counted to the votes among `params`.
     pub fn add_votes(&self, params: &mut [Param], votes: &[Vote]) {
         label_map::count(params, votes, self.head.classes);
     }
@@ -198,8 +196,10 @@ mod tests {
                 let mut params = model.init(1).unwrap();
                 // In two parts, as batches come.
                 let half = 6 * 3 * INNER * INNER;
-                model.count_votes(&mut params, &images[..half], &labels[..6]).unwrap();
-                model.count_votes(&mut params, &images[half..], &labels[6..]).unwrap();
+                for (images, labels) in [(&images[..half], &labels[..6]), (&images[half..], &labels[6..])] {
+                    let votes = model.votes_of(&params, images, labels).unwrap();
+                    model.add_votes(&mut params, &votes);
+                }
                 model.renew_map(&mut params, true);
                 let map = &find(&params, MAP).unwrap().values;
                 assert!(gap(map, expected.get(&format!("{name}.map"))) < 1e-5, "{family} {kind}");

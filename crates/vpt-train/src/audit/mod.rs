@@ -21,6 +21,7 @@ use self::neighbors::Neighbors;
 use crate::feature_cache::{self, FeatureCache};
 use crate::train::features::extract::{Extractor, FeatureView};
 use crate::train::observer::Observer;
+use crate::train::process_group::ProcessGroup;
 use crate::train::run_folder::RunFolder;
 use vpt_backbone::{Backbone, OpenOptions};
 use vpt_base::{Error, Message, Result, linear_algebra::normalize_l2};
@@ -245,6 +246,7 @@ pub fn audit(config: &AuditConfig, observer: &mut dyn Observer) -> Result<Option
     let mut subject = Subject::open(&config.data, config.seed)?;
     let backbone = Backbone::open(&config.backbone, &config.options)?;
     let extractor = Extractor {
+        group: ProcessGroup::default(),
         backbone: &backbone,
         preprocess: backbone.preprocess.clone(),
         precision: config.options.precision,
@@ -321,11 +323,11 @@ fn read(
     let mut first = 0;
     for split in Split::ALL {
         let samples = part(subject, split);
-        let Some(read) = extractor.read(&samples, split, observer) else { return Ok(None) };
+        let Some(read) = extractor.read(&samples, split, observer)? else { return Ok(None) };
         digests.extend(read.digests);
         for (i, error) in read.unreadable {
             bad.push(first + i);
-            unreadable.push(Unreadable { split, id: samples[i].id.clone(), error: error.to_string() });
+            unreadable.push(Unreadable { split, id: samples[i].id.clone(), error });
         }
         first += samples.len();
     }

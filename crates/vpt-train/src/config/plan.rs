@@ -213,6 +213,11 @@ impl RunConfig {
         let train_images = context.train_images.saturating_mul(views_seen.max(1));
         let solved = self.is_solved();
         let batch_size = self.batch_size.unwrap_or(defaults.batch_size).min(train_images);
+        let shares = self.shares.filter(|&shares| shares > 1);
+        if let Some(shares) = shares.filter(|shares| !batch_size.is_multiple_of(*shares)) {
+            let message = Message::from(format!("{shares} do not divide a batch of {batch_size} images; see "));
+            return Err(Error::setting("shares", message.field("batch_size")));
+        }
         let per_epoch = train_images.div_ceil(batch_size);
         let epochs =
             self.epochs.unwrap_or_else(|| if solved { 1 } else { defaults.epochs.count(per_epoch, context.shots) });
@@ -273,6 +278,7 @@ impl RunConfig {
             clip_norm: self.clip_norm.or(dense.map(|_| dense::CLIP_NORM)),
             task: context.task,
             threads: Some(threads),
+            shares,
             // Repeating a run must not aim at the folder that is full already.
             out: None,
             options,

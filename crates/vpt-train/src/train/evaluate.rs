@@ -1,4 +1,4 @@
-//! Evaluation while a run goes on and at its end: every image of a part, once.
+//! Evaluation while a run goes on and at its end: every image of a part, once, by one of the processes that train.
 
 use super::{
     observer::{Event, Observer},
@@ -6,7 +6,7 @@ use super::{
     task::TrainTask,
 };
 use vpt_base::{Result, params::Param};
-use vpt_data::{ImageCount, Split, visit_batches};
+use vpt_data::{ImageCount, Split};
 
 /// Evaluates `params`, learned in `stage`, on `source`, the images of `split`; `None` when the observer asked to stop. With
 /// `details`, what only the files at the end need is kept, too.
@@ -18,15 +18,16 @@ pub(crate) fn evaluate<T: TrainTask>(
     details: bool,
     observer: &mut dyn Observer,
 ) -> Result<Option<T::Evaluation>> {
-    let total = source.images();
-    let order: Vec<usize> = (0..total).collect();
+    let (group, total) = (task.group(), source.images());
+    let own = group.own_images(&(0..total).collect::<Vec<_>>(), T::EVAL_BATCH);
     let mut tally = task.tally(details);
-    let mut evaluator = task.evaluator(params, source, stage, &mut tally)?;
-    let batches = task.batches(source, stage, &order, 0, T::EVAL_BATCH)?;
+    let mut evaluator = task.evaluator(params, source, stage)?;
+    let batches = task.batches(source, stage, &own, 0, T::EVAL_BATCH)?;
     let go_on = &mut |done, total| observer.goes_on(&Event::Evaluating { split, done, total });
-    if !visit_batches(batches, total, go_on, |batch| evaluator(&batch))? {
+    let compute = |batch| evaluator(&batch);
+    let all = group.visit(batches, (total, T::EVAL_BATCH), go_on, compute, |output| task.add(&mut tally, output))?;
+    if !all {
         return Ok(None);
     }
-    drop(evaluator);
     task.conclude(tally, split).map(Some)
 }

@@ -9,6 +9,7 @@ use super::{
     observer::{Event, Observer},
     progress::{AVERAGE, EpochRecord, REWIND, RunProgress, Stage},
     run_writer::{NoWriter, StateWriter},
+    shares::{Shares, join},
     task::{Averaging, Scored, StagePlan, StepPosition, StepResult, TrainTask},
 };
 use vpt_base::{Error, Result, params::Param};
@@ -140,6 +141,7 @@ impl<T: TrainTask> StageFit<'_, T> {
         if self.steps(state, u64::MAX, writer, observer)? == Ended::Interrupted {
             return Ok(Ended::Interrupted);
         }
+        self.agree_on(&state.params)?;
         let begun = Instant::now();
         // Kept only with the epoch's record: an epoch whose validation is cut off is averaged in again.
         let average = self.average(state);
@@ -183,14 +185,25 @@ impl<T: TrainTask> StageFit<'_, T> {
         let wanted = &order[done..done.saturating_add(most).min(order.len())];
         let mut lap = Instant::now();
         let schedule = task.schedule(self.plan.epochs);
-        let mut batches = task.batches(train, stage, wanted, epoch, plan.batch_size)?;
+        let shares = Shares::new(plan, task.group())?;
+        let own = shares.own_images(wanted);
+        let mut batches = task.batches(train, stage, &own, epoch, shares.size)?;
         let mut waited = Duration::ZERO;
-        while let Some(batch) = timed(&mut waited, || batches.next()) {
-            let batch = batch?;
+        for images in wanted.chunks(plan.batch_size).map(<[usize]>::len) {
             let in_epoch = state.progress.sums.steps;
             let at = StepPosition { stage, epoch, in_epoch, in_stage: first + in_epoch };
-            let step = task.step(&state.params, train, &batch, at)?;
-            self.update(state, step, batch.images(), &schedule, at)?;
+            let mut share = || {
+                let batch = timed(&mut waited, || batches.next());
+                let batch = batch.ok_or_else(|| Error::invalid("batches", "fewer than an epoch has"))??;
+                Ok((batch.images(), task.step(&state.params, train, &batch, at)?))
+            };
+            let (step, found) = if shares.are_one() {
+                let (found, step) = share()?;
+                (step, found)
+            } else {
+                join(task.group(), (0..shares.of_batch(images)).map(|_| share()), T::LOSSES_ARE_MEANS)?
+            };
+            self.update(state, step, found, &schedule, at)?;
             state.progress.epoch_seconds += restart(&mut lap).as_secs_f64();
             let means = task.means(&state.progress.sums);
             let (step, loss, acc1) = (state.progress.sums.steps, means.loss, means.acc1);
@@ -230,6 +243,20 @@ impl<T: TrainTask> StageFit<'_, T> {
             train_seconds: state.progress.epoch_seconds,
             val_seconds: val_time.as_secs_f64(),
         }
+    }
+
+    /// All ranks have changed `params` in the same way; if not, their processors or libraries differ, and what they went on to would be
+    /// nobody's.
+    fn agree_on(&self, params: &[Param]) -> Result<()> {
+        let group = self.task.group();
+        if group.is_alone() {
+            return Ok(());
+        }
+        let mut hasher = blake3::Hasher::new();
+        params.iter().flat_map(|param| &param.values).for_each(|value| {
+            hasher.update(&value.to_le_bytes());
+        });
+        group.agree("hash of the learned values", hasher.finalize().to_hex().to_string())
     }
 
     /// One update of the learned values: clipping, optimiser, moving average.

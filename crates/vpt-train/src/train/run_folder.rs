@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde::Serialize;
+use tempfile::TempDir;
 
 use vpt_base::{Error, Message, Result, files::write_atomic};
 
@@ -65,7 +66,16 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    _lock: File,
+    kept: Kept,
+}
+
+/// Where what is written to a folder goes.
+#[derive(Debug)]
+enum Kept {
+    /// To the folder, which this lock keeps for this process.
+    Here { _lock: File },
+    /// Nowhere: another process writes the run. The folder has copies of what is read of it, and goes with this value.
+    Elsewhere { _copies: TempDir },
 }
 
 impl RunFolder {
@@ -154,7 +164,23 @@ impl RunFolder {
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
             Err(TryLockError::Error(error)) => return Err(Error::io(&file)(error)),
         }
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
+        Ok(Self { path: path.to_path_buf(), kept: Kept::Here { _lock: lock } })
+    }
+
+    /// A place that holds copies of `files` of a run that another process writes; what is written to it goes nowhere.
+    pub(crate) fn elsewhere(files: &[(String, Vec<u8>)]) -> Result<Self> {
+        let copies = tempfile::Builder::new().prefix("vpt-").tempdir().map_err(Error::io(std::env::temp_dir()))?;
+        let path = copies.path().to_path_buf();
+        for (name, bytes) in files {
+            let file = path.join(name);
+            fs::write(&file, bytes).map_err(Error::io(&file))?;
+        }
+        Ok(Self { path, kept: Kept::Elsewhere { _copies: copies } })
+    }
+
+    /// Whether this process writes it.
+    pub(crate) fn is_here(&self) -> bool {
+        matches!(self.kept, Kept::Here { .. })
     }
 
     /// The folder.
@@ -174,7 +200,7 @@ impl RunFolder {
 
     /// Writes the file `name`, whole or not at all.
     pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> Result<()> {
-        write_atomic(&self.file(name), bytes.as_ref())
+        if self.is_here() { write_atomic(&self.file(name), bytes.as_ref()) } else { Ok(()) }
     }
 
     /// Writes the picture `name`, if it was drawn: see [`report`](crate::report).
@@ -193,6 +219,9 @@ impl RunFolder {
     /// Adds `value` as a line of JSON to the file `name`. Lines after the last checkpoint are written again on resuming,
     /// so this neither syncs nor renames.
     pub fn append_line(&self, name: &str, value: &impl Serialize) -> Result<()> {
+        if !self.is_here() {
+            return Ok(());
+        }
         let path = self.file(name);
         let mut line = serde_json::to_string(value).map_err(|e| Error::file(&path, e.to_string()))?;
         line.push('\n');
@@ -292,6 +321,20 @@ mod tests {
         }
         assert!(RunFolder::create(dir.path()).unwrap_err().to_string().contains("is not empty"));
         assert!(dir.path().join(SPLIT).exists(), "nothing is taken from a folder that is refused");
+    }
+
+    #[test]
+    fn a_run_that_is_written_elsewhere_is_read_and_left_alone() {
+        let files = [(CHECKPOINT.to_owned(), b"state".to_vec())];
+        let folder = RunFolder::elsewhere(&files).unwrap();
+        assert!(folder.has(CHECKPOINT) && !folder.is_here());
+        folder.write(RESULTS, "{}").unwrap();
+        folder.append_line(METRICS, &1).unwrap();
+        folder.write_lines(METRICS, &[1, 2]).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let path = folder.path().to_path_buf();
+        drop(folder);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -86,8 +86,11 @@ impl<'a> RunWriter<'a> {
         }
     }
 
-    /// Saves the state now.
+    /// Saves the state now, where this process writes the run.
     pub(super) fn save(&mut self, state: &mut TrainState) -> Result<()> {
+        if !self.folder.is_here() {
+            return Ok(());
+        }
         let begun = Instant::now();
         let cost = self.cost();
         state.progress.wall_s = cost.wall_seconds;

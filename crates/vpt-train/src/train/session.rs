@@ -268,11 +268,13 @@ impl<T: TrainTask> Session<T> {
         if let Some(choice) = state.progress.probe.as_ref().filter(|choice| !choice.trials.is_empty()) {
             folder.write_json(run_folder::L2_SEARCH, &choice.trials)?;
         }
-        task.write_files(&FinishedRun { folder, history, record, values, val: &val, test: &test })?;
+        if folder.is_here() {
+            task.write_files(&FinishedRun { folder, history, record, values, val: &val, test: &test })?;
+        }
         let seconds: f64 = history.iter().map(|record| record.train_seconds).sum();
         let data = task.data();
         let own = task.results(&val, &test);
-        let (energy, search) = (cost(), self.lr_search()?);
+        let (energy, search) = (self.of_all_ranks(cost())?, self.lr_search()?);
         let results = Results {
             task: plan.config.task,
             method: plan.config.method,
@@ -357,6 +359,19 @@ impl<T: TrainTask> Session<T> {
         (steps + before as u64 * plan.steps_per_epoch()) as f64 / plan.total_steps as f64
     }
 
+    /// What all ranks took, where each knows what it took itself. What counts machines (counters, the most of an estimate) has ranks of
+    /// one machine several times, which is said.
+    fn of_all_ranks(&self, own: Energy) -> Result<Energy> {
+        let group = self.task.group();
+        if group.is_alone() {
+            return Ok(own);
+        }
+        let mut all = group.gather(Ok(own))?.into_iter();
+        let mut sum = all.next().ok_or_else(|| Error::invalid("ranks", "there are none"))?;
+        all.for_each(|other| sum.add_beside(&other));
+        Ok(sum)
+    }
+
     /// Scores of the validation images, if there are any.
     fn of_val(&self, found: &T::Evaluation) -> Option<Scores> {
         (self.task.data().images[Split::Val as usize] > 0).then(|| found.scores())
@@ -370,6 +385,9 @@ impl<T: TrainTask> Session<T> {
         test: Option<Scores>,
         val: Option<&T::Evaluation>,
     ) -> Result<()> {
+        if !self.folder.is_here() {
+            return Ok(());
+        }
         self.folder.write(name, self.task.task_file(values, record, test, val)?.to_bytes()?)
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::float_cmp)] // equal means equal here
 
+mod ranks;
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -28,7 +28,7 @@ use vpt_base::{Error, Result};
 use vpt_data::boxes::{BoxImage, Category, Object, Rect};
 
 /// A box that a detector found.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Detection {
     /// The image's id in the data set's file.
     pub image: u64,

@@ -4,7 +4,11 @@ use crate::{
     feature_cache::{FeatureCache, FeatureKey, Space},
     train::{
         observer::{Event, Observer},
-        task::images::{EVAL_BATCH, source::ReadOutcome},
+        process_group::ProcessGroup,
+        task::images::{
+            EVAL_BATCH,
+            source::{ReadOutcome, ReadPart},
+        },
     },
 };
 use vpt_backbone::{Backbone, Compute, Precision};
@@ -31,6 +35,8 @@ pub enum FeatureView {
 
 /// What makes features.
 pub(crate) struct Extractor<'a> {
+    /// The processes that share what is to be computed.
+    pub(crate) group: ProcessGroup,
     pub(crate) backbone: &'a Backbone,
     pub(crate) preprocess: Preprocess,
     /// What the backbone computes in.
@@ -105,48 +111,62 @@ impl Extractor<'_> {
     }
 
     /// Reads every one of `samples` once, as [`PartImages::read`](crate::train::task::images::source::PartImages::read) does; those whose file the
-    /// cache knows are not decoded.
-    pub(crate) fn read(&self, samples: &[Sample], split: Split, observer: &mut dyn Observer) -> Option<ReadOutcome> {
+    /// cache knows are not decoded. `None` when the observer asked to stop.
+    pub(crate) fn read(
+        &self,
+        samples: &[Sample],
+        split: Split,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<ReadOutcome>> {
         // The pixels of a file depend on its bytes alone. A digest is kept as a value for each of its bytes.
         let mut space = self.cache.as_ref().map(|cache| cache.space(&[b"digests"], size_of::<Digest>()));
         let mut read = ReadOutcome { digests: Vec::with_capacity(samples.len()), unreadable: Vec::new() };
-        let (mut done, total) = (0, samples.len());
-        for chunk in samples.chunks(EVAL_BATCH) {
-            let raws = self.each(chunk.len(), |i| blaming(chunk[i].path(), || Raw::read(&chunk[i])));
-            let known: Vec<Option<Digest>> = raws
-                .iter()
-                .map(|raw| {
-                    let values = space.as_mut()?.get(&raw.as_ref().ok()?.as_ref()?.hash)?;
-                    let bytes: Vec<u8> = values.iter().map(|&value| value as u8).collect();
-                    bytes.try_into().ok()
-                })
-                .collect();
-            let made = self.each(chunk.len(), |i| match (&raws[i], known[i]) {
-                (Err(_), _) => None,
-                (_, Some(digest)) => Some(Ok(digest)),
-                (Ok(raw), None) => {
-                    Some(blaming(chunk[i].path(), || Raw::decode(raw.as_ref(), &chunk[i]).map(|image| digest(&image))))
-                }
-            });
-            for (i, (raw, made)) in raws.into_iter().zip(made).enumerate() {
-                match (raw, made) {
-                    (Err(error), _) | (_, Some(Err(error))) => read.unreadable.push((done + i, error)),
-                    (Ok(raw), Some(Ok(digest))) => {
-                        read.digests.push(digest);
-                        if let (Some(space), Some(raw), None) = (&mut space, raw, known[i]) {
-                            space.put(raw.hash, &digest.map(f32::from));
-                        }
-                    }
-                    (Ok(_), None) => {}
-                }
+        let total = samples.len();
+        let compute = |piece: usize| {
+            let begin = piece * EVAL_BATCH;
+            Ok(self.read_some(&samples[begin..total.min(begin + EVAL_BATCH)], begin, space.as_mut()))
+        };
+        let all = self.group.share(total.div_ceil(EVAL_BATCH), compute, |(digests, unreadable): ReadPart| {
+            read.digests.extend(digests);
+            read.unreadable.extend(unreadable);
+            let done = read.digests.len() + read.unreadable.len();
+            Ok(observer.goes_on(&Event::Reading { split, done, total }))
+        })?;
+        Ok(all.then_some(read))
+    }
+
+    /// Reads `samples`, the first of which is at `begin` among all, with the digests that are known by `space`.
+    fn read_some(&self, samples: &[Sample], begin: usize, mut space: Option<&mut Space>) -> ReadPart {
+        let raws = self.each(samples.len(), |i| blaming(samples[i].path(), || Raw::read(&samples[i])));
+        let known: Vec<Option<Digest>> = raws
+            .iter()
+            .map(|raw| {
+                let values = space.as_mut()?.get(&raw.as_ref().ok()?.as_ref()?.hash)?;
+                let bytes: Vec<u8> = values.iter().map(|&value| value as u8).collect();
+                bytes.try_into().ok()
+            })
+            .collect();
+        let made = self.each(samples.len(), |i| match (&raws[i], known[i]) {
+            (Err(_), _) => None,
+            (_, Some(digest)) => Some(Ok(digest)),
+            (Ok(raw), None) => {
+                Some(blaming(samples[i].path(), || Raw::decode(raw.as_ref(), &samples[i]).map(|image| digest(&image))))
             }
-            done += chunk.len();
-            observer.event(&Event::Reading { split, done, total });
-            if observer.stop() {
-                return None;
+        });
+        let (mut digests, mut unreadable) = (Vec::with_capacity(samples.len()), Vec::new());
+        for (i, (raw, made)) in raws.into_iter().zip(made).enumerate() {
+            match (raw, made) {
+                (Err(error), _) | (_, Some(Err(error))) => unreadable.push((begin + i, error.to_string())),
+                (Ok(raw), Some(Ok(digest))) => {
+                    digests.push(digest);
+                    if let (Some(space), Some(raw), None) = (&mut space, raw, known[i]) {
+                        space.put(raw.hash, &digest.map(f32::from));
+                    }
+                }
+                (Ok(_), None) => {}
             }
         }
-        Some(read)
+        (digests, unreadable)
     }
 
     /// Class tokens after the last norm, `[views, n, D]`, of `samples`, whose digests are `known`; `None` when the observer asked
@@ -166,6 +186,12 @@ impl Extractor<'_> {
         let width = self.backbone.vit.width();
         let total = samples.len() * views.len();
         let mut out = vec![0f32; total * width];
+        if !self.group.is_alone() {
+            let all = self.shared(samples, known, views, space.as_mut(), &mut out, &mut |done| {
+                observer.goes_on(&Event::Features { split, done, total })
+            })?;
+            return Ok(all.then_some(out));
+        }
         // Positions of an image and of a view, those of an image in a row.
         let mut missing = Vec::new();
         for (i, image) in known.iter().enumerate() {
@@ -194,6 +220,50 @@ impl Extractor<'_> {
             observer.event(&Event::Features { split, done, total });
         }
         Ok((!observer.stop()).then_some(out))
+    }
+
+    /// As [`Self::images`] where several ranks share them, each with what its own cache knows: fills `out`; `false` when `go_on`, asked with
+    /// how many are done, says so.
+    fn shared(
+        &self,
+        samples: &[Sample],
+        known: &[Digest],
+        views: &[FeatureView],
+        mut space: Option<&mut Space>,
+        out: &mut [f32],
+        go_on: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<bool> {
+        let width = self.backbone.vit.width();
+        let jobs: Vec<(usize, usize)> =
+            (0..samples.len()).flat_map(|i| (0..views.len()).map(move |v| (i, v))).collect();
+        let compute = |piece: usize| {
+            let own = &jobs[piece * EVAL_BATCH..jobs.len().min((piece + 1) * EVAL_BATCH)];
+            let mut rows: Vec<Option<Vec<f32>>> =
+                own.iter().map(|&(i, v)| space.as_mut()?.get(&key(&known[i], views[v]))).collect();
+            let missing: Vec<(usize, usize)> =
+                own.iter().zip(&rows).filter(|(_, row)| row.is_none()).map(|(&job, _)| job).collect();
+            if !missing.is_empty() {
+                let pixels = self.pixels(samples, known, views, &missing)?;
+                let features = self.backbone.vit.features(&pixels, None, self.threads)?;
+                let made = missing.iter().zip(features.chunks_exact(width));
+                for (row, (&(i, v), values)) in rows.iter_mut().filter(|row| row.is_none()).zip(made) {
+                    if let Some(space) = &mut space {
+                        space.put(key(&known[i], views[v]), values);
+                    }
+                    *row = Some(values.to_vec());
+                }
+            }
+            Ok(rows.into_iter().flatten().flatten().collect::<Vec<f32>>())
+        };
+        let mut done = 0;
+        self.group.share(jobs.len().div_ceil(EVAL_BATCH), compute, |rows: Vec<f32>| {
+            for values in rows.chunks_exact(width) {
+                let (i, v) = jobs[done];
+                out[row(v * samples.len() + i, width)].copy_from_slice(values);
+                done += 1;
+            }
+            Ok(go_on(done))
+        })
     }
 
     /// The pixels of the views `jobs`, each an image and a view of it; an image is decoded once for its views in a row.

@@ -89,7 +89,7 @@ pub(crate) fn frozen(
 ) -> Result<Option<Features>> {
     let samples = setup.dataset.part(split);
     let known = setup.digests(split);
-    let extractor = extractor(&setup.plan, model)?;
+    let extractor = extractor(&setup.plan, model, &setup.group)?;
     let tokens = extractor.images(samples, known, &[FeatureView::Plain], split, observer)?;
     let labels = samples.iter().map(|sample| sample.label).collect();
     Ok(tokens.map(|tokens| Features { values: model.readout(tokens), labels, views: 1 }))

@@ -259,6 +259,7 @@ fn learned(method: Method, epochs: usize, params: Vec<Param>, train: Features, p
     };
     let data = Arc::new(PartSource::Features(train));
     let setup = Setup {
+        group: crate::train::process_group::ProcessGroup::default(),
         plan,
         model,
         dataset,

@@ -13,10 +13,13 @@ mod segment;
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
 use self::{classify::Classify, detect::DetectTraining, multilabel::Multilabel, segment::SegmentTraining};
 use super::{
     OpenData, Outcome,
     observer::Observer,
+    process_group::ProcessGroup,
     progress::{EpochRecord, EpochSums, ProbeChoice, Stage},
     run_folder::RunFolder,
     session::Session,
@@ -39,22 +42,24 @@ pub(super) fn open(
     task: Task,
     config: &RunConfig,
     given: Option<OpenData>,
+    group: &ProcessGroup,
     observer: &mut dyn Observer,
 ) -> Result<Option<Box<dyn OpenedRun>>> {
     match task {
-        Task::Auto | Task::Classify => boxed::<Classify>(config, given, observer),
-        Task::Multilabel => boxed::<Multilabel>(config, given, observer),
-        Task::Detect => boxed::<DetectTraining>(config, given, observer),
-        Task::Segment => boxed::<SegmentTraining>(config, given, observer),
+        Task::Auto | Task::Classify => boxed::<Classify>(config, given, group, observer),
+        Task::Multilabel => boxed::<Multilabel>(config, given, group, observer),
+        Task::Detect => boxed::<DetectTraining>(config, given, group, observer),
+        Task::Segment => boxed::<SegmentTraining>(config, given, group, observer),
     }
 }
 
 fn boxed<T: TrainTask>(
     config: &RunConfig,
     given: Option<OpenData>,
+    group: &ProcessGroup,
     observer: &mut dyn Observer,
 ) -> Result<Option<Box<dyn OpenedRun>>> {
-    Ok(T::open(config, given, observer)?.map(|task| Box::new(task) as Box<dyn OpenedRun>))
+    Ok(T::open(config, given, group, observer)?.map(|task| Box::new(task) as Box<dyn OpenedRun>))
 }
 
 /// A run of any task whose data and backbone are open.
@@ -64,6 +69,9 @@ pub(super) trait OpenedRun {
 
     /// The data set's name.
     fn data_name(&self) -> &str;
+
+    /// Stands for configuration, data and backbone.
+    fn fingerprint(&self) -> &RunFingerprint;
 
     /// Writes which images are in which part, before there is anything else in `folder`.
     fn write_parts(&self, folder: &RunFolder) -> Result<()>;
@@ -79,6 +87,10 @@ impl<T: TrainTask> OpenedRun for T {
 
     fn data_name(&self) -> &str {
         self.data().name
+    }
+
+    fn fingerprint(&self) -> &RunFingerprint {
+        TrainTask::fingerprint(self)
     }
 
     fn write_parts(&self, folder: &RunFolder) -> Result<()> {
@@ -175,6 +187,22 @@ pub(crate) struct StepPosition {
     pub(crate) in_stage: u64,
 }
 
+/// What a mean is over: images by their weights, tokens with a box, cells with a class.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MeanOver {
+    /// How many there are.
+    pub(crate) count: f64,
+    /// The least number that a sum is divided by.
+    pub(crate) least: f64,
+}
+
+impl MeanOver {
+    /// What a sum was divided by.
+    pub(crate) fn divisor(self) -> f64 {
+        self.count.max(self.least)
+    }
+}
+
 /// Losses and gradients of a step.
 pub(crate) struct StepResult {
     /// The loss, and the parts of it that records tell: what [`EpochSums::losses`] adds up.
@@ -185,6 +213,8 @@ pub(crate) struct StepResult {
     pub(crate) gradients: Vec<Vec<f32>>,
     /// Votes for the next label mapping.
     pub(crate) votes: Vec<Vote>,
+    /// What the gradients are a mean over.
+    pub(crate) mean_over: MeanOver,
 }
 
 /// Means over the steps or images of an epoch.
@@ -243,19 +273,25 @@ pub(crate) struct FinishedRun<'a, F> {
 /// Batches in order.
 pub(crate) type Batches<'a, B> = Box<dyn Iterator<Item = Result<B>> + 'a>;
 
-/// Takes in what a model makes of a batch.
-pub(crate) type Evaluator<'a, B> = Box<dyn FnMut(&B) -> Result<()> + 'a>;
+/// What a model makes of a batch.
+pub(crate) type Evaluator<'a, B, O> = Box<dyn FnMut(&B) -> Result<O> + 'a>;
 
 /// A task, with its data, its model and everything else that a run needs and that does not change.
 pub(crate) trait TrainTask: Sized + 'static {
     /// Images that are evaluated at a time.
     const EVAL_BATCH: usize;
 
+    /// Whether the losses of a step are means, as its gradients are, or sums over its images.
+    const LOSSES_ARE_MEANS: bool;
+
     /// The images of a part, or what was made of them once.
     type Source: ImageCount;
 
     /// A batch of them.
     type Batch: ImageCount;
+
+    /// What a model makes of a batch of images that are evaluated.
+    type Output: Serialize + DeserializeOwned;
 
     /// Running sums of an evaluation.
     type Tally;
@@ -264,7 +300,15 @@ pub(crate) trait TrainTask: Sized + 'static {
     type Evaluation: Scored;
 
     /// Opens data, unless it is `given`, and backbone; `None` when the observer asked to stop.
-    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Option<Self>>;
+    fn open(
+        config: &RunConfig,
+        given: Option<OpenData>,
+        group: &ProcessGroup,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Self>>;
+
+    /// The processes that have the run in hand.
+    fn group(&self) -> &ProcessGroup;
 
     /// The run with nothing left open.
     fn plan(&self) -> &Plan;
@@ -391,14 +435,16 @@ pub(crate) trait TrainTask: Sized + 'static {
     /// An evaluation of no images yet. With `details`, it also keeps what only the files at the end need.
     fn tally(&self, details: bool) -> Self::Tally;
 
-    /// Adds the predictions of `params` for a batch of `source` to `tally`.
+    /// What `params` make of a batch of `source`.
     fn evaluator<'a>(
         &'a self,
         params: &'a [Param],
         source: &'a Self::Source,
         stage: Stage,
-        tally: &'a mut Self::Tally,
-    ) -> Result<Evaluator<'a, Self::Batch>>;
+    ) -> Result<Evaluator<'a, Self::Batch, Self::Output>>;
+
+    /// Adds what was made of the next batch to `tally`.
+    fn add(&self, tally: &mut Self::Tally, output: Self::Output) -> Result<()>;
 
     /// Outcome of `tally`, taken over all images of `split`.
     fn conclude(&self, tally: Self::Tally, split: Split) -> Result<Self::Evaluation>;

@@ -18,7 +18,7 @@ use self::source::DenseSource;
 pub(super) use self::source::{DenseBatch, DrawnRecord, Look};
 use self::token_cache::KeptTokens;
 use super::{
-    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, RunFingerprint, Scored, StagePlan,
+    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, MeanOver, RunFingerprint, Scored, StagePlan,
     StepPosition, StepResult, TaskResults, TrainTask,
 };
 use crate::{
@@ -26,10 +26,12 @@ use crate::{
     train::{
         OpenData,
         observer::Observer,
+        process_group::ProcessGroup,
         progress::{EpochRecord, EpochSums, Stage},
         run_folder::{self, RunFolder},
     },
 };
+use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 use vpt_backbone::Backbone;
 use vpt_base::{Message, Result, params::Param};
@@ -90,6 +92,9 @@ pub(crate) trait DenseTask: Sized + 'static {
     /// What is known of an image, or of a window of one.
     type Target: Clone + 'static;
 
+    /// What a model makes of a batch of images that are evaluated.
+    type Output: Serialize + DeserializeOwned;
+
     /// Running sums of an evaluation.
     type Tally;
 
@@ -139,21 +144,22 @@ pub(crate) trait DenseTask: Sized + 'static {
     /// Which of the records computed of a training image is seen in an epoch.
     fn draw_record(&self, plan: &Plan, drawn: DrawnRecord) -> usize;
 
-    /// The loss and other means of it ([`Self::MEANS`]), and the gradient of each learned tensor.
-    fn step(&self, step: DenseStep<Self::Target>) -> Result<(Vec<f64>, Vec<Vec<f32>>)>;
+    /// The loss and other means of it ([`Self::MEANS`]), what these are means over, and the gradient of each learned tensor.
+    fn step(&self, step: DenseStep<Self::Target>) -> Result<(Vec<f64>, f64, Vec<Vec<f32>>)>;
 
     /// An evaluation of no images yet.
     fn tally(&self) -> Self::Tally;
 
-    /// Adds what the head with the values `params` makes of a batch of `split` to `tally`; with `prompts`, where these have
-    /// learned.
+    /// What the head with the values `params` makes of a batch of `split`; with `prompts`, where these have learned.
     fn evaluator<'a>(
         &'a self,
         split: Split,
         params: &'a [Param],
         prompts: Option<&'a [Param]>,
-        tally: &'a mut Self::Tally,
-    ) -> Result<Evaluator<'a, DenseBatch<Self::Target>>>;
+    ) -> Result<Evaluator<'a, DenseBatch<Self::Target>, Self::Output>>;
+
+    /// Adds what was made of the next batch to `tally`.
+    fn add(&self, tally: &mut Self::Tally, output: Self::Output);
 
     /// Outcome of `tally`, taken over all images of `split`.
     fn conclude(&self, tally: Self::Tally, split: Split) -> Result<Self::Evaluation>;
@@ -185,6 +191,8 @@ pub(crate) trait DenseData {
 
 /// A run of a [`DenseTask`] with everything it needs that does not change.
 pub(crate) struct DenseTraining<D: DenseTask> {
+    /// The processes that have the run in hand.
+    group: ProcessGroup,
     plan: Plan,
     dense: DensePlan,
     own: D,
@@ -195,13 +203,24 @@ pub(crate) struct DenseTraining<D: DenseTask> {
 
 impl<D: DenseTask> TrainTask for DenseTraining<D> {
     const EVAL_BATCH: usize = D::EVAL_BATCH;
+    const LOSSES_ARE_MEANS: bool = true;
     type Source = DenseSource<D::Target>;
     type Batch = DenseBatch<D::Target>;
+    type Output = D::Output;
     type Tally = D::Tally;
     type Evaluation = D::Evaluation;
 
-    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Option<Self>> {
-        Self::new(config, given, observer).map(Some)
+    fn open(
+        config: &RunConfig,
+        given: Option<OpenData>,
+        group: &ProcessGroup,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Self>> {
+        Self::new(config, given, group, observer).map(Some)
+    }
+
+    fn group(&self) -> &ProcessGroup {
+        &self.group
     }
 
     fn plan(&self) -> &Plan {
@@ -296,8 +315,9 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
         let dropout = plan.dropout().first().copied().filter(|_| at.stage == Stage::Prompts).unwrap_or(0.);
         let draw = Draw { seed, epoch, step, indices: &batch.indices, dropout, part: 0 };
         let (drawn, micro_batch) = (own.reader().draw(&draw), plan.config.micro_batch);
-        let (losses, gradients) = own.step(DenseStep { params, batch, drawn, micro_batch })?;
-        Ok(StepResult { losses, correct: 0, gradients, votes: Vec::new() })
+        let (losses, count, gradients) = own.step(DenseStep { params, batch, drawn, micro_batch })?;
+        let mean_over = MeanOver { count, least: 1. };
+        Ok(StepResult { losses, correct: 0, gradients, votes: Vec::new(), mean_over })
     }
 
     fn diverged(&self, what: &str, at: StepPosition, _: f64) -> Message {
@@ -321,9 +341,13 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
         params: &'a [Param],
         source: &'a Self::Source,
         stage: Stage,
-        tally: &'a mut D::Tally,
-    ) -> Result<Evaluator<'a, Self::Batch>> {
-        self.own.evaluator(source.split(), params, with_prompts(params, stage), tally)
+    ) -> Result<Evaluator<'a, Self::Batch, D::Output>> {
+        self.own.evaluator(source.split(), params, with_prompts(params, stage))
+    }
+
+    fn add(&self, tally: &mut D::Tally, output: D::Output) -> Result<()> {
+        self.own.add(tally, output);
+        Ok(())
     }
 
     fn conclude(&self, tally: D::Tally, split: Split) -> Result<D::Evaluation> {

@@ -8,6 +8,7 @@ use crate::{
     train::{
         OpenData,
         observer::{Event, Observer},
+        process_group::ProcessGroup,
         task::RunFingerprint,
     },
 };
@@ -30,7 +31,12 @@ pub(crate) fn working_size(backbone: &str, weights_dir: Option<&Path>) -> Result
 
 impl<D: DenseTask> DenseTraining<D> {
     /// Opens data, unless it is `given`, and backbone.
-    pub(super) fn new(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Self> {
+    pub(super) fn new(
+        config: &RunConfig,
+        given: Option<OpenData>,
+        group: &ProcessGroup,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
         let data = D::open(config, given, observer)?;
         let weights_dir = config.weights_dir.clone();
         let size = match config.image_size {
@@ -58,6 +64,6 @@ impl<D: DenseTask> DenseTraining<D> {
         let own = D::new(data, backbone, &plan)?;
         let data = own.dataset().fingerprint();
         let fingerprint = RunFingerprint::new(&plan, &[data.as_bytes()], own.reader().backbone())?;
-        Ok(Self { plan, dense, own, kept: KeptTokens::default(), fingerprint })
+        Ok(Self { group: group.clone(), plan, dense, own, kept: KeptTokens::default(), fingerprint })
     }
 }

@@ -96,6 +96,7 @@ impl DenseTask for Boxes {
     const MEANS: &'static [&'static str] = &["class_loss", "giou_loss", "l1_loss", "quality_loss"];
     type Data = BoxDataset;
     type Target = ImageBoxes;
+    type Output = Vec<Detection>;
     type Tally = Vec<Detection>;
     type Evaluation = Detected;
 
@@ -192,7 +193,7 @@ impl DenseTask for Boxes {
         windows.start * looks + usize::from(mirrored)
     }
 
-    fn step(&self, step: DenseStep<ImageBoxes>) -> Result<(Vec<f64>, Vec<Vec<f32>>)> {
+    fn step(&self, step: DenseStep<ImageBoxes>) -> Result<(Vec<f64>, f64, Vec<Vec<f32>>)> {
         let DenseStep { params, batch, drawn, micro_batch } = step;
         let truths: Vec<Vec<Truth>> = batch.targets.iter().map(|target| target.truths.clone()).collect();
         let valid = self.valid(batch);
@@ -200,7 +201,8 @@ impl DenseTask for Boxes {
         let (sums, gradients) = self.model.step(params, &step)?;
         let LossSums { positives, class, giou, l1, quality, .. } = sums;
         let n = positives.max(1) as f64;
-        Ok((vec![sums.total(positives), class / n, giou / n, l1 / n, quality / n], gradients))
+        let losses = vec![sums.total(positives), class / n, giou / n, l1 / n, quality / n];
+        Ok((losses, positives as f64, gradients))
     }
 
     fn tally(&self) -> Vec<Detection> {
@@ -212,21 +214,25 @@ impl DenseTask for Boxes {
         split: Split,
         params: &'a [Param],
         prompts: Option<&'a [Param]>,
-        tally: &'a mut Vec<Detection>,
-    ) -> Result<Evaluator<'a, DenseBatch<ImageBoxes>>> {
+    ) -> Result<Evaluator<'a, DenseBatch<ImageBoxes>, Vec<Detection>>> {
         let images = self.dataset.part(split);
         let head = self.model.bind(params)?;
         Ok(Box::new(move |batch| {
             let boxes = self.model.detect(&head, prompts, batch.input(), self.valid(batch).as_deref())?;
+            let mut detections = Vec::new();
             for ((&index, target), boxes) in batch.indices.iter().zip(&batch.targets).zip(boxes) {
-                tally.extend(boxes.iter().filter_map(|found| {
+                detections.extend(boxes.iter().filter_map(|found| {
                     let rect = found.in_original(&target.view)?;
                     let category = self.dataset.categories[found.class].id;
                     Some(Detection { image: images[index].id, category, rect, score: f64::from(found.score) })
                 }));
             }
-            Ok(())
+            Ok(detections)
         }))
+    }
+
+    fn add(&self, tally: &mut Vec<Detection>, output: Vec<Detection>) {
+        tally.extend(output);
     }
 
     fn conclude(&self, detections: Vec<Detection>, split: Split) -> Result<Detected> {

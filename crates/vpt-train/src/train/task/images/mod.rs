@@ -17,8 +17,8 @@ use self::{
     source::{LabelledBatch, PartSource},
 };
 use super::{
-    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, Refined, RunFingerprint, Scored, StagePlan,
-    StepPosition, StepResult, TaskResults, TrainTask,
+    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, MeanOver, Refined, RunFingerprint, Scored,
+    StagePlan, StepPosition, StepResult, TaskResults, TrainTask,
 };
 use crate::{
     config::{HeadInit, Plan, RunConfig, Task},
@@ -27,13 +27,14 @@ use crate::{
         OpenData,
         features::{self, Beginning},
         observer::{Event, Observer},
+        process_group::ProcessGroup,
         progress::{EpochRecord, EpochSums, ProbeChoice, Stage},
         run_folder::{self, RunFolder},
     },
 };
 use vpt_backbone::Backbone;
 use vpt_base::{Message, Result, params::Param};
-use vpt_data::{Dataset, Split, SplitFile, visit_batches};
+use vpt_data::{Dataset, Split, SplitFile};
 use vpt_model::{
     loss::Loss,
     metrics::{Confusion, Scores},
@@ -146,7 +147,7 @@ impl<L: ImageLabels> ImageTask<L> {
     /// The label mapping of the first epoch, if there is one: counted over the training images without a prompt. `false` when the
     /// observer asked to stop.
     fn map_labels(&self, initial: &mut [Param], observer: &mut dyn Observer) -> Result<bool> {
-        let Setup { model, train, .. } = &self.setup;
+        let Setup { model, train, group, .. } = &self.setup;
         if !model.label_map().is_some_and(|(kind, _)| kind.counts()) {
             return Ok(true);
         }
@@ -157,11 +158,14 @@ impl<L: ImageLabels> ImageTask<L> {
             );
             observer.event(&Event::Note(&note));
         }
-        let order: Vec<usize> = (0..train.len()).collect();
-        let batches = train.batches(&order, 0, EVAL_BATCH)?;
+        let own = group.own_images(&(0..train.len()).collect::<Vec<_>>(), EVAL_BATCH);
+        let batches = train.batches(&own, 0, EVAL_BATCH)?;
         let go_on = &mut |done, total| observer.goes_on(&Event::Evaluating { split: Split::Train, done, total });
-        let all = visit_batches(batches, train.len(), go_on, |LabelledBatch { labels, values, .. }| {
-            model.count_votes(initial, &values, &labels)
+        let first = initial.to_vec();
+        let compute = |batch: LabelledBatch| model.votes_of(&first, &batch.values, &batch.labels);
+        let all = group.visit(batches, (train.len(), EVAL_BATCH), go_on, compute, |votes| {
+            model.add_votes(initial, &votes);
+            Ok(())
         })?;
         if all {
             model.renew_map(initial, true);
@@ -229,13 +233,25 @@ impl<L: ImageLabels> ImageTask<L> {
 
 impl<L: ImageLabels> TrainTask for ImageTask<L> {
     const EVAL_BATCH: usize = EVAL_BATCH;
+    const LOSSES_ARE_MEANS: bool = false;
     type Source = Arc<PartSource>;
     type Batch = LabelledBatch;
+    /// Logits `[B, classes]`, labels `[B]`.
+    type Output = (Vec<f32>, Vec<u32>);
     type Tally = L::Evaluation;
     type Evaluation = L::Evaluation;
 
-    fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Option<Self>> {
-        Ok(Setup::new(config, given, observer)?.map(|(setup, labels)| Self::new(setup, labels)))
+    fn open(
+        config: &RunConfig,
+        given: Option<OpenData>,
+        group: &ProcessGroup,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Self>> {
+        Ok(Setup::new(config, given, group, observer)?.map(|(setup, labels)| Self::new(setup, labels)))
+    }
+
+    fn group(&self) -> &ProcessGroup {
+        &self.setup.group
     }
 
     fn plan(&self) -> &Plan {
@@ -354,12 +370,12 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
         observer.event(&Event::Note(
             "pruning: what matters least in the training images is taken away, the rest begins again",
         ));
-        let Setup { plan, model, loss, .. } = &self.setup;
-        let order: Vec<usize> = (0..source.len()).collect();
-        let batches = source.batches(&order, 0, plan.batch_size)?;
+        let Setup { plan, model, loss, group, .. } = &self.setup;
+        let own = group.own_images(&(0..source.len()).collect::<Vec<_>>(), plan.batch_size);
+        let batches = source.batches(&own, 0, plan.batch_size)?;
         let mut sums: Vec<Vec<f32>> = learned.iter().map(|param| vec![0.; param.values.len()]).collect();
         let go_on = &mut |done, total| observer.goes_on(&Event::Evaluating { split: Split::Train, done, total });
-        let all = visit_batches(batches, source.len(), go_on, |LabelledBatch { labels, values, .. }| {
+        let compute = |LabelledBatch { labels, values, .. }| {
             let input = StepInput {
                 images: &values,
                 blocks: source.blocks(),
@@ -369,14 +385,17 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
                 frozen: None,
                 micro_batch: plan.config.micro_batch,
             };
-            let gradients = model.step(learned, &input)?.gradients;
+            Ok((model.step(learned, &input)?.gradients, labels.len()))
+        };
+        let add = |(gradients, images): (Vec<Vec<f32>>, usize)| {
             // A batch's are of its mean loss; each image is to count the same.
-            let share = labels.len() as f32 / source.len() as f32;
+            let share = images as f32 / source.len() as f32;
             for (sum, gradient) in sums.iter_mut().zip(&gradients) {
                 sum.iter_mut().zip(gradient).for_each(|(sum, gradient)| *sum += share * gradient);
             }
             Ok(())
-        })?;
+        };
+        let all = group.visit(batches, (source.len(), plan.batch_size), go_on, compute, add)?;
         if all { model.prune(learned, &sums, first).map(Some) } else { Ok(None) }
     }
 
@@ -449,7 +468,8 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
         at: StepPosition,
     ) -> Result<StepResult> {
         let StepOutput { loss, correct, gradients, votes } = self.gradients(params, source, batch, at)?;
-        Ok(StepResult { losses: vec![loss], correct, gradients, votes })
+        let mean_over = MeanOver { count: self.setup.loss.weight(&batch.labels), least: f64::MIN_POSITIVE };
+        Ok(StepResult { losses: vec![loss], correct, gradients, votes, mean_over })
     }
 
     fn updated(&self, params: &mut [Param], step: &StepResult) {
@@ -479,8 +499,7 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
         params: &'a [Param],
         source: &'a Arc<PartSource>,
         _: Stage,
-        tally: &'a mut L::Evaluation,
-    ) -> Result<Evaluator<'a, LabelledBatch>> {
+    ) -> Result<Evaluator<'a, LabelledBatch, Self::Output>> {
         let model = &self.setup.model;
         let classifier = model.classifier(params)?;
         Ok(Box::new(move |batch| {
@@ -489,8 +508,12 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
             } else {
                 classifier.logits(&model.features_behind(params, &batch.values, source.blocks())?)?
             };
-            self.labels.add(tally, &logits, &batch.labels)
+            Ok((logits, batch.labels.clone()))
         }))
+    }
+
+    fn add(&self, tally: &mut L::Evaluation, (logits, labels): Self::Output) -> Result<()> {
+        self.labels.add(tally, &logits, &labels)
     }
 
     fn conclude(&self, tally: L::Evaluation, _: Split) -> Result<L::Evaluation> {

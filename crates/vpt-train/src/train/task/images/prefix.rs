@@ -6,11 +6,14 @@ use std::sync::Arc;
 use super::{
     EVAL_BATCH,
     setup::Setup,
-    source::{Features, PartSource},
+    source::{Features, LabelledBatch, PartSource},
 };
-use crate::train::observer::{Event, Observer};
+use crate::train::{
+    observer::{Event, Observer},
+    process_group::ProcessGroup,
+};
 use vpt_base::Result;
-use vpt_data::{Split, visit_batches};
+use vpt_data::Split;
 use vpt_model::model::Model;
 
 /// Memory for it in bytes, training and validation images together.
@@ -31,19 +34,27 @@ pub(super) fn keep(setup: &mut Setup, observer: &mut dyn Observer) -> Result<boo
             continue;
         }
         room -= wanted;
-        let Some(tokens) = tokens(&setup.model, source, split, observer)? else { return Ok(false) };
+        let Some(tokens) = tokens(&setup.model, &setup.group, source, split, observer)? else { return Ok(false) };
         *source = Arc::new(PartSource::Tokens { blocks, tokens });
     }
     Ok(true)
 }
 
-fn tokens(model: &Model, source: &PartSource, split: Split, observer: &mut dyn Observer) -> Result<Option<Features>> {
-    let order: Vec<usize> = (0..source.len()).collect();
+fn tokens(
+    model: &Model,
+    group: &ProcessGroup,
+    source: &PartSource,
+    split: Split,
+    observer: &mut dyn Observer,
+) -> Result<Option<Features>> {
+    let own = group.own_images(&(0..source.len()).collect::<Vec<_>>(), EVAL_BATCH);
+    let batches = source.batches(&own, 0, EVAL_BATCH)?;
     let mut tokens = Features { views: 1, ..Features::default() };
     let go_on = &mut |done, total| observer.goes_on(&Event::Reading { split, done, total });
-    let all = visit_batches(source.batches(&order, 0, EVAL_BATCH)?, source.len(), go_on, |batch| {
-        tokens.values.extend(model.prefix(&batch.values)?);
-        tokens.labels.extend(&batch.labels);
+    let compute = |batch: LabelledBatch| Ok((model.prefix(&batch.values)?, batch.labels));
+    let all = group.visit(batches, (source.len(), EVAL_BATCH), go_on, compute, |(values, labels)| {
+        tokens.values.extend(values);
+        tokens.labels.extend(labels);
         Ok(())
     })?;
     Ok(all.then_some(tokens))

@@ -13,6 +13,7 @@ use crate::{
         OpenData,
         features::extract::Extractor,
         observer::{Event, Observer},
+        process_group::ProcessGroup,
         task::RunFingerprint,
     },
 };
@@ -46,6 +47,8 @@ struct Learned {
 
 /// Everything a run needs that does not change.
 pub(crate) struct Setup {
+    /// The processes that have the run in hand.
+    pub(crate) group: ProcessGroup,
     pub(crate) plan: Plan,
     pub(crate) model: Model,
     pub(crate) dataset: Dataset,
@@ -101,6 +104,7 @@ impl Setup {
     pub(crate) fn new<L: ImageLabels>(
         config: &RunConfig,
         given: Option<OpenData>,
+        group: &ProcessGroup,
         observer: &mut dyn Observer,
     ) -> Result<Option<(Self, L)>> {
         config.validate()?;
@@ -127,7 +131,7 @@ impl Setup {
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
         backbone.note().iter().for_each(|note| observer.event(&Event::Note(note)));
         let learned = Learned { dataset, classes, few_shot };
-        Ok(Self::on(config, learned, &labels, &backbone, observer)?.map(|setup| (setup, labels)))
+        Ok(Self::on(config, learned, &labels, (&backbone, group), observer)?.map(|setup| (setup, labels)))
     }
 
     /// The `fold`th of so many folds of the training images: learned from the others with everything that was chosen here, on the same
@@ -144,14 +148,14 @@ impl Setup {
         let (folds, select) = (None, Some(Select::Last));
         let config = RunConfig { folds, select, shots: None, draw: None, ..self.plan.config.clone() };
         let learned = Learned { classes: dataset.classes.clone(), dataset, few_shot: None };
-        Self::on(&config, learned, labels, self.model.backbone(), observer)
+        Self::on(&config, learned, labels, (self.model.backbone(), &self.group), observer)
     }
 
     fn on<L: ImageLabels>(
         config: &RunConfig,
         learned: Learned,
         labels: &L,
-        backbone: &Arc<Backbone>,
+        (backbone, group): (&Arc<Backbone>, &ProcessGroup),
         observer: &mut dyn Observer,
     ) -> Result<Option<Self>> {
         let Learned { mut dataset, classes, few_shot } = learned;
@@ -181,7 +185,7 @@ impl Setup {
         }
         // Too little memory should be told now, too.
         model.memory_plan(plan.config.micro_batch, plan.batch_size)?;
-        let extractor = extractor(&plan, &model)?;
+        let extractor = extractor(&plan, &model, group)?;
         let read = read(&mut dataset, labels, &plan, &extractor, observer)?;
         drop(extractor);
         let Some(PartContents { mut images, digests, hash: content_hash }) = read else { return Ok(None) };
@@ -200,6 +204,7 @@ impl Setup {
         let frozen_texts = texts.as_ref().filter(|_| plan.config.method.tied_to().is_some());
         let frozen_texts = frozen_texts.map(|texts| model.frozen_texts(texts)).transpose()?;
         let setup = Self {
+            group: group.clone(),
             plan,
             model,
             dataset,
@@ -246,7 +251,7 @@ impl Setup {
 
     /// Extractor of features without prompts, and of embeddings of texts.
     pub(crate) fn extractor(&self) -> Result<Extractor<'_>> {
-        extractor(&self.plan, &self.model)
+        extractor(&self.plan, &self.model, &self.group)
     }
 
     /// Digests of the pixels of each image of `split`.
@@ -333,9 +338,10 @@ fn prompts(plan: &Plan, backbone: &Backbone, dataset: &Dataset) -> Result<Option
 }
 
 /// Extractor of features without prompts, of images as `model` takes them, and of embeddings of texts.
-pub(crate) fn extractor<'a>(plan: &Plan, model: &'a Model) -> Result<Extractor<'a>> {
+pub(crate) fn extractor<'a>(plan: &Plan, model: &'a Model, group: &ProcessGroup) -> Result<Extractor<'a>> {
     let cache = plan.config.cache_dir.clone().map(|root| FeatureCache::new(root, feature_cache::limit()));
     Ok(Extractor {
+        group: group.clone(),
         backbone: model.backbone(),
         preprocess: model.preprocess()?,
         precision: plan.config.precision,
@@ -387,9 +393,9 @@ fn read<L: ImageLabels>(
         let mut images = make(dataset, &mut room);
         // Features come from elsewhere, and the cache knows many a digest.
         let read = if config.method.on_features() {
-            extractor.read(dataset.part(split), split, observer)
+            extractor.read(dataset.part(split), split, observer)?
         } else {
-            images.read(split, observer)?
+            images.read(split, &extractor.group, observer)?
         };
         let Some(ReadOutcome { digests, unreadable }) = read else { return Ok(None) };
         if !unreadable.is_empty() {
@@ -401,7 +407,7 @@ fn read<L: ImageLabels>(
             room = room_before;
             images = make(dataset, &mut room);
         }
-        left_out.extend(unreadable.into_iter().map(|(_, error)| error.to_string()));
+        left_out.extend(unreadable.into_iter().map(|(_, error)| error));
         let mut content = Vec::with_capacity(digests.len());
         for (sample, digest) in dataset.part(split).iter().zip(digests) {
             content.push((meaning.classes_of(sample.label)?, digest));
@@ -462,7 +468,7 @@ mod tests {
     }
 
     fn open(config: &RunConfig) -> Result<Classify> {
-        Classify::open(config, None, &mut Silent).map(Option::unwrap)
+        Classify::open(config, None, &ProcessGroup::default(), &mut Silent).map(Option::unwrap)
     }
 
     #[test]

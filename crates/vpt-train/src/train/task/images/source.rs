@@ -1,17 +1,25 @@
 //! Where a loop's batches come from: images decoded ahead of it, or features or tokens that were computed once.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    cell::RefCell,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use rayon::prelude::*;
 
 use crate::train::{
     features::logistic::Labelled,
     observer::{Event, Observer},
+    process_group::ProcessGroup,
     task::Batches,
 };
-use vpt_base::{Error, Result};
+use vpt_base::Result;
 use vpt_data::{self, Augment, Digest, ImageCount, Loader, LoaderOptions, PixelCache, Sample, Split, digest};
 use vpt_image::Preprocess;
+
+/// Images that a rank reads before it tells the others.
+const READ_CHUNK: usize = 256;
 
 /// Images of one part of a data set, or their features.
 pub(crate) enum PartSource {
@@ -76,9 +84,12 @@ pub(crate) struct PartImages {
 pub(crate) struct ReadOutcome {
     /// Digests of the pixels of those that can be read, in order.
     pub(crate) digests: Vec<Digest>,
-    /// Position and error of those that cannot.
-    pub(crate) unreadable: Vec<(usize, Error)>,
+    /// Position of those that cannot, and why.
+    pub(crate) unreadable: Vec<(usize, String)>,
 }
+
+/// Digests of some of them, and those of these that cannot be read.
+pub(crate) type ReadPart = (Vec<Digest>, Vec<(usize, String)>);
 
 /// A batch of either.
 pub(crate) struct LabelledBatch {
@@ -123,34 +134,64 @@ impl PartImages {
         Self { samples: samples.into(), options }
     }
 
-    /// Reads every image of `split` once; `None` when the observer asked to stop. What is read is kept where there is room.
-    pub(crate) fn read(&self, split: Split, observer: &mut dyn Observer) -> Result<Option<ReadOutcome>> {
+    /// Reads every image of `split` once, each on one rank of `group`; `None` when the observer asked to stop. What is read is kept
+    /// where there is room.
+    pub(crate) fn read(
+        &self,
+        split: Split,
+        group: &ProcessGroup,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<ReadOutcome>> {
         let total = self.samples.len();
         if self.samples.iter().all(|s| s.image.is_decoded()) {
             let digests =
                 self.samples.par_iter().map(|s| s.load().map(|image| digest(&image))).collect::<Result<_>>()?;
             return Ok(Some(ReadOutcome { digests, unreadable: Vec::new() }));
         }
+        // One process reads ahead over all of them.
+        let chunk = if group.is_alone() { total.max(1) } else { READ_CHUNK };
         let digests: Arc<[OnceLock<Digest>]> = (0..total).map(|_| OnceLock::new()).collect();
+        let mut read = ReadOutcome { digests: Vec::with_capacity(total), unreadable: Vec::new() };
+        let observer = RefCell::new(observer);
+        let goes_on = |done| observer.borrow_mut().goes_on(&Event::Reading { split, done, total });
+        let compute = |piece: usize| {
+            let images = piece * chunk..total.min((piece + 1) * chunk);
+            self.read_range(images, &digests, &|done| !group.is_alone() || goes_on(done))
+        };
+        let all = group.share(total.div_ceil(chunk), compute, |part: Option<ReadPart>| {
+            let Some((digests, unreadable)) = part else { return Ok(false) };
+            read.digests.extend(digests);
+            read.unreadable.extend(unreadable);
+            Ok(group.is_alone() || goes_on(read.digests.len() + read.unreadable.len()))
+        })?;
+        Ok(all.then_some(read))
+    }
+
+    /// Reads the images at `range`, with their `digests` among those of all, and says so after each to `go_on`; `None` when that says not
+    /// to go on.
+    fn read_range(
+        &self,
+        range: Range<usize>,
+        digests: &Arc<[OnceLock<Digest>]>,
+        go_on: &dyn Fn(usize) -> bool,
+    ) -> Result<Option<ReadPart>> {
         let options = LoaderOptions { digests: Some(digests.clone()), ..self.options.clone() };
-        let (mut unreadable, mut next) = (Vec::new(), 0);
+        let (mut unreadable, mut next) = (Vec::new(), range.start);
         // A pass ends at the first image it cannot read; another one begins behind it.
-        while next < total {
-            for batch in Loader::new(self.samples.clone(), (next..total).collect(), options.clone())? {
+        while next < range.end {
+            for batch in Loader::new(self.samples.clone(), (next..range.end).collect(), options.clone())? {
                 if let Err(error) = batch {
-                    unreadable.push((next, error));
+                    unreadable.push((next, error.to_string()));
                 }
                 next += 1;
-                observer.event(&Event::Reading { split, done: next, total });
-                if observer.stop() {
+                if !go_on(next) {
                     return Ok(None);
                 }
             }
         }
         let is_bad = |i: usize| unreadable.iter().any(|(bad, _)| *bad == i);
-        let read = digests.iter().enumerate().filter(|(i, _)| !is_bad(*i));
-        let digests = read.map(|(_, digest)| digest.get().copied().unwrap_or_default()).collect();
-        Ok(Some(ReadOutcome { digests, unreadable }))
+        let read = range.filter(|i| !is_bad(*i)).map(|i| digests[i].get().copied().unwrap_or_default());
+        Ok(Some((read.collect(), unreadable)))
     }
 
     /// The same images with the one at `order[i]` at `i`.

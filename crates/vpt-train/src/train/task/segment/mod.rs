@@ -103,6 +103,8 @@ impl DenseTask for Masks {
     type Data = MaskDataset;
     /// The classes in the cells of a window, `[L, L]`; none where nothing is learned.
     type Target = Vec<u16>;
+    /// Of each image, its place in the part and what was made of its pixels.
+    type Output = Vec<(usize, PixelTally)>;
     type Tally = PartTally;
     type Evaluation = PixelsFound;
 
@@ -225,13 +227,13 @@ impl DenseTask for Masks {
         rng.random_range(windows) * looks + rng.random_range(0..looks)
     }
 
-    fn step(&self, step: DenseStep<Vec<u16>>) -> Result<(Vec<f64>, Vec<Vec<f32>>)> {
+    fn step(&self, step: DenseStep<Vec<u16>>) -> Result<(Vec<f64>, f64, Vec<Vec<f32>>)> {
         let DenseStep { params, batch, drawn, micro_batch } = step;
         let labels = batch.targets.concat();
         let step = SegmentStep { input: batch.input(), labels: &labels, drawn, micro_batch };
         let (loss, gradients) = self.model.step(params, &step)?;
         let cells = loss.cells.max(1) as f64;
-        Ok((vec![loss.sum / cells, loss.right as f64 / cells], gradients))
+        Ok((vec![loss.sum / cells, loss.right as f64 / cells], loss.cells as f64, gradients))
     }
 
     fn tally(&self) -> PartTally {
@@ -243,21 +245,26 @@ impl DenseTask for Masks {
         split: Split,
         params: &'a [Param],
         prompts: Option<&'a [Param]>,
-        tally: &'a mut PartTally,
-    ) -> Result<Evaluator<'a, DenseBatch<Vec<u16>>>> {
+    ) -> Result<Evaluator<'a, DenseBatch<Vec<u16>>, Self::Output>> {
         let part = self.dataset.part(split);
         let head = self.model.bind(params)?;
         Ok(Box::new(move |batch| {
             let images: Vec<&MaskImage> = batch.indices.iter().map(|&index| &part[index]).collect();
             let found = self.model.masks(&head, prompts, batch.input(), &batch.windows, &images, &self.input)?;
-            for ((&index, image), found) in batch.indices.iter().zip(images).zip(found) {
+            let each = batch.indices.iter().zip(images).zip(found).map(|((&index, image), found)| {
                 let mut own = PixelTally::new(self.dataset.classes.names.len());
                 own.add(&image.mask()?.classes, &found.classes)?;
-                tally.images.extend(own.right().map(|share| (index, share)));
-                tally.pixels.merge(&own);
-            }
-            Ok(())
+                Ok((index, own))
+            });
+            each.collect()
         }))
+    }
+
+    fn add(&self, tally: &mut PartTally, output: Self::Output) {
+        for (index, own) in output {
+            tally.images.extend(own.right().map(|share| (index, share)));
+            tally.pixels.merge(&own);
+        }
     }
 
     fn conclude(&self, tally: PartTally, _: Split) -> Result<PixelsFound> {
