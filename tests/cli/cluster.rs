@@ -113,7 +113,7 @@ fn processes_that_would_not_share_a_run_are_refused() {
         command.envs(variables.iter().copied());
         finish(command, &["train"])
     };
-    start(&[("OMPI_COMM_WORLD_SIZE", "4")]).fails(&["mpirun has started 4 processes", "--features mpi"]);
+    start(&[("OMPI_COMM_WORLD_SIZE", "4")]).fails(&["mpirun has started 4 processes", "the feature mpi"]);
     start(&[("SLURM_STEP_ID", "0"), ("SLURM_NTASKS", "2")]).fails(&["srun has started 2 processes"]);
     // A batch script is one process, and torchrun's variables are not MPI's.
     start(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "2"), ("RANK", "0"), ("WORLD_SIZE", "2")]).fails(&["nothing"]);

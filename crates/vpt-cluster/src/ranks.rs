@@ -121,13 +121,13 @@ fn refuse_unknown_ranks(variable: &dyn Fn(&str) -> Option<String>) -> Result<()>
     };
     let message = if cfg!(feature = "mpi") {
         format!(
-            "{launcher} has started {size} processes, and MPI knows of one: start them with srun --mpi=pmix or --mpi=pmi2 (srun --mpi=list \
-             says which there is), or with the mpirun of the library that this vpt is built with"
+            "{launcher} has started {size} processes, and MPI knows of one: have srun speak PMIx or PMI-2 with them (its option mpi; the \
+             value list says which there is), or start them with the mpirun of the library that this vpt is built with"
         )
     } else {
         format!(
             "{launcher} has started {size} processes, and this vpt is built without MPI, so they would not share a run: start one, or build \
-             with --features mpi"
+             it with the feature mpi"
         )
     };
     Err(Error::invalid("ranks", message))
@@ -177,7 +177,7 @@ mod tests {
         {
             let message = of(&variables).unwrap_err().to_string();
             assert!(
-                message.contains("mpirun has started 2 processes") && message.contains("--features mpi"),
+                message.contains("mpirun has started 2 processes") && message.contains("the feature mpi"),
                 "{message}"
             );
         }

@@ -5,6 +5,7 @@ pub mod batch_loader;
 pub mod boxes;
 pub mod cards;
 pub mod check;
+mod class_mask;
 mod container;
 pub mod dataset;
 pub mod examine;
@@ -23,6 +24,7 @@ mod sample_loader;
 pub mod shapes;
 pub mod split;
 mod trivial;
+mod windows;
 mod written;
 
 pub use augment::{Augment, AugmentPolicy};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::Split;
 use crate::boxes::{create_folder_of, link_or_copy};
-use crate::masks::ClassMask;
+use crate::class_mask::ClassMask;
 use vpt_base::files::whole;
 use vpt_base::{Error, Result};
 use vpt_image::decode::has_image_extension;

@@ -320,7 +320,7 @@ fn score<'a>(name: &str, logits: &Logits, temperature: f64, ids: impl Iterator<I
 }
 
 fn threads(job: &Job) -> usize {
-    job.config.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    job.config.threads.unwrap_or_else(vpt_cluster::threads)
 }
 
 /// Passes everything on, and keeps what the run makes of the test images.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{BoxImage, Object, Rect};
 use crate::container::{Container, ImageSource, Stored};
-use crate::masks::window_starts;
+use crate::windows::window_starts;
 use vpt_base::{Error, Result};
 use vpt_image::Rgb8;
 use vpt_image::resize::crop;

@@ -16,13 +16,13 @@ mod summary;
 mod tests;
 mod window;
 
+pub use crate::class_mask::ClassMask;
 pub use check::check_masks;
 pub use classes::{IGNORED, MaskClasses};
 pub use loader::{MaskAugment, MaskBatch, MaskLoader, MaskLoaderOptions, MaskView};
 pub use open::{MaskFault, MaskFaultKind};
 pub use rle::Rle;
 pub use summary::{MaskClassSummary, MaskSummary};
-pub(crate) use window::window_starts;
 pub use window::{MAX_RATIO, MaskInput};
 
 use std::path::{Path, PathBuf};
@@ -34,17 +34,6 @@ use super::{ImageSource, Layout, Split, SplitFile};
 
 /// What is called the class of pixels that belong to no object.
 const BACKGROUND: &str = "background";
-
-/// The class of each pixel of an image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClassMask {
-    /// Pixels in a row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-    /// `[height, width]`, row by row; [`IGNORED`] where nothing is learned or measured.
-    pub classes: Vec<u16>,
-}
 
 /// What is painted of an object.
 #[derive(Clone, Debug)]

@@ -6,6 +6,7 @@
 use rand::Rng;
 
 use super::{ClassMask, IGNORED};
+use crate::windows::window_starts;
 use vpt_base::{Error, Result};
 use vpt_image::decode::Rgb8;
 use vpt_image::preprocess::{MAX_SIDE, Preprocess};
@@ -16,13 +17,6 @@ pub const MAX_RATIO: usize = 16;
 
 /// Most windows along the shorter side.
 const MAX_TILES: usize = 64;
-
-/// Where windows of `side` pixels begin along `length` pixels.
-pub(crate) fn window_starts(length: usize, side: usize) -> Vec<usize> {
-    let rest = length.saturating_sub(side);
-    let steps = (3 * rest).div_ceil(2 * side);
-    (0..=steps).map(|i| (i * rest + steps / 2).checked_div(steps).unwrap_or(0)).collect()
-}
 
 /// What a network is given.
 #[derive(Clone, Debug, PartialEq)]

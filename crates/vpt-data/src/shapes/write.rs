@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::scene::{Colour, Shape};
 use super::set::{Categories, ShapesConfig};
 use super::{draw, name};
-use crate::masks::ClassMask;
+use crate::class_mask::ClassMask;
 use crate::{MaskSetWriter, Split};
 use vpt_base::files::whole;
 use vpt_base::{Error, Result};

@@ -234,10 +234,7 @@ impl RunConfig {
             Warmup::SlowFirstEpoch => None,
             Warmup::Share(share) => Some(dense.map_or(share, |dense| dense.warmup)),
         });
-        let threads = match self.threads {
-            Some(threads) => threads,
-            None => std::thread::available_parallelism().map_or(1, usize::from),
-        };
+        let threads = self.threads.unwrap_or_else(vpt_cluster::threads);
         let few_shot = self.shots.is_some() || self.draw.is_some();
         let blind = few_shot || self.folds.is_some();
         let select = self.select.unwrap_or(if blind { Select::Last } else { Select::Best });
