@@ -203,7 +203,7 @@ fn told_to_end_it_answers_what_it_has_accepted() {
 fn who_asks_until_the_very_end_is_answered_or_cannot_connect() {
     let sandbox = Sandbox::new();
     old_tasks(&sandbox, "vit");
-    let image = image(&sandbox);
+    let (image, reset) = (image(&sandbox), AtomicUsize::new(0));
     for _ in 0..4 {
         let server = Server::start(&sandbox, &["--tasks", "tasks", "--drain-delay", "0.1"]);
         let address = server.address.clone();
@@ -215,6 +215,12 @@ fn who_asks_until_the_very_end_is_answered_or_cannot_connect() {
                         match request(&address, "POST", "/v1/tasks/vp-pad/predict", &headers, &image) {
                             Ok(answer) => drop(answer.ok()),
                             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => break,
+                            // The system completes connections until the listener is closed, and resets those that came after
+                            // the last look at them: some microseconds, longer where the machine is busy.
+                            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                                reset.fetch_add(1, Ordering::SeqCst);
+                                break;
+                            }
                             Err(error) => panic!("{error}"),
                         }
                     }
@@ -225,6 +231,8 @@ fn who_asks_until_the_very_end_is_answered_or_cannot_connect() {
         });
         assert_eq!(server.end().code(), Some(0));
     }
+    // With requests on their way taken for idle connections it was one or two an end.
+    assert!(reset.load(Ordering::SeqCst) <= 2, "{reset:?} connections were reset");
 }
 
 #[test]
