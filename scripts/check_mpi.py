@@ -36,7 +36,7 @@ class Checker:
         # OpenMPI asks for these where root starts it, in containers for one.
         self.env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         version = subprocess.run([args.mpirun, "--version"], capture_output=True, text=True).stdout
-        self.is_open = "Open MPI" in version
+        self.is_open = "Open MPI" in version or "OpenRTE" in version
         print(version.strip().splitlines()[0])
 
     def start(self, ranks, arguments, alone=False):
@@ -78,14 +78,13 @@ class Checker:
         for case in CASES:
             name, seconds = case[0], {}
             # One process without a launcher is what all are held against.
-            seconds["alone"] = self.must(1, self.train(case, name, self.args.epochs), alone=True)
+            seconds["alone"] = self.must(1, self.train(case, f"{name}-alone", self.args.epochs), alone=True)
             for ranks in RANKS:
                 run = f"{name}-{ranks}"
                 seconds[ranks] = self.must(ranks, self.train(case, run, self.args.epochs))
-                if bad := self.differing(run, name):
+                if bad := self.differing(run, f"{name}-alone"):
                     self.faults.append(f"{run}: {', '.join(bad)}")
-            rates = {ranks: json.loads((self.dir / (name if ranks == "alone" else f"{name}-{ranks}") / "results.json").read_text())["img_per_s"]
-                     for ranks in seconds}
+            rates = {ranks: json.loads((self.dir / f"{name}-{ranks}" / "results.json").read_text())["img_per_s"] for ranks in seconds}
             told = "  ".join(f"{ranks}: {seconds[ranks]:.1f} s, {rates[ranks]:.0f} images/s" for ranks in seconds)
             print(f"{name:<11} ranks  {told}", flush=True)
 
