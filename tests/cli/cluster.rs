@@ -5,7 +5,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::util::{Sandbox, finish, fixture};
+#[cfg(not(feature = "mpi"))]
+use crate::util::finish;
+use crate::util::{Sandbox, fixture};
 
 fn line<'a>(script: &'a str, begin: &str) -> &'a str {
     script.lines().find(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("no line {begin} in {script}"))
