@@ -105,7 +105,7 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
     let set = args.set.plan(args.out.as_deref())?;
     let mut progress = ProgressDisplay::new(global.quiet);
     let mut at = |done, total| progress.at("predicting", done, total, String::new);
-    let asked = Asked { args, files: &files, set: set.as_ref(), out };
+    let asked = PredictRequest { args, files: &files, set: set.as_ref(), out };
     let task = args.model.open(global)?;
     if !args.exemplars.is_empty() && !matches!(task, AnyTask::Detect(_)) {
         return Err(Usage("--exemplars: the task has no boxes".to_owned()).into());
@@ -123,15 +123,15 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
 
 /// What is asked for: of which images, as which data set, told where.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
+struct PredictRequest<'a> {
     args: &'a Predict,
     files: &'a ImageFiles,
     set: Option<&'a SetPlan<'a>>,
     out: Output,
 }
 
-fn classify(asked: Asked, task: TaskModel, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
-    let Asked { args, files, set, .. } = asked;
+fn classify(asked: PredictRequest, task: TaskModel, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
+    let PredictRequest { args, files, set, .. } = asked;
     let names = args.names()?;
     if !task.is_open_vocabulary() {
         refuse_boxes_flags(args)?;
@@ -228,8 +228,8 @@ fn refuse_boxes_flags(args: &Predict) -> Result<(), Usage> {
     given.map_or(Ok(()), |(flag, _)| Err(Usage(format!("{flag}: the task has classes, not boxes"))))
 }
 
-fn multilabel(asked: Asked, task: &TaskModel, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
-    let Asked { args, files, set, .. } = asked;
+fn multilabel(asked: PredictRequest, task: &TaskModel, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
+    let PredictRequest { args, files, set, .. } = asked;
     if set.is_some() {
         let message = "--to: the task gives an image any number of classes, for which no layout is written";
         return Err(Usage(message.to_owned()).into());
@@ -250,8 +250,8 @@ fn multilabel(asked: Asked, task: &TaskModel, progress: &mut dyn FnMut(usize, us
     })
 }
 
-fn detect(asked: Asked, task: DetectTask, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
-    let Asked { args, files, set, .. } = asked;
+fn detect(asked: PredictRequest, task: DetectTask, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
+    let PredictRequest { args, files, set, .. } = asked;
     let names = args.names()?;
     let task = if names.is_empty() { task } else { task.with_classes(names)? };
     let task = args.shown(args.boxes.apply(task)?)?;
@@ -277,8 +277,8 @@ fn detect(asked: Asked, task: DetectTask, progress: &mut dyn FnMut(usize, usize)
     })
 }
 
-fn segment(asked: Asked, task: SegmentTask, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
-    let Asked { args, files, set, .. } = asked;
+fn segment(asked: PredictRequest, task: SegmentTask, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
+    let PredictRequest { args, files, set, .. } = asked;
     refuse_boxes_flags(args)?;
     if args.attention.to().is_some() {
         let message = "--attention: a task of pixels looks at windows of a picture, each by itself";
@@ -313,12 +313,12 @@ fn segment(asked: Asked, task: SegmentTask, progress: &mut dyn FnMut(usize, usiz
 
 /// Writes the masks as a data set.
 fn segment_set(
-    asked: Asked,
+    asked: PredictRequest,
     set: &SetPlan,
     task: SegmentTask,
     progress: &mut dyn FnMut(usize, usize),
 ) -> anyhow::Result<()> {
-    let Asked { args, files, .. } = asked;
+    let PredictRequest { args, files, .. } = asked;
     if let Some(save) = &args.save {
         return Err(Usage(format!("--save {}: --to writes the masks", save.display())).into());
     }
@@ -359,7 +359,7 @@ fn mask_paths(saved: &[PathBuf], folder: &Path) -> Vec<PathBuf> {
 
 /// Writes the pictures that `--save` asks for, each with `draw` at work on it, and those of `--attention`, and prints the result.
 fn finish<P: Serialize>(
-    asked: Asked,
+    asked: PredictRequest,
     set: Option<&SetOutcome>,
     found: &Answered<Vec<P>>,
     draw: impl Fn((&mut Rgb8, &P)),
@@ -385,13 +385,13 @@ fn finish<P: Serialize>(
 /// Prints the result, which pictures were `saved`, with and without attention, and the data set that was written. Names what there is
 /// no answer for.
 fn report<P: Serialize>(
-    asked: Asked,
+    asked: PredictRequest,
     set: Option<&SetOutcome>,
     found: &Answered<Vec<P>>,
     (saved, attended): (&[PathBuf], &[Attended]),
     text: impl FnOnce() -> String,
 ) -> anyhow::Result<()> {
-    let Asked { args, files, out, .. } = asked;
+    let PredictRequest { args, files, out, .. } = asked;
     let Answered { answers: predictions, skipped, .. } = found;
     let saved: Option<Vec<&Path>> = args.save.as_ref().map(|_| saved.iter().map(PathBuf::as_path).collect());
     let passed_by = &files.passed_by;

@@ -56,30 +56,30 @@ pub(crate) struct ZeroShot {
     image_size: Option<usize>,
     /// What logits become: one class an image (softmax), or each class by itself, of data with any number of classes an image too (sigmoid)
     #[arg(long, value_enum, value_name = "WAY", default_value = "softmax")]
-    scores: Scores,
+    scores: ScoreFunction,
     #[command(flatten)]
     carbon: CarbonArgs,
 }
 
 /// What logits become.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Scores {
+enum ScoreFunction {
     Softmax,
     Sigmoid,
 }
 
 /// What is classified: images with a class each, or with any number of them.
-enum Images {
+enum ClassifiedImages {
     Single(Dataset),
     Several(MultilabelDataset),
 }
 
-impl Images {
+impl ClassifiedImages {
     /// What lies at the path of the arguments. Several classes an image can only be told by themselves.
     fn open(args: &ZeroShot, seed: u64) -> anyhow::Result<Self> {
         let several = match args.scores {
-            Scores::Softmax => None,
-            Scores::Sigmoid => {
+            ScoreFunction::Softmax => None,
+            ScoreFunction::Sigmoid => {
                 let measured = MeasuredPart { split: args.split, learned: None };
                 MultilabelDataset::open_to_measure(&args.data, seed, measured).ok()
             }
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
     args.carbon.carbon()?;
     let meter = EnergyMeter::start();
     let mut progress = ProgressDisplay::new(global.quiet);
-    let images = Images::open(args, global.seed())?;
+    let images = ClassifiedImages::open(args, global.seed())?;
     let dataset = images.dataset();
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
     let mut prompts = Prompts::of_names(&dataset.classes);
@@ -146,12 +146,12 @@ pub(crate) fn run(args: &ZeroShot, global: &Global, out: Output) -> anyhow::Resu
     let show = &mut |done, total| progress.at("classifying", done, total, String::new);
     let pass = ZeroShotPass { backbone: &backbone, dataset, split, prompts: &prompts, threads };
     let (count, scores, shown) = match args.scores {
-        Scores::Softmax => {
+        ScoreFunction::Softmax => {
             let tally = pass.one_class(show)?;
             let scores = tally.metrics();
             (tally.images(), json!(scores), metrics(&scores))
         }
-        Scores::Sigmoid => {
+        ScoreFunction::Sigmoid => {
             let truth = |labels: &[u32]| images.truth(labels);
             let tally = pass.each_class(&truth, show)?;
             let scores = tally.metrics();

@@ -133,7 +133,7 @@ impl<'a> Timm<'a> {
     /// They are not those of a model of this name that is supported.
     pub(crate) fn spec(&self, weights: &Weights) -> Result<Spec> {
         let arguments = self.section("model_args")?;
-        let shapes = Shapes { weights, timm: self };
+        let shapes = TensorShapes { weights, timm: self };
         let &[width, 3, patch_size, patch_width] = shapes.of("patch_embed.proj.weight")? else {
             return Err(shapes.crooked("patch_embed.proj.weight"));
         };
@@ -232,7 +232,7 @@ impl<'a> Timm<'a> {
     }
 
     /// Its blocks.
-    fn tower(&self, shapes: &Shapes, width: usize, arguments: Option<&Map<String, Value>>) -> Result<TowerSpec> {
+    fn tower(&self, shapes: &TensorShapes, width: usize, arguments: Option<&Map<String, Value>>) -> Result<TowerSpec> {
         let weights = shapes.weights;
         let depth = (0..=MAX_DEPTH).take_while(|i| weights.has(&format!("blocks.{i}.norm1.weight"))).count();
         if depth == 0 || depth > MAX_DEPTH {
@@ -346,12 +346,12 @@ impl<'a> Timm<'a> {
 }
 
 /// Shapes of tensors, by their names.
-struct Shapes<'a> {
+struct TensorShapes<'a> {
     weights: &'a Weights,
     timm: &'a Timm<'a>,
 }
 
-impl Shapes<'_> {
+impl TensorShapes<'_> {
     fn of(&self, name: &str) -> Result<&[usize]> {
         let missing = || self.timm.unsupported(&format!("has no tensor `{name}`"));
         self.weights.shape(name).ok_or_else(|| self.timm.error("architecture", &missing()))

@@ -32,13 +32,13 @@ const END: &str = "<|endoftext|>";
 /// A tokenizer that is ready to use.
 #[derive(Debug)]
 pub struct Tokenizer {
-    kind: Kind,
+    kind: TokenizerKind,
     /// Where it is from: some of what is wrong with a file only shows when it is used.
     path: PathBuf,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum TokenizerKind {
     /// Of a file.
     File(Box<tokenizers::Tokenizer>),
     /// CLIP's own.
@@ -50,7 +50,7 @@ enum Kind {
 impl Tokenizer {
     /// CLIP's own tokenizer, for a folder of open_clip, whose configuration `path` stands for it in errors.
     pub(crate) fn open_clip(path: &Path) -> Self {
-        Self { kind: Kind::Clip(ClipTokenizer::new()), path: path.to_path_buf() }
+        Self { kind: TokenizerKind::Clip(ClipTokenizer::new()), path: path.to_path_buf() }
     }
 
     /// Opens the tokenizer in the folder `dir`: `tokenizer.json`, or else CLIP's `vocab.json` and `merges.txt`.
@@ -92,7 +92,9 @@ impl Tokenizer {
         let Self { kind, path } = Self::from_bytes(&read_limited(&path, MAX_BYTES)?, &path)?;
         let bad = |why: String| Error::weights(&path, format!("not a usable tokenizer: {}", one_line(&why)));
         let kind = match kind {
-            Kind::File(inner) => Kind::Siglip(Box::new(SiglipTokenizer::new(*inner, vocab).map_err(bad)?)),
+            TokenizerKind::File(inner) => {
+                TokenizerKind::Siglip(Box::new(SiglipTokenizer::new(*inner, vocab).map_err(bad)?))
+            }
             other => other,
         };
         Ok(Self { kind, path })
@@ -110,7 +112,7 @@ impl Tokenizer {
         // `encode` does both its own way, whatever the file says.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| bad(&e.to_string()))?;
-        Ok(Self { kind: Kind::File(Box::new(inner)), path: path.to_path_buf() })
+        Ok(Self { kind: TokenizerKind::File(Box::new(inner)), path: path.to_path_buf() })
     }
 
     /// CLIP's tokenizer over this vocabulary, as transformers builds it where there is no `tokenizer.json`.
@@ -169,12 +171,12 @@ impl Tokenizer {
         };
         let failed = |message: &str| Error::weights(&self.path, format!("not a usable tokenizer: {}", bad(message)));
         let inner = match &self.kind {
-            Kind::File(inner) => inner,
-            Kind::Clip(_) | Kind::Siglip(_) if context < 2 => {
+            TokenizerKind::File(inner) => inner,
+            TokenizerKind::Clip(_) | TokenizerKind::Siglip(_) if context < 2 => {
                 return Err(bad(&format!("start and end token do not fit into {context}")));
             }
-            Kind::Clip(clip) => return contain(|| clip.encode(text, context)).map_err(|panic| failed(&panic)),
-            Kind::Siglip(siglip) => {
+            TokenizerKind::Clip(clip) => return contain(|| clip.encode(text, context)).map_err(|panic| failed(&panic)),
+            TokenizerKind::Siglip(siglip) => {
                 let ids = contain(|| siglip.encode(text, context)).map_err(|panic| failed(&panic))?;
                 return ids.map_err(|error| failed(&error.to_string()));
             }

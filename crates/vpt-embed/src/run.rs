@@ -247,8 +247,14 @@ pub fn run(config: &EmbedConfig, work: &ShardWork<'_>, observer: &mut dyn EmbedO
     let started = Instant::now();
     let mut waits = false;
     while !open.is_empty() && !outcome.interrupted {
-        let mut pass =
-            Pass { config, work, folder: &folder, observer: &mut *observer, outcome: &mut outcome, busy: Vec::new() };
+        let mut pass = ShardPass {
+            config,
+            work,
+            folder: &folder,
+            observer: &mut *observer,
+            outcome: &mut outcome,
+            busy: Vec::new(),
+        };
         pass.over(&open)?;
         open = pass.busy;
         if !open.is_empty() && !outcome.interrupted {
@@ -266,7 +272,7 @@ pub fn run(config: &EmbedConfig, work: &ShardWork<'_>, observer: &mut dyn EmbedO
 }
 
 /// Once over the shards that are not done.
-struct Pass<'a> {
+struct ShardPass<'a> {
     config: &'a EmbedConfig,
     work: &'a ShardWork<'a>,
     folder: &'a OutFolder,
@@ -283,7 +289,7 @@ struct ShardInHand {
     begun: Instant,
 }
 
-impl Pass<'_> {
+impl ShardPass<'_> {
     fn over(&mut self, open: &[usize]) -> Result<()> {
         let stop = AtomicBool::new(false);
         let (send, receive) = sync_channel(0);

@@ -21,18 +21,18 @@ const BETWEEN: Duration = Duration::from_secs(10);
 /// Measures the energy from its start on, until it is dropped.
 #[derive(Debug)]
 pub struct EnergyMeter {
-    shared: Arc<Shared>,
+    shared: Arc<SharedMeter>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
+struct SharedMeter {
+    state: Mutex<MeterState>,
     ended: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
+struct MeterState {
     proc: PathBuf,
     machine: Machine,
     counters: Result<Readings, String>,
@@ -57,7 +57,7 @@ impl EnergyMeter {
         let machine = Machine::read(proc);
         let counters = Readings::open(powercap, perf, machine.is_amd());
         let (now, cpu) = (Instant::now(), CpuTime::read(proc));
-        let state = State {
+        let state = MeterState {
             proc: proc.to_path_buf(),
             machine,
             started: now,
@@ -71,7 +71,7 @@ impl EnergyMeter {
             counters,
         };
         let counts = state.counters.is_ok();
-        let shared = Arc::new(Shared { state: Mutex::new(state), ended: Condvar::new() });
+        let shared = Arc::new(SharedMeter { state: Mutex::new(state), ended: Condvar::new() });
         // Estimates need nothing between start and end.
         let thread = if counts { spawn(&shared) } else { None };
         Self { shared, thread }
@@ -162,7 +162,7 @@ impl Drop for EnergyMeter {
 }
 
 /// Without a thread, where the system has none to give, the counters are read at the end only.
-fn spawn(shared: &Arc<Shared>) -> Option<JoinHandle<()>> {
+fn spawn(shared: &Arc<SharedMeter>) -> Option<JoinHandle<()>> {
     let shared = Arc::clone(shared);
     let run = move || {
         let mut state = shared.lock();
@@ -176,13 +176,13 @@ fn spawn(shared: &Arc<Shared>) -> Option<JoinHandle<()>> {
     thread::Builder::new().name("energy".to_owned()).spawn(run).ok()
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl SharedMeter {
+    fn lock(&self) -> MutexGuard<'_, MeterState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl MeterState {
     fn poll(&mut self) {
         let now = Instant::now();
         let cpu = CpuTime::read(&self.proc);

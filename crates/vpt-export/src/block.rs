@@ -42,7 +42,7 @@ type LayerOf = fn(&PlainBlock) -> Option<&PlainLayer>;
 
 /// What a block sees beside the rows of its sequences.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Seen<'v> {
+pub(crate) struct BlockContext<'v> {
     /// Keys `[1, H, d, R]` and values `[1, H, R, d]` that all sequences share, and R.
     pub(crate) shared: Option<(&'v [Value; 2], usize)>,
     /// Tables `[T, d]` that queries and keys are turned by: cosines, and sines with their sign.
@@ -60,7 +60,7 @@ pub(crate) fn block<'a>(
     spec: &TowerSpec,
     index: usize,
     x: &Value,
-    seen: Seen,
+    seen: BlockContext,
 ) -> Value {
     let (d, mlp, heads) = (spec.width, spec.mlp, spec.heads);
     let n = graph.layer_norm(x, d, None, spec.eps);
@@ -117,7 +117,7 @@ pub(crate) fn plain_linear(graph: &mut Graph, name: &str, x: &Value, layer: &Pla
 }
 
 /// Attention of queries over keys and values, all `[B, T, D]`.
-pub(crate) fn attention(graph: &mut Graph, [q, k, v]: [Value; 3], heads: usize, d: usize, seen: Seen) -> Value {
+pub(crate) fn attention(graph: &mut Graph, [q, k, v]: [Value; 3], heads: usize, d: usize, seen: BlockContext) -> Value {
     let head_dim = d / heads;
     let split = |graph: &mut Graph, x: &Value, order: &[i64]| {
         let x = graph.reshape(x, &[0, 0, heads as i64, head_dim as i64]);

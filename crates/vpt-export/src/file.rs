@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::graph::{External, Graph};
 use crate::metadata::entry;
-use crate::proto::Message;
+use crate::proto::ProtoMessage;
 use vpt_base::{Error, Result, files::NewFile};
 
 /// Most bytes of a protocol buffer that every reader takes, less what metadata may still add.
@@ -61,12 +61,12 @@ pub(crate) fn write(graph: &Graph, entries: &[(&str, String)], path: &Path, exte
         .map(|file| (to, file))
     });
     let beside = beside.transpose()?;
-    let model = Message::default()
+    let model = ProtoMessage::default()
         .int(1, graph.opset.ir_version())
         .bytes(2, "vpt")
         .bytes(3, env!("CARGO_PKG_VERSION"))
         .message(7, graph.proto("vpt", external.as_ref()))
-        .message(8, Message::default().bytes(1, "").int(2, graph.opset.version()))
+        .message(8, ProtoMessage::default().bytes(1, "").int(2, graph.opset.version()))
         .messages(14, entries.iter().map(|(key, value)| entry(key, value)));
     if model.len() > MOST + (32 << 20) {
         return Err(Error::file(path, "the graph without its weights is too large for one file"));
@@ -108,7 +108,7 @@ impl Written {
     /// # Errors
     /// The disk is full.
     pub(crate) fn add_entry(&mut self, key: &str, value: &str) -> Result<()> {
-        let message = Message::default().message(14, entry(key, value));
+        let message = ProtoMessage::default().message(14, entry(key, value));
         let file = self.file.file_mut();
         file.seek(SeekFrom::End(0))
             .and_then(|_| message.write(file, &mut |_, _| Ok(())))

@@ -1,12 +1,12 @@
 //! An ONNX graph that is being built: nodes, constants, inputs and outputs with names of their own.
 //!
 //! Values are named after the place in the network that they come from (`blocks.3/MatMul_1`), each once. Weights are constants whose
-//! values are made when the file is written ([`Data::Later`]); shapes and small numbers are shared by content.
+//! values are made when the file is written ([`ConstantData::Later`]); shapes and small numbers are shared by content.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use crate::proto::Message;
+use crate::proto::ProtoMessage;
 use vpt_base::{Error, Result, choice::choice};
 
 choice! {
@@ -61,7 +61,7 @@ impl Element {
 }
 
 /// The values of a constant.
-pub(crate) enum Data<'a> {
+pub(crate) enum ConstantData<'a> {
     Floats(Cow<'a, [f32]>),
     Ints(Vec<i64>),
     /// Floats that are made when they are written.
@@ -73,7 +73,7 @@ pub(crate) struct Constant<'a> {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
     pub(crate) element: Element,
-    pub(crate) data: Data<'a>,
+    pub(crate) data: ConstantData<'a>,
 }
 
 /// A tensor for an input or output of a graph.
@@ -114,9 +114,9 @@ pub(crate) struct Graph<'a> {
     /// Whether prompts and head are inputs.
     pub(crate) task_input: bool,
     pub(crate) constants: Vec<Constant<'a>>,
-    pub(crate) nodes: Vec<Message>,
-    pub(crate) inputs: Vec<Message>,
-    pub(crate) outputs: Vec<Message>,
+    pub(crate) nodes: Vec<ProtoMessage>,
+    pub(crate) inputs: Vec<ProtoMessage>,
+    pub(crate) outputs: Vec<ProtoMessage>,
     pub(crate) task: Vec<NamedTensor>,
     scope: String,
     taken: HashSet<String>,
@@ -182,7 +182,7 @@ impl<'a> Graph<'a> {
     }
 
     fn push(&mut self, op: &str, inputs: &[&Value], outputs: &[Value], attributes: Vec<(&'static str, Attr)>) {
-        let mut node = Message::default();
+        let mut node = ProtoMessage::default();
         for input in inputs {
             node = node.bytes(1, input);
         }
@@ -218,7 +218,7 @@ impl<'a> Graph<'a> {
         self.node_with(op, inputs, vec![])
     }
 
-    fn constant(&mut self, name: &str, shape: &[usize], element: Element, data: Data<'a>) -> Value {
+    fn constant(&mut self, name: &str, shape: &[usize], element: Element, data: ConstantData<'a>) -> Value {
         let name = self.fresh(name);
         self.constants.push(Constant { name: name.clone(), shape: shape.to_vec(), element, data });
         name
@@ -226,12 +226,12 @@ impl<'a> Graph<'a> {
 
     /// A constant of floats.
     pub(crate) fn floats(&mut self, name: &str, shape: &[usize], values: impl Into<Cow<'a, [f32]>>) -> Value {
-        self.constant(name, shape, self.element, Data::Floats(values.into()))
+        self.constant(name, shape, self.element, ConstantData::Floats(values.into()))
     }
 
     /// A constant whose values are made when it is written.
     pub(crate) fn later(&mut self, name: &str, shape: &[usize], f: impl Fn() -> Result<Vec<f32>> + 'a) -> Value {
-        self.constant(name, shape, self.element, Data::Later(Box::new(f)))
+        self.constant(name, shape, self.element, ConstantData::Later(Box::new(f)))
     }
 
     /// What belongs to the task: a constant, or an input of a graph that serves many.
@@ -253,7 +253,7 @@ impl<'a> Graph<'a> {
             return value.clone();
         }
         let scope = std::mem::take(&mut self.scope);
-        let value = self.constant("ints", &[values.len()], Element::I64, Data::Ints(values.to_vec()));
+        let value = self.constant("ints", &[values.len()], Element::I64, ConstantData::Ints(values.to_vec()));
         self.scope = scope;
         self.shared.insert(key, value.clone());
         value
@@ -266,7 +266,7 @@ impl<'a> Graph<'a> {
             return value.clone();
         }
         let scope = std::mem::take(&mut self.scope);
-        let made = self.constant("scalar", &[], self.element, Data::Floats(vec![value].into()));
+        let made = self.constant("scalar", &[], self.element, ConstantData::Floats(vec![value].into()));
         self.scope = scope;
         self.shared.insert(key, made.clone());
         made
@@ -279,7 +279,7 @@ impl<'a> Graph<'a> {
             return value.clone();
         }
         let scope = std::mem::take(&mut self.scope);
-        let made = self.constant("ones", &[n], self.element, Data::Floats(vec![1.; n].into()));
+        let made = self.constant("ones", &[n], self.element, ConstantData::Floats(vec![1.; n].into()));
         self.scope = scope;
         self.shared.insert(key, made.clone());
         made
@@ -379,27 +379,27 @@ impl<'a> Graph<'a> {
 
     /// Names of the inputs.
     pub(crate) fn input_names(&self) -> Vec<String> {
-        self.inputs.iter().filter_map(Message::text).collect()
+        self.inputs.iter().filter_map(ProtoMessage::text).collect()
     }
 
     /// Names of the outputs.
     pub(crate) fn output_names(&self) -> Vec<String> {
-        self.outputs.iter().filter_map(Message::text).collect()
+        self.outputs.iter().filter_map(ProtoMessage::text).collect()
     }
 
     /// The `GraphProto` of this name; constants are streamed by their number, or, where `external` tells bytes from which on and
     /// how many, in the file of that name beside.
-    pub(crate) fn proto(&self, name: &str, external: Option<&External>) -> Message {
+    pub(crate) fn proto(&self, name: &str, external: Option<&External>) -> ProtoMessage {
         let constants = self.constants.iter().enumerate().map(|(i, constant)| {
             let shape = &constant.shape;
-            let mut tensor = Message::default();
+            let mut tensor = ProtoMessage::default();
             for &n in shape {
                 tensor = tensor.int(1, n as i64);
             }
             tensor = tensor.int(2, constant.element as i64).bytes(8, &constant.name);
             match external.and_then(|external| Some((external, external.places.get(i)?.as_ref()?))) {
                 Some((external, (offset, len))) => {
-                    let entry = |key: &str, value: &str| Message::default().bytes(1, key).bytes(2, value);
+                    let entry = |key: &str, value: &str| ProtoMessage::default().bytes(1, key).bytes(2, value);
                     tensor
                         .message(13, entry("location", &external.location))
                         .message(13, entry("offset", &offset.to_string()))
@@ -409,7 +409,7 @@ impl<'a> Graph<'a> {
                 None => tensor.streamed(9, constant.len(), i),
             }
         });
-        Message::default()
+        ProtoMessage::default()
             .messages(1, self.nodes.iter().cloned())
             .bytes(2, name)
             .messages(5, constants)
@@ -444,11 +444,11 @@ impl Constant<'_> {
     pub(crate) fn write(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> {
         let made;
         let values: &[f32] = match &self.data {
-            Data::Ints(values) => {
+            ConstantData::Ints(values) => {
                 return values.iter().try_for_each(|value| out.write_all(&value.to_le_bytes()));
             }
-            Data::Floats(values) => values,
-            Data::Later(make) => {
+            ConstantData::Floats(values) => values,
+            ConstantData::Later(make) => {
                 made = make().map_err(std::io::Error::other)?;
                 &made
             }
@@ -478,8 +478,8 @@ impl Constant<'_> {
     }
 }
 
-fn attribute((name, value): (&'static str, Attr)) -> Message {
-    let message = Message::default().bytes(1, name);
+fn attribute((name, value): (&'static str, Attr)) -> ProtoMessage {
+    let message = ProtoMessage::default().bytes(1, name);
     match value {
         Attr::Float(value) => message.float(2, value).int(20, 1),
         Attr::Int(value) => message.int(3, value).int(20, 2),
@@ -489,14 +489,14 @@ fn attribute((name, value): (&'static str, Attr)) -> Message {
 }
 
 /// A `ValueInfoProto`.
-fn value_info(name: &str, element: Element, dims: &[Dim]) -> Message {
+fn value_info(name: &str, element: Element, dims: &[Dim]) -> ProtoMessage {
     let dims = dims.iter().map(|dim| match dim {
-        Dim::Fixed(n) => Message::default().int(1, *n as i64),
-        Dim::Named(name) => Message::default().bytes(2, name),
+        Dim::Fixed(n) => ProtoMessage::default().int(1, *n as i64),
+        Dim::Named(name) => ProtoMessage::default().bytes(2, name),
     });
-    let shape = Message::default().messages(1, dims);
-    let tensor = Message::default().int(1, element as i64).message(2, shape);
-    Message::default().bytes(1, name).message(2, Message::default().message(1, tensor))
+    let shape = ProtoMessage::default().messages(1, dims);
+    let tensor = ProtoMessage::default().int(1, element as i64).message(2, shape);
+    ProtoMessage::default().bytes(1, name).message(2, ProtoMessage::default().message(1, tensor))
 }
 
 /// `[rows, columns]` row-major, the other way round.

@@ -134,7 +134,7 @@ impl Node {
 
 /// Where the values of a constant lie.
 #[derive(Debug)]
-struct Stored {
+struct StoredConstant {
     shape: Vec<usize>,
     element: i64,
     /// In the file, or else in the one beside.
@@ -149,7 +149,7 @@ pub struct Program {
     bytes: Vec<u8>,
     beside: Vec<u8>,
     nodes: Vec<Node>,
-    constants: HashMap<String, Stored>,
+    constants: HashMap<String, StoredConstant>,
     inputs: Vec<String>,
     outputs: Vec<String>,
     metadata: BTreeMap<String, String>,
@@ -392,9 +392,9 @@ fn read_attribute(bytes: &[u8]) -> Result<(String, Attribute), String> {
 }
 
 /// Name and place of a `TensorProto` in a file whose bytes begin at the address `start`, and the file that it names.
-fn read_tensor(bytes: &[u8], start: usize) -> Result<(String, Stored, Option<String>), String> {
+fn read_tensor(bytes: &[u8], start: usize) -> Result<(String, StoredConstant, Option<String>), String> {
     let (mut name, mut location) = (String::new(), None);
-    let mut stored = Stored { shape: Vec::new(), element: 0, beside: false, bytes: 0..0 };
+    let mut stored = StoredConstant { shape: Vec::new(), element: 0, beside: false, bytes: 0..0 };
     let (mut offset, mut length) = (0_usize, 0_usize);
     for field in fields(bytes) {
         match field? {

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::proto::Message;
+use crate::proto::ProtoMessage;
 use vpt_image::Preprocess;
 
 /// Version of the JSON under [`KEY`].
@@ -100,8 +100,8 @@ impl Facts<'_> {
 }
 
 /// A `StringStringEntryProto`.
-pub(crate) fn entry(key: &str, value: &str) -> Message {
-    Message::default().bytes(1, key).bytes(2, value)
+pub(crate) fn entry(key: &str, value: &str) -> ProtoMessage {
+    ProtoMessage::default().bytes(1, key).bytes(2, value)
 }
 
 fn python_bool(value: bool) -> &'static str {

@@ -8,14 +8,14 @@ use std::io::{self, Write};
 
 /// A message to be written: numbered fields in their order.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Message(Vec<(u32, Field)>);
+pub(crate) struct ProtoMessage(Vec<(u32, Field)>);
 
 #[derive(Clone, Debug, PartialEq)]
 enum Field {
     Varint(u64),
     Float(f32),
     Bytes(Vec<u8>),
-    Message(Message),
+    Message(ProtoMessage),
     /// Values that are asked for when they are written.
     Streamed {
         /// Bytes of it.
@@ -26,14 +26,14 @@ enum Field {
 }
 
 /// Writes the bytes of a source.
-pub(crate) type Stream<'a> = &'a mut dyn FnMut(usize, &mut dyn Write) -> io::Result<()>;
+pub(crate) type StreamWriter<'a> = &'a mut dyn FnMut(usize, &mut dyn Write) -> io::Result<()>;
 
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
 const LENGTH: u32 = 2;
 const FIXED32: u32 = 5;
 
-impl Message {
+impl ProtoMessage {
     /// An integer.
     #[must_use]
     pub(crate) fn int(mut self, field: u32, value: i64) -> Self {
@@ -57,14 +57,14 @@ impl Message {
 
     /// A message.
     #[must_use]
-    pub(crate) fn message(mut self, field: u32, value: Message) -> Self {
+    pub(crate) fn message(mut self, field: u32, value: ProtoMessage) -> Self {
         self.0.push((field, Field::Message(value)));
         self
     }
 
     /// Several messages of one field.
     #[must_use]
-    pub(crate) fn messages(mut self, field: u32, values: impl IntoIterator<Item = Message>) -> Self {
+    pub(crate) fn messages(mut self, field: u32, values: impl IntoIterator<Item = ProtoMessage>) -> Self {
         self.0.extend(values.into_iter().map(|value| (field, Field::Message(value))));
         self
     }
@@ -90,7 +90,7 @@ impl Message {
     }
 
     /// Writes it, asking `stream` for what is streamed.
-    pub(crate) fn write(&self, out: &mut dyn Write, stream: Stream) -> io::Result<()> {
+    pub(crate) fn write(&self, out: &mut dyn Write, stream: StreamWriter) -> io::Result<()> {
         for (field, value) in &self.0 {
             let kind = match value {
                 Field::Varint(_) => VARINT,
@@ -251,7 +251,7 @@ fn read_varint(bytes: &[u8], at: &mut usize) -> Result<u64, String> {
 mod tests {
     use super::*;
 
-    fn written(message: &Message) -> Vec<u8> {
+    fn written(message: &ProtoMessage) -> Vec<u8> {
         let mut out = Vec::new();
         message.write(&mut out, &mut |source, out| out.write_all(&vec![source as u8; 300])).unwrap();
         assert_eq!(out.len() as u64, message.len());
@@ -260,8 +260,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again() {
-        let inner = Message::default().int(1, -1).bytes(2, "text").float(3, 0.5);
-        let bytes = written(&Message::default().int(1, 300).message(7, inner).streamed(9, 300, 5));
+        let inner = ProtoMessage::default().int(1, -1).bytes(2, "text").float(3, 0.5);
+        let bytes = written(&ProtoMessage::default().int(1, 300).message(7, inner).streamed(9, 300, 5));
         let all: Vec<_> = fields(&bytes).collect::<Result<_, _>>().unwrap();
         assert_eq!(all[0], (1, Wire::Int(300)));
         let inner: Vec<_> = fields(all[1].1.bytes().unwrap()).collect::<Result<_, _>>().unwrap();
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn damaged_bytes_are_errors() {
-        let bytes = written(&Message::default().int(1, 300).bytes(2, [7; 40]));
+        let bytes = written(&ProtoMessage::default().int(1, 300).bytes(2, [7; 40]));
         for len in 1..bytes.len() {
             let read: Result<Vec<_>, _> = fields(&bytes[..len]).collect();
             assert!(read.is_err() || len == 3, "{len}");

@@ -1,6 +1,6 @@
 //! Text towers in a graph: texts to embeddings, and texts of each image's own (CoCoOp).
 
-use crate::block::{BlockReader, Seen, block, plain_linear};
+use crate::block::{BlockContext, BlockReader, block, plain_linear};
 use crate::graph::{Attr, Element, Graph, Value};
 use crate::head::EPSILON;
 use vpt_backbone::{
@@ -37,7 +37,7 @@ impl<'a> TextGraph<'a> {
         });
         for index in 0..spec.tower.depth {
             graph.scope(format!("text.{index}"));
-            let seen = Seen { mask: mask.as_ref(), ..Seen::default() };
+            let seen = BlockContext { mask: mask.as_ref(), ..BlockContext::default() };
             x = block(graph, self.blocks, &spec.tower, index, &x, seen);
         }
         graph.scope("text");

@@ -1,7 +1,7 @@
 //! An image tower in a graph: images to tokens, blocks with prompts, and what is read of them. Any backbone whose `Spec` says what
 //! it is, so every family that is read.
 
-use crate::block::{BlockReader, Seen, activation, attention, block, plain_linear};
+use crate::block::{BlockContext, BlockReader, activation, attention, block, plain_linear};
 use crate::graph::{Attr, Dim, Element, Graph, Value};
 use crate::prompts::{ImagePrompts, SharedKeysValues};
 use vpt_backbone::{
@@ -126,7 +126,7 @@ impl<'a> ImageTower<'a> {
                 tables = Some((rows, self.tables(graph, rows)));
             }
             let class_only = matches!(read, TowerRead::Pooled(Pool::ClassToken)) && index + 1 == depth;
-            let seen = Seen {
+            let seen = BlockContext {
                 shared: shared.get(index).and_then(Option::as_ref).map(|(values, rows)| (values, *rows)),
                 turn: tables.as_ref().map(|(_, tables)| tables),
                 mask: None,
@@ -330,7 +330,7 @@ impl<'a> ImageTower<'a> {
         let query = graph.for_each_image(&query, &[1, d]);
         let k = plain_linear(graph, "k", n, &pool.k);
         let v = plain_linear(graph, "v", n, &pool.v);
-        let mixed = attention(graph, [query, k, v], spec.heads, d, Seen::default());
+        let mixed = attention(graph, [query, k, v], spec.heads, d, BlockContext::default());
         let x = plain_linear(graph, "out", &mixed, &pool.out);
         let n = graph.layer_norm(&x, d, None, spec.eps);
         let hidden = plain_linear(graph, "fc1", &n, &pool.fc1);

@@ -11,7 +11,7 @@ use vpt_image::{Rgb8, decode};
 use vpt_model::model::ready::{InputKind, TaskInput};
 
 use crate::error::ApiError;
-use crate::metrics::Metrics;
+use crate::metrics::ServerMetrics;
 
 /// Images of one request, and the ways in which each is prepared.
 #[derive(Debug)]
@@ -23,15 +23,15 @@ pub(crate) struct DecodeWork {
 /// Of every image, in order, its preparations in the order of the kinds.
 pub(crate) type Prepared = Vec<Vec<Arc<TaskInput>>>;
 
-type Waiting = (DecodeWork, oneshot::Sender<Result<Prepared, ApiError>>);
+type WaitingImage = (DecodeWork, oneshot::Sender<Result<Prepared, ApiError>>);
 
 /// The threads that decode.
 #[derive(Debug)]
 pub(crate) struct DecodePool {
-    queue: Mutex<VecDeque<Waiting>>,
+    queue: Mutex<VecDeque<WaitingImage>>,
     wake: Condvar,
     max_pixels: usize,
-    metrics: Arc<Metrics>,
+    metrics: Arc<ServerMetrics>,
 }
 
 impl DecodePool {
@@ -39,7 +39,7 @@ impl DecodePool {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(crate) fn start(threads: usize, max_pixels: usize, metrics: Arc<Metrics>) -> std::io::Result<Arc<Self>> {
+    pub(crate) fn start(threads: usize, max_pixels: usize, metrics: Arc<ServerMetrics>) -> std::io::Result<Arc<Self>> {
         let pool = Arc::new(Self { queue: Mutex::default(), wake: Condvar::new(), max_pixels, metrics });
         for _ in 0..threads.max(1) {
             let pool = pool.clone();

@@ -21,7 +21,7 @@ use vpt_model::model::task_file::TaskFile;
 
 use crate::config::ServeConfig;
 use crate::cores::Cores;
-use crate::metrics::Metrics;
+use crate::metrics::ServerMetrics;
 use crate::routes;
 use crate::service::Service;
 use crate::store::TaskStore;
@@ -79,7 +79,7 @@ pub fn serve(
     let address = listener.local_addr().map_err(|error| Error::invalid("address", error.to_string()))?;
     let cores = Cores::open(&backbone_of(&config)?)?;
     let backbone = cores.own().name.clone();
-    let metrics = Arc::new(Metrics::new(&backbone, cores.own().vit.precision().name()));
+    let metrics = Arc::new(ServerMetrics::new(&backbone, cores.own().vit.precision().name()));
     let of_store = log.clone();
     let store = Arc::new(TaskStore::new(&config, cores, metrics.clone(), Box::new(move |line| of_store(line))));
     let serving = Serving { address, backbone, tasks: store.len(), passed_by: store.passed_by() };
@@ -137,7 +137,7 @@ fn backbone_of(config: &ServeConfig) -> Result<BackboneOrigin> {
 
 /// What the process was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum StopSignal {
     Nothing,
     ToEnd,
     /// Once more, by this signal.
@@ -146,14 +146,14 @@ enum Told {
 
 /// Listens to signals.
 #[derive(Debug, Clone)]
-struct Signals(watch::Receiver<Told>);
+struct Signals(watch::Receiver<StopSignal>);
 
 impl Signals {
     /// SIGTERM and SIGINT end the server, SIGHUP has it look for tasks.
     #[cfg(unix)]
     fn listen(service: Arc<Service>) -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        let (sender, receiver) = watch::channel(Told::Nothing);
+        let (sender, receiver) = watch::channel(StopSignal::Nothing);
         let [mut term, mut int, mut hup] =
             [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?];
         tokio::spawn(async move {
@@ -166,8 +166,8 @@ impl Signals {
                         continue;
                     }
                 };
-                let again = *sender.borrow() != Told::Nothing;
-                let _ = sender.send(if again { Told::Again(number) } else { Told::ToEnd });
+                let again = *sender.borrow() != StopSignal::Nothing;
+                let _ = sender.send(if again { StopSignal::Again(number) } else { StopSignal::ToEnd });
             }
         });
         Ok(Self(receiver))
@@ -175,12 +175,12 @@ impl Signals {
 
     #[cfg(not(unix))]
     fn listen(_: Arc<Service>) -> std::io::Result<Self> {
-        let (sender, receiver) = watch::channel(Told::Nothing);
+        let (sender, receiver) = watch::channel(StopSignal::Nothing);
         tokio::spawn(async move {
-            let mut told = Told::ToEnd;
+            let mut told = StopSignal::ToEnd;
             while tokio::signal::ctrl_c().await.is_ok() {
                 let _ = sender.send(told);
-                told = Told::Again(2);
+                told = StopSignal::Again(2);
             }
         });
         Ok(Self(receiver))
@@ -188,13 +188,13 @@ impl Signals {
 
     /// Until the server was told to end.
     async fn first(&mut self) {
-        let _ = self.0.wait_for(|told| *told != Told::Nothing).await;
+        let _ = self.0.wait_for(|told| *told != StopSignal::Nothing).await;
     }
 
     /// Until it was told so again, with the number of the signal.
     async fn again(&mut self) -> i32 {
-        match self.0.wait_for(|told| matches!(told, Told::Again(_))).await.map(|told| *told) {
-            Ok(Told::Again(number)) => number,
+        match self.0.wait_for(|told| matches!(told, StopSignal::Again(_))).await.map(|told| *told) {
+            Ok(StopSignal::Again(number)) => number,
             // The signals' task never ends.
             _ => std::future::pending().await,
         }

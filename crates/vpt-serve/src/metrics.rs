@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-/// What [`Metrics::text`] is.
+/// What [`ServerMetrics::text`] is.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// A kind of requests.
@@ -43,7 +43,7 @@ pub(crate) struct OfTask {
 
 /// All of it.
 #[derive(Debug)]
-pub(crate) struct Metrics {
+pub(crate) struct ServerMetrics {
     registry: Registry,
     pub(crate) requests: Family<OfRoute, Counter>,
     pub(crate) request_seconds: Histogram,
@@ -70,7 +70,7 @@ fn counts() -> Histogram {
     Histogram::new(exponential_buckets(1., 2., 10))
 }
 
-impl Metrics {
+impl ServerMetrics {
     /// All at nothing, for a server on `backbone`.
     pub(crate) fn new(backbone: &str, precision: &str) -> Self {
         let mut registry = Registry::with_prefix("vpt");
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn text_is_what_prometheus_reads() {
-        let metrics = Metrics::new("clip-nano", "f32");
+        let metrics = ServerMetrics::new("clip-nano", "f32");
         metrics.requests.get_or_create(&OfRoute { route: "/v1/predict".to_owned(), code: 200 }).inc();
         metrics.reject("queue_full");
         metrics.queue_seconds.observe(0.01);

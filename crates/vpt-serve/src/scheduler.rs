@@ -13,7 +13,7 @@ use vpt_base::contain::contain;
 use vpt_model::model::ready::{Question, RawAnswer, TaskInput, answer_together};
 
 use crate::error::ApiError;
-use crate::metrics::{Metrics, OfTask};
+use crate::metrics::{OfTask, ServerMetrics};
 use crate::pace::{self, Pace};
 use crate::store::{LoadedTask, TaskStore};
 
@@ -60,7 +60,7 @@ pub(crate) struct Scheduler {
     all_places: usize,
     options: BatchOptions,
     store: Arc<TaskStore>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<ServerMetrics>,
 }
 
 impl Scheduler {
@@ -72,7 +72,7 @@ impl Scheduler {
         max_queue: usize,
         options: BatchOptions,
         store: Arc<TaskStore>,
-        metrics: Arc<Metrics>,
+        metrics: Arc<ServerMetrics>,
     ) -> std::io::Result<Arc<Self>> {
         let places = Arc::new(Semaphore::new(max_queue));
         let scheduler = Arc::new(Self {

@@ -13,7 +13,7 @@ use vpt_model::model::ready::{InputKind, RawAnswer, TaskInput};
 use crate::config::ServeConfig;
 use crate::decode::{DecodePool, DecodeWork};
 use crate::error::ApiError;
-use crate::metrics::Metrics;
+use crate::metrics::ServerMetrics;
 use crate::scheduler::{BatchOptions, Reply, Scheduler, Waiting};
 use crate::store::{LoadedTask, TaskStore};
 
@@ -30,7 +30,7 @@ pub(crate) struct Service {
     pub(crate) config: ServeConfig,
     pub(crate) store: Arc<TaskStore>,
     pub(crate) scheduler: Arc<Scheduler>,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<ServerMetrics>,
     /// Pieces of bodies that may still come in.
     pub(crate) uploads: Arc<Semaphore>,
     /// Whose turn it is to look where a task looks.
@@ -64,7 +64,7 @@ pub(crate) enum Images {
 }
 
 /// Who is asked about each image, on which backbone, how the image is prepared, and whether its embedding is asked for.
-type Entry = (Option<Arc<LoadedTask>>, Arc<Backbone>, InputKind, bool);
+type ImageQuery = (Option<Arc<LoadedTask>>, Arc<Backbone>, InputKind, bool);
 
 /// What a request was answered with.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Service {
     pub(crate) fn new(
         config: ServeConfig,
         store: Arc<TaskStore>,
-        metrics: Arc<Metrics>,
+        metrics: Arc<ServerMetrics>,
         log: Arc<dyn Fn(&str) + Send + Sync>,
     ) -> std::io::Result<Self> {
         let options = BatchOptions {
@@ -183,7 +183,7 @@ impl Service {
             let message = format!("{count} images, where {} are accepted", self.config.max_images);
             return Err(ApiError::too_large(message));
         }
-        let entries: Vec<Entry> = match asked {
+        let entries: Vec<ImageQuery> = match asked {
             Asked::Tasks(tasks) => {
                 tasks.iter().map(|task| (Some(task.clone()), task.core.clone(), task.ready.input(), false)).collect()
             }

@@ -20,7 +20,7 @@ use vpt_model::model::task_file::TaskFile;
 use crate::config::ServeConfig;
 use crate::cores::Cores;
 use crate::error::ApiError;
-use crate::metrics::{Metrics, OfResult};
+use crate::metrics::{OfResult, ServerMetrics};
 use crate::task_files::{self, Stamp};
 
 /// How long a file that could not be loaded is left alone.
@@ -46,7 +46,7 @@ pub(crate) struct LoadedTask {
 
 /// What is known of a task's file.
 #[derive(Debug)]
-struct Known {
+struct KnownTask {
     path: PathBuf,
     stamp: Option<Stamp>,
     loaded: Option<Arc<LoadedTask>>,
@@ -73,8 +73,8 @@ pub(crate) struct TaskStore {
     boxes: DecodeOptions,
     threads: usize,
     clock: AtomicU64,
-    known: Mutex<BTreeMap<String, Known>>,
-    metrics: Arc<Metrics>,
+    known: Mutex<BTreeMap<String, KnownTask>>,
+    metrics: Arc<ServerMetrics>,
     log: Box<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -83,7 +83,7 @@ impl TaskStore {
     pub(crate) fn new(
         config: &ServeConfig,
         cores: Cores,
-        metrics: Arc<Metrics>,
+        metrics: Arc<ServerMetrics>,
         log: Box<dyn Fn(&str) + Send + Sync>,
     ) -> Self {
         let store = Self {
@@ -102,7 +102,7 @@ impl TaskStore {
         store
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, KnownTask>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -118,7 +118,7 @@ impl TaskStore {
 
     /// Every task, by name.
     pub(crate) fn list(&self) -> Vec<Listed> {
-        let listed = |(name, known): (&String, &Known)| Listed {
+        let listed = |(name, known): (&String, &KnownTask)| Listed {
             name: name.clone(),
             path: known.path.clone(),
             loaded: known.loaded.clone(),
@@ -281,7 +281,8 @@ impl TaskStore {
             known.retain(|name, task| found.tasks.get(name).is_some_and(|path| *path == task.path));
             for (name, path) in &found.tasks {
                 let stamp = Stamp::of(path).ok();
-                let fresh = || Known { path: path.clone(), stamp, loaded: None, failed: None, loading: Arc::default() };
+                let fresh =
+                    || KnownTask { path: path.clone(), stamp, loaded: None, failed: None, loading: Arc::default() };
                 let task = known.entry(name.clone()).or_insert_with(fresh);
                 if task.stamp != stamp {
                     task.stamp = stamp;

@@ -37,7 +37,7 @@ impl Stamp {
 
 /// The tasks below some paths, and what was passed by.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct FoundTasks {
     /// Files by the names of their tasks.
     pub(crate) tasks: BTreeMap<String, PathBuf>,
     /// What is not served though it may be meant, with the reason.
@@ -51,8 +51,8 @@ pub(crate) fn is_name(name: &str) -> bool {
 }
 
 /// The tasks that `roots` stand for.
-pub(crate) fn find(roots: &[PathBuf]) -> Found {
-    let mut found = Found::default();
+pub(crate) fn find(roots: &[PathBuf]) -> FoundTasks {
+    let mut found = FoundTasks::default();
     for root in roots {
         if root.is_dir() {
             found.look_into(root, DEPTH);
@@ -63,7 +63,7 @@ pub(crate) fn find(roots: &[PathBuf]) -> Found {
     found
 }
 
-impl Found {
+impl FoundTasks {
     fn look_into(&mut self, folder: &Path, depth: usize) {
         let best = folder.join(BEST);
         if best.is_file() {

@@ -85,7 +85,7 @@ pub struct Contents {
 }
 
 /// A segment's file as a folder lists it.
-struct Listed {
+struct ListedSegment {
     path: PathBuf,
     bytes: u64,
     used: SystemTime,
@@ -179,7 +179,7 @@ impl FeatureCache {
             .collect())
     }
 
-    fn list(&self) -> Result<Vec<Listed>> {
+    fn list(&self) -> Result<Vec<ListedSegment>> {
         Ok(self.spaces()?.iter().flat_map(|space| segments_in(space)).collect())
     }
 
@@ -211,16 +211,16 @@ impl FeatureCache {
 }
 
 /// The segments in the folder `space`.
-fn segments_in(space: &Path) -> Vec<Listed> {
+fn segments_in(space: &Path) -> Vec<ListedSegment> {
     let Ok(entries) = fs::read_dir(space) else { return Vec::new() };
     let listed = |entry: fs::DirEntry| {
         let path = entry.path();
         // Nothing but regular files: a pipe could block for ever.
         let meta = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file)?;
         let ours = path.extension().is_some_and(|extension| extension == EXTENSION);
-        ours.then(|| Listed { path, bytes: meta.len(), used: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH) })
+        ours.then(|| ListedSegment { path, bytes: meta.len(), used: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH) })
     };
-    let mut all: Vec<Listed> = entries.flatten().filter_map(listed).collect();
+    let mut all: Vec<ListedSegment> = entries.flatten().filter_map(listed).collect();
     all.sort_by(|a, b| a.path.cmp(&b.path));
     all
 }

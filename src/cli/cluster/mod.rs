@@ -40,11 +40,11 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Cluster {
     #[command(subcommand)]
-    scheduler: Scheduler,
+    scheduler: SchedulerCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Scheduler {
+enum SchedulerCommand {
     Slurm(slurm::SlurmArgs),
     #[command(name = "k8s")]
     Kubernetes(kubernetes::KubernetesArgs),
@@ -95,11 +95,11 @@ struct ClusterJob {
 
 pub(crate) fn run(args: &Cluster, out: Output) -> anyhow::Result<()> {
     let (kind, text, job) = match &args.scheduler {
-        Scheduler::Slurm(args) => {
+        SchedulerCommand::Slurm(args) => {
             let job = args.job.plan(args.grace())?;
             ("slurm", args.script(&job)?, job)
         }
-        Scheduler::Kubernetes(args) => {
+        SchedulerCommand::Kubernetes(args) => {
             let job = args.job.plan(args.grace())?;
             ("k8s", args.manifest(&job)?, job)
         }
@@ -117,7 +117,7 @@ pub(crate) fn run(args: &Cluster, out: Output) -> anyhow::Result<()> {
 }
 
 /// What a command of vpt is, as far as it can be shared.
-struct Work {
+struct ShareableWork {
     name: &'static str,
     /// Pieces that it can be cut into; none of a single run.
     pieces: Option<usize>,
@@ -141,7 +141,7 @@ impl JobArgs {
             Usage(format!("the command behind --: {line}"))
         })?;
         let global = &cli.global;
-        let work = Work::of(&cli.command)?;
+        let work = ShareableWork::of(&cli.command)?;
         if let Some(ShardChoice::Given(_)) = work.shard {
             return Err(Usage("--shard: tasks find out which share is theirs; leave it out".to_owned()).into());
         }
@@ -205,7 +205,7 @@ impl JobArgs {
     }
 }
 
-impl Work {
+impl ShareableWork {
     fn of(command: &Command) -> anyhow::Result<Self> {
         let shards = |name, shards: &super::shards::ShardArgs| -> anyhow::Result<Self> {
             if !shards.are_given() {

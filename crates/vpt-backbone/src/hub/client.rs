@@ -123,7 +123,7 @@ impl Client {
             escaped(request.file)
         );
         let home = Origin::of(&url)?;
-        let mut told = Told::default();
+        let mut told = AnswerHeaders::default();
         for _ in 0..=MAX_REDIRECTS {
             let place = Origin::of(&url)?;
             let at_home = place == home;
@@ -263,14 +263,14 @@ impl Origin {
 
 /// Facts about a file from the headers of the hub's answers, those of redirects included.
 #[derive(Default)]
-struct Told {
+struct AnswerHeaders {
     commit: Option<String>,
     linked: Option<String>,
     tag: Option<String>,
     size: Option<u64>,
 }
 
-impl Told {
+impl AnswerHeaders {
     fn note<'a>(&mut self, header: impl Fn(&str) -> Option<&'a str>) {
         let tag = |name| header(name).map(|v| v.trim_start_matches("W/").trim_matches('"').to_owned());
         let Self { commit, linked, tag: own, size } = self;

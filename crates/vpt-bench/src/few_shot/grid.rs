@@ -210,7 +210,7 @@ struct Opened {
 }
 
 /// A backbone, and what runs need to know of it.
-struct FrozenBackbone {
+struct GridBackbone {
     name: String,
     hash: String,
     depth: usize,
@@ -240,7 +240,7 @@ impl GridConfig {
             let message = format!("{method} needs a CLIP backbone, which {} is not", backbone.name);
             return Err(Error::setting("methods", message));
         }
-        let frozen = FrozenBackbone {
+        let frozen = GridBackbone {
             name: backbone.name.clone(),
             hash: backbone.hash()?.to_owned(),
             depth: backbone.vit.depth(),
@@ -406,7 +406,7 @@ impl GridConfig {
         Ok(())
     }
 
-    fn zero_shot(&self, frozen: &FrozenBackbone, source: &Opened, targets: &[Opened]) -> Job {
+    fn zero_shot(&self, frozen: &GridBackbone, source: &Opened, targets: &[Opened]) -> Job {
         let config = RunConfig {
             data: source.path.clone(),
             image_size: Some(frozen.image_size),
@@ -428,7 +428,7 @@ impl GridConfig {
 
     fn learned(
         &self,
-        frozen: &FrozenBackbone,
+        frozen: &GridBackbone,
         source: &Opened,
         targets: &[Opened],
         learned: Method,
@@ -515,7 +515,7 @@ impl GridConfig {
     #[allow(clippy::too_many_arguments, reason = "two callers, next to it")]
     fn job(
         &self,
-        frozen: &FrozenBackbone,
+        frozen: &GridBackbone,
         source: &Opened,
         targets: &[Opened],
         setting: JobKey,

@@ -104,7 +104,7 @@ pub struct Summary {
 }
 
 /// Of one job and part: accuracy, recall, calibration error.
-type Values = (f64, Option<f64>, Option<f64>);
+type PartScores = (f64, Option<f64>, Option<f64>);
 /// Data set, rank of the method, shots and position of the part.
 type Key = (Option<String>, usize, usize, usize);
 
@@ -167,7 +167,7 @@ fn parts(grid: &GridFile) -> Vec<String> {
 }
 
 /// Metrics of `job` on `part`, which may be one that follows from others.
-fn values(grid: &GridFile, job: &JobResult, part: &str) -> Option<Values> {
+fn values(grid: &GridFile, job: &JobResult, part: &str) -> Option<PartScores> {
     let acc1 = |part: &str| job.part(part).map(|result| result.metrics.acc1);
     if let Some(PartResult { metrics, ece, .. }) = job.part(part) {
         return Some((metrics.acc1, Some(metrics.mean_per_class_recall), Some(ece.before)));
@@ -189,7 +189,7 @@ fn harmonic(base: f64, new: f64) -> f64 {
 
 fn cells(grid: &GridFile, jobs: &[JobResult]) -> Vec<Cell> {
     let parts = parts(grid);
-    let mut by_seed: BTreeMap<Key, BTreeMap<u64, Values>> = BTreeMap::new();
+    let mut by_seed: BTreeMap<Key, BTreeMap<u64, PartScores>> = BTreeMap::new();
     for job in jobs {
         for (i, part) in parts.iter().enumerate() {
             if let Some(values) = values(grid, job, part) {
@@ -202,7 +202,7 @@ fn cells(grid: &GridFile, jobs: &[JobResult]) -> Vec<Cell> {
     datasets.dedup();
     let means = if datasets.len() > 1 { over_datasets(&datasets, &by_seed) } else { BTreeMap::new() };
     let methods = GridMethod::all();
-    let cell = |(key, by_seed): (Key, BTreeMap<u64, Values>)| {
+    let cell = |(key, by_seed): (Key, BTreeMap<u64, PartScores>)| {
         let (dataset, method, shots, part) = key;
         let spread = |values: Option<Vec<f64>>| values.map(|values| Spread::of(&values));
         Cell {
@@ -222,15 +222,15 @@ fn cells(grid: &GridFile, jobs: &[JobResult]) -> Vec<Cell> {
 /// The mean over `datasets` for each seed that all of them have.
 fn over_datasets(
     datasets: &[&String],
-    by_seed: &BTreeMap<Key, BTreeMap<u64, Values>>,
-) -> BTreeMap<Key, BTreeMap<u64, Values>> {
-    let mut means: BTreeMap<Key, BTreeMap<u64, Values>> = BTreeMap::new();
+    by_seed: &BTreeMap<Key, BTreeMap<u64, PartScores>>,
+) -> BTreeMap<Key, BTreeMap<u64, PartScores>> {
+    let mut means: BTreeMap<Key, BTreeMap<u64, PartScores>> = BTreeMap::new();
     for ((_, method, shots, part), seeds) in by_seed.iter().filter(|(key, _)| key.0.as_ref() == Some(datasets[0])) {
         for seed in seeds.keys() {
             let of = |dataset: &&String| {
                 by_seed.get(&(Some((*dataset).clone()), *method, *shots, *part))?.get(seed).copied()
             };
-            let Some(all) = datasets.iter().map(of).collect::<Option<Vec<Values>>>() else { continue };
+            let Some(all) = datasets.iter().map(of).collect::<Option<Vec<PartScores>>>() else { continue };
             let mean = |values: Option<Vec<f64>>| values.map(|values| Spread::of(&values).mean);
             let acc1 = Spread::of(&all.iter().map(|v| v.0).collect::<Vec<_>>()).mean;
             let others = (mean(all.iter().map(|v| v.1).collect()), mean(all.iter().map(|v| v.2).collect()));

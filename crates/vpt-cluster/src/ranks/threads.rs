@@ -7,7 +7,7 @@ use vpt_base::{Error, Result};
 
 /// What is under way: each rank's parts until all have taken theirs.
 #[derive(Debug)]
-struct Table {
+struct Rounds {
     /// Of each rank, what it sends to each.
     sent: Vec<Option<Vec<Vec<u8>>>>,
     /// How many ranks have still to take what the present round has sent.
@@ -17,8 +17,8 @@ struct Table {
 }
 
 #[derive(Debug)]
-struct Shared {
-    table: Mutex<Table>,
+struct SharedRounds {
+    rounds: Mutex<Rounds>,
     changed: Condvar,
 }
 
@@ -27,14 +27,14 @@ struct Shared {
 pub struct ThreadRanks {
     rank: usize,
     size: usize,
-    shared: Arc<Shared>,
+    shared: Arc<SharedRounds>,
 }
 
 impl ThreadRanks {
     /// So many ranks that know of each other, each to be moved to a thread of its own.
     pub fn of(size: usize) -> Vec<Self> {
-        let table = Table { sent: vec![None; size], to_take: 0, ended: false };
-        let shared = Arc::new(Shared { table: Mutex::new(table), changed: Condvar::new() });
+        let rounds = Rounds { sent: vec![None; size], to_take: 0, ended: false };
+        let shared = Arc::new(SharedRounds { rounds: Mutex::new(rounds), changed: Condvar::new() });
         (0..size).map(|rank| Self { rank, size, shared: shared.clone() }).collect()
     }
 }
@@ -54,26 +54,26 @@ impl Ranks for ThreadRanks {
 
     fn exchange(&self, parts: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
         check_parts(parts, self.size)?;
-        let Shared { table, changed } = &*self.shared;
-        let table = table.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait = |table, until: &dyn Fn(&Table) -> bool| {
-            let wrong = |table: &Table| table.ended && table.to_take == 0;
-            let table = changed.wait_while(table, |table: &mut Table| !until(table) && !wrong(table));
-            let table = table.unwrap_or_else(PoisonError::into_inner);
-            if until(&table) { Ok(table) } else { Err(Error::invalid("ranks", "one of them has ended")) }
+        let SharedRounds { rounds, changed } = &*self.shared;
+        let rounds = rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = |rounds, until: &dyn Fn(&Rounds) -> bool| {
+            let wrong = |rounds: &Rounds| rounds.ended && rounds.to_take == 0;
+            let rounds = changed.wait_while(rounds, |rounds: &mut Rounds| !until(rounds) && !wrong(rounds));
+            let rounds = rounds.unwrap_or_else(PoisonError::into_inner);
+            if until(&rounds) { Ok(rounds) } else { Err(Error::invalid("ranks", "one of them has ended")) }
         };
         // A rank that is quick must not take the place of its own parts of the round before.
-        let mut table = wait(table, &|table| table.to_take == 0)?;
-        table.sent[self.rank] = Some(parts.to_vec());
-        if table.sent.iter().all(Option::is_some) {
-            table.to_take = self.size;
+        let mut rounds = wait(rounds, &|rounds| rounds.to_take == 0)?;
+        rounds.sent[self.rank] = Some(parts.to_vec());
+        if rounds.sent.iter().all(Option::is_some) {
+            rounds.to_take = self.size;
             changed.notify_all();
         }
-        let mut table = wait(table, &|table| table.to_take > 0)?;
-        let received = table.sent.iter().flatten().map(|parts| parts[self.rank].clone()).collect();
-        table.to_take -= 1;
-        if table.to_take == 0 {
-            table.sent.fill(None);
+        let mut rounds = wait(rounds, &|rounds| rounds.to_take > 0)?;
+        let received = rounds.sent.iter().flatten().map(|parts| parts[self.rank].clone()).collect();
+        rounds.to_take -= 1;
+        if rounds.to_take == 0 {
+            rounds.sent.fill(None);
             changed.notify_all();
         }
         Ok(received)
@@ -87,7 +87,7 @@ impl Ranks for ThreadRanks {
 impl Drop for ThreadRanks {
     fn drop(&mut self) {
         // Those that wait for it must not wait for ever.
-        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+        self.shared.rounds.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
         self.shared.changed.notify_all();
     }
 }
@@ -129,7 +129,7 @@ mod tests {
         let (one, other) = (ranks.remove(0), ranks.remove(0));
         let waiting = thread::spawn(move || one.gather(b"here").map(drop));
         // The other leaves once the first waits.
-        while other.shared.table.lock().unwrap().sent[0].is_none() {
+        while other.shared.rounds.lock().unwrap().sent[0].is_none() {
             thread::yield_now();
         }
         drop(other);

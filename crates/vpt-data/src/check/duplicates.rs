@@ -7,7 +7,7 @@ use super::listed::ListedImage;
 
 /// What the labels of images are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Labels {
+pub(super) enum LabelForm {
     Classes,
     Boxes,
     Masks,
@@ -15,7 +15,7 @@ pub(super) enum Labels {
 
 /// Compares the hashes of `listed`. Of equal images the first one, train before val before test, is the one that others
 /// repeat. Of labels classes alone are said.
-pub(super) fn check(listed: &[ListedImage], hashes: &[Option<blake3::Hash>], labels: Labels, out: &mut Findings) {
+pub(super) fn check(listed: &[ListedImage], hashes: &[Option<blake3::Hash>], labels: LabelForm, out: &mut Findings) {
     let mut order: Vec<usize> = (0..listed.len().min(hashes.len())).collect();
     order.sort_by(|&a, &b| {
         let key = |i: usize| (listed[i].split, listed[i].file(), listed[i].image.index());
@@ -32,9 +32,9 @@ pub(super) fn check(listed: &[ListedImage], hashes: &[Option<blake3::Hash>], lab
         let (prefix, name) = (image.prefix(), original.name());
         if image.label != original.label {
             let message = match labels {
-                Labels::Boxes => format!("the same as {name}, with other boxes"),
-                Labels::Masks => format!("the same as {name}, with another mask"),
-                Labels::Classes => {
+                LabelForm::Boxes => format!("the same as {name}, with other boxes"),
+                LabelForm::Masks => format!("the same as {name}, with another mask"),
+                LabelForm::Classes => {
                     format!("the same as {name}, but labelled '{}', not '{}'", image.label, original.label)
                 }
             };

@@ -124,7 +124,7 @@ pub(crate) fn check_listed(
     progress: &mut dyn FnMut(usize, usize),
 ) {
     let hashes = images::check(listed, fast, out, progress);
-    duplicates::check(listed, &hashes, duplicates::Labels::Masks, out);
+    duplicates::check(listed, &hashes, duplicates::LabelForm::Masks, out);
 }
 
 /// Warnings about `data` for a run that begins, a line each: the first of the cheap part of a check, and where
@@ -215,7 +215,7 @@ fn examine(data: &Path, fast: bool, progress: &mut dyn FnMut(usize, usize)) -> R
     }
     let listed = if has_classes { listed::existing(listed, &mut findings) } else { listed };
     let hashes = images::check(&listed, fast, &mut findings, progress);
-    let labels = if has_classes { duplicates::Labels::Classes } else { duplicates::Labels::Boxes };
+    let labels = if has_classes { duplicates::LabelForm::Classes } else { duplicates::LabelForm::Boxes };
     duplicates::check(&listed, &hashes, labels, &mut findings);
     Ok(Examination { layout, images: listed.len(), needs_opening, findings })
 }

@@ -33,7 +33,7 @@ pub struct MaskInput {
 
 /// Where a window lies in an image that was resized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct WindowPlace {
     /// Width and height that the image is resized to.
     scaled: [usize; 2],
     /// The window's upper left corner in it; it may reach past the border.
@@ -94,8 +94,8 @@ impl MaskInput {
     }
 
     /// The window at `at` of an image of `width` x `height`.
-    pub(super) fn place(&self, width: usize, height: usize, at: [usize; 2]) -> Result<Place> {
-        Ok(Place { scaled: self.scaled(width, height, 1.)?, at: at.map(|at| at as isize) })
+    pub(super) fn place(&self, width: usize, height: usize, at: [usize; 2]) -> Result<WindowPlace> {
+        Ok(WindowPlace { scaled: self.scaled(width, height, 1.)?, at: at.map(|at| at as isize) })
     }
 
     /// A window anywhere in the image after a zoom by a factor between `least` and `most`; where the image is smaller, anywhere
@@ -106,7 +106,7 @@ impl MaskInput {
         height: usize,
         [least, most]: [f32; 2],
         rng: &mut impl Rng,
-    ) -> Result<Place> {
+    ) -> Result<WindowPlace> {
         let (least, most) = (f64::from(least).ln(), f64::from(most).ln());
         let zoom = if most > least { rng.random_range(least..most).exp() } else { least.exp() };
         let scaled = self.scaled(width, height, zoom)?;
@@ -114,14 +114,14 @@ impl MaskInput {
             let room = length as i64 - self.side as i64;
             rng.random_range(room.min(0)..=room.max(0)) as isize
         });
-        Ok(Place { scaled, at })
+        Ok(WindowPlace { scaled, at })
     }
 
     /// What the window `place` shows of `image`, and the classes in its cells by `mask`, if that is given. `mirror` exchanges left and
     /// right.
-    pub(super) fn see(&self, image: &Rgb8, mask: Option<&ClassMask>, place: Place, mirror: bool) -> SeenWindow {
+    pub(super) fn see(&self, image: &Rgb8, mask: Option<&ClassMask>, place: WindowPlace, mirror: bool) -> SeenWindow {
         let Self { side, cells, .. } = *self;
-        let Place { scaled, at } = place;
+        let WindowPlace { scaled, at } = place;
         // In the image that is resized, and in the window.
         let range = |axis: usize| {
             let begin = at[axis].max(0) as usize;

@@ -105,7 +105,7 @@ impl Model {
         params: &[Param],
         input: &StepInput,
     ) -> Result<StepOutput> {
-        let images = Images::Pixels(input.images, input.micro_batch);
+        let images = StepImages::Pixels(input.images, input.micro_batch);
         self.step_by_texts(own, params, input.drawn.first(), &images, input.labels, input.loss)
     }
 
@@ -119,7 +119,7 @@ impl Model {
         labels: &[u32],
         loss: &Loss,
     ) -> Result<StepOutput> {
-        self.step_by_texts(own, params, drawn, &Images::Embeddings(embeds), labels, loss)
+        self.step_by_texts(own, params, drawn, &StepImages::Embeddings(embeds), labels, loss)
     }
 
     /// The step where classes are told by texts.
@@ -128,7 +128,7 @@ impl Model {
         own: &TemplateTexts,
         params: &[Param],
         drawn: Option<&Drawn>,
-        images: &Images,
+        images: &StepImages,
         all_labels: &[u32],
         loss: &Loss,
     ) -> Result<StepOutput> {
@@ -147,17 +147,17 @@ impl Model {
             Ok((self.backbone.project_vjp(std::mem::take(&mut part.features)), part))
         };
         let (mut gradients, mut output) = match (images, towers.image()) {
-            (Images::Pixels(pixels, micro_batch), tuned @ Some(_)) => {
+            (StepImages::Pixels(pixels, micro_batch), tuned @ Some(_)) => {
                 let (want, micro_batch) = (Want { weights: true, ..Want::default() }, *micro_batch);
                 let pass = Pass { tuned, want, micro_batch, ..Pass::forward(pixels, self.threads) };
                 let (gradients, parts) = self.backbone.vit.step(&pass, &of_part)?;
                 (gradients.weights.unwrap_or_default(), StepOutput::sum(parts))
             }
-            (Images::Pixels(pixels, _), None) => {
+            (StepImages::Pixels(pixels, _), None) => {
                 let tokens = self.backbone.vit.features(pixels, None, self.threads)?;
                 (Vec::new(), StepOutput::sum(vec![of_part(0..batch, &tokens)?.1]))
             }
-            (Images::Embeddings(embeds), _) => {
+            (StepImages::Embeddings(embeds), _) => {
                 let part = loss.gradients(embeds, &[], all_labels, (batch, total))?;
                 (Vec::new(), StepOutput::sum(vec![part]))
             }
@@ -209,7 +209,7 @@ impl Model {
 }
 
 /// What a step that tells classes by texts sees of its images.
-enum Images<'a> {
+enum StepImages<'a> {
     /// Pixels, and how many images a thread takes at a time.
     Pixels(&'a [f32], Option<usize>),
     /// Embeddings, which never change.

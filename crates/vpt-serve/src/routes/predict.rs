@@ -22,19 +22,19 @@ const TOP: usize = 5;
 /// One line of an answer.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-enum Line {
+enum AnswerLine {
     Class { label: String, score: f64 },
     Box(PredictedBox),
 }
 
 /// What is told of one image by one task.
-fn lines(answer: ImageAnswer) -> Vec<Line> {
-    let class = |Guess { label, probability, .. }: Guess| Line::Class { label, score: probability };
+fn lines(answer: ImageAnswer) -> Vec<AnswerLine> {
+    let class = |Guess { label, probability, .. }: Guess| AnswerLine::Class { label, score: probability };
     match answer {
         ImageAnswer::Class(guesses) | ImageAnswer::Classes(guesses) => guesses.into_iter().map(class).collect(),
-        ImageAnswer::Boxes(boxes) => boxes.into_iter().map(Line::Box).collect(),
+        ImageAnswer::Boxes(boxes) => boxes.into_iter().map(AnswerLine::Box).collect(),
         ImageAnswer::Regions(regions) => {
-            let class = |region: ClassShare| Line::Class { label: region.label, score: region.share };
+            let class = |region: ClassShare| AnswerLine::Class { label: region.label, score: region.share };
             regions.into_iter().map(class).collect()
         }
     }
@@ -76,7 +76,7 @@ pub(super) async fn one(
     let options = options(in_body, in_address)?;
     let answers = service.ask(Images::Encoded(images), &Asked::Tasks(tasks.clone())).await?;
     let Answers { by_image, timing } = answers;
-    let answers: Vec<Vec<Line>> = by_image
+    let answers: Vec<Vec<AnswerLine>> = by_image
         .iter()
         .map(|of_image| of_image.iter().flat_map(|raw| lines(tasks[0].ready.told(raw, &options))).collect())
         .collect();

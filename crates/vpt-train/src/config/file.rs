@@ -110,7 +110,7 @@ impl<'de> Visitor<'de> for ConfigVisitor {
             if !seen.insert(name) {
                 return Err(de::Error::custom(format_args!("duplicate field `{name}`")));
             }
-            map.next_value_seed(Value { config: &mut config, name })?;
+            map.next_value_seed(ValueSeed { config: &mut config, name })?;
         }
         Ok(config)
     }
@@ -142,12 +142,12 @@ impl Visitor<'_> for Name<'_> {
 }
 
 /// The value of `name`, which goes into `config`.
-struct Value<'a> {
+struct ValueSeed<'a> {
     config: &'a mut RunConfig,
     name: &'static str,
 }
 
-impl<'de> DeserializeSeed<'de> for Value<'_> {
+impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {

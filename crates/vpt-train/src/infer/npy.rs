@@ -136,7 +136,7 @@ impl NpyArray {
             return Err(format!("a header of {length} bytes"));
         }
         let (header, data) = rest.split_at_checked(length).ok_or(CUT_OFF)?;
-        let Header { descr, by_columns, shape } = Header::parse(header)?;
+        let NpyHeader { descr, by_columns, shape } = NpyHeader::parse(header)?;
         let Some((size, read)) = NpyValues::reader(&descr) else {
             let why = if descr.starts_with('>') { ", with the larger byte first" } else { "" };
             return Err(format!("values of type {descr}{why}, which are not read: make them float32, uint8 or int64"));
@@ -173,13 +173,13 @@ pub fn npy_header(descr: &str, shape: &[usize]) -> Vec<u8> {
 const CUT_OFF: &str = "cut off";
 
 /// What the header of an array says.
-struct Header {
+struct NpyHeader {
     descr: String,
     by_columns: bool,
     shape: Vec<usize>,
 }
 
-impl Header {
+impl NpyHeader {
     /// Of `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`.
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "a header that is no text")?.trim();

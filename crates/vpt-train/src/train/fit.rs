@@ -19,7 +19,7 @@ use vpt_model::optim::{self, Optimizer, schedule::LearningRateSchedule};
 
 /// How a loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum LoopEnd {
     /// All epochs are done, or patience is out.
     Finished,
     /// The observer asked for it.
@@ -58,36 +58,36 @@ impl<T: TrainTask> StageFit<'_, T> {
         state: &mut TrainState,
         writer: &mut dyn StateWriter,
         observer: &mut dyn Observer,
-    ) -> Result<Ended> {
+    ) -> Result<LoopEnd> {
         let begins = self.done(state) == 0 && state.progress.sums.steps == 0;
         if begins && !self.begin(state, observer)? {
-            return Ok(Ended::Interrupted);
+            return Ok(LoopEnd::Interrupted);
         }
         while !is_over(self.plan.stage, self.until, &state.progress, self.task.plan().config.patience) {
-            if self.epoch(state, writer, observer)? == Ended::Interrupted {
+            if self.epoch(state, writer, observer)? == LoopEnd::Interrupted {
                 writer.step(state, true)?;
-                return Ok(Ended::Interrupted);
+                return Ok(LoopEnd::Interrupted);
             }
         }
-        Ok(Ended::Finished)
+        Ok(LoopEnd::Finished)
     }
 
     /// Takes steps, without a look at validation after an epoch, until `steps` of the stage are taken in all.
     ///
     /// # Errors
     /// As [`Self::run`].
-    pub(crate) fn advance(&self, state: &mut TrainState, steps: u64, observer: &mut dyn Observer) -> Result<Ended> {
+    pub(crate) fn advance(&self, state: &mut TrainState, steps: u64, observer: &mut dyn Observer) -> Result<LoopEnd> {
         if self.done(state) == 0 && state.progress.sums.steps == 0 && !self.begin(state, observer)? {
-            return Ok(Ended::Interrupted);
+            return Ok(LoopEnd::Interrupted);
         }
         let per_epoch = self.per_epoch();
         loop {
             let left = steps.saturating_sub(self.done(state) * per_epoch + state.progress.sums.steps);
             if left == 0 {
-                return Ok(Ended::Finished);
+                return Ok(LoopEnd::Finished);
             }
-            if self.steps(state, left, &mut NoWriter, observer)? == Ended::Interrupted {
-                return Ok(Ended::Interrupted);
+            if self.steps(state, left, &mut NoWriter, observer)? == LoopEnd::Interrupted {
+                return Ok(LoopEnd::Interrupted);
             }
             if state.progress.sums.steps == per_epoch {
                 let average = self.average(state);
@@ -136,10 +136,10 @@ impl<T: TrainTask> StageFit<'_, T> {
         state: &mut TrainState,
         writer: &mut dyn StateWriter,
         observer: &mut dyn Observer,
-    ) -> Result<Ended> {
+    ) -> Result<LoopEnd> {
         let (task, stage) = (self.task, self.plan.stage);
-        if self.steps(state, u64::MAX, writer, observer)? == Ended::Interrupted {
-            return Ok(Ended::Interrupted);
+        if self.steps(state, u64::MAX, writer, observer)? == LoopEnd::Interrupted {
+            return Ok(LoopEnd::Interrupted);
         }
         self.agree_on(&state.params)?;
         let begun = Instant::now();
@@ -147,7 +147,7 @@ impl<T: TrainTask> StageFit<'_, T> {
         let average = self.average(state);
         let values = average.as_deref().unwrap_or(state.current());
         let Some(found) = evaluate(task, values, stage, (Split::Val, self.val), false, observer)? else {
-            return Ok(Ended::Interrupted);
+            return Ok(LoopEnd::Interrupted);
         };
         let val = (task.data().images[Split::Val as usize] > 0).then(|| found.scores());
         let record = self.record(state, val, begun.elapsed());
@@ -160,7 +160,7 @@ impl<T: TrainTask> StageFit<'_, T> {
             observer.event(&Event::Epoch { record, of: self.epochs, best });
         }
         writer.epoch(state)?;
-        Ok(Ended::Finished)
+        Ok(LoopEnd::Finished)
     }
 
     /// Takes up to `most` steps of the epoch that `state` is in.
@@ -170,7 +170,7 @@ impl<T: TrainTask> StageFit<'_, T> {
         most: u64,
         writer: &mut dyn StateWriter,
         observer: &mut dyn Observer,
-    ) -> Result<Ended> {
+    ) -> Result<LoopEnd> {
         let Self { task, train, .. } = *self;
         let (stage, images, plan) = (self.plan.stage, train.images(), task.plan());
         let epoch = state.progress.history.len() + 1;
@@ -209,13 +209,13 @@ impl<T: TrainTask> StageFit<'_, T> {
             let (step, loss, acc1) = (state.progress.sums.steps, means.loss, means.acc1);
             observer.event(&Event::Step { epoch, step, steps: per_epoch, loss, acc1 });
             if observer.stop() {
-                return Ok(Ended::Interrupted);
+                return Ok(LoopEnd::Interrupted);
             }
             writer.step(state, false)?;
         }
         let seconds = state.progress.epoch_seconds;
         tracing::info!("epoch {epoch}: waited {:.2} s of {seconds:.2} s for images", waited.as_secs_f64());
-        Ok(Ended::Finished)
+        Ok(LoopEnd::Finished)
     }
 
     /// The average over the epochs with the one that is over, where that is what is kept.

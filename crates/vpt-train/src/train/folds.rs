@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     checkpoint::TrainState,
-    fit::{Ended, StageFit},
+    fit::{LoopEnd, StageFit},
     observer::{Event, Observer},
     progress::{EpochRecord, RunProgress},
     run_folder::{self, RunFolder},
@@ -127,7 +127,7 @@ fn run_fold<T: TrainTask>(
         let Some(val) = task.source(Split::Val, stage.stage, folder, observer)? else { return Ok(None) };
         images = val.images();
         let fit = StageFit { task: &task, plan: stage, until: stage.epochs, train: &train, val: &val, epochs: all };
-        if fit.run(&mut state, &mut NoWriter, observer)? == Ended::Interrupted {
+        if fit.run(&mut state, &mut NoWriter, observer)? == LoopEnd::Interrupted {
             return Ok(None);
         }
     }

@@ -35,7 +35,7 @@ struct StopFlags {
 
 /// What a rank tells the others.
 #[derive(Serialize, Deserialize)]
-enum Told<T> {
+enum RankMessage<T> {
     /// What they wait for, and whether the rank was asked to stop.
     Value(T, bool),
     /// Why it cannot go on.
@@ -83,18 +83,18 @@ impl ProcessGroup {
             return own.map(|own| vec![own]);
         }
         let (told, failed) = match own {
-            Ok(value) => (Told::Value(value, self.stop.asked.load(Ordering::SeqCst)), None),
-            Err(error) => (Told::Failed(error.to_string()), Some(error)),
+            Ok(value) => (RankMessage::Value(value, self.stop.asked.load(Ordering::SeqCst)), None),
+            Err(error) => (RankMessage::Failed(error.to_string()), Some(error)),
         };
         let mut values = Vec::with_capacity(self.size());
         let mut fault = None;
         for (rank, bytes) in self.ranks.gather(&to_bytes(&told)?)?.iter().enumerate() {
             match from_bytes(bytes)? {
-                Told::Value(value, stop) => {
+                RankMessage::Value(value, stop) => {
                     self.stop.agreed.fetch_or(stop, Ordering::SeqCst);
                     values.push(value);
                 }
-                Told::Failed(message) => {
+                RankMessage::Failed(message) => {
                     let _ = fault.get_or_insert_with(|| Error::invalid(format!("rank {rank}"), message));
                 }
             }

@@ -66,12 +66,12 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    kept: Kept,
+    target: WriteTarget,
 }
 
 /// Where what is written to a folder goes.
 #[derive(Debug)]
-enum Kept {
+enum WriteTarget {
     /// To the folder, which this lock keeps for this process.
     Here { _lock: File },
     /// Nowhere: another process writes the run. The folder has copies of what is read of it, and goes with this value.
@@ -164,7 +164,7 @@ impl RunFolder {
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {}
             Err(TryLockError::Error(error)) => return Err(Error::io(&file)(error)),
         }
-        Ok(Self { path: path.to_path_buf(), kept: Kept::Here { _lock: lock } })
+        Ok(Self { path: path.to_path_buf(), target: WriteTarget::Here { _lock: lock } })
     }
 
     /// A place that holds copies of `files` of a run that another process writes; what is written to it goes nowhere.
@@ -175,12 +175,12 @@ impl RunFolder {
             let file = path.join(name);
             fs::write(&file, bytes).map_err(Error::io(&file))?;
         }
-        Ok(Self { path, kept: Kept::Elsewhere { _copies: copies } })
+        Ok(Self { path, target: WriteTarget::Elsewhere { _copies: copies } })
     }
 
     /// Whether this process writes it.
     pub(crate) fn is_here(&self) -> bool {
-        matches!(self.kept, Kept::Here { .. })
+        matches!(self.target, WriteTarget::Here { .. })
     }
 
     /// The folder.

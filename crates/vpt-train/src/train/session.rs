@@ -6,7 +6,7 @@ use super::{
     Outcome,
     checkpoint::TrainState,
     evaluate,
-    fit::{Ended, StageFit, is_over},
+    fit::{LoopEnd, StageFit, is_over},
     folds::{self, FoldResults},
     lr_search::{self, LrSearch, RateSearch},
     observer::{Event, Observer, Start},
@@ -98,7 +98,7 @@ impl<T: TrainTask> Session<T> {
             let ended = self.fit(plan, (until, all), &mut state, &mut writer, observer);
             // After an error too: the last good state is worth more than it.
             writer.save(&mut state)?;
-            if ended? == Ended::Interrupted {
+            if ended? == LoopEnd::Interrupted {
                 return Ok(self.interrupted());
             }
         }
@@ -156,8 +156,8 @@ impl<T: TrainTask> Session<T> {
         state: &mut TrainState,
         writer: &mut dyn StateWriter,
         observer: &mut dyn Observer,
-    ) -> Result<Ended> {
-        let Some([train, val]) = self.sources(plan.stage, observer)? else { return Ok(Ended::Interrupted) };
+    ) -> Result<LoopEnd> {
+        let Some([train, val]) = self.sources(plan.stage, observer)? else { return Ok(LoopEnd::Interrupted) };
         StageFit { task: &self.task, plan, until, train: &train, val: &val, epochs }.run(state, writer, observer)
     }
 

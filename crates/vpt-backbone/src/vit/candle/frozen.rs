@@ -24,26 +24,26 @@ struct FrozenScale {
 }
 
 /// A storage of candle that knows its kind among all.
-trait Known: BackendStorage {
+trait StorageKind: BackendStorage {
     /// The storage, if it is of this kind.
     fn of(storage: &Storage) -> Option<&Self>;
 }
 
-impl Known for CpuStorage {
+impl StorageKind for CpuStorage {
     fn of(storage: &Storage) -> Option<&Self> {
         if let Storage::Cpu(storage) = storage { Some(storage) } else { None }
     }
 }
 
 #[cfg(feature = "cuda")]
-impl Known for candle_core::CudaStorage {
+impl StorageKind for candle_core::CudaStorage {
     fn of(storage: &Storage) -> Option<&Self> {
         if let Storage::Cuda(storage) = storage { Some(storage) } else { None }
     }
 }
 
 /// `f` of the storage of a frozen tensor, which is on the device of what it meets.
-fn with<S: Known, T>(tensor: &Tensor, f: impl FnOnce(&S, &Layout) -> Result<T>) -> Result<T> {
+fn with<S: StorageKind, T>(tensor: &Tensor, f: impl FnOnce(&S, &Layout) -> Result<T>) -> Result<T> {
     let (storage, layout) = tensor.storage_and_layout();
     let storage = S::of(&storage).ok_or_else(|| candle_core::Error::msg("a frozen layer on another device"))?;
     f(storage, layout)
@@ -54,7 +54,7 @@ trait FrozenLayer: Send + Sync {
     const NAME: &'static str;
 
     /// What it makes of `x`.
-    fn forward<S: Known>(&self, x: &S, layout: &Layout) -> Result<(S, Shape)>;
+    fn forward<S: StorageKind>(&self, x: &S, layout: &Layout) -> Result<(S, Shape)>;
 
     /// From the gradient of that the one of `x`.
     fn vjp(&self, x: &Tensor, gradient: &Tensor) -> Result<Tensor>;
@@ -89,7 +89,7 @@ impl<L: FrozenLayer> CustomOp1 for FrozenOperation<L> {
 impl FrozenLayer for FrozenLinear {
     const NAME: &'static str = "frozen-linear";
 
-    fn forward<S: Known>(&self, x: &S, layout: &Layout) -> Result<(S, Shape)> {
+    fn forward<S: StorageKind>(&self, x: &S, layout: &Layout) -> Result<(S, Shape)> {
         let ((m, k), (_, n), sums) = (layout.shape().dims2()?, self.weight.dims2()?, x.dtype());
         let y = with(&self.weight, |weight: &S, of_weight| {
             if weight.dtype() == sums {
@@ -117,7 +117,7 @@ impl FrozenLayer for FrozenLinear {
 impl FrozenLayer for FrozenScale {
     const NAME: &'static str = "frozen-scale";
 
-    fn forward<S: Known>(&self, x: &S, layout: &Layout) -> Result<(S, Shape)> {
+    fn forward<S: StorageKind>(&self, x: &S, layout: &Layout) -> Result<(S, Shape)> {
         let shape = layout.shape();
         let y = with(&self.scale, |scale: &S, of_scale| {
             x.binary_impl::<Mul>(scale, layout, &of_scale.broadcast_as(shape.clone())?)

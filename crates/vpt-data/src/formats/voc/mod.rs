@@ -184,7 +184,7 @@ fn open(found: &VocFiles) -> Result<AnnotatedSet> {
         first.iter().chain(second.into_iter().flatten()).chain(third.into_iter().flatten())
     };
     let from_zero = all().find_map(|image| {
-        let below_one = |o: &&Described| o.corners[..2].iter().any(|c| (0. ..1.).contains(c));
+        let below_one = |o: &&DescribedObject| o.corners[..2].iter().any(|c| (0. ..1.).contains(c));
         image.objects.iter().find(below_one).map(|o| (image.xml.clone(), o.line))
     });
     let first = if from_zero.is_some() { 0. } else { 1. };
@@ -309,12 +309,12 @@ struct DescribedImage {
     xml: Arc<Path>,
     path: PathBuf,
     size: Option<[usize; 2]>,
-    objects: Vec<Described>,
+    objects: Vec<DescribedObject>,
     problems: Vec<Problem>,
 }
 
 /// An object as an XML file describes it.
-struct Described {
+struct DescribedObject {
     line: u64,
     name: String,
     /// Left, top, right, bottom.
@@ -357,11 +357,11 @@ fn read(pair: XmlWithImage) -> Result<DescribedImage> {
     Ok(image)
 }
 
-fn object(node: Node<'_, '_>, line: u64) -> Result<Described, String> {
+fn object(node: Node<'_, '_>, line: u64) -> Result<DescribedObject, String> {
     let name = text_of(node, "name").filter(|name| !name.is_empty()).ok_or("an object without a name")?;
     let corners = child(node, "bndbox").ok_or_else(|| format!("'{name}' has no bndbox"))?;
     let corner = |key| number(corners, key).ok_or_else(|| format!("the bndbox of '{name}' has no number {key}"));
-    Ok(Described {
+    Ok(DescribedObject {
         line,
         name: name.to_owned(),
         corners: [corner("xmin")?, corner("ymin")?, corner("xmax")?, corner("ymax")?],
@@ -425,7 +425,7 @@ impl DescribedImage {
         let Self { xml, path, size, objects, problems: own } = self;
         problems.extend(own);
         let mut out = Vec::with_capacity(objects.len());
-        for Described { line, name, corners: [left, top, right, bottom], area, crowd } in objects {
+        for DescribedObject { line, name, corners: [left, top, right, bottom], area, crowd } in objects {
             let place = Some(PlaceInFile::Line(line));
             let Some(&category) = index.get(name.as_str()) else {
                 problems.push(Problem {

@@ -18,11 +18,11 @@ pub struct BoundSegmentHead {
     values: Vec<f32>,
     training: bool,
     /// What a head of several blocks has before its last layer.
-    tower: Option<Tower>,
+    tower: Option<ConvTower>,
     class: Dense,
 }
 
-struct Tower {
+struct ConvTower {
     neck: Dense,
     convs: [Conv; DEPTH],
 }
@@ -63,7 +63,7 @@ impl SegmentShape {
         let places = self.places();
         let values = dense_tensors::values(params, self.tensors())?;
         let dense = |[weight, bias]: [std::ops::Range<usize>; 2]| Dense::new(&values[weight], &values[bias], training);
-        let tower = (self.kind == DecodeHead::MultiBlock).then(|| Tower {
+        let tower = (self.kind == DecodeHead::MultiBlock).then(|| ConvTower {
             neck: dense(places.neck()),
             convs: [0, 1].map(|i| Conv::new(&[&values[places.conv(i)]], self.channels, training)),
         });
@@ -103,7 +103,7 @@ impl BoundSegmentHead {
         assert_eq!(features.len(), levels * n * d, "features of {levels} levels, {n} tokens, {d} values");
         let wide = row_stride(levels * d);
         let normalized = w.normalized.grow(n * wide);
-        let Some(Tower { neck, convs }) = &self.tower else {
+        let Some(ConvTower { neck, convs }) = &self.tower else {
             let (mean, scale) = self.values[self.places.norm()].split_at(d);
             for (token, to) in features.chunks_exact(d).zip(normalized.chunks_exact_mut(wide)) {
                 for (((to, value), mean), scale) in to.iter_mut().zip(token).zip(mean).zip(scale) {
@@ -182,7 +182,7 @@ impl BoundSegmentHead {
         let wide = row_stride(levels * d);
         let normalized = Mat::new(&w.normalized, n, levels * d, wide);
         let [class_weight, class_bias] = self.places.class();
-        let Some(Tower { neck, convs }) = &self.tower else {
+        let Some(ConvTower { neck, convs }) = &self.tower else {
             let dy = Mat::new(gradient, n, k, k);
             weight_vjp(dy, normalized, &mut to[class_weight], &mut w.panels);
             bias_vjp(gradient, k, &mut to[class_bias]);

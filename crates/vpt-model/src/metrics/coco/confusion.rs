@@ -25,7 +25,7 @@ pub fn confusion(
     confidence: f64,
 ) -> Result<Confusion> {
     let sorted = sort(images, categories, detections)?;
-    let mut scenes: Vec<ImageBoxes> = images.iter().map(|_| ImageBoxes::default()).collect();
+    let mut scenes: Vec<ImageObjects> = images.iter().map(|_| ImageObjects::default()).collect();
     for (index, category) in sorted.categories.iter().enumerate() {
         for pair in category.pairs() {
             for &(place, object) in pair.objects {
@@ -45,12 +45,12 @@ pub fn confusion(
 
 /// One image: what is in it and what was found, each beside the index of its category.
 #[derive(Default)]
-struct ImageBoxes<'a> {
+struct ImageObjects<'a> {
     objects: Vec<(usize, &'a Object)>,
     detections: Vec<(usize, &'a Detection)>,
 }
 
-impl ImageBoxes<'_> {
+impl ImageObjects<'_> {
     fn count(mut self, confusion: &mut Confusion) {
         let background = confusion.classes() - 1;
         self.detections.sort_by(|a, b| falling(a.1.score, b.1.score));

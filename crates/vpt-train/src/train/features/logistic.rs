@@ -167,11 +167,11 @@ enum Judge<'a> {
     /// Images that nothing is learned from.
     Val(Labelled<'a>),
     /// Parts of the images to learn from, each held out in its turn.
-    Folds(Vec<Fold>),
+    Folds(Vec<HeldOutPart>),
 }
 
 /// What is learned from when a part is held out.
-struct Fold {
+struct HeldOutPart {
     rest: Objective,
     held_features: Vec<f32>,
     held_labels: Vec<u32>,
@@ -190,7 +190,7 @@ fn places(labels: &[u32], classes: usize) -> (Vec<usize>, Vec<usize>) {
     (labels.iter().filter_map(place).collect(), counts)
 }
 
-impl Fold {
+impl HeldOutPart {
     /// The images of `data` that `is_held` wants held out, and what is learned from without them.
     fn new(data: Labelled, classes: usize, is_held: impl Fn(usize) -> bool) -> Result<Self> {
         let [held, rest] = [true, false].map(|held| {
@@ -219,7 +219,7 @@ impl<'a> Judge<'a> {
         if folds < 2 {
             return Ok(None);
         }
-        let fold = |fold: usize| Fold::new(train, classes, |i| places[i] % folds == fold);
+        let fold = |fold: usize| HeldOutPart::new(train, classes, |i| places[i] % folds == fold);
         (0..folds).map(fold).collect::<Result<_>>().map(|folds| Some(Self::Folds(folds)))
     }
 
@@ -230,7 +230,7 @@ impl<'a> Judge<'a> {
             Self::Val(val) => Ok(probe.scores(*val)?),
             Self::Folds(folds) => {
                 let mut tally = Tally::new(probe.classes);
-                for Fold { rest, held_features, held_labels } in folds {
+                for HeldOutPart { rest, held_features, held_labels } in folds {
                     let held = Labelled { features: held_features, labels: held_labels };
                     rest.fit(vec![0.; probe.values.len()], l2, STOP)?.count(held, &mut tally)?;
                 }
@@ -317,7 +317,8 @@ pub(crate) fn held_out(data: Labelled, classes: usize, l2: f64) -> Result<Vec<f3
         if held.is_empty() || held.len() == data.labels.len() {
             continue;
         }
-        let Fold { rest, held_features, held_labels } = Fold::new(data, classes, |i| places[i] % FOLDS == fold)?;
+        let HeldOutPart { rest, held_features, held_labels } =
+            HeldOutPart::new(data, classes, |i| places[i] % FOLDS == fold)?;
         let probe = rest.fit(vec![0.; classes * (data.width() + 1)], l2, ROUGHLY)?;
         let held_data = Labelled { features: &held_features, labels: &held_labels };
         for (i, row) in held.into_iter().zip(probe.probabilities(held_data)?.chunks_exact(classes)) {

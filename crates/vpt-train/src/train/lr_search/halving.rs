@@ -7,7 +7,7 @@ use super::{Bracket, Course, LrSearch, LrTrial, NextTrial};
 use crate::train::{
     checkpoint::TrainState,
     evaluate,
-    fit::{Ended, StageFit},
+    fit::{LoopEnd, StageFit},
     observer::{Event, Observer},
     progress::{RunProgress, Stage},
     run_folder::{self, RunFolder},
@@ -94,8 +94,8 @@ impl<T: TrainTask> RateSearch<'_, T> {
                 return Ok(false);
             };
             let val = match fit.advance(&mut state, next.to, observer) {
-                Ok(Ended::Interrupted) => return Ok(false),
-                Ok(Ended::Finished) => {
+                Ok(LoopEnd::Interrupted) => return Ok(false),
+                Ok(LoopEnd::Finished) => {
                     let found = evaluate(self.task, state.current(), last.stage, (Split::Val, &val), false, observer)?;
                     let Some(found) = found else { return Ok(false) };
                     Some(found.scores()).filter(|scores| scores.loss().is_none_or(f64::is_finite))
@@ -145,7 +145,7 @@ impl<T: TrainTask> RateSearch<'_, T> {
                 let Some([train, val]) = self.sources(stage.stage, observer)? else { return Ok(None) };
                 let fit =
                     StageFit { task: self.task, plan: stage, until: stage.epochs, train: &train, val: &val, epochs };
-                if fit.run(&mut state, &mut NoWriter, observer)? == Ended::Interrupted {
+                if fit.run(&mut state, &mut NoWriter, observer)? == LoopEnd::Interrupted {
                     return Ok(None);
                 }
             }

@@ -2,7 +2,7 @@
 
 use super::{LrSearch, LrTrial, RateSearch, best, halving::trial_stages};
 use crate::train::{
-    fit::{Ended, StageFit},
+    fit::{LoopEnd, StageFit},
     observer::{Event, Observer},
     run_folder,
     run_writer::NoWriter,
@@ -43,8 +43,8 @@ impl<T: TrainTask> RateSearch<'_, T> {
             observer.event(&Event::Trial { lr, number: i + 1, of: rates.len() });
             let Some(mut state) = self.begin(&mut shared, before, lr, observer)? else { return Ok(None) };
             let val = match fit.run(&mut state, &mut NoWriter, observer) {
-                Ok(Ended::Interrupted) => return Ok(None),
-                Ok(Ended::Finished) => state.selected(plan.select).and_then(|(_, record)| record.val.clone()),
+                Ok(LoopEnd::Interrupted) => return Ok(None),
+                Ok(LoopEnd::Finished) => state.selected(plan.select).and_then(|(_, record)| record.val.clone()),
                 Err(Error::Diverged { .. }) => None,
                 Err(error) => return Err(error),
             };
