@@ -3,7 +3,7 @@
 use super::{
     observer::{Event, Observer},
     progress::Stage,
-    task::TrainTask,
+    task::{BatchRequest, TrainTask},
 };
 use vpt_base::{Result, params::Param};
 use vpt_data::{ImageCount, Split};
@@ -22,7 +22,7 @@ pub(crate) fn evaluate<T: TrainTask>(
     let own = group.own_images(&(0..total).collect::<Vec<_>>(), T::EVAL_BATCH);
     let mut tally = task.tally(details);
     let mut evaluator = task.evaluator(params, source, stage)?;
-    let batches = task.batches(source, stage, &own, 0, T::EVAL_BATCH)?;
+    let batches = task.batches(source, BatchRequest { stage, order: &own, epoch: 0, size: T::EVAL_BATCH })?;
     let go_on = &mut |done, total| observer.goes_on(&Event::Evaluating { split, done, total });
     let compute = |batch| evaluator(&batch);
     let all = group.visit(batches, (total, T::EVAL_BATCH), go_on, compute, |output| task.add(&mut tally, output))?;

@@ -10,7 +10,7 @@ use super::{
     progress::{AVERAGE, EpochRecord, REWIND, RunProgress, Stage},
     run_writer::{NoWriter, StateWriter},
     shares::{Shares, join},
-    task::{Averaging, Scored, StagePlan, StepPosition, StepResult, TrainTask},
+    task::{Averaging, BatchRequest, Scored, StagePlan, StepPosition, StepResult, TrainTask},
 };
 use vpt_base::{Error, Result, params::Param};
 use vpt_data::{ImageCount, Split, epoch_order};
@@ -187,7 +187,7 @@ impl<T: TrainTask> StageFit<'_, T> {
         let schedule = task.schedule(self.plan.epochs);
         let shares = Shares::new(plan, task.group())?;
         let own = shares.own_images(wanted);
-        let mut batches = task.batches(train, stage, &own, epoch, shares.size)?;
+        let mut batches = task.batches(train, BatchRequest { stage, order: &own, epoch, size: shares.size })?;
         let mut waited = Duration::ZERO;
         for images in wanted.chunks(plan.batch_size).map(<[usize]>::len) {
             let in_epoch = state.progress.sums.steps;

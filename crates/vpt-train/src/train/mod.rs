@@ -38,7 +38,12 @@ pub use self::{
     progress::{EpochRecord, Stage},
     results::Results,
 };
-use self::{process_group::ProcessGroup, run_folder::RunFolder, shares::Shares, task::OpenedRun};
+use self::{
+    process_group::ProcessGroup,
+    run_folder::RunFolder,
+    shares::Shares,
+    task::{OpenedRun, RunRequest},
+};
 use crate::{
     config::{DENSE, RunConfig, Task},
     report,
@@ -65,20 +70,15 @@ pub enum Outcome {
     },
 }
 
-/// Opens data, unless it is `given`, and backbone of the run `config`, which all ranks of `group` have in hand; `None` when the observer
-/// asked to stop.
-fn open(
-    config: &RunConfig,
-    given: Option<OpenData>,
-    group: &ProcessGroup,
-    observer: &mut dyn Observer,
-) -> Result<Option<Box<dyn OpenedRun>>> {
-    let task = match &given {
+/// Opens data and backbone of a run that all ranks of its group have in hand; `None` when the observer asked to stop.
+fn open(request: RunRequest, observer: &mut dyn Observer) -> Result<Option<Box<dyn OpenedRun>>> {
+    let RunRequest { config, group, .. } = request;
+    let task = match &request.given {
         Some(given) => given.task_of(config)?,
         None => task_of(config)?,
     };
     config.refuse_other_tasks_fields(task)?;
-    let Some(opened) = task::open(task, config, given, group, observer)? else { return Ok(None) };
+    let Some(opened) = task::open(task, request, observer)? else { return Ok(None) };
     Shares::new(opened.plan(), group)?;
     if !group.is_alone() {
         group.agree("version", env!("CARGO_PKG_VERSION").to_owned())?;
@@ -119,7 +119,7 @@ fn task_of(config: &RunConfig) -> Result<Task> {
 /// # Errors
 /// A value of the configuration makes no sense, something cannot be read or written, or the loss is no longer finite.
 pub fn run(config: &RunConfig, runs: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
-    begin(config, None, &ProcessGroup::default(), runs, observer)
+    begin(RunRequest::new(config, &ProcessGroup::default()), runs, observer)
 }
 
 /// As [`run()`] on all of `ranks`, each of which calls this with the same `config`. Rank 0 writes the run folder; the others return when it
@@ -133,7 +133,7 @@ pub fn run_on_ranks(
     runs: &Path,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
-    begin(config, None, &ProcessGroup::new(ranks.clone()), runs, observer)
+    begin(RunRequest::new(config, &ProcessGroup::new(ranks.clone())), runs, observer)
 }
 
 /// As [`run()`] on data that is open already, whatever `config` says of data.
@@ -142,16 +142,11 @@ pub fn run_on_ranks(
 /// As [`run()`]; or the configuration is for another task.
 pub fn run_on(config: &RunConfig, data: OpenData, runs: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
     let config = RunConfig { data: IN_MEMORY.to_owned(), ..config.clone() };
-    begin(&config, Some(data), &ProcessGroup::default(), runs, observer)
+    begin(RunRequest { config: &config, given: Some(data), group: &ProcessGroup::default() }, runs, observer)
 }
 
-fn begin(
-    config: &RunConfig,
-    given: Option<OpenData>,
-    group: &ProcessGroup,
-    runs: &Path,
-    observer: &mut dyn Observer,
-) -> Result<Outcome> {
+fn begin(request: RunRequest, runs: &Path, observer: &mut dyn Observer) -> Result<Outcome> {
+    let RunRequest { config, given, group } = request;
     let meter = EnergyMeter::start();
     let observer = &mut group.observer(observer);
     config.validate()?;
@@ -162,7 +157,8 @@ fn begin(
         Ok(())
     })?;
     let config = &with_threads_of_all(config, group)?;
-    let Some(opened) = open(config, given, group, observer)? else { return Ok(Outcome::Interrupted { folder: None }) };
+    let request = RunRequest { config, given, group };
+    let Some(opened) = open(request, observer)? else { return Ok(Outcome::Interrupted { folder: None }) };
     let plan = opened.plan();
     let mut folder = None;
     group.of_leader(|| {
@@ -274,7 +270,8 @@ fn go_on(run: &Path, given: Option<OpenData>, group: &ProcessGroup, observer: &m
     } else {
         config.dataset_card.get_or_insert_with(|| NO_CARD.to_owned());
     }
-    let opened = open(&config, given, group, observer).map_err(|e| e.in_file(folder.file(run_folder::CONFIG)))?;
+    let request = RunRequest { config: &config, given, group };
+    let opened = open(request, observer).map_err(|e| e.in_file(folder.file(run_folder::CONFIG)))?;
     match opened {
         Some(opened) => go(opened, folder, meter, observer),
         None => Ok(Outcome::Interrupted { folder: Some(folder.path().to_path_buf()) }),

@@ -36,30 +36,35 @@ use vpt_model::{
     optim::{Rates, schedule::LearningRateSchedule},
 };
 
-/// Opens data, unless it is `given`, and backbone of the run `config` of `task`, which is not [`Task::Auto`]; `None` when the
-/// observer asked to stop.
-pub(super) fn open(
-    task: Task,
-    config: &RunConfig,
-    given: Option<OpenData>,
-    group: &ProcessGroup,
-    observer: &mut dyn Observer,
-) -> Result<Option<Box<dyn OpenedRun>>> {
-    match task {
-        Task::Auto | Task::Classify => boxed::<Classify>(config, given, group, observer),
-        Task::Multilabel => boxed::<Multilabel>(config, given, group, observer),
-        Task::Detect => boxed::<DetectTraining>(config, given, group, observer),
-        Task::Segment => boxed::<SegmentTraining>(config, given, group, observer),
+/// A run that is to be opened.
+pub(crate) struct RunRequest<'a> {
+    /// What it is.
+    pub(crate) config: &'a RunConfig,
+    /// Its data, where they are open already.
+    pub(crate) given: Option<OpenData>,
+    /// The processes that have it in hand.
+    pub(crate) group: &'a ProcessGroup,
+}
+
+impl<'a> RunRequest<'a> {
+    /// A run whose data are to be opened, too.
+    pub(crate) fn new(config: &'a RunConfig, group: &'a ProcessGroup) -> Self {
+        Self { config, given: None, group }
     }
 }
 
-fn boxed<T: TrainTask>(
-    config: &RunConfig,
-    given: Option<OpenData>,
-    group: &ProcessGroup,
-    observer: &mut dyn Observer,
-) -> Result<Option<Box<dyn OpenedRun>>> {
-    Ok(T::open(config, given, group, observer)?.map(|task| Box::new(task) as Box<dyn OpenedRun>))
+/// Opens data and backbone of a run of `task`, which is not [`Task::Auto`]; `None` when the observer asked to stop.
+pub(super) fn open(task: Task, request: RunRequest, observer: &mut dyn Observer) -> Result<Option<Box<dyn OpenedRun>>> {
+    match task {
+        Task::Auto | Task::Classify => boxed::<Classify>(request, observer),
+        Task::Multilabel => boxed::<Multilabel>(request, observer),
+        Task::Detect => boxed::<DetectTraining>(request, observer),
+        Task::Segment => boxed::<SegmentTraining>(request, observer),
+    }
+}
+
+fn boxed<T: TrainTask>(request: RunRequest, observer: &mut dyn Observer) -> Result<Option<Box<dyn OpenedRun>>> {
+    Ok(T::open(request, observer)?.map(|task| Box::new(task) as Box<dyn OpenedRun>))
 }
 
 /// A run of any task whose data and backbone are open.
@@ -270,6 +275,19 @@ pub(crate) struct FinishedRun<'a, F> {
     pub(crate) test: &'a F,
 }
 
+/// Which batches are asked for of a part.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchRequest<'a> {
+    /// The stage that sees them.
+    pub(crate) stage: Stage,
+    /// Positions of the images, in their order.
+    pub(crate) order: &'a [usize],
+    /// Seed of what is random.
+    pub(crate) epoch: usize,
+    /// Images of a batch; the last may have fewer.
+    pub(crate) size: usize,
+}
+
 /// Batches in order.
 pub(crate) type Batches<'a, B> = Box<dyn Iterator<Item = Result<B>> + 'a>;
 
@@ -299,13 +317,8 @@ pub(crate) trait TrainTask: Sized + 'static {
     /// Its outcome.
     type Evaluation: Scored;
 
-    /// Opens data, unless it is `given`, and backbone; `None` when the observer asked to stop.
-    fn open(
-        config: &RunConfig,
-        given: Option<OpenData>,
-        group: &ProcessGroup,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<Self>>;
+    /// Opens data and backbone; `None` when the observer asked to stop.
+    fn open(request: RunRequest, observer: &mut dyn Observer) -> Result<Option<Self>>;
 
     /// The processes that have the run in hand.
     fn group(&self) -> &ProcessGroup;
@@ -401,15 +414,8 @@ pub(crate) trait TrainTask: Sized + 'static {
     /// The images of val or test for the last look; `None` when the observer asked to stop.
     fn final_source(&self, split: Split, observer: &mut dyn Observer) -> Result<Option<Self::Source>>;
 
-    /// The images of `source` at `order` in batches of `size`; the last may be smaller. `epoch` seeds what is random.
-    fn batches<'a>(
-        &'a self,
-        source: &'a Self::Source,
-        stage: Stage,
-        order: &'a [usize],
-        epoch: usize,
-        size: usize,
-    ) -> Result<Batches<'a, Self::Batch>>;
+    /// Batches of the images of `source`.
+    fn batches<'a>(&'a self, source: &'a Self::Source, request: BatchRequest<'a>) -> Result<Batches<'a, Self::Batch>>;
 
     /// Called before the first step of an epoch.
     fn begin_epoch(&self, _params: &mut [Param]) {}

@@ -187,7 +187,13 @@ mod tests {
     use super::*;
     use crate::{
         eval::zero_shot::ZeroShotPass,
-        train::{evaluate, observer::Silent, process_group::ProcessGroup, progress::Stage, task::TrainTask},
+        train::{
+            evaluate,
+            observer::Silent,
+            process_group::ProcessGroup,
+            progress::Stage,
+            task::{RunRequest, TrainTask},
+        },
     };
     use vpt_data::shapes::{self, ShapesConfig};
     use vpt_model::{head::HeadKind, methods::Method};
@@ -214,9 +220,8 @@ mod tests {
     #[test]
     fn before_the_first_step_a_text_head_is_the_sigmoid_of_zero_shot_logits() {
         let dir = tempfile::tempdir().unwrap();
-        let task = Multilabel::open(&text_head("siglip", dir.path()), None, &ProcessGroup::default(), &mut Silent)
-            .unwrap()
-            .unwrap();
+        let config = text_head("siglip", dir.path());
+        let task = Multilabel::open(RunRequest::new(&config, &ProcessGroup::default()), &mut Silent).unwrap().unwrap();
         let setup = &task.setup;
         let params = setup.initial(true, &mut Silent).unwrap();
         let shapes = setup.initial(false, &mut Silent).unwrap();
@@ -244,7 +249,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let refusal = |name: &str| {
             let config = text_head(name, dir.path());
-            Multilabel::open(&config, None, &ProcessGroup::default(), &mut Silent).err().unwrap().to_string()
+            Multilabel::open(RunRequest::new(&config, &ProcessGroup::default()), &mut Silent).err().unwrap().to_string()
         };
         let message = "head: text is for one class an image: CLIP compares classes, it does not say which are there";
         assert_eq!(refusal("clip"), message);

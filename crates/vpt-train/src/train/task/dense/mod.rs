@@ -15,11 +15,11 @@ mod token_store;
 pub(super) use self::files::{curves, shown};
 pub(crate) use self::setup::working_size;
 use self::source::DenseSource;
-pub(super) use self::source::{DenseBatch, DrawnRecord, Look};
+pub(super) use self::source::{DenseBatch, DenseRequest, DrawnRecord, Look};
 use self::token_cache::KeptTokens;
 use super::{
-    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, MeanOver, RunFingerprint, Scored, StagePlan,
-    StepPosition, StepResult, TaskResults, TrainTask,
+    Averaging, BatchRequest, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, MeanOver, RunFingerprint,
+    RunRequest, Scored, StagePlan, StepPosition, StepResult, TaskResults, TrainTask,
 };
 use crate::{
     config::{DensePlan, Plan, RunConfig, Task},
@@ -131,15 +131,8 @@ pub(crate) trait DenseTask: Sized + 'static {
     /// Windows of each image of `split`, where not all of it is seen at once.
     fn windows(&self, split: Split) -> Result<Vec<usize>>;
 
-    /// The images of `split` at `order`, seen as `look` says, in batches of `size`.
-    fn load(
-        &self,
-        plan: &Plan,
-        split: Split,
-        order: Vec<usize>,
-        look: Look,
-        size: usize,
-    ) -> Result<Batches<'static, DenseBatch<Self::Target>>>;
+    /// Batches of images.
+    fn load(&self, plan: &Plan, request: DenseRequest) -> Result<Batches<'static, DenseBatch<Self::Target>>>;
 
     /// Which of the records computed of a training image is seen in an epoch.
     fn draw_record(&self, plan: &Plan, drawn: DrawnRecord) -> usize;
@@ -150,13 +143,8 @@ pub(crate) trait DenseTask: Sized + 'static {
     /// An evaluation of no images yet.
     fn tally(&self) -> Self::Tally;
 
-    /// What the head with the values `params` makes of a batch of `split`; with `prompts`, where these have learned.
-    fn evaluator<'a>(
-        &'a self,
-        split: Split,
-        params: &'a [Param],
-        prompts: Option<&'a [Param]>,
-    ) -> Result<Evaluator<'a, DenseBatch<Self::Target>, Self::Output>>;
+    /// What the `learned` values make of a batch of `split`.
+    fn evaluator<'a>(&'a self, split: Split, learned: LearnedValues<'a>) -> Result<DenseEvaluator<'a, Self>>;
 
     /// Adds what was made of the next batch to `tally`.
     fn add(&self, tally: &mut Self::Tally, output: Self::Output);
@@ -171,22 +159,44 @@ pub(crate) trait DenseTask: Sized + 'static {
     fn write_files(&self, plan: &Plan, title: &str, run: &FinishedRun<Self::Evaluation>) -> Result<()>;
 }
 
+/// What a [`DenseTask`] makes of a batch of images that are evaluated.
+pub(crate) type DenseEvaluator<'a, D> = Evaluator<'a, DenseBatch<<D as DenseTask>::Target>, <D as DenseTask>::Output>;
+
+/// Learned values to be evaluated.
+#[derive(Clone, Copy)]
+pub(crate) struct LearnedValues<'a> {
+    /// All of them.
+    pub(super) params: &'a [Param],
+    /// Those that hold the prompts; none where only the head has learned.
+    pub(super) prompts: Option<&'a [Param]>,
+}
+
+impl<'a> LearnedValues<'a> {
+    /// `params` as they are in `stage`.
+    pub(super) fn of(params: &'a [Param], stage: Stage) -> Self {
+        Self { params, prompts: (stage != Stage::Head).then_some(params) }
+    }
+}
+
 /// The data of a [`DenseTask`].
 pub(crate) trait DenseData {
-    /// Its name.
-    fn name(&self) -> &str;
-
-    /// Names of the classes.
-    fn classes(&self) -> Vec<String>;
-
     /// Images in `split`.
     fn images(&self, split: Split) -> usize;
 
-    /// Stands for all of it.
-    fn fingerprint(&self) -> String;
+    /// What there is to say of it.
+    fn summary(&self) -> DenseSummary;
+}
 
+/// What a run says of the data of a [`DenseTask`].
+pub(crate) struct DenseSummary {
+    /// Its name.
+    pub(super) name: String,
+    /// Names of the classes.
+    pub(super) classes: Vec<String>,
+    /// Stands for all of it.
+    pub(super) fingerprint: String,
     /// Which images are in which part.
-    fn split_file(&self) -> SplitFile;
+    pub(super) split_file: SplitFile,
 }
 
 /// A run of a [`DenseTask`] with everything it needs that does not change.
@@ -196,6 +206,7 @@ pub(crate) struct DenseTraining<D: DenseTask> {
     plan: Plan,
     dense: DensePlan,
     own: D,
+    data: DenseSummary,
     kept: KeptTokens<D::Target>,
     /// Stands for configuration, data and backbone in checkpoints.
     fingerprint: RunFingerprint,
@@ -210,13 +221,8 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
     type Tally = D::Tally;
     type Evaluation = D::Evaluation;
 
-    fn open(
-        config: &RunConfig,
-        given: Option<OpenData>,
-        group: &ProcessGroup,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<Self>> {
-        Self::new(config, given, group, observer).map(Some)
+    fn open(request: RunRequest, observer: &mut dyn Observer) -> Result<Option<Self>> {
+        Self::new(request, observer).map(Some)
     }
 
     fn group(&self) -> &ProcessGroup {
@@ -232,13 +238,9 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
     }
 
     fn data(&self) -> DataSummary<'_> {
-        let data = self.own.dataset();
-        DataSummary {
-            name: data.name(),
-            classes: data.classes().into(),
-            images: Split::ALL.map(|split| data.images(split)),
-            content_hash: None,
-        }
+        let DenseSummary { name, classes, .. } = &self.data;
+        let images = Split::ALL.map(|split| self.own.dataset().images(split));
+        DataSummary { name, classes: classes.into(), images, content_hash: None }
     }
 
     fn fingerprint(&self) -> &RunFingerprint {
@@ -246,7 +248,7 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
     }
 
     fn write_parts(&self, folder: &RunFolder) -> Result<()> {
-        folder.write(run_folder::SPLIT, self.own.dataset().split_file().to_json())
+        folder.write(run_folder::SPLIT, self.data.split_file.to_json())
     }
 
     fn stages(&self) -> Vec<StagePlan> {
@@ -298,15 +300,8 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
         Ok(Some(DenseSource::of_images(&self.own, split)))
     }
 
-    fn batches<'a>(
-        &'a self,
-        source: &'a Self::Source,
-        stage: Stage,
-        order: &'a [usize],
-        epoch: usize,
-        size: usize,
-    ) -> Result<Batches<'a, Self::Batch>> {
-        source.batches(&self.own, &self.plan, stage, order, epoch, size)
+    fn batches<'a>(&'a self, source: &'a Self::Source, request: BatchRequest<'a>) -> Result<Batches<'a, Self::Batch>> {
+        source.batches(&self.own, &self.plan, request)
     }
 
     fn step(&self, params: &[Param], _: &Self::Source, batch: &Self::Batch, at: StepPosition) -> Result<StepResult> {
@@ -342,7 +337,7 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
         source: &'a Self::Source,
         stage: Stage,
     ) -> Result<Evaluator<'a, Self::Batch, D::Output>> {
-        self.own.evaluator(source.split(), params, with_prompts(params, stage))
+        self.own.evaluator(source.split(), LearnedValues::of(params, stage))
     }
 
     fn add(&self, tally: &mut D::Tally, output: D::Output) -> Result<()> {
@@ -364,7 +359,7 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
         let Self { plan, own, .. } = self;
         let metrics = TaskMetrics { epoch: record.epoch, val: record.val.clone(), test };
         let backbone = self.backbone();
-        let meta = plan.task_meta(backbone, own.dataset().classes(), backbone.preprocess.clone(), metrics)?;
+        let meta = plan.task_meta(backbone, self.data.classes.clone(), backbone.preprocess.clone(), metrics)?;
         let mut meta = own.describe(plan, meta, val);
         let params = if record.stage == Stage::Head {
             // Prompts that have not learned yet would only disturb.
@@ -381,13 +376,8 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
     }
 
     fn write_files(&self, run: &FinishedRun<D::Evaluation>) -> Result<()> {
-        let (backbone, data) = (&self.backbone().name, self.own.dataset().name());
+        let (backbone, data) = (&self.backbone().name, &self.data.name);
         let title = format!("{}, {backbone} on {data}", self.plan.config.method);
         self.own.write_files(&self.plan, &title, run)
     }
-}
-
-/// The prompts among `params`, unless only the head has learned.
-pub(super) fn with_prompts(params: &[Param], stage: Stage) -> Option<&[Param]> {
-    (stage != Stage::Head).then_some(params)
 }

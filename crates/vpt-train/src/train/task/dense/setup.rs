@@ -4,12 +4,10 @@ use std::{path::Path, sync::Arc};
 
 use super::{DenseData, DenseTask, DenseTraining, token_cache::KeptTokens};
 use crate::{
-    config::{RunConfig, RunContext},
+    config::RunContext,
     train::{
-        OpenData,
         observer::{Event, Observer},
-        process_group::ProcessGroup,
-        task::RunFingerprint,
+        task::{RunFingerprint, RunRequest},
     },
 };
 use vpt_backbone::{Backbone, OpenOptions, registry::locate};
@@ -30,13 +28,9 @@ pub(crate) fn working_size(backbone: &str, weights_dir: Option<&Path>) -> Result
 }
 
 impl<D: DenseTask> DenseTraining<D> {
-    /// Opens data, unless it is `given`, and backbone.
-    pub(super) fn new(
-        config: &RunConfig,
-        given: Option<OpenData>,
-        group: &ProcessGroup,
-        observer: &mut dyn Observer,
-    ) -> Result<Self> {
+    /// Opens data and backbone.
+    pub(super) fn new(request: RunRequest, observer: &mut dyn Observer) -> Result<Self> {
+        let RunRequest { config, given, group } = request;
         let data = D::open(config, given, observer)?;
         let weights_dir = config.weights_dir.clone();
         let size = match config.image_size {
@@ -62,8 +56,8 @@ impl<D: DenseTask> DenseTraining<D> {
         })?;
         let dense = plan.dense.ok_or_else(|| Error::setting("task", format!("not {}", D::TASK)))?;
         let own = D::new(data, backbone, &plan)?;
-        let data = own.dataset().fingerprint();
-        let fingerprint = RunFingerprint::new(&plan, &[data.as_bytes()], own.reader().backbone())?;
-        Ok(Self { group: group.clone(), plan, dense, own, kept: KeptTokens::default(), fingerprint })
+        let data = own.dataset().summary();
+        let fingerprint = RunFingerprint::new(&plan, &[data.fingerprint.as_bytes()], own.reader().backbone())?;
+        Ok(Self { group: group.clone(), plan, dense, own, data, kept: KeptTokens::default(), fingerprint })
     }
 }

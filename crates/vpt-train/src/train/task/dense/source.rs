@@ -10,7 +10,11 @@ use super::{
 };
 use crate::{
     config::Plan,
-    train::{observer::Observer, progress::Stage, task::Batches},
+    train::{
+        observer::Observer,
+        progress::Stage,
+        task::{BatchRequest, Batches},
+    },
 };
 use vpt_base::{Result, random::stream};
 use vpt_data::{ImageCount, Split};
@@ -42,6 +46,19 @@ pub(crate) enum Look {
         /// Seed of how.
         epoch: u64,
     },
+}
+
+/// Images that are to be read.
+#[derive(Debug)]
+pub(crate) struct DenseRequest {
+    /// The part they are of.
+    pub(crate) split: Split,
+    /// Their positions in it, in their order.
+    pub(crate) order: Vec<usize>,
+    /// How they are seen.
+    pub(crate) look: Look,
+    /// Images of a batch.
+    pub(crate) size: usize,
 }
 
 /// What there is to draw from of a training image whose features are computed once.
@@ -187,15 +204,12 @@ impl<T: Clone + 'static> DenseSource<T> {
         Ok(cache.map(|cache| with(kept.keep(split, cache))))
     }
 
-    /// The images at `order` in batches of `size`; the last may be smaller. Of a training image a window is drawn, by `epoch`.
+    /// The batches that are asked for. Of a training image a window is drawn, by the epoch.
     pub(super) fn batches<'a, D: DenseTask<Target = T>>(
         &'a self,
         task: &'a D,
         plan: &'a Plan,
-        stage: Stage,
-        order: &'a [usize],
-        epoch: usize,
-        size: usize,
+        BatchRequest { stage, order, epoch, size }: BatchRequest<'a>,
     ) -> Result<Batches<'a, DenseBatch<T>>> {
         let learned = self.split == Split::Train;
         let epoch = epoch as u64;
@@ -209,6 +223,6 @@ impl<T: Clone + 'static> DenseSource<T> {
             return Ok(Box::new(order.chunks(size).map(move |images| cache.batch(images, *form, &ranges, record))));
         }
         let look = if learned { Look::Random { stage, epoch } } else { Look::Plain { mirror: false } };
-        task.load(plan, self.split, order.to_vec(), look, size)
+        task.load(plan, DenseRequest { split: self.split, order: order.to_vec(), look, size })
     }
 }

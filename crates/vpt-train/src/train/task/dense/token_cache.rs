@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     DenseData, DenseTask,
-    source::{DenseBatch, InputForm, Look},
+    source::{DenseBatch, DenseRequest, InputForm, Look},
     token_store::Store,
 };
 use crate::{
@@ -138,7 +138,8 @@ impl<T: Clone> TokenCache<T> {
         let store = Store::new(records, width, folder)?;
         let mut cache = Self { computed, looks, store, first, targets: vec![None; records] };
         for (number, look) in cache.looks.clone().into_iter().enumerate() {
-            let loader = task.load(plan, split, (0..count).collect(), look, D::EVAL_BATCH)?;
+            let request = DenseRequest { split, order: (0..count).collect(), look, size: D::EVAL_BATCH };
+            let loader = task.load(plan, request)?;
             let go_on = &mut |done, _| {
                 observer.goes_on(&Event::Features { split, done: number * count + done, total: ways * count })
             };

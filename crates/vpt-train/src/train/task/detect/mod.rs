@@ -8,8 +8,11 @@ mod tests;
 use std::sync::Arc;
 
 use super::{
-    Batches, Evaluator, FinishedRun, Scored,
-    dense::{Change, DenseBatch, DenseData, DenseStep, DenseTask, DenseTraining, DrawnRecord, Look},
+    Batches, FinishedRun, Scored,
+    dense::{
+        Change, DenseBatch, DenseData, DenseEvaluator, DenseRequest, DenseStep, DenseSummary, DenseTask, DenseTraining,
+        DrawnRecord, LearnedValues, Look,
+    },
 };
 use crate::{
     config::{DetectPlan, Plan, RunConfig, Task},
@@ -23,7 +26,7 @@ use rand::Rng;
 use vpt_backbone::{Backbone, class_texts::class_embeddings};
 use vpt_base::{Error, Result, params::Param, random::stream};
 use vpt_data::{
-    Split, SplitFile,
+    Split,
     boxes::{BoxAugment, BoxBatch, BoxDataset, BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, Fit, Target, View},
     check::notes_of_boxes,
 };
@@ -69,24 +72,13 @@ impl Scored for Detected {
 }
 
 impl DenseData for BoxDataset {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn classes(&self) -> Vec<String> {
-        self.names()
-    }
-
     fn images(&self, split: Split) -> usize {
         self.part(split).len()
     }
 
-    fn fingerprint(&self) -> String {
-        self.fingerprint()
-    }
-
-    fn split_file(&self) -> SplitFile {
-        self.split_file()
+    fn summary(&self) -> DenseSummary {
+        let (name, classes) = (self.name.clone(), self.names());
+        DenseSummary { name, classes, fingerprint: self.fingerprint(), split_file: self.split_file() }
     }
 }
 
@@ -169,14 +161,8 @@ impl DenseTask for Boxes {
         Ok(vec![1; self.dataset.part(split).len()])
     }
 
-    fn load(
-        &self,
-        plan: &Plan,
-        split: Split,
-        order: Vec<usize>,
-        look: Look,
-        size: usize,
-    ) -> Result<Batches<'static, DenseBatch<ImageBoxes>>> {
+    fn load(&self, plan: &Plan, request: DenseRequest) -> Result<Batches<'static, DenseBatch<ImageBoxes>>> {
+        let DenseRequest { split, order, look, size } = request;
         let plain = BoxLoaderOptions::plain(self.input.clone(), plan.threads);
         let plain = BoxLoaderOptions { seed: plan.config.seed, batch: size, ..plain };
         let options = match look {
@@ -209,12 +195,8 @@ impl DenseTask for Boxes {
         Vec::new()
     }
 
-    fn evaluator<'a>(
-        &'a self,
-        split: Split,
-        params: &'a [Param],
-        prompts: Option<&'a [Param]>,
-    ) -> Result<Evaluator<'a, DenseBatch<ImageBoxes>, Vec<Detection>>> {
+    fn evaluator<'a>(&'a self, split: Split, learned: LearnedValues<'a>) -> Result<DenseEvaluator<'a, Self>> {
+        let LearnedValues { params, prompts } = learned;
         let images = self.dataset.part(split);
         let head = self.model.bind(params)?;
         Ok(Box::new(move |batch| {

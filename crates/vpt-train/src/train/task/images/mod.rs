@@ -17,8 +17,8 @@ use self::{
     source::{LabelledBatch, PartSource},
 };
 use super::{
-    Averaging, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, MeanOver, Refined, RunFingerprint, Scored,
-    StagePlan, StepPosition, StepResult, TaskResults, TrainTask,
+    Averaging, BatchRequest, Batches, DataSummary, EpochMeans, Evaluator, FinishedRun, MeanOver, Refined,
+    RunFingerprint, RunRequest, Scored, StagePlan, StepPosition, StepResult, TaskResults, TrainTask,
 };
 use crate::{
     config::{HeadInit, Plan, RunConfig, Task},
@@ -241,13 +241,8 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
     type Tally = L::Evaluation;
     type Evaluation = L::Evaluation;
 
-    fn open(
-        config: &RunConfig,
-        given: Option<OpenData>,
-        group: &ProcessGroup,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<Self>> {
-        Ok(Setup::new(config, given, group, observer)?.map(|(setup, labels)| Self::new(setup, labels)))
+    fn open(request: RunRequest, observer: &mut dyn Observer) -> Result<Option<Self>> {
+        Ok(Setup::new(request, observer)?.map(|(setup, labels)| Self::new(setup, labels)))
     }
 
     fn group(&self) -> &ProcessGroup {
@@ -447,10 +442,7 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
     fn batches<'a>(
         &'a self,
         source: &'a Arc<PartSource>,
-        _: Stage,
-        order: &'a [usize],
-        epoch: usize,
-        size: usize,
+        BatchRequest { order, epoch, size, .. }: BatchRequest<'a>,
     ) -> Result<Batches<'a, LabelledBatch>> {
         source.batches(order, epoch, size)
     }

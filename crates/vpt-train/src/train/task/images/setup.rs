@@ -10,11 +10,10 @@ use crate::{
     config::{LearningRate, Plan, RunConfig, RunContext, Select, Task},
     feature_cache::{self, FeatureCache},
     train::{
-        OpenData,
         features::extract::Extractor,
         observer::{Event, Observer},
         process_group::ProcessGroup,
-        task::RunFingerprint,
+        task::{RunFingerprint, RunRequest},
     },
 };
 use vpt_backbone::{
@@ -100,13 +99,9 @@ fn refuse_without_validation(config: &RunConfig, dataset: &Dataset) -> Result<()
 }
 
 impl Setup {
-    /// Opens data, unless it is `given`, with what its labels stand for, and backbone; `None` when the observer asked to stop.
-    pub(crate) fn new<L: ImageLabels>(
-        config: &RunConfig,
-        given: Option<OpenData>,
-        group: &ProcessGroup,
-        observer: &mut dyn Observer,
-    ) -> Result<Option<(Self, L)>> {
+    /// Opens data, with what its labels stand for, and backbone; `None` when the observer asked to stop.
+    pub(crate) fn new<L: ImageLabels>(request: RunRequest, observer: &mut dyn Observer) -> Result<Option<(Self, L)>> {
+        let RunRequest { config, given, group } = request;
         config.validate()?;
         let (mut dataset, labels) = L::open(config, given, observer)?;
         let classes = dataset.classes.clone();
@@ -468,7 +463,7 @@ mod tests {
     }
 
     fn open(config: &RunConfig) -> Result<Classify> {
-        Classify::open(config, None, &ProcessGroup::default(), &mut Silent).map(Option::unwrap)
+        Classify::open(RunRequest::new(config, &ProcessGroup::default()), &mut Silent).map(Option::unwrap)
     }
 
     #[test]

@@ -8,11 +8,11 @@ use crate::{
         run_folder,
         task::{
             FinishedRun,
-            dense::{curves, shown, with_prompts},
+            dense::{LearnedValues, curves, shown},
         },
     },
 };
-use vpt_base::{Error, Result, params::Param};
+use vpt_base::{Error, Result};
 use vpt_data::{
     Split,
     masks::{MaskImage, MaskLoader},
@@ -32,8 +32,8 @@ const PAIRS: usize = 10;
 /// Writes all of them.
 pub(super) fn write(task: &Masks, plan: &Plan, title: &str, run: &FinishedRun<PixelsFound>) -> Result<()> {
     let FinishedRun { folder, record, values, val, test, .. } = *run;
-    let (names, drawn) =
-        (&task.dataset.classes.names, DrawnMasks { task, plan, values, prompts: with_prompts(values, record.stage) });
+    let names = &task.dataset.classes.names;
+    let drawn = DrawnMasks { task, plan, learned: LearnedValues::of(values, record.stage) };
     let pixels = |scores: &Scores| scores.segment().map(|metrics| metrics.pixel_acc);
     let curves = curves(title, run, "share", "validation mIoU", ("validation accuracy of pixels", pixels))?;
     folder.write_drawn(run_folder::CURVES, curves)?;
@@ -97,15 +97,14 @@ fn pairs(confusion: &Confusion, names: &[String]) -> Option<PageTable> {
 struct DrawnMasks<'a> {
     task: &'a Masks,
     plan: &'a Plan,
-    values: &'a [Param],
-    prompts: Option<&'a [Param]>,
+    learned: LearnedValues<'a>,
 }
 
 impl DrawnMasks<'_> {
     /// The validation images at `chosen`.
     fn tiles(&self, chosen: Vec<usize>) -> Result<Vec<MaskTile>> {
-        let Self { task, plan, values, prompts } = *self;
-        let head = task.model.bind(values)?;
+        let Self { task, plan, learned: LearnedValues { params, prompts } } = *self;
+        let head = task.model.bind(params)?;
         let (total, images) = (chosen.len(), task.images(Split::Val));
         let mut tiles = Vec::with_capacity(total);
         let loader = MaskLoader::new(images.clone(), chosen, task.loader_options(plan))?;

@@ -7,8 +7,11 @@ mod tests;
 use std::sync::Arc;
 
 use super::{
-    Batches, Evaluator, FinishedRun, Scored,
-    dense::{Change, DenseBatch, DenseData, DenseStep, DenseTask, DenseTraining, DrawnRecord, Look},
+    Batches, FinishedRun, Scored,
+    dense::{
+        Change, DenseBatch, DenseData, DenseEvaluator, DenseRequest, DenseStep, DenseSummary, DenseTask, DenseTraining,
+        DrawnRecord, LearnedValues, Look,
+    },
 };
 use crate::{
     config::{Plan, RunConfig, SegmentPlan, Task},
@@ -22,7 +25,7 @@ use rand::Rng;
 use vpt_backbone::Backbone;
 use vpt_base::{Error, Result, params::Param, random::stream};
 use vpt_data::{
-    Split, SplitFile,
+    Split,
     masks::{MaskAugment, MaskBatch, MaskDataset, MaskImage, MaskInput, MaskLoader, MaskLoaderOptions, MaskView},
     visit_batches,
 };
@@ -75,24 +78,13 @@ impl Scored for PixelsFound {
 }
 
 impl DenseData for MaskDataset {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn classes(&self) -> Vec<String> {
-        self.classes.names.clone()
-    }
-
     fn images(&self, split: Split) -> usize {
         self.part(split).len()
     }
 
-    fn fingerprint(&self) -> String {
-        self.fingerprint()
-    }
-
-    fn split_file(&self) -> SplitFile {
-        self.split_file()
+    fn summary(&self) -> DenseSummary {
+        let (name, classes) = (self.name.clone(), self.classes.names.clone());
+        DenseSummary { name, classes, fingerprint: self.fingerprint(), split_file: self.split_file() }
     }
 }
 
@@ -195,14 +187,8 @@ impl DenseTask for Masks {
         self.dataset.part(split).iter().map(windows).collect()
     }
 
-    fn load(
-        &self,
-        plan: &Plan,
-        split: Split,
-        order: Vec<usize>,
-        look: Look,
-        size: usize,
-    ) -> Result<Batches<'static, DenseBatch<Vec<u16>>>> {
+    fn load(&self, plan: &Plan, request: DenseRequest) -> Result<Batches<'static, DenseBatch<Vec<u16>>>> {
+        let DenseRequest { split, order, look, size } = request;
         let plain = MaskLoaderOptions { labels: split == Split::Train, batch: size, ..self.loader_options(plan) };
         let options = match look {
             Look::Plain { mirror } => MaskLoaderOptions { view: MaskView::Windows { mirror }, ..plain },
@@ -240,12 +226,8 @@ impl DenseTask for Masks {
         PartTally { pixels: PixelTally::new(self.dataset.classes.names.len()), images: Vec::new() }
     }
 
-    fn evaluator<'a>(
-        &'a self,
-        split: Split,
-        params: &'a [Param],
-        prompts: Option<&'a [Param]>,
-    ) -> Result<Evaluator<'a, DenseBatch<Vec<u16>>, Self::Output>> {
+    fn evaluator<'a>(&'a self, split: Split, learned: LearnedValues<'a>) -> Result<DenseEvaluator<'a, Self>> {
+        let LearnedValues { params, prompts } = learned;
         let part = self.dataset.part(split);
         let head = self.model.bind(params)?;
         Ok(Box::new(move |batch| {
