@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use serde_json::json;
 use tokenizers::Tokenizer;
 
-use crate::model::{Config, Model, TowerConfig};
+use crate::layout::{NanoClip, NanoConfig, TowerConfig};
 
 /// Mean and standard deviation pixels are normalised by, CLIP's.
 pub(crate) const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
@@ -24,7 +24,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Writes the four files of a model's folder, the weights in f16.
-pub(crate) fn export(folder: &Path, model: &Model, theta: &[f32], tokenizer: &Tokenizer) -> Result<()> {
+pub(crate) fn export(folder: &Path, model: &NanoClip, theta: &[f32], tokenizer: &Tokenizer) -> Result<()> {
     fs::create_dir_all(folder)?;
     let halves: Vec<Vec<u8>> = model
         .slots
@@ -67,7 +67,7 @@ fn pretty(value: &serde_json::Value) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn config_json(config: &Config) -> serde_json::Value {
+fn config_json(config: &NanoConfig) -> serde_json::Value {
     let tower = |tower: &TowerConfig| {
         json!({
             "hidden_size": tower.width, "intermediate_size": 4 * tower.width,
@@ -96,7 +96,7 @@ fn config_json(config: &Config) -> serde_json::Value {
 }
 
 /// What training needs to go on.
-pub(crate) struct State {
+pub(crate) struct SavedState {
     /// The parameters.
     pub(crate) theta: Vec<f32>,
     /// AdamW's first moments.
@@ -108,7 +108,7 @@ pub(crate) struct State {
 }
 
 /// Saves the state.
-pub(crate) fn save(path: &Path, state: &State) -> Result<()> {
+pub(crate) fn save(path: &Path, state: &SavedState) -> Result<()> {
     let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
     let (theta, first, second) = (bytes(&state.theta), bytes(&state.first), bytes(&state.second));
     let counters: Vec<u8> = state.counters.iter().flat_map(|count| count.to_le_bytes()).collect();
@@ -123,7 +123,7 @@ pub(crate) fn save(path: &Path, state: &State) -> Result<()> {
 }
 
 /// Reads what [`save`] wrote.
-pub(crate) fn load(path: &Path, parameters: usize) -> Result<State> {
+pub(crate) fn load(path: &Path, parameters: usize) -> Result<SavedState> {
     let bytes = fs::read(path).with_context(|| format!("{}", path.display()))?;
     let tensors = SafeTensors::deserialize(&bytes)?;
     let floats = |name: &str| -> Result<Vec<f32>> {
@@ -138,5 +138,5 @@ pub(crate) fn load(path: &Path, parameters: usize) -> Result<State> {
     for (count, bytes) in counters.iter_mut().zip(saved.data().chunks_exact(8)) {
         *count = bytes.iter().rev().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
     }
-    Ok(State { theta: floats("theta")?, first: floats("first")?, second: floats("second")?, counters })
+    Ok(SavedState { theta: floats("theta")?, first: floats("first")?, second: floats("second")?, counters })
 }

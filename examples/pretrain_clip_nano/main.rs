@@ -10,9 +10,12 @@
 //! the model stands in the folder's `export`.
 
 mod export;
+mod layout;
+mod loss;
 mod model;
 mod ops;
 mod tokenizer;
+mod tower;
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -25,8 +28,10 @@ use clap::Parser;
 use tokenizers::Tokenizer;
 use vpt::data::shapes::{self, Caption, Colour, Curriculum, Pairs, Scene, Shape, Style};
 
-use crate::export::{MEAN, STD, State};
-use crate::model::{Config, Model, Scratch, Slot, Tape, TowerConfig, contrastive};
+use crate::export::{MEAN, STD, SavedState};
+use crate::layout::{NanoClip, NanoConfig, ParamSlot, TowerConfig};
+use crate::loss::contrastive;
+use crate::tower::{Scratch, Tape};
 
 /// Pre-trains a small CLIP on drawn scenes.
 #[derive(Parser)]
@@ -86,7 +91,7 @@ fn main() -> Result<()> {
     let heads = args.heads.unwrap_or(args.width / 32);
     ensure!(heads > 0 && args.width.is_multiple_of(heads), "--heads {heads} does not divide a width of {}", args.width);
     let tokenizer = open_tokenizer(&args)?;
-    let config = Config {
+    let config = NanoConfig {
         image: 64,
         patch: 8,
         vision: TowerConfig { width: args.width, depth: args.depth, heads },
@@ -95,8 +100,8 @@ fn main() -> Result<()> {
         context: 32,
         projection: 128,
     };
-    let model = Model::new(config);
-    Trainer::new(args, model, tokenizer)?.run()
+    let model = NanoClip::new(config);
+    Pretraining::new(args, model, tokenizer)?.run()
 }
 
 /// The tokenizer of the run: learned from captions at the first start.
@@ -112,7 +117,7 @@ fn open_tokenizer(args: &Args) -> Result<Tokenizer> {
 }
 
 /// One step's images and captions.
-struct Batch {
+struct CaptionedBatch {
     /// `[B, 3, S, S]` in pieces of [`CHUNK`] images.
     images: Vec<Vec<f32>>,
     /// Token ids of the distinct captions, in pieces of [`TEXT_CHUNK`].
@@ -122,7 +127,7 @@ struct Batch {
 }
 
 /// The pixels of some scenes, and the scenes with their captions.
-type Drawn = (Vec<f32>, Vec<(Scene, Caption)>);
+type DrawnScenes = (Vec<f32>, Vec<(Scene, Caption)>);
 
 /// Draws a scene as normalised pixels `[3, S, S]`, added to `out`.
 fn pixels(scene: &Scene, side: usize, out: &mut Vec<f32>) {
@@ -154,31 +159,31 @@ fn each<S: Send, T: Send>(items: &mut [T], states: &mut [S], f: impl Fn(usize, &
 }
 
 /// What a thread keeps from step to step.
-struct Worker {
+struct ThreadBuffers {
     scratch: Scratch,
     gradient: Vec<f32>,
 }
 
 /// Pieces of one step: texts first, since an image piece is smaller and evens the threads' ends out.
-enum Piece {
+enum TapePiece {
     Texts(Tape),
     Images(Tape),
 }
 
-struct Trainer {
+struct Pretraining {
     args: Args,
-    model: Model,
+    model: NanoClip,
     tokenizer: Tokenizer,
-    state: State,
-    workers: Vec<Worker>,
-    pieces: Vec<Piece>,
+    state: SavedState,
+    workers: Vec<ThreadBuffers>,
+    pieces: Vec<TapePiece>,
     decays: Vec<bool>,
     started: Instant,
     before: u64,
 }
 
-impl Trainer {
-    fn new(args: Args, model: Model, tokenizer: Tokenizer) -> Result<Self> {
+impl Pretraining {
+    fn new(args: Args, model: NanoClip, tokenizer: Tokenizer) -> Result<Self> {
         ensure!(args.batch.is_multiple_of(CHUNK), "--batch must be a multiple of {CHUNK}");
         let path = args.out.join("checkpoint.safetensors");
         let n = model.len();
@@ -186,11 +191,11 @@ impl Trainer {
             export::load(&path, n)?
         } else {
             let theta = model.start(&mut shapes::rng(args.seed, 0, 0));
-            State { theta, first: vec![0.0; n], second: vec![0.0; n], counters: [0; 5] }
+            SavedState { theta, first: vec![0.0; n], second: vec![0.0; n], counters: [0; 5] }
         };
         let workers =
-            (0..args.threads).map(|_| Worker { scratch: Scratch::default(), gradient: vec![0.0; n] }).collect();
-        let decays = model.slots.iter().flat_map(|slot: &Slot| slot.range.clone().map(|_| Model::decays(slot)));
+            (0..args.threads).map(|_| ThreadBuffers { scratch: Scratch::default(), gradient: vec![0.0; n] }).collect();
+        let decays = model.slots.iter().flat_map(|slot: &ParamSlot| slot.range.clone().map(|_| NanoClip::decays(slot)));
         let decays = decays.collect();
         let before = state.counters[2];
         eprintln!("{n} parameters, step {}, {} tokens", state.counters[0], tokenizer.get_vocab_size(true));
@@ -256,14 +261,14 @@ impl Trainer {
     }
 
     /// The batch that starts at sample `first`.
-    fn batch(&mut self, first: u64) -> Result<Batch> {
+    fn batch(&mut self, first: u64) -> Result<CaptionedBatch> {
         let (seed, side) = (self.args.seed, self.model.config.image);
         let stage = match first {
             0..EASY_SAMPLES => Curriculum::Easy,
             EASY_SAMPLES..SINGLE_SAMPLES => Curriculum::Single,
             _ => Curriculum::Full,
         };
-        let mut drawn: Vec<Drawn> = Vec::new();
+        let mut drawn: Vec<DrawnScenes> = Vec::new();
         drawn.resize_with(self.args.batch / CHUNK, Default::default);
         each(&mut drawn, &mut self.workers, |piece, (images, items), _| {
             for index in piece * CHUNK..(piece + 1) * CHUNK {
@@ -284,7 +289,7 @@ impl Trainer {
         let ids = ids.collect::<Result<Vec<_>>>()?;
         let truth = items().flat_map(|(scene, _)| captions.iter().map(|caption| caption.holds(scene))).collect();
         let texts = ids.chunks(TEXT_CHUNK).map(<[_]>::to_vec).collect();
-        Ok(Batch { texts, truth, images: drawn.into_iter().map(|(images, _)| images).collect() })
+        Ok(CaptionedBatch { texts, truth, images: drawn.into_iter().map(|(images, _)| images).collect() })
     }
 
     /// One optimisation step; returns the loss.
@@ -296,18 +301,18 @@ impl Trainer {
         let (mut text_tapes, mut image_tapes) = (vec![], vec![]);
         for piece in self.pieces.drain(..) {
             match piece {
-                Piece::Texts(tape) => text_tapes.push(tape),
-                Piece::Images(tape) => image_tapes.push(tape),
+                TapePiece::Texts(tape) => text_tapes.push(tape),
+                TapePiece::Images(tape) => image_tapes.push(tape),
             }
         }
         text_tapes.resize_with(texts, Tape::default);
         image_tapes.resize_with(batch.images.len(), Tape::default);
-        self.pieces.extend(text_tapes.into_iter().map(Piece::Texts));
-        self.pieces.extend(image_tapes.into_iter().map(Piece::Images));
+        self.pieces.extend(text_tapes.into_iter().map(TapePiece::Texts));
+        self.pieces.extend(image_tapes.into_iter().map(TapePiece::Images));
         let (model, theta) = (&self.model, &self.state.theta);
         each(&mut self.pieces, &mut self.workers, |index, piece, worker| match piece {
-            Piece::Texts(tape) => model.embed_texts(theta, &batch.texts[index], tape, &mut worker.scratch),
-            Piece::Images(tape) => {
+            TapePiece::Texts(tape) => model.embed_texts(theta, &batch.texts[index], tape, &mut worker.scratch),
+            TapePiece::Images(tape) => {
                 model.embed_images(theta, &batch.images[index - texts], tape, &mut worker.scratch);
             }
         });
@@ -315,8 +320,8 @@ impl Trainer {
         let mut starts = vec![];
         for piece in &self.pieces {
             let (rows, tape) = match piece {
-                Piece::Texts(tape) => (&mut text_rows, tape),
-                Piece::Images(tape) => (&mut image_rows, tape),
+                TapePiece::Texts(tape) => (&mut text_rows, tape),
+                TapePiece::Images(tape) => (&mut image_rows, tape),
             };
             starts.push(rows.len());
             rows.extend_from_slice(&tape.embeddings);
@@ -326,13 +331,13 @@ impl Trainer {
         ensure!(loss.is_finite(), "step {}: the loss is not finite", self.state.counters[0]);
         self.workers.iter_mut().for_each(|worker| worker.gradient.fill(0.0));
         each(&mut self.pieces, &mut self.workers, |index, piece, worker| {
-            let Worker { scratch, gradient } = worker;
+            let ThreadBuffers { scratch, gradient } = worker;
             match piece {
-                Piece::Texts(tape) => {
+                TapePiece::Texts(tape) => {
                     let rows = &dtexts[starts[index]..][..tape.embeddings.len()];
                     model.texts_backward(theta, tape, rows, gradient, scratch);
                 }
-                Piece::Images(tape) => {
+                TapePiece::Images(tape) => {
                     let rows = &dimages[starts[index]..][..tape.embeddings.len()];
                     model.images_backward(theta, tape, rows, gradient, scratch);
                 }
@@ -353,7 +358,7 @@ impl Trainer {
     /// AdamW with clipped gradients.
     fn update(&mut self) {
         let lr = self.learning_rate();
-        let State { theta, first, second, counters } = &mut self.state;
+        let SavedState { theta, first, second, counters } = &mut self.state;
         let gradient = &self.workers[0].gradient;
         let length = ops::dot(gradient, gradient).sqrt();
         let shorten = (CLIP_NORM / length.max(1e-12)).min(1.0);

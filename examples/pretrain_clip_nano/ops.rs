@@ -7,13 +7,13 @@ use vpt::kernel::{self, Init, Mat, MatMut, Panels};
 
 /// A matrix inside a slice: where it starts, and the steps between its rows and columns, one of which is 1.
 #[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
+pub(crate) struct MatView<'a> {
     data: &'a [f32],
     row: usize,
     transposed: bool,
 }
 
-impl<'a> View<'a> {
+impl<'a> MatView<'a> {
     /// A row-major matrix whose rows are `row` values apart.
     pub(crate) fn rows(data: &'a [f32], row: usize) -> Self {
         Self { data, row, transposed: false }
@@ -39,7 +39,7 @@ thread_local! {
 }
 
 /// `c = a · b` or, with `add`, `c += a · b`; a is `[m, k]`, b is `[k, n]`, c is `[m, n]` with rows `c_row` values apart.
-pub(crate) fn matmul((m, k, n): (usize, usize, usize), a: View, b: View, c: &mut [f32], c_row: usize, add: bool) {
+pub(crate) fn matmul((m, k, n): (usize, usize, usize), a: MatView, b: MatView, c: &mut [f32], c_row: usize, add: bool) {
     PANELS.with_borrow_mut(|panels| {
         panels.reset(k, n);
         panels.fill(0, 0, b.sized(k, n));
@@ -62,7 +62,7 @@ pub(crate) fn linear(x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize, 
     if let Some(bias) = bias {
         y.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
     }
-    let (x, w) = (View::rows(x, inputs), View::rows(w, inputs).t());
+    let (x, w) = (MatView::rows(x, inputs), MatView::rows(w, inputs).t());
     matmul((rows, inputs, outputs), x, w, y, outputs, bias.is_some());
 }
 
@@ -78,15 +78,15 @@ pub(crate) fn linear_backward(
 ) {
     let outputs = w.len() / inputs;
     let rows = x.len() / inputs;
-    let dy_view = View::rows(dy, outputs);
-    matmul((outputs, rows, inputs), dy_view.t(), View::rows(x, inputs), dw, inputs, true);
+    let dy_view = MatView::rows(dy, outputs);
+    matmul((outputs, rows, inputs), dy_view.t(), MatView::rows(x, inputs), dw, inputs, true);
     if let Some(dbias) = dbias {
         for row in dy.chunks_exact(outputs) {
             dbias.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
         }
     }
     if let Some(dx) = dx {
-        matmul((rows, outputs, inputs), dy_view, View::rows(w, inputs), dx, inputs, false);
+        matmul((rows, outputs, inputs), dy_view, MatView::rows(w, inputs), dx, inputs, false);
     }
 }
 
