@@ -17,7 +17,7 @@ use std::path::Path;
 
 use super::{ROWS, TextMicroBatch, TextTower, check_ids, check_vocabulary};
 use crate::spec::{TextPool, TextSpec};
-use crate::vit::{BlockScratch, BlockTape, Depth, Queries, Sequences};
+use crate::vit::{BlockScratch, BlockTape, BlockVjp, Depth, Queries, Sequences};
 use vpt_base::{Error, Result, parallel};
 use vpt_kernel::{Mat, row_stride};
 
@@ -43,6 +43,22 @@ pub struct PromptedTexts {
     tails: Vec<Vec<u32>>,
     /// Vectors that there is room for.
     room: usize,
+}
+
+/// Texts that go through the tower together.
+struct TextBatch<'a> {
+    texts: &'a PromptedTexts,
+    /// Which of them.
+    range: Range<usize>,
+    /// Whether what the VJP needs of them is kept.
+    keep: bool,
+}
+
+impl<'a> TextBatch<'a> {
+    /// Their tokens behind the vectors.
+    fn tails(&self) -> &'a [Vec<u32>] {
+        &self.texts.tails[self.range.clone()]
+    }
 }
 
 /// Activations that the VJP needs of a forward pass.
@@ -175,10 +191,11 @@ impl TextTower {
             let mut scratch = BlockScratch::default();
             let (mut embeds, mut parts) = (Vec::new(), Vec::new());
             for range in micro_batches(&texts.tails, share) {
+                let batch = TextBatch { texts, range, keep };
                 let (embed, part) = if self.spec.causal {
-                    self.tails(prompts.tokens, &stem, texts, range, keep, &mut scratch)
+                    self.tails(prompts.tokens, &stem, batch, &mut scratch)
                 } else {
-                    self.both_ways(prompts, texts, range, keep, &mut scratch)
+                    self.both_ways(prompts, batch, &mut scratch)
                 };
                 embeds.extend(embed);
                 parts.push(part);
@@ -216,7 +233,7 @@ impl TextTower {
             let mut scratch = BlockScratch::default();
             for part in parts {
                 let part = if part.blocks.is_empty() {
-                    self.tails(tokens, &stem, texts, part.range, true, &mut scratch).1
+                    self.tails(tokens, &stem, TextBatch { texts, range: part.range, keep: true }, &mut scratch).1
                 } else {
                     part
                 };
@@ -311,7 +328,8 @@ impl TextTower {
         let mut gradient = vec![0.0; layers * tokens * d];
         let mut scratch = BlockScratch::default();
         for (i, block) in self.blocks.iter().enumerate().rev() {
-            block.vjp_read(&mut dx, sequences, &stem.tapes[i], &d_read[i], &mut scratch);
+            let pass = BlockVjp { d_read: Some(&d_read[i]), ..BlockVjp::of(sequences, &stem.tapes[i]) };
+            block.vjp(&mut dx, pass, &mut scratch);
             if i < layers {
                 let to = gradient[i * tokens * d..].chunks_exact_mut(d);
                 for (to, row) in to.zip(dx[stride..].chunks_exact_mut(stride)).take(tokens) {
@@ -324,30 +342,28 @@ impl TextTower {
         gradient
     }
 
-    /// Embeddings of the tails `range` behind a stem, and their tapes if they are to be kept.
+    /// Embeddings of the tails of `batch` behind a stem of `tokens` vectors, and their tapes if they are to be kept.
     fn tails(
         &self,
         tokens: usize,
         stem: &Stem,
-        texts: &PromptedTexts,
-        range: Range<usize>,
-        keep: bool,
+        batch: TextBatch,
         scratch: &mut BlockScratch,
     ) -> (Vec<f32>, TextMicroBatch) {
-        let d = self.width();
+        let (d, tails) = (self.width(), batch.tails());
         let stride = row_stride(d);
-        let starts = starts(&texts.tails[range.clone()]);
-        let mut x = vec![0.0; starts[range.len()] * stride];
+        let starts = starts(tails);
+        let mut x = vec![0.0; starts[tails.len()] * stride];
         let mut rows = x.chunks_exact_mut(stride);
-        for tail in &texts.tails[range.clone()] {
+        for tail in tails {
             for (i, (&id, row)) in tail.iter().zip(&mut rows).enumerate() {
                 self.embed_token(row, self.token(id), 1 + tokens + i);
             }
         }
         let sequences = Sequences::unturned(&starts, true);
-        let mut part = TextMicroBatch { range, ..TextMicroBatch::default() };
+        let mut part = TextMicroBatch { range: batch.range, ..TextMicroBatch::default() };
         for (i, block) in self.blocks.iter().enumerate() {
-            let mut tape = keep.then(|| BlockTape::new(self.precision));
+            let mut tape = batch.keep.then(|| BlockTape::new(self.precision));
             let prompts = Some(stem.seen(i, tokens, d));
             block.forward(&mut x, sequences, prompts, Queries::All, tape.as_mut(), scratch);
             part.blocks.extend(tape);
@@ -377,7 +393,8 @@ impl TextTower {
             // The tails' own tokens do not learn.
             let depth = if i == 0 { Depth::Prompts } else { Depth::Rows };
             let (prompts, d_prompts) = (Some(stem.seen(i, tokens, d)), Some(&mut *d_read[i]));
-            block.vjp(&mut dx, sequences, prompts, Queries::All, &part.blocks[i], depth, d_prompts, None, scratch);
+            let pass = BlockVjp { prompts, depth, d_prompts, ..BlockVjp::of(sequences, &part.blocks[i]) };
+            block.vjp(&mut dx, pass, scratch);
         }
     }
 

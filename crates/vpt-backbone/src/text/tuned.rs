@@ -7,7 +7,8 @@ use std::path::Path;
 use super::prompted::{KEEP_BYTES, micro_batches};
 use super::{TextMicroBatch, TextTower, check_ids};
 use crate::vit::{
-    Block, BlockGrads, BlockScratch, BlockTape, BlockWeights, Depth, Get, Lookup, LowRankBlocks, Queries, Sequences,
+    Block, BlockGrads, BlockScratch, BlockTape, BlockVjp, BlockWeights, Depth, Get, Lookup, LowRankBlocks, Queries,
+    Sequences,
 };
 use crate::weights::Weights;
 use vpt_base::{Error, Result, parallel};
@@ -154,9 +155,8 @@ impl TextTower {
         let sequences = Sequences::unturned(&starts, self.spec.causal);
         for (i, block) in tuned.blocks.iter().enumerate().rev() {
             let depth = if i == 0 { Depth::Weights } else { Depth::Rows };
-            let (learned, grads) = (tuned.low_rank.learned(i), &mut sums[i]);
-            let weights = Some((learned, grads));
-            block.vjp(&mut dx, sequences, None, Queries::All, &part.blocks[i], depth, None, weights, scratch);
+            let weights = Some((tuned.low_rank.learned(i), &mut sums[i]));
+            block.vjp(&mut dx, BlockVjp { depth, weights, ..BlockVjp::of(sequences, &part.blocks[i]) }, scratch);
         }
     }
 }

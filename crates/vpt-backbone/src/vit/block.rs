@@ -216,7 +216,7 @@ pub(crate) struct BlockScratch {
     /// The tape of a block whose VJP is not wanted.
     unkept: BlockTape,
     /// Rows of width D. Forward: normalised rows and queries that are not kept as they are, and what attention gives. Back:
-    /// see [`Block::back`].
+    /// see [`Block::vjp`].
     rows: [Vec<f32>; 3],
     /// Keys and values `[rows, 2D]` that are not kept as they are, and their gradients.
     kv: Vec<f32>,
@@ -237,6 +237,35 @@ pub(crate) enum Depth {
     Weights,
     /// To the keys and values of the prompts and no further.
     Prompts,
+}
+
+/// What the VJP of a block goes back through, and where its gradients go beside those of the rows.
+pub(crate) struct BlockVjp<'a> {
+    /// The sequences of the forward pass.
+    pub(crate) sequences: Sequences<'a>,
+    /// The prompts that its rows have seen, keys and values `[P, 2D]`.
+    pub(crate) prompts: Option<Mat<'a>>,
+    /// The rows that it went on with.
+    pub(crate) queries: Queries,
+    /// What it kept.
+    pub(crate) tape: &'a BlockTape,
+    /// How far down the gradient goes.
+    pub(crate) depth: Depth,
+    /// Where others have read keys and values of these sequences as prompts of theirs: the gradient that comes from there,
+    /// `[rows, 2D]` at stride `row_stride(2D)`.
+    pub(crate) d_read: Option<&'a [f32]>,
+    /// The gradient of the prompts is added here, `[P, 2D]`.
+    pub(crate) d_prompts: Option<&'a mut [f32]>,
+    /// The weights that are learned, and what their gradients are added to.
+    pub(crate) weights: Option<(&'a LearnedWeights, &'a mut BlockGrads)>,
+}
+
+impl<'a> BlockVjp<'a> {
+    /// Down to every row of `sequences`, where nothing else learns.
+    pub(crate) fn of(sequences: Sequences<'a>, tape: &'a BlockTape) -> Self {
+        let (queries, depth) = (Queries::All, Depth::Rows);
+        Self { sequences, prompts: None, queries, tape, depth, d_read: None, d_prompts: None, weights: None }
+    }
 }
 
 impl Block {
@@ -428,54 +457,12 @@ impl Block {
         tape.normalized2.keep(0..query_rows * stride, buffer);
     }
 
-    /// Turns `dx`, the gradient of the block's output, into that of its input, in place, as far down as `depth` says.
+    /// Turns `dx`, the gradient of the block's output, into that of its input, in place, as far down as `pass` says.
     ///
     /// Layout as in [`Block::forward`]; with [`Queries::First`] the gradient comes in the first `count` rows and leaves in
-    /// all rows. The gradient of the prompts' keys and values is added to `d_prompts` `[P, 2D]`, those of the weights that are
-    /// learned to those beside them.
-    #[allow(clippy::too_many_arguments, reason = "forward's arguments and the gradients")]
-    pub(crate) fn vjp(
-        &self,
-        dx: &mut Vec<f32>,
-        sequences: Sequences,
-        prompts: Option<Mat>,
-        queries: Queries,
-        tape: &BlockTape,
-        depth: Depth,
-        d_prompts: Option<&mut [f32]>,
-        weights: Option<(&LearnedWeights, &mut BlockGrads)>,
-        scratch: &mut BlockScratch,
-    ) {
-        self.back(dx, sequences, prompts, queries, tape, depth, None, d_prompts, weights, scratch);
-    }
-
-    /// As [`Block::vjp`] of sequences whose keys and values others have read too, as prompts of theirs: `d_read`
-    /// `[rows, 2D]` (stride `row_stride(2D)`) is the gradient that comes from there.
-    pub(crate) fn vjp_read(
-        &self,
-        dx: &mut Vec<f32>,
-        sequences: Sequences,
-        tape: &BlockTape,
-        d_read: &[f32],
-        scratch: &mut BlockScratch,
-    ) {
-        self.back(dx, sequences, None, Queries::All, tape, Depth::Rows, Some(d_read), None, None, scratch);
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "forward's arguments and the gradients")]
-    fn back(
-        &self,
-        dx: &mut Vec<f32>,
-        sequences: Sequences,
-        prompts: Option<Mat>,
-        queries: Queries,
-        tape: &BlockTape,
-        depth: Depth,
-        d_read: Option<&[f32]>,
-        mut d_prompts: Option<&mut [f32]>,
-        mut weights: Option<(&LearnedWeights, &mut BlockGrads)>,
-        scratch: &mut BlockScratch,
-    ) {
+    /// all rows.
+    pub(crate) fn vjp(&self, dx: &mut Vec<f32>, pass: BlockVjp, scratch: &mut BlockScratch) {
+        let BlockVjp { sequences, prompts, queries, tape, depth, d_read, mut d_prompts, mut weights } = pass;
         let d = self.width();
         let (stride, kv_stride) = (row_stride(d), row_stride(2 * d));
         let rows = sequences.rows();

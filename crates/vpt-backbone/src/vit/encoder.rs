@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::block::{BlockScratch, BlockTape, Depth, Queries, Sequences};
+use super::block::{BlockScratch, BlockTape, BlockVjp, Depth, Queries, Sequences};
 use super::embed::{EmbeddingScratch, EmbeddingTape};
 use super::pool::{PoolTape, PooledRows};
 use super::prompts::{PreparedGrads, PreparedPrompts};
@@ -254,7 +254,9 @@ impl Vit {
             };
             let of_weights = job.tuned.zip(weights.as_deref_mut());
             let of_weights = of_weights.map(|(tuned, weights)| (tuned.learned(i), &mut weights.blocks[i]));
-            block.vjp(dx, sequences, prompts, queries, tape, depth, d_prompts, of_weights, scratch);
+            let pass =
+                BlockVjp { prompts, queries, depth, d_prompts, weights: of_weights, ..BlockVjp::of(sequences, tape) };
+            block.vjp(dx, pass, scratch);
             if i == 0 && (inserted == Some(0) || want.pixels || of_embedding) {
                 self.add_reads(dx, readout, 0, (count, tokens), d_features);
                 let grads = weights.as_deref_mut().and_then(|weights| weights.embedding.as_mut());

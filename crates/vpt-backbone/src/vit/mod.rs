@@ -59,7 +59,7 @@ use std::sync::{Mutex, PoisonError};
 
 pub use attention_maps::{AttentionMap, AttentionMaps, AttentionOf};
 pub use attention_means::AttentionMeans;
-pub(crate) use block::{Block, BlockScratch, BlockTape, BlockWeights, Depth, Queries, Sequences};
+pub(crate) use block::{Block, BlockScratch, BlockTape, BlockVjp, BlockWeights, Depth, Queries, Sequences};
 use encoder::{GradSums, TowerWorkspace};
 use engine::TowerEngine;
 pub(crate) use grads::BlockGrads;

@@ -7,27 +7,26 @@
 use std::ops::Range;
 
 use super::super::{TextMicroBatch, TextTower};
-use super::{PromptedTexts, TextPrompts};
-use crate::vit::{BlockScratch, BlockTape, Depth, Queries, Sequences};
+use super::{PromptedTexts, TextBatch, TextPrompts};
+use crate::vit::{BlockScratch, BlockTape, BlockVjp, Queries, Sequences};
 use vpt_base::parallel;
 use vpt_kernel::row_stride;
 
 impl TextTower {
-    /// Embeddings of the texts `range`, and their tapes if they are to be kept.
+    /// Embeddings of the texts of `batch`, and their tapes if they are to be kept.
     pub(super) fn both_ways(
         &self,
         prompts: &TextPrompts,
-        texts: &PromptedTexts,
-        range: Range<usize>,
-        keep: bool,
+        batch: TextBatch,
         scratch: &mut BlockScratch,
     ) -> (Vec<f32>, TextMicroBatch) {
         let d = self.width();
         let stride = row_stride(d);
-        let starts = sequence_starts(prompts.tokens, texts, &range);
-        let mut x = vec![0.0; starts[range.len()] * stride];
+        let tails = batch.tails();
+        let starts = sequence_starts(prompts.tokens, batch.texts, &batch.range);
+        let mut x = vec![0.0; starts[tails.len()] * stride];
         let layers: Vec<&[f32]> = prompts.data.chunks_exact(prompts.tokens * d).collect();
-        for (tail, &start) in texts.tails[range.clone()].iter().zip(&starts) {
+        for (tail, &start) in tails.iter().zip(&starts) {
             let own = tail.iter().map(|&id| self.token(id));
             let tokens = layers[0].chunks_exact(d).chain(own);
             for (position, (token, row)) in tokens.zip(x[start * stride..].chunks_exact_mut(stride)).enumerate() {
@@ -35,7 +34,7 @@ impl TextTower {
             }
         }
         let sequences = Sequences::unturned(&starts, false);
-        let mut part = TextMicroBatch { range, ..TextMicroBatch::default() };
+        let mut part = TextMicroBatch { range: batch.range, ..TextMicroBatch::default() };
         for (i, block) in self.blocks.iter().enumerate() {
             if let (Some(fresh), true) = (layers.get(i), i > 0) {
                 for &start in &starts[..starts.len() - 1] {
@@ -43,7 +42,7 @@ impl TextTower {
                     rows.zip(fresh.chunks_exact(d)).for_each(|(row, vector)| row[..d].copy_from_slice(vector));
                 }
             }
-            let mut tape = keep.then(|| BlockTape::new(self.precision));
+            let mut tape = batch.keep.then(|| BlockTape::new(self.precision));
             block.forward(&mut x, sequences, None, Queries::All, tape.as_mut(), scratch);
             part.blocks.extend(tape);
         }
@@ -66,7 +65,7 @@ impl TextTower {
             let mut scratch = BlockScratch::default();
             for part in parts {
                 let part = if part.blocks.is_empty() {
-                    self.both_ways(prompts, texts, part.range, true, &mut scratch).1
+                    self.both_ways(prompts, TextBatch { texts, range: part.range, keep: true }, &mut scratch).1
                 } else {
                     part
                 };
@@ -100,7 +99,7 @@ impl TextTower {
         let mut dx = self.project_ends_vjp(d_embeds, &starts, &part.normalized, &part.inverse);
         let sequences = Sequences::unturned(&starts, false);
         for (i, block) in self.blocks.iter().enumerate().rev() {
-            block.vjp(&mut dx, sequences, None, Queries::All, &part.blocks[i], Depth::Rows, None, None, scratch);
+            block.vjp(&mut dx, BlockVjp::of(sequences, &part.blocks[i]), scratch);
             if i >= layers {
                 continue;
             }
