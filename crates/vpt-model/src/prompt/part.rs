@@ -12,7 +12,7 @@ use rand::RngCore;
 use super::{
     pixels::Places,
     tokens::{DropoutMask, TokenLayout},
-    weights::{Towers, WeightShape},
+    weights::{Projection, Towers, WeightShape},
 };
 use vpt_backbone::{
     Backbone,
@@ -239,8 +239,8 @@ impl<'a> Inputs<'a> {
 
     /// The embeddings `[m, E]` that class tokens `[m, D]` stand for.
     pub(crate) fn project(&self, backbone: &Backbone, tokens: Vec<f32>) -> Vec<f32> {
-        match &self.towers {
-            Some(towers) => towers.project(backbone, tokens),
+        match self.projection() {
+            Some(projection) => projection.project(&tokens),
             None => backbone.project(tokens),
         }
     }
@@ -252,15 +252,19 @@ impl<'a> Inputs<'a> {
         tokens: &[f32],
         gradient: Vec<f32>,
     ) -> (Vec<f32>, Option<Vec<f32>>) {
-        match &self.towers {
-            Some(towers) => towers.project_vjp(backbone, tokens, gradient),
-            None => (backbone.project_vjp(gradient), None),
-        }
+        let Some(projection) = self.projection() else { return (backbone.project_vjp(gradient), None) };
+        let (of_tokens, of_weight) = projection.vjp(tokens, &gradient);
+        (of_tokens, Some(of_weight))
+    }
+
+    /// The projection, where it is tuned.
+    fn projection(&self) -> Option<&Projection> {
+        self.towers.as_ref()?.projection()
     }
 
     /// Whether the projection is tuned, so that [`Self::project_vjp`] gives its gradient.
     pub(crate) fn tunes_projection(&self) -> bool {
-        self.towers.as_ref().is_some_and(|towers| towers.tunes_projection())
+        self.projection().is_some()
     }
 }
 

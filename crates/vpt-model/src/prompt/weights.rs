@@ -20,7 +20,6 @@ use serde::{Deserialize, Serialize};
 
 use super::part::{Draw, Drawn, FileTensors, Gradients, Inputs, Kind, Part, Site, TensorShape, Work};
 use vpt_backbone::{
-    Backbone,
     clip::{VISUAL_PROJECTION, product},
     text::TunedTexts,
     vit::{Tune, Tuned},
@@ -199,7 +198,7 @@ pub(crate) struct Towers {
 }
 
 /// CLIP's projection of image features, tuned with the tower where the head reads what it makes.
-struct Projection {
+pub(crate) struct Projection {
     /// `[E, D]`.
     weight: Vec<f32>,
     /// `[D, E]`.
@@ -210,6 +209,21 @@ impl Projection {
     fn new(weight: Vec<f32>, width: usize) -> Self {
         let rows = weight.len() / width;
         Self { packed: Panels::pack(Mat::new(&weight, rows, width, width).t()), weight }
+    }
+
+    /// The embeddings `[m, E]` that class tokens `[m, D]` stand for.
+    pub(crate) fn project(&self, tokens: &[f32]) -> Vec<f32> {
+        product(tokens, &self.packed)
+    }
+
+    /// Gradients of the tokens `[m, D]` and of the weight, from those of the embeddings `[m, E]`.
+    pub(crate) fn vjp(&self, tokens: &[f32], gradient: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (d, e) = (self.packed.k(), self.packed.n());
+        let rows = tokens.len() / d;
+        let mut of_weight = vec![0.; e * d];
+        let inputs = Panels::pack(Mat::new(tokens, rows, d, d));
+        matmul(Mat::new(gradient, rows, e, e).t(), &inputs, MatMut::new(&mut of_weight, e, d, d), Init::Zero);
+        (product(gradient, self.packed.t()), of_weight)
     }
 }
 
@@ -366,33 +380,9 @@ impl Towers {
         self.texts.as_ref()
     }
 
-    /// Whether the projection is tuned with the image tower.
-    pub(crate) fn tunes_projection(&self) -> bool {
-        self.projection.is_some()
-    }
-
-    /// The embeddings `[m, E]` that class tokens `[m, D]` stand for.
-    pub(crate) fn project(&self, backbone: &Backbone, tokens: Vec<f32>) -> Vec<f32> {
-        match &self.projection {
-            Some(projection) => product(&tokens, &projection.packed),
-            None => backbone.project(tokens),
-        }
-    }
-
-    /// Gradients of the tokens `[m, D]`, and of the projection if it is tuned, from those of the embeddings `[m, E]`.
-    pub(crate) fn project_vjp(
-        &self,
-        backbone: &Backbone,
-        tokens: &[f32],
-        gradient: Vec<f32>,
-    ) -> (Vec<f32>, Option<Vec<f32>>) {
-        let Some(Projection { packed, .. }) = &self.projection else { return (backbone.project_vjp(gradient), None) };
-        let (d, e) = (packed.k(), packed.n());
-        let rows = tokens.len() / d;
-        let mut of_weight = vec![0.; e * d];
-        let inputs = Panels::pack(Mat::new(tokens, rows, d, d));
-        matmul(Mat::new(&gradient, rows, e, e).t(), &inputs, MatMut::new(&mut of_weight, e, d, d), Init::Zero);
-        (product(&gradient, packed.t()), Some(of_weight))
+    /// The projection, if it is tuned with the image tower.
+    pub(crate) fn projection(&self) -> Option<&Projection> {
+        self.projection.as_ref()
     }
 }
 
