@@ -2,51 +2,32 @@
 
 use std::ops::Range;
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{Curve, GREY, PlotAxis, TRAIN, VAL, label, mesh};
-use vpt_base::{Error, Result};
+use super::canvas::{PlotArea, PlotResult, two_parts};
+use super::{Curve, GREY, PlotAxis, TRAIN, VAL, mesh};
+use vpt_base::Result;
 
 /// See [`super::curves_svg`].
 pub(super) fn curves_svg(title: &str, losses: PlotAxis<'_>, scores: PlotAxis<'_>, selected: usize) -> Result<String> {
-    let mut svg = String::new();
-    draw(&mut svg, title, losses, scores, selected).map_err(|error| Error::invalid("curves.svg", error.to_string()))?;
-    Ok(svg)
-}
-
-fn draw(
-    svg: &mut String,
-    title: &str,
-    losses: PlotAxis<'_>,
-    scores: PlotAxis<'_>,
-    selected: usize,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let root = SVGBackend::with_string(svg, (1000, 420)).into_drawing_area();
-    root.fill(&WHITE)?;
-    let root = root.titled(&label(title, 90), ("sans-serif", 20))?;
-    let (left, right) = root.split_horizontally(500);
     let points = |axis: PlotAxis<'_>| axis.1.iter().flat_map(|curve| curve.points.clone()).collect::<Vec<_>>();
     let epochs = points(losses).into_iter().chain(points(scores)).map(|p| p.0).fold(1., f64::max) as usize;
     let highest = points(losses).into_iter().map(|p| p.1).fold(0., f64::max);
     let top = if highest > 0. { highest * 1.05 } else { 1. };
-    panel(&left, losses, epochs, 0. ..top, selected, SeriesLabelPosition::UpperRight)?;
-    panel(&right, scores, epochs, 0. ..1.02, selected, SeriesLabelPosition::LowerRight)?;
-    root.present()?;
-    Ok(())
+    two_parts("curves.svg", title, (1000, 420), 500, |left, right| {
+        panel(left, losses, epochs, 0. ..top, selected, SeriesLabelPosition::UpperRight)?;
+        panel(right, scores, epochs, 0. ..1.02, selected, SeriesLabelPosition::LowerRight)
+    })
 }
 
-fn panel<DB: DrawingBackend>(
-    area: &DrawingArea<DB, Shift>,
+fn panel(
+    area: &PlotArea,
     (name, curves): PlotAxis<'_>,
     epochs: usize,
     range: Range<f64>,
     selected: usize,
     legend: SeriesLabelPosition,
-) -> Result<(), Box<dyn std::error::Error>>
-where
-    DB::ErrorType: 'static,
-{
+) -> PlotResult {
     let mut chart = ChartBuilder::on(area)
         .margin(12)
         .margin_right(20)

@@ -1,6 +1,8 @@
 //! Pictures of curves and of matrices, as SVG. Without the feature `plots` there are none, and run folders do without.
 
 #[cfg(feature = "plots")]
+mod canvas;
+#[cfg(feature = "plots")]
 mod confusion;
 #[cfg(feature = "plots")]
 mod curves;

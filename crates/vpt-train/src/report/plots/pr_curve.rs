@@ -2,10 +2,10 @@
 
 use std::cmp::Reverse;
 
-use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use super::canvas::{PlotArea, PlotResult, two_parts};
 use super::{GREY, TRAIN, label, mesh};
 use vpt_base::{Error, Result};
 use vpt_model::metrics::coco::{CategoryEval, CocoEval};
@@ -106,30 +106,13 @@ impl Figure {
             // It is its own mean.
             self.mean.points.clear();
         }
-        let mut svg = String::new();
-        self.draw(&mut svg, title, &others).map_err(|error| Error::invalid(file, error.to_string()))?;
-        Ok(svg)
+        two_parts(file, title, SIZE, SIZE.0 - LEGEND, |left, right| {
+            self.chart(left, &others)?;
+            self.legend(right, others.len())
+        })
     }
 
-    fn draw(&self, svg: &mut String, title: &str, others: &[CurveLine]) -> Result<(), Box<dyn std::error::Error>> {
-        let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-        root.fill(&WHITE)?;
-        let root = root.titled(&label(title, 90), ("sans-serif", 20))?;
-        let (left, right) = root.split_horizontally(SIZE.0 - LEGEND);
-        self.chart(&left, others)?;
-        self.legend(&right, others.len())?;
-        root.present()?;
-        Ok(())
-    }
-
-    fn chart<DB: DrawingBackend>(
-        &self,
-        area: &DrawingArea<DB, Shift>,
-        others: &[CurveLine],
-    ) -> Result<(), Box<dyn std::error::Error>>
-    where
-        DB::ErrorType: 'static,
-    {
+    fn chart(&self, area: &PlotArea, others: &[CurveLine]) -> PlotResult {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .x_label_area_size(38)
@@ -152,14 +135,7 @@ impl Figure {
     }
 
     /// A line for each named category with its value, the best first.
-    fn legend<DB: DrawingBackend>(
-        &self,
-        area: &DrawingArea<DB, Shift>,
-        others: usize,
-    ) -> Result<(), Box<dyn std::error::Error>>
-    where
-        DB::ErrorType: 'static,
-    {
+    fn legend(&self, area: &PlotArea, others: usize) -> PlotResult {
         let text = |colour: &RGBColor, h| ("sans-serif", 14).into_font().color(colour).pos(Pos::new(h, VPos::Center));
         let value_at = LEGEND as i32 - 24;
         let mut y = 22;
