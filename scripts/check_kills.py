@@ -9,7 +9,9 @@ kill every file that is there must be whole. Needs nothing but Python; data are 
 the small checkpoints of tests/fixtures. Exit code 1 if anything differs.
 """
 
-import argparse, collections, json, os, pathlib, random, shutil, signal, struct, subprocess, sys, time
+import argparse, collections, json, os, pathlib, shutil, signal, struct, subprocess, sys, time
+
+from checker import Checker
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -67,13 +69,10 @@ def whole(run):
     return wrong
 
 
-class Checker:
+class KillChecker(Checker):
     def __init__(self, args):
-        self.args, self.rng = args, random.Random(args.seed)
-        self.dir = pathlib.Path(args.dir)
-        shutil.rmtree(self.dir, ignore_errors=True)
-        self.dir.mkdir(parents=True)
-        self.faults, self.counts = [], collections.Counter()
+        super().__init__(args)
+        self.counts = collections.Counter()
 
     def vpt(self, arguments, **options):
         return subprocess.Popen([self.args.vpt, *map(str, arguments)], cwd=self.dir, stdin=subprocess.DEVNULL,
@@ -215,7 +214,7 @@ def main():
     parser.add_argument("--dir", default="/tmp/vpt-kills", help="scratch folder, emptied first")
     args = parser.parse_args()
     args.vpt = os.path.abspath(args.vpt)
-    sys.exit(Checker(args).run())
+    sys.exit(KillChecker(args).run())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ The program is to be built with `--features mpi`; `--mpirun` is that of the libr
 drawn by `vpt data make shapes`; the backbone is clip-nano. Needs nothing but Python and that mpirun. Exit code 1 if anything differs.
 """
 
-import argparse, json, os, pathlib, random, shutil, signal, statistics, subprocess, sys, time
+import argparse, json, os, pathlib, shutil, signal, statistics, subprocess, sys, time
+
+from checker import Checker
 
 # Name, data, flags.
 CASES = [
@@ -26,13 +28,9 @@ SAME = ["best.safetensors", "last.safetensors", "config.toml", "split.json", "cu
 TIMES = {"train_seconds", "val_seconds"}
 
 
-class Checker:
+class RankChecker(Checker):
     def __init__(self, args):
-        self.args, self.rng = args, random.Random(args.seed)
-        self.dir = pathlib.Path(args.dir)
-        shutil.rmtree(self.dir, ignore_errors=True)
-        self.dir.mkdir(parents=True)
-        self.faults = []
+        super().__init__(args)
         # OpenMPI asks for these where root starts it, in containers for one.
         self.env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         version = subprocess.run([args.mpirun, "--version"], capture_output=True, text=True).stdout
@@ -203,7 +201,7 @@ def main():
     parser.add_argument("--dir", default="/tmp/check-mpi")
     args = parser.parse_args()
     args.vpt = os.path.abspath(args.vpt)
-    checker = Checker(args)
+    checker = RankChecker(args)
     checker.data()
     checker.equal()
     checker.refusals()

@@ -8,13 +8,15 @@ input of every prompted block. Keys and values are joined where attention is cal
 `LAYER_BEHIND`). The fixture has the heads' rows side by side, `[layers, N, D]`. Masks of ones over tokens and over their 16 interleaved
 segments (`MASK_CLS_TOKEN`, `CLS_TOKEN_MASK_PIECES`) have a gradient each: how much these matter to pruning.
 """
-import argparse, os
+import os
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import AttentionInterface, AutoModel, CLIPVisionModel
+
+from fixture_folder import fixture_folder
 
 CLASSES, TOKENS, ROWS, SEGMENTS = 4, 3, 2, 16
 
@@ -108,8 +110,6 @@ def main(fixtures):
 
 
 if __name__ == "__main__":
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--fixtures", default=os.path.join(os.path.dirname(__file__), "..", "tests", "fixtures"))
-    a = ap.parse_args()
+    fixtures = fixture_folder(__doc__)
     torch.set_num_threads(1)
-    main(a.fixtures)
+    main(fixtures)

@@ -5,12 +5,14 @@
 Needs torch, transformers, safetensors, numpy. The networks are transformers' own classifiers, run as a whole on the whole canvas:
 image in the middle, sigmoid(delta) * mask around it, normalised behind that. Mappings are counted a pair of classes at a time.
 """
-import argparse, json, os
+import json, os
 
 import torch
 import torch.nn.functional as F
 import transformers as T
 from safetensors.torch import save_file
+
+from fixture_folder import fixture_folder
 
 SIDE, INNER, SOURCES, TARGETS, IMAGES = 32, 20, 12, 4, 14
 MEAN, STD = [.5, .4, .3], [.25, .3, .35]
@@ -99,12 +101,10 @@ def make(net, seed):
 
 
 if __name__ == "__main__":
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--fixtures", default=os.path.join(os.path.dirname(__file__), "..", "tests", "fixtures"))
-    a = ap.parse_args()
+    fixtures = fixture_folder(__doc__)
     torch.set_num_threads(1)
     for seed, (name, net) in zip((0, 4, 5), networks()):
-        folder = f"{a.fixtures}/label-map/{name}"
+        folder = f"{fixtures}/label-map/{name}"
         expected = make(net, seed)
         net.float().save_pretrained(folder)
         stretch = dict(image_processor_type="ViTImageProcessor", do_resize=True, size=dict(height=SIDE, width=SIDE), resample=3, do_rescale=True, rescale_factor=1 / 255, do_normalize=True, image_mean=MEAN, image_std=STD)

@@ -4,7 +4,7 @@
 
 Needs torch, transformers, tokenizers, safetensors, pillow, numpy. Everything is seeded. The pictures are those of make_fixtures.py.
 """
-import argparse, json, os, re, shutil, string, sys
+import json, os, re, shutil, string, sys
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 sys.path.insert(0, os.path.dirname(__file__))
+from fixture_folder import fixture_folder
 from make_fixtures import CORPUS, TEXTS, widen
 
 SIDE, LARGE, FLOOR, CONTEXT = 32, 48, 35, 16
@@ -159,8 +160,6 @@ def main(out):
 
 
 if __name__ == "__main__":
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--out", default=os.path.join(os.path.dirname(__file__), "..", "tests", "fixtures"))
-    a = ap.parse_args()
+    fixtures = fixture_folder(__doc__, "--out")
     torch.set_num_threads(1)
-    main(a.out)
+    main(fixtures)

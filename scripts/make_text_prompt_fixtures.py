@@ -5,13 +5,15 @@
 Needs torch, transformers, tokenizers, safetensors, numpy. The towers are transformers' CLIP, with whole sequences padded to the
 tower's context, a causal mask and prompts put into their places before a block: nothing is shared, left out or computed ahead.
 """
-import argparse, os
+import os
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import CLIPModel
+
+from fixture_folder import fixture_folder
 
 NAMES = ["red square", "two small_circles", "star", "a drawing of the picture"]
 TEMPLATES = ["a photo of a {}.", "the {} in a picture", "a drawing of a {}"]
@@ -163,10 +165,8 @@ def make(dir, seed):
 
 
 if __name__ == "__main__":
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--fixtures", default=os.path.join(os.path.dirname(__file__), "..", "tests", "fixtures"))
-    a = ap.parse_args()
+    fixtures = fixture_folder(__doc__)
     torch.set_num_threads(1)
-    path = f"{a.fixtures}/text-prompts.safetensors"
-    save_file(make(f"{a.fixtures}/clip", 1), path)
+    path = f"{fixtures}/text-prompts.safetensors"
+    save_file(make(f"{fixtures}/clip", 1), path)
     os.chmod(path, 0o644)  # safetensors writes 0600

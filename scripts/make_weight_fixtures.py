@@ -6,7 +6,7 @@ Needs torch, transformers, tokenizers, safetensors, numpy. The towers are transf
 a low-rank change is added to the weight of a layer before it is called. Of gradients of whole weights only sums along random
 directions are kept, so that the file stays small.
 """
-import argparse, os, re
+import os, re
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch.func import functional_call
 from transformers import AutoModel, CLIPModel
+
+from fixture_folder import fixture_folder
 
 NAMES = ["red square", "two small circles", "star", "a drawing of the picture"]
 TEMPLATES = ["a photo of a {}.", "the {} in a picture"]
@@ -182,14 +184,12 @@ def vit_cases(dir, rec, family):
 
 
 if __name__ == "__main__":
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--fixtures", default=os.path.join(os.path.dirname(__file__), "..", "tests", "fixtures"))
-    a = ap.parse_args()
+    fixtures = fixture_folder(__doc__)
     torch.set_num_threads(1)
     rec = Recorder(1)
-    clip_cases(f"{a.fixtures}/clip", rec)
-    vit_cases(f"{a.fixtures}/vit", rec, "vit")
-    vit_cases(f"{a.fixtures}/dinov2-swiglu", rec, "dinov2-swiglu")
-    path = f"{a.fixtures}/tuned-weights.safetensors"
+    clip_cases(f"{fixtures}/clip", rec)
+    vit_cases(f"{fixtures}/vit", rec, "vit")
+    vit_cases(f"{fixtures}/dinov2-swiglu", rec, "dinov2-swiglu")
+    path = f"{fixtures}/tuned-weights.safetensors"
     save_file(rec.out, path)
     os.chmod(path, 0o644)  # safetensors writes 0600
