@@ -66,20 +66,10 @@ pub(crate) struct Embed {
     shards: ShardArgs,
     /// How the folder lies: clip-retrieval (`img_emb/*.npy`, rows of length 1, and `metadata/*.parquet`, for clip-retrieval, autofaiss and
     /// embedding-reader), safetensors, or npy, these with names and captions in *.jsonl beside [default: safetensors]
-    #[arg(
-        long,
-        value_name = "LAYOUT",
-        help_heading = "Very many images",
-        value_parser = one_of::<ShardLayout>(ShardLayout::NAMES)
-    )]
+    #[arg(long, value_name = "LAYOUT", help_heading = "Very many images", value_parser = one_of::<ShardLayout>(ShardLayout::NAMES))]
     layout: Option<ShardLayout>,
     /// Type of the values [default: f16 with clip-retrieval, else f32]
-    #[arg(
-        long,
-        value_name = "TYPE",
-        help_heading = "Very many images",
-        value_parser = one_of::<RowType>(RowType::NAMES)
-    )]
+    #[arg(long, value_name = "TYPE", help_heading = "Very many images", value_parser = one_of::<RowType>(RowType::NAMES))]
     dtype: Option<RowType>,
     #[command(flatten)]
     carbon: CarbonArgs,
