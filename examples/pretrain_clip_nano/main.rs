@@ -31,7 +31,7 @@ use vpt::data::shapes::{self, Caption, Colour, Curriculum, Pairs, Scene, Shape, 
 use crate::export::{MEAN, STD, SavedState};
 use crate::layout::{NanoClip, NanoConfig, ParamSlot, TowerConfig};
 use crate::loss::contrastive;
-use crate::tower::{Scratch, Tape};
+use crate::tower::{Tape, ThreadBuffers};
 
 /// Pre-trains a small CLIP on drawn scenes.
 #[derive(Parser)]
@@ -158,12 +158,6 @@ fn each<S: Send, T: Send>(items: &mut [T], states: &mut [S], f: impl Fn(usize, &
     });
 }
 
-/// What a thread keeps from step to step.
-struct ThreadBuffers {
-    scratch: Scratch,
-    gradient: Vec<f32>,
-}
-
 /// Pieces of one step: texts first, since an image piece is smaller and evens the threads' ends out.
 enum TapePiece {
     Texts(Tape),
@@ -193,8 +187,7 @@ impl Pretraining {
             let theta = model.start(&mut shapes::rng(args.seed, 0, 0));
             SavedState { theta, first: vec![0.0; n], second: vec![0.0; n], counters: [0; 5] }
         };
-        let workers =
-            (0..args.threads).map(|_| ThreadBuffers { scratch: Scratch::default(), gradient: vec![0.0; n] }).collect();
+        let workers = (0..args.threads).map(|_| ThreadBuffers::new(n)).collect();
         let decays = model.slots.iter().flat_map(|slot: &ParamSlot| slot.range.clone().map(|_| NanoClip::decays(slot)));
         let decays = decays.collect();
         let before = state.counters[2];
@@ -330,17 +323,14 @@ impl Pretraining {
         let (loss, dimages, dtexts, dscale) = contrastive(&image_rows, &text_rows, &batch.truth, e, theta[at_scale]);
         ensure!(loss.is_finite(), "step {}: the loss is not finite", self.state.counters[0]);
         self.workers.iter_mut().for_each(|worker| worker.gradient.fill(0.0));
-        each(&mut self.pieces, &mut self.workers, |index, piece, worker| {
-            let ThreadBuffers { scratch, gradient } = worker;
-            match piece {
-                TapePiece::Texts(tape) => {
-                    let rows = &dtexts[starts[index]..][..tape.embeddings.len()];
-                    model.texts_backward(theta, tape, rows, gradient, scratch);
-                }
-                TapePiece::Images(tape) => {
-                    let rows = &dimages[starts[index]..][..tape.embeddings.len()];
-                    model.images_backward(theta, tape, rows, gradient, scratch);
-                }
+        each(&mut self.pieces, &mut self.workers, |index, piece, worker| match piece {
+            TapePiece::Texts(tape) => {
+                let rows = &dtexts[starts[index]..][..tape.embeddings.len()];
+                model.texts_backward(theta, tape, rows, worker);
+            }
+            TapePiece::Images(tape) => {
+                let rows = &dimages[starts[index]..][..tape.embeddings.len()];
+                model.images_backward(theta, tape, rows, worker);
             }
         });
         let (first, rest) = self.workers.split_at_mut(1);

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::layout::{NanoClip, Norm};
 use crate::ops::{dot, layer_norm, layer_norm_backward, linear, linear_backward};
-use crate::tower::{Scratch, Tape, sized, two};
+use crate::tower::{Scratch, Tape, ThreadBuffers, sized, two};
 
 /// `[B, 3, S, S]` images as `[B · patches, 3 · P · P]`, each patch in the order of the convolution's weight.
 fn patchify(images: &[f32], side: usize, patch: usize, out: &mut Vec<f32>) {
@@ -120,15 +120,9 @@ impl NanoClip {
         dlast
     }
 
-    /// Adds the image tower's gradients to `grad`, given those of the embeddings of the tape's images.
-    pub(crate) fn images_backward(
-        &self,
-        theta: &[f32],
-        tape: &mut Tape,
-        gradient: &[f32],
-        grad: &mut [f32],
-        scratch: &mut Scratch,
-    ) {
+    /// Adds the image tower's gradients to the thread's own, given those of the embeddings of the tape's images.
+    pub(crate) fn images_backward(&self, theta: &[f32], tape: &mut Tape, gradient: &[f32], own: &mut ThreadBuffers) {
+        let ThreadBuffers { scratch, gradient: grad } = own;
         let d = self.config.vision.width;
         let (count, values) = (self.config.patches(), self.config.patch_values());
         let mut dx = self.project_backward(theta, (&self.post_norm, &self.visual_projection), tape, gradient, grad);
@@ -146,15 +140,9 @@ impl NanoClip {
         linear_backward(&tape.patches, w, values, flat, &mut grad[self.patch.clone()], None, None);
     }
 
-    /// Adds the text tower's gradients to `grad`, given those of the embeddings of the tape's texts.
-    pub(crate) fn texts_backward(
-        &self,
-        theta: &[f32],
-        tape: &mut Tape,
-        gradient: &[f32],
-        grad: &mut [f32],
-        scratch: &mut Scratch,
-    ) {
+    /// Adds the text tower's gradients to the thread's own, given those of the embeddings of the tape's texts.
+    pub(crate) fn texts_backward(&self, theta: &[f32], tape: &mut Tape, gradient: &[f32], own: &mut ThreadBuffers) {
+        let ThreadBuffers { scratch, gradient: grad } = own;
         let d = self.config.text.width;
         let mut dx = self.project_backward(theta, (&self.final_norm, &self.text_projection), tape, gradient, grad);
         self.text.backward(theta, &tape.parts(), &mut dx, grad, scratch);
@@ -185,17 +173,16 @@ mod tests {
         texts: &[Vec<u32>],
         truth: &[Option<bool>],
     ) -> (f32, Vec<f32>) {
-        let (mut scratch, mut a, mut b) = (Scratch::default(), Tape::default(), Tape::default());
-        model.embed_images(theta, images, &mut a, &mut scratch);
-        model.embed_texts(theta, texts, &mut b, &mut scratch);
+        let (mut own, mut a, mut b) = (ThreadBuffers::new(model.len()), Tape::default(), Tape::default());
+        model.embed_images(theta, images, &mut a, &mut own.scratch);
+        model.embed_texts(theta, texts, &mut b, &mut own.scratch);
         let log_scale = theta[model.logit_scale.start];
         let e = model.config.projection;
         let (loss, di, dt, ds) = contrastive(&a.embeddings, &b.embeddings, truth, e, log_scale);
-        let mut grad = vec![0.0; model.len()];
-        model.images_backward(theta, &mut a, &di, &mut grad, &mut scratch);
-        model.texts_backward(theta, &mut b, &dt, &mut grad, &mut scratch);
-        grad[model.logit_scale.start] = ds;
-        (loss, grad)
+        model.images_backward(theta, &mut a, &di, &mut own);
+        model.texts_backward(theta, &mut b, &dt, &mut own);
+        own.gradient[model.logit_scale.start] = ds;
+        (loss, own.gradient)
     }
 
     #[test]

@@ -42,6 +42,20 @@ pub(crate) struct Scratch {
     pub(crate) d: Vec<f32>,
 }
 
+/// What a thread keeps from step to step.
+pub(crate) struct ThreadBuffers {
+    pub(crate) scratch: Scratch,
+    /// The gradients of all parameters, as far as the thread has added them up.
+    pub(crate) gradient: Vec<f32>,
+}
+
+impl ThreadBuffers {
+    /// Those for so many parameters.
+    pub(crate) fn new(parameters: usize) -> Self {
+        Self { scratch: Scratch::default(), gradient: vec![0.0; parameters] }
+    }
+}
+
 /// A slice of `n` values of a reused vector; what it held is left in it.
 pub(crate) fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
     if buffer.len() < n {
