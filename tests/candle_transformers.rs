@@ -7,6 +7,8 @@
 // The lint's exception for tests does not reach the functions they share.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use candle_transformers::models::clip::text_model::{Activation, ClipTextConfig};
 use candle_transformers::models::clip::vision_model::ClipVisionConfig;
 use candle_transformers::models::clip::{ClipConfig, ClipModel};
 use candle_transformers::models::{dinov2, dinov2reg4, siglip, vit};
+use common::relative;
 use serde_json::{Value, json};
 use vpt::backbone::spec::Pool;
 use vpt::backbone::vit::{Pass, Readout};
@@ -77,15 +80,6 @@ fn tensor(images: &[f32], side: usize) -> Tensor {
 
 fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// `‖a - b‖ / ‖b‖`.
-fn relative(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-    let (difference, size) = (norm(&mut a.iter().zip(b).map(|(a, b)| a - b)), norm(&mut b.iter().copied()));
-    assert!(size > 0.0);
-    difference / size
 }
 
 /// The backbone in `folder` on each engine that is built in.

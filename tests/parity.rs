@@ -7,12 +7,15 @@
 // The lint's exception for tests does not reach the functions they share.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use common::relative;
 use vpt::backbone::vit::{Pass, PromptLayers, TokenPrompts, Vit, Want};
 use vpt::backbone::{Backbone, OpenOptions, Precision};
 use vpt::head::HeadKind;
@@ -59,15 +62,6 @@ impl Expected {
     fn shape(&self, name: &str) -> Vec<usize> {
         self.0[name].dims().to_vec()
     }
-}
-
-/// `‖a - b‖ / ‖b‖`.
-fn relative(a: &[f32], b: &[f32]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-    let (difference, size) = (norm(&mut a.iter().zip(b).map(|(a, b)| a - b)), norm(&mut b.iter().copied()));
-    assert!(size > 0.0);
-    difference / size
 }
 
 /// Softmax cross-entropy of a linear head, by hand.

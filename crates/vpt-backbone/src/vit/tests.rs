@@ -153,6 +153,28 @@ fn feature_len(spec: &Spec) -> usize {
     spec.pool.vectors() * WIDTH
 }
 
+/// A tower of random weights, images for it, and a loss that is linear in their features.
+struct RandomTower {
+    weights: Weights,
+    vit: Vit,
+    /// `[B, 3, S, S]`.
+    images: Vec<f32>,
+    /// Values of the features of an image.
+    each: usize,
+    /// The gradient of the loss `[B, each]`.
+    slopes: Vec<f32>,
+}
+
+impl RandomTower {
+    fn new(spec: &Spec, size: usize, batch: usize) -> Self {
+        let weights = weights(spec);
+        let vit = Vit::load(spec, &weights, size, Precision::F32).unwrap();
+        let each = feature_len(spec);
+        let (images, slopes) = (random(100, batch * 3 * size * size), random(101, batch * each));
+        Self { weights, vit, images, each, slopes }
+    }
+}
+
 const LAYERS: [Option<PromptLayers>; 6] = [
     None,
     Some(PromptLayers::All),
@@ -185,11 +207,8 @@ fn relative_error(got: &[f32], want: &[f64]) -> f64 {
 #[test]
 fn features_and_gradients_equal_the_textbook_form() {
     for (spec, size) in families() {
-        let weights = weights(&spec);
-        let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
+        let RandomTower { weights, vit, images, each, slopes } = RandomTower::new(&spec, size, BATCH);
         let reference = Reference::new(&spec, &weights, size, DType::F64, &Device::Cpu).unwrap();
-        let (images, each) = (random(100, BATCH * 3 * size * size), feature_len(&spec));
-        let slopes = random(101, BATCH * each);
         let data = random(102, 3 * TOKENS * WIDTH);
         for layers in LAYERS {
             let case = format!("{spec:?} {size} {layers:?}");

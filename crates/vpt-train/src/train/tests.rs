@@ -58,6 +58,20 @@ pub(super) fn workplace() -> TempDir {
     dir
 }
 
+/// Files that every run leaves.
+pub(super) const RUN_FILES: [&str; 10] = [
+    run_folder::CONFIG,
+    run_folder::ENVIRONMENT,
+    run_folder::SPLIT,
+    run_folder::METRICS,
+    run_folder::RESULTS,
+    run_folder::BEST,
+    run_folder::LAST,
+    run_folder::CURVES,
+    run_folder::CONFUSION,
+    run_folder::MISTAKES,
+];
+
 /// Methods that learn nothing in steps.
 const SOLVED: [Method; 3] = [Method::ZERO_SHOT, Method::NCM, Method::TIP_ADAPTER];
 
@@ -184,18 +198,7 @@ fn every_method_learns_colours_and_leaves_a_whole_run_folder() {
             let learns = method != Method::ZERO_SHOT;
             assert!(!learns || results.test.classify().unwrap().acc1 > 0.9, "{method} {head}: {:?}", results.test);
             assert_eq!((results.train_images, results.classes, results.method), (20, 2, method));
-            for name in [
-                run_folder::CONFIG,
-                run_folder::ENVIRONMENT,
-                run_folder::SPLIT,
-                run_folder::METRICS,
-                run_folder::RESULTS,
-                run_folder::BEST,
-                run_folder::LAST,
-                run_folder::CURVES,
-                run_folder::CONFUSION,
-                run_folder::MISTAKES,
-            ] {
+            for name in RUN_FILES {
                 assert!(folder.join(name).is_file(), "{method}: {name}");
             }
             assert_eq!(folder.join(run_folder::PROMPT).is_file(), method.has_pixels(), "{method}");

@@ -14,11 +14,7 @@ fn rows((start, layers): (usize, usize), data: &[f32]) -> KeyValuePrompts<'_> {
 #[test]
 fn features_and_gradients_equal_the_textbook_form() {
     for (spec, size) in families() {
-        let weights = weights(&spec);
-        let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
-        let images = random(100, BATCH * 3 * size * size);
-        let each = feature_len(&spec);
-        let slopes = random(101, BATCH * each);
+        let RandomTower { weights, vit, images, each, slopes } = RandomTower::new(&spec, size, BATCH);
         let data = random(102, 3 * TOKENS * WIDTH);
         let own = random(103, 3 * ROWS * 2 * WIDTH);
         for (layers, blocks) in LAYERS.into_iter().flat_map(|layers| BLOCKS.map(|blocks| (layers, blocks))) {
@@ -60,11 +56,7 @@ fn features_and_gradients_equal_the_textbook_form() {
 #[test]
 fn gradients_equal_central_differences() {
     for (spec, size) in families() {
-        let weights = weights(&spec);
-        let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
-        let images = random(100, 2 * 3 * size * size);
-        let each = feature_len(&spec);
-        let slopes = random(101, 2 * each);
+        let RandomTower { weights, vit, images, each, slopes } = RandomTower::new(&spec, size, 2);
         let own = random(103, 3 * ROWS * 2 * WIDTH);
         let rows = rows((1, 2), &own);
         let shape = [2, ROWS, 2 * WIDTH];

@@ -107,11 +107,7 @@ fn floor(name: &str, lengths: &[f64]) -> f64 {
 #[test]
 fn gradients_of_weights_prompts_and_pixels_together_equal_the_textbook_form() {
     for (spec, size) in families() {
-        let weights = weights(&spec);
-        let vit = Vit::load(&spec, &weights, size, Precision::F32).unwrap();
-        let images = random(100, BATCH * 3 * size * size);
-        let each = feature_len(&spec);
-        let slopes = random(101, BATCH * each);
+        let RandomTower { weights, vit, images, each, slopes } = RandomTower::new(&spec, size, BATCH);
         let data = random(102, 3 * TOKENS * WIDTH);
         for (tune, layers) in KINDS.into_iter().flat_map(|tune| LAYERS.map(|layers| (tune, layers))) {
             let case = format!("{spec:?} {tune:?} {layers:?}");

@@ -8,27 +8,11 @@ use crate::{
     config::{RunConfig, Task},
     train::{
         Outcome, Results, Silent, resume, run, run_folder,
-        tests::{Cut, backbone, bytes, content, finish, finished},
+        tests::{Cut, RUN_FILES, backbone, bytes, content, finish, finished},
     },
 };
 use vpt_data::shapes::{ShapesConfig, ShapesTask};
 use vpt_model::{methods::Method, prompt::tokens::PromptLayers};
-
-/// Files that every such run leaves.
-const FILES: [&str; 12] = [
-    run_folder::CONFIG,
-    run_folder::ENVIRONMENT,
-    run_folder::SPLIT,
-    run_folder::METRICS,
-    run_folder::RESULTS,
-    run_folder::BEST,
-    run_folder::LAST,
-    run_folder::CHECKPOINT,
-    run_folder::CURVES,
-    run_folder::CONFUSION,
-    run_folder::VAL_PREDICTIONS,
-    run_folder::MISTAKES,
-];
 
 /// 15 images to train on, 3 and 6 for the rest, of 48 x 48 pixels, which `write` writes.
 pub(in crate::train::task) fn drawn(
@@ -66,7 +50,7 @@ pub(in crate::train::task) fn leaves_a_whole_folder(config: &RunConfig, dir: &Te
     let config = RunConfig { epochs: Some(10), head_epochs: Some(7), ..config.clone() };
     let (folder, results) = finish(&config, dir);
     assert_eq!(folder, dir.path().join(format!("runs/{}/data-vpt-deep-1", results.task)));
-    for name in FILES.iter().chain(own) {
+    for name in RUN_FILES.iter().chain(&[run_folder::CHECKPOINT, run_folder::VAL_PREDICTIONS]).chain(own) {
         assert!(folder.join(name).is_file(), "{name}");
     }
     assert_eq!(results.train_images, 15);
@@ -74,7 +58,7 @@ pub(in crate::train::task) fn leaves_a_whole_folder(config: &RunConfig, dir: &Te
 }
 
 /// A run that is stopped after some batches, whatever they are for.
-fn stopped(config: &RunConfig, dir: &TempDir, after: usize) -> std::path::PathBuf {
+pub(in crate::train::task) fn stopped(config: &RunConfig, dir: &TempDir, after: usize) -> std::path::PathBuf {
     let outcome = run(config, &dir.path().join("runs"), &mut Cut::after(after)).unwrap();
     let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{after}: {outcome:?}") };
     assert!(!folder.join(run_folder::RESULTS).exists());

@@ -10,10 +10,10 @@ use tempfile::TempDir;
 use crate::{
     config::{LearningRate, RunConfig, Select, Task},
     train::{
-        Event, LrTrial, Observer, Outcome, Silent, resume, run, run_folder,
+        Event, LrTrial, Observer, Silent, resume, run, run_folder,
         task::dense::tests::{
             config as dense_config, control_is_linear, drawn, leaves_a_whole_folder, resumes_to_the_same_bytes,
-            survives_kills,
+            stopped, survives_kills,
         },
         tests::{Cut, backbone, bytes, content, diverges, finish, finished, is_refused_as_another},
     },
@@ -226,8 +226,7 @@ fn patience_ends_the_stage_that_is_running() {
     assert_eq!((results.head_only.unwrap().best_epoch, results.best_epoch), (1, 4));
     // Steps, features and looks: within the head's stage, at its early end, at the beginning of the next and within it.
     for stop_after in [4, 13, 14, 15, 16, 17, 18, 20, 24, 29] {
-        let outcome = run(&deep, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
-        let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{stop_after}: {outcome:?}") };
+        let folder = stopped(&deep, &dir, stop_after);
         finished(resume(&folder, &mut Silent));
         assert!(content(&folder) == content(&whole), "stopped after {stop_after} batches");
     }
@@ -256,8 +255,7 @@ fn an_automatic_learning_rate_is_chosen_by_validation_wherever_the_search_is_cut
         let lr = Some(LearningRate::Value(best.lr));
         assert!(content(&finish(&RunConfig { lr, ..auto.clone() }, &dir).0) == content(&whole), "{method}");
         for (stop_after, killed_after) in [(3, 2), (9, 4), (14, 3), (17, 9), (22, 12), (31, 5)] {
-            let outcome = run(&auto, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
-            let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{stop_after}: {outcome:?}") };
+            let folder = stopped(&auto, &dir, stop_after);
             let copied = dir.path().join(format!("copy-{method}-{stop_after}-{killed_after}"));
             finished(resume(&folder, &mut Cut::copying(killed_after, &copied)));
             finished(resume(&copied, &mut Silent));
@@ -284,8 +282,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
 fn what_is_there_before_the_prompts_have_learned_is_a_task_without_prompts() {
     let dir = workplace();
     // Features, an epoch with its validation, and a step.
-    let outcome = run(&config(&dir, Method::VPT_DEEP), &dir.path().join("runs"), &mut Cut::after(8)).unwrap();
-    let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
+    let folder = stopped(&config(&dir, Method::VPT_DEEP), &dir, 8);
     let task = open(&folder);
     assert_eq!((task.meta().parts.len(), task.meta().metrics.epoch), (0, 1));
     assert_eq!(task.meta().metrics.test, None);
@@ -386,8 +383,7 @@ fn selecting_never_looks_at_test() {
 #[test]
 fn a_checkpoint_of_other_boxes_is_refused() {
     let dir = workplace();
-    let outcome = run(&config(&dir, Method::VPT_DEEP), &dir.path().join("runs"), &mut Cut::after(6)).unwrap();
-    let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
+    let folder = stopped(&config(&dir, Method::VPT_DEEP), &dir, 6);
     edit(&dir, Split::Train, |json| {
         json["annotations"].as_array_mut().unwrap().pop();
     });

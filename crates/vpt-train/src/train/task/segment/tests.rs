@@ -10,12 +10,12 @@ use crate::{
     config::{RunConfig, Task},
     eval::evaluate_masks,
     train::{
-        Outcome, Silent, run, run_folder,
+        Silent, run, run_folder,
         task::dense::tests::{
             config as dense_config, control_is_linear, drawn, leaves_a_whole_folder, resumes_to_the_same_bytes,
-            survives_kills,
+            stopped, survives_kills,
         },
-        tests::{Cut, backbone, bytes, content, diverges, finish, is_refused_as_another},
+        tests::{backbone, bytes, content, diverges, finish, is_refused_as_another},
     },
 };
 use vpt_data::{
@@ -135,8 +135,7 @@ fn the_control_is_what_method_linear_learns() {
 #[test]
 fn a_checkpoint_of_other_masks_is_refused() {
     let dir = workplace();
-    let outcome = run(&config(&dir, Method::VPT_DEEP), &dir.path().join("runs"), &mut Cut::after(6)).unwrap();
-    let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{outcome:?}") };
+    let folder = stopped(&config(&dir, Method::VPT_DEEP), &dir, 6);
     let masks = dir.path().join("data/SegmentationClass");
     fs::copy(masks.join("000002.png"), masks.join("000001.png")).unwrap();
     is_refused_as_another(&folder);
