@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::train::process_group::on_ranks;
-use vpt_data::shapes::ShapesTask;
+use vpt_data::shapes::{self, ShapesConfig, ShapesTask};
 use vpt_model::head::segment::DecodeHead;
 
 /// Runs `config` on so many ranks; the folder of the first.
 fn on(size: usize, config: &RunConfig, dir: &TempDir) -> PathBuf {
-    let outcomes = on_ranks(size, |group| begin(config, None, &group, &dir.path().join("runs"), &mut Silent));
+    let outcomes =
+        on_ranks(size, |group| begin(RunRequest::new(config, &group), &dir.path().join("runs"), &mut Silent));
     let mut folders = outcomes.into_iter().map(|outcome| finished(outcome).0);
     let first = folders.next().unwrap();
     assert!(folders.all(|folder| !folder.exists()), "one rank writes");
@@ -120,7 +121,7 @@ fn a_run_that_was_stopped_goes_on_on_another_number_of_ranks() {
         // The last rank is the one that is asked to stop.
         let outcomes = on_ranks(first, |group| {
             let mut cut = Cut::after(if group.rank() + 1 == group.size() { batches } else { usize::MAX });
-            begin(&config, None, &group, Path::new("unused"), &mut cut).unwrap()
+            begin(RunRequest::new(&config, &group), Path::new("unused"), &mut cut).unwrap()
         });
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Interrupted { folder: Some(_) })));
         assert!(run.join(run_folder::CHECKPOINT).is_file() && !run.join(run_folder::RESULTS).exists());
@@ -140,7 +141,7 @@ fn what_cannot_be_shared_is_refused() {
     let dir = workplace();
     let refusals = |size: usize, config: &RunConfig| {
         on_ranks(size, |group| {
-            begin(config, None, &group, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string()
+            begin(RunRequest::new(config, &group), &dir.path().join("runs"), &mut Silent).unwrap_err().to_string()
         })
     };
     let plain = config(&dir, Method::VPT_DEEP);
@@ -151,7 +152,7 @@ fn what_cannot_be_shared_is_refused() {
     assert_eq!(uneven, ["shares: 4 do not divide a batch of 6 images; see batch_size"]);
     let other = on_ranks(2, |group| {
         let config = RunConfig { shares: Some(2), seed: 1 + group.rank() as u64, ..plain.clone() };
-        begin(&config, None, &group, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string()
+        begin(RunRequest::new(&config, &group), &dir.path().join("runs"), &mut Silent).unwrap_err().to_string()
     });
     assert!(other[0].starts_with("hash of configuration, data and backbone: is "), "{other:?}");
     let taken = RunConfig { shares: Some(2), out: Some(dir.path().join("data")), ..plain };
@@ -165,7 +166,7 @@ fn an_image_that_one_rank_cannot_read_is_told_by_all() {
     fs::write(dir.path().join("data/train/red/broken.png"), "no image").unwrap();
     let config = RunConfig { shares: Some(3), ..config(&dir, Method::VPT_DEEP) };
     let said = on_ranks(2, |group| {
-        begin(&config, None, &group, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string()
+        begin(RunRequest::new(&config, &group), &dir.path().join("runs"), &mut Silent).unwrap_err().to_string()
     });
     assert!(
         said.iter().all(|message| message.contains("1 images cannot be read") && message.contains("broken.png")),
