@@ -6,9 +6,11 @@
 //! EXIF orientation is applied, as `ImageOps.exif_transpose` and transformers' `load_image` do: cameras store photos as the
 //! sensor lay, and a backbone has learned which way is up. Of an animation the first frame is taken.
 
-use std::borrow::Cow;
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek};
 use std::path::Path;
 
 use image::metadata::Orientation;
@@ -16,7 +18,8 @@ use image::{ColorType, DynamicImage, ExtendedColorType, ImageDecoder, ImageForma
 
 use crate::gif_canvas::GifCanvas;
 use crate::heif;
-use crate::orientation::{next_segment, orientation};
+use crate::jpeg;
+use crate::orientation::orientation;
 use crate::rgb::cmyk_to_rgb;
 pub use crate::rgb::{MAX_PIXELS, Rgb8};
 use crate::tiff_forms;
@@ -91,7 +94,7 @@ fn size_in(mut reader: impl BufRead + Seek) -> Result<[usize; 2], String> {
         return Err(AVIF.into());
     }
     let is_heif = heif::is_heif(start);
-    let found = match jpeg_size(&mut reader) {
+    let found = match jpeg::size_in(&mut reader) {
         Ok(size) => Ok(size),
         Err(_) if is_heif => reader.rewind().map_err(|error| error.to_string()).and_then(|()| {
             let mut bytes = Vec::new();
@@ -154,32 +157,6 @@ fn upright([width, height]: [u32; 2], orientation: Orientation) -> [u32; 2] {
             [height, width]
         }
         _ => [width, height],
-    }
-}
-
-/// The size in a JPEG file's frame header (ITU T.81, B.2.2). The general decoder reads the whole file before it tells.
-fn jpeg_size(reader: &mut (impl Read + Seek)) -> std::io::Result<[u32; 2]> {
-    let not_found = || std::io::Error::from(std::io::ErrorKind::InvalidData);
-    let mut start = [0; 2];
-    reader.read_exact(&mut start)?;
-    if start != [0xff, 0xd8] {
-        return Err(not_found());
-    }
-    loop {
-        // Before the first scan there is a frame.
-        let (code, length) = next_segment(reader).ok_or_else(not_found)?;
-        match code {
-            // Start of a baseline, extended or progressive frame.
-            0xc0..=0xc2 => {
-                let mut frame = [0; 5];
-                reader.read_exact(&mut frame)?;
-                let [_, high, low, wide, narrow] = frame;
-                return Ok([u16::from_be_bytes([wide, narrow]), u16::from_be_bytes([high, low])].map(u32::from));
-            }
-            // Frames of other kinds, which decoders may refuse or pass over.
-            0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => return Err(not_found()),
-            _ => reader.seek(SeekFrom::Current(i64::from(length)))?,
-        };
     }
 }
 
@@ -261,7 +238,7 @@ fn decode_uncontained(bytes: &[u8]) -> Result<Rgb8, String> {
     limits.max_alloc = Some(count * 16 + (16 << 20));
     decoder.set_limits(limits).map_err(|e| one_line(&e))?;
     let image = match format {
-        ImageFormat::Jpeg => jpeg(bytes, width as usize, height as usize),
+        ImageFormat::Jpeg => jpeg::decode(bytes, width as usize, height as usize),
         ImageFormat::Tiff if tiff_forms::is_jpeg_of_four(bytes) => {
             let image = tiff_forms::jpeg(bytes, width as usize, height as usize);
             Some(image.ok_or("JPEG of four channels in an arrangement that is not supported")?)
@@ -340,48 +317,6 @@ fn bmp_of_16_bits(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
     Some(Rgb8 { width, height, pixels })
 }
 
-/// A JPEG, decoded as libjpeg-turbo does and so Pillow: the `image` crate's decoder rounds interpolated
-/// chroma up, which shifts the colours of a whole photo by a fifth of a level and embeddings by half a per cent. `None` for
-/// what this decoder does not read, damage above all, which is left to the other one.
-fn jpeg(bytes: &[u8], width: usize, height: usize) -> Option<Rgb8> {
-    let bytes = &*without_stray(bytes);
-    let info = libjpeg_turbo_rs::probe(bytes).ok()?;
-    if !matches!(info.components, 1 | 3 | 4) || (info.width, info.height) != (width, height) {
-        return None;
-    }
-    if info.components == 4 {
-        let image = libjpeg_turbo_rs::decompress_to(bytes, libjpeg_turbo_rs::PixelFormat::Cmyk).ok()?;
-        // Everyone stores them as Adobe does, and so Pillow takes them all: 0 where there is most ink.
-        let (pixels, _) = image.data.as_chunks::<4>();
-        let whole = (image.width, image.height, pixels.len()) == (width, height, width * height);
-        let rgb = || pixels.iter().flat_map(|pixel| cmyk_to_rgb(pixel.map(|value| 255 - value))).collect();
-        return whole.then(|| Rgb8 { width, height, pixels: rgb() });
-    }
-    let image = libjpeg_turbo_rs::decompress_to(bytes, libjpeg_turbo_rs::PixelFormat::Rgb).ok()?;
-    let whole = (image.width, image.height, image.data.len()) == (width, height, width * height * 3);
-    whole.then_some(Rgb8 { width, height, pixels: image.data })
-}
-
-/// A JPEG without what lies between its segments before the first scan, which libjpeg skips and the decoder here does not.
-fn without_stray(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let mut reader = Cursor::new(bytes);
-    let mut plain = bytes.get(..2).unwrap_or_default().to_vec();
-    reader.set_position(2);
-    let mut begin = 2;
-    while let Some((code, length)) = next_segment(&mut reader) {
-        let end = reader.position() as usize + usize::from(length);
-        let Some(segment) = bytes.get(reader.position() as usize - 2..end) else { return bytes.into() };
-        plain.extend([0xff, code]);
-        plain.extend(segment);
-        begin = end;
-        reader.set_position(end as u64);
-    }
-    // The scan begins with its marker.
-    let Some(scan) = bytes[begin..].windows(2).position(|pair| pair == [0xff, 0xda]) else { return bytes.into() };
-    plain.extend(&bytes[begin + scan..]);
-    if plain.len() == bytes.len() { bytes.into() } else { plain.into() }
-}
-
 fn to_rgb8(image: DynamicImage) -> Result<Rgb8, String> {
     let (width, height) = (image.width() as usize, image.height() as usize);
     let high = |v: u16| (v >> 8) as u8;
@@ -407,7 +342,7 @@ fn is_cut_short(format: ImageFormat, bytes: &[u8], count: u64) -> bool {
     let length = bytes.len() as u64;
     match format {
         // At least a bit for the mean of each block of 8 x 8 pixels.
-        ImageFormat::Jpeg => length * 8 < count / 64 || !jpeg_reaches_its_end(bytes),
+        ImageFormat::Jpeg => length * 8 < count / 64 || !jpeg::reaches_its_end(bytes),
         // At least a bit for each pixel before deflate, which makes at most 1032 bytes of one.
         ImageFormat::Png => length * 1032 < count / 8,
         ImageFormat::WebP => {
@@ -433,264 +368,6 @@ fn is_cut_short(format: ImageFormat, bytes: &[u8], count: u64) -> bool {
 /// a whole white row of a fax.
 const MOST_OF_A_BYTE: u32 = 17;
 
-/// Walks the markers of a JPEG file (ITU T.81, annex B) up to the end-of-image marker. A thumbnail's own markers lie
-/// inside a segment and are stepped over; what follows the end is ignored.
-fn jpeg_reaches_its_end(bytes: &[u8]) -> bool {
-    const END_OF_IMAGE: u8 = 0xd9;
-    const START_OF_SCAN: u8 = 0xda;
-    let mut at = 2;
-    loop {
-        // The next marker: 0xff, any number of fill bytes 0xff, a code. Inside a scan's data, 0xff00 is a byte of data
-        // and 0xffd0 to 0xffd7 are restarts.
-        let Some(step) = bytes.get(at..).and_then(|rest| rest.iter().position(|&b| b == 0xff)) else { return false };
-        at += step + 1;
-        while bytes.get(at) == Some(&0xff) {
-            at += 1;
-        }
-        let Some(&code) = bytes.get(at) else { return false };
-        at += 1;
-        match code {
-            END_OF_IMAGE => return true,
-            0x00 | 0x01 | 0xd0..=0xd8 => {}
-            _ => {
-                let Some(&[high, low]) = bytes.get(at..at + 2) else { return false };
-                at += usize::from(u16::from_be_bytes([high, low]));
-                if code == START_OF_SCAN && bytes.len() <= at {
-                    return false;
-                }
-            }
-        }
-    }
-}
-
 fn one_line(error: &impl std::fmt::Display) -> String {
     error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::png_header;
-    use image::{ImageBuffer, Luma, LumaA, Rgb, Rgba};
-
-    fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
-        let mut out = Cursor::new(Vec::new());
-        image.write_to(&mut out, format).unwrap();
-        out.into_inner()
-    }
-
-    /// A picture with something in every corner, so that a missing part shows.
-    fn picture() -> DynamicImage {
-        ImageBuffer::from_fn(61, 43, |x, y| Rgb([(x * 4) as u8, (y * 5) as u8, (x * y % 251) as u8])).into()
-    }
-
-    const FORMATS: [ImageFormat; 6] =
-        [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::Gif];
-
-    // Pillow stretches values to 255 and rounds down: 30 of 31 is 246, 62 of 63 is 250.
-    #[test]
-    fn colors_of_five_and_six_bits_are_stretched_as_by_pillow() {
-        let bmp = |masks: &[u32], height: i32, values: [u16; 2]| {
-            let mut out = b"BM".to_vec();
-            let begin = 54 + 4 * masks.len() as u32;
-            for field in [begin + 4, 0, begin, 40, 1, height as u32, 1 | 16 << 16, if masks.is_empty() { 0 } else { 3 }]
-            {
-                out.extend(field.to_le_bytes());
-            }
-            out.extend([0; 20]);
-            out.extend(masks.iter().flat_map(|mask| mask.to_le_bytes()));
-            for value in &values[..height.unsigned_abs() as usize] {
-                out.extend([&value.to_le_bytes()[..], &[0, 0]].concat());
-            }
-            decode_bytes(&out).unwrap().pixels
-        };
-        assert_eq!(bmp(&[], 1, [0b0111_1000_0011_1111, 0]), [246, 8, 255]);
-        assert_eq!(bmp(&[0xf800, 0x7e0, 0x1f], 1, [0b0000_1111_1101_1110, 0]), [8, 250, 246]);
-        assert_eq!(bmp(&[], 2, [1, 2]), [0, 0, 16, 0, 0, 8]);
-        assert_eq!(bmp(&[], -2, [1, 2]), [0, 0, 8, 0, 0, 16]);
-    }
-
-    #[test]
-    fn bytes_between_the_segments_of_a_jpeg_are_skipped() {
-        let picture = RgbImage::from_fn(40, 24, |x, y| image::Rgb([(x * 6) as u8, (y * 9) as u8, (x * y) as u8]));
-        let mut file = Cursor::new(Vec::new());
-        picture.write_to(&mut file, ImageFormat::Jpeg).unwrap();
-        let plain = file.into_inner();
-        let expected = decode_bytes(&plain).unwrap();
-        let mut reader = Cursor::new(&plain[..]);
-        reader.set_position(2);
-        while let Some((_, length)) = next_segment(&mut reader) {
-            let at = reader.position() as usize + usize::from(length);
-            reader.set_position(at as u64);
-            for junk in [&b"abc\0"[..], &[0xff, 0xff], &[0xff, 0, 7]] {
-                let stray = [&plain[..at], junk, &plain[at..]].concat();
-                assert_eq!(decode_bytes(&stray).unwrap(), expected, "{at} {junk:?}");
-                assert_eq!(size_of_bytes(&stray), Ok([40, 24]));
-            }
-        }
-    }
-
-    #[test]
-    fn bits_of_deep_images_are_counted() {
-        for (most, bits) in [(0_u16, 0), (1023, 10), (4095, 12), (4096, 13), (65535, 16)] {
-            let grey = ImageBuffer::from_fn(9, 9, |x, y| Luma([if (x, y) == (4, 4) { most } else { 0 }]));
-            for format in [ImageFormat::Png, ImageFormat::Tiff] {
-                assert_eq!(bits_of_16(&encode(&DynamicImage::ImageLuma16(grey.clone()), format)), Some(bits));
-            }
-        }
-        let seen = ImageBuffer::from_pixel(3, 3, Rgba([7_u16, 8, 9, 65535]));
-        assert_eq!(bits_of_16(&encode(&DynamicImage::ImageRgba16(seen), ImageFormat::Png)), Some(4));
-        assert_eq!(bits_of_16(&encode(&picture(), ImageFormat::Png)), None);
-        assert_eq!(bits_of_16(b"text"), None);
-    }
-
-    #[test]
-    fn every_format_is_read() {
-        for format in FORMATS {
-            let image = decode_bytes(&encode(&picture(), format)).unwrap();
-            assert_eq!((image.width, image.height, image.pixels.len()), (61, 43, 61 * 43 * 3), "{format:?}");
-            if !matches!(format, ImageFormat::Jpeg | ImageFormat::Gif) {
-                assert_eq!(image.pixels, picture().into_rgb8().into_raw(), "{format:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn sizes_come_from_headers() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("image");
-        for format in FORMATS {
-            std::fs::write(&path, encode(&picture(), format)).unwrap();
-            assert_eq!(size(&path).unwrap(), [61, 43], "{format:?}");
-        }
-        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/images");
-        for name in ["420.jpg", "422-progressive.jpg", "444.jpg", "grey.jpg"] {
-            let path = images.join(name);
-            let image = decode(&path).unwrap();
-            assert_eq!(size(&path).unwrap(), [image.width, image.height], "{name}");
-        }
-        // A file that is cut behind its header has a size all the same; one that is cut before has none.
-        let jpeg = encode(&picture(), ImageFormat::Jpeg);
-        for (keep, whole) in [(jpeg.len() - 9, true), (12, false), (3, false), (0, false)] {
-            std::fs::write(&path, &jpeg[..keep]).unwrap();
-            assert_eq!(size(&path).is_ok(), whole, "{keep}");
-        }
-        // A frame of a kind that nobody decodes counts no more here than there.
-        let frame = b"\xff\xce\x00\x0eAdobe\0d\0\0\0\0\0";
-        let odd = [&jpeg[..2], frame, &jpeg[2..]].concat();
-        std::fs::write(&path, &odd).unwrap();
-        assert_eq!(size(&path).ok(), decode_bytes(&odd).ok().map(|image| [image.width, image.height]));
-        std::fs::write(&path, png_header(60_000, 60_000)).unwrap();
-        assert!(size(&path).unwrap_err().to_string().contains("limit"));
-        assert!(size(dir.path()).is_err());
-    }
-
-    #[test]
-    fn a_file_cut_anywhere_is_an_error() {
-        for format in FORMATS {
-            let bytes = encode(&picture(), format);
-            // The last few bytes of PNG, GIF and TIFF hold no pixels; a reader may do without them.
-            for keep in (0..bytes.len() - 32).step_by(7) {
-                assert!(decode_bytes(&bytes[..keep]).is_err(), "{format:?} cut to {keep} of {}", bytes.len());
-            }
-        }
-        let jpeg = encode(&picture(), ImageFormat::Jpeg);
-        assert!(decode_bytes(&jpeg[..jpeg.len() - 2]).unwrap_err().contains("truncated"));
-    }
-
-    #[test]
-    fn bytes_after_the_end_of_a_jpeg_do_not_matter() {
-        let mut jpeg = encode(&picture(), ImageFormat::Jpeg);
-        let image = decode_bytes(&jpeg).unwrap();
-        jpeg.extend_from_slice(b"trailing text");
-        assert_eq!(decode_bytes(&jpeg).unwrap(), image);
-    }
-
-    // Decoded by Pillow 13 and saved as PNG.
-    #[test]
-    fn jpegs_equal_pillow_bit_for_bit() {
-        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/images");
-        for name in ["420", "422-progressive", "444", "grey"] {
-            let ours = decode(&images.join(format!("{name}.jpg"))).unwrap();
-            assert_eq!(ours, decode(&images.join(format!("{name}.png"))).unwrap(), "{name}");
-        }
-    }
-
-    #[derive(serde::Deserialize)]
-    struct Decoded {
-        width: usize,
-        height: usize,
-        crc: u32,
-    }
-
-    // Made by scripts/make_decode_fixtures.py.
-    #[test]
-    fn every_form_of_every_format_equals_pillow_bit_for_bit() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/decode");
-        let expected = std::fs::read(folder.join("expected.json")).unwrap();
-        let expected: std::collections::BTreeMap<String, Decoded> = serde_json::from_slice(&expected).unwrap();
-        let mut different = Vec::new();
-        for (name, Decoded { width, height, crc }) in &expected {
-            let path = folder.join(name);
-            assert_eq!(size(&path).unwrap(), [*width, *height], "{name}");
-            let image = decode(&path).unwrap();
-            let mut found = flate2::Crc::new();
-            found.update(&image.pixels);
-            if (image.width, image.height, found.sum()) != (*width, *height, *crc) {
-                different.push(format!("{name}: {}x{} {:?}", image.width, image.height, &image.pixels[..9]));
-            }
-        }
-        assert!(expected.len() > 50 && different.is_empty(), "{}", different.join("\n"));
-    }
-
-    #[test]
-    fn colours_become_rgb_as_pillow_does() {
-        let one = |image: DynamicImage| decode_bytes(&encode(&image, ImageFormat::Png)).unwrap().pixels;
-        assert_eq!(one(ImageBuffer::from_pixel(1, 1, Luma([9u8])).into()), [9, 9, 9]);
-        assert_eq!(one(ImageBuffer::from_pixel(1, 1, LumaA([9u8, 0])).into()), [9, 9, 9]);
-        assert_eq!(one(ImageBuffer::from_pixel(1, 1, Rgba([1u8, 2, 3, 0])).into()), [1, 2, 3]);
-        assert_eq!(one(ImageBuffer::from_pixel(1, 1, Rgb([0x01ff_u16, 0x0280, 0xffff])).into()), [1, 2, 255]);
-        assert_eq!(one(ImageBuffer::from_pixel(1, 1, Luma([0x80ff_u16])).into()), [128, 128, 128]);
-    }
-
-    #[test]
-    fn a_huge_header_is_refused_before_memory_is_taken() {
-        let message = decode_bytes(&png_header(60_000, 60_000)).unwrap_err();
-        assert!(message.contains("60000x60000") && message.contains("limit"), "{message}");
-        let mut jpeg = encode(&picture(), ImageFormat::Jpeg);
-        let frame = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
-        jpeg[frame + 5..frame + 9].copy_from_slice(&[0xff, 0xff, 0xff, 0xff]);
-        let message = decode_bytes(&jpeg).unwrap_err();
-        assert!(message.contains("65535x65535"), "{message}");
-        // Below the limit, and still far more than so few bytes can hold.
-        jpeg[frame + 5..frame + 9].copy_from_slice(&[0x30, 0, 0x30, 0]);
-        assert!(decode_bytes(&jpeg).unwrap_err().contains("truncated"));
-        assert!(decode_bytes(&png_header(12_288, 12_288)).unwrap_err().contains("truncated"));
-    }
-
-    #[test]
-    fn what_is_not_an_image_is_refused() {
-        assert_eq!(decode_bytes(b"").unwrap_err(), "empty file");
-        assert!(decode_bytes(b"path,label\na.jpg,cat\n").unwrap_err().contains("not an image"));
-        let message = decode(Path::new("/no/such/file.png")).unwrap_err().to_string();
-        assert!(message.starts_with("/no/such/file.png: "), "{message}");
-    }
-
-    #[test]
-    fn extensions_are_recognised_in_any_case() {
-        assert!(has_image_extension(Path::new("a/B.JPeG")));
-        assert!(!has_image_extension(Path::new("a/jpg")));
-        assert!(!has_image_extension(Path::new("a/b.txt")));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn damaged_files_never_panic(format in 0..FORMATS.len(), at in 0usize..100_000, value: u8, cut in 0usize..100_000) {
-            let mut bytes = encode(&picture(), FORMATS[format]);
-            let len = bytes.len();
-            bytes[at % len] = value;
-            bytes.truncate(len - (cut % len) / 8);
-            let _ = decode_bytes(&bytes);
-        }
-    }
 }

@@ -5,6 +5,7 @@ pub mod encode;
 mod gif_canvas;
 pub mod heat_map;
 pub mod heif;
+mod jpeg;
 mod open_clip_config;
 mod orientation;
 pub mod preprocess;
