@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use vpt::data::cards::{Card, CardSplit};
 use vpt::report::table;
 
-use super::flags::words;
+use super::flags::{flag, words};
 use super::output::Output;
 
 /// Public data sets that are known: name, task, classes, images, benchmarks
@@ -80,7 +80,7 @@ fn row(card: &Card) -> Vec<String> {
 }
 
 pub(crate) fn info(data: &Path, out: Output) -> anyhow::Result<()> {
-    let card = Card::named(&data.to_string_lossy())?;
+    let card = Card::named(&data.to_string_lossy())?.written(flag);
     out.result(&card, || describe(&card))
 }
 

@@ -223,7 +223,7 @@ impl GridConfig {
     /// written.
     ///
     /// # Errors
-    /// A flag makes no sense or no job; data, backbone, draws or texts cannot be read or do not fit.
+    /// A setting makes no sense or no job; data, backbone, draws or texts cannot be read or do not fit.
     pub fn jobs(&self) -> Result<(GridFile, Vec<Job>)> {
         self.check()?;
         let options = OpenOptions {

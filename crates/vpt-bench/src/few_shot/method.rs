@@ -26,7 +26,7 @@ impl GridMethod {
         std::iter::once(Self::ZeroShot).chain(learned.map(|&method| Self::Learned(method))).collect()
     }
 
-    /// Its name in flags, files and tables: of methods that learn at once all names, with a plus between, as commas separate
+    /// Its name in settings, files and tables: of methods that learn at once all names, with a plus between, as commas separate
     /// methods.
     pub fn name(self) -> Cow<'static, str> {
         match self {

@@ -42,9 +42,9 @@ pub struct Card {
     pub home: String,
     /// Where the facts on the card come from.
     pub source: String,
-    /// How to lay it out, so that it is read.
+    /// How to lay it out, so that it is read. Settings stand in braces, as `{shots}`: see [`Card::written`].
     pub layout: String,
-    /// What else there is to know.
+    /// What else there is to know, with settings in braces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// Texts with `{}` for the class name, as in CLIP's table of zero-shot results.
@@ -215,6 +215,13 @@ impl Card {
         Err(Error::invalid(name.to_owned(), format!("no card has this name; `vpt data list` lists them{hint}")))
     }
 
+    /// The card with the settings that its texts name written by `field`.
+    #[must_use]
+    pub fn written(self, field: impl Fn(&str) -> String) -> Self {
+        let written = |text: String| with_settings(&text, &field);
+        Self { layout: written(self.layout), note: self.note.map(written), ..self }
+    }
+
     /// Whether a card is called so.
     pub fn exists(name: &str) -> bool {
         Self::all_names().any(|known| plain(known) == plain(name))
@@ -231,6 +238,26 @@ impl Card {
             ..card
         })
     }
+}
+
+/// `text` with what stands in braces and can be a setting written by `field`.
+fn with_settings(text: &str, field: impl Fn(&str) -> String) -> String {
+    let is_setting = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let (mut written, mut rest) = (String::new(), text);
+    while let Some((before, after)) = rest.split_once('{') {
+        written.push_str(before);
+        rest = match after.split_once('}') {
+            Some((name, behind)) if is_setting(name) => {
+                written.push_str(&field(name));
+                behind
+            }
+            _ => {
+                written.push('{');
+                after
+            }
+        };
+    }
+    written + rest
 }
 
 /// Letters and digits of a name, in lower case: spellings that differ in nothing else are one.
@@ -295,6 +322,15 @@ mod tests {
         assert!(Card::exists("VOC-2007") && !Card::exists("photos"));
         let message = Card::named("oxford-pest").unwrap_err().to_string();
         assert!(message.ends_with("lists them; did you mean oxford-pets?"), "{message}");
+    }
+
+    #[test]
+    fn settings_are_written_as_asked_and_other_braces_stay() {
+        let text = "awk '{print $1}' x{}; vpt train {data} . {open_vocabulary}, {";
+        let written = with_settings(text, |name| format!("<{name}>"));
+        assert_eq!(written, "awk '{print $1}' x{}; vpt train <data> . <open_vocabulary>, {");
+        let card = Card::named("dtd").unwrap().written(str::to_uppercase);
+        assert!(card.layout.ends_with("vpt train DATA dtd SHOTS 16"), "{}", card.layout);
     }
 
     #[test]

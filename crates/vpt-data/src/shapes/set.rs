@@ -110,7 +110,7 @@ pub(super) struct DrawnItem {
 }
 
 impl ShapesConfig {
-    /// Whether the numbers can be used; the error names the flag.
+    /// Whether the numbers can be used; the error names the setting.
     pub(super) fn check(&self) -> Result<()> {
         if !(16..=1024).contains(&self.size) {
             return Err(Error::setting("size", format!("{} is not between 16 and 1024 pixels", self.size)));

@@ -194,7 +194,7 @@ impl Method {
         TABLE[self.0.trailing_zeros() as usize]
     }
 
-    /// The name as flags and files spell it: of several methods all names, with commas between.
+    /// The name as settings and files spell it: of several methods all names, with commas between.
     pub fn name(self) -> Cow<'static, str> {
         if self.0.is_power_of_two() {
             return self.leading().name.into();
