@@ -1,7 +1,7 @@
 //! One frozen backbone and many learned tasks behind HTTP.
 //!
 //! A request's body is read within limits (`upload`), its images are decoded on a bounded pool (`decode`) and wait in one queue
-//! with all others, whatever task they are for; a thread takes what waits through the backbone in one pass (`scheduler`). Tasks
+//! with all others, whatever task they are for; threads take what waits through the backbone, each a batch in one pass (`scheduler`). Tasks
 //! are files in a folder, loaded when they are first asked, kept while there is room and exchanged when their files change (`store`).
 //! An answer is that of `vpt predict`, to the last bit.
 

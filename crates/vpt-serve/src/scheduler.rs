@@ -1,7 +1,9 @@
-//! One queue for all tasks, and the thread that takes what waits through the backbone, oldest first, a batch at a time.
+//! One queue for all tasks, and the threads that take what waits through the backbone, oldest first, a batch at a time.
 //!
 //! A batch mixes tasks as they come, so none can keep another waiting, and there is no delay unless one is asked for: what waits
-//! while a batch is under way is the next one. Who has gone, or has waited too long, is passed over.
+//! while batches are under way goes into the next ones. Each core has a batch of its own, so nobody waits for a core that is done;
+//! where there is less to do than there are cores, several of them work on one batch. Who has gone, or has waited too long, is
+//! passed over.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -51,10 +53,19 @@ pub(crate) struct BatchOptions {
     pub(crate) count_tasks: bool,
 }
 
+/// What waits, and how the threads that take it are doing.
+#[derive(Debug)]
+struct Line {
+    waiting: VecDeque<Waiting>,
+    /// Batches under way.
+    busy: usize,
+    pace: Pace,
+}
+
 /// The queue.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
-    queue: Mutex<VecDeque<Waiting>>,
+    line: Mutex<Line>,
     wake: Condvar,
     places: Arc<Semaphore>,
     all_places: usize,
@@ -64,10 +75,10 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    /// Starts the thread that computes.
+    /// Starts the threads that compute.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system gives not as many.
     pub(crate) fn start(
         max_queue: usize,
         options: BatchOptions,
@@ -76,7 +87,7 @@ impl Scheduler {
     ) -> std::io::Result<Arc<Self>> {
         let places = Arc::new(Semaphore::new(max_queue));
         let scheduler = Arc::new(Self {
-            queue: Mutex::default(),
+            line: Mutex::new(Line { waiting: VecDeque::new(), busy: 0, pace: Pace::default() }),
             wake: Condvar::new(),
             places,
             all_places: max_queue,
@@ -84,8 +95,10 @@ impl Scheduler {
             store,
             metrics,
         });
-        let own = scheduler.clone();
-        std::thread::Builder::new().name("engine".to_owned()).spawn(move || own.work())?;
+        for _ in 0..options.threads.max(1) {
+            let own = scheduler.clone();
+            std::thread::Builder::new().name("engine".to_owned()).spawn(move || own.work())?;
+        }
         Ok(scheduler)
     }
 
@@ -116,59 +129,68 @@ impl Scheduler {
 
     /// Lines up.
     pub(crate) fn push(&self, waiting: impl IntoIterator<Item = Waiting>) {
-        let mut queue = self.lock();
-        queue.extend(waiting);
-        self.metrics.queue_images.set(queue.len() as i64);
-        drop(queue);
+        let mut line = self.lock();
+        line.waiting.extend(waiting);
+        self.metrics.queue_images.set(line.waiting.len() as i64);
+        drop(line);
         self.wake.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn work(&self) {
-        let mut pace = Pace::new(self.options.threads);
         loop {
-            let mut queue = self.lock();
-            while queue.is_empty() {
-                queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            let mut line = self.lock();
+            while line.waiting.is_empty() {
+                line = self.wake.wait(line).unwrap_or_else(PoisonError::into_inner);
             }
             if !self.options.delay.is_zero() {
-                queue = self.fill(queue);
+                line = self.fill(line);
             }
-            let room = match self.options.most {
-                Some(most) => Room { images: most, most },
-                None => Room { images: pace.most(), most: pace::MOST.max(pace.most()) },
+            let share = Share::of(images_in(&line.waiting), line.busy, self.options.threads.max(1));
+            let room = if let Some(most) = self.options.most {
+                Room { images: most.min(share.images), most }
+            } else {
+                let most = line.pace.most(share.threads);
+                Room { images: most.min(share.images), most: pace::MOST.max(most) }
             };
-            let batch = take_batch(&mut queue, room, Instant::now(), |gone| {
+            let batch = take_batch(&mut line.waiting, room, Instant::now(), |gone| {
                 let reason = if gone { "client_gone" } else { "timeout" };
                 self.metrics.reject(reason);
             });
-            self.metrics.queue_images.set(queue.len() as i64);
-            drop(queue);
+            self.metrics.queue_images.set(line.waiting.len() as i64);
+            if !line.waiting.is_empty() {
+                self.wake.notify_one();
+            }
+            line.busy += usize::from(!batch.is_empty());
+            drop(line);
             if !batch.is_empty() {
                 let count = batch.len();
-                pace.learn(count, self.answer(batch));
+                let took = self.answer(batch, share.threads);
+                let mut line = self.lock();
+                line.busy -= 1;
+                line.pace.learn(count, took, share.threads);
             }
         }
     }
 
     /// Waits for more, up to a batch, for no longer than the delay after the oldest came.
-    fn fill<'a>(&self, mut queue: MutexGuard<'a, VecDeque<Waiting>>) -> MutexGuard<'a, VecDeque<Waiting>> {
+    fn fill<'a>(&self, mut line: MutexGuard<'a, Line>) -> MutexGuard<'a, Line> {
         let most = self.options.most.unwrap_or(pace::MOST);
-        while let Some(oldest) = queue.front().filter(|_| queue.len() < most) {
+        while let Some(oldest) = line.waiting.front().filter(|_| line.waiting.len() < most) {
             let Some(left) = self.options.delay.checked_sub(oldest.queued.elapsed()).filter(|left| !left.is_zero())
             else {
                 break;
             };
-            queue = self.wake.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+            line = self.wake.wait_timeout(line, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        queue
+        line
     }
 
     /// Takes a batch through the backbone and sends its answers; returns how long the backbone took.
-    fn answer(&self, batch: Vec<Waiting>) -> Duration {
+    fn answer(&self, batch: Vec<Waiting>, threads: usize) -> Duration {
         let begin = Instant::now();
         let questions: Vec<Question> = batch
             .iter()
@@ -179,7 +201,7 @@ impl Scheduler {
             })
             .collect();
         let core = &batch[0].core;
-        let answers = contain(|| answer_together(core, &questions, self.options.threads));
+        let answers = contain(|| answer_together(core, &questions, threads));
         drop(questions);
         let took = begin.elapsed();
         self.metrics.batch_seconds.observe(took.as_secs_f64());
@@ -216,6 +238,28 @@ impl Scheduler {
     }
 }
 
+/// What one batch takes of the images that wait and of the threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Share {
+    images: usize,
+    threads: usize,
+}
+
+impl Share {
+    /// With `waiting` images and `busy` batches under way: an equal part for each thread that has nothing to do, and where images
+    /// are fewer than threads, several threads for each.
+    fn of(waiting: usize, busy: usize, threads: usize) -> Self {
+        let parts = threads.saturating_sub(busy).min(waiting).max(1);
+        Self { images: waiting.div_ceil(parts).max(1), threads: (threads / (busy + parts)).max(1) }
+    }
+}
+
+/// Images among what waits; the tasks of one lie side by side.
+fn images_in(waiting: &VecDeque<Waiting>) -> usize {
+    let others = waiting.iter().zip(waiting.iter().skip(1)).filter(|(a, b)| !Arc::ptr_eq(&a.input, &b.input)).count();
+    others + usize::from(!waiting.is_empty())
+}
+
 /// How large a batch may be.
 #[derive(Debug, Clone, Copy)]
 struct Room {
@@ -250,4 +294,26 @@ fn take_batch(queue: &mut VecDeque<Waiting>, room: Room, now: Instant, dropped: 
     others.append(queue);
     *queue = others;
     batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Share;
+
+    #[test]
+    fn idle_threads_share_what_waits_and_help_one_another_where_it_is_little() {
+        let share = |waiting, busy, threads| {
+            let Share { images, threads } = Share::of(waiting, busy, threads);
+            (images, threads)
+        };
+        assert_eq!(share(1, 0, 2), (1, 2), "alone: both");
+        assert_eq!(share(2, 0, 2), (1, 1));
+        assert_eq!(share(5, 0, 2), (3, 1), "the other takes two");
+        assert_eq!(share(5, 1, 2), (5, 1));
+        assert_eq!(share(3, 0, 8), (1, 2));
+        assert_eq!(share(1, 3, 8), (1, 2));
+        assert_eq!(share(40, 0, 8), (5, 1));
+        assert_eq!(share(0, 0, 1), (1, 1), "what waits may have gone");
+        assert_eq!(share(4, 2, 1), (4, 1), "more batches than threads");
+    }
 }

@@ -95,10 +95,10 @@ pub(super) async fn many(State(service): State<Arc<Service>>, request: Request) 
     let body: PredictManyBody = upload::json(&upload.bytes).map_err(ApiError::malformed)?;
     let in_body = AnswerFields { top_k: body.top_k, min_score: body.min_score };
     let options = options(in_body, in_address)?;
-    let images = in_base64(&service, &body.images.all())?;
     let mut names = body.tasks.all();
     names.dedup();
     let tasks = service.tasks(&names).await?;
+    let images = in_base64(&service, &body.images.all())?;
     let Answers { by_image, timing } = service.ask(Images::Encoded(images), &Asked::Tasks(tasks.clone())).await?;
     let of_task = |(task, raw): (&Arc<LoadedTask>, &vpt_model::model::ready::RawAnswer)| {
         let lines = lines(task.ready.told(raw, &options));
