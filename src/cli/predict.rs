@@ -16,13 +16,14 @@ use vpt::infer::predict::{Prediction, predict};
 use vpt::infer::segment::{SegmentPrediction, predict_masks};
 use vpt::model::{AnyTask, DetectTask, SegmentTask, TaskModel};
 use vpt::report::{DrawnBox, draw_boxes, draw_mask, picture_bytes, picture_paths, table};
-use vpt::shards::{ShardOutput, ShardWork};
+use vpt::shards::{PredictionFiles, ShardOutput, ShardWork};
 use vpt::{
     files::write_atomic,
     image::{Rgb8, decode},
 };
 
 use super::box_args::BoxArgs;
+use super::flags::parsed;
 use super::model::ModelArgs;
 use super::output::{Output, message};
 use super::predict_attention::{Attend, Attended, AttentionArgs};
@@ -83,11 +84,14 @@ pub(crate) struct Predict {
     boxes: BoxArgs,
     #[command(flatten)]
     set: SetArgs,
-    /// The folder for the data set that --to asks for, or for what --input asks: a file of JSON lines for each shard
+    /// The folder for the data set that --to asks for, or for what --input asks: a file for each shard
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
     shards: ShardArgs,
+    /// Files of what --input asks for [default: json-lines]
+    #[arg(long, value_name = "json-lines|parquet", value_parser = parsed::<PredictionFiles>, help_heading = "Very many images")]
+    layout: Option<PredictionFiles>,
 }
 
 pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()> {
@@ -96,7 +100,8 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
     {
         return Err(Usage(format!("--min-score: {score} is not between 0 and 1")).into());
     }
-    args.shards.refuse_alone(&[("--out", args.out.is_some() && !args.set.is_given())])?;
+    args.shards
+        .refuse_alone(&[("--out", args.out.is_some() && !args.set.is_given()), ("--layout", args.layout.is_some())])?;
     if args.shards.are_given() {
         return run_shards(args, global, out);
     }
@@ -213,7 +218,7 @@ fn run_shards(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()
         out: folder,
         model: Some(&model),
         backbone: &task.model().backbone().name,
-        output: ShardOutput::Predictions,
+        output: ShardOutput::Predictions { layout: args.layout.unwrap_or_default() },
         skip_bad_images: args.skip_bad_images,
         carbon: None,
     };

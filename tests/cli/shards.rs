@@ -283,6 +283,9 @@ fn a_task_embeds_and_predicts_shards_as_it_does_images() {
     for field in ["label", "probability", "top5"] {
         assert_eq!(lines[0][field], alone["predictions"][0][field], "{field}");
     }
+    sandbox.vpt(&[&["predict"][..], &input, &["t", "--layout", "parquet"]].concat()).ok();
+    assert_eq!(fs::read(sandbox.path("t/0.parquet")).unwrap()[..4], *b"PAR1");
+    sandbox.vpt(&[&["predict"][..], &input, &["t"]].concat()).fails(&["t: was begun with another layout"]);
     sandbox.vpt(&[&["embed"][..], &input, &["e", "--layout", "npy"]].concat()).ok();
     sandbox.vpt(&["embed", "--model", "run", "--out", "1.npy", "1.png"]).ok();
     let width = 32;
@@ -315,4 +318,5 @@ fn what_makes_no_sense_is_refused() {
     sandbox.vpt(&["embed", "--backbone", &vit, "--input", "shards", "--out", "full"]).fails(&["full: is not empty"]);
     sandbox.vpt(&["embed", "--backbone", &vit, "--input", "gone", "--out", "e"]).fails(&["gone: no such file"]);
     sandbox.vpt(&["predict", "--model", "run", "--input", "shards"]).refuses(&["--out"]);
+    sandbox.vpt(&["predict", "--model", "run", "--layout", "parquet", "a.png"]).refuses(&["--layout is for --input"]);
 }

@@ -18,6 +18,26 @@ choice! {
 }
 
 choice! {
+    /// Files of a shard's predictions.
+    #[derive(Default)]
+    pub enum PredictionFiles for "layout" {
+        /// `N.jsonl`, a line for each image.
+        #[default]
+        JsonLines = "json-lines",
+        /// `N.parquet`, a row for each image; lists of classes are text in JSON.
+        Parquet = "parquet",
+    }
+}
+
+impl PredictionFiles {
+    /// Folders that were begun before there was a choice name none.
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+choice! {
     /// Type of the values of an embedding.
     pub enum RowType for "dtype" {
         /// 16 bits.
@@ -55,8 +75,12 @@ pub enum ShardOutput {
         /// Whether each has length 1.
         normalized: bool,
     },
-    /// A line of JSON for each image, in `N.jsonl`: classes and how likely they are.
-    Predictions,
+    /// Classes of each image and how likely they are.
+    Predictions {
+        /// In which files.
+        #[serde(default, skip_serializing_if = "PredictionFiles::is_default")]
+        layout: PredictionFiles,
+    },
 }
 
 /// The files of a shard below the folder.
@@ -85,8 +109,25 @@ impl ShardOutput {
             Self::Embeddings { layout: ShardLayout::Npy, .. } => {
                 (format!("{number}.npy").into(), Some(format!("{number}.jsonl").into()))
             }
-            Self::Predictions => (format!("{number}.jsonl").into(), None),
+            Self::Predictions { layout: PredictionFiles::JsonLines } => (format!("{number}.jsonl").into(), None),
+            Self::Predictions { layout: PredictionFiles::Parquet } => (format!("{number}.parquet").into(), None),
         };
         ShardFiles { main, names, stats: Path::new("stats").join(format!("{number}.json")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_predictions_from_before_there_was_a_choice_are_of_lines() {
+        let lines = ShardOutput::Predictions { layout: PredictionFiles::JsonLines };
+        assert_eq!(serde_json::to_string(&lines).unwrap(), r#"{"form":"predictions"}"#);
+        for layout in PredictionFiles::ALL {
+            let output = ShardOutput::Predictions { layout: *layout };
+            let text = serde_json::to_string(&output).unwrap();
+            assert_eq!(serde_json::from_str::<ShardOutput>(&text).unwrap(), output, "{text}");
+        }
     }
 }

@@ -18,5 +18,5 @@ mod write;
 
 pub use folder::{ShardStats, Totals};
 pub use input::{ShardInput, ShardInputs, ShardSource, expand_shards};
-pub use layout::{RowType, ShardLayout, ShardOutput};
+pub use layout::{PredictionFiles, RowType, ShardLayout, ShardOutput};
 pub use run::{EmbedConfig, EmbedEvent, EmbedObserver, EmbedOutcome, FailedShard, ShardWork, run};

@@ -1,4 +1,4 @@
-//! Names of images and what is known of each: as a table in Parquet's form, as clip-retrieval has it, or as lines of JSON.
+//! Names of images and what is known or predicted of each: as a table in Parquet's form, as clip-retrieval has it, or as lines of JSON.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -41,7 +41,7 @@ pub(crate) fn object(sample: &ShardSample) -> Map<String, Value> {
 
 /// What a column holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CellKind {
+pub(crate) enum CellKind {
     Flag,
     Integer,
     Number,
@@ -51,24 +51,25 @@ enum CellKind {
 /// A column of a table, null where a sample says nothing.
 struct TableColumn<'a> {
     name: &'a str,
+    kind: CellKind,
     cells: Vec<&'a Value>,
 }
 
-impl TableColumn<'_> {
-    /// The narrowest kind that all of it fits into.
-    fn kind(&self) -> CellKind {
+impl CellKind {
+    /// The narrowest that all of `cells` fits into.
+    fn narrowest(cells: &[&Value]) -> Self {
         let all = |fits: fn(&Value) -> bool| {
-            let mut there = self.cells.iter().filter(|cell| !cell.is_null()).peekable();
+            let mut there = cells.iter().filter(|cell| !cell.is_null()).peekable();
             there.peek().is_some() && there.all(|cell| fits(cell))
         };
         if all(Value::is_boolean) {
-            CellKind::Flag
+            Self::Flag
         } else if all(Value::is_i64) {
-            CellKind::Integer
+            Self::Integer
         } else if all(Value::is_number) {
-            CellKind::Number
+            Self::Number
         } else {
-            CellKind::Text
+            Self::Text
         }
     }
 }
@@ -83,8 +84,8 @@ pub(crate) fn write_table(path: &Path, samples: &[ShardSample]) -> Result<Option
     let captions: Vec<Value> =
         samples.iter().map(|sample| sample.caption.clone().map_or(Value::Null, Value::from)).collect();
     let mut columns = vec![
-        TableColumn { name: "image_path", cells: keys.iter().collect() },
-        TableColumn { name: "caption", cells: captions.iter().collect() },
+        TableColumn { name: "image_path", kind: CellKind::Text, cells: keys.iter().collect() },
+        TableColumn { name: "caption", kind: CellKind::Text, cells: captions.iter().collect() },
     ];
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut left_out = 0;
@@ -94,7 +95,7 @@ pub(crate) fn write_table(path: &Path, samples: &[ShardSample]) -> Result<Option
                 Some(&place) => place,
                 None if columns.len() < MAX_COLUMNS && !name.is_empty() => {
                     places.insert(name, columns.len());
-                    columns.push(TableColumn { name, cells: vec![&NOTHING; samples.len()] });
+                    columns.push(TableColumn { name, kind: CellKind::Text, cells: vec![&NOTHING; samples.len()] });
                     columns.len() - 1
                 }
                 None => {
@@ -105,21 +106,36 @@ pub(crate) fn write_table(path: &Path, samples: &[ShardSample]) -> Result<Option
             columns[place].cells[row] = value;
         }
     }
+    for column in &mut columns[2..] {
+        column.kind = CellKind::narrowest(&column.cells);
+    }
     write_columns(path, &columns).map_err(|error| Error::file(path, error.to_string()))?;
     Ok((left_out > 0).then(|| format!("{left_out} facts beyond the first {MAX_COLUMNS} columns are left out")))
 }
 
+/// Writes `records` to the new file `path` as a table of the columns given by name and kind. What has lists or objects in it is their JSON.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn write_records(path: &Path, records: &[Map<String, Value>], columns: &[(&str, CellKind)]) -> Result<()> {
+    let column = |&(name, kind)| {
+        let cells = records.iter().map(|record| record.get(name).unwrap_or(&NOTHING)).collect();
+        TableColumn { name, kind, cells }
+    };
+    let columns: Vec<TableColumn<'_>> = columns.iter().map(column).collect();
+    write_columns(path, &columns).map_err(|error| Error::file(path, error.to_string()))
+}
+
 fn write_columns(path: &Path, columns: &[TableColumn<'_>]) -> Result<(), ParquetError> {
     let field = |column: &TableColumn<'_>| {
-        let kind = column.kind();
-        let physical = match kind {
+        let physical = match column.kind {
             CellKind::Flag => Physical::BOOLEAN,
             CellKind::Integer => Physical::INT64,
             CellKind::Number => Physical::DOUBLE,
             CellKind::Text => Physical::BYTE_ARRAY,
         };
         let field = Type::primitive_type_builder(column.name, physical).with_repetition(Repetition::OPTIONAL);
-        let is_text = kind == CellKind::Text;
+        let is_text = column.kind == CellKind::Text;
         let field = field.with_logical_type(is_text.then_some(LogicalType::String));
         let field = field.with_converted_type(if is_text { ConvertedType::UTF8 } else { ConvertedType::NONE });
         field.build().map(Arc::new)

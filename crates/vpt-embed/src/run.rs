@@ -170,6 +170,11 @@ impl ShardWork<'_> {
         matches!(self, Self::Embed(_)).then(|| self.backbone().embedding_width())
     }
 
+    /// Whether predictions name any number of classes.
+    fn tells_several_classes(&self) -> bool {
+        matches!(self, Self::Predict(task) if task.meta().multilabel)
+    }
+
     fn identity(&self, config: &EmbedConfig) -> Result<FolderIdentity> {
         let backbone = self.backbone();
         Ok(FolderIdentity {
@@ -375,8 +380,8 @@ impl ShardPass<'_> {
         let ShardAtHand { index, claim, bytes, mut samples } = *at_hand;
         let name = self.config.inputs[index].name.clone();
         let total = samples.samples.len();
-        let mut writer =
-            ShardWriter::begin(&self.folder.work(index), self.config.output, self.work.width().unwrap_or(0))?;
+        let (width, several_classes) = (self.work.width().unwrap_or(0), self.work.tells_several_classes());
+        let mut writer = ShardWriter::begin(&self.folder.work(index), self.config.output, width, several_classes)?;
         let mut failures = std::mem::take(&mut samples.faults);
         let mut readable = Vec::with_capacity(total);
         let mut taken = 0;

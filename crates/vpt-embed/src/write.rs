@@ -1,14 +1,14 @@
 //! The outputs of a shard while they are made: rows go to disk as they come, so memory does not grow with the shard's length.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use crate::layout::{RowType, ShardFiles, ShardLayout, ShardOutput};
-use crate::metadata::{object, write_table};
+use crate::layout::{PredictionFiles, RowType, ShardFiles, ShardLayout, ShardOutput};
+use crate::metadata::{CellKind, object, write_records, write_table};
 use vpt_base::{Error, Message, Result};
 use vpt_data::ShardSample;
 use vpt_train::infer::npy::npy_header;
@@ -17,6 +17,11 @@ use vpt_train::infer::npy::npy_header;
 const MAIN: &str = "main";
 /// Where names are put.
 const NAMES: &str = "names";
+
+/// The columns of a table of predictions: of tasks that tell one class, and of those that tell any number.
+const ONE_CLASS: [(&str, CellKind); 4] =
+    [("key", CellKind::Text), ("label", CellKind::Text), ("probability", CellKind::Number), ("top5", CellKind::Text)];
+const SEVERAL_CLASSES: [(&str, CellKind); 2] = [("key", CellKind::Text), ("labels", CellKind::Text)];
 
 /// Files that were made, and where they belong below the folder of outputs.
 pub(crate) type MadeFiles = Vec<(PathBuf, PathBuf)>;
@@ -27,6 +32,8 @@ pub(crate) struct ShardWriter {
     work: PathBuf,
     output: ShardOutput,
     width: usize,
+    /// Whether predictions are of tasks that tell any number of classes.
+    several_classes: bool,
     path: PathBuf,
     file: BufWriter<File>,
     /// Bytes before the rows.
@@ -35,17 +42,17 @@ pub(crate) struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Begins in the folder `work`; rows have `width` values.
+    /// Begins in the folder `work`; rows have `width` values, or lines name one class or, with `several_classes`, any number.
     ///
     /// # Errors
     /// Nothing can be written there.
-    pub(crate) fn begin(work: &Path, output: ShardOutput, width: usize) -> Result<Self> {
+    pub(crate) fn begin(work: &Path, output: ShardOutput, width: usize, several_classes: bool) -> Result<Self> {
         let path = work.join(MAIN);
         let mut file = BufWriter::new(File::create(&path).map_err(Error::io(&path))?);
         let head = npy_head(output, 0, width);
         // The number of rows is not known yet.
         file.write_all(&head).map_err(Error::io(&path))?;
-        Ok(Self { work: work.to_path_buf(), output, width, path, file, head: head.len(), rows: 0 })
+        Ok(Self { work: work.to_path_buf(), output, width, several_classes, path, file, head: head.len(), rows: 0 })
     }
 
     /// Adds rows `[B, width]`.
@@ -88,7 +95,7 @@ impl ShardWriter {
     /// # Errors
     /// They cannot be written.
     pub(crate) fn finish(self, samples: &[ShardSample], files: &ShardFiles) -> Result<(MadeFiles, Option<String>)> {
-        let Self { work, output, width, path, file, head, rows } = self;
+        let Self { work, output, width, several_classes, path, file, head, rows } = self;
         let done = |path: &Path| Error::io(path.to_path_buf());
         let mut main = file.into_inner().map_err(|error| done(&path)(error.into_error()))?;
         let mut made = path.clone();
@@ -106,7 +113,13 @@ impl ShardWriter {
                 let written = main.seek(SeekFrom::Start(0)).and_then(|_| main.write_all(&begin));
                 written.and_then(|()| main.sync_all()).map_err(done(&path))?;
             }
-            ShardOutput::Predictions => main.sync_all().map_err(done(&path))?,
+            ShardOutput::Predictions { layout: PredictionFiles::JsonLines } => main.sync_all().map_err(done(&path))?,
+            ShardOutput::Predictions { layout: PredictionFiles::Parquet } => {
+                made = work.join("table");
+                let columns: &[_] = if several_classes { &SEVERAL_CLASSES } else { &ONE_CLASS };
+                write_records(&made, &read_lines(&path).map_err(done(&path))?, columns)?;
+                std::fs::remove_file(&path).map_err(done(&path))?;
+            }
         }
         let mut all = vec![(made, files.main.clone())];
         let mut said = None;
@@ -131,6 +144,11 @@ fn npy_head(output: ShardOutput, rows: usize, width: usize) -> Vec<u8> {
         }
         _ => Vec::new(),
     }
+}
+
+/// The lines of JSON in a file.
+fn read_lines(path: &Path) -> io::Result<Vec<Map<String, Value>>> {
+    BufReader::new(File::open(path)?).lines().map(|line| Ok(serde_json::from_str(&line?)?)).collect()
 }
 
 fn write_lines(path: &Path, samples: &[ShardSample]) -> io::Result<()> {
@@ -183,7 +201,7 @@ mod tests {
 
     fn written(output: ShardOutput, rows: &[&[f32]]) -> (Vec<Vec<u8>>, Vec<PathBuf>) {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = ShardWriter::begin(dir.path(), output, 2).unwrap();
+        let mut writer = ShardWriter::begin(dir.path(), output, 2, false).unwrap();
         for rows in rows {
             writer.rows(rows).unwrap();
         }
@@ -223,9 +241,45 @@ mod tests {
     }
 
     #[test]
+    fn predictions_are_a_table_of_the_same_columns_whatever_there_is() {
+        use parquet::file::reader::{FileReader, SerializedFileReader};
+        let dir = tempfile::tempdir().unwrap();
+        let output = ShardOutput::Predictions { layout: PredictionFiles::Parquet };
+        let table = |several: bool, lines: &[Value]| {
+            let mut writer = ShardWriter::begin(dir.path(), output, 0, several).unwrap();
+            for line in lines {
+                writer.line(line).unwrap();
+            }
+            let (made, _) = writer.finish(&samples(lines.len()), &output.files(3, 2)).unwrap();
+            assert_eq!((made.len(), &made[0].1), (1, &PathBuf::from("03.parquet")));
+            let reader = SerializedFileReader::new(File::open(&made[0].0).unwrap()).unwrap();
+            let schema = reader.metadata().file_metadata().schema().get_fields().iter();
+            let columns: Vec<String> = schema.map(|f| format!("{} {}", f.name(), f.get_physical_type())).collect();
+            let rows: Vec<String> = reader.get_row_iter(None).unwrap().map(|row| row.unwrap().to_string()).collect();
+            (columns, rows)
+        };
+        let lines = [
+            json!({"key": "a", "label": "cat", "probability": 1, "top5": [{"label": "cat", "probability": 1}]}),
+            json!({"key": "b", "label": "3", "probability": 0.5, "top5": []}),
+        ];
+        let (columns, rows) = table(false, &lines);
+        assert_eq!(columns, ["key BYTE_ARRAY", "label BYTE_ARRAY", "probability DOUBLE", "top5 BYTE_ARRAY"]);
+        assert_eq!(
+            rows,
+            [
+                r#"{key: "a", label: "cat", probability: 1.0, top5: "[{"label":"cat","probability":1}]"}"#,
+                r#"{key: "b", label: "3", probability: 0.5, top5: "[]"}"#,
+            ]
+        );
+        assert_eq!(table(false, &[]), (columns, Vec::new()));
+        let (columns, rows) = table(true, &[json!({"key": "a", "labels": []})]);
+        assert_eq!((columns.len(), &rows[0][..]), (2, r#"{key: "a", labels: "[]"}"#));
+    }
+
+    #[test]
     fn what_does_not_fit_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = ShardWriter::begin(dir.path(), embeddings(ShardLayout::Npy, RowType::F16), 2).unwrap();
+        let mut writer = ShardWriter::begin(dir.path(), embeddings(ShardLayout::Npy, RowType::F16), 2, false).unwrap();
         let message = writer.rows(&[1e6, 0.]).unwrap_err().to_string();
         assert!(message.starts_with("dtype: 1000000 is too large for f16"), "{message}");
     }
