@@ -43,7 +43,7 @@ pub struct BoxInput {
 
 /// Where the pixels of an image lie in the input, as fractions of the input's side: `original * scale + offset`. A negative
 /// `scale_x` mirrors.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct View {
     /// Input sides to an original pixel, along a row.
     pub scale_x: f64,

@@ -4,6 +4,7 @@
 //! would lose them; a token near its centre every box has.
 
 use super::geometry::Grid;
+use serde::{Deserialize, Serialize};
 
 /// Up to this many tokens a side a box takes [`FEW`] tokens, above it [`MANY`].
 const COARSE: usize = 16;
@@ -11,7 +12,7 @@ const FEW: usize = 4;
 const MANY: usize = 9;
 
 /// A true box of an image, in units of the network input.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Truth {
     /// Centre and size `[cx, cy, w, h]`.
     pub rect: [f32; 4],

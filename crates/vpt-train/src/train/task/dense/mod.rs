@@ -90,7 +90,7 @@ pub(crate) trait DenseTask: Sized + 'static {
     type Data: DenseData;
 
     /// What is known of an image, or of a window of one.
-    type Target: Clone + 'static;
+    type Target: Clone + Serialize + DeserializeOwned + 'static;
 
     /// What a model makes of a batch of images that are evaluated.
     type Output: Serialize + DeserializeOwned;
@@ -293,7 +293,7 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
         folder: &RunFolder,
         observer: &mut dyn Observer,
     ) -> Result<Option<Self::Source>> {
-        DenseSource::new(&self.own, &self.plan, (split, stage), &self.kept, folder.path(), observer)
+        DenseSource::new(self, (split, stage), folder.path(), observer)
     }
 
     fn final_source(&self, split: Split, _: &mut dyn Observer) -> Result<Option<Self::Source>> {

@@ -3,10 +3,11 @@
 use std::{ops::Range, path::Path, sync::Arc};
 
 use rand::seq::SliceRandom;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Change, DenseData, DenseTask,
-    token_cache::{Computed, KeptTokens, TokenCache},
+    Change, DenseData, DenseTask, DenseTraining,
+    token_cache::{Computed, TokenCache},
 };
 use crate::{
     config::Plan,
@@ -163,7 +164,7 @@ fn same(looks: &[Look], others: &[Look]) -> bool {
     looks.iter().map(pixels).eq(others.iter().map(pixels))
 }
 
-impl<T: Clone + 'static> DenseSource<T> {
+impl<T: Clone + Serialize + DeserializeOwned + 'static> DenseSource<T> {
     /// The part.
     pub(super) fn split(&self) -> Split {
         self.split
@@ -177,13 +178,12 @@ impl<T: Clone + 'static> DenseSource<T> {
     /// The images of `split` with what `stage` can compute once, unless an earlier one has; `folder` has room for what memory
     /// has none for. `None` when the observer asked to stop.
     pub(super) fn new<D: DenseTask<Target = T>>(
-        task: &D,
-        plan: &Plan,
+        training: &DenseTraining<D>,
         (split, stage): (Split, Stage),
-        kept: &KeptTokens<T>,
         folder: &Path,
         observer: &mut dyn Observer,
     ) -> Result<Option<Self>> {
+        let DenseTraining { own: task, kept, .. } = training;
         let form = InputForm::of(stage, task.reader());
         let looks = looks(task, split, stage);
         if looks.is_empty() || form == InputForm::Images {
@@ -200,7 +200,7 @@ impl<T: Clone + 'static> DenseSource<T> {
             InputForm::Features => Computed::Features,
             _ => Computed::Prefix,
         };
-        let cache = TokenCache::compute(task, plan, split, computed, looks, folder, observer)?;
+        let cache = TokenCache::compute(training, split, computed, looks, folder, observer)?;
         Ok(cache.map(|cache| with(kept.keep(split, cache))))
     }
 

@@ -7,16 +7,14 @@ use std::{
 };
 
 use super::{
-    DenseData, DenseTask,
+    DenseData, DenseTask, DenseTraining,
     source::{DenseBatch, DenseRequest, InputForm, Look},
     token_store::Store,
 };
-use crate::{
-    config::Plan,
-    train::observer::{Event, Observer},
-};
+use crate::train::observer::{Event, Observer};
+use serde::{Serialize, de::DeserializeOwned};
 use vpt_base::{Error, Result};
-use vpt_data::{Split, visit_batches};
+use vpt_data::Split;
 use vpt_model::model::token_reader::TokenReader;
 
 /// What is computed of a window.
@@ -109,17 +107,18 @@ impl Computed {
     }
 }
 
-impl<T: Clone> TokenCache<T> {
-    /// Computes `computed` of the images of `split`, seen in each of `looks`; `None` when the observer asked to stop.
+impl<T: Clone + Serialize + DeserializeOwned> TokenCache<T> {
+    /// Computes `computed` of the images of `split`, seen in each of `looks`, each rank a part of them; `None` when the observer asked to
+    /// stop.
     pub(super) fn compute<D: DenseTask<Target = T>>(
-        task: &D,
-        plan: &Plan,
+        training: &DenseTraining<D>,
         split: Split,
         computed: Computed,
         looks: Vec<Look>,
         folder: &Path,
         observer: &mut dyn Observer,
     ) -> Result<Option<Self>> {
+        let DenseTraining { own: task, plan, group, .. } = training;
         let (reader, count) = (task.reader(), task.dataset().images(split));
         let width = computed.width(reader);
         let random = matches!(looks.first(), Some(Look::Random { .. }));
@@ -138,22 +137,31 @@ impl<T: Clone> TokenCache<T> {
         let store = Store::new(records, width, folder)?;
         let mut cache = Self { computed, looks, store, first, targets: vec![None; records] };
         for (number, look) in cache.looks.clone().into_iter().enumerate() {
-            let request = DenseRequest { split, order: (0..count).collect(), look, size: D::EVAL_BATCH };
-            let loader = task.load(plan, request)?;
+            let order = group.own_images(&(0..count).collect::<Vec<_>>(), D::EVAL_BATCH);
+            let loader = task.load(plan, DenseRequest { split, order, look, size: D::EVAL_BATCH })?;
             let go_on = &mut |done, _| {
                 observer.goes_on(&Event::Features { split, done: number * count + done, total: ways * count })
             };
-            let all = visit_batches(loader, count, go_on, |batch| {
+            let compute = |batch: DenseBatch<T>| {
                 let values = computed.of(reader, &batch.values)?;
-                let windows = batch.indices.iter().zip(&batch.windows);
-                let windows = windows.flat_map(|(&index, &count)| (0..count).map(move |window| (index, window)));
-                for (((index, window), values), target) in windows.zip(values.chunks_exact(width)).zip(batch.targets) {
-                    let record = (cache.first[index] + window) * ways + number;
-                    cache.store.put(record, values)?;
-                    cache.targets[record] = Some(target);
-                }
-                Ok(())
-            })?;
+                Ok((batch.indices, batch.windows, values, batch.targets))
+            };
+            let all = group.visit(
+                loader,
+                (count, D::EVAL_BATCH),
+                go_on,
+                compute,
+                |(indices, windows, values, targets)| {
+                    let windows = indices.iter().zip(&windows);
+                    let windows = windows.flat_map(|(&index, &count)| (0..count).map(move |window| (index, window)));
+                    for (((index, window), values), target) in windows.zip(values.chunks_exact(width)).zip(targets) {
+                        let record = (cache.first[index] + window) * ways + number;
+                        cache.store.put(record, values)?;
+                        cache.targets[record] = Some(target);
+                    }
+                    Ok(())
+                },
+            )?;
             if !all {
                 return Ok(None);
             }

@@ -23,6 +23,7 @@ use crate::{
     },
 };
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 use vpt_backbone::{Backbone, class_texts::class_embeddings};
 use vpt_base::{Error, Result, params::Param, random::stream};
 use vpt_data::{
@@ -57,7 +58,7 @@ pub(crate) struct Boxes {
 }
 
 /// What is known of an image.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct ImageBoxes {
     truths: Vec<Truth>,
     /// `[G, G]`: tokens that lie on the image; all of them if `None`.
