@@ -119,7 +119,7 @@ pub struct PredictBody {
     #[serde(alias = "image", alias = "inputs")]
     pub images: OneOrMany,
     /// Most classes of an image that has one.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     pub top_k: Option<usize>,
     /// Score that boxes must have.
     #[serde(default)]
@@ -137,7 +137,7 @@ pub struct PredictManyBody {
     #[serde(alias = "task")]
     pub tasks: OneOrMany,
     /// Most classes of an image that has one.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     pub top_k: Option<usize>,
     /// Score that boxes must have.
     #[serde(default)]
@@ -155,7 +155,7 @@ pub struct EmbeddingsBody {
     #[serde(default)]
     pub encoding_format: EncodingFormat,
     /// Values of an embedding, which can be no other than they are.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     pub dimensions: Option<usize>,
     /// Whether embeddings are scaled to length 1.
     #[serde(default)]
@@ -171,6 +171,14 @@ pub enum EncodingFormat {
     Float,
     /// As base64 of 32-bit floats, the least byte first.
     Base64,
+}
+
+/// A whole number, however it is written: to JSON Schema 5.0 is one, too.
+pub(crate) fn whole<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<usize>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(from)? else { return Ok(None) };
+    let of_decimals = || number.as_f64().filter(|x| x.fract() == 0. && (0. ..9e15).contains(x)).map(|x| x as u64);
+    let found = number.as_u64().or_else(of_decimals).and_then(|number| usize::try_from(number).ok());
+    found.map(Some).ok_or_else(|| serde::de::Error::custom(format!("{number} is no whole number from 0 on")))
 }
 
 /// Reads a JSON body.
@@ -228,6 +236,17 @@ pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_numbers_may_have_a_point() {
+        let top = |text: &str| json::<PredictBody>(format!(r#"{{"images": "", "top_k": {text}}}"#).as_bytes());
+        for (text, want) in [("3", Some(3)), ("329.0", Some(329)), ("1e2", Some(100)), ("null", None)] {
+            assert_eq!(top(text).unwrap().top_k, want, "{text}");
+        }
+        for text in ["2.5", "-1", "-1.0", "1e300", "\"3\"", "[3]"] {
+            assert!(top(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn images_come_in_base64_and_never_as_addresses() {
