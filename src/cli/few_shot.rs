@@ -16,13 +16,15 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use vpt::Message;
 use vpt::bench::few_shot::{
-    GridConfig, GridEvent, GridMethod, GridOutcome, GridSchedule, Job, Mode, Performed, TextFile, Worker, console,
-    merge as merge_folder, perform, run as run_grid, to_json,
+    GridConfig, GridEvent, GridMethod, GridOutcome, GridSchedule, Job, Mode, PartResult, Performed, TextFile, Worker,
+    console, merge as merge_folder, perform, run as run_grid, to_json,
 };
 use vpt::cluster::ShardChoice;
-use vpt::config::{HeadInit, LearningRate, RunConfig};
+use vpt::config::{HeadInit, LearningRate, RunConfig, Task};
+use vpt::data::boxes::BoxDataset;
 use vpt::feature_cache;
 use vpt::head::LabelMap;
+use vpt::metrics::{Scores, coco::CocoMetrics};
 use vpt::report::table;
 use vpt::train::{Event, Observer};
 
@@ -43,12 +45,17 @@ Examples:
   vpt bench few-shot --backbone clip-vit-b16 --data pets/,dtd/,eurosat/ --methods all --out table
   vpt bench few-shot --data photos/ --methods all --out shared/table --shard 1/2     on one machine, 2/2 on another
   vpt bench few-shot --data photos/ --methods zero-shot --base-to-new --classnames names.txt --out new
+  vpt bench few-shot --task detect --backbone dinov2-small --data rf100-vl-fsod/bees --methods linear,vpt-deep --shots 10 --out boxes
   vpt bench merge table                          write the tables anew";
 
 /// Compare methods by CoOp's few-shot protocol: tables, curves, intervals
 ///
 /// For each k of --shots and each of --seeds, k images a class are drawn. All methods learn from the same draws, validate on min(k, 4) images a
 /// class, take the last step, and are measured on the whole test set.
+///
+/// With --task detect k counts boxes: images are added in random order, with all boxes that they have of a class, as long as these fit into
+/// k, class by class. What else is in the drawn images is neither learned nor taken for background. The training part of RF100-VL's few-shot
+/// sets is used as it is with 10 shots. Methods are compared by AP.
 ///
 /// Stop it at any time (Ctrl-C: exit code 75): the same command goes on, because jobs that are done are skipped. Several processes with the
 /// same --out share the work, on several machines too. A folder takes one set of settings: others that
@@ -65,13 +72,17 @@ pub(crate) struct FewShotArgs {
     /// Folder to look for known backbones in, before the local Hugging Face cache
     #[arg(long, value_name = "DIR")]
     weights_dir: Option<PathBuf>,
-    /// Data sets: image folders, CSV/TSV files, folders of IDX files, or `shapes`; parts that one lacks are made by --seed
+    /// What is learned: auto (detect from data with boxes, else classify), classify or detect
+    #[arg(long, value_name = "TASK", default_value = "auto", value_parser = one_of::<Task>(&["auto", "classify", "detect"]))]
+    task: Task,
+    /// Data sets: image folders, CSV/TSV files, folders of IDX files, or `shapes`; with boxes COCO, YOLO, Pascal VOC; parts that one lacks
+    /// are made by --seed
     #[arg(long, value_name = "PATH[,PATH…]", value_delimiter = ',', required = true)]
     data: Vec<String>,
     /// Methods, or `all`: every --method of `vpt train`; those that learn at once with a plus between, vpt-deep+bias
     #[arg(long, value_name = "METHOD[,METHOD…]|all", value_delimiter = ',', required = true)]
     methods: Vec<String>,
-    /// Images a class to learn from
+    /// Images a class to learn from; with --task detect boxes a class
     #[arg(
         long,
         value_name = "K[,K…]",
@@ -157,6 +168,9 @@ pub(crate) struct FewShotArgs {
     /// Side of the images the backbone sees, in pixels [default: the backbone's]
     #[arg(long, value_name = "PIXELS", help_heading = "Training, for all methods", allow_negative_numbers = true)]
     image_size: Option<usize>,
+    /// Random views of each training image whose tokens are computed once (detection) [default: as `vpt train`]
+    #[arg(long, value_name = "N", help_heading = "Training, for all methods", allow_negative_numbers = true)]
+    cached_views: Option<usize>,
     /// Images whose activations are in memory at once
     #[arg(long, value_name = "N", help_heading = "Training, for all methods", allow_negative_numbers = true)]
     micro_batch: Option<usize>,
@@ -224,9 +238,18 @@ impl FewShotArgs {
 
     fn methods(&self) -> vpt::Result<Vec<GridMethod>> {
         if self.names_all() {
-            return Ok(GridMethod::all());
+            return Ok(GridMethod::all_for(self.task()));
         }
         self.methods.iter().map(|name| name.parse()).collect()
+    }
+
+    /// What is learned.
+    fn task(&self) -> Task {
+        match (self.task, self.data.first()) {
+            (Task::Auto, Some(data)) if BoxDataset::recognize(data).is_some() => Task::Detect,
+            (Task::Auto, _) => Task::Classify,
+            (task, _) => task,
+        }
     }
 
     /// Whether methods are not named one by one.
@@ -242,7 +265,9 @@ impl FewShotArgs {
             (false, false) => Mode::Cross,
             (false, true) => Mode::FewShot,
         };
+        let task = self.task();
         let base = RunConfig {
+            task,
             backbone: self.backbone,
             weights_dir: self.weights_dir,
             seed: global.seed(),
@@ -258,6 +283,7 @@ impl FewShotArgs {
             dataset_card: self.dataset_card,
             image_size: self.image_size,
             micro_batch: self.micro_batch,
+            cached_views: self.cached_views,
             cache_dir: if self.no_cache { None } else { self.cache_dir.or_else(feature_cache::default_folder) },
             ..RunConfig::default()
         }
@@ -314,11 +340,13 @@ impl Worker for Processes {
                 self.progress.at("job", *number, *of, || title);
             }
             GridEvent::Done { job, result, elsewhere } => {
-                let scores: Vec<String> = result
-                    .parts
-                    .iter()
-                    .map(|part| format!("{} acc1 {}", part.name, table::percent(part.metrics.acc1)))
-                    .collect();
+                let score = |part: &PartResult| match &part.metrics {
+                    Scores::Detect(CocoMetrics { ap, ap50, .. }) => {
+                        format!("{} AP {}, AP50 {}", part.name, table::percent(*ap), table::percent(*ap50))
+                    }
+                    metrics => format!("{} acc1 {}", part.name, table::percent(metrics.main())),
+                };
+                let scores: Vec<String> = result.parts.iter().map(score).collect();
                 let memory = result.peak_rss_bytes.map_or_else(String::new, |b| format!(", {}", table::bytes(b)));
                 let by = if *elsewhere { ", by another process" } else { "" };
                 let cost = format!("{}{memory}{by}", table::seconds(result.wall_s));

@@ -132,6 +132,40 @@ fn an_interrupted_grid_saves_and_goes_on() {
 }
 
 #[test]
+fn data_with_boxes_is_compared_by_ap() {
+    let (sandbox, clip) = (Sandbox::new(), fixture("clip"));
+    sandbox.boxes("boxes", 40);
+    let what = ["--data", "boxes", "--methods", "all", "--shots", "2", "--seeds", "1,2", "--epochs", "2"];
+    let how = ["bench", "few-shot", "--backbone", &clip, "--image-size", "32", "--threads", "1"];
+    let run = sandbox.vpt(&[&how[..], &what, &["--out", "out"]].concat()).ok();
+    assert!(run.stdout.contains("boxes: AP in percent, mean ± sd over seeds, AP50 behind it"), "{}", run.stdout);
+    assert!(run.stderr.contains("boxes vpt-deep, 2 shots, seed 1: test AP "), "{}", run.stderr);
+    let results = json_file(&sandbox.path("out/results.json"));
+    let methods: BTreeSet<&str> =
+        results["jobs"].as_array().unwrap().iter().map(|job| job["method"].as_str().unwrap()).collect();
+    assert!(
+        methods.contains("linear") && methods.contains("vpt-deep") && !methods.contains("zero-shot"),
+        "{methods:?}"
+    );
+    // The draw is one that training takes, too.
+    let train =
+        ["train", "--backbone", &clip, "--data", "boxes", "--image-size", "32", "--epochs", "2", "--method", "linear"];
+    sandbox.vpt(&[&train[..], &["--draw", "out/draws/boxes-2-1.json", "--out", "drawn"]].concat()).ok();
+    sandbox.vpt(&[&train[..], &["--shots", "2", "--out", "shots"]].concat()).ok();
+    assert_eq!(json_file(&sandbox.path("drawn/few_shot.json")), json_file(&sandbox.path("shots/few_shot.json")));
+    let best = |run: &str| fs::read(sandbox.path(run).join("best.safetensors")).unwrap();
+    assert_eq!(best("drawn"), best("shots"));
+    for (args, part) in [
+        (&["--task", "classify"][..], "boxes"),
+        (&["--base-to-new"], "--base-to-new: not for detection"),
+        (&["--label-map", "ilm"], "--label-map: none of --methods learns prompt pixels"),
+    ] {
+        let run = sandbox.vpt(&[&how[..], &what, args, &["--out", "other"]].concat());
+        assert!(run.code.is_some_and(|code| code > 0) && run.stderr.contains(part), "{part}: {run:#?}");
+    }
+}
+
+#[test]
 fn a_job_that_fails_is_reported_and_the_others_go_on() {
     let (sandbox, clip) = (sandbox(), fixture("clip"));
     sandbox.vpt(&grid(&clip, "first", "2")).ok();

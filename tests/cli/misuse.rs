@@ -215,7 +215,7 @@ fn what_cannot_be_is_refused_before_anything_is_done() {
         (detect(&["--scale-jitter", "2", "1"]), &["--scale-jitter"]),
         (detect(&["--scale-jitter", "1e-30", "1e30"]), &["--scale-jitter"]),
         (detect(&["--head-epochs", "4", "--epochs", "4"]), &["--head-epochs"]),
-        (detect(&["--shots", "4"]), &["--shots", "detection"]),
+        (detect(&["--shots", "0"]), &["--shots", "at least 1"]),
         (detect(&["--patience", "0"]), &["--patience", "at least 1"]),
         (detect(&["--method", "vp-pad"]), &["--method", "detection"]),
         (detect(&["--head", "cosine"]), &["--head", "detection"]),

@@ -110,7 +110,7 @@ impl Compared {
 
     fn acc1(&self, method: GridMethod) -> Option<Spread> {
         let parts = self.of(method).into_iter().filter_map(|job| job.part("test"));
-        let values: Vec<f64> = parts.map(|part| part.metrics.acc1).collect();
+        let values: Vec<f64> = parts.map(|part| part.metrics.main()).collect();
         (!values.is_empty()).then(|| Spread::of(&values))
     }
 }

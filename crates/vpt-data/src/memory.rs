@@ -163,7 +163,7 @@ impl<L> MemorySet<L> {
         let categories = classes.into_iter().zip(1..).map(|(name, id)| Category { id, name }).collect();
         let [train, val, test] = parts;
         let (layout, given, problems) = (Layout::MEMORY, [None; 3], Vec::new());
-        Ok(BoxDataset { name, layout, categories, train, val, test, split_note, given, problems })
+        Ok(BoxDataset { name, layout, categories, train, val, test, split_note, given, problems, draw: None })
     }
 }
 

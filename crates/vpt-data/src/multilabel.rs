@@ -281,6 +281,7 @@ mod tests {
             split_note: String::new(),
             given: Split::ALL.map(Some),
             problems: Vec::new(),
+            draw: None,
         }
     }
 

@@ -43,6 +43,8 @@ use vpt_model::{
 const CLASSIFIERS: &[Task] = &[Task::Classify, Task::Multilabel];
 /// The task with one class an image.
 const ONE_CLASS: &[Task] = &[Task::Classify];
+/// The tasks that can be learned from a few images or boxes a class.
+const FEW_SHOT: &[Task] = &[Task::Classify, Task::Detect];
 /// The task with boxes.
 const DETECTION: &[Task] = &[Task::Detect];
 /// The tasks with a head on patch tokens.
@@ -132,13 +134,16 @@ settings! {
             options: MethodOptions,
         }
         ModelAndData {
-            /// Train on this many images a class, drawn by the seed; validate on at most 4 a class
+            /// Train on this many images a class, drawn by the seed; validate on at most 4 a class. In detection: boxes a class
+            ///
+            /// Images with boxes of a class are added whole while these fit into K; other boxes in them are neither learned nor taken for
+            /// background. The training part of RF100-VL's few-shot sets is used as it is with 10.
             shots: Option<usize> => {
-                value: "K", default: DefaultText::Words("all"), tasks: ONE_CLASS, check: settings::at_least_one,
+                value: "K", default: DefaultText::Words("all"), tasks: FEW_SHOT, check: settings::at_least_one,
             }
             /// Train and validate on the images that this file names, as `few_shot.json` of another run or a file in the draws/ of
-            /// `vpt bench few-shot`; of classes that it does not name nothing is used, in test neither
-            draw: Option<PathBuf> => { value: "FILE", tasks: ONE_CLASS, }
+            /// `vpt bench few-shot`; of classes that it does not name nothing is used, in test neither. In detection: on the boxes
+            draw: Option<PathBuf> => { value: "FILE", tasks: FEW_SHOT, }
         }
         Global {
             /// Seed of everything drawn at random: initial prompts, shuffling, augmentation, splits, few-shot draws

@@ -1,4 +1,4 @@
-//! `curves.svg`: accuracy over shots, a panel for each data set, a line for each method, a band of one standard deviation.
+//! `curves.svg`: accuracy or AP over shots, a panel for each data set, a line for each method, a band of one standard deviation.
 //!
 //! Drawn by hand, not by the library that draws other curves: colours are CSS classes, so that the same drawing follows the
 //! reader's light or dark scheme, alone and inside the report.
@@ -8,9 +8,10 @@ use std::fmt::Write;
 use super::{
     GridMethod,
     html::escape,
-    summary::{Cell, Summary},
+    summary::{Cell, Summary, main_metric},
     tables::spread,
 };
+use vpt_train::config::Task;
 
 /// Colours of lines on light and on dark paper, again with dashes where they run out.
 pub(super) const COLOURS: [(&str, &str); 8] = [
@@ -82,14 +83,16 @@ pub(super) fn drawing(summary: &Summary, styles: &str) -> String {
     let total = (width * columns as f64, above + height * panels.len().div_ceil(columns) as f64);
     let mut svg = format!(
         "<svg class=\"curves\" xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" role=\"img\" \
-         aria-label=\"accuracy over shots\">{styles}{legend}",
-        total.0, total.1
+         aria-label=\"{2} over shots\">{styles}{legend}",
+        total.0,
+        total.1,
+        quantity(summary.grid.task())
     );
     let shots = summary.shots();
     for (i, (name, cells)) in panels.iter().enumerate() {
         let (x, y) = ((i % columns) as f64 * width, above + (i / columns) as f64 * height);
         let _ = write!(svg, "<g transform=\"translate({x} {y})\">");
-        panel(&mut svg, name, cells, &methods, &shots, (width, height));
+        panel(&mut svg, (name, summary.grid.task()), cells, &methods, &shots, (width, height));
         svg += "</g>";
     }
     svg + "</svg>\n"
@@ -126,13 +129,25 @@ fn dashes(method: usize) -> &'static str {
     DASHES[method / COLOURS.len() % DASHES.len()]
 }
 
+/// What is drawn, in words.
+fn quantity(task: Task) -> &'static str {
+    if task == Task::Detect { main_metric(task) } else { "accuracy" }
+}
+
 /// One data set: axes, then a band, a line and dots for each method; what learns nothing is a line across.
-fn panel(svg: &mut String, name: &str, cells: &[&Cell], methods: &[GridMethod], shots: &[usize], size: (f64, f64)) {
+fn panel(
+    svg: &mut String,
+    (name, task): (&str, Task),
+    cells: &[&Cell],
+    methods: &[GridMethod],
+    shots: &[usize],
+    size: (f64, f64),
+) {
     let [left, right, top, bottom] = MARGIN;
     let (x_end, y_end) = (size.0 - right, size.1 - bottom);
     let reach = |cell: &&Cell| {
-        let sd = cell.acc1.sd.unwrap_or(0.);
-        [cell.acc1.mean - sd, cell.acc1.mean + sd]
+        let sd = cell.main().sd.unwrap_or(0.);
+        [cell.main().mean - sd, cell.main().mean + sd]
     };
     let ends = cells.iter().flat_map(reach).map(|value| value * 100.);
     let (low, high) = ends.fold((100f64, 0f64), |(low, high), end| (low.min(end), high.max(end)));
@@ -169,9 +184,11 @@ fn panel(svg: &mut String, name: &str, cells: &[&Cell], methods: &[GridMethod], 
     }
     let _ = write!(
         svg,
-        "<path class=\"axis\" d=\"M{left} {y_end}H{x_end}\"/><text class=\"soft\" text-anchor=\"middle\" x=\"{}\" y=\"{}\">images a class; accuracy in percent</text>",
+        "<path class=\"axis\" d=\"M{left} {y_end}H{x_end}\"/><text class=\"soft\" text-anchor=\"middle\" x=\"{}\" y=\"{}\">{} a class; {} in percent</text>",
         f64::midpoint(left, x_end),
-        y_end + 37.
+        y_end + 37.,
+        if task == Task::Detect { "boxes" } else { "images" },
+        quantity(task)
     );
     for (i, method) in methods.iter().enumerate() {
         let own: Vec<(f64, &Cell)> = cells
@@ -186,12 +203,12 @@ fn panel(svg: &mut String, name: &str, cells: &[&Cell], methods: &[GridMethod], 
             let lower = own.iter().rev().map(|(x, cell)| point(*x, reach(cell)[0]));
             let band: Vec<String> = upper.chain(lower).collect();
             let _ = write!(svg, "<path class=\"band f{colour}\" d=\"M{}Z\"/>", band.join("L"));
-            let line: Vec<String> = own.iter().map(|(x, cell)| point(*x, cell.acc1.mean)).collect();
+            let line: Vec<String> = own.iter().map(|(x, cell)| point(*x, cell.main().mean)).collect();
             let _ =
                 write!(svg, "<path class=\"line s{colour}\" stroke-dasharray=\"{dashes}\" d=\"M{}\"/>", line.join("L"));
         }
         for (x, cell) in own {
-            let y = at_y(cell.acc1.mean * 100.);
+            let y = at_y(cell.main().mean * 100.);
             if cell.shots == 0 && shots.len() > 1 {
                 let _ = write!(
                     svg,
@@ -199,8 +216,8 @@ fn panel(svg: &mut String, name: &str, cells: &[&Cell], methods: &[GridMethod], 
                 );
             }
             // A band of one point would not be seen.
-            if let Some(sd) = cell.acc1.sd.filter(|_| alone) {
-                let (high, low) = (point(x, cell.acc1.mean + sd), point(x, cell.acc1.mean - sd));
+            if let Some(sd) = cell.main().sd.filter(|_| alone) {
+                let (high, low) = (point(x, cell.main().mean + sd), point(x, cell.main().mean - sd));
                 let _ = write!(svg, "<path class=\"base s{colour}\" opacity=\".5\" d=\"M{high}L{low}\"/>");
             }
             let _ = write!(
@@ -208,7 +225,7 @@ fn panel(svg: &mut String, name: &str, cells: &[&Cell], methods: &[GridMethod], 
                 "<circle class=\"dot f{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"><title>{}, {} shots: {} %</title></circle>",
                 escape(&method.name()),
                 cell.shots,
-                spread(&cell.acc1)
+                spread(cell.main())
             );
         }
     }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     GridMethod,
+    data::{GridData, GridDraw, check_task},
     job::{Half, Identity, Job, TestPart, create_parent},
 };
 use vpt_backbone::{Backbone, OpenOptions, class_texts::Prompts, registry};
@@ -21,7 +22,7 @@ use vpt_base::{
     files::{self, write_atomic},
 };
 use vpt_data::{
-    Dataset, FewShot, Split,
+    Split,
     cards::{Card, CardMatch, CardTexts, NO_CARD},
 };
 use vpt_model::{
@@ -29,8 +30,8 @@ use vpt_model::{
     methods::Method,
 };
 use vpt_train::{
-    config::{RunConfig, RunContext, Task},
-    train::{features, run_folder},
+    config::{Plan, RunConfig, RunContext, Task},
+    train::{features, run_folder, working_size},
 };
 
 /// What says which grid a folder holds.
@@ -103,14 +104,14 @@ impl FromStr for TextFile {
 /// A grid as the user asks for it.
 #[derive(Debug, Clone)]
 pub struct GridConfig {
-    /// What all runs have in common: backbone, epochs, rates, threads. Data, method, shots, draw, seed and folder are the
-    /// grid's to set; its seed is that of the parts that data lacks.
+    /// What all runs have in common: task, backbone, epochs, rates, threads. Data, method, shots, draw, seed and folder are the
+    /// grid's to set; its seed is that of the parts that data lacks. Without a task it is one class an image.
     pub base: RunConfig,
     /// The data sets.
     pub data: Vec<String>,
     /// The methods.
     pub methods: Vec<GridMethod>,
-    /// Images a class.
+    /// Images a class, or boxes.
     pub shots: Vec<usize>,
     /// Seeds of draws and training.
     pub seeds: Vec<u64>,
@@ -140,6 +141,9 @@ pub struct GridFile {
     pub mode: Mode,
     /// How long methods learn.
     pub schedule: GridSchedule,
+    /// What is learned, unless it is one class an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
     /// The backbone's name.
     pub backbone: String,
     /// What stands for everything that decides its outputs ([`vpt_backbone::BackboneIdentity`]).
@@ -153,6 +157,11 @@ pub struct GridFile {
 }
 
 impl GridFile {
+    /// What is learned.
+    pub fn task(&self) -> Task {
+        self.task.unwrap_or(Task::Classify)
+    }
+
     /// Reads the grid of the folder `out`.
     ///
     /// # Errors
@@ -184,7 +193,8 @@ impl GridFile {
                 let hash = grid.backbone_hash.get(..8).unwrap_or_default();
                 let what: Vec<&str> =
                     std::iter::once(grid.mode.name()).chain(grid.targets.iter().map(String::as_str)).collect();
-                format!("{} on {} ({hash}), {} schedule", what.join(" "), grid.backbone, grid.schedule)
+                let task = grid.task.map_or_else(String::new, |task| format!(" of {task}"));
+                format!("{}{task} on {} ({hash}), {} schedule", what.join(" "), grid.backbone, grid.schedule)
             };
             let message = format!("holds another grid: {}, not {}; give another ", name(&there), name(self));
             return Err(Error::file(out, Message::from(message).field("out")));
@@ -201,7 +211,7 @@ struct Opened {
     /// Its name as files use it.
     name: String,
     path: String,
-    dataset: Dataset,
+    dataset: GridData,
     /// Stands for ids and labels of all parts.
     hash: String,
     prompts: Prompts,
@@ -226,9 +236,15 @@ impl GridConfig {
     /// A setting makes no sense or no job; data, backbone, draws or texts cannot be read or do not fit.
     pub fn jobs(&self) -> Result<(GridFile, Vec<Job>)> {
         self.check()?;
+        let image_size = match self.task() {
+            Task::Detect if self.base.image_size.is_none() => {
+                Some(working_size(&self.base.backbone, self.base.weights_dir.as_deref())?)
+            }
+            _ => self.base.image_size,
+        };
         let options = OpenOptions {
             weights_dir: self.base.weights_dir.clone(),
-            image_size: self.base.image_size,
+            image_size,
             precision: self.base.precision,
             max_memory: self.base.max_memory,
             compute: self.base.compute(),
@@ -244,19 +260,23 @@ impl GridConfig {
             name: backbone.name.clone(),
             hash: backbone.hash()?.to_owned(),
             depth: backbone.vit.depth(),
-            text_depth: backbone.text_spec().ok().map(|text| text.tower.depth),
+            text_depth: backbone
+                .text_spec()
+                .ok()
+                .map(|text| text.tower.depth)
+                .filter(|_| self.task() == Task::Classify),
             image_size: backbone.vit.image_size(),
         };
         let mapped = self.base.label_map.map(|_| backbone.classifier()).transpose()?.map(|source| source.classes());
         drop(backbone);
         let sources = self.open_all(&self.data, "data")?;
         if let (Some(found), Some(data)) =
-            (mapped, sources.iter().find(|data| mapped.is_some_and(|found| found < data.dataset.classes.len())))
+            (mapped, sources.iter().find(|data| mapped.is_some_and(|found| found < data.dataset.classes().len())))
         {
             let message = format!(
                 "{} has {} classes, where the backbone's classifier has {found}",
                 data.name,
-                data.dataset.classes.len()
+                data.dataset.classes().len()
             );
             return Err(Error::setting("label_map", message));
         }
@@ -265,6 +285,7 @@ impl GridConfig {
         let grid = GridFile {
             mode: self.mode,
             schedule: self.schedule,
+            task: Some(self.task()).filter(|task| *task != Task::Classify),
             backbone: frozen.name.clone(),
             backbone_hash: frozen.hash.clone(),
             targets: targets.iter().map(|target| target.name.clone()).collect(),
@@ -304,8 +325,24 @@ impl GridConfig {
         Ok((Self { methods, ..self }, unable))
     }
 
+    /// What is learned.
+    fn task(&self) -> Task {
+        if self.base.task == Task::Auto { Task::Classify } else { self.base.task }
+    }
+
     /// What can be said without opening anything.
     pub(crate) fn check(&self) -> Result<()> {
+        let task = self.task();
+        check_task(task)?;
+        if let Some(method) = self.methods.iter().find(|method| !method.is_for(task)) {
+            let able: Vec<_> = GridMethod::all_for(task).into_iter().map(GridMethod::name).collect();
+            let message = format!("{method} is not for {}; take {}", said(task), able.join(", "));
+            return Err(Error::setting("methods", message));
+        }
+        if task != Task::Classify && self.mode != Mode::FewShot {
+            let field = if self.mode == Mode::Cross { "targets" } else { "base_to_new" };
+            return Err(Error::setting(field, format!("not for {}", said(task))));
+        }
         // It is said to the methods that have a use for it.
         RunConfig { label_map: None, head_init: None, keep_better: None, ..self.base.clone() }.validate()?;
         let given = [
@@ -353,16 +390,16 @@ impl GridConfig {
     fn open_all(&self, paths: &[String], field: &'static str) -> Result<Vec<Opened>> {
         let mut opened: Vec<Opened> = Vec::new();
         for path in paths {
-            let dataset = Dataset::open(path, self.base.seed_of_parts())?;
-            let name = run_folder::file_name(&dataset.name);
+            let dataset = GridData::open(self.task(), path, self.base.seed_of_parts())?;
+            let name = run_folder::file_name(dataset.name());
             if let Some(other) = opened.iter().find(|other| other.name == name) {
                 let message = format!("{} and {path} are both called {name}; files are named by it", other.path);
                 return Err(Error::setting(field, message));
             }
-            if self.mode == Mode::BaseToNew && dataset.classes.len() < 2 {
+            if self.mode == Mode::BaseToNew && dataset.classes().len() < 2 {
                 return Err(Error::setting("base_to_new", format!("{name} has less than two classes")));
             }
-            let mut prompts = Prompts::of_names(&dataset.classes);
+            let mut prompts = Prompts::of_names(&dataset.classes());
             let card = self.card(&name, &dataset)?;
             if let Some(found) = &card {
                 let CardTexts { names, templates } = found.texts(true);
@@ -372,24 +409,24 @@ impl GridConfig {
                 }
             }
             if let Some(file) = text_file(&self.classnames, &name) {
-                prompts.classnames = Prompts::read_classnames(file, &name, &dataset.classes)?;
+                prompts.classnames = Prompts::read_classnames(file, &name, &dataset.classes())?;
             }
             if let Some(file) = text_file(&self.templates, &name) {
                 prompts.templates = Prompts::read_templates(file, Some(&name))?;
             }
             let card = card.map(|found| found.card.name);
-            opened.push(Opened { hash: hash(&dataset), name, path: path.clone(), dataset, prompts, card });
+            opened.push(Opened { hash: dataset.hash(), name, path: path.clone(), dataset, prompts, card });
         }
         Ok(opened)
     }
 
     /// The card whose texts name the classes of `dataset`, unless files do, or no method reads any.
-    fn card(&self, name: &str, dataset: &Dataset) -> Result<Option<CardMatch>> {
+    fn card(&self, name: &str, dataset: &GridData) -> Result<Option<CardMatch>> {
         let said = [&self.classnames, &self.templates].iter().all(|files| text_file(files, name).is_some());
         if said || !self.methods.iter().any(|method| method.reads_names()) {
             return Ok(None);
         }
-        Card::choose(self.base.dataset_card.as_deref(), &dataset.name, &dataset.classes)
+        Card::choose(self.base.dataset_card.as_deref(), dataset.name(), &dataset.classes())
     }
 
     /// Texts for a data set that is not there are a mistake.
@@ -437,9 +474,10 @@ impl GridConfig {
     ) -> Result<Job> {
         let method = GridMethod::Learned(learned);
         let (path, draw) = self.draw(source, shots, seed)?;
-        let train_images = draw.apply(&source.dataset).map_err(|e| Error::file(&path, e))?.train.len();
+        let train_images = source.dataset.train_images(&draw).map_err(|e| Error::file(&path, e))?;
+        let task = self.task();
         let facts = RunContext {
-            task: Task::Classify,
+            task,
             depth: frozen.depth,
             text_depth: frozen.text_depth,
             image_size: frozen.image_size,
@@ -448,12 +486,16 @@ impl GridConfig {
         };
         let mut config = RunConfig {
             data: source.path.clone(),
-            task: Task::Classify,
+            task,
             draw: Some(path),
             seed,
             split_seed: Some(self.base.seed_of_parts()),
             // The texts are the grid's to choose.
-            dataset_card: Some(NO_CARD.to_owned()),
+            dataset_card: if task == Task::Classify {
+                Some(NO_CARD.to_owned())
+            } else {
+                self.base.dataset_card.clone()
+            },
             ..self.base.clone().with_method(learned)
         };
         if learned.reads_texts() || learned.may_read_texts() && frozen.text_depth.is_some() {
@@ -461,7 +503,7 @@ impl GridConfig {
             (config.classnames, config.templates) = (Some(classnames), Some(templates));
         }
         if learned.has_texts() && (source.card.is_some() || text_file(&self.classnames, &source.name).is_some()) {
-            let labels = self.half().labels(source.dataset.classes.len());
+            let labels = self.half().labels(source.dataset.classes().len());
             config.classnames = Some(source.prompts.classnames[labels].to_vec());
         }
         if config.is_solved() {
@@ -482,7 +524,9 @@ impl GridConfig {
             config.keep_better = Some(false);
             plan = config.resolve(&facts)?;
         }
-        let most = (QUICK_PASSES / train_images).max(1);
+        // An epoch of the head alone, and one of prompts and head, is the least that a detector learns.
+        let least = if task == Task::Detect { 2 } else { 1 };
+        let most = (QUICK_PASSES / train_images).max(least);
         let shorter = self.schedule == GridSchedule::Quick && !method.is_quick();
         // A method that has no epochs has nothing to shorten.
         if shorter && plan.config.epochs.is_some_and(|epochs| epochs > most) {
@@ -490,6 +534,7 @@ impl GridConfig {
             plan = config.resolve(&facts)?;
         }
         let often = match plan.config.method {
+            _ if plan.dense.is_some() => dense_passes(&plan),
             method if method.on_features() => features::views(&plan).len(),
             _ if plan.has_constant_features(Split::Train) => 1,
             _ => plan.epochs,
@@ -564,7 +609,7 @@ impl GridConfig {
     /// What a job on `source` is measured on.
     fn parts(&self, source: &Opened, targets: &[Opened], method: GridMethod) -> Vec<TestPart> {
         let part = |name: &str, data: &Opened, half: Half| {
-            let labels = half.labels(data.dataset.classes.len());
+            let labels = half.labels(data.dataset.classes().len());
             let prompts = Prompts {
                 classnames: data.prompts.classnames[labels].to_vec(),
                 // Where texts are learned, vectors take the place of templates.
@@ -587,22 +632,20 @@ impl GridConfig {
     }
 
     /// The draw that all methods share for these shots and this seed, and its file: read if it is there, else made.
-    fn draw(&self, source: &Opened, shots: usize, seed: u64) -> Result<(PathBuf, FewShot)> {
+    fn draw(&self, source: &Opened, shots: usize, seed: u64) -> Result<(PathBuf, GridDraw)> {
         let folder = self.draws.clone().unwrap_or_else(|| self.out.join(DRAWS));
         let half = if self.half() == Half::Base { "-base" } else { "" };
         let path = folder.join(format!("{}{half}-{shots}-{seed}.json", source.name));
         if path.is_file() {
-            let draw = FewShot::read(&path)?;
-            if (draw.shots, draw.seed) != (shots, seed) {
-                let message = format!("a draw of {} shots by seed {}, not of {shots} by {seed}", draw.shots, draw.seed);
+            let draw = source.dataset.read_draw(&path)?;
+            if draw.shots_and_seed() != (shots, seed) {
+                let (own, by) = draw.shots_and_seed();
+                let message = format!("a draw of {own} shots by seed {by}, not of {shots} by {seed}");
                 return Err(Error::file(path, message));
             }
             return Ok((path, draw));
         }
-        let draw = match self.half() {
-            Half::All => FewShot::draw(&source.dataset, shots, seed)?,
-            half => FewShot::draw(&half.of(&source.dataset), shots, seed)?,
-        };
+        let draw = source.dataset.draw(self.half(), shots, seed)?;
         create_parent(&path)?;
         draw.write(&path)?;
         Ok((path, draw))
@@ -615,6 +658,20 @@ struct JobKey {
     method: GridMethod,
     shots: usize,
     seed: u64,
+}
+
+/// How often an image goes through the backbone while a detector learns: once for what is computed of it and its mirrored form, or of each of its
+/// views, and, where prompts learn on new views, in each of their epochs.
+fn dense_passes(plan: &Plan) -> usize {
+    let Some(dense) = plan.dense else { return 0 };
+    let prompted = plan.epochs - dense.head_epochs;
+    let looks = if dense.cached_views > 0 { dense.cached_views } else { 2 };
+    looks + if dense.cached_views > 0 { 0 } else { prompted }
+}
+
+/// What a task is called in a message.
+fn said(task: Task) -> &'static str {
+    if task == Task::Detect { "detection" } else { "classification" }
 }
 
 /// That no method of the grid `does` something.
@@ -634,22 +691,4 @@ fn repeated<T: PartialEq + ToString>(field: &'static str, values: &[T]) -> Resul
 fn text_file<'a>(files: &'a [TextFile], name: &str) -> Option<&'a Path> {
     let own = files.iter().find(|file| file.data.as_deref() == Some(name));
     own.or_else(|| files.iter().find(|file| file.data.is_none())).map(|file| file.path.as_path())
-}
-
-/// Stands for classes, and for id and label of every image.
-fn hash(dataset: &Dataset) -> String {
-    let mut hasher = blake3::Hasher::new();
-    let mut add = |text: &str| {
-        hasher.update(&(text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
-    };
-    dataset.classes.iter().for_each(|class| add(class));
-    for split in Split::ALL {
-        add(split.name());
-        for sample in dataset.part(split) {
-            add(&sample.id);
-            add(&sample.label.to_string());
-        }
-    }
-    hasher.finalize().to_hex().to_string()
 }

@@ -9,7 +9,8 @@ use super::{
     summary::Summary,
     tables::{Table, costs, differences, protocol, tables},
 };
-use vpt_train::report::table;
+use vpt_model::metrics::{Scores, coco::CocoMetrics};
+use vpt_train::{config::Task, report::table};
 
 const STYLE: &str = "\
 html{color-scheme:light dark;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif}\
@@ -89,14 +90,20 @@ pub(super) fn report(summary: &Summary) -> String {
     if !summary.jobs.is_empty() {
         let _ = writeln!(page, "<h2>Curves</h2>\n<div class=\"wide\">{}</div>", drawing(summary, ""));
         page += "<p class=\"soft\">Dots are means over seeds, bands one standard deviation. A dashed line across is a \
-                 method that learns nothing.</p>\n<h2>Accuracy</h2>\n";
+                 method that learns nothing.</p>\n";
+        let heading = if grid.task() == Task::Detect { "Average precision" } else { "Accuracy" };
+        let _ = writeln!(page, "<h2>{heading}</h2>");
         for table in tables(summary) {
             add(&mut page, &table, 1);
         }
     }
     if let Some(table) = differences(summary) {
-        page += "<h2>Differences</h2>\n<p>Both methods learned from the same draws and answered for the same images; seeds \
-                 and images were resampled together 2000 times (pigeonhole bootstrap). An interval without 0 is marked.</p>\n";
+        let times = if grid.task() == Task::Detect { 1000 } else { 2000 };
+        let _ = writeln!(
+            page,
+            "<h2>Differences</h2>\n<p>Both methods learned from the same draws and answered for the same images; seeds and images were \
+             resampled together {times} times (pigeonhole bootstrap). An interval without 0 is marked.</p>"
+        );
         folded(&mut page, &table, 5, &format!("{} pairs", table.rows.len()), table.rows.len() <= 30);
     }
     if !summary.jobs.is_empty() {
@@ -153,30 +160,43 @@ fn add(page: &mut String, table: &Table, left: usize) {
 /// A row for each job and part.
 fn jobs(summary: &Summary) -> Table {
     use super::tables::Entry;
-    let header =
-        ["data", "method", "shots", "seed", "part", "acc1", "per-class recall", "ECE", "epoch", "time", "memory"];
+    let metrics = match summary.grid.task() {
+        Task::Detect => ["AP", "AP50", "AP75"],
+        _ => ["acc1", "per-class recall", "ECE"],
+    };
+    let first = ["data", "method", "shots", "seed", "part"];
+    let header = first.into_iter().chain(metrics).chain(["epoch", "time", "memory"]);
     let mut rows = Vec::new();
     for job in &summary.jobs {
         for part in &job.parts {
             let text = |text: &str| Entry { text: text.to_owned(), value: None, best: false };
             let number = |text: String, value: f64| Entry { text, value: Some(value), best: false };
-            let percent = |value: f64| number(format!("{:.1}", value * 100.), value);
+            let percent = |value: Option<f64>| {
+                value.map_or_else(|| text("-"), |value| number(format!("{:.1}", value * 100.), value))
+            };
+            let [main, second, third] = match &part.metrics {
+                Scores::Detect(CocoMetrics { ap, ap50, ap75, .. }) => [ap, ap50, ap75].map(|value| Some(*value)),
+                metrics => {
+                    let recall = metrics.classify().map(|metrics| metrics.mean_per_class_recall);
+                    [Some(metrics.main()), recall, part.ece.map(|ece| ece.before)]
+                }
+            };
             rows.push(vec![
                 text(&job.dataset),
                 text(&job.method.name()),
                 number(job.shots.to_string(), job.shots as f64),
                 number(job.seed.to_string(), job.seed as f64),
                 text(&part.name),
-                percent(part.metrics.acc1),
-                percent(part.metrics.mean_per_class_recall),
-                percent(part.ece.before),
+                percent(main),
+                percent(second),
+                percent(third),
                 job.best_epoch.map_or_else(|| text("-"), |epoch| number(epoch.to_string(), epoch as f64)),
                 number(table::seconds(job.wall_s), job.wall_s),
                 job.peak_rss_bytes.map_or_else(|| text("-"), |bytes| number(table::bytes(bytes), bytes as f64)),
             ]);
         }
     }
-    Table { title: "results in percent".to_owned(), header: header.map(str::to_owned).to_vec(), rows }
+    Table { title: "results in percent".to_owned(), header: header.map(str::to_owned).collect(), rows }
 }
 
 /// The settings of each method and the texts of each data set.

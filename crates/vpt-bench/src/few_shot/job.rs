@@ -17,7 +17,7 @@ use vpt_base::{
 };
 use vpt_data::Dataset;
 use vpt_energy::Energy;
-use vpt_model::metrics::{Ece, Metrics};
+use vpt_model::metrics::{Ece, Scores, coco::MatchedDetections};
 use vpt_train::{config::RunConfig, train::results::ProbeResults};
 
 /// Longest result of a job that is read, in bytes: four bits of text an image of the test set.
@@ -43,7 +43,7 @@ pub struct Job {
     pub dataset: String,
     /// The method.
     pub method: GridMethod,
-    /// Images a class it learns from; 0 where nothing is learned.
+    /// Images, or boxes, a class it learns from; 0 where nothing is learned.
     pub shots: usize,
     /// Seed of draw and training; 0 where nothing is learned.
     pub seed: u64,
@@ -146,14 +146,14 @@ pub struct JobResult {
     pub dataset: String,
     /// The method.
     pub method: GridMethod,
-    /// Images a class it learned from; 0 where nothing is learned.
+    /// Images, or boxes, a class it learned from; 0 where nothing is learned.
     pub shots: usize,
     /// Seed of draw and training; 0 where nothing is learned.
     pub seed: u64,
     /// What it scored.
     pub parts: Vec<PartResult>,
     /// On the validation images, at the selected epoch.
-    pub val: Option<Metrics>,
+    pub val: Option<Scores>,
     /// The epoch that counts, from 1.
     pub best_epoch: Option<usize>,
     /// What the logits are divided by before they become probabilities, fitted on the validation images.
@@ -193,13 +193,18 @@ pub struct PartResult {
     /// Images of it.
     pub images: usize,
     /// The metrics.
-    pub metrics: Metrics,
-    /// Expected calibration error, before and after the logits are divided by the temperature.
-    pub ece: Ece,
+    pub metrics: Scores,
+    /// Expected calibration error, before and after the logits are divided by the temperature, where an image has one class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ece: Option<Ece>,
     /// BLAKE3 hash of the images' ids: what two results must share to be compared image by image.
     pub images_hash: String,
-    /// A bit an image in their order, 1 if it is right, four to a hexadecimal digit, the first image highest.
+    /// A bit an image in their order, 1 if it is right, four to a hexadecimal digit, the first image highest; empty for boxes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub correct: String,
+    /// What was found in each image, for boxes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matched: Option<MatchedDetections>,
 }
 
 impl Job {
@@ -255,7 +260,14 @@ impl JobResult {
         let result: Self = serde_json::from_slice(&bytes)
             .map_err(|e| Error::file(path, Message::from("not a job's result: ").text(Message::of_reader(&e))))?;
         for part in &result.parts {
-            part.correct().map_err(|error| Error::file(path, error))?;
+            match &part.matched {
+                Some(matched) if matched.images == part.images => matched.check(),
+                Some(_) => {
+                    Err(Error::invalid(format!("part {}", part.name), "`matched` does not fit the number of images"))
+                }
+                None => part.correct().map(|_| ()),
+            }
+            .map_err(|error| Error::file(path, error))?;
         }
         Ok(result)
     }
@@ -348,12 +360,12 @@ pub(super) fn create_parent(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use vpt_model::metrics::Metrics;
 
     fn part(images: usize, correct: &str) -> PartResult {
-        let metrics = Metrics { acc1: 0., acc5: None, mean_per_class_recall: 0., loss: 0. };
-        let ece = Ece { before: 0., after: 0. };
+        let metrics = Scores::Classify(Metrics { acc1: 0., acc5: None, mean_per_class_recall: 0., loss: 0. });
         let (name, images_hash) = ("test".to_owned(), String::new());
-        PartResult { name, images, metrics, ece, images_hash, correct: correct.to_owned() }
+        PartResult { name, images, metrics, ece: None, images_hash, correct: correct.to_owned(), matched: None }
     }
 
     proptest! {

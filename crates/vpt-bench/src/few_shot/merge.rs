@@ -10,10 +10,11 @@ use super::{
     grid::GridFile,
     html,
     job::{failures, results},
-    summary::{Failure, Summary},
+    summary::{Failure, Summary, main_metric},
     tables,
 };
 use vpt_base::{Error, Result, files::write_atomic};
+use vpt_model::metrics::Scores;
 
 /// Locked while results are written, so that they are those of the last process that looked.
 const LOCK: &str = ".merge.lock";
@@ -51,21 +52,31 @@ pub fn merge(out: &Path) -> Result<Summary> {
 /// The content of `results.json`.
 pub fn to_json(summary: &Summary) -> Value {
     let Summary { grid, jobs, cells, comparisons, failures } = summary;
+    let val_main = format!("val_{}", main_metric(grid.task()));
     let job = |job: &super::JobResult| {
         let parts: Vec<Value> = job
             .parts
             .iter()
             .map(|part| {
-                json!({
-                    "part": part.name, "images": part.images, "acc1": part.metrics.acc1, "acc5": part.metrics.acc5,
-                    "mean_per_class_recall": part.metrics.mean_per_class_recall, "loss": part.metrics.loss,
-                    "ece": part.ece.before, "ece_with_temperature": part.ece.after,
-                })
+                let mut fields = match serde_json::to_value(&part.metrics) {
+                    Ok(Value::Object(fields)) => fields,
+                    _ => serde_json::Map::new(),
+                };
+                if let Some(metrics) = part.metrics.classify() {
+                    fields.insert("acc5".to_owned(), json!(metrics.acc5));
+                }
+                fields.insert("part".to_owned(), json!(part.name));
+                fields.insert("images".to_owned(), json!(part.images));
+                if let Some(ece) = &part.ece {
+                    fields.insert("ece".to_owned(), json!(ece.before));
+                    fields.insert("ece_with_temperature".to_owned(), json!(ece.after));
+                }
+                Value::Object(fields)
             })
             .collect();
         json!({
             "dataset": job.dataset, "method": job.method, "shots": job.shots, "seed": job.seed, "parts": parts,
-            "val_acc1": job.val.as_ref().map(|val| val.acc1), "best_epoch": job.best_epoch,
+            (val_main.clone()): job.val.as_ref().map(Scores::main), "best_epoch": job.best_epoch,
             "temperature": job.temperature, "train_images": job.train_images, "image_passes": job.image_passes,
             "trainable_params": job.trainable_params, "wall_s": job.wall_s, "peak_rss_bytes": job.peak_rss_bytes,
             "energy": job.energy,

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use vpt_base::{Error, Result, suggest};
-use vpt_model::methods::{Method, settings::bare};
+use vpt_model::methods::{Method, Task, settings::bare};
 
 /// The name of the one that is no method of training.
 const ZERO_SHOT: &str = "zero-shot";
@@ -24,6 +24,19 @@ impl GridMethod {
     pub fn all() -> Vec<Self> {
         let learned = Method::ALL.iter().filter(|method| method.name() != ZERO_SHOT);
         std::iter::once(Self::ZeroShot).chain(learned.map(|&method| Self::Learned(method))).collect()
+    }
+
+    /// Those that `task` has, in the order of tables.
+    pub fn all_for(task: Task) -> Vec<Self> {
+        Self::all().into_iter().filter(|method| method.is_for(task)).collect()
+    }
+
+    /// Whether `task` has it.
+    pub fn is_for(self, task: Task) -> bool {
+        match self {
+            Self::ZeroShot => task == Task::Classify,
+            Self::Learned(method) => method.specs().all(|spec| spec.tasks.contains(&task)),
+        }
     }
 
     /// Its name in settings, files and tables: of methods that learn at once all names, with a plus between, as commas separate

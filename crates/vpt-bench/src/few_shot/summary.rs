@@ -9,8 +9,13 @@ use super::{
     grid::GridFile,
     job::{JobResult, PartResult},
 };
-use vpt_base::{Result, parallel, random::stream};
-use vpt_model::metrics::bootstrap::{self, Interval, paired};
+use vpt_base::{Error, Result, parallel, random::stream};
+use vpt_model::metrics::{
+    Scores,
+    bootstrap::{self, Interval, paired, paired_statistics},
+    coco::MatchedDetections,
+};
+use vpt_train::config::Task;
 
 /// The part of the mean between base and new classes.
 pub(super) const HARMONIC: &str = "harmonic mean";
@@ -43,18 +48,65 @@ pub struct Cell {
     pub dataset: Option<String>,
     /// The method.
     pub method: GridMethod,
-    /// Images a class; 0 where nothing is learned.
+    /// Images, or boxes, a class; 0 where nothing is learned.
     pub shots: usize,
     /// Part it was measured on.
     pub part: String,
     /// The seeds.
     pub seeds: Vec<u64>,
-    /// Accuracy.
-    pub acc1: Spread,
-    /// Recall of each class, averaged over the classes; not for derived parts.
-    pub mean_per_class_recall: Option<Spread>,
-    /// Expected calibration error without a temperature; not for derived parts.
-    pub ece: Option<Spread>,
+    /// The metrics of the task.
+    #[serde(flatten)]
+    pub scores: CellScores,
+}
+
+/// Metrics over the seeds, by the task.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum CellScores {
+    /// One class an image.
+    Classify {
+        /// Accuracy.
+        acc1: Spread,
+        /// Recall of each class, averaged over the classes; not for derived parts.
+        mean_per_class_recall: Option<Spread>,
+        /// Expected calibration error without a temperature; not for derived parts.
+        ece: Option<Spread>,
+    },
+    /// Boxes.
+    Detect {
+        /// Average precision.
+        #[serde(rename = "AP")]
+        ap: Spread,
+        /// The same at IoU .5.
+        #[serde(rename = "AP50")]
+        ap50: Option<Spread>,
+        /// The same at IoU .75.
+        #[serde(rename = "AP75")]
+        ap75: Option<Spread>,
+    },
+}
+
+impl Cell {
+    /// What methods are compared by: accuracy, AP.
+    pub fn main(&self) -> &Spread {
+        match &self.scores {
+            CellScores::Classify { acc1, .. } => acc1,
+            CellScores::Detect { ap, .. } => ap,
+        }
+    }
+
+    /// The metric that stands beside it in tables: AP50.
+    pub fn second(&self) -> Option<&Spread> {
+        match &self.scores {
+            CellScores::Classify { .. } => None,
+            CellScores::Detect { ap50, .. } => ap50.as_ref(),
+        }
+    }
+}
+
+/// What the metric is called that methods are compared by.
+pub(super) fn main_metric(task: Task) -> &'static str {
+    if task == Task::Detect { "AP" } else { "acc1" }
 }
 
 /// How much better one method is than another, with the same draws on the same images.
@@ -74,9 +126,12 @@ pub struct Comparison {
     pub seeds: usize,
     /// Images of the part.
     pub images: usize,
-    /// Accuracy of the one less that of the other.
+    /// Accuracy of the one less that of the other, or AP.
     #[serde(flatten)]
     pub interval: Interval,
+    /// The same of AP50, for boxes.
+    #[serde(rename = "AP50", skip_serializing_if = "Option::is_none")]
+    pub ap50: Option<Interval>,
 }
 
 /// A job that failed.
@@ -103,7 +158,7 @@ pub struct Summary {
     pub failures: Vec<Failure>,
 }
 
-/// Of one job and part: accuracy, recall, calibration error.
+/// Of one job and part: accuracy, recall, calibration error; of boxes AP, AP50, AP75.
 type PartScores = (f64, Option<f64>, Option<f64>);
 /// Data set, rank of the method, shots and position of the part.
 type Key = (Option<String>, usize, usize, usize);
@@ -168,9 +223,15 @@ fn parts(grid: &GridFile) -> Vec<String> {
 
 /// Metrics of `job` on `part`, which may be one that follows from others.
 fn values(grid: &GridFile, job: &JobResult, part: &str) -> Option<PartScores> {
-    let acc1 = |part: &str| job.part(part).map(|result| result.metrics.acc1);
+    let acc1 = |part: &str| job.part(part).map(|result| result.metrics.main());
     if let Some(PartResult { metrics, ece, .. }) = job.part(part) {
-        return Some((metrics.acc1, Some(metrics.mean_per_class_recall), Some(ece.before)));
+        return Some(match metrics {
+            Scores::Detect(boxes) => (boxes.ap, Some(boxes.ap50), Some(boxes.ap75)),
+            metrics => {
+                let recall = metrics.classify().map(|metrics| metrics.mean_per_class_recall);
+                (metrics.main(), recall, ece.map(|ece| ece.before))
+            }
+        });
     }
     match (grid.mode, part) {
         (Mode::BaseToNew, HARMONIC) => Some((harmonic(acc1("base")?, acc1("new")?), None, None)),
@@ -211,9 +272,15 @@ fn cells(grid: &GridFile, jobs: &[JobResult]) -> Vec<Cell> {
             shots,
             part: parts[part].clone(),
             seeds: by_seed.keys().copied().collect(),
-            acc1: Spread::of(&by_seed.values().map(|v| v.0).collect::<Vec<_>>()),
-            mean_per_class_recall: spread(by_seed.values().map(|v| v.1).collect()),
-            ece: spread(by_seed.values().map(|v| v.2).collect()),
+            scores: {
+                let main = Spread::of(&by_seed.values().map(|v| v.0).collect::<Vec<_>>());
+                let [second, third] =
+                    [by_seed.values().map(|v| v.1).collect(), by_seed.values().map(|v| v.2).collect()].map(spread);
+                match grid.task() {
+                    Task::Detect => CellScores::Detect { ap: main, ap50: second, ap75: third },
+                    _ => CellScores::Classify { acc1: main, mean_per_class_recall: second, ece: third },
+                }
+            },
         }
     };
     by_seed.into_iter().chain(means).map(cell).collect()
@@ -269,7 +336,7 @@ fn comparisons(jobs: &[JobResult], threads: usize) -> Result<Vec<Comparison>> {
 pub(crate) fn compare(shots: usize, one: &[&JobResult], other: &[&JobResult]) -> Result<Vec<Comparison>> {
     let mut found = Vec::new();
     for part in &one[0].parts {
-        let mut differences = Vec::new();
+        let (mut differences, mut found_by) = (Vec::new(), Vec::<(&MatchedDetections, &MatchedDetections)>::new());
         for job in one {
             // What learns nothing stands beside every seed.
             let beside = other.iter().find(|o| o.seed == job.seed || o.shots == 0);
@@ -278,13 +345,34 @@ pub(crate) fn compare(shots: usize, one: &[&JobResult], other: &[&JobResult]) ->
             if this.images_hash != part.images_hash || than.images_hash != part.images_hash {
                 continue;
             }
-            differences.push(bootstrap::differences(&this.correct()?, &than.correct()?));
+            match (&this.matched, &than.matched) {
+                (Some(this), Some(than)) => found_by.push((this, than)),
+                (None, None) => differences.push(bootstrap::differences(&this.correct()?, &than.correct()?)),
+                _ => {
+                    return Err(Error::invalid(
+                        format!("part {}", part.name),
+                        "is of boxes in one job and of classes in another",
+                    ));
+                }
+            }
         }
         let (method, than, dataset) = (one[0].method, other[0].method, one[0].dataset.clone());
         let purpose = format!("paired {dataset} {shots} {} {method} {than}", part.name);
-        if let Some(interval) = paired(&differences, &mut stream(0, &purpose, 0, 0)) {
-            let (part, seeds, images) = (part.name.clone(), differences.len(), part.images);
-            found.push(Comparison { dataset, shots, part, method, than, seeds, images, interval });
+        let rng = &mut stream(0, &purpose, 0, 0);
+        let (seeds, intervals) = if found_by.is_empty() {
+            (differences.len(), paired(&differences, rng).map(|interval| (interval, None)))
+        } else {
+            let difference = |seed: usize, times: &[u32]| {
+                let (this, than) = found_by[seed];
+                let ([ap, ap50], [other, other50]) = (this.precision(times)?, than.precision(times)?);
+                Some([ap - other, ap50 - other50])
+            };
+            let intervals = paired_statistics(found_by.len(), part.images, difference, rng);
+            (found_by.len(), intervals.map(|[ap, ap50]| (ap, Some(ap50))))
+        };
+        if let Some((interval, ap50)) = intervals {
+            let (part, images) = (part.name.clone(), part.images);
+            found.push(Comparison { dataset, shots, part, method, than, seeds, images, interval, ap50 });
         }
     }
     Ok(found)

@@ -6,13 +6,14 @@ use super::{
     GridMethod, GridSchedule, Mode,
     grid::{GridFile, QUICK_PASSES},
     job::JobResult,
-    summary::{Cell, Spread, Summary},
+    summary::{Cell, Spread, Summary, main_metric},
 };
 use vpt_base::{Error, Result};
 use vpt_energy::amount as kwh;
-use vpt_train::report::table;
+use vpt_model::metrics::{Metrics, Scores, coco::CocoMetrics};
+use vpt_train::{config::Task, report::table};
 
-/// A table of accuracies.
+/// A table of accuracies, or AP.
 pub(super) struct Table {
     /// Title of the table.
     pub(super) title: String,
@@ -59,6 +60,14 @@ pub(super) fn protocol(grid: &GridFile) -> String {
         }
         Mode::Cross => " Learned on one data set, measured on others.",
     };
+    if grid.task() == Task::Detect {
+        return format!(
+            "Few-shot detection on {}: k boxes a class to learn from and min(k, 4) to validate on, the same for all methods, drawn image by \
+             image as long as they fit into k; what else is in these images is neither learned nor taken for background; the whole test \
+             set, the last step; {schedule}.",
+            grid.backbone
+        );
+    }
     format!(
         "CoOp's protocol on {}: k images a class to learn from and min(k, 4) to validate on, the same for all methods, the \
          whole test set, the last step; {schedule}.{mode}",
@@ -66,11 +75,13 @@ pub(super) fn protocol(grid: &GridFile) -> String {
     )
 }
 
-/// Accuracies in percent, a table for each data set and one for their mean.
+/// Accuracies or AP in percent, a table for each data set and one for their mean.
 pub(super) fn tables(summary: &Summary) -> Vec<Table> {
     let table = |dataset: Option<&str>| {
         let name = dataset.map_or_else(|| format!("mean of {} data sets", summary.datasets().len() - 1), str::to_owned);
-        let title = format!("{name}: acc1 in percent, mean ± sd over seeds");
+        let also = if summary.grid.task() == Task::Detect { ", AP50 behind it" } else { "" };
+        let metric = main_metric(summary.grid.task());
+        let title = format!("{name}: {metric} in percent, mean ± sd over seeds{also}");
         let (header, rows) = match summary.grid.mode {
             Mode::FewShot => by_shots(summary, dataset),
             Mode::BaseToNew | Mode::Cross => by_part(summary, dataset),
@@ -124,11 +135,14 @@ fn most_seeds(summary: &Summary) -> usize {
 
 /// Mean and deviation; the number of seeds too where others have more.
 fn entry(cell: &Cell, most_seeds: usize) -> Entry {
-    let mut text = spread(&cell.acc1);
+    let mut text = spread(cell.main());
+    if let Some(second) = cell.second() {
+        let _ = write!(text, " / {}", spread(second));
+    }
     if cell.shots > 0 && cell.seeds.len() < most_seeds {
         let _ = write!(text, " ({} of {most_seeds} seeds)", cell.seeds.len());
     }
-    Entry::number(text, cell.acc1.mean)
+    Entry::number(text, cell.main().mean)
 }
 
 /// A mean and its deviation in percent.
@@ -174,7 +188,10 @@ pub(super) fn differences(summary: &Summary) -> Option<Table> {
         ]
     });
     Some(Table {
-        title: "differences in percentage points, with paired bootstrap intervals over images and seeds".to_owned(),
+        title: format!(
+            "differences{} in percentage points, with paired bootstrap intervals over images and seeds",
+            if summary.grid.task() == Task::Detect { " of AP" } else { "" }
+        ),
         header: header.map(str::to_owned).to_vec(),
         rows: rows.collect(),
     })
@@ -214,7 +231,7 @@ pub(super) fn costs(summary: &Summary) -> Table {
         "peak memory",
         "core-seconds",
         "energy",
-        "accuracy a Wh",
+        if summary.grid.task() == Task::Detect { "AP a Wh" } else { "accuracy a Wh" },
         "jobs",
     ];
     Table { title: "what a job costs".to_owned(), header: header.map(str::to_owned).to_vec(), rows }
@@ -243,9 +260,9 @@ impl MeanEnergy {
         Entry::number(text, f64::midpoint(low, high))
     }
 
-    /// Percent of the first part's test images that are right for each watt-hour.
+    /// Percent of the first part's test images that are right, or AP in percent, for each watt-hour.
     fn accuracy_a_watt_hour(&self, jobs: &[&JobResult]) -> Option<f64> {
-        let right = jobs.iter().map(|job| Some(job.parts.first()?.metrics.acc1)).collect::<Option<Vec<_>>>()?;
+        let right = jobs.iter().map(|job| Some(job.parts.first()?.metrics.main())).collect::<Option<Vec<_>>>()?;
         let mean = right.iter().sum::<f64>() / right.len().max(1) as f64;
         let watt_hours = f64::midpoint(self.range[0], self.range[1]) * 1e3;
         (watt_hours > 0.).then(|| mean * 100. / watt_hours)
@@ -338,19 +355,13 @@ fn escape_latex(text: &str) -> String {
 pub(super) fn csv(summary: &Summary) -> Result<String> {
     let failed = |error: &dyn std::fmt::Display| Error::invalid("results.csv", error.to_string());
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let header = [
-        "dataset",
-        "method",
-        "shots",
-        "seed",
-        "part",
-        "acc1",
-        "acc5",
-        "mean_per_class_recall",
-        "loss",
-        "ece",
-        "ece_with_temperature",
-        "val_acc1",
+    let task = summary.grid.task();
+    let metrics: &[&str] = match task {
+        Task::Detect => &["AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "val_AP"],
+        _ => &["acc1", "acc5", "mean_per_class_recall", "loss", "ece", "ece_with_temperature", "val_acc1"],
+    };
+    let first = ["dataset", "method", "shots", "seed", "part"];
+    let others = [
         "best_epoch",
         "train_images",
         "test_images",
@@ -364,23 +375,39 @@ pub(super) fn csv(summary: &Summary) -> Result<String> {
         "probe_better",
         "label_map",
     ];
+    let header = first.iter().chain(metrics).chain(&others);
     writer.write_record(header).map_err(|e| failed(&e))?;
     let or_empty = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
     for job in &summary.jobs {
         for part in &job.parts {
-            let row = [
+            let val = job.val.as_ref().map(Scores::main);
+            let metrics: Vec<Option<f64>> = match &part.metrics {
+                Scores::Detect(CocoMetrics { ap, ap50, ap75, ap_small, ap_medium, ap_large, ar100, .. }) => {
+                    let all = [ap, ap50, ap75, ap_small, ap_medium, ap_large, ar100];
+                    all.map(|value| Some(*value)).into_iter().chain([val]).collect()
+                }
+                metrics => {
+                    let classify = metrics.classify();
+                    let of = |of: fn(&Metrics) -> Option<f64>| classify.and_then(of);
+                    let all = [
+                        of(|metrics| Some(metrics.acc1)),
+                        of(|metrics| metrics.acc5),
+                        of(|metrics| Some(metrics.mean_per_class_recall)),
+                        of(|metrics| Some(metrics.loss)),
+                        part.ece.map(|ece| ece.before),
+                        part.ece.map(|ece| ece.after),
+                    ];
+                    all.into_iter().chain([val]).collect()
+                }
+            };
+            let first = [
                 job.dataset.clone(),
                 job.method.to_string(),
                 job.shots.to_string(),
                 job.seed.to_string(),
                 part.name.clone(),
-                part.metrics.acc1.to_string(),
-                or_empty(part.metrics.acc5),
-                part.metrics.mean_per_class_recall.to_string(),
-                part.metrics.loss.to_string(),
-                part.ece.before.to_string(),
-                part.ece.after.to_string(),
-                or_empty(job.val.as_ref().map(|val| val.acc1)),
+            ];
+            let others = [
                 job.best_epoch.map_or_else(String::new, |epoch| epoch.to_string()),
                 job.train_images.to_string(),
                 part.images.to_string(),
@@ -394,6 +421,7 @@ pub(super) fn csv(summary: &Summary) -> Result<String> {
                 job.probe.as_ref().map_or_else(String::new, |probe| probe.better.to_string()),
                 job.identity.text("label_map"),
             ];
+            let row = first.into_iter().chain(metrics.into_iter().map(or_empty)).chain(others);
             writer.write_record(row).map_err(|e| failed(&e))?;
         }
     }

@@ -12,13 +12,18 @@ use serde_json::Value;
 use super::*;
 use vpt_backbone::{Backbone, OpenOptions, class_texts::Prompts};
 use vpt_base::{Message, random::stream};
-use vpt_data::{Dataset, FewShot, Split};
+use vpt_data::{
+    Dataset, FewShot, Split,
+    boxes::{BoxDataset, BoxShots},
+    shapes::{ShapesConfig, ShapesTask, write_coco},
+};
 use vpt_model::{
     methods::Method,
+    metrics::{Scores, bootstrap::Interval},
     model::{TaskModel, TaskOptions},
 };
 use vpt_train::{
-    config::{LearningRate, RunConfig, Select},
+    config::{LearningRate, RunConfig, Select, Task},
     eval::{evaluate, zero_shot::ZeroShotPass},
     train::Silent,
 };
@@ -131,9 +136,9 @@ fn finished_jobs_are_skipped_and_a_stopped_grid_goes_on_to_the_same_results() {
     for (method, shots) in wanted {
         let cell = whole.cells.iter().find(|cell| cell.method.name() == method && cell.shots == shots).unwrap();
         let jobs = whole.jobs.iter().filter(|job| job.method == cell.method && job.shots == shots);
-        let scores: Vec<f64> = jobs.map(|job| job.parts[0].metrics.acc1).collect();
-        assert!((cell.acc1.mean - scores.iter().sum::<f64>() / scores.len() as f64).abs() < 1e-12);
-        assert_eq!(cell.acc1.sd.is_some(), shots > 0);
+        let scores: Vec<f64> = jobs.map(|job| job.parts[0].metrics.main()).collect();
+        assert!((cell.main().mean - scores.iter().sum::<f64>() / scores.len() as f64).abs() < 1e-12);
+        assert_eq!(cell.main().sd.is_some(), shots > 0);
     }
 }
 
@@ -265,11 +270,11 @@ fn base_and_new_classes_are_told_apart_among_themselves() {
         let (prompts, split) = (Prompts::of_names(&part.classes), Split::Test);
         let pass = ZeroShotPass { backbone: &backbone, dataset: &part, split, prompts: &prompts, threads: 2 };
         let tally = pass.one_class(&mut |_, _| {}).unwrap();
-        assert_eq!(summary.jobs[0].part(name).unwrap().metrics, tally.metrics());
+        assert_eq!(summary.jobs[0].part(name).unwrap().metrics, Scores::Classify(tally.metrics()));
         assert_eq!(summary.jobs[0].prompts[name].classnames, part.classes);
         scores.push(tally.metrics().acc1);
     }
-    let mean = summary.cells.iter().find(|cell| cell.part == "harmonic mean").unwrap().acc1.mean;
+    let mean = summary.cells.iter().find(|cell| cell.part == "harmonic mean").unwrap().main().mean;
     let expected = if scores[0] * scores[1] > 0. { 2. / (1. / scores[0] + 1. / scores[1]) } else { 0. };
     assert!((mean - expected).abs() < 1e-12, "{mean} {scores:?}");
     config.methods.push(GridMethod::Learned(Method::LINEAR));
@@ -332,8 +337,8 @@ fn learned_texts_tell_classes_that_nothing_was_learned_of() {
             let named = task.with_named_classes(dataset.classes.clone(), Some(called.clone())).unwrap();
             let tally = evaluate(&named, &dataset, Split::Test, &mut |_, _| {}).unwrap();
             let found = job.part(part).unwrap();
-            assert_eq!((found.images, found.metrics.acc1), (dataset.test.len(), tally.metrics().acc1), "{method}");
-            assert!((found.metrics.loss - tally.metrics().loss).abs() < 1e-5, "{method}");
+            assert_eq!((found.images, found.metrics.main()), (dataset.test.len(), tally.metrics().acc1), "{method}");
+            assert!((found.metrics.loss().unwrap() - tally.metrics().loss).abs() < 1e-5, "{method}");
             assert_eq!((&job.prompts[part].classnames, job.prompts[part].templates.len()), (&called, 0));
             if mode == Mode::BaseToNew {
                 assert!(summary.cells.iter().any(|cell| cell.part == "harmonic mean"));
@@ -385,4 +390,104 @@ fn no_method_chooses_anything_by_test_labels() {
             assert_ne!(made[0].1, made[1].1, "{method}: the labels of the test images are not looked at");
         }
     }
+}
+
+/// A grid of detectors on drawn shapes: 40 images to learn from, of 48 pixels, which are seen at 32.
+fn boxes(dir: &Path, out: &str, methods: &[&str]) -> GridConfig {
+    let data = dir.join("shapes");
+    if !data.exists() {
+        let config = ShapesConfig { images: 64, size: 48, task: ShapesTask::Detect, ..ShapesConfig::default() };
+        write_coco(&data, &config).unwrap();
+    }
+    let mut grid = grid(&data.display().to_string(), dir.join(out), methods);
+    (grid.base.task, grid.base.image_size, grid.shots) = (Task::Detect, Some(32), vec![1, 3]);
+    grid
+}
+
+#[test]
+fn detectors_learn_from_k_boxes_a_class_and_are_compared_by_ap() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = boxes(dir.path(), "out", &["linear", "vpt-deep"]);
+    let mut worker = InProcess { most: Some(3), ..InProcess::default() };
+    assert!(matches!(run(&config, None, &mut worker).unwrap(), GridOutcome::Interrupted));
+    let (summary, failed, done) = finish(&config, InProcess::default());
+    assert_eq!((failed, done.len(), summary.jobs.len()), (0, 5, 8), "{:?}", summary.failures);
+    let whole = boxes(dir.path(), "whole", &["linear", "vpt-deep"]);
+    assert_eq!(timeless(&finish(&whole, InProcess::default()).0), timeless(&summary));
+    let dataset = BoxDataset::open(&config.data[0], 1).unwrap();
+    for job in &summary.jobs {
+        let path = config.out.join(format!("draws/shapes-{}-{}.json", job.shots, job.seed));
+        let draw = BoxShots::read(&path).unwrap();
+        assert_eq!(draw, BoxShots::draw(&dataset, Path::new(&config.data[0]), job.shots, job.seed).unwrap());
+        assert_eq!(job.train_images, draw.apply(&dataset).unwrap().train.len());
+        let part = job.part("test").unwrap();
+        let metrics = part.metrics.detect().unwrap();
+        let matched = part.matched.as_ref().unwrap();
+        assert_eq!(part.images, dataset.test.len());
+        assert_eq!(matched.precision(&vec![1; part.images]), Some([metrics.ap, metrics.ap50]));
+        assert!(job.val.as_ref().unwrap().detect().is_some() && part.correct.is_empty());
+    }
+    for cell in &summary.cells {
+        let jobs = summary.jobs.iter().filter(|job| job.method == cell.method && job.shots == cell.shots);
+        let scores: Vec<f64> = jobs.map(|job| job.parts[0].metrics.main()).collect();
+        assert!((cell.main().mean - scores.iter().sum::<f64>() / 2.).abs() < 1e-12 && cell.second().is_some());
+    }
+    assert_eq!(summary.comparisons.len(), 2);
+    for Comparison { interval, ap50, .. } in &summary.comparisons {
+        for Interval { difference, low, high } in [*interval, ap50.unwrap()] {
+            assert!(low <= difference && difference <= high, "{interval:?} {ap50:?}");
+        }
+    }
+    let read = |name: &str| fs::read_to_string(config.out.join(name)).unwrap();
+    let json: Value = serde_json::from_str(&read("results.json")).unwrap();
+    assert_eq!(json["grid"]["task"], "detect");
+    for field in
+        ["/means/0/AP/mean", "/means/0/AP50/sd", "/differences/0/AP50/low", "/jobs/0/parts/0/AP75", "/jobs/0/val_AP"]
+    {
+        assert!(json.pointer(field).is_some_and(Value::is_number), "{field}");
+    }
+    assert!(read("results.csv").starts_with("dataset,method,shots,seed,part,AP,AP50,AP75,"), "{}", read("results.csv"));
+    assert!(read("table.md").contains("k boxes a class") && read("table.md").contains("shapes: AP in percent"));
+    assert!(read("curves.svg").contains("boxes a class; AP in percent"));
+    assert!(read("report.html").contains("Average precision") && !read("report.html").contains("NaN"));
+    assert!(merge(&config.out).is_ok() && JobResult::load(&config.out.join("jobs/shapes-linear-1-1.json")).is_ok());
+}
+
+#[test]
+fn what_boxes_have_no_protocol_for_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let refusal = |config: &GridConfig| config.jobs().unwrap_err().to_string();
+    let config = boxes(dir.path(), "out", &["linear"]);
+    let other = boxes(dir.path(), "out", &["zero-shot"]);
+    assert!(
+        refusal(&other).starts_with("methods: zero-shot is not for detection; take linear, "),
+        "{}",
+        refusal(&other)
+    );
+    let other = GridConfig { mode: Mode::BaseToNew, ..config.clone() };
+    assert_eq!(refusal(&other), "base_to_new: not for detection");
+    let mut other = config.clone();
+    other.base.task = Task::Segment;
+    assert!(refusal(&other).starts_with("task: segment has no few-shot protocol here; take classify or detect"));
+    finish(&GridConfig { shots: vec![1], seeds: vec![1], ..config.clone() }, InProcess::default());
+    let data = pictures(&dir.path().join("data"), 0);
+    let other = grid(&data, config.out.clone(), &["linear"]);
+    let message = run(&other, None, &mut InProcess::default()).unwrap_err().to_string();
+    assert!(message.contains("holds another grid: few-shot of detect on clip"), "{message}");
+}
+
+#[test]
+fn a_detector_whose_result_was_not_written_is_told_from_its_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = boxes(dir.path(), "out", &["linear"]);
+    (config.shots, config.seeds) = (vec![3], vec![1]);
+    let (_, jobs) = config.jobs().unwrap();
+    perform(&jobs[0], &mut Silent).unwrap();
+    let expected = jobs[0].result().unwrap().unwrap();
+    fs::remove_file(jobs[0].result_file()).unwrap();
+    let run = RunConfig { out: Some(jobs[0].run_folder()), ..jobs[0].config.clone() };
+    vpt_train::train::run(&run, Path::new("unused"), &mut Silent).unwrap();
+    perform(&jobs[0], &mut Silent).unwrap();
+    let again = jobs[0].result().unwrap().unwrap();
+    assert_eq!((&again.parts, &again.learned), (&expected.parts, &expected.learned));
 }

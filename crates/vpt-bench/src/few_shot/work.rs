@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    GridMethod,
+    GridMethod, boxes,
     job::{Job, JobResult, PartResult, TestPart, create_parent, digits},
 };
 use vpt_backbone::{Backbone, OpenOptions};
@@ -30,9 +30,10 @@ use vpt_model::{
     model::{TaskModel, TaskOptions, task_file::TaskFile},
 };
 use vpt_train::{
+    config::{RunConfig, Task},
     eval::zero_shot::ZeroShotPass,
     infer::batches,
-    train::{self, Event, Observer, Outcome, results::peak_rss_bytes, run_folder},
+    train::{self, Event, Observer, Outcome, Results, results::peak_rss_bytes, run_folder},
 };
 
 /// Longest list of images that is read, in bytes.
@@ -150,29 +151,18 @@ fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
         if run.exists() {
             fs::remove_dir_all(&run).map_err(Error::io(&run))?;
         }
-        let config = vpt_train::config::RunConfig { out: Some(run.clone()), ..job.config.clone() };
+        let config = RunConfig { out: Some(run.clone()), ..job.config.clone() };
         train::run(&config, &run, &mut watch)?
     };
     let Outcome::Finished { results, .. } = outcome else { return Ok(None) };
-    let split = run.join(run_folder::SPLIT);
-    let split: SplitFile = serde_json::from_slice(&files::read_limited(&split, MAX_SPLIT)?)
-        .map_err(|error| Error::file(&split, Message::of_reader(&error)))?;
-    let logits = match watch.tested {
-        Some(logits) => logits,
-        None => match test_again(job, &run, &split.test, watch.inner)? {
-            Some(logits) => logits,
+    let parts = if job.config.task == Task::Detect {
+        vec![boxes::found(job, &part.name, &run, results.test.clone())?]
+    } else {
+        match classified(job, part, others, &run, watch, &results)? {
+            Some(parts) => parts,
             None => return Ok(None),
-        },
-    };
-    let temperature = results.temperature.unwrap_or(1.);
-    let mut parts = vec![score(&part.name, &logits, temperature, split.test.iter().map(String::as_str))?];
-    if !others.is_empty() {
-        let task = open_task(job, &run)?;
-        for part in others {
-            let Some(result) = by_learned_texts(job, part, &task, temperature, watch.inner)? else { return Ok(None) };
-            parts.push(result);
         }
-    }
+    };
     let task = TaskFile::open(&run.join(run_folder::BEST))?;
     let mut hasher = blake3::Hasher::new();
     for param in &task.params {
@@ -185,7 +175,7 @@ fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
         keep(&run, &job.kept_run_folder())?;
     }
     Ok(Some(JobResult {
-        val: results.val.as_ref().and_then(Scores::classify).cloned(),
+        val: results.val,
         best_epoch: Some(results.best_epoch),
         temperature: results.temperature,
         learned: Some(hasher.finalize().to_hex().to_string()),
@@ -196,6 +186,37 @@ fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
         energy: results.energy,
         ..result(job, parts)
     }))
+}
+
+/// What the finished run in the folder `run` makes of the images of `part` and `others`; `None` when the observer asked to stop.
+fn classified(
+    job: &Job,
+    part: &TestPart,
+    others: &[TestPart],
+    run: &Path,
+    watch: Watch<'_>,
+    results: &Results,
+) -> Result<Option<Vec<PartResult>>> {
+    let split = run.join(run_folder::SPLIT);
+    let split: SplitFile = serde_json::from_slice(&files::read_limited(&split, MAX_SPLIT)?)
+        .map_err(|error| Error::file(&split, Message::of_reader(&error)))?;
+    let logits = match watch.tested {
+        Some(logits) => logits,
+        None => match test_again(job, run, &split.test, watch.inner)? {
+            Some(logits) => logits,
+            None => return Ok(None),
+        },
+    };
+    let temperature = results.temperature.unwrap_or(1.);
+    let mut parts = vec![score(&part.name, &logits, temperature, split.test.iter().map(String::as_str))?];
+    if !others.is_empty() {
+        let task = open_task(job, run)?;
+        for part in others {
+            let Some(result) = by_learned_texts(job, part, &task, temperature, watch.inner)? else { return Ok(None) };
+            parts.push(result);
+        }
+    }
+    Ok(Some(parts))
 }
 
 /// What `part`, of whose classes nothing was learned, scores when texts with what `task` has learned tell its classes.
@@ -312,10 +333,11 @@ fn score<'a>(name: &str, logits: &Logits, temperature: f64, ids: impl Iterator<I
     Ok(PartResult {
         name: name.to_owned(),
         images: count,
-        metrics: logits.metrics()?,
-        ece: Ece { before: logits.ece(1.), after: logits.ece(temperature) },
+        metrics: Scores::Classify(logits.metrics()?),
+        ece: Some(Ece { before: logits.ece(1.), after: logits.ece(temperature) }),
         images_hash: hasher.finalize().to_hex()[..16].to_owned(),
         correct: digits(&order.iter().map(|&i| correct[i]).collect::<Vec<_>>()),
+        matched: None,
     })
 }
 

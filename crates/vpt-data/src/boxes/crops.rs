@@ -123,6 +123,7 @@ mod tests {
             split_note: String::new(),
             given: [None; 3],
             problems: Vec::new(),
+            draw: None,
         };
         let (crops, places, smaller) = data.crops(1.);
         assert_eq!((crops.train.len(), places[0].len(), smaller), (2, 2, 1));

@@ -11,6 +11,7 @@ mod examine;
 mod loader;
 mod open;
 mod problem;
+mod shots;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -24,6 +25,7 @@ pub use examine::{BoxSummary, CategorySummary, ProblemCount, Sizes};
 pub use loader::{BoxBatch, BoxLoader, BoxLoaderOptions};
 pub(super) use open::{AnnotatedSet, normal, parts, renumber, several_classes};
 pub use problem::{PlaceInFile, Problem, ProblemKind, Remedy};
+pub use shots::{BoxShots, own_shots};
 pub use tiles::{MAX_TILES, Tile, TiledImages};
 pub use view::{BoxInput, Fit, MIN_SEEN, Target, View, Viewed};
 
@@ -169,6 +171,8 @@ pub struct BoxDataset {
     pub given: [Option<Split>; 3],
     /// What was wrong with it and what was done about it.
     pub problems: Vec<Problem>,
+    /// The boxes that train and val are limited to, where some were drawn.
+    pub draw: Option<BoxShots>,
 }
 
 impl BoxDataset {

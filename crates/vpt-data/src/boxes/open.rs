@@ -181,7 +181,7 @@ fn complete(
         }
     }
     let [train, val, test] = parts;
-    Ok(BoxDataset { name, layout, categories, train, val, test, split_note, given, problems })
+    Ok(BoxDataset { name, layout, categories, train, val, test, split_note, given, problems, draw: None })
 }
 
 /// Why nothing is left: in the file at fault, if one is known.

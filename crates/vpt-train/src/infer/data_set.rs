@@ -133,6 +133,7 @@ pub fn write_boxes(
         split_note: String::new(),
         given: [None; 3],
         problems: Vec::new(),
+        draw: None,
     };
     convert_parts(&data, layout, out, &[Split::Train])?;
     let looked: usize = predictions.iter().map(|prediction| prediction.boxes.len()).sum();

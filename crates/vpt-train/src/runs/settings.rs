@@ -10,7 +10,7 @@ use crate::{
 };
 use vpt_backbone::registry::locate;
 use vpt_base::{Result, files::read_limited};
-use vpt_data::{FewShot, SplitFile};
+use vpt_data::{FewShot, SplitFile, boxes::BoxShots};
 
 /// Fields that say where and how fast a run is computed, not what comes out.
 const PLACE: [&str; 5] = ["threads", "weights_dir", "micro_batch", "max_memory", "out"];
@@ -87,7 +87,12 @@ impl Run {
         let spec = locate(&config.backbone, config.weights_dir.as_deref()).and_then(|found| found.spec());
         let text_depth = spec.as_ref().map_or(Some(ANY_DEPTH), |spec| spec.text.as_ref().map(|text| text.tower.depth));
         let depth = spec.map_or(ANY_DEPTH, |spec| spec.vision.depth);
-        let shots = config.shots.or_else(|| Some(FewShot::read(&self.path.join(run_folder::FEW_SHOT)).ok()?.shots));
+        let draw = self.path.join(run_folder::FEW_SHOT);
+        let drawn = || match config.task {
+            Task::Detect => BoxShots::read(&draw).ok().map(|draw| draw.shots),
+            _ => FewShot::read(&draw).ok().map(|draw| draw.shots),
+        };
+        let shots = config.shots.or_else(drawn);
         Some(RunContext { task: config.task, depth, text_depth, image_size: config.image_size?, train_images, shots })
     }
 }

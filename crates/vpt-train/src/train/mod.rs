@@ -29,7 +29,7 @@ use std::{
     sync::Arc,
 };
 
-pub(crate) use self::{evaluate::evaluate, task::dense::working_size};
+pub(crate) use self::evaluate::evaluate;
 pub use self::{
     folds::FoldResults,
     lr_search::LrTrial,
@@ -37,6 +37,7 @@ pub use self::{
     open_data::{IN_MEMORY, OpenData},
     progress::{EpochRecord, Stage},
     results::Results,
+    task::dense::working_size,
 };
 use self::{
     process_group::ProcessGroup,

@@ -10,7 +10,7 @@ pub(super) const THRESHOLDS: usize = 10;
 /// Most detections of one category that count in an image.
 pub(super) const MOST: usize = 100;
 /// Recalls at which precision is read: 0, .01, … 1.
-const RECALLS: usize = 101;
+pub(super) const RECALLS: usize = 101;
 /// How many detections of one category count in an image, for recall.
 const ALLOWED: [usize; 3] = [1, 10, MOST];
 

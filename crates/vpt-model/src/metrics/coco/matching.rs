@@ -53,6 +53,12 @@ impl<'a> Pair<'_, 'a> {
         &self.detections[..self.detections.len().min(MOST)]
     }
 
+    /// The place of its image in the order of ids.
+    pub(super) fn place(&self) -> Option<u32> {
+        let place = self.objects.first().map(|o| o.0).or(self.detections.first().map(|d| d.0))?;
+        u32::try_from(place).ok()
+    }
+
     pub(super) fn matches(&self) -> Matches {
         let detections = self.kept();
         // Below the lowest threshold nothing matches: few objects are left for each detection.

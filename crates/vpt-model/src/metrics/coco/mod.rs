@@ -8,6 +8,7 @@
 mod accumulate;
 mod confusion;
 mod matching;
+mod resample;
 mod results;
 #[cfg(test)]
 #[allow(clippy::float_cmp)] // these values are exact
@@ -19,6 +20,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use confusion::{BACKGROUND, confusion};
+pub use resample::MatchedDetections;
 pub use results::{read_results, results_json};
 
 use accumulate::{CategoryScore, THRESHOLDS};

@@ -13,7 +13,7 @@ mod token_cache;
 mod token_store;
 
 pub(super) use self::files::{curves, shown};
-pub(crate) use self::setup::working_size;
+pub use self::setup::working_size;
 use self::source::DenseSource;
 pub(super) use self::source::{DenseBatch, DenseRequest, DrawnRecord, Look};
 use self::token_cache::KeptTokens;
@@ -35,7 +35,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 use vpt_backbone::Backbone;
 use vpt_base::{Message, Result, params::Param};
-use vpt_data::{Split, SplitFile};
+use vpt_data::{Split, SplitFile, boxes::BoxShots};
 use vpt_model::{
     metrics::Scores,
     model::{
@@ -197,6 +197,8 @@ pub(crate) struct DenseSummary {
     pub(super) fingerprint: String,
     /// Which images are in which part.
     pub(super) split_file: SplitFile,
+    /// The boxes that were drawn of it, where it is limited to some.
+    pub(super) draw: Option<BoxShots>,
 }
 
 /// A run of a [`DenseTask`] with everything it needs that does not change.
@@ -248,7 +250,8 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
     }
 
     fn write_parts(&self, folder: &RunFolder) -> Result<()> {
-        folder.write(run_folder::SPLIT, self.data.split_file.to_json())
+        folder.write(run_folder::SPLIT, self.data.split_file.to_json())?;
+        self.data.draw.as_ref().map_or(Ok(()), |draw| draw.write(&folder.file(run_folder::FEW_SHOT)))
     }
 
     fn stages(&self) -> Vec<StagePlan> {

@@ -22,7 +22,10 @@ const COARSE_PATCH: usize = 32;
 
 /// Side of the images that `backbone` sees unless told otherwise, in pixels: more than in classification, since small objects
 /// have to be told apart.
-pub(crate) fn working_size(backbone: &str, weights_dir: Option<&Path>) -> Result<usize> {
+///
+/// # Errors
+/// The backbone is nowhere, or its configuration cannot be read.
+pub fn working_size(backbone: &str, weights_dir: Option<&Path>) -> Result<usize> {
     let patch = locate(backbone, weights_dir)?.spec()?.patch_size;
     Ok(patch * if patch >= COARSE_PATCH { COARSE_GRID } else { GRID })
 }
@@ -46,18 +49,18 @@ impl<D: DenseTask> DenseTraining<D> {
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
         backbone.note().iter().for_each(|note| observer.event(&Event::Note(note)));
+        let summary = data.summary();
         let plan = config.resolve(&RunContext {
             task: D::TASK,
             depth: backbone.vit.depth(),
             text_depth: None,
-            shots: None,
+            shots: summary.draw.as_ref().map(|draw| draw.shots),
             image_size: size,
             train_images: data.images(Split::Train),
         })?;
         let dense = plan.dense.ok_or_else(|| Error::setting("task", format!("not {}", D::TASK)))?;
         let own = D::new(data, backbone, &plan)?;
-        let data = own.dataset().summary();
-        let fingerprint = RunFingerprint::new(&plan, &[data.fingerprint.as_bytes()], own.reader().backbone())?;
-        Ok(Self { group: group.clone(), plan, dense, own, data, kept: KeptTokens::default(), fingerprint })
+        let fingerprint = RunFingerprint::new(&plan, &[summary.fingerprint.as_bytes()], own.reader().backbone())?;
+        Ok(Self { group: group.clone(), plan, dense, own, data: summary, kept: KeptTokens::default(), fingerprint })
     }
 }

@@ -28,7 +28,9 @@ use vpt_backbone::{Backbone, class_texts::class_embeddings};
 use vpt_base::{Error, Result, params::Param, random::stream};
 use vpt_data::{
     Split,
-    boxes::{BoxAugment, BoxBatch, BoxDataset, BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, Fit, Target, View},
+    boxes::{
+        BoxAugment, BoxBatch, BoxDataset, BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, BoxShots, Fit, Target, View,
+    },
     check::notes_of_boxes,
 };
 use vpt_model::{
@@ -79,7 +81,8 @@ impl DenseData for BoxDataset {
 
     fn summary(&self) -> DenseSummary {
         let (name, classes) = (self.name.clone(), self.names());
-        DenseSummary { name, classes, fingerprint: self.fingerprint(), split_file: self.split_file() }
+        let (fingerprint, split_file, draw) = (self.fingerprint(), self.split_file(), self.draw.clone());
+        DenseSummary { name, classes, fingerprint, split_file, draw }
     }
 }
 
@@ -99,6 +102,19 @@ impl DenseTask for Boxes {
             None => BoxDataset::open(&config.data, config.seed_of_parts())?,
         };
         dataset.refuse_without_objects()?;
+        let draw = match (&config.draw, config.shots) {
+            (Some(path), _) => Some(BoxShots::read(path)?),
+            (None, shots) => {
+                let draw = |shots| BoxShots::draw(&dataset, config.data.as_ref(), shots, config.seed);
+                shots.map(draw).transpose()?
+            }
+        };
+        if let Some(draw) = draw {
+            dataset = draw.apply(&dataset)?;
+            for (class, boxes) in draw.short_classes() {
+                observer.event(&Event::Note(&format!("class {class} has only {boxes} boxes to draw from")));
+            }
+        }
         observer.event(&Event::Note(&format!("{}: {}", dataset.name, dataset.split_note)));
         let left_out = dataset.leave_out_unreadable(config.skip_bad_images)?;
         if !left_out.is_empty() {

@@ -406,7 +406,7 @@ fn what_makes_no_sense_for_boxes_is_refused_before_a_folder_is_made() {
         (RunConfig { head_epochs: Some(4), ..deep.clone() }, "head_epochs: 4 of 4"),
         (RunConfig { head_epochs: Some(usize::MAX), ..deep.clone() }, "head_epochs: "),
         (RunConfig { head_epochs: Some(2), ..linear }, "head_epochs: 2 of 4"),
-        (RunConfig { shots: Some(4), ..deep.clone() }, "shots: "),
+        (RunConfig { shots: Some(0), ..deep.clone() }, "shots: "),
         (RunConfig { random_resized_crop: Some([0.5, 1.]), ..deep.clone() }, "random_resized_crop: "),
         (RunConfig { head: Some(HeadKind::Cosine), ..deep.clone() }, "head: cosine"),
         (RunConfig { ema: Some(1.), ..deep.clone() }, "ema: 1"),

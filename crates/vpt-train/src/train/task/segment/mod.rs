@@ -84,7 +84,7 @@ impl DenseData for MaskDataset {
 
     fn summary(&self) -> DenseSummary {
         let (name, classes) = (self.name.clone(), self.classes.names.clone());
-        DenseSummary { name, classes, fingerprint: self.fingerprint(), split_file: self.split_file() }
+        DenseSummary { name, classes, fingerprint: self.fingerprint(), split_file: self.split_file(), draw: None }
     }
 }
 
