@@ -36,6 +36,14 @@ impl BoxArgs {
         }
     }
 
+    /// That `task`, as it is applied, looks at tiles without being told to.
+    pub(crate) fn note(&self, task: &DetectTask) -> Option<String> {
+        let tiles = Some(task.tiles()).filter(|tiles| *tiles > 1 && self.tiles.is_none())?;
+        Some(format!(
+            "images are seen whole and in tiles, {tiles} along the shorter side, as in training; --tiles 1 leaves it at whole images"
+        ))
+    }
+
     /// The same task of pixels, with the windows that are asked for.
     ///
     /// # Errors

@@ -145,6 +145,7 @@ fn detect(args: &Eval, task: DetectTask, global: &Global, out: &MeteredOutput) -
         task
     };
     let task = args.boxes.apply(task)?;
+    args.boxes.note(&task).iter().for_each(|note| progress.line(note));
     let found = eval::evaluate_boxes(&task, &dataset, args.split, &mut |done, total| {
         progress.at("evaluating", done, total, String::new);
     })?;

@@ -146,6 +146,12 @@ fn of_task(args: &Export, path: &Path, options: &ExportOptions, global: &Global,
         keep_reference(args.reference.as_deref(), &exported)?;
         tell(&mut result, &exported, to, args, options);
         lines.push(describe(&format!("{} on {}", meta.method, meta.backbone.name), &exported, to));
+        if let AnyTask::Detect(task) = &task
+            && task.tiles() > 1
+        {
+            let tiles = task.tiles();
+            lines.push(format!("the file sees one view: cutting images into tiles, {tiles} along the shorter side, is left to the caller"));
+        }
     }
     if let (Some(to), Some(tensors)) = (&args.task_tensors, tensors) {
         keep(to, &tensors)?;

@@ -109,9 +109,12 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
     args.attention.check(&files)?;
     let set = args.set.plan(args.out.as_deref())?;
     let mut progress = ProgressDisplay::new(global.quiet);
-    let mut at = |done, total| progress.at("predicting", done, total, String::new);
     let asked = PredictRequest { args, files: &files, set: set.as_ref(), out };
     let task = args.model.open(global)?;
+    if let AnyTask::Detect(task) = &task {
+        args.boxes.note(task).iter().for_each(|note| progress.line(note));
+    }
+    let mut at = |done, total| progress.at("predicting", done, total, String::new);
     if !args.exemplars.is_empty() && !matches!(task, AnyTask::Detect(_)) {
         return Err(Usage("--exemplars: the task has no boxes".to_owned()).into());
     }

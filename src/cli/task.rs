@@ -179,7 +179,11 @@ fn dense(detect: &DetectMeta) -> String {
     let confidence =
         detect.confidence.map_or_else(String::new, |score| format!(", F1 is best at a score of {score:.2}"));
     let fit = format!("{} to {1}x{1} tokens", detect.fit, detect.head.side());
-    format!("dense, on blocks {}; images {fit}{confidence}", blocks.join(", "))
+    let tiles = match detect.tiles {
+        1 => String::new(),
+        tiles => format!(", whole and in tiles, {tiles} along the shorter side"),
+    };
+    format!("dense, on blocks {}; images {fit}{tiles}{confidence}", blocks.join(", "))
 }
 
 fn preprocessing(preprocess: &Preprocess) -> String {

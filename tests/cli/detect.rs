@@ -94,7 +94,7 @@ fn a_task_that_the_data_is_not_for_is_refused() {
     train("colours", &["--task", "detect"]).refuses(&["--task: detect: colours", "COCO, YOLO, Pascal VOC"]);
     train("boxes", &["--task", "segment"]).fails(&["have boxes alone, neither polygons nor runs"]);
     for (flag, value) in
-        [("--shots", "2"), ("--method", "vp-pad"), ("--head-epochs", "2"), ("--head", "cosine"), ("--mosaic", "2")]
+        [("--shots", "0"), ("--method", "vp-pad"), ("--head-epochs", "2"), ("--head", "cosine"), ("--mosaic", "2")]
     {
         train("boxes", &[flag, value]).refuses(&[flag]);
     }
@@ -268,6 +268,21 @@ fn tiles_see_small_things_and_keep_the_metric_of_whole_images() {
         boxes.collect::<Vec<_>>()
     };
     assert_eq!(counts(&["--tiles", "3", "--max-detections", "7"]), [7, 7]);
+    // Trained on tiles, it looks at tiles, and says so.
+    let run = sandbox.vpt(&[&train[..train.len() - 1], &["tiled", "--tiles", "3", "--batch-size", "16"]].concat()).ok();
+    assert!(run.stderr.contains(" views of 10 training images: each whole, and tiles, 3 along"), "{}", run.stderr);
+    let tiled = |more: &[&str]| {
+        let args = ["eval", "--model", "tiled", "--backbone", &clip, "--data", "small", "--json"];
+        sandbox.vpt(&[&args[..], more].concat()).ok()
+    };
+    let as_trained = tiled(&[]);
+    assert!(as_trained.stderr.contains("tiles, 3 along the shorter side, as in training"), "{}", as_trained.stderr);
+    assert_eq!(as_trained.json()["metrics"], json_file(&sandbox.path("tiled/results.json"))["test"]);
+    assert_eq!(as_trained.json()["metrics"], tiled(&["--tiles", "3"]).json()["metrics"]);
+    assert!(!tiled(&["--tiles", "1"]).stderr.contains("tiles"));
+    let info = sandbox.vpt(&["task", "info", "tiled"]).ok();
+    assert!(info.stdout.contains("whole and in tiles, 3 along the shorter side"), "{}", info.stdout);
+    sandbox.vpt(&["train", "--data", "small", "--tiles", "65"]).refuses(&["--tiles", "65 is not between 1 and 64"]);
     for bad in ["0", "65"] {
         predict(&["--tiles", bad]).refuses(&["--tiles", "between 1 and 64"]);
     }

@@ -84,7 +84,9 @@ fn masks_are_looked_into_and_checked() {
     fs::rename(sandbox.path("masks/JPEGImages"), sandbox.path("masks/images")).unwrap();
     fs::rename(sandbox.path("masks/SegmentationClass"), sandbox.path("masks/masks")).unwrap();
     sandbox.vpt(&["train", "--data", "masks"]).fails(&["--task segment"]);
-    sandbox.vpt(&["train", "--data", "masks", "--tiles", "2"]).refuses(&["--tiles", "only for segmentation"]);
+    sandbox
+        .vpt(&["train", "--data", "masks", "--tiles", "2"])
+        .refuses(&["--tiles", "only for detection and segmentation"]);
     fs::create_dir(sandbox.path("empty")).unwrap();
     sandbox.vpt(&["train", "--task", "segment", "--data", "empty"]).fails(&["no data set of masks"]);
 }

@@ -410,11 +410,13 @@ settings! {
                 default: DefaultText::Made(|| DecodeHead::default().to_string()),
                 tasks: SEGMENTATION,
             }
-            /// Windows of `image_size` along the shorter side of an image: more show small things in large images
+            /// Windows of `image_size` along the shorter side of an image, if they did not overlap: more show small things in large images
             ///
-            /// The image is resized until they fit; they overlap by a third. Images are seen, and measured, whole.
+            /// They overlap by a third. Detection learns from each by itself, and from the whole image what is larger than a quarter of one; of
+            /// the tiles without an object as many as there are with one. Images are measured whole. `vpt predict` and `vpt eval` look
+            /// at images in the same way.
             tiles: Option<usize> => {
-                value: "N", default: DefaultText::Words("1"), tasks: SEGMENTATION, check: settings::at_least_one,
+                value: "N", default: DefaultText::Words("1"), tasks: DENSE, check: settings::at_least_one,
             }
         }
         Training {

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{BoxImage, Object, Rect};
 use crate::container::{Container, ImageSource, Stored};
 use crate::windows::window_starts;
-use vpt_base::{Error, Result};
+use rand::seq::SliceRandom;
+use vpt_base::{Error, Result, random::stream};
 use vpt_image::Rgb8;
 use vpt_image::resize::crop;
 
@@ -134,6 +135,28 @@ impl TiledImages {
         }
         Ok(Self { views, tiles: places })
     }
+
+    /// The same for images that are learned from: of the tiles in which there is nothing to learn only as many stay, drawn by `seed`, as there are
+    /// others.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn to_learn(images: Vec<BoxImage>, tiles: usize, seed: u64) -> Result<Self> {
+        let Self { views, tiles } = Self::new(images, tiles)?;
+        let (mut empty, mut kept) = (Vec::new(), vec![true; views.len()]);
+        for (at, (view, tile)) in views.iter().zip(&tiles).enumerate() {
+            if !tile.is_whole() && view.objects.iter().all(|object| object.crowd) {
+                kept[at] = false;
+                empty.push(at);
+            }
+        }
+        let others = tiles.iter().zip(&kept).filter(|(tile, kept)| !tile.is_whole() && **kept).count();
+        empty.shuffle(&mut stream(seed, "empty tiles", 0, 0));
+        empty.iter().take(others).for_each(|&at| kept[at] = true);
+        let both = views.into_iter().zip(tiles).zip(kept).filter(|(_, kept)| *kept);
+        let (views, tiles) = both.map(|(both, _)| both).unzip();
+        Ok(Self { views, tiles })
+    }
 }
 
 impl Tile {
@@ -238,6 +261,16 @@ mod tests {
         assert_eq!(set.tiles[1].frame, [0, 0, 20, 20]);
         assert_eq!(crowds(&set.views[1]), [false, true]);
         assert_eq!(set.views[1].objects[0].rect, Rect { x: 3., y: 5., width: 7., height: 4. });
+        // Two tiles hold the small one, and as many of those that hold nothing stay.
+        let learned = TiledImages::to_learn(images.to_vec(), 2, 1).unwrap();
+        let full = |set: &TiledImages| {
+            let tiles = set.views.iter().skip(1);
+            tiles.filter(|view| view.objects.iter().any(|object| !object.crowd)).count()
+        };
+        assert_eq!((full(&learned), learned.views.len()), (full(&set), 1 + 2 * full(&set)));
+        assert!(learned.views.len() < set.views.len() && learned.tiles[0].is_whole());
+        assert!(learned.tiles.iter().all(|tile| set.tiles.contains(tile)));
+        assert_ne!(TiledImages::to_learn(images.to_vec(), 2, 2).unwrap().views, learned.views);
         let one = TiledImages::new(images.to_vec(), 1).unwrap();
         assert_eq!((one.views.len(), &one.views[0]), (1, &images[0]));
         let tiny = Rect { x: 1., y: 1., width: 1., height: 1. };

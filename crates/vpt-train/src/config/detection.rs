@@ -2,10 +2,13 @@
 
 use super::RunConfig;
 use vpt_base::{Error, Result};
-use vpt_data::boxes::{BoxAugment, Fit};
+use vpt_data::boxes::{BoxAugment, Fit, MAX_TILES};
 
 /// Least and greatest zoom of training images while prompts learn. Heads on small sets learn their boxes by heart.
 const SCALE_JITTER: [f32; 2] = [0.8, 1.25];
+
+/// Least epochs of a run on tiles: an epoch goes through many views of each image.
+pub(super) const TILED_EPOCHS: usize = 8;
 
 /// How a help text says the zoom.
 pub(super) fn scale_jitter_text() -> String {
@@ -20,6 +23,8 @@ pub struct DetectPlan {
     pub fit: Fit,
     /// Random changes to training images; a head that prompts will follow knows the flip only.
     pub augment: BoxAugment,
+    /// Tiles along the shorter side of an image, if they did not overlap; 1: images as a whole alone.
+    pub tiles: usize,
 }
 
 impl RunConfig {
@@ -40,6 +45,10 @@ impl RunConfig {
             Error::Invalid { message, .. } => Error::setting("scale_jitter", message),
             error => error,
         })?;
-        Ok(DetectPlan { fit: self.fit.unwrap_or_default(), augment })
+        let tiles = self.tiles.unwrap_or(1);
+        if !(1..=MAX_TILES).contains(&tiles) {
+            return Err(Error::setting("tiles", format!("{tiles} is not between 1 and {MAX_TILES}")));
+        }
+        Ok(DetectPlan { fit: self.fit.unwrap_or_default(), augment, tiles })
     }
 }

@@ -1,13 +1,15 @@
 //! [`RunConfig::resolve`]: what a run is once backbone and data are known.
 
-use super::{DENSE, DensePlan, DetectPlan, LearningRate, RunConfig, RunContext, SegmentPlan, Select, Task, dense};
+use super::{
+    DENSE, DensePlan, DetectPlan, LearningRate, RunConfig, RunContext, SegmentPlan, Select, Task, dense, detection,
+};
 use vpt_backbone::{Backbone, class_texts::TEMPLATE};
 use vpt_base::{Error, Message, Result};
 use vpt_data::{AugmentPolicy, Split};
 use vpt_image::Preprocess;
 use vpt_model::{
     head::HeadKind,
-    methods::{Defaults, HeadInit, MethodPart, MethodRequest, RANDOM, Warmup},
+    methods::{Defaults, Epochs, HeadInit, MethodPart, MethodRequest, RANDOM, Warmup},
     model::task_file::{BackboneId, TaskMeta, TaskMetrics},
     optim::{
         self, OptimizerKind, Rate, Rates,
@@ -219,8 +221,13 @@ impl RunConfig {
             return Err(Error::setting("shares", message.field("batch_size")));
         }
         let per_epoch = train_images.div_ceil(batch_size);
-        let epochs =
-            self.epochs.unwrap_or_else(|| if solved { 1 } else { defaults.epochs.count(per_epoch, context.shots) });
+        let wanted = match defaults.epochs {
+            Epochs::Steps { steps, most, .. } if context.task == Task::Detect && self.tiles > Some(1) => {
+                Epochs::Steps { steps, least: detection::TILED_EPOCHS, most }
+            }
+            epochs => epochs,
+        };
+        let epochs = self.epochs.unwrap_or_else(|| if solved { 1 } else { wanted.count(per_epoch, context.shots) });
         let total_steps = (per_epoch as u64).checked_mul(epochs as u64).filter(|&steps| steps <= 1 << 40);
         let total_steps = total_steps.ok_or_else(|| Error::setting("epochs", format!("{epochs} are too many")))?;
         let is_dense = DENSE.contains(&context.task);
@@ -265,7 +272,9 @@ impl RunConfig {
             cached_views: dense.map(|dense| dense.cached_views),
             scale_jitter: augment.and_then(|(_, scale)| scale.or(Some([1.; 2]).filter(|_| !self.method.on_features()))),
             decode_head: segment.map(|segment| segment.decode_head),
-            tiles: segment.map(|segment| segment.tiles),
+            tiles: segment
+                .map(|segment| segment.tiles)
+                .or(detect.map(|detect| detect.tiles).filter(|tiles| *tiles > 1)),
             templates: match (&self.templates, self.method.tied_to()) {
                 (None, _) if self.reads_texts() || by_texts => Some(vec![TEMPLATE.to_owned()]),
                 (None, Some(texts)) => Some(texts.iter().map(|&text| text.to_owned()).collect()),

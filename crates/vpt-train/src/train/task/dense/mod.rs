@@ -104,6 +104,11 @@ pub(crate) trait DenseTask: Sized + 'static {
     /// Opens the data, unless it is `given`, without what cannot be used, and notes what there is to know of it.
     fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Self::Data>;
 
+    /// Images that an epoch goes through, as they are seen with `config`.
+    fn learned_from(data: &Self::Data, _: &RunConfig, _: &mut dyn Observer) -> Result<usize> {
+        Ok(data.images(Split::Train))
+    }
+
     /// Puts `data` and a model on `backbone` together.
     fn new(data: Self::Data, backbone: Arc<Backbone>, plan: &Plan) -> Result<Self>;
 
@@ -127,6 +132,11 @@ pub(crate) trait DenseTask: Sized + 'static {
 
     /// How many random views there are of a training image whose tokens are computed once; 0 for a new view every time.
     fn views(&self) -> usize;
+
+    /// Images of `split` as they are seen: more than there are where an image is cut into several.
+    fn seen(&self, split: Split) -> usize {
+        self.dataset().images(split)
+    }
 
     /// Windows of each image of `split`, where not all of it is seen at once.
     fn windows(&self, split: Split) -> Result<Vec<usize>>;
@@ -286,7 +296,7 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
     }
 
     fn epoch_images(&self) -> usize {
-        self.own.dataset().images(Split::Train)
+        self.own.seen(Split::Train)
     }
 
     fn source(

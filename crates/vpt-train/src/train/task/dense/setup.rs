@@ -12,7 +12,6 @@ use crate::{
 };
 use vpt_backbone::{Backbone, OpenOptions, registry::locate};
 use vpt_base::{Error, Result};
-use vpt_data::Split;
 
 /// Tokens a side that a head works with unless told otherwise: fewer where patches are so large that a detector's head doubles
 /// them.
@@ -56,7 +55,7 @@ impl<D: DenseTask> DenseTraining<D> {
             text_depth: None,
             shots: summary.draw.as_ref().map(|draw| draw.shots),
             image_size: size,
-            train_images: data.images(Split::Train),
+            train_images: D::learned_from(&data, config, observer)?,
         })?;
         let dense = plan.dense.ok_or_else(|| Error::setting("task", format!("not {}", D::TASK)))?;
         let own = D::new(data, backbone, &plan)?;

@@ -6,7 +6,7 @@ use rand::seq::SliceRandom;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Change, DenseData, DenseTask, DenseTraining,
+    Change, DenseTask, DenseTraining,
     token_cache::{Computed, TokenCache},
 };
 use crate::{
@@ -172,7 +172,7 @@ impl<T: Clone + Serialize + DeserializeOwned + 'static> DenseSource<T> {
 
     /// The images of `split`, to be read as they are every time.
     pub(super) fn of_images<D: DenseTask<Target = T>>(task: &D, split: Split) -> Self {
-        Self { split, images: task.dataset().images(split), cache: None }
+        Self { split, images: task.seen(split), cache: None }
     }
 
     /// The images of `split` with what `stage` can compute once, unless an earlier one has; `folder` has room for what memory

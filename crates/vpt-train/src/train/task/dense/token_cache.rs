@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    DenseData, DenseTask, DenseTraining,
+    DenseTask, DenseTraining,
     source::{DenseBatch, DenseRequest, InputForm, Look},
     token_store::Store,
 };
@@ -119,7 +119,7 @@ impl<T: Clone + Serialize + DeserializeOwned> TokenCache<T> {
         observer: &mut dyn Observer,
     ) -> Result<Option<Self>> {
         let DenseTraining { own: task, plan, group, .. } = training;
-        let (reader, count) = (task.reader(), task.dataset().images(split));
+        let (reader, count) = (task.reader(), task.seen(split));
         let width = computed.width(reader);
         let random = matches!(looks.first(), Some(Look::Random { .. }));
         let mut first = vec![0];

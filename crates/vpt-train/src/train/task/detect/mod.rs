@@ -5,7 +5,7 @@ mod mistakes;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Batches, FinishedRun, Scored,
@@ -29,7 +29,8 @@ use vpt_base::{Error, Result, params::Param, random::stream};
 use vpt_data::{
     Split,
     boxes::{
-        BoxAugment, BoxBatch, BoxDataset, BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, BoxShots, Fit, Target, View,
+        BoxAugment, BoxBatch, BoxDataset, BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, BoxShots, Fit, Target, Tile,
+        TiledImages, View,
     },
     check::notes_of_boxes,
 };
@@ -55,7 +56,9 @@ pub(crate) struct Boxes {
     model: Detector,
     dataset: BoxDataset,
     input: BoxInput,
+    /// The images of each part as they are seen: whole, or beside that in tiles.
     images: [Arc<[BoxImage]>; 3],
+    tiles: [Vec<Tile>; 3],
     views: usize,
 }
 
@@ -140,14 +143,32 @@ impl DenseTask for Boxes {
             Some(texts) => ClassLayer::Text { classes, width: texts.len() / classes },
             None => ClassLayer::Linear { classes },
         };
-        let shape = Detector::shape(&backbone, classes, anchor(&dataset, detect.fit)?);
+        let seen = Split::ALL.map(|split| seen(&dataset, split, detect.tiles, plan.config.seed));
+        let [train, val, test] = seen;
+        let (train, val, test) = (train?, val?, test?);
+        let shape = Detector::shape(&backbone, classes, anchor(&dataset.name, &train.views, detect.fit)?);
         let side = backbone.vit.image_size();
         let input = BoxInput { preprocess: backbone.preprocess.clone(), side, grid: shape.grid, fit: detect.fit };
         let blocks = levels(backbone.vit.depth());
         let model = Detector::new(backbone, plan.parts.tokens(), shape, &blocks, texts, plan.threads)?;
-        let images = Split::ALL.map(|split| dataset.part(split).into());
-        let views = dense.views(dataset.train.len(), model.reader().both_len());
-        Ok(Self { detect, model, dataset, input, images, views })
+        let views = dense.views(train.views.len(), model.reader().both_len());
+        let tiles = [train.tiles, val.tiles, test.tiles];
+        let images = [train.views, val.views, test.views].map(Arc::from);
+        Ok(Self { detect, model, dataset, input, images, tiles, views })
+    }
+
+    fn learned_from(dataset: &BoxDataset, config: &RunConfig, observer: &mut dyn Observer) -> Result<usize> {
+        let tiles = config.tiles.unwrap_or(1);
+        let views = seen(dataset, Split::Train, tiles, config.seed)?.views.len();
+        if tiles > 1 {
+            let images = dataset.train.len();
+            let note = format!(
+                "{views} views of {images} training images: each whole, and tiles, {tiles} along its shorter side; as many without an \
+                 object as with one"
+            );
+            observer.event(&Event::Note(&note));
+        }
+        Ok(views)
     }
 
     fn dataset(&self) -> &BoxDataset {
@@ -174,8 +195,12 @@ impl DenseTask for Boxes {
         self.views
     }
 
+    fn seen(&self, split: Split) -> usize {
+        self.images[split as usize].len()
+    }
+
     fn windows(&self, split: Split) -> Result<Vec<usize>> {
-        Ok(vec![1; self.dataset.part(split).len()])
+        Ok(vec![1; self.seen(split)])
     }
 
     fn load(&self, plan: &Plan, request: DenseRequest) -> Result<Batches<'static, DenseBatch<ImageBoxes>>> {
@@ -214,16 +239,17 @@ impl DenseTask for Boxes {
 
     fn evaluator<'a>(&'a self, split: Split, learned: LearnedValues<'a>) -> Result<DenseEvaluator<'a, Self>> {
         let LearnedValues { params, prompts } = learned;
-        let images = self.dataset.part(split);
+        let (images, tiles) = (self.dataset.part(split), &self.tiles[split as usize]);
         let head = self.model.bind(params)?;
         Ok(Box::new(move |batch| {
             let boxes = self.model.detect(&head, prompts, batch.input(), self.valid(batch).as_deref())?;
             let mut detections = Vec::new();
             for ((&index, target), boxes) in batch.indices.iter().zip(&batch.targets).zip(boxes) {
                 detections.extend(boxes.iter().filter_map(|found| {
-                    let rect = found.in_original(&target.view)?;
+                    let rect = tiles[index].in_image(found.in_original(&target.view)?)?;
                     let category = self.dataset.categories[found.class].id;
-                    Some(Detection { image: images[index].id, category, rect, score: f64::from(found.score) })
+                    let image = images[tiles[index].image].id;
+                    Some(Detection { image, category, rect, score: f64::from(found.score) })
                 }));
             }
             Ok(detections)
@@ -234,7 +260,17 @@ impl DenseTask for Boxes {
         tally.extend(output);
     }
 
-    fn conclude(&self, detections: Vec<Detection>, split: Split) -> Result<Detected> {
+    fn conclude(&self, mut detections: Vec<Detection>, split: Split) -> Result<Detected> {
+        if self.detect.tiles > 1 {
+            let mut by_image: BTreeMap<u64, Vec<Detection>> = BTreeMap::new();
+            for found in detections {
+                by_image.entry(found.image).or_default().push(found);
+            }
+            let classes: BTreeMap<u64, usize> =
+                self.dataset.categories.iter().map(|category| category.id).zip(0..).collect();
+            let of = |found: &Detection| (classes[&found.category], found.score, found.rect);
+            detections = by_image.into_values().flat_map(|found| self.model.decode().merged(found, of)).collect();
+        }
         let eval = coco::evaluate(self.dataset.part(split), &self.dataset.categories, &detections)?;
         Ok(Detected { detections, eval })
     }
@@ -247,7 +283,7 @@ impl DenseTask for Boxes {
             category_ids: self.dataset.categories.iter().map(|category| category.id).collect(),
             confidence: val.and_then(|val| val.eval.best_confidence()).map(|(confidence, _)| confidence),
             thresholds: val.and_then(|val| val.eval.best_confidences()),
-            tiles: 1,
+            tiles: self.detect.tiles,
             exemplars: false,
         };
         meta.with_detector(detect)
@@ -300,10 +336,15 @@ fn truth(target: &Target) -> Truth {
     Truth { rect: target.bbox, class: target.category, crowd: target.crowd || target.ignore }
 }
 
+/// The images of `split` as a run sees them.
+fn seen(dataset: &BoxDataset, split: Split, tiles: usize, seed: u64) -> Result<TiledImages> {
+    let images = dataset.part(split).to_vec();
+    if split == Split::Train { TiledImages::to_learn(images, tiles, seed) } else { TiledImages::new(images, tiles) }
+}
+
 /// The side of a typical training box, as a share of the network's input.
-fn anchor(dataset: &BoxDataset, fit: Fit) -> Result<f32> {
-    let boxes: Vec<[f32; 4]> = dataset
-        .train
+fn anchor(name: &str, images: &[BoxImage], fit: Fit) -> Result<f32> {
+    let boxes: Vec<[f32; 4]> = images
         .iter()
         .flat_map(|image| {
             let (width, height) = match fit {
@@ -317,5 +358,5 @@ fn anchor(dataset: &BoxDataset, fit: Fit) -> Result<f32> {
         })
         .collect();
     let message = "no training image has a box to learn from";
-    anchor_side(&boxes).ok_or_else(|| Error::invalid(format!("data set {}", dataset.name), message))
+    anchor_side(&boxes).ok_or_else(|| Error::invalid(format!("data set {name}"), message))
 }

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::{
     config::{LearningRate, RunConfig, Select, Task},
+    eval::evaluate_boxes,
     train::{
         Event, LrTrial, Observer, Silent, resume, run, run_folder,
         task::dense::tests::{
@@ -127,6 +128,32 @@ fn a_run_learns_and_leaves_a_whole_folder_whose_task_detects_as_it_did() {
 }
 
 #[test]
+fn tiles_are_learned_from_and_looked_at_by_the_task() {
+    let dir = workplace();
+    let config = RunConfig { tiles: Some(2), epochs: Some(2), head_epochs: Some(1), ..config(&dir, Method::VPT_DEEP) };
+    let (folder, results) = finish(&config, &dir);
+    assert_eq!((results.train_images, open(&folder).tiles()), (15, 2));
+    let (_, _, lines) = content(&folder);
+    assert!(lines[0]["step"].as_u64().unwrap() > 3, "an epoch goes through the views, not the images");
+    let data = BoxDataset::open(&config.data, 1).unwrap();
+    for (split, scores) in [(Split::Val, results.val.as_ref().unwrap()), (Split::Test, &results.test)] {
+        let found = evaluate_boxes(&open(&folder), &data, split, &mut |_, _| {}).unwrap();
+        assert_eq!(Some(&found.eval.metrics), scores.detect(), "{split}");
+        let file = if split == Split::Val { run_folder::VAL_DETECTIONS } else { run_folder::TEST_DETECTIONS };
+        assert!(results_json(&found.detections).unwrap() == bytes(&folder, file), "{split}");
+    }
+    // A plain run is what it was, and has no word of tiles in its configuration.
+    let plain = RunConfig { tiles: Some(1), ..config.clone() };
+    let (without, _) = finish(&RunConfig { tiles: None, ..plain.clone() }, &dir);
+    let (one, _) = finish(&plain, &dir);
+    assert!(bytes(&one, run_folder::BEST) == bytes(&without, run_folder::BEST));
+    assert!(!String::from_utf8(bytes(&without, run_folder::CONFIG)).unwrap().contains("tiles"));
+    let refused = RunConfig { tiles: Some(65), ..config };
+    let message = run(&refused, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    assert_eq!(message, "tiles: 65 is not between 1 and 64");
+}
+
+#[test]
 fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
     let square = workplace();
     let tall = workplace();
@@ -136,6 +163,12 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
     let cases = vec![
         // Batches and looks at features: 3, then 2 epochs of 3 steps and a validation; 2 more, without looks; 3 at the end.
         ("cached, with flip", &square, cached.clone(), (1..22).collect::<Vec<_>>()),
+        (
+            "in tiles",
+            &square,
+            RunConfig { tiles: Some(2), epochs: Some(2), head_epochs: Some(1), batch_size: Some(40), ..cached.clone() },
+            vec![1, 3, 5, 7, 9],
+        ),
         (
             "letter-boxed, no flip, last epoch",
             &tall,
