@@ -1,5 +1,5 @@
-//! The house rules that no compiler checks: the modules of a crate import each other in one direction only, and none but
-//! the command line speaks of its flags.
+//! The house rules that no compiler checks: the modules of a crate import each other in one direction only, none but the
+//! command line speaks of its flags, and a type's name stands for one type.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read the source fails")]
 
@@ -245,4 +245,54 @@ fn a_flag_is_seen() {
     ] {
         assert_eq!(flags(line), found, "{line}");
     }
+}
+
+/// The types that a file defines, tests left out: those in macros, too.
+#[derive(Default)]
+struct Types(Vec<String>);
+
+impl<'ast> Visit<'ast> for Types {
+    fn visit_item(&mut self, item: &'ast syn::Item) {
+        match item {
+            syn::Item::Mod(module) if is_test(&module.attrs) => return,
+            syn::Item::Struct(syn::ItemStruct { ident, .. })
+            | syn::Item::Enum(syn::ItemEnum { ident, .. })
+            | syn::Item::Trait(syn::ItemTrait { ident, .. })
+            | syn::Item::Type(syn::ItemType { ident, .. })
+            | syn::Item::Union(syn::ItemUnion { ident, .. }) => self.0.push(ident.to_string()),
+            _ => {}
+        }
+        syn::visit::visit_item(self, item);
+    }
+
+    fn visit_macro(&mut self, called: &'ast syn::Macro) {
+        let tokens = called.tokens.to_string();
+        let words: Vec<&str> = tokens.split_whitespace().collect();
+        let name = |pair: &[&str]| match pair {
+            ["struct" | "enum", name] if name.starts_with(|c: char| c.is_ascii_uppercase()) => Some((*name).to_owned()),
+            _ => None,
+        };
+        self.0.extend(words.windows(2).filter_map(name));
+    }
+}
+
+/// Names of two types: none but these, which may only become fewer.
+const TWICE: [&str; 3] = ["Layout", "Tensor", "Tile"];
+
+#[test]
+fn a_name_stands_for_one_type() {
+    let mut all: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for file in sources().iter().flat_map(|src| files(src)) {
+        if file.with_extension("").iter().any(|part| part == "tests") {
+            continue;
+        }
+        let mut types = Types::default();
+        types.visit_file(&syn::parse_file(&fs::read_to_string(&file).unwrap()).unwrap());
+        for name in types.0 {
+            all.entry(name).or_default().push(file.clone());
+        }
+    }
+    assert!(all.len() > 500 && all.contains_key("Task"), "{} types: the test no longer sees them", all.len());
+    all.retain(|name, files| files.len() > 1 && !TWICE.contains(&name.as_str()));
+    assert!(all.is_empty(), "{all:#?}");
 }
