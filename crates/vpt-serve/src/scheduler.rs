@@ -55,7 +55,7 @@ pub(crate) struct BatchOptions {
 
 /// What waits, and how the threads that take it are doing.
 #[derive(Debug)]
-struct Line {
+struct WaitingLine {
     waiting: VecDeque<Waiting>,
     /// Batches under way.
     busy: usize,
@@ -65,7 +65,7 @@ struct Line {
 /// The queue.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
-    line: Mutex<Line>,
+    line: Mutex<WaitingLine>,
     wake: Condvar,
     places: Arc<Semaphore>,
     all_places: usize,
@@ -87,7 +87,7 @@ impl Scheduler {
     ) -> std::io::Result<Arc<Self>> {
         let places = Arc::new(Semaphore::new(max_queue));
         let scheduler = Arc::new(Self {
-            line: Mutex::new(Line { waiting: VecDeque::new(), busy: 0, pace: Pace::default() }),
+            line: Mutex::new(WaitingLine { waiting: VecDeque::new(), busy: 0, pace: Pace::default() }),
             wake: Condvar::new(),
             places,
             all_places: max_queue,
@@ -136,7 +136,7 @@ impl Scheduler {
         self.wake.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, Line> {
+    fn lock(&self) -> MutexGuard<'_, WaitingLine> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -149,7 +149,7 @@ impl Scheduler {
             if !self.options.delay.is_zero() {
                 line = self.fill(line);
             }
-            let share = Share::of(images_in(&line.waiting), line.busy, self.options.threads.max(1));
+            let share = BatchShare::of(images_in(&line.waiting), line.busy, self.options.threads.max(1));
             let room = if let Some(most) = self.options.most {
                 Room { images: most.min(share.images), most }
             } else {
@@ -177,7 +177,7 @@ impl Scheduler {
     }
 
     /// Waits for more, up to a batch, for no longer than the delay after the oldest came.
-    fn fill<'a>(&self, mut line: MutexGuard<'a, Line>) -> MutexGuard<'a, Line> {
+    fn fill<'a>(&self, mut line: MutexGuard<'a, WaitingLine>) -> MutexGuard<'a, WaitingLine> {
         let most = self.options.most.unwrap_or(pace::MOST);
         while let Some(oldest) = line.waiting.front().filter(|_| line.waiting.len() < most) {
             let Some(left) = self.options.delay.checked_sub(oldest.queued.elapsed()).filter(|left| !left.is_zero())
@@ -240,12 +240,12 @@ impl Scheduler {
 
 /// What one batch takes of the images that wait and of the threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Share {
+struct BatchShare {
     images: usize,
     threads: usize,
 }
 
-impl Share {
+impl BatchShare {
     /// With `waiting` images and `busy` batches under way: an equal part for each thread that has nothing to do, and where images
     /// are fewer than threads, several threads for each.
     fn of(waiting: usize, busy: usize, threads: usize) -> Self {
@@ -298,12 +298,12 @@ fn take_batch(queue: &mut VecDeque<Waiting>, room: Room, now: Instant, dropped: 
 
 #[cfg(test)]
 mod tests {
-    use super::Share;
+    use super::BatchShare;
 
     #[test]
     fn idle_threads_share_what_waits_and_help_one_another_where_it_is_little() {
         let share = |waiting, busy, threads| {
-            let Share { images, threads } = Share::of(waiting, busy, threads);
+            let BatchShare { images, threads } = BatchShare::of(waiting, busy, threads);
             (images, threads)
         };
         assert_eq!(share(1, 0, 2), (1, 2), "alone: both");

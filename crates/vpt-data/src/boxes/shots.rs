@@ -35,7 +35,7 @@ const ROBOFLOW_PAGES: [&str; 2] = ["README.dataset.txt", "README.roboflow.txt"];
 const MAX_PAGE: u64 = 1 << 20;
 
 /// Which boxes a class are drawn: by the name of the image, the ids of the annotations.
-type Drawn = BTreeMap<String, BTreeMap<String, Vec<u64>>>;
+type DrawnBoxes = BTreeMap<String, BTreeMap<String, Vec<u64>>>;
 
 /// Which boxes of a data set are learned from and validated on. The test part stays whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,9 +51,9 @@ pub struct BoxShots {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own_split: bool,
     /// For each class the boxes to learn from.
-    pub train: Drawn,
+    pub train: DrawnBoxes,
     /// For each class the boxes to validate on: up to [`MAX_VAL_SHOTS`].
-    pub val: Drawn,
+    pub val: DrawnBoxes,
 }
 
 /// Boxes a class in the training part of the data set at `path`, where that is known to be one of RF100-VL's few-shot sets: by a page of Roboflow
@@ -96,7 +96,7 @@ impl BoxShots {
             });
             drawn.collect()
         };
-        let train: Drawn = draw(Split::Train, if own_split { usize::MAX } else { shots });
+        let train: DrawnBoxes = draw(Split::Train, if own_split { usize::MAX } else { shots });
         if train.values().all(BTreeMap::is_empty) {
             return Err(Error::invalid(format!("data set {}", dataset.name), "no training image has a box to draw"));
         }
@@ -127,7 +127,7 @@ impl BoxShots {
         if let Some(class) = self.train.keys().chain(self.val.keys()).find(|&class| !names.contains(class)) {
             return Err(self.mismatch(dataset, &format!("no class '{class}'")));
         }
-        let pick = |split: Split, drawn: &Drawn| -> Result<Vec<BoxImage>> {
+        let pick = |split: Split, drawn: &DrawnBoxes| -> Result<Vec<BoxImage>> {
             let mut wanted: HashSet<(&str, &str, u64)> = HashSet::new();
             for (class, images) in drawn {
                 for (image, ids) in images {
@@ -279,7 +279,7 @@ mod tests {
         }
     }
 
-    fn counts(drawn: &Drawn) -> Vec<usize> {
+    fn counts(drawn: &DrawnBoxes) -> Vec<usize> {
         drawn.values().map(|images| images.values().map(Vec::len).sum()).collect()
     }
 
