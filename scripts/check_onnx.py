@@ -249,7 +249,7 @@ def main():
                 else:
                     task = boxes if "--task" in options else data
                     how_long = [] if options[1] in ("ncm", "tip-adapter") else STEPS
-                    kept = KEEP if options[1] in BESIDE_A_HEAD and not {"detect", "multilabel", "--label-map"} & set(options) else []
+                    kept = KEEP if options[1] in BESIDE_A_HEAD and not {"multilabel", "--label-map"} & set(options) else []
                     run([vpt, "train", "--backbone", backbones[name], "--data", task, *options, *how_long, *kept, *QUICK, "--out", place / "run"])
                     run([vpt, "export", "--model", place / "run", "--out", out, "--reference", reference, *how, "--quiet", "--verify", *verify])
                 half = "f16" in how

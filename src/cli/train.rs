@@ -13,9 +13,9 @@ use vpt::data::cards::Card;
 use vpt::feature_cache;
 use vpt::head::HeadKind;
 use vpt::methods::settings::Settings;
-use vpt::metrics::Scores;
+use vpt::metrics::{Scores, bootstrap::Interval};
 use vpt::report::table;
-use vpt::train::results::ProbeResults;
+use vpt::train::results::{BesideHead, HeadOnly, ProbeResults};
 use vpt::train::run_folder::{BEST, LAST, MISTAKES};
 use vpt::train::{self, Outcome, Results};
 
@@ -142,6 +142,10 @@ pub(crate) fn scores(results: &Results) -> String {
     if let Some(head) = &results.head_only {
         rows.push(("val, head alone".to_owned(), head.val.as_ref()));
         rows.push(("test, head alone".to_owned(), Some(&head.test)));
+        if let Some(beside) = head.beside.as_ref().filter(|beside| beside.kept) {
+            rows.push((format!("val, {}", results.method), beside.learned.val.as_ref()));
+            rows.push((format!("test, {}", results.method), Some(&beside.learned.test)));
+        }
     }
     if let Some(unpruned) = &results.unpruned {
         rows.push(("val, unpruned".to_owned(), unpruned.val.as_ref()));
@@ -219,7 +223,7 @@ fn summary(folder: &Path, results: &Results) -> String {
     if mistakes.is_file() {
         rows.push(("mistakes", mistakes.display().to_string()));
     }
-    rows.splice(4..4, probe(results).map(|text| ("probe", text)));
+    rows.splice(4..4, beside_alone(results));
     rows.splice(4..4, calibration(results).map(|text| ("calibration", text)));
     rows.splice(2..2, results.dataset_card.as_ref().map(|card| ("class names", format!("of the card {card}"))));
     text + &table::pairs(&rows) + &next(folder, results)
@@ -265,16 +269,37 @@ fn short(value: f64) -> String {
     if (1e-2..1e4).contains(&value) { format!("{value:.3}") } else { format!("{value:.1e}") }
 }
 
-/// By how much the learned parts moved what the head alone reached, and which of them is the result.
-pub(crate) fn probe(results: &Results) -> Option<String> {
-    let ProbeResults { l2, val, moved, better, kept, learned, .. } = results.probe.as_ref()?;
-    let alone = if l2.is_some() { "the probe on frozen features" } else { "the texts of the classes" };
-    let [difference, low, high] =
-        [moved.difference, moved.low, moved.high].map(|share| format!("{:+.1}", 100. * share));
-    let points = format!(
-        "{} moved test accuracy by {difference} points from {alone} (95 % interval {low} to {high}, over test images)",
-        results.method
-    );
+/// By how much the learned parts moved what the head alone reached, and which of them is the result, as a row of a summary.
+pub(crate) fn beside_alone(results: &Results) -> Option<(&'static str, String)> {
+    let (name, alone, val, moved, (better, kept), learned) = match (&results.probe, &results.head_only) {
+        (Some(probe), _) => {
+            let ProbeResults { l2, val, moved, better, kept, learned, .. } = probe;
+            let alone = if l2.is_some() { "the probe on frozen features" } else { "the texts of the classes" };
+            ("probe", alone, val, Some(moved), (*better, *kept), learned)
+        }
+        (None, Some(HeadOnly { val, beside: Some(beside), .. })) => {
+            let BesideHead { moved, better, kept, learned } = beside;
+            ("head alone", "the head alone", val, moved.as_ref(), (*better, *kept), learned)
+        }
+        _ => return None,
+    };
+    let what = match results.test {
+        Scores::Classify(_) => "accuracy",
+        Scores::Multilabel(_) => "mAP",
+        Scores::Detect(_) => "AP",
+        Scores::Segment(_) => "mIoU",
+    };
+    let signed = |share: f64| format!("{:+.1}", 100. * share);
+    let points = match moved {
+        Some(Interval { difference, low, high }) => format!(
+            "{} moved test {what} by {} points from {alone} (95 % interval {} to {}, over test images)",
+            results.method,
+            signed(*difference),
+            signed(*low),
+            signed(*high)
+        ),
+        None => format!("{} and {alone} had nothing to find in the test images", results.method),
+    };
     let [alone_val, learned_val] = [val, &learned.val].map(|scores| table::percent(scores.as_ref().map(Scores::main)));
     let by = match &results.folds {
         Some(folds) => {
@@ -284,13 +309,14 @@ pub(crate) fn probe(results: &Results) -> Option<String> {
         }
         None => format!("on validation ({alone_val} against {learned_val})"),
     };
-    Some(match (better, kept) {
+    let text = match (better, kept) {
         (_, true) => {
             format!("{points}; {alone} is better {by}, so the task file is that; {LAST} has the last epoch")
         }
         (true, false) => format!("{points}; {alone} is better {by}, and what was learned is kept all the same"),
         (false, false) => points,
-    })
+    };
+    Some((name, text))
 }
 
 /// How far the probabilities of a classifier can be believed.

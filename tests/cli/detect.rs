@@ -14,7 +14,7 @@ fn a_run_on_boxes_leaves_what_is_promised() {
     sandbox.boxes("boxes", 24);
     let clip = fixture("clip");
     let args = ["train", "--backbone", &clip, "--data", "boxes", "--epochs", "2", "--image-size", "32", "--out", "run"];
-    let run = sandbox.vpt(&[&args[..], &["--json"]].concat()).ok();
+    let run = sandbox.vpt(&[&args[..], &["--keep-better", "false", "--json"]].concat()).ok();
     assert_eq!(
         files(&sandbox.path("run")),
         run_files(&["confusion.svg", "f1_curve.svg", "pr_curve.svg", "test_detections.json", "val_detections.json"])
@@ -22,7 +22,8 @@ fn a_run_on_boxes_leaves_what_is_promised() {
     let results = run.json();
     assert_eq!(results, json_file(&sandbox.path("run/results.json")));
     assert_eq!(keys(&results), result_fields(&[("lr", &["head_only"])]));
-    assert_eq!(keys(&results["head_only"]), ["best_epoch", "val", "test"]);
+    assert_eq!(keys(&results["head_only"]), ["best_epoch", "val", "test", "moved", "better", "kept", "learned"]);
+    assert_eq!(results["head_only"]["kept"], false);
     for scores in ["/val", "/test", "/head_only/val", "/head_only/test"] {
         let scores = results.pointer(scores).unwrap();
         assert_eq!(keys(scores), METRICS);

@@ -15,7 +15,7 @@ fn a_run_on_masks_leaves_what_is_promised_and_its_task_writes_masks() {
     let clip = fixture("clip");
     let args =
         ["train", "--task", "segment", "--backbone", &clip, "--data", "masks", "--epochs", "2", "--image-size", "32"];
-    let run = sandbox.vpt(&[&args[..], &["--out", "run", "--json"]].concat()).ok();
+    let run = sandbox.vpt(&[&args[..], &["--keep-better", "false", "--out", "run", "--json"]].concat()).ok();
     assert_eq!(files(&sandbox.path("run")), run_files(&["confusion.svg"]));
     let results = run.json();
     assert_eq!(results, json_file(&sandbox.path("run/results.json")));

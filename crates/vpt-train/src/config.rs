@@ -45,6 +45,8 @@ const CLASSIFIERS: &[Task] = &[Task::Classify, Task::Multilabel];
 const ONE_CLASS: &[Task] = &[Task::Classify];
 /// The tasks that can be learned from a few images or boxes a class.
 const FEW_SHOT: &[Task] = &[Task::Classify, Task::Detect];
+/// The tasks in which a run knows what the head alone reaches.
+const BESIDE_HEAD: &[Task] = &[Task::Classify, Task::Detect, Task::Segment];
 /// The task with boxes.
 const DETECTION: &[Task] = &[Task::Detect];
 /// The tasks with a head on patch tokens.
@@ -94,13 +96,14 @@ settings! {
                 tasks: ONE_CLASS,
                 lacking: "head that it learns beside something else",
             }
-            /// Keep the probe on frozen features as the result where it is better on validation than what was learned
+            /// Keep the head alone, the probe on frozen features, as the result where it is better on validation than what was learned
             ///
-            /// With `head` text CLIP's zero-shot classifier stands in its place. What was learned is in last.safetensors then.
+            /// With `head` text CLIP's zero-shot classifier stands in its place; in detection and segmentation the head alone, as it was
+            /// before prompts began. What was learned is in last.safetensors then.
             keep_better: Option<bool> => {
                 value: "true|false",
                 default: DefaultText::Words("true; false with `head` cosine"),
-                tasks: ONE_CLASS,
+                tasks: BESIDE_HEAD,
                 lacking: "head that it learns beside something else",
             }
             /// Tell classes by the classifier that the backbone was published with, in the place of a head, on a ViT, DeiT or DINOv2 for

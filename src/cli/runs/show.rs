@@ -9,7 +9,7 @@ use super::{cell, state, with_fields};
 use crate::cli::flags::words;
 use crate::cli::output::Output;
 use crate::cli::printable;
-use crate::cli::train::{calibration, energy, probe, scores};
+use crate::cli::train::{beside_alone, calibration, energy, scores};
 
 /// Characters of a curve.
 const WIDTH: usize = 48;
@@ -54,7 +54,7 @@ fn describe(run: &Run, changed: &[ConfigEntry], files: &[(String, u64)]) -> Stri
         rows.push(("learned", format!("{learned} values beside {frozen} frozen ones")));
         rows.push(("images", format!("{} to learn from, {} classes", results.train_images, results.classes)));
         rows.extend(calibration(results).map(|text| ("calibration", text)));
-        rows.extend(probe(results).map(|text| ("probe", text)));
+        rows.extend(beside_alone(results));
         rows.push(("time", format!("{}, {:.0} images/s", table::seconds(results.wall_s), results.img_per_s)));
         rows.extend(results.peak_rss_bytes.map(|bytes| ("memory", table::bytes(bytes))));
         rows.extend(results.energy.as_ref().map(|_| ("energy", energy(results))));

@@ -2,9 +2,13 @@
 //! mmsegmentation's `mIoU` and `mAcc` and torchmetrics' `JaccardIndex` define them. A class that is neither in truth nor in
 //! prediction has no IoU, and one that is not in truth no accuracy; means leave it out.
 
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::Confusion;
+use super::{
+    Confusion,
+    bootstrap::{self, Interval},
+};
 use vpt_base::{Error, Result};
 use vpt_data::masks::IGNORED;
 
@@ -33,6 +37,54 @@ pub struct SegmentMetrics {
     pub mean_acc: f64,
     /// Each class.
     pub per_class: Vec<ClassIou>,
+}
+
+/// Pixels of a class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClassPixels {
+    /// In truth and in prediction.
+    pub right: u64,
+    /// In truth.
+    pub truth: u64,
+    /// In prediction.
+    pub predicted: u64,
+}
+
+impl ClassPixels {
+    /// Intersection over union; `None` where there are none.
+    fn iou(self) -> Option<f64> {
+        share(self.right, self.truth + self.predicted - self.right)
+    }
+}
+
+/// A part of all, if there are any.
+fn share(part: u64, all: u64) -> Option<f64> {
+    (all > 0).then(|| part as f64 / all as f64)
+}
+
+/// mIoU of `images`, the pixels of each class in each of them, where each counts as often as its weight says; `None` where there are no
+/// pixels.
+fn weighted_miou(images: &[Vec<ClassPixels>], weights: &[u32]) -> Option<f64> {
+    let classes = images.first()?.len();
+    let mut sums = vec![ClassPixels::default(); classes];
+    for (image, &weight) in images.iter().zip(weights).filter(|(_, weight)| **weight > 0) {
+        let weight = u64::from(weight);
+        for (sum, own) in sums.iter_mut().zip(image) {
+            sum.right += weight * own.right;
+            sum.truth += weight * own.truth;
+            sum.predicted += weight * own.predicted;
+        }
+    }
+    let (sum, count) =
+        sums.into_iter().filter_map(ClassPixels::iou).fold((0., 0.), |(sum, count), iou| (sum + iou, count + 1.));
+    (count > 0.).then(|| sum / count)
+}
+
+/// mIoU of `first` less that of `second`, the pixels of each class in each of the same images, with its paired 95 % interval over these;
+/// `None` if there are none.
+pub fn miou_difference([first, second]: [&[Vec<ClassPixels>]; 2], rng: &mut impl Rng) -> Option<Interval> {
+    let difference = |_, times: &[u32]| Some([weighted_miou(first, times)? - weighted_miou(second, times)?]);
+    bootstrap::paired_statistics(1, first.len().min(second.len()), difference, rng).map(|[interval]| interval)
 }
 
 /// Counts of pixels by true and by predicted class.
@@ -87,6 +139,17 @@ impl PixelTally {
         (all > 0).then(|| right as f64 / all as f64)
     }
 
+    /// What the IoU of each class is made of.
+    pub fn of_classes(&self) -> Vec<ClassPixels> {
+        let k = self.classes;
+        let of_class = |class: usize| ClassPixels {
+            right: self.counts[class * k + class],
+            truth: self.counts[class * k..(class + 1) * k].iter().sum(),
+            predicted: (0..k).map(|row| self.counts[row * k + class]).sum(),
+        };
+        (0..k).map(of_class).collect()
+    }
+
     /// The counts as a matrix.
     pub fn confusion(&self) -> Confusion {
         Confusion::of_counts(self.classes, self.counts.clone())
@@ -94,16 +157,12 @@ impl PixelTally {
 
     /// The metrics, with the classes' `names`; 0 where there is nothing to measure.
     pub fn metrics(&self, names: &[String]) -> SegmentMetrics {
-        let k = self.classes;
-        let right = |class: usize| self.counts[class * k + class];
-        let of_truth = |class: usize| -> u64 { self.counts[class * k..(class + 1) * k].iter().sum() };
-        let of_prediction = |class: usize| -> u64 { (0..k).map(|row| self.counts[row * k + class]).sum() };
-        let share = |part: u64, all: u64| (all > 0).then(|| part as f64 / all as f64);
-        let per_class: Vec<ClassIou> = (0..k)
-            .map(|class| ClassIou {
+        let of_classes = self.of_classes().into_iter().enumerate();
+        let per_class: Vec<ClassIou> = of_classes
+            .map(|(class, pixels)| ClassIou {
                 class: names.get(class).cloned().unwrap_or_default(),
-                iou: share(right(class), of_truth(class) + of_prediction(class) - right(class)),
-                acc: share(right(class), of_truth(class)),
+                iou: pixels.iou(),
+                acc: share(pixels.right, pixels.truth),
             })
             .collect();
         let mean = |value: fn(&ClassIou) -> Option<f64>| {
@@ -174,6 +233,40 @@ mod tests {
                 assert!(same(class.iou, *iou) && same(class.acc, *acc), "{class:?} {iou:?} {acc:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_difference_of_two_miou_has_an_interval_over_images() {
+        let truth: Vec<Vec<u16>> = (0..12).map(|i| vec![0, 1, (i % 2) as u16, 1]).collect();
+        let tallies = |predicted: &dyn Fn(usize) -> Vec<u16>| -> Vec<PixelTally> {
+            let one = |(i, truth): (usize, &Vec<u16>)| {
+                let mut tally = PixelTally::new(2);
+                tally.add(truth, &predicted(i)).unwrap();
+                tally
+            };
+            truth.iter().enumerate().map(one).collect()
+        };
+        let (right, half) = (tallies(&|i| truth[i].clone()), tallies(&|i| vec![0, 1, 0, (i % 3 > 0).into()]));
+        let miou = |tallies: &[PixelTally]| {
+            let mut all = PixelTally::new(2);
+            for tally in tallies {
+                all.merge(tally);
+            }
+            all.metrics(&["a".into(), "b".into()]).miou
+        };
+        let pixels = |tallies: &[PixelTally]| tallies.iter().map(PixelTally::of_classes).collect::<Vec<_>>();
+        let of = |first: &[PixelTally], second: &[PixelTally]| {
+            miou_difference([&pixels(first), &pixels(second)], &mut vpt_base::random::stream(1, "t", 0, 0))
+        };
+        let apart = of(&right, &half).unwrap();
+        assert!((apart.difference - (miou(&right) - miou(&half))).abs() < 1e-12, "{apart:?}");
+        assert!(0. < apart.low && apart.low < apart.difference && apart.difference < apart.high, "{apart:?}");
+        // An image that counts twice is one that is there twice.
+        let twice = [&half[..], &half[..1]].concat();
+        let mut weights = vec![1; 12];
+        weights[0] = 2;
+        assert!((weighted_miou(&pixels(&half), &weights).unwrap() - miou(&twice)).abs() < 1e-12);
+        assert_eq!(of(&[], &[]), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::{
     ser::SerializeStruct,
 };
 
-use super::{HeadInit, RunConfig, Task};
+use super::{DENSE, HeadInit, RunConfig, Task};
 use vpt_base::{Error, Message, Result, files, suggest};
 use vpt_model::{head::HeadKind, methods::settings::Settings};
 
@@ -35,13 +35,22 @@ impl RunConfig {
 
     /// The same where it was filled in by a version that had no choice of what a head begins as: what that version did.
     fn with_earlier_defaults(self) -> Self {
-        // What every filled-in configuration says, and hardly one that was written by hand.
-        let filled_in = self.threads.is_some() && self.image_size.is_some() && self.flip.is_some();
-        let has_choice = self.task == Task::Classify && self.head.is_some() && self.method.has_option("head_init");
-        if !filled_in || !has_choice || self.head_init.is_some() {
+        if !self.is_filled_in() {
             return self;
         }
-        Self { head_init: Some(self.earlier_head_init()), keep_better: Some(false), ..self }
+        let beside = self.head.is_some() && self.method.has_option("head_init");
+        if self.task == Task::Classify && beside && self.head_init.is_none() {
+            return Self { head_init: Some(self.earlier_head_init()), keep_better: Some(false), ..self };
+        }
+        if DENSE.contains(&self.task) && beside && self.keep_better.is_none() && self.head_epochs != Some(0) {
+            return Self { keep_better: Some(false), ..self };
+        }
+        self
+    }
+
+    /// Whether it is the configuration of a run, with every default in it: says what hardly one says that was written by hand.
+    pub(crate) fn is_filled_in(&self) -> bool {
+        self.threads.is_some() && self.image_size.is_some() && self.flip.is_some()
     }
 
     /// What a head of this run began as before there was a choice.
@@ -55,7 +64,8 @@ impl RunConfig {
         // The texts of a card stand in the file themselves.
         let cached_views = self.cached_views.filter(|views| *views > 0);
         let told = Self { dataset_card: None, cached_views, ..self.clone() };
-        let earlier = self.head_init == Some(self.earlier_head_init()) && self.keep_better == Some(false);
+        let begins = DENSE.contains(&self.task) || self.head_init == Some(self.earlier_head_init());
+        let earlier = begins && self.keep_better == Some(false);
         if !earlier {
             return told.to_toml();
         }

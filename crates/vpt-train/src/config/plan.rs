@@ -46,7 +46,7 @@ pub struct Plan {
     pub total_steps: u64,
     /// What the head begins as, where it is learned beside something else and that is a choice.
     pub head_init: Option<HeadInit>,
-    /// Whether the head alone, on frozen features, is the result where it is better on validation.
+    /// Whether the head alone is the result where it is better on validation.
     pub keep_better: bool,
     /// Which epoch counts.
     pub select: Select,
@@ -149,9 +149,9 @@ impl Plan {
         self.parts.told_by_texts()
     }
 
-    /// Whether it is known what the head alone reaches on frozen features: where the head begins as that, or is held against it.
+    /// Whether a classifier knows what the head alone reaches on frozen features: where the head begins as that, or is held against it.
     pub fn knows_head_alone(&self) -> bool {
-        self.head_init == Some(HeadInit::Probe) || self.keep_better
+        self.dense.is_none() && (self.head_init == Some(HeadInit::Probe) || self.keep_better)
     }
 
     /// Whether training images of a classifier are changed at random.
@@ -251,7 +251,13 @@ impl RunConfig {
         let optimizer = self.optimizer.unwrap_or(defaults.optimizer);
         let beside = !by_texts && self.label_map.is_none();
         let head_init = head_init.filter(|_| beside);
-        let keep_better = head_init.map(|_| self.keep_better.unwrap_or(head != HeadKind::Cosine));
+        let beside_head =
+            head_init.is_some() || dense.is_some_and(|dense| dense.head_epochs < epochs && dense.head_epochs > 0);
+        let keep_better = beside_head.then(|| self.keep_better.unwrap_or(head != HeadKind::Cosine));
+        if is_dense && self.keep_better == Some(true) && !beside_head {
+            let message = Message::from("there is no head alone with ").field("head_epochs");
+            return Err(Error::setting("keep_better", message.text(" 0")));
+        }
         let config = Self {
             // Of texts that tell the classes, and of a label map, there is no head to ask for.
             head: Some(head).filter(|_| beside),

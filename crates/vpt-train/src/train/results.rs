@@ -58,7 +58,7 @@ pub struct Results {
     pub trainable_params: usize,
     /// Weights of the frozen backbone.
     pub backbone_params: u64,
-    /// The epoch that counts, from 1; 0 where the probe on frozen features was kept.
+    /// The epoch that counts, from 1; 0 where the probe on frozen features was kept, the head's where that was alone.
     pub best_epoch: usize,
     /// On the validation images, after that epoch, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -88,7 +88,7 @@ pub struct Results {
     pub chosen: BTreeMap<String, f64>,
     /// Detection and segmentation with prompts: what the head alone reached, before there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub head_only: Option<Control>,
+    pub head_only: Option<HeadOnly>,
     /// Pruned prompts: what the same prompts reached before they were pruned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unpruned: Option<Control>,
@@ -109,7 +109,37 @@ pub struct Results {
     pub co2: Option<Co2>,
 }
 
-/// The head alone, as a control for prompts.
+/// The head alone, as it was before prompts began, as a control for these.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeadOnly {
+    /// The epoch it is from, from 1.
+    pub best_epoch: usize,
+    /// On the validation images, after that epoch, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val: Option<Scores>,
+    /// On the test images.
+    pub test: Scores,
+    /// What was learned beside it; nothing in results of earlier versions.
+    #[serde(flatten)]
+    pub beside: Option<BesideHead>,
+}
+
+/// What prompts did to the head alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BesideHead {
+    /// By how much they moved AP or mIoU on the test images: what was learned less the head alone, with a paired bootstrap interval over
+    /// the images; nothing where there was nothing to find.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Interval>,
+    /// Whether the head alone is better on validation than what was learned.
+    pub better: bool,
+    /// Whether it is the result therefore, and the task file.
+    pub kept: bool,
+    /// What was learned.
+    pub learned: LearnedScores,
+}
+
+/// What a run reached before it was pruned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Control {
     /// The epoch it is from, from 1.

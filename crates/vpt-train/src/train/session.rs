@@ -11,7 +11,7 @@ use super::{
     lr_search::{self, LrSearch, RateSearch},
     observer::{Event, Observer, Start},
     progress::{EpochRecord, PROBE, RunProgress, Stage},
-    results::{Control, LearnedScores, ProbeResults, Results, peak_rss_bytes},
+    results::{BesideHead, Control, HeadOnly, LearnedScores, ProbeResults, Results, peak_rss_bytes},
     run_folder::{self, RunFolder},
     run_writer::{RunWriter, StateWriter},
     task::{FinishedRun, Refined, Scored, StagePlan, TrainTask},
@@ -20,11 +20,10 @@ use crate::config::Select;
 use vpt_base::{
     Error, Result,
     params::{self, Param},
-    random::stream,
 };
 use vpt_data::Split;
 use vpt_energy::{Energy, EnergyMeter};
-use vpt_model::metrics::{Metrics, Scores, bootstrap, calibration::Logits};
+use vpt_model::metrics::{Metrics, Scores};
 
 /// What the head alone found at the end of a run.
 struct AloneEnd<E> {
@@ -247,17 +246,28 @@ impl<T: TrainTask> Session<T> {
             }
             probe = Some(alone.results);
         }
+        let (mut head_only, mut unpruned) = (None, None);
+        let control = state.progress.best_before().and_then(|control| Some((state.best_copy(control)?, control)));
+        if let Some((before, control)) = control {
+            let is_head = control.stage == Stage::Head;
+            let found = evaluate(task, before, control.stage, test_part, is_head, observer)?;
+            let Some(found) = found else { return Ok(self.interrupted()) };
+            let (best_epoch, of_val, of_test) = (control.epoch, control.val.clone(), found.scores());
+            if is_head {
+                let beside = self.beside_head(control, &found, (&record, &test))?;
+                if beside.kept {
+                    let Some(of_head) = evaluate(task, before, control.stage, val_part, true, observer)? else {
+                        return Ok(self.interrupted());
+                    };
+                    (values, record, val, test) = (before.to_vec(), control.clone(), of_head, found);
+                }
+                head_only = Some(HeadOnly { best_epoch, val: of_val, test: of_test, beside: Some(beside) });
+            } else {
+                unpruned = Some(Control { best_epoch, val: of_val, test: of_test });
+            }
+        }
         if let Some(logits) = test.logits() {
             observer.event(&Event::Tested(logits));
-        }
-        let control = state.progress.best_before().and_then(|control| Some((state.best_copy(control)?, control)));
-        let (mut head_only, mut unpruned) = (None, None);
-        if let Some((values, control)) = control {
-            let found = evaluate(task, values, control.stage, test_part, false, observer)?;
-            let Some(found) = found else { return Ok(self.interrupted()) };
-            let control_results =
-                Some(Control { best_epoch: control.epoch, val: control.val.clone(), test: found.scores() });
-            *(if control.stage == Stage::Unpruned { &mut unpruned } else { &mut head_only }) = control_results;
         }
         let history = &state.progress.history;
         let last = history.last().unwrap_or(&record);
@@ -330,9 +340,7 @@ impl<T: TrainTask> Session<T> {
         let (task, plan) = (&self.task, self.task.plan());
         let Some(of_val) = task.evaluate_alone(head, Split::Val, observer)? else { return Ok(None) };
         let Some(of_test) = task.evaluate_alone(head, Split::Test, observer)? else { return Ok(None) };
-        let correct = |found: &T::Evaluation| found.logits().map(Logits::correct).unwrap_or_default();
-        let moved = bootstrap::differences(&correct(test), &correct(&of_test));
-        let moved = bootstrap::paired(&[moved], &mut stream(plan.config.seed, "paired with the probe", 0, 0));
+        let moved = task.moved(test, &of_test)?;
         let alone = self.of_val(&of_val);
         let ranks = alone.as_ref().zip(record.val.as_ref()).map(|(alone, learned)| (alone.rank(), learned.rank()));
         // Without validation images and folds there is nothing to tell it by.
@@ -350,6 +358,24 @@ impl<T: TrainTask> Session<T> {
             learned: LearnedScores { best_epoch: record.epoch, val: record.val.clone(), test: test.scores() },
         };
         Ok(Some(AloneEnd { val: of_val, test: of_test, results }))
+    }
+
+    /// What was learned, in the epoch `record` and on the `test` images, beside the head alone of the epoch `head`, with what this `found` in
+    /// the same images.
+    fn beside_head(
+        &self,
+        head: &EpochRecord,
+        found: &T::Evaluation,
+        (record, test): (&EpochRecord, &T::Evaluation),
+    ) -> Result<BesideHead> {
+        // Without validation images there is nothing to tell it by.
+        let better = head.val.as_ref().zip(record.val.as_ref()).is_some_and(|(head, own)| head.rank() > own.rank());
+        Ok(BesideHead {
+            moved: self.task.moved(test, found)?,
+            better,
+            kept: better && self.task.plan().keep_better,
+            learned: LearnedScores { best_epoch: record.epoch, val: record.val.clone(), test: test.scores() },
+        })
     }
 
     /// What a search of learning rates took in whose trials so many `steps` were taken, as a share of the steps of the training.

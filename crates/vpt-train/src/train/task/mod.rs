@@ -31,7 +31,7 @@ use vpt_data::{ImageCount, Split};
 use vpt_energy::EnergyMeter;
 use vpt_model::{
     head::{HeadKind, LabelMap, label_map::Vote},
-    metrics::{Calibration, Scores, calibration::Logits},
+    metrics::{Calibration, Scores, bootstrap::Interval, calibration::Logits},
     model::task_file::TaskFile,
     optim::{Rates, schedule::LearningRateSchedule},
 };
@@ -383,6 +383,12 @@ pub(crate) trait TrainTask: Sized + 'static {
     /// What the head alone, with these `values`, finds in the images of `split`, with details; `None` when the observer asked
     /// to stop.
     fn evaluate_alone(&self, _: &[Param], _: Split, _: &mut dyn Observer) -> Result<Option<Self::Evaluation>> {
+        Ok(None)
+    }
+
+    /// By how much the main score of the test images is higher for what was `learned` than for the head `alone`, with a paired interval
+    /// over the images; `None` where nothing can be measured in them.
+    fn moved(&self, _learned: &Self::Evaluation, _alone: &Self::Evaluation) -> Result<Option<Interval>> {
         Ok(None)
     }
 

@@ -31,13 +31,15 @@ use crate::{
         run_folder::{self, RunFolder},
     },
 };
+use rand::Rng;
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 use vpt_backbone::Backbone;
-use vpt_base::{Message, Result, params::Param};
+use vpt_base::{Message, Result, params::Param, random::stream};
 use vpt_data::{Split, SplitFile, boxes::BoxShots};
 use vpt_model::{
-    metrics::Scores,
+    methods::Method,
+    metrics::{Scores, bootstrap::Interval},
     model::{
         task_file::{TaskFile, TaskMeta, TaskMetrics},
         token_reader::TokenReader,
@@ -161,6 +163,15 @@ pub(crate) trait DenseTask: Sized + 'static {
 
     /// Outcome of `tally`, taken over all images of `split`.
     fn conclude(&self, tally: Self::Tally, split: Split) -> Result<Self::Evaluation>;
+
+    /// By how much the main score of the test images is higher for what was `learned` than for the head `alone`, with a paired interval
+    /// over the images.
+    fn moved(
+        &self,
+        learned: &Self::Evaluation,
+        alone: &Self::Evaluation,
+        rng: &mut impl Rng,
+    ) -> Result<Option<Interval>>;
 
     /// Adds what a task file says of the head; `val` is known at the end.
     fn describe(&self, plan: &Plan, meta: TaskMeta, val: Option<&Self::Evaluation>) -> TaskMeta;
@@ -295,6 +306,10 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
         Ok(begun.then_some(params))
     }
 
+    fn moved(&self, learned: &D::Evaluation, alone: &D::Evaluation) -> Result<Option<Interval>> {
+        self.own.moved(learned, alone, &mut stream(self.plan.config.seed, "paired with the head", 0, 0))
+    }
+
     fn epoch_images(&self) -> usize {
         self.own.seen(Split::Train)
     }
@@ -376,7 +391,7 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
         let mut meta = own.describe(plan, meta, val);
         let params = if record.stage == Stage::Head {
             // Prompts that have not learned yet would only disturb.
-            meta.parts = PartShapes::NONE;
+            (meta.method, meta.parts) = (Method::LINEAR, PartShapes::NONE);
             own.reader().without_prompts(values)
         } else {
             values.to_vec()
@@ -391,6 +406,8 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
     fn write_files(&self, run: &FinishedRun<D::Evaluation>) -> Result<()> {
         let (backbone, data) = (&self.backbone().name, &self.data.name);
         let title = format!("{}, {backbone} on {data}", self.plan.config.method);
+        let alone = run.record.stage == Stage::Head && !self.plan.config.method.on_features();
+        let title = if alone { format!("{title}; the head alone") } else { title };
         self.own.write_files(&self.plan, &title, run)
     }
 }

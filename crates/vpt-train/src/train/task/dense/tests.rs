@@ -5,14 +5,20 @@ use std::{fs, path::Path};
 use tempfile::TempDir;
 
 use crate::{
-    config::{RunConfig, Task},
+    config::{LearningRate, RunConfig, Task},
     train::{
-        Outcome, Results, Silent, resume, run, run_folder,
+        Outcome, Results, Silent,
+        results::BesideHead,
+        resume, run, run_folder,
         tests::{Cut, RUN_FILES, backbone, bytes, content, finish, finished},
     },
 };
 use vpt_data::shapes::{ShapesConfig, ShapesTask};
-use vpt_model::{methods::Method, prompt::tokens::PromptLayers};
+use vpt_model::{
+    methods::Method,
+    model::task_file::TaskFile,
+    prompt::{PartShapes, tokens::PromptLayers},
+};
 
 /// 15 images to train on, 3 and 6 for the rest, of 48 x 48 pixels, which `write` writes.
 pub(in crate::train::task) fn drawn(
@@ -26,7 +32,7 @@ pub(in crate::train::task) fn drawn(
 }
 
 /// Four epochs of three steps, two of them with the head alone, at 32 pixels: 4 x 4 tokens. Whatever changes at random is new
-/// every time.
+/// every time. What prompts have learned is the result, though the head alone may be better.
 pub(in crate::train::task) fn config(dir: &TempDir, task: Task, method: Method) -> RunConfig {
     let last = Some(PromptLayers::Last(1)).filter(|_| method == Method::VPT_DEEP);
     RunConfig {
@@ -39,6 +45,7 @@ pub(in crate::train::task) fn config(dir: &TempDir, task: Task, method: Method) 
         batch_size: Some(5),
         image_size: Some(32),
         cached_views: Some(0),
+        keep_better: (method != Method::LINEAR).then_some(false),
         threads: Some(2),
         ..RunConfig::default()
     }
@@ -101,6 +108,62 @@ pub(in crate::train::task) fn survives_kills(config: &RunConfig, dir: &TempDir, 
         assert!(content(&copied) == content(&whole), "{stop_after} {killed_after}");
         assert!(!copied.join(".vpt-x.tmp").exists());
     }
+}
+
+/// Where prompts make it worse on validation, the head alone is the result, wherever the run is stopped; unless it is not to be, or the run
+/// is of a version that kept what was learned.
+pub(in crate::train::task) fn a_better_head_alone_is_kept(config: &RunConfig, dir: &TempDir) {
+    // Prompts that are thrown about, after a head that has learned something.
+    let lr = Some(LearningRate::Value(1e3));
+    let config = RunConfig { lr, head_lr: Some(0.01), epochs: Some(22), head_epochs: Some(20), ..config.clone() };
+    let guarded = RunConfig { keep_better: None, ..config.clone() };
+    let (folder, results) = finish(&guarded, dir);
+    let head = results.head_only.clone().unwrap();
+    let beside = head.beside.clone().unwrap();
+    assert!(beside.better && beside.kept, "{head:?}");
+    assert_eq!((&results.val, &results.test, results.best_epoch), (&head.val, &head.test, head.best_epoch));
+    assert!(head.best_epoch <= 20 && beside.learned.best_epoch > 20);
+    assert!(head.val.as_ref().unwrap().rank() > beside.learned.val.as_ref().unwrap().rank());
+    let (best, last) = (TaskFile::open(&folder).unwrap(), TaskFile::open(&folder.join(run_folder::LAST)).unwrap());
+    assert_eq!((best.meta.method, last.meta.method), (Method::LINEAR, config.method));
+    assert!(best.meta.parts == PartShapes::NONE && last.meta.parts != PartShapes::NONE);
+    assert_eq!(best.meta.metrics.test, Some(results.test.clone()));
+    let moved = beside.moved.unwrap();
+    assert!((moved.difference - (beside.learned.test.main() - head.test.main())).abs() < 1e-12, "{moved:?}");
+    assert!(moved.low <= moved.high, "{moved:?}");
+
+    let (kept, learned) = finish(&config, dir);
+    assert_eq!((&learned.val, &learned.test), (&beside.learned.val, &beside.learned.test));
+    assert_eq!(learned.best_epoch, beside.learned.best_epoch);
+    let control = learned.head_only.unwrap();
+    assert_eq!((&control.val, &control.test), (&head.val, &head.test));
+    let expected = BesideHead { kept: false, ..beside };
+    assert_eq!(control.beside, Some(expected));
+    assert_eq!(content(&kept).1, content(&folder).1);
+    assert_eq!(TaskFile::open(&kept).unwrap().meta.method, config.method);
+
+    // The head's stage takes more than forty batches, the looks at the end are the last three.
+    for stop_after in [30, 90, 101] {
+        let stopped = stopped(&guarded, dir, stop_after);
+        let (_, again) = finished(resume(&stopped, &mut Silent));
+        assert!(content(&stopped) == content(&folder), "stopped after {stop_after} batches");
+        assert_eq!((&again.head_only, &again.test), (&results.head_only, &results.test));
+    }
+    // As an earlier version left it.
+    let earlier = stopped(&config, dir, 90);
+    let path = earlier.join(run_folder::CONFIG);
+    let text = fs::read_to_string(&path).unwrap();
+    let without = text.replace("keep_better = false\n", "");
+    assert!(without.len() < text.len(), "{text}");
+    fs::write(&path, without).unwrap();
+    finished(resume(&earlier, &mut Silent));
+    assert!(content(&earlier) == content(&kept));
+
+    let message = |config: &RunConfig| run(config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    let no_head = RunConfig { keep_better: Some(true), head_epochs: Some(0), ..config.clone() };
+    assert_eq!(message(&no_head), "keep_better: there is no head alone with head_epochs 0");
+    let linear = RunConfig { head_lr: None, head_epochs: None, method: Method::LINEAR, ..no_head };
+    assert!(message(&linear.with_options(|o| o.tokens.prompt_layers = None)).starts_with("keep_better: method linear"));
 }
 
 /// The head as it is before prompts learn is what method linear makes of it.

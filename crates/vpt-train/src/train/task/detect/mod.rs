@@ -38,7 +38,8 @@ use vpt_model::{
     head::detect::{ClassLayer, LossSums, Truth, geometry::anchor_side},
     metrics::{
         Scores,
-        coco::{self, Detected, Detection},
+        bootstrap::{self, Interval},
+        coco::{self, Detected, Detection, MatchedDetections},
     },
     model::{
         detect::{DetectStep, Detector, levels},
@@ -273,6 +274,14 @@ impl DenseTask for Boxes {
         }
         let eval = coco::evaluate(self.dataset.part(split), &self.dataset.categories, &detections)?;
         Ok(Detected { detections, eval })
+    }
+
+    fn moved(&self, learned: &Detected, alone: &Detected, rng: &mut impl Rng) -> Result<Option<Interval>> {
+        let BoxDataset { test, categories, .. } = &self.dataset;
+        let matched = |found: &Detected| MatchedDetections::new(test, categories, &found.detections);
+        let (learned, alone) = (matched(learned)?, matched(alone)?);
+        let difference = |_, times: &[u32]| Some([learned.precision(times)?[0] - alone.precision(times)?[0]]);
+        Ok(bootstrap::paired_statistics(1, test.len(), difference, rng).map(|[interval]| interval))
     }
 
     fn describe(&self, _: &Plan, meta: TaskMeta, val: Option<&Detected>) -> TaskMeta {

@@ -13,8 +13,7 @@ use crate::{
     train::{
         Event, LrTrial, Observer, Silent, resume, run, run_folder,
         task::dense::tests::{
-            config as dense_config, control_is_linear, drawn, leaves_a_whole_folder, resumes_to_the_same_bytes,
-            stopped, survives_kills,
+            a_better_head_alone_is_kept, config as dense_config, control_is_linear, drawn, leaves_a_whole_folder, resumes_to_the_same_bytes, stopped, survives_kills,
         },
         tests::{Cut, backbone, bytes, content, diverges, finish, finished, is_refused_as_another},
     },
@@ -232,6 +231,12 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
         ),
     ];
     resumes_to_the_same_bytes(cases, &[run_folder::VAL_DETECTIONS, run_folder::TEST_DETECTIONS]);
+}
+
+#[test]
+fn a_head_that_is_better_without_prompts_is_kept_alone() {
+    let dir = workplace();
+    a_better_head_alone_is_kept(&config(&dir, Method::VPT_DEEP), &dir);
 }
 
 /// Epochs of each stage, and the best of each, of the run in `folder`.

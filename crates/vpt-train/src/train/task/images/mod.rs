@@ -33,11 +33,15 @@ use crate::{
     },
 };
 use vpt_backbone::Backbone;
-use vpt_base::{Message, Result, params::Param};
+use vpt_base::{Message, Result, params::Param, random::stream};
 use vpt_data::{Dataset, Split, SplitFile};
 use vpt_model::{
     loss::Loss,
-    metrics::{Confusion, Scores},
+    metrics::{
+        Confusion, Scores,
+        bootstrap::{self, Interval},
+        calibration::Logits,
+    },
     model::{
         Frozen, Model, StepInput, StepOutput,
         task_file::{TaskFile, TaskMeta, TaskMetrics},
@@ -415,6 +419,13 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
             self.labels.add(&mut found, &classifier.logits(&values)?, &labels)?;
         }
         Ok(Some(found))
+    }
+
+    fn moved(&self, learned: &L::Evaluation, alone: &L::Evaluation) -> Result<Option<Interval>> {
+        let correct = |found: &L::Evaluation| found.logits().map(Logits::correct).unwrap_or_default();
+        let moved = bootstrap::differences(&correct(learned), &correct(alone));
+        let seed = self.setup.plan.config.seed;
+        Ok(bootstrap::paired(&[moved], &mut stream(seed, "paired with the probe", 0, 0)))
     }
 
     fn epoch_images(&self) -> usize {

@@ -31,7 +31,11 @@ use vpt_data::{
 };
 use vpt_model::{
     head::segment::DecodeHead,
-    metrics::{PixelTally, Scores, SegmentMetrics},
+    metrics::{
+        PixelTally, Scores, SegmentMetrics,
+        bootstrap::Interval,
+        segment::{ClassPixels, miou_difference},
+    },
     model::{
         segment::{SegmentStep, Segmenter, TokenStatistics},
         task_file::{SegmentMeta, TaskMeta},
@@ -63,6 +67,8 @@ pub(crate) struct PartTally {
     pixels: PixelTally,
     /// Positions of images, and the share of their pixels that is told rightly; of those that have pixels of a class.
     images: Vec<(usize, f64)>,
+    /// The pixels of each class in each image, in the order of the images.
+    of_images: Vec<Vec<ClassPixels>>,
 }
 
 /// What was found in the images of a part.
@@ -223,7 +229,8 @@ impl DenseTask for Masks {
     }
 
     fn tally(&self) -> PartTally {
-        PartTally { pixels: PixelTally::new(self.dataset.classes.names.len()), images: Vec::new() }
+        let pixels = PixelTally::new(self.dataset.classes.names.len());
+        PartTally { pixels, images: Vec::new(), of_images: Vec::new() }
     }
 
     fn evaluator<'a>(&'a self, split: Split, learned: LearnedValues<'a>) -> Result<DenseEvaluator<'a, Self>> {
@@ -245,6 +252,7 @@ impl DenseTask for Masks {
     fn add(&self, tally: &mut PartTally, output: Self::Output) {
         for (index, own) in output {
             tally.images.extend(own.right().map(|share| (index, share)));
+            tally.of_images.push(own.of_classes());
             tally.pixels.merge(&own);
         }
     }
@@ -252,6 +260,10 @@ impl DenseTask for Masks {
     fn conclude(&self, tally: PartTally, _: Split) -> Result<PixelsFound> {
         let metrics = tally.pixels.metrics(&self.dataset.classes.names);
         Ok(PixelsFound { tally, metrics })
+    }
+
+    fn moved(&self, learned: &PixelsFound, alone: &PixelsFound, rng: &mut impl Rng) -> Result<Option<Interval>> {
+        Ok(miou_difference([&learned.tally.of_images, &alone.tally.of_images], rng))
     }
 
     fn describe(&self, _: &Plan, meta: TaskMeta, _: Option<&PixelsFound>) -> TaskMeta {

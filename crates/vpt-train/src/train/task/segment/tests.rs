@@ -12,8 +12,7 @@ use crate::{
     train::{
         Silent, run, run_folder,
         task::dense::tests::{
-            config as dense_config, control_is_linear, drawn, leaves_a_whole_folder, resumes_to_the_same_bytes,
-            stopped, survives_kills,
+            a_better_head_alone_is_kept, config as dense_config, control_is_linear, drawn, leaves_a_whole_folder, resumes_to_the_same_bytes, stopped, survives_kills,
         },
         tests::{backbone, bytes, content, diverges, finish, is_refused_as_another},
     },
@@ -84,6 +83,12 @@ fn a_run_learns_and_leaves_a_whole_folder_whose_task_tells_pixels_apart_as_it_di
     let found = evaluate_masks(&task, &dataset, Split::Test, &mut |_, _| {}).unwrap();
     assert_eq!(Scores::Segment(found.metrics(&task.meta().classes)), results.test);
     assert_eq!(task.indices(), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+}
+
+#[test]
+fn a_head_that_is_better_without_prompts_is_kept_alone() {
+    let dir = workplace();
+    a_better_head_alone_is_kept(&config(&dir, Method::VPT_DEEP), &dir);
 }
 
 #[test]
