@@ -60,11 +60,11 @@ struct Fold {
     epochs: Vec<Metrics>,
 }
 
-/// Cross-validates the run `task` in `folder` at the rate `lr`, or goes on with that; `None` when the observer asked to stop.
+/// Cross-validates the run `task` in `folder` at the rate `lr`, with the `penalty` of its head alone, or goes on with that; `None` when the observer asked to stop.
 pub(super) fn cross_validate<T: TrainTask>(
     task: &T,
     folder: &RunFolder,
-    lr: f64,
+    (lr, penalty): (f64, Option<f64>),
     observer: &mut dyn Observer,
 ) -> Result<Option<FoldResults>> {
     let Some(count) = task.plan().config.folds else { return Ok(None) };
@@ -82,7 +82,7 @@ pub(super) fn cross_validate<T: TrainTask>(
     }
     for number in found.folds.len()..count {
         observer.event(&Event::Note(&format!("fold {} of {count}", number + 1)));
-        let Some(fold) = run_fold(task, (number, count), folder, lr, observer)? else { return Ok(None) };
+        let Some(fold) = run_fold(task, (number, count), folder, (lr, penalty), observer)? else { return Ok(None) };
         found.folds.push(fold);
         folder.write_json(run_folder::FOLDS, &found)?;
     }
@@ -100,12 +100,12 @@ pub(super) fn cross_validate<T: TrainTask>(
 /// One fold, learned to its end.
 fn run_fold<T: TrainTask>(
     whole: &T,
-    (number, count): (usize, usize),
+    fold: (usize, usize),
     folder: &RunFolder,
-    lr: f64,
+    (lr, penalty): (f64, Option<f64>),
     observer: &mut dyn Observer,
 ) -> Result<Option<Fold>> {
-    let Some(mut task) = whole.fold(number, count, observer)? else { return Ok(None) };
+    let Some(mut task) = whole.fold(fold, penalty, observer)? else { return Ok(None) };
     let Some(initial) = task.initial(true, observer)? else { return Ok(None) };
     if task.prepare(observer)?.is_none() {
         return Ok(None);

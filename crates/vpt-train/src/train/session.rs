@@ -71,7 +71,8 @@ impl<T: TrainTask> Session<T> {
             state
         };
         if has_folds {
-            folds = folds::cross_validate(&self.task, &self.folder, state.progress.lr, observer)?;
+            let penalty = state.progress.probe.as_ref().and_then(|choice| choice.l2);
+            folds = folds::cross_validate(&self.task, &self.folder, (state.progress.lr, penalty), observer)?;
             if folds.is_none() {
                 return Ok(self.interrupted());
             }

@@ -565,6 +565,7 @@ fn folds_choose_the_epochs_where_there_is_no_val_wherever_they_are_killed() {
             let of_folds = found.probe.as_ref().unwrap();
             let better = (of_folds.acc1, -of_folds.loss) > (found.val.acc1, -found.val.loss);
             assert_eq!((probe.better, probe.kept), (better, better));
+            assert!(probe.l2.is_some());
         }
         for stop_after in [2, 9, 23, 40, 61, 80] {
             let outcome = run(&folds, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();

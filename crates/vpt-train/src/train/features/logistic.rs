@@ -208,6 +208,16 @@ impl HeldOutPart {
 }
 
 impl<'a> Judge<'a> {
+    /// Whether a trial is better than another: validation images tell by accuracy, of equals by the loss. Folds of few images tell little by
+    /// accuracy, which a probe without a penalty may have by chance while it is sure of what is wrong: they tell by the loss, of
+    /// equals the stronger penalty.
+    fn prefers(&self, trial: &Trial, than: &Trial) -> bool {
+        match self {
+            Self::Val(_) => (trial.val.acc1, -trial.val.loss) > (than.val.acc1, -than.val.loss),
+            Self::Folds(_) => (-trial.val.loss, trial.l2) > (-than.val.loss, than.l2),
+        }
+    }
+
     /// `val`, or without images in it folds of `train`: five, or as many as the smallest class has images; `None` if that is
     /// one.
     fn new(train: Labelled, val: Labelled<'a>, classes: usize) -> Result<Option<Self>> {
@@ -241,7 +251,7 @@ impl<'a> Judge<'a> {
 }
 
 /// The probe on `train` whose strength, `l2` or the best of a search, does best on `val`, and every strength that was tried.
-/// Without images in `val`, strengths are judged by cross-validation.
+/// Without images in `val`, strengths are judged by cross-validation, by the loss.
 pub(crate) fn search(
     train: Labelled,
     val: Labelled,
@@ -257,15 +267,14 @@ pub(crate) fn search(
     };
     let mut start = vec![0.; classes * (train.width() + 1)];
     let mut trials = Vec::new();
-    let mut best: Option<(Metrics, f64, Probe)> = None;
-    let mut attempt = |l2: f64, start: Vec<f64>, best: &mut Option<(Metrics, f64, Probe)>| -> Result<Vec<f64>> {
+    let mut best: Option<(Trial, Probe)> = None;
+    let mut attempt = |l2: f64, start: Vec<f64>, best: &mut Option<(Trial, Probe)>| -> Result<Vec<f64>> {
         let probe = objective.fit(start, l2, STOP)?;
-        let val = judge.scores(&probe, l2)?;
-        trials.push(Trial { l2, val: val.clone() });
+        let trial = Trial { l2, val: judge.scores(&probe, l2)? };
+        trials.push(trial.clone());
         let values = probe.values.clone();
-        let better = |than: &Metrics| (val.acc1, -val.loss) > (than.acc1, -than.loss);
-        if best.as_ref().is_none_or(|(than, ..)| better(than)) {
-            *best = Some((val, l2, probe));
+        if best.as_ref().is_none_or(|(than, _)| judge.prefers(&trial, than)) {
+            *best = Some((trial, probe));
         }
         Ok(values)
     };
@@ -276,7 +285,7 @@ pub(crate) fn search(
         start = attempt(strength, start, &mut best)?;
     }
     for halving in 0..HALVINGS {
-        let Some((_, peak, probe)) = best.as_ref().filter(|_| l2.is_none()) else { break };
+        let Some((Trial { l2: peak, .. }, probe)) = best.as_ref().filter(|_| l2.is_none()) else { break };
         let (peak, start) = (*peak, probe.values.clone());
         for direction in [1., -1.] {
             if stop() {
@@ -285,7 +294,7 @@ pub(crate) fn search(
             attempt(peak * 10f64.powf(direction / f64::from(1 << halving)), start.clone(), &mut best)?;
         }
     }
-    Ok(best.map(|(_, l2, probe)| (probe, l2, trials)))
+    Ok(best.map(|(trial, probe)| (probe, trial.l2, trials)))
 }
 
 /// `probe`, whose strength is `l2`, taken to its minimum where its steps ran out before, as far as [`ROUNDS`] times as many lead;

@@ -335,12 +335,12 @@ pub(crate) trait TrainTask: Sized + 'static {
     /// Stands for configuration, data and backbone in checkpoints.
     fn fingerprint(&self) -> &RunFingerprint;
 
-    /// The same on a fold of the training images, the `fold`th of so many, which is validated on in place of being learned from;
-    /// `None` when the observer asked to stop.
+    /// The same on a fold of the training images, the first of `fold` of so many, which is validated on in place of being learned from;
+    /// its head alone has the `penalty` of the run. `None` when the observer asked to stop.
     ///
     /// # Errors
     /// There are too few images, or the task has no folds.
-    fn fold(&self, _fold: usize, _of: usize, _: &mut dyn Observer) -> Result<Option<Self>> {
+    fn fold(&self, _fold: (usize, usize), _penalty: Option<f64>, _: &mut dyn Observer) -> Result<Option<Self>> {
         Err(Error::setting("folds", "not for this task"))
     }
 

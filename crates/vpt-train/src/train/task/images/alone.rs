@@ -9,7 +9,10 @@ use super::{
 use crate::{
     config::Plan,
     train::{
-        features::{self, logistic},
+        features::{
+            self,
+            logistic::{self, Trial},
+        },
         observer::{Event, Observer},
         progress::ProbeChoice,
     },
@@ -37,13 +40,15 @@ pub(crate) struct HeadAlone {
 impl HeadAlone {
     /// The head alone of the run `setup`, if it has to do with one. If the run is `fresh`, its values are computed: those of
     /// texts are among the `initial` ones. `None` when the observer asked to stop.
+    ///
+    /// A fold takes the penalty of the run: what is held out would choose one that suits it, and be told from better than it is.
     pub(crate) fn new(
         setup: &Setup,
         initial: &[Param],
         fresh: bool,
         observer: &mut dyn Observer,
     ) -> Result<Option<Self>> {
-        let Setup { plan, model, dataset, .. } = setup;
+        let Setup { plan, model, dataset, penalty, .. } = setup;
         let classifier = ClassifierSpec::Head(plan.head);
         let backbone = model.backbone().clone();
         let alone = Model::new(backbone, &PartShapes::NONE, classifier, dataset.classes.len(), plan.threads)?;
@@ -57,11 +62,14 @@ impl HeadAlone {
         let Some(train) = features::frozen(setup, &alone, Split::Train, observer)? else { return Ok(None) };
         let Some(val) = features::frozen(setup, &alone, Split::Val, observer)? else { return Ok(None) };
         let (train, val) = (train.labelled(), val.labelled());
-        let found = logistic::search(train, val, dataset.classes.len(), None, &|| observer.stop())?;
+        let found = logistic::search(train, val, dataset.classes.len(), *penalty, &|| observer.stop())?;
         let Some((probe, l2, trials)) = found else { return Ok(None) };
         let chosen = trials.iter().find(|trial| trial.l2.total_cmp(&l2).is_eq());
-        let by = if val.labels.is_empty() { "cross-validation" } else { "validation" };
-        let chosen = chosen.map(|trial| format!(", {:.1} % right in {by}", 100. * trial.val.acc1));
+        let by_folds = val.labels.is_empty();
+        let chosen = chosen.map(|Trial { val, .. }| match (100. * val.acc1, by_folds) {
+            (right, true) => format!(", {right:.1} % right and a loss of {:.3} in cross-validation", val.loss),
+            (right, false) => format!(", {right:.1} % right in validation"),
+        });
         let begins = if plan.head_init == Some(HeadInit::Probe) { "; the head begins as it" } else { "" };
         let note = format!("probe on frozen features: L2 penalty {l2:.3e}{}{begins}", chosen.unwrap_or_default());
         observer.event(&Event::Note(&note));

@@ -275,8 +275,8 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
         &self.setup.fingerprint
     }
 
-    fn fold(&self, fold: usize, of: usize, observer: &mut dyn Observer) -> Result<Option<Self>> {
-        let Some(setup) = self.setup.fold(&self.labels, fold, of, observer)? else { return Ok(None) };
+    fn fold(&self, fold: (usize, usize), penalty: Option<f64>, observer: &mut dyn Observer) -> Result<Option<Self>> {
+        let Some(setup) = self.setup.fold(&self.labels, fold, penalty, observer)? else { return Ok(None) };
         Ok(Some(Self::new(setup, self.labels.clone())))
     }
 

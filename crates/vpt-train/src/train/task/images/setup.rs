@@ -64,6 +64,8 @@ pub(crate) struct Setup {
     pub(crate) digests: [Vec<Digest>; 3],
     /// Where `promptsrc` ties the texts to: `[C, E]`.
     pub(crate) frozen_texts: Option<Vec<f32>>,
+    /// The penalty of the head alone, where it isn't to be chosen: in folds, that of the run.
+    pub(crate) penalty: Option<f64>,
     /// Stands for what the three parts hold.
     pub(crate) content_hash: String,
     /// Stands for configuration, data and backbone in checkpoints.
@@ -130,12 +132,12 @@ impl Setup {
     }
 
     /// The `fold`th of so many folds of the training images: learned from the others with everything that was chosen here, on the same
-    /// backbone. `None` when the observer asked to stop.
+    /// backbone, its head alone with the `penalty` of the run. `None` when the observer asked to stop.
     pub(crate) fn fold<L: ImageLabels>(
         &self,
         labels: &L,
-        fold: usize,
-        of: usize,
+        (fold, of): (usize, usize),
+        penalty: Option<f64>,
         observer: &mut dyn Observer,
     ) -> Result<Option<Self>> {
         let mut folds = self.dataset.folds(of, self.plan.config.seed)?;
@@ -143,7 +145,8 @@ impl Setup {
         let (folds, select) = (None, Some(Select::Last));
         let config = RunConfig { folds, select, shots: None, draw: None, ..self.plan.config.clone() };
         let learned = Learned { classes: dataset.classes.clone(), dataset, few_shot: None };
-        Self::on(&config, learned, labels, (self.model.backbone(), &self.group), observer)
+        let setup = Self::on(&config, learned, labels, (self.model.backbone(), &self.group), observer)?;
+        Ok(setup.map(|setup| Self { penalty, ..setup }))
     }
 
     fn on<L: ImageLabels>(
@@ -211,6 +214,7 @@ impl Setup {
             test,
             digests,
             frozen_texts,
+            penalty: None,
             content_hash,
             fingerprint,
         };
