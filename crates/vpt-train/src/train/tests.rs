@@ -7,6 +7,7 @@ mod ranks;
 mod resume;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -20,7 +21,7 @@ use crate::{
     feature_cache::FeatureCache,
 };
 use vpt_base::{Error, random::stream};
-use vpt_data::Split;
+use vpt_data::{Dataset, FewShot, Split};
 use vpt_model::{
     head::HeadKind,
     methods::{Method, Solver},
@@ -593,6 +594,31 @@ fn folds_are_for_data_without_validation_images() {
     let few = RunConfig { shots: Some(2), ..folds(2) };
     let (_, results) = finish(&few, &dir);
     assert_eq!((results.train_images, results.folds.unwrap().folds), (4, 2));
+}
+
+#[test]
+fn a_draw_without_validation_images_goes_on_by_the_configuration_that_it_wrote() {
+    let dir = workplace();
+    let data = Dataset::open(dir.path().join("data"), 1).unwrap();
+    let path = dir.path().join("draw.json");
+    FewShot { val: BTreeMap::new(), ..FewShot::draw(&data, 4, 1).unwrap() }.write(&path).unwrap();
+    let blind = RunConfig { draw: Some(path.clone()), ..config(&dir, Method::VPT_DEEP) };
+    let (whole, results) = finish(&blind, &dir);
+    let probe = results.probe.unwrap();
+    assert!(results.val.is_none() && !probe.better && !probe.kept, "{probe:?}");
+    for stop_after in [1, 2, 3, 5] {
+        let outcome = run(&blind, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+        let Outcome::Interrupted { folder: Some(folder) } = outcome else { continue };
+        finished(resume(&folder, &mut Silent));
+        assert_eq!(content(&folder), content(&whole), "stopped after {stop_after} batches");
+    }
+    let again = RunConfig::load(&whole.join(run_folder::CONFIG)).unwrap();
+    assert_eq!(again.keep_better, Some(true));
+    assert_eq!(content(&finish(&again, &dir).0), content(&whole));
+    // Whoever asks for it asks for what cannot be.
+    let asked = RunConfig { keep_better: Some(true), ..blind };
+    let message = run(&asked, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    assert_eq!(message, format!("keep_better: needs validation images, and the draw {} holds none", path.display()));
 }
 
 #[test]

@@ -83,7 +83,8 @@ fn refuse_without_validation(config: &RunConfig, dataset: &Dataset) -> Result<()
         ("lr", matches!(config.lr, Some(LearningRate::Auto))),
         ("patience", config.patience.is_some()),
         ("select", config.select == Some(Select::Best)),
-        ("keep_better", config.keep_better == Some(true) && config.folds.is_none()),
+        // The configuration of a run says so by itself.
+        ("keep_better", config.keep_better == Some(true) && config.folds.is_none() && !config.is_filled_in()),
         ("alpha", config.method.has_cache() && (cache.alpha.is_none() || cache.beta.is_none())),
     ];
     let Some((field, _)) = needs.iter().find(|(_, asked)| *asked) else { return Ok(()) };
