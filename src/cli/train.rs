@@ -283,12 +283,7 @@ pub(crate) fn beside_alone(results: &Results) -> Option<(&'static str, String)> 
         }
         _ => return None,
     };
-    let what = match results.test {
-        Scores::Classify(_) => "accuracy",
-        Scores::Multilabel(_) => "mAP",
-        Scores::Detect(_) => "AP",
-        Scores::Segment(_) => "mIoU",
-    };
+    let what = results.test.main_name();
     let signed = |share: f64| format!("{:+.1}", 100. * share);
     let points = match moved {
         Some(Interval { difference, low, high }) => format!(
@@ -304,7 +299,7 @@ pub(crate) fn beside_alone(results: &Results) -> Option<(&'static str, String)> 
     let by = match &results.folds {
         Some(folds) => {
             let [alone, learned] =
-                [folds.probe.as_ref(), Some(&folds.val)].map(|found| table::percent(found.map(|f| f.acc1)));
+                [folds.probe.as_ref(), Some(&folds.val)].map(|found| table::percent(found.map(Scores::main)));
             format!("in the folds ({alone} against {learned})")
         }
         None => format!("on validation ({alone_val} against {learned_val})"),

@@ -55,9 +55,13 @@ pub(super) enum MadeParts<'a> {
     Measured(MeasuredPart<'a>),
 }
 
-impl<'a> From<Option<MeasuredPart<'a>>> for MadeParts<'a> {
-    fn from(measured: Option<MeasuredPart<'a>>) -> Self {
-        measured.map_or(Self::All, Self::Measured)
+impl<'a> MadeParts<'a> {
+    /// The part that is measured, where nothing is learned.
+    pub(super) fn measured(self) -> Option<MeasuredPart<'a>> {
+        match self {
+            Self::Measured(measured) => Some(measured),
+            Self::All | Self::NoVal => None,
+        }
     }
 }
 
@@ -386,7 +390,7 @@ mod tests {
         let measure = |given: Parts<Sample>, split, learned: Option<&SplitFile>| {
             let set = LabeledSet { classes: vec!["c0".into(), "c1".into()], samples: given };
             let measured = Some(MeasuredPart { split, learned });
-            complete("set".into(), Layout::FOLDER, set, 1, measured.into())
+            complete("set".into(), Layout::FOLDER, set, 1, measured.map_or(MadeParts::All, MadeParts::Measured))
                 .map(|data| (data.part(split).len(), data.split_note))
         };
         let all = || samples(&[10, 10]);

@@ -374,11 +374,10 @@ settings! {
             ///
             /// A val that the data lacks is then not split off: all of its images are learned from. Each fold in turn is validated on
             /// after every epoch by what learns from the others, in runs as long as this one; the epochs after which all folds together are
-            /// right most often are learned, of the same schedule. The penalty of the probe is chosen by cross-validation, by the loss, and is that
+            /// right most often (have the highest mAP, AP or mIoU, mean over the folds) are learned, of the same schedule. The penalty of the probe is chosen by cross-validation, by the loss, and is that
             /// of the probes in the folds, too, by which `keep_better` is decided. What they found is in results.json and folds.json.
             folds: Option<usize> => {
                 value: "K",
-                tasks: ONE_CLASS,
                 steps: true,
                 check: |&folds| if folds < 2 { Err("fewer than 2".into()) } else { Ok(()) },
             }

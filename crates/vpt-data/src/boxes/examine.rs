@@ -118,7 +118,9 @@ impl BoxDataset {
                 return Err(unreadable_error(what(), &all));
             }
         }
-        match Split::ALL.into_iter().find(|&split| self.part(split).is_empty()) {
+        // A val that was not made has nothing to lose.
+        let was_there = |split: Split| split != Split::Val || unreadable.iter().any(|u| u.split == split);
+        match Split::ALL.into_iter().find(|&split| self.part(split).is_empty() && was_there(split)) {
             Some(split) => Err(Error::invalid(what(), format!("no image of {split} can be read"))),
             None => Ok(unreadable),
         }

@@ -12,7 +12,7 @@ use super::{BoxDataset, BoxImage, Category};
 use crate::formats::unread::{BOX_LAYOUTS, Unread, unread};
 use crate::formats::{self, BoxFiles, Candidate, Recognized};
 use crate::open::{Parts, name_of};
-use crate::split::{MeasuredPart, Member, complete_parts};
+use crate::split::{MadeParts, MeasuredPart, Member, complete_parts};
 use crate::{Layout, Split};
 use vpt_base::{Error, Message, Result};
 
@@ -45,7 +45,15 @@ impl BoxDataset {
     /// There is no such file or folder, its layout is not known, a file cannot be read at all, parts contradict each other,
     /// or a part has no images; the error names the file, and line and column where there are any.
     pub fn open(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, None).map_err(|error| error.of_kind(Error::data))
+        Self::read(spec.as_ref(), seed, MadeParts::All).map_err(|error| error.of_kind(Error::data))
+    }
+
+    /// As [`open`](Self::open), where a val that is not given is not made: its images are learned from.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_without_val(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
+        Self::read(spec.as_ref(), seed, MadeParts::NoVal).map_err(|error| error.of_kind(Error::data))
     }
 
     /// As [`open`](Self::open), where the part `measured` is measured and nothing is learned: all of a data set that is held out as a
@@ -54,17 +62,17 @@ impl BoxDataset {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_to_measure(spec: impl AsRef<Path>, seed: u64, measured: MeasuredPart<'_>) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, Some(measured)).map_err(|error| error.of_kind(Error::data))
+        Self::read(spec.as_ref(), seed, MadeParts::Measured(measured)).map_err(|error| error.of_kind(Error::data))
     }
 
-    fn read(path: &Path, seed: u64, measured: Option<MeasuredPart<'_>>) -> Result<Self> {
+    fn read(path: &Path, seed: u64, made: MadeParts<'_>) -> Result<Self> {
         let found = formats::recognize_boxes(&Candidate::at(path).map_err(Error::typed(path))?)?;
         match found {
             Some(Recognized { layout, boxes: Some(files), .. }) => {
                 if files.are_whole_images() {
                     return Err(Error::data(path, several_classes(layout)));
                 }
-                Self::of(path, layout, &*files, seed, measured)
+                Self::of(path, layout, &*files, seed, made)
             }
             _ => Err(match unread(path).into_iter().next() {
                 Some(Unread { file, message }) => Error::data(file, message),
@@ -79,9 +87,9 @@ impl BoxDataset {
         layout: Layout,
         files: &dyn BoxFiles,
         seed: u64,
-        measured: Option<MeasuredPart<'_>>,
+        made: MadeParts<'_>,
     ) -> Result<Self> {
-        complete(name_of(path), layout, files.open()?, seed, measured)
+        complete(name_of(path), layout, files.open()?, seed, made)
     }
 }
 
@@ -102,13 +110,8 @@ impl Member for BoxImage {
 }
 
 /// Looks at the images, and fills in the parts that `found` lacks.
-fn complete(
-    name: String,
-    layout: Layout,
-    found: AnnotatedSet,
-    seed: u64,
-    measured: Option<MeasuredPart<'_>>,
-) -> Result<BoxDataset> {
+fn complete(name: String, layout: Layout, found: AnnotatedSet, seed: u64, made: MadeParts<'_>) -> Result<BoxDataset> {
+    let measured = made.measured();
     let AnnotatedSet { root, categories, parts, has_ids, mut problems, absent } = found;
     // What is neither learned from nor measured may be elsewhere.
     if let Some((_, error)) = absent.into_iter().find(|(split, _)| measured.is_none_or(|m| m.split == *split)) {
@@ -174,7 +177,7 @@ fn complete(
         Parts::Split { val: Some(_), test: None, .. } => [Split::Train, Split::Train, Split::Val].map(Some),
         Parts::Split { val: None, test: None, .. } => [Some(Split::Train); 3],
     };
-    let (mut parts, split_note) = complete_parts(&name, parts, &["images".to_owned()], seed, measured.into())?;
+    let (mut parts, split_note) = complete_parts(&name, parts, &["images".to_owned()], seed, made)?;
     if !has_ids {
         for part in &mut parts {
             renumber(part);

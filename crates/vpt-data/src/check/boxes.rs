@@ -10,13 +10,14 @@ use super::{Checking, classes, images, tree};
 use crate::boxes::{BoxDataset, BoxImage, Object, PlaceInFile, Problem, ProblemKind, Rect, Remedy};
 use crate::formats::text_file::first_bytes;
 use crate::formats::{BoxFiles, Layout};
+use crate::split::MadeParts;
 use crate::{ImageSource, Split};
 
 /// The images of the data set that `files` in `layout` are.
 pub(super) fn check(layout: Layout, files: &mut dyn BoxFiles, check: &mut Checking<'_>) -> Vec<ListedImage> {
     files.check_texts(check);
     let Checking { data: path, out, .. } = check;
-    match BoxDataset::of(path, layout, files, 1, None) {
+    match BoxDataset::of(path, layout, files, 1, MadeParts::All) {
         Ok(data) => {
             report(&data.problems, &mut |file, place, kind| files.line_of(file, place, kind), out);
             let source = files.names_file().unwrap_or(path);

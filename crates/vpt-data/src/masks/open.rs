@@ -18,7 +18,7 @@ use crate::examine::unreadable_error;
 use crate::formats::coco::{self, CocoSegments, ObjectShape, SegmentedImage};
 use crate::formats::named_segments::{self, NamedSegments};
 use crate::open::{Parts, name_of};
-use crate::split::{MeasuredPart, Member, complete_parts};
+use crate::split::{MadeParts, MeasuredPart, Member, complete_parts};
 use crate::{ImageSource, Layout, Split};
 use vpt_base::choice::choice;
 use vpt_base::{Error, Result};
@@ -145,7 +145,15 @@ impl MaskDataset {
     /// There is no such file or folder, its layout is not known, nothing says what the values of masks stand for, or a part has no
     /// images that can be used; the error names the file.
     pub fn open(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, None).map_err(|error| error.of_kind(Error::data))
+        Self::read(spec.as_ref(), seed, MadeParts::All).map_err(|error| error.of_kind(Error::data))
+    }
+
+    /// As [`open`](Self::open), where a val that is not given is not made: its images are learned from.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_without_val(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
+        Self::read(spec.as_ref(), seed, MadeParts::NoVal).map_err(|error| error.of_kind(Error::data))
     }
 
     /// As [`open`](Self::open), where the part `measured` is measured and nothing is learned: all of a data set that is held out as a
@@ -154,7 +162,7 @@ impl MaskDataset {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_to_measure(spec: impl AsRef<Path>, seed: u64, measured: MeasuredPart<'_>) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, Some(measured)).map_err(|error| error.of_kind(Error::data))
+        Self::read(spec.as_ref(), seed, MadeParts::Measured(measured)).map_err(|error| error.of_kind(Error::data))
     }
 
     /// Refuses a data set with faults, unless they are to be left out. Returns how many are.
@@ -182,6 +190,7 @@ impl MaskDataset {
         let (mut out, mut why) = (Vec::new(), Vec::new());
         for split in Split::ALL {
             let part = split.of([&mut self.train, &mut self.val, &mut self.test]);
+            let had_images = !part.is_empty();
             let errors: Vec<_> = part.par_iter().map(|image| image.image.load().err()).collect();
             let mut errors = errors.into_iter();
             part.retain(|image| match errors.next().flatten() {
@@ -192,7 +201,7 @@ impl MaskDataset {
                     false
                 }
             });
-            if part.is_empty() && !out.is_empty() && skip {
+            if part.is_empty() && had_images && skip {
                 return Err(Error::invalid(
                     format!("data set {}", self.name),
                     format!("no image of {split} can be read"),
@@ -206,7 +215,7 @@ impl MaskDataset {
         Ok(out)
     }
 
-    fn read(path: &Path, seed: u64, measured: Option<MeasuredPart<'_>>) -> Result<Self> {
+    fn read(path: &Path, seed: u64, made: MadeParts<'_>) -> Result<Self> {
         std::fs::metadata(path).map_err(Error::typed(path))?;
         let Some(found) = find(path)? else {
             let message = "no data set of masks found: expected JPEGImages/ and SegmentationClass/ (Pascal VOC), images/training/ and \
@@ -214,7 +223,7 @@ impl MaskDataset {
                            with polygons or runs (segmentation), or shapes of CVAT or labelme";
             return Err(Error::data(path, message));
         };
-        complete(name_of(path), found, seed, measured)
+        complete(name_of(path), found, seed, made)
     }
 }
 
@@ -283,7 +292,8 @@ fn of_objects(layout: Layout, CocoSegments { root, names, parts }: CocoSegments)
 }
 
 /// Reads all masks, and fills in the parts that `found` lacks.
-fn complete(name: String, found: AnnotatedMasks, seed: u64, measured: Option<MeasuredPart<'_>>) -> Result<MaskDataset> {
+fn complete(name: String, found: AnnotatedMasks, seed: u64, made: MadeParts<'_>) -> Result<MaskDataset> {
+    let measured = made.measured();
     let AnnotatedMasks { root, layout, parts, classes, values, mut notes } = found;
     let given = given_parts(&parts);
     let mut faults = Vec::new();
@@ -343,7 +353,7 @@ fn complete(name: String, found: AnnotatedMasks, seed: u64, measured: Option<Mea
         }
     }
     let parts = if given == [None; 3] { Parts::Unsplit(train) } else { Parts::Split { train, val, test } };
-    let (parts, note) = complete_parts(&name, parts, &["images".to_owned()], seed, measured.into())?;
+    let (parts, note) = complete_parts(&name, parts, &["images".to_owned()], seed, made)?;
     let [train, val, test] = parts;
     let split_note = format!("{note}; {}", classes.note);
     Ok(MaskDataset { name, layout, classes, train, val, test, split_note, given, faults, notes })

@@ -73,6 +73,16 @@ impl Scores {
         }
     }
 
+    /// What [`Self::main`] is called.
+    pub fn main_name(&self) -> &'static str {
+        match self {
+            Self::Classify(_) => "accuracy",
+            Self::Multilabel(_) => "mAP",
+            Self::Detect(_) => "AP",
+            Self::Segment(_) => "mIoU",
+        }
+    }
+
     /// The mean loss, where it is one of the metrics.
     pub fn loss(&self) -> Option<f64> {
         match self {
@@ -94,19 +104,90 @@ impl Scores {
     }
 }
 
-/// The mean of metrics of one class an image over parts with so many images; `None` if there are none. Accuracies and the loss are
-/// those of all images together, recalls the mean of the parts'.
-pub fn mean_of_parts<'a>(parts: impl IntoIterator<Item = (usize, &'a Metrics)>) -> Option<Metrics> {
-    let parts: Vec<(f64, &Metrics)> = parts.into_iter().map(|(images, metrics)| (images as f64, metrics)).collect();
+/// The mean of the scores of parts with so many images; `None` if there are none, or they are of several tasks. What is counted an image
+/// (accuracies, exact matches, losses) is that of all images together; all else is the mean of the parts', each by its images: average
+/// precision of all together would need all predictions.
+pub fn mean_of_parts<'a>(parts: impl IntoIterator<Item = (usize, &'a Scores)>) -> Option<Scores> {
+    let parts: Vec<(f64, &Scores)> = parts.into_iter().map(|(images, scores)| (images as f64, scores)).collect();
+    match parts.first()?.1 {
+        Scores::Classify(first) => {
+            let parts = all_of(&parts, Scores::classify)?;
+            Some(Scores::Classify(Metrics {
+                acc1: mean(&parts, |metrics| metrics.acc1)?,
+                acc5: match first.acc5 {
+                    Some(_) => mean(&parts, |metrics| metrics.acc5.unwrap_or_default()),
+                    None => None,
+                },
+                mean_per_class_recall: mean(&parts, |metrics| metrics.mean_per_class_recall)?,
+                loss: mean(&parts, |metrics| metrics.loss)?,
+            }))
+        }
+        Scores::Multilabel(_) => {
+            let parts = all_of(&parts, Scores::multilabel)?;
+            Some(Scores::Multilabel(MultilabelMetrics {
+                map: mean(&parts, |metrics| metrics.map)?,
+                micro_f1: mean(&parts, |metrics| metrics.micro_f1)?,
+                macro_f1: mean(&parts, |metrics| metrics.macro_f1)?,
+                exact_match: mean(&parts, |metrics| metrics.exact_match)?,
+                loss: mean(&parts, |metrics| metrics.loss)?,
+            }))
+        }
+        Scores::Detect(_) => {
+            let parts = all_of(&parts, Scores::detect)?;
+            // -1 where a part has nothing to measure.
+            let of = |value: fn(&coco::CocoMetrics) -> f64| {
+                let measured: Vec<_> = parts.iter().copied().filter(|(_, metrics)| value(metrics) >= 0.).collect();
+                mean(&measured, value).unwrap_or(-1.)
+            };
+            Some(Scores::Detect(coco::CocoMetrics {
+                ap: of(|metrics| metrics.ap),
+                ap50: of(|metrics| metrics.ap50),
+                ap75: of(|metrics| metrics.ap75),
+                ap_small: of(|metrics| metrics.ap_small),
+                ap_medium: of(|metrics| metrics.ap_medium),
+                ap_large: of(|metrics| metrics.ap_large),
+                ar1: of(|metrics| metrics.ar1),
+                ar10: of(|metrics| metrics.ar10),
+                ar100: of(|metrics| metrics.ar100),
+                ar_small: of(|metrics| metrics.ar_small),
+                ar_medium: of(|metrics| metrics.ar_medium),
+                ar_large: of(|metrics| metrics.ar_large),
+            }))
+        }
+        Scores::Segment(first) => {
+            let parts = all_of(&parts, Scores::segment)?;
+            // Of a class those parts that have it.
+            let of_class = |class: usize, value: fn(&ClassIou) -> Option<f64>| {
+                let own = parts.iter().filter_map(|(images, metrics)| Some((*images, metrics.per_class.get(class)?)));
+                let (sum, count) = own
+                    .filter_map(|(images, class)| Some((images, value(class)?)))
+                    .fold((0., 0.), |(sum, count), (images, value)| (sum + images * value, count + images));
+                (count > 0.).then(|| sum / count)
+            };
+            let per_class = first.per_class.iter().enumerate().map(|(i, class)| ClassIou {
+                class: class.class.clone(),
+                iou: of_class(i, |class| class.iou),
+                acc: of_class(i, |class| class.acc),
+            });
+            Some(Scores::Segment(SegmentMetrics {
+                miou: mean(&parts, |metrics| metrics.miou)?,
+                pixel_acc: mean(&parts, |metrics| metrics.pixel_acc)?,
+                mean_acc: mean(&parts, |metrics| metrics.mean_acc)?,
+                per_class: per_class.collect(),
+            }))
+        }
+    }
+}
+
+/// The metrics of one task in every part; `None` if one is of another.
+fn all_of<'a, M>(parts: &[(f64, &'a Scores)], of: fn(&Scores) -> Option<&M>) -> Option<Vec<(f64, &'a M)>> {
+    parts.iter().map(|(images, scores)| Some((*images, of(scores)?))).collect()
+}
+
+/// The mean of what is counted in parts, each by its images.
+fn mean<M>(parts: &[(f64, &M)], of: fn(&M) -> f64) -> Option<f64> {
     let images: f64 = parts.iter().map(|(images, _)| images).sum();
-    let mean =
-        |of: fn(&Metrics) -> f64| parts.iter().map(|(images, metrics)| images * of(metrics)).sum::<f64>() / images;
-    (images > 0.).then(|| Metrics {
-        acc1: mean(|metrics| metrics.acc1),
-        acc5: parts[0].1.acc5.map(|_| mean(|metrics| metrics.acc5.unwrap_or_default())),
-        mean_per_class_recall: mean(|metrics| metrics.mean_per_class_recall),
-        loss: mean(|metrics| metrics.loss),
-    })
+    (images > 0.).then(|| parts.iter().map(|(images, metrics)| images * of(metrics)).sum::<f64>() / images)
 }
 
 /// The sum of `values`, in an order of their own: neither the order of the images nor their batches show in it.

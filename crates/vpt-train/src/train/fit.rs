@@ -37,6 +37,8 @@ pub(crate) struct StageFit<'a, T: TrainTask> {
     pub(crate) val: &'a T::Source,
     /// Epochs of all stages.
     pub(crate) epochs: usize,
+    /// Whether epochs pass without a look at the validation images, so that the last of them is the best.
+    pub(crate) blind: bool,
 }
 
 /// Whether `stage` is over: so many epochs (`until`) are done, or so many (`patience`) since its best.
@@ -146,10 +148,13 @@ impl<T: TrainTask> StageFit<'_, T> {
         // Kept only with the epoch's record: an epoch whose validation is cut off is averaged in again.
         let average = self.average(state);
         let values = average.as_deref().unwrap_or(state.current());
-        let Some(found) = evaluate(task, values, stage, (Split::Val, self.val), false, observer)? else {
-            return Ok(LoopEnd::Interrupted);
-        };
-        let val = (task.data().images[Split::Val as usize] > 0).then(|| found.scores());
+        let mut val = None;
+        if !self.blind {
+            let Some(found) = evaluate(task, values, stage, (Split::Val, self.val), false, observer)? else {
+                return Ok(LoopEnd::Interrupted);
+            };
+            val = (task.data().images[Split::Val as usize] > 0).then(|| found.scores());
+        }
         let record = self.record(state, val, begun.elapsed());
         state.copies.extend(average.map(|average| (AVERAGE, average)));
         let best = state.progress.finish_epoch(record);

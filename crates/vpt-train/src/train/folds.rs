@@ -2,23 +2,24 @@
 //!
 //! Each fold in turn is left out, a run as long as the whole one learns from the others, and what is left out is looked at after every epoch.
 //! All folds together are every training image seen once by what has not learned from it. The epochs after which they are right most
-//! often, of equals those with the lower loss, are what the run takes, of the schedule that it would have had: a run of
+//! often (have the highest main score), of equals those with the lower loss, are what the run takes, of the schedule that it would have had: a run of
 //! other steps would fall at another pace than the one that was looked at.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     checkpoint::TrainState,
+    evaluate,
     fit::{LoopEnd, StageFit},
     observer::{Event, Observer},
-    progress::{EpochRecord, RunProgress},
+    progress::{EpochRecord, RunProgress, Stage},
     run_folder::{self, RunFolder},
     run_writer::NoWriter,
     task::{Scored, TrainTask},
 };
 use vpt_base::{Error, Message, Result, files};
 use vpt_data::{ImageCount, Split};
-use vpt_model::metrics::{Metrics, Scores, mean_of_parts};
+use vpt_model::metrics::{Scores, mean_of_parts};
 
 /// What folds of the training images found, in the place of validation images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,12 +31,12 @@ pub struct FoldResults {
     /// How many there would have been.
     pub of: usize,
     /// What the folds found after these epochs, all together.
-    pub val: Metrics,
+    pub val: Scores,
     /// What the head alone found in the same images, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub probe: Option<Metrics>,
+    pub probe: Option<Scores>,
     /// What they found after each epoch.
-    pub curve: Vec<Metrics>,
+    pub curve: Vec<Scores>,
 }
 
 /// `folds.json`: the folds so far.
@@ -55,9 +56,9 @@ struct Fold {
     images: usize,
     /// What the head alone found in them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    probe: Option<Metrics>,
+    probe: Option<Scores>,
     /// What was found in them after each epoch.
-    epochs: Vec<Metrics>,
+    epochs: Vec<Scores>,
 }
 
 /// Cross-validates the run `task` in `folder` at the rate `lr`, with the `penalty` of its head alone, or goes on with that; `None` when the observer asked to stop.
@@ -88,9 +89,10 @@ pub(super) fn cross_validate<T: TrainTask>(
     }
     let results = chosen(&found.folds);
     if let Some(FoldResults { epochs, of, val, .. }) = &results {
-        let right = 100. * val.acc1;
+        let what = if val.classify().is_some() { "right" } else { val.main_name() };
         let note = format!(
-            "{count} folds: {right:.1} % right after {epochs} of {of} epochs, which are learned from all images"
+            "{count} folds: {:.1} % {what} after {epochs} of {of} epochs, which are learned from all images",
+            100. * val.main()
         );
         observer.event(&Event::Note(&note));
     }
@@ -110,43 +112,48 @@ fn run_fold<T: TrainTask>(
     if task.prepare(observer)?.is_none() {
         return Ok(None);
     }
-    let classify =
-        |scores: &Scores| scores.classify().cloned().ok_or_else(|| Error::setting("folds", "not for this task"));
     let mut probe = None;
     if let Some((head, _)) = task.head_alone() {
         let Some(alone) = task.evaluate_alone(head, Split::Val, observer)? else { return Ok(None) };
-        probe = Some(classify(&alone.scores())?);
+        probe = Some(alone.scores());
     }
     let mut state = TrainState::new(initial, task.plan().optimizer, RunProgress::new(lr));
     state.begin_pruning(&task.stages());
     let stages = task.stages();
+    let Some(last) = stages.last() else { return Ok(None) };
     let all = stages.iter().map(|stage| stage.epochs).sum();
     let mut images = 0;
     for &stage in &stages {
         let Some(train) = task.source(Split::Train, stage.stage, folder, observer)? else { return Ok(None) };
         let Some(val) = task.source(Split::Val, stage.stage, folder, observer)? else { return Ok(None) };
         images = val.images();
-        let fit = StageFit { task: &task, plan: stage, until: stage.epochs, train: &train, val: &val, epochs: all };
+        // A stage before the last ends as it does in the run, which has nothing to choose its epoch by.
+        let blind = stage.stage != last.stage;
+        let until = stage.epochs;
+        let fit = StageFit { task: &task, plan: stage, until, train: &train, val: &val, epochs: all, blind };
         if fit.run(&mut state, &mut NoWriter, observer)? == LoopEnd::Interrupted {
             return Ok(None);
         }
+        if stage.stage == Stage::Head && blind {
+            let found = evaluate(&task, state.current(), stage.stage, (Split::Val, &val), false, observer)?;
+            let Some(found) = found else { return Ok(None) };
+            probe = Some(found.scores());
+        }
     }
-    let Some(last) = stages.last() else { return Ok(None) };
     let records: Vec<&EpochRecord> = state.progress.of_stage(last.stage).collect();
-    let epochs = records.iter().filter_map(|record| record.val.as_ref()).map(classify).collect::<Result<_>>()?;
+    let epochs = records.iter().filter_map(|record| record.val.clone()).collect();
     Ok(Some(Fold { images, probe, epochs }))
 }
 
 /// What all `folds` together chose; `None` if there are none.
 fn chosen(folds: &[Fold]) -> Option<FoldResults> {
     let of = folds.iter().map(|fold| fold.epochs.len()).min()?;
-    let mean = |at: fn(&Fold, usize) -> Option<&Metrics>, epoch: usize| {
+    let mean = |at: fn(&Fold, usize) -> Option<&Scores>, epoch: usize| {
         let parts: Option<Vec<_>> = folds.iter().map(|fold| Some((fold.images, at(fold, epoch)?))).collect();
         mean_of_parts(parts?)
     };
-    let curve: Vec<Metrics> = (0..of).map_while(|epoch| mean(|fold, epoch| fold.epochs.get(epoch), epoch)).collect();
-    let rank = |metrics: &Metrics| (metrics.acc1, -metrics.loss);
-    let better = |best: usize, epoch: usize| if rank(&curve[epoch]) > rank(&curve[best]) { epoch } else { best };
+    let curve: Vec<Scores> = (0..of).map_while(|epoch| mean(|fold, epoch| fold.epochs.get(epoch), epoch)).collect();
+    let better = |best: usize, epoch: usize| if curve[epoch].rank() > curve[best].rank() { epoch } else { best };
     let best = (0..curve.len()).reduce(better)?;
     let probe = mean(|fold, _| fold.probe.as_ref(), 0);
     Some(FoldResults { folds: folds.len(), epochs: best + 1, of, val: curve[best].clone(), probe, curve })
@@ -155,9 +162,10 @@ fn chosen(folds: &[Fold]) -> Option<FoldResults> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vpt_model::metrics::{Metrics, MultilabelMetrics};
 
-    fn metrics(acc1: f64, loss: f64) -> Metrics {
-        Metrics { acc1, acc5: None, mean_per_class_recall: acc1, loss }
+    fn metrics(acc1: f64, loss: f64) -> Scores {
+        Scores::Classify(Metrics { acc1, acc5: None, mean_per_class_recall: acc1, loss })
     }
 
     #[test]
@@ -174,5 +182,13 @@ mod tests {
         let equal = [fold(2, &[(0.5, 3.), (0.5, 1.), (0.5, 1.)]), fold(2, &[(0.5, 3.), (0.5, 2.), (0.5, 2.)])];
         assert_eq!(chosen(&equal).unwrap().epochs, 2);
         assert_eq!(chosen(&[]), None);
+        // Where an image has several classes the mean of precisions counts, that of a part by its images.
+        let several = |images, map: [f64; 2]| {
+            let score = |map| MultilabelMetrics { map, micro_f1: map, macro_f1: map, exact_match: map, loss: 1. };
+            Fold { images, probe: None, epochs: map.map(score).map(Scores::Multilabel).into() }
+        };
+        let found = chosen(&[several(3, [0.5, 0.25]), several(1, [0.25, 0.75])]).unwrap();
+        assert_eq!((found.epochs, found.val.main()), (1, 0.4375));
+        assert_eq!(chosen(&[several(3, [0.5, 0.25]), fold(1, &[(1., 1.), (1., 1.)])]), None);
     }
 }

@@ -23,7 +23,7 @@ use vpt_base::{
 };
 use vpt_data::Split;
 use vpt_energy::{Energy, EnergyMeter};
-use vpt_model::metrics::{Metrics, Scores};
+use vpt_model::metrics::Scores;
 
 /// What the head alone found at the end of a run.
 struct AloneEnd<E> {
@@ -158,7 +158,8 @@ impl<T: TrainTask> Session<T> {
         observer: &mut dyn Observer,
     ) -> Result<LoopEnd> {
         let Some([train, val]) = self.sources(plan.stage, observer)? else { return Ok(LoopEnd::Interrupted) };
-        StageFit { task: &self.task, plan, until, train: &train, val: &val, epochs }.run(state, writer, observer)
+        StageFit { task: &self.task, plan, until, train: &train, val: &val, epochs, blind: false }
+            .run(state, writer, observer)
     }
 
     /// The learning rate, chosen by validation if there are several; `None` when the observer asked to stop.
@@ -255,7 +256,7 @@ impl<T: TrainTask> Session<T> {
             let Some(found) = found else { return Ok(self.interrupted()) };
             let (best_epoch, of_val, of_test) = (control.epoch, control.val.clone(), found.scores());
             if is_head {
-                let beside = self.beside_head(control, &found, (&record, &test))?;
+                let beside = self.beside_head(control, &found, (&record, &test), folds.as_ref())?;
                 if beside.kept {
                     let Some(of_head) = evaluate(task, before, control.stage, val_part, true, observer)? else {
                         return Ok(self.interrupted());
@@ -345,8 +346,7 @@ impl<T: TrainTask> Session<T> {
         let alone = self.of_val(&of_val);
         let ranks = alone.as_ref().zip(record.val.as_ref()).map(|(alone, learned)| (alone.rank(), learned.rank()));
         // Without validation images and folds there is nothing to tell it by.
-        let rank = |metrics: &Metrics| Scores::Classify(metrics.clone()).rank();
-        let of_folds = || folds.and_then(|folds| Some((rank(folds.probe.as_ref()?), rank(&folds.val))));
+        let of_folds = || folds.and_then(|folds| Some((folds.probe.as_ref()?.rank(), folds.val.rank())));
         let ranks = ranks.or_else(of_folds);
         let better = ranks.is_some_and(|(alone, learned)| alone > learned);
         let results = ProbeResults {
@@ -368,9 +368,12 @@ impl<T: TrainTask> Session<T> {
         head: &EpochRecord,
         found: &T::Evaluation,
         (record, test): (&EpochRecord, &T::Evaluation),
+        folds: Option<&FoldResults>,
     ) -> Result<BesideHead> {
-        // Without validation images there is nothing to tell it by.
-        let better = head.val.as_ref().zip(record.val.as_ref()).is_some_and(|(head, own)| head.rank() > own.rank());
+        // Without validation images and folds there is nothing to tell it by.
+        let of_val = head.val.as_ref().zip(record.val.as_ref());
+        let of_folds = || folds.and_then(|folds| Some((folds.probe.as_ref()?, &folds.val)));
+        let better = of_val.or_else(of_folds).is_some_and(|(head, own)| head.rank() > own.rank());
         Ok(BesideHead {
             moved: self.task.moved(test, found)?,
             better,

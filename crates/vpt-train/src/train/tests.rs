@@ -553,7 +553,7 @@ fn folds_choose_the_epochs_where_there_is_no_val_wherever_they_are_killed() {
         let (whole, results) = finish(&folds, &dir);
         let found = results.folds.as_ref().unwrap();
         assert_eq!((found.folds, found.of, found.curve.len()), (4, 5, 5), "{method}");
-        let rank = |epoch: usize| (found.curve[epoch].acc1, -found.curve[epoch].loss);
+        let rank = |epoch: usize| found.curve[epoch].rank();
         assert!((0..5).all(|epoch| rank(epoch) <= rank(found.epochs - 1)), "{method}: {found:?}");
         assert_eq!(found.val, found.curve[found.epochs - 1]);
         // Every training image is learned from, so many epochs of the schedule of all.
@@ -564,7 +564,7 @@ fn folds_choose_the_epochs_where_there_is_no_val_wherever_they_are_killed() {
         if method == Method::VPT_DEEP {
             let probe = results.probe.as_ref().unwrap();
             let of_folds = found.probe.as_ref().unwrap();
-            let better = (of_folds.acc1, -of_folds.loss) > (found.val.acc1, -found.val.loss);
+            let better = of_folds.rank() > found.val.rank();
             assert_eq!((probe.better, probe.kept), (better, better));
             assert!(probe.l2.is_some());
         }

@@ -272,13 +272,14 @@ fn learned(method: Method, epochs: usize, params: Vec<Param>, train: Features, p
         test: data.clone(),
         digests: Default::default(),
         frozen_texts: None,
+        penalty: None,
         content_hash: String::new(),
         fingerprint: crate::train::task::RunFingerprint::default(),
     };
     let mut task = Classify::new(setup, OneClass);
     task.beginning.penalty = penalty;
     let plan = StagePlan { stage: Stage::Whole, epochs };
-    let fit = StageFit { task: &task, plan, until: epochs, train: &data, val: &data, epochs };
+    let fit = StageFit { task: &task, plan, until: epochs, train: &data, val: &data, epochs, blind: false };
     fit.run(&mut state, &mut NoWriter, &mut Silent).unwrap();
     state.params
 }

@@ -82,7 +82,8 @@ impl<T: TrainTask> RateSearch<'_, T> {
         }
         let Some([train, val]) = self.sources(last.stage, observer)? else { return Ok(false) };
         let epochs = last.epochs + before.iter().map(|stage| stage.epochs).sum::<usize>();
-        let fit = StageFit { task: self.task, plan: last, until: last.epochs, train: &train, val: &val, epochs };
+        let until = last.epochs;
+        let fit = StageFit { task: self.task, plan: last, until, train: &train, val: &val, epochs, blind: false };
         let mut shared = None;
         while let Course::Goes(next) = course {
             let lr = bracket.rates[next.rate];
@@ -143,8 +144,15 @@ impl<T: TrainTask> RateSearch<'_, T> {
                 let note = "before the trials of learning rates: what is the same in all of them";
                 observer.event(&Event::Note(note));
                 let Some([train, val]) = self.sources(stage.stage, observer)? else { return Ok(None) };
-                let fit =
-                    StageFit { task: self.task, plan: stage, until: stage.epochs, train: &train, val: &val, epochs };
+                let fit = StageFit {
+                    task: self.task,
+                    plan: stage,
+                    until: stage.epochs,
+                    train: &train,
+                    val: &val,
+                    epochs,
+                    blind: false,
+                };
                 if fit.run(&mut state, &mut NoWriter, observer)? == LoopEnd::Interrupted {
                     return Ok(None);
                 }

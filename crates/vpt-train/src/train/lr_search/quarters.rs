@@ -37,7 +37,8 @@ impl<T: TrainTask> RateSearch<'_, T> {
         let Some((last, before)) = stages.split_last() else { return Ok(Some(search.chosen)) };
         let Some([train, val]) = self.sources(last.stage, observer)? else { return Ok(None) };
         let epochs = epochs(&stages);
-        let fit = StageFit { task: self.task, plan: *last, until: last.epochs, train: &train, val: &val, epochs };
+        let until = last.epochs;
+        let fit = StageFit { task: self.task, plan: *last, until, train: &train, val: &val, epochs, blind: false };
         let mut shared = None;
         for (i, &lr) in rates.iter().enumerate().skip(search.trials.len()) {
             observer.event(&Event::Trial { lr, number: i + 1, of: rates.len() });

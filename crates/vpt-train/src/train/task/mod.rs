@@ -24,7 +24,7 @@ use super::{
     run_folder::RunFolder,
     session::Session,
 };
-use crate::config::{Plan, RunConfig, Task};
+use crate::config::{LearningRate, Plan, RunConfig, Select, Task};
 use vpt_backbone::{Backbone, class_texts::Prompts};
 use vpt_base::{Error, Message, Result, params::Param};
 use vpt_data::{ImageCount, Split};
@@ -105,6 +105,35 @@ impl<T: TrainTask> OpenedRun for T {
     fn go(self: Box<Self>, folder: RunFolder, meter: EnergyMeter, observer: &mut dyn Observer) -> Result<Outcome> {
         Session::new(*self, folder, meter).go(observer)
     }
+}
+
+/// Fails if `config` asks for something that validation images decide and the data set `name` has none; `val` is how many it has.
+pub(super) fn refuse_without_validation(config: &RunConfig, name: &str, val: usize) -> Result<()> {
+    if val > 0 {
+        let message = format!("{name} has validation images, which choose in their place");
+        return if config.folds.is_some() { Err(Error::setting("folds", message)) } else { Ok(()) };
+    }
+    let cache = &config.options.cache;
+    let needs = [
+        ("lr", matches!(config.lr, Some(LearningRate::Auto))),
+        ("patience", config.patience.is_some()),
+        ("select", config.select == Some(Select::Best)),
+        // The configuration of a run says so by itself.
+        ("keep_better", config.keep_better == Some(true) && config.folds.is_none() && !config.is_filled_in()),
+        ("alpha", config.method.has_cache() && (cache.alpha.is_none() || cache.beta.is_none())),
+    ];
+    let Some((field, _)) = needs.iter().find(|(_, asked)| *asked) else { return Ok(()) };
+    let lacks = match &config.draw {
+        Some(path) => format!("the draw {} holds none", path.display()),
+        None => format!("{name} has none"),
+    };
+    if *field == "alpha" {
+        let message = format!("{} chooses it and ", config.method);
+        let message =
+            Message::from(message).field("beta").text(format!(" by validation images, and {lacks}; give both"));
+        return Err(Error::setting("alpha", message));
+    }
+    Err(Error::setting(*field, format!("needs validation images, and {lacks}")))
 }
 
 /// Stands for a run with a plan on data and a backbone: checkpoints hold it.
@@ -339,10 +368,8 @@ pub(crate) trait TrainTask: Sized + 'static {
     /// its head alone has the `penalty` of the run. `None` when the observer asked to stop.
     ///
     /// # Errors
-    /// There are too few images, or the task has no folds.
-    fn fold(&self, _fold: (usize, usize), _penalty: Option<f64>, _: &mut dyn Observer) -> Result<Option<Self>> {
-        Err(Error::setting("folds", "not for this task"))
-    }
+    /// There are too few images.
+    fn fold(&self, fold: (usize, usize), penalty: Option<f64>, observer: &mut dyn Observer) -> Result<Option<Self>>;
 
     /// Writes which images are in which part to `folder`.
     fn write_parts(&self, folder: &RunFolder) -> Result<()>;

@@ -59,6 +59,9 @@ impl ImageLabels for ManyClasses {
         let path = Path::new(&config.data);
         let data = match given {
             Some(given) => given.multilabel()?,
+            None if config.folds.is_some() => {
+                MultilabelDataset::open_without_val(path, config.seed_of_parts(), config.skip_bad_images)?
+            }
             None => MultilabelDataset::open(path, config.seed_of_parts(), config.skip_bad_images)?,
         };
         for note in check::notes_of_boxes(&data.problems, path) {

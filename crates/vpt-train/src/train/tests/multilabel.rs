@@ -21,6 +21,30 @@ fn scenes(dir: &TempDir, method: Method) -> RunConfig {
 }
 
 #[test]
+fn folds_choose_the_epochs_of_several_classes_an_image_wherever_they_are_killed() {
+    let dir = workplace();
+    let base = scenes(&dir, Method::VPT_SHALLOW);
+    let message = |config: &RunConfig| run(config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    let folds = RunConfig { folds: Some(3), batch_size: Some(32), ..base };
+    assert_eq!(message(&folds), "folds: scenes has validation images, which choose in their place");
+    let scenes = dir.path().join("scenes");
+    fs::remove_file(scenes.join("annotations/instances_val.json")).unwrap();
+    let (whole, results) = finish(&folds, &dir);
+    let found = results.folds.as_ref().unwrap();
+    assert_eq!((found.folds, found.of, found.curve.len(), &found.probe), (3, 3, 3, &None));
+    assert!(found.curve.iter().all(|scores| scores.multilabel().is_some() && scores.rank() <= found.val.rank()));
+    assert_eq!((&found.val, content(&whole).2.len()), (&found.curve[found.epochs - 1], found.epochs));
+    assert_eq!((results.train_images, &results.val), (75, &None));
+    for stop_after in [3, 12, 20] {
+        let outcome = run(&folds, &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap();
+        let Outcome::Interrupted { folder: Some(folder) } = outcome else { panic!("{stop_after}: {outcome:?}") };
+        let (_, again) = finished(resume(&folder, &mut Silent));
+        assert_eq!(content(&folder), content(&whole), "stopped after {stop_after} batches");
+        assert_eq!(again.folds, results.folds);
+    }
+}
+
+#[test]
 fn any_number_of_classes_an_image_is_learned_from_boxes() {
     let dir = workplace();
     let (folder, results) = finish(&RunConfig { epochs: Some(60), ..scenes(&dir, Method::LINEAR) }, &dir);

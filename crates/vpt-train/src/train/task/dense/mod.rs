@@ -22,7 +22,7 @@ use super::{
     RunRequest, Scored, StagePlan, StepPosition, StepResult, TaskResults, TrainTask,
 };
 use crate::{
-    config::{DensePlan, Plan, RunConfig, Task},
+    config::{DensePlan, Plan, RunConfig, Select, Task},
     train::{
         OpenData,
         observer::Observer,
@@ -206,6 +206,11 @@ pub(crate) trait DenseData {
 
     /// What there is to say of it.
     fn summary(&self) -> DenseSummary;
+
+    /// The same with the `fold`th of so many folds of the training images as val and without a test.
+    fn fold(&self, fold: (usize, usize), seed: u64) -> Result<Self>
+    where
+        Self: Sized;
 }
 
 /// What a run says of the data of a [`DenseTask`].
@@ -268,6 +273,12 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
 
     fn fingerprint(&self) -> &RunFingerprint {
         &self.fingerprint
+    }
+
+    fn fold(&self, fold: (usize, usize), _: Option<f64>, observer: &mut dyn Observer) -> Result<Option<Self>> {
+        let data = self.own.dataset().fold(fold, self.plan.config.seed)?;
+        let config = RunConfig { select: Some(Select::Last), folds: None, ..self.plan.config.clone() };
+        Self::on(&config, data, self.own.reader().backbone().clone(), &self.group, observer).map(Some)
     }
 
     fn write_parts(&self, folder: &RunFolder) -> Result<()> {

@@ -4,14 +4,16 @@ use std::{path::Path, sync::Arc};
 
 use super::{DenseData, DenseTask, DenseTraining, token_cache::KeptTokens};
 use crate::{
-    config::RunContext,
+    config::{RunConfig, RunContext},
     train::{
         observer::{Event, Observer},
-        task::{RunFingerprint, RunRequest},
+        process_group::ProcessGroup,
+        task::{RunFingerprint, RunRequest, refuse_without_validation},
     },
 };
 use vpt_backbone::{Backbone, OpenOptions, registry::locate};
 use vpt_base::{Error, Result};
+use vpt_data::Split;
 
 /// Tokens a side that a head works with unless told otherwise: fewer where patches are so large that a detector's head doubles
 /// them.
@@ -48,13 +50,25 @@ impl<D: DenseTask> DenseTraining<D> {
         };
         let backbone = Arc::new(Backbone::open(&config.backbone, &open)?);
         backbone.note().iter().for_each(|note| observer.event(&Event::Note(note)));
+        refuse_without_validation(config, &data.summary().name, data.images(Split::Val))?;
+        Self::on(config, data, backbone, group, observer)
+    }
+
+    /// Puts everything together, once data and backbone are open.
+    pub(super) fn on(
+        config: &RunConfig,
+        data: D::Data,
+        backbone: Arc<Backbone>,
+        group: &ProcessGroup,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
         let summary = data.summary();
         let plan = config.resolve(&RunContext {
             task: D::TASK,
             depth: backbone.vit.depth(),
             text_depth: None,
             shots: summary.draw.as_ref().map(|draw| draw.shots),
-            image_size: size,
+            image_size: backbone.vit.image_size(),
             train_images: D::learned_from(&data, config, observer)?,
         })?;
         let dense = plan.dense.ok_or_else(|| Error::setting("task", format!("not {}", D::TASK)))?;

@@ -142,15 +142,15 @@ pub(in crate::train::task) fn a_better_head_alone_is_kept(config: &RunConfig, di
     assert_eq!(content(&kept).1, content(&folder).1);
     assert_eq!(TaskFile::open(&kept).unwrap().meta.method, config.method);
 
-    // The head's stage takes more than forty batches, the looks at the end are the last three.
-    for stop_after in [30, 90, 101] {
+    // In the head's stage, in that of the prompts, and at the end.
+    for stop_after in [30, 85, 90] {
         let stopped = stopped(&guarded, dir, stop_after);
         let (_, again) = finished(resume(&stopped, &mut Silent));
         assert!(content(&stopped) == content(&folder), "stopped after {stop_after} batches");
         assert_eq!((&again.head_only, &again.test), (&results.head_only, &results.test));
     }
     // As an earlier version left it.
-    let earlier = stopped(&config, dir, 90);
+    let earlier = stopped(&config, dir, 85);
     let path = earlier.join(run_folder::CONFIG);
     let text = fs::read_to_string(&path).unwrap();
     let without = text.replace("keep_better = false\n", "");
@@ -164,6 +164,43 @@ pub(in crate::train::task) fn a_better_head_alone_is_kept(config: &RunConfig, di
     assert_eq!(message(&no_head), "keep_better: there is no head alone with head_epochs 0");
     let linear = RunConfig { head_lr: None, head_epochs: None, method: Method::LINEAR, ..no_head };
     assert!(message(&linear.with_options(|o| o.tokens.prompt_layers = None)).starts_with("keep_better: method linear"));
+}
+
+/// Without the validation images that it should have, folds of the training images choose the epochs of prompts, and whether these are kept.
+pub(in crate::train::task) fn folds_choose_the_epochs(deep: &RunConfig, linear: &RunConfig, dir: &TempDir) {
+    let folds = |config: &RunConfig| RunConfig { folds: Some(3), keep_better: None, ..config.clone() };
+    let (whole, results) = finish(&folds(deep), dir);
+    let found = results.folds.as_ref().unwrap();
+    assert_eq!((found.folds, found.of, found.curve.len()), (3, 2, 2));
+    assert!(found.curve.iter().all(|scores| scores.rank() <= found.val.rank()), "{found:?}");
+    let (_, _, lines) = content(&whole);
+    assert_eq!((results.train_images, lines.len(), &results.val), (15, 2 + found.epochs, &None));
+    let head = results.head_only.as_ref().unwrap();
+    assert_eq!((head.best_epoch, &head.val), (2, &None), "the last, since nothing tells which is the best");
+    let (beside, alone) = (head.beside.as_ref().unwrap(), found.probe.as_ref().unwrap());
+    let better = alone.rank() > found.val.rank();
+    assert_eq!((beside.better, beside.kept), (better, better));
+    assert_eq!(results.best_epoch, if better { 2 } else { lines.len() });
+    for stop_after in [3, 14, 31, 50] {
+        let Outcome::Interrupted { folder: Some(folder) } =
+            run(&folds(deep), &dir.path().join("runs"), &mut Cut::after(stop_after)).unwrap()
+        else {
+            panic!("{stop_after}")
+        };
+        let (_, again) = finished(resume(&folder, &mut Silent));
+        assert!(content(&folder) == content(&whole), "stopped after {stop_after} batches");
+        assert_eq!((&again.folds, &again.head_only), (&results.folds, &results.head_only));
+    }
+    let (_, results) = finish(&folds(linear), dir);
+    let found = results.folds.unwrap();
+    assert_eq!((found.of, found.probe, results.best_epoch), (4, None, found.epochs));
+    let message = |config: &RunConfig| run(config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    assert_eq!(
+        message(&RunConfig { folds: Some(16), ..folds(linear) }),
+        "folds: 16 for the 15 training images of data"
+    );
+    let auto = RunConfig { lr: Some(LearningRate::Auto), ..folds(deep) };
+    assert_eq!(message(&auto), "lr: needs validation images, and data has none");
 }
 
 /// The head as it is before prompts learn is what method linear makes of it.

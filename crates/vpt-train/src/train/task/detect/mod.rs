@@ -88,6 +88,10 @@ impl DenseData for BoxDataset {
         let (fingerprint, split_file, draw) = (self.fingerprint(), self.split_file(), self.draw.clone());
         DenseSummary { name, classes, fingerprint, split_file, draw }
     }
+
+    fn fold(&self, fold: (usize, usize), seed: u64) -> Result<Self> {
+        self.fold(fold, seed)
+    }
 }
 
 impl DenseTask for Boxes {
@@ -103,6 +107,7 @@ impl DenseTask for Boxes {
     fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<BoxDataset> {
         let mut dataset = match given {
             Some(given) => given.detect()?,
+            None if config.folds.is_some() => BoxDataset::open_without_val(&config.data, config.seed_of_parts())?,
             None => BoxDataset::open(&config.data, config.seed_of_parts())?,
         };
         dataset.refuse_without_objects()?;

@@ -13,7 +13,8 @@ use crate::{
     train::{
         Event, LrTrial, Observer, Silent, resume, run, run_folder,
         task::dense::tests::{
-            a_better_head_alone_is_kept, config as dense_config, control_is_linear, drawn, leaves_a_whole_folder, resumes_to_the_same_bytes, stopped, survives_kills,
+            a_better_head_alone_is_kept, config as dense_config, control_is_linear, drawn, folds_choose_the_epochs,
+            leaves_a_whole_folder, resumes_to_the_same_bytes, stopped, survives_kills,
         },
         tests::{Cut, backbone, bytes, content, diverges, finish, finished, is_refused_as_another},
     },
@@ -231,6 +232,17 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
         ),
     ];
     resumes_to_the_same_bytes(cases, &[run_folder::VAL_DETECTIONS, run_folder::TEST_DETECTIONS]);
+}
+
+#[test]
+fn folds_choose_the_epochs_where_there_is_no_val() {
+    let dir = workplace();
+    let (deep, linear) = (config(&dir, Method::VPT_DEEP), config(&dir, Method::LINEAR));
+    let with_val = RunConfig { folds: Some(3), ..linear.clone() };
+    let message = run(&with_val, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    assert_eq!(message, "folds: data has validation images, which choose in their place");
+    fs::remove_file(dir.path().join("data/annotations/instances_val.json")).unwrap();
+    folds_choose_the_epochs(&deep, &linear, &dir);
 }
 
 #[test]

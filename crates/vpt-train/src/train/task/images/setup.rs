@@ -7,13 +7,13 @@ use super::{
     source::{PartImages, PartSource, ReadOutcome},
 };
 use crate::{
-    config::{LearningRate, Plan, RunConfig, RunContext, Select, Task},
+    config::{Plan, RunConfig, RunContext, Select, Task},
     feature_cache::{self, FeatureCache},
     train::{
         features::extract::Extractor,
         observer::{Event, Observer},
         process_group::ProcessGroup,
-        task::{RunFingerprint, RunRequest},
+        task::{RunFingerprint, RunRequest, refuse_without_validation},
     },
 };
 use vpt_backbone::{
@@ -72,35 +72,6 @@ pub(crate) struct Setup {
     pub(crate) fingerprint: RunFingerprint,
 }
 
-/// Fails if `config` asks for something that validation images decide and `dataset` has none.
-fn refuse_without_validation(config: &RunConfig, dataset: &Dataset) -> Result<()> {
-    if !dataset.val.is_empty() {
-        let message = format!("{} has validation images, which choose in their place", dataset.name);
-        return if config.folds.is_some() { Err(Error::setting("folds", message)) } else { Ok(()) };
-    }
-    let cache = &config.options.cache;
-    let needs = [
-        ("lr", matches!(config.lr, Some(LearningRate::Auto))),
-        ("patience", config.patience.is_some()),
-        ("select", config.select == Some(Select::Best)),
-        // The configuration of a run says so by itself.
-        ("keep_better", config.keep_better == Some(true) && config.folds.is_none() && !config.is_filled_in()),
-        ("alpha", config.method.has_cache() && (cache.alpha.is_none() || cache.beta.is_none())),
-    ];
-    let Some((field, _)) = needs.iter().find(|(_, asked)| *asked) else { return Ok(()) };
-    let lacks = match &config.draw {
-        Some(path) => format!("the draw {} holds none", path.display()),
-        None => format!("{} has none", dataset.name),
-    };
-    if *field == "alpha" {
-        let message = format!("{} chooses it and ", config.method);
-        let message =
-            Message::from(message).field("beta").text(format!(" by validation images, and {lacks}; give both"));
-        return Err(Error::setting("alpha", message));
-    }
-    Err(Error::setting(*field, format!("needs validation images, and {lacks}")))
-}
-
 impl Setup {
     /// Opens data, with what its labels stand for, and backbone; `None` when the observer asked to stop.
     pub(crate) fn new<L: ImageLabels>(request: RunRequest, observer: &mut dyn Observer) -> Result<Option<(Self, L)>> {
@@ -141,7 +112,7 @@ impl Setup {
         penalty: Option<f64>,
         observer: &mut dyn Observer,
     ) -> Result<Option<Self>> {
-        let mut folds = self.dataset.folds(of, self.plan.config.seed)?;
+        let mut folds = self.dataset.folds(of, self.plan.config.seed, L::NEEDS_EVERY_CLASS)?;
         let dataset = folds.swap_remove(fold);
         let (folds, select) = (None, Some(Select::Last));
         let config = RunConfig { folds, select, shots: None, draw: None, ..self.plan.config.clone() };
@@ -166,7 +137,7 @@ impl Setup {
             train_images: dataset.train.len(),
             shots: few_shot.as_ref().map(|draw| draw.shots),
         };
-        refuse_without_validation(config, &dataset)?;
+        refuse_without_validation(config, &dataset.name, dataset.val.len())?;
         let plan = config.resolve(&facts(&dataset))?;
         let (config, note) = config.with_card(&plan, &dataset.name, &classes, &dataset.classes)?;
         if let Some(note) = note {
@@ -188,7 +159,7 @@ impl Setup {
         let read = read(&mut dataset, labels, &plan, &extractor, observer)?;
         drop(extractor);
         let Some(PartContents { mut images, digests, hash: content_hash }) = read else { return Ok(None) };
-        refuse_without_validation(config, &dataset)?;
+        refuse_without_validation(config, &dataset.name, dataset.val.len())?;
         // Images that were left out may change the number of steps, and of keys.
         let plan = config.resolve(&facts(&dataset))?;
         if config.method.has_cache() {

@@ -92,6 +92,10 @@ impl DenseData for MaskDataset {
         let (name, classes) = (self.name.clone(), self.classes.names.clone());
         DenseSummary { name, classes, fingerprint: self.fingerprint(), split_file: self.split_file(), draw: None }
     }
+
+    fn fold(&self, fold: (usize, usize), seed: u64) -> Result<Self> {
+        self.fold(fold, seed)
+    }
 }
 
 impl DenseTask for Masks {
@@ -109,6 +113,7 @@ impl DenseTask for Masks {
     fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<MaskDataset> {
         let mut dataset = match given {
             Some(given) => given.segment()?,
+            None if config.folds.is_some() => MaskDataset::open_without_val(&config.data, config.seed_of_parts())?,
             None => MaskDataset::open(&config.data, config.seed_of_parts())?,
         };
         observer.event(&Event::Note(&format!("{}: {}", dataset.name, dataset.split_note)));

@@ -12,7 +12,8 @@ use crate::{
     train::{
         Silent, run, run_folder,
         task::dense::tests::{
-            a_better_head_alone_is_kept, config as dense_config, control_is_linear, drawn, leaves_a_whole_folder, resumes_to_the_same_bytes, stopped, survives_kills,
+            config as dense_config, control_is_linear, drawn, folds_choose_the_epochs, leaves_a_whole_folder,
+            resumes_to_the_same_bytes, stopped, survives_kills,
         },
         tests::{backbone, bytes, content, diverges, finish, is_refused_as_another},
     },
@@ -86,9 +87,14 @@ fn a_run_learns_and_leaves_a_whole_folder_whose_task_tells_pixels_apart_as_it_di
 }
 
 #[test]
-fn a_head_that_is_better_without_prompts_is_kept_alone() {
+fn folds_choose_the_epochs_where_there_is_no_val() {
     let dir = workplace();
-    a_better_head_alone_is_kept(&config(&dir, Method::VPT_DEEP), &dir);
+    let (deep, linear) = (config(&dir, Method::VPT_DEEP), config(&dir, Method::LINEAR));
+    let with_val = RunConfig { folds: Some(3), ..linear.clone() };
+    let message = run(&with_val, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    assert_eq!(message, "folds: data has validation images, which choose in their place");
+    fs::remove_file(dir.path().join("data/ImageSets/Segmentation/val.txt")).unwrap();
+    folds_choose_the_epochs(&deep, &linear, &dir);
 }
 
 #[test]
