@@ -9,12 +9,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::dataset::{Dataset, Sample, Split};
-use super::split::{by_class, shuffled};
+use super::split::{MAX_VAL_SHOTS, by_class, shuffled};
 use vpt_base::files::{read_limited, write_atomic};
 use vpt_base::{Error, Result};
-
-/// Most images a class that go to validation, whatever the shots.
-pub const MAX_VAL_SHOTS: usize = 4;
 
 /// Longest index file that is read, in bytes.
 const MAX_BYTES: u64 = 1 << 28;

@@ -22,6 +22,9 @@ use vpt_base::{Error, Result, random};
 /// Name of the split file in a run folder.
 const SPLIT_FILE: &str = "split.json";
 
+/// Most images, or boxes, a class that a few-shot draw gives to validation, whatever the shots.
+pub const MAX_VAL_SHOTS: usize = 4;
+
 /// Longest split file, in bytes.
 const MAX_BYTES: u64 = 1 << 30;
 

@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BoxDataset, BoxImage, Object};
 use crate::Split;
-use crate::few_shot::MAX_VAL_SHOTS;
-use crate::split::shuffled;
+use crate::split::{MAX_VAL_SHOTS, shuffled};
 use vpt_base::files::{read_limited, write_atomic};
 use vpt_base::{Error, Result};
 
