@@ -1,6 +1,7 @@
 //! The forms that other programs' clients speak, and what the server says of itself.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -148,7 +149,13 @@ fn the_document_describes_every_address_and_the_page_needs_no_other() {
     assert_ne!(answer.header("x-request-id"), Some("two words"));
     let listed = server.get("/v1/models/linear").ok().json();
     assert_eq!((&listed["details"]["task"], &listed["details"]["data"]), (&"classify".into(), &"colours".into()));
-    assert!(server.said().lines().any(|line| line.contains("mine-1 GET /info 200")), "{}", server.said());
+    // What the server writes is read by a thread, which may be behind.
+    let is_logged = || server.said().lines().any(|line| line.contains("mine-1 GET /info 200"));
+    let begun = Instant::now();
+    while !is_logged() && begun.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(is_logged(), "{}", server.said());
     assert!(server.get("/metrics").text().contains(r#"vpt_requests_total{route="/info",code="200"} 3"#));
     server.stop();
 }
