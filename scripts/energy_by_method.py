@@ -24,6 +24,8 @@ def run(args, method, seed):
                    "--threads", args.threads, "--quiet"]
         command += ["--image-size", args.image_size] if args.image_size else []
         command += [] if method in HEADS else ["--keep-better", "false"]
+        # Of CLIP it would keep to the texts of the classes, which is no head to compare.
+        command += ["--head", "linear"] if method == "lora" else []
         subprocess.run(list(map(str, command + args.options.split())), check=True, stdout=subprocess.DEVNULL)
     return out
 
