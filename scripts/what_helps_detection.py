@@ -17,6 +17,8 @@ again, and a run that was cut off goes on. Intervals are of the difference to th
 
 import argparse, collections, contextlib, io, json, pathlib, shlex, shutil, subprocess, sys, time
 
+from what_helps import signed
+
 ALONE = "head alone"
 ARMS = {
     ALONE: "--method linear",
@@ -144,11 +146,6 @@ def intervals(out, rows):
 
 def percent(values):
     return f"{100 * sum(values) / len(values):.1f}"
-
-
-def signed(interval):
-    text = f"{100 * interval['difference']:+.1f} ({100 * interval['low']:+.1f} to {100 * interval['high']:+.1f})"
-    return f"**{text}**" if interval["low"] > 0 or interval["high"] < 0 else text
 
 
 def tables(out):
