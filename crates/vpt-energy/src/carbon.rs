@@ -163,6 +163,7 @@ mod tests {
             attributed_kwh: measured.then_some(0.5),
             low_kwh: (!measured).then_some(0.25),
             high_kwh: (!measured).then_some(0.75),
+            gpu_kwh: None,
             cpu_seconds: 1.,
             wall_seconds: 1.,
             domains: Vec::new(),

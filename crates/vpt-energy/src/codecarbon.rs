@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use crate::gpu::GPU;
 use crate::process::{Machine, PROC};
 use crate::{Co2, Energy};
 
@@ -65,6 +66,15 @@ pub fn row(timestamp: &str, run: &str, energy: &Energy, co2: Option<&Co2>) -> [S
     let text = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
     let load = per_second(energy.cpu_seconds) / machine.cpus.max(1) as f64;
     let zero = || "0".to_owned();
+    let watts = |kwh: f64| per_second(kwh * 3.6e6);
+    let gpu = energy.gpu_kwh.unwrap_or(0.);
+    let cpu = kwh.map(|kwh| kwh - gpu);
+    let gpus: Vec<&str> = energy
+        .domains
+        .iter()
+        .filter_map(|name| name.strip_prefix(GPU)?.split_once(' '))
+        .map(|(_, name)| name)
+        .collect();
     COLUMNS.map(|column| match column {
         "timestamp" => timestamp.to_owned(),
         "project_name" => "vpt".to_owned(),
@@ -72,9 +82,15 @@ pub fn row(timestamp: &str, run: &str, energy: &Energy, co2: Option<&Co2>) -> [S
         "duration" => seconds.to_string(),
         "emissions" => text(kg),
         "emissions_rate" => text(kg.map(per_second)),
-        "cpu_power" => text(kwh.map(|kwh| per_second(kwh * 3.6e6))),
-        "cpu_energy" | "energy_consumed" => text(kwh),
-        "gpu_power" | "gpu_energy" | "gpu_count" | "gpu_utilization_percent" | "water_consumed" | "wue" => zero(),
+        "cpu_power" => text(cpu.map(watts)),
+        "cpu_energy" => text(cpu),
+        "gpu_power" => watts(gpu).to_string(),
+        "gpu_energy" => gpu.to_string(),
+        "energy_consumed" => text(kwh),
+        "gpu_count" => gpus.len().to_string(),
+        "gpu_model" => gpus.join(" | "),
+        "gpu_utilization_percent" if gpus.is_empty() => zero(),
+        "water_consumed" | "wue" => zero(),
         "country_iso_code" => co2.and_then(|co2| co2.country.clone()).unwrap_or_default(),
         "os" => std::env::consts::OS.to_owned(),
         "cpu_count" => machine.cpus.to_string(),
@@ -110,5 +126,21 @@ mod tests {
         assert_eq!((of("emissions"), of("emissions_rate")), ("0.028", "0.000028"));
         assert_eq!((of("cpu_power"), of("country_iso_code"), of("pue")), ("1800", "FRA", "1"));
         assert_eq!((of("gpu_model"), of("python_version"), of("gpu_energy")), ("", "", "0"));
+    }
+
+    #[test]
+    fn gpus_have_columns_of_their_own() {
+        let energy = Energy {
+            method: EnergyMethod::Powercap,
+            measured: true,
+            attributed_kwh: Some(0.75),
+            gpu_kwh: Some(0.5),
+            domains: vec!["package-0".to_owned(), "gpu-1 NVIDIA H".to_owned()],
+            ..Energy::unmeasured(1_000., "")
+        };
+        let row = row("2026-11-29T07:41:01", "runs/a", &energy, None);
+        let of = |name: &str| row[COLUMNS.iter().position(|column| *column == name).unwrap()].as_str();
+        assert_eq!((of("cpu_energy"), of("gpu_energy"), of("energy_consumed")), ("0.25", "0.5", "0.75"));
+        assert_eq!((of("gpu_power"), of("gpu_count"), of("gpu_model")), ("1800", "1", "NVIDIA H"));
     }
 }

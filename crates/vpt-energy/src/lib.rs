@@ -8,6 +8,7 @@ mod carbon;
 mod codecarbon;
 mod counters;
 mod estimate;
+mod gpu;
 mod meter;
 mod perf;
 mod process;
@@ -16,6 +17,7 @@ pub use carbon::{Carbon, Co2};
 pub use codecarbon::{COLUMNS, row};
 pub use meter::EnergyMeter;
 
+use gpu::GpuEnergy;
 use serde::{Deserialize, Serialize};
 use vpt_base::choice::choice;
 
@@ -48,6 +50,9 @@ pub struct Energy {
     pub low_kwh: Option<f64>,
     /// Estimates: the whole machine while it ran, at the most, in kWh.
     pub high_kwh: Option<f64>,
+    /// Of all these, what GPUs took that the process computes on, in kWh; measured, where it is there at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_kwh: Option<f64>,
     /// Processor time of this process and of those it has waited for, in seconds.
     pub cpu_seconds: f64,
     /// Wall time in seconds.
@@ -72,6 +77,7 @@ impl Energy {
             attributed_kwh: None,
             low_kwh: None,
             high_kwh: None,
+            gpu_kwh: None,
             cpu_seconds: 0.,
             wall_seconds,
             domains: Vec::new(),
@@ -92,6 +98,7 @@ impl Energy {
         sum(&mut self.attributed_kwh, later.attributed_kwh);
         sum(&mut self.low_kwh, later.low_kwh);
         sum(&mut self.high_kwh, later.high_kwh);
+        sum(&mut self.gpu_kwh, later.gpu_kwh);
         if self.measured != later.measured {
             let seconds = if self.measured { later.wall_seconds } else { self.wall_seconds };
             self.also(&format!("{seconds:.0} seconds were not measured"));
@@ -111,6 +118,20 @@ impl Energy {
             if !self.domains.contains(domain) {
                 self.domains.push(domain.clone());
             }
+        }
+    }
+
+    /// Adds what GPUs took meanwhile to each of its numbers.
+    fn add_gpus(&mut self, gpus: GpuEnergy) {
+        let kwh = gpus.joules / 3.6e6;
+        for number in [&mut self.machine_kwh, &mut self.attributed_kwh, &mut self.low_kwh, &mut self.high_kwh] {
+            *number = number.map(|number| number + kwh);
+        }
+        self.gpu_kwh = Some(kwh);
+        self.domains.extend(gpus.domains);
+        self.wraps += gpus.wraps;
+        if let Some(but) = gpus.but {
+            self.also(&but);
         }
     }
 
@@ -182,6 +203,7 @@ mod tests {
             attributed_kwh: Some(kwh),
             low_kwh: None,
             high_kwh: None,
+            gpu_kwh: None,
             cpu_seconds: seconds,
             wall_seconds: seconds,
             domains: vec!["package-0".to_owned()],

@@ -11,6 +11,7 @@ use crate::{
     Energy, EnergyMethod,
     counters::{Counters, POWERCAP},
     estimate,
+    gpu::GpuMeter,
     perf::{PERF, PerfCounters, open_event},
     process::{CpuTime, Machine, PROC},
 };
@@ -36,6 +37,7 @@ struct MeterState {
     proc: PathBuf,
     machine: Machine,
     counters: Result<Readings, String>,
+    gpus: Option<GpuMeter>,
     started: Instant,
     first: Option<CpuTime>,
     polled: Instant,
@@ -49,11 +51,11 @@ struct MeterState {
 impl EnergyMeter {
     /// Begins to measure.
     pub fn start() -> Self {
-        Self::at(Path::new(POWERCAP), Path::new(PERF), Path::new(PROC))
+        Self::at(Path::new(POWERCAP), Path::new(PERF), Path::new(PROC), GpuMeter::start())
     }
 
-    /// Begins to measure by what these folders say.
-    fn at(powercap: &Path, perf: &Path, proc: &Path) -> Self {
+    /// Begins to measure by what these folders and GPUs say.
+    fn at(powercap: &Path, perf: &Path, proc: &Path, gpus: Option<GpuMeter>) -> Self {
         let machine = Machine::read(proc);
         let counters = Readings::open(powercap, perf, machine.is_amd());
         let (now, cpu) = (Instant::now(), CpuTime::read(proc));
@@ -69,8 +71,9 @@ impl EnergyMeter {
             own_joules: 0.,
             over: false,
             counters,
+            gpus,
         };
-        let counts = state.counters.is_ok();
+        let counts = state.counters.is_ok() || state.gpus.is_some();
         let shared = Arc::new(SharedMeter { state: Mutex::new(state), ended: Condvar::new() });
         // Estimates need nothing between start and end.
         let thread = if counts { spawn(&shared) } else { None };
@@ -196,11 +199,23 @@ impl MeterState {
             self.own_joules += joules * share.clamp(0., 1.);
             self.polls += 1;
         }
+        if let Some(gpus) = &mut self.gpus {
+            gpus.poll(std::process::id());
+        }
         self.polled = now;
         self.last = cpu.or(self.last);
     }
 
+    /// That of processors and memory, and that of the GPUs this process computes on.
     fn energy(&self) -> Energy {
+        let mut energy = self.processor_energy();
+        if let Some(gpus) = self.gpus.as_ref().and_then(|gpus| gpus.energy(&self.proc)) {
+            energy.add_gpus(gpus);
+        }
+        energy
+    }
+
+    fn processor_energy(&self) -> Energy {
         let wall_seconds = (self.polled - self.started).as_secs_f64();
         let cpu_seconds = match (self.first, self.last) {
             (Some(first), Some(last)) => (last.own - first.own).max(0.),
@@ -241,6 +256,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::gpu::tests::TwoGpus;
 
     /// Folders like the kernel's with one package, whose counter and times are set by `tick`.
     struct Kernel(tempfile::TempDir);
@@ -276,7 +292,7 @@ mod tests {
     #[test]
     fn what_the_machine_takes_is_shared_by_processor_time_at_each_reading() {
         let kernel = Kernel::new();
-        let meter = EnergyMeter::at(&kernel.powercap(), &kernel.0.path().join("none"), &kernel.proc());
+        let meter = EnergyMeter::at(&kernel.powercap(), &kernel.0.path().join("none"), &kernel.proc(), None);
         // All of it is ours, then half of it, then nothing.
         for (joules, own, busy) in [(36, 10, 10), (108, 20, 30), (500, 20, 60)] {
             kernel.tick(joules, own, busy);
@@ -294,15 +310,39 @@ mod tests {
     fn without_counters_there_is_a_range_and_a_reason() {
         let kernel = Kernel::new();
         let none = kernel.0.path().join("none");
-        let meter = EnergyMeter::at(&none, &none, &kernel.proc());
+        let meter = EnergyMeter::at(&none, &none, &kernel.proc(), None);
         kernel.tick(0, 5, 5);
         let energy = meter.energy();
         assert_eq!((energy.method, energy.measured), (EnergyMethod::Estimate, false));
         assert!(energy.low_kwh.unwrap() <= energy.high_kwh.unwrap());
         let why = energy.why_not.unwrap();
         assert!(why.contains("none/power; 0.5 to 6 W a processor, of an unknown processor"), "{why}");
-        let nothing = EnergyMeter::at(&none, &none, &none).energy();
+        let nothing = EnergyMeter::at(&none, &none, &none, None).energy();
         assert_eq!((nothing.method, nothing.range_kwh()), (EnergyMethod::None, None));
+    }
+
+    #[test]
+    fn gpus_are_added_to_what_the_processors_take() {
+        let own = std::process::id();
+        let kernel = Kernel::new();
+        let none = kernel.0.path().join("none");
+        let gpus = TwoGpus::default();
+        gpus.set([Some(1_000), Some(0)], [&[own], &[]]);
+        let start = |powercap: &Path| {
+            let gpus = GpuMeter::of(Box::new(gpus.clone()));
+            EnergyMeter::at(powercap, &none, &kernel.proc(), Some(gpus))
+        };
+        let (measured, estimated) = (start(&kernel.powercap()), start(&none));
+        kernel.tick(36, 10, 10);
+        gpus.set([Some(73_000), Some(0)], [&[own], &[]]);
+        let energy = measured.energy();
+        assert!((energy.gpu_kwh.unwrap() - 72. / 3.6e6).abs() < 1e-15);
+        assert!((energy.machine_kwh.unwrap() - 108. / 3.6e6).abs() < 1e-15);
+        assert!((energy.attributed_kwh.unwrap() - 108. / 3.6e6).abs() < 1e-15);
+        assert_eq!(energy.domains, ["package-0", "gpu-0 H"]);
+        let energy = estimated.energy();
+        assert_eq!((energy.method, energy.measured), (EnergyMethod::Estimate, false));
+        assert!(energy.low_kwh.unwrap() >= 72. / 3.6e6 && energy.low_kwh <= energy.high_kwh);
     }
 
     #[test]
