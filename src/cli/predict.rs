@@ -16,7 +16,7 @@ use vpt::infer::predict::{Prediction, predict};
 use vpt::infer::segment::{SegmentPrediction, predict_masks};
 use vpt::model::{AnyTask, DetectTask, SegmentTask, TaskModel};
 use vpt::report::{DrawnBox, draw_boxes, draw_mask, picture_bytes, picture_paths, table};
-use vpt::shards::{PredictionFiles, ShardOutput, ShardWork};
+use vpt::shards::{PredictionFiles, ShardDetector, ShardOutput, ShardWork};
 use vpt::{
     files::write_atomic,
     image::{Rgb8, decode},
@@ -164,7 +164,7 @@ fn classify(asked: PredictRequest, task: TaskModel, progress: &mut dyn FnMut(usi
 }
 
 impl Predict {
-    /// Which shards are classified, if any are.
+    /// Which shards are looked at, if any are.
     pub(super) fn shards(&self) -> &ShardArgs {
         &self.shards
     }
@@ -176,6 +176,13 @@ impl Predict {
             return Err(Usage("--classes: a name is empty".to_owned()));
         }
         Ok(names)
+    }
+
+    /// The detector as it is asked for: of which classes, or for what is shown, and which of its boxes are kept.
+    fn detector(&self, task: DetectTask) -> anyhow::Result<DetectTask> {
+        let names = self.names()?;
+        let task = if names.is_empty() { task } else { task.with_classes(names)? };
+        Ok(self.shown(self.boxes.apply(task)?)?)
     }
 
     /// The detector for what `--exemplars` show, if any do; kept as `--save-task` says.
@@ -192,7 +199,7 @@ impl Predict {
     }
 }
 
-/// Classifies shards into a folder.
+/// Classifies shards, or looks for objects in them, into a folder.
 fn run_shards(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()> {
     let Some(folder) = &args.out else { return Err(Usage("--out: a folder is needed with --input".to_owned()).into()) };
     if let Some(save) = &args.save {
@@ -204,28 +211,40 @@ fn run_shards(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()
     if folder.is_file() {
         return Err(Usage(format!("--out: {} is a file; it is to be a folder", folder.display())).into());
     }
-    refuse_boxes_flags(args)?;
-    args.boxes.refuse()?;
-    let task = match args.model.open(global)? {
-        AnyTask::Classify(task) | AnyTask::Multilabel(task) => task,
-        AnyTask::Detect(_) => {
-            return Err(Usage("--input: shards are classified; a detector takes images one by one".to_owned()).into());
+    let model = args.model.path().to_path_buf();
+    let run = |backbone: &str, work: &ShardWork| {
+        let command = ShardCommand {
+            out: folder,
+            model: Some(&model),
+            backbone,
+            output: ShardOutput::Predictions { layout: args.layout.unwrap_or_default() },
+            skip_bad_images: args.skip_bad_images,
+            carbon: None,
+        };
+        args.shards.run(&command, work, global, out)
+    };
+    match args.model.open(global)? {
+        AnyTask::Classify(task) | AnyTask::Multilabel(task) => {
+            refuse_boxes_flags(args)?;
+            args.boxes.refuse()?;
+            if !args.exemplars.is_empty() {
+                return Err(Usage("--exemplars: the task has no boxes".to_owned()).into());
+            }
+            run(&task.model().backbone().name, &ShardWork::Predict(&task))
+        }
+        AnyTask::Detect(task) => {
+            if let Some(note) = args.boxes.note(&task) {
+                ProgressDisplay::new(global.quiet).line(&note);
+            }
+            let task = args.detector(task)?;
+            let detector = ShardDetector { thresholds: task.thresholds(args.min_score), task };
+            run(&detector.task.detector().backbone().name, &ShardWork::Detect(&detector))
         }
         AnyTask::Segment(_) => {
-            let message = "--input: shards are classified; a task of pixels takes images one by one";
-            return Err(Usage(message.to_owned()).into());
+            let message = "--input: shards are given classes or boxes; a task of pixels takes images one by one";
+            Err(Usage(message.to_owned()).into())
         }
-    };
-    let model = args.model.path().to_path_buf();
-    let command = ShardCommand {
-        out: folder,
-        model: Some(&model),
-        backbone: &task.model().backbone().name,
-        output: ShardOutput::Predictions { layout: args.layout.unwrap_or_default() },
-        skip_bad_images: args.skip_bad_images,
-        carbon: None,
-    };
-    args.shards.run(&command, &ShardWork::Predict(&task), global, out)
+    }
 }
 
 /// Flags that make no sense without boxes, or for a data set.
@@ -260,9 +279,7 @@ fn multilabel(asked: PredictRequest, task: &TaskModel, progress: &mut dyn FnMut(
 
 fn detect(asked: PredictRequest, task: DetectTask, progress: &mut dyn FnMut(usize, usize)) -> anyhow::Result<()> {
     let PredictRequest { args, files, set, .. } = asked;
-    let names = args.names()?;
-    let task = if names.is_empty() { task } else { task.with_classes(names)? };
-    let task = args.shown(args.boxes.apply(task)?)?;
+    let task = args.detector(task)?;
     let thresholds = task.thresholds(args.min_score);
     // A list of doubtful images also tells of boxes that were almost found.
     let least = if set.is_some() { looked_at(&thresholds) } else { thresholds.clone() };

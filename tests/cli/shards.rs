@@ -297,6 +297,39 @@ fn a_task_embeds_and_predicts_shards_as_it_does_images() {
 }
 
 #[test]
+fn a_detector_looks_at_shards_as_it_does_at_images() {
+    let sandbox = Sandbox::new();
+    sandbox.boxes("boxes", 24);
+    sandbox.vpt(&["train", "--data", "boxes", "--epochs", "1", "--out", "run"]).ok();
+    let kept = ["--min-score", "0.01", "--max-detections", "3", "--nms", "all"];
+    let alone = sandbox.vpt(&[&["predict", "--model", "run", "boxes/val", "--json"][..], &kept].concat()).ok().json();
+    let alone = alone["predictions"].as_array().unwrap();
+    let names: Vec<&str> = alone.iter().map(|image| image["image"].as_str().unwrap()).collect();
+    let mut members: Vec<(String, Vec<u8>)> =
+        names.iter().enumerate().map(|(i, name)| (format!("{i}.png"), fs::read(sandbox.path(name)).unwrap())).collect();
+    members.push(("broken.png".to_owned(), b"no picture".to_vec()));
+    sandbox.write("shards/0.tar", archive(&members));
+    let input = ["predict", "--model", "run", "--input", "shards", "--skip-bad-images", "--out"];
+    sandbox.vpt(&[&input, &["p"][..], &kept].concat()).ok();
+    let text = fs::read_to_string(sandbox.path("p/0.jsonl")).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), names.is_empty()), (names.len(), false));
+    assert!(lines.iter().any(|line| !line["boxes"].as_array().unwrap().is_empty()), "{text}");
+    for (i, (line, image)) in lines.iter().zip(alone).enumerate() {
+        assert_eq!(line["key"], i.to_string());
+        for field in ["width", "height", "boxes"] {
+            assert_eq!(line[field], image[field], "{i}: {field}");
+        }
+    }
+    let stats = json_file(&sandbox.path("p/stats/0.json"));
+    assert_eq!(stats["failures"][0]["key"], "broken");
+    sandbox.vpt(&[&input, &["t", "--layout", "parquet"][..], &kept].concat()).ok();
+    assert_eq!(fs::read(sandbox.path("t/0.parquet")).unwrap()[..4], *b"PAR1");
+    // What is kept is part of what a folder is.
+    sandbox.vpt(&[&input, &["p", "--min-score", "0.02"][..]].concat()).fails(&["p: was begun with another task"]);
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let sandbox = Sandbox::new();
     shards(&sandbox, 1, 3);

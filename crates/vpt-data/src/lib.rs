@@ -40,6 +40,6 @@ pub use loader::{Batch, Loader, LoaderOptions, PixelCache, epoch_order};
 pub use memory::MemorySet;
 pub use multilabel::{LabelSets, MultilabelDataset};
 pub use prefetch::blaming;
-pub use sample_loader::{SampleBatch, SampleImages, SampleLoader};
+pub use sample_loader::{SampleBatch, SampleImages, SampleLoader, SamplePicture};
 pub use split::{MeasuredPart, SplitFile};
 pub use written::{MaskSetWriter, write_class_folders};

@@ -8,20 +8,32 @@ use super::container::ImageSource;
 use super::formats::reason;
 use super::prefetch::blaming;
 use vpt_base::{Error, Result};
-use vpt_image::preprocess::Preprocess;
+use vpt_image::{Rgb8, preprocess::Preprocess};
 
 /// Pictures some of which may not be readable, and how they are made ready.
 #[derive(Debug)]
 pub struct SampleImages {
     images: Vec<ImageSource>,
-    preprocess: Preprocess,
+    /// None where they are wanted as they are.
+    preprocess: Option<Preprocess>,
+}
+
+/// A picture that could be read.
+#[derive(Debug)]
+pub enum SamplePicture {
+    /// Made ready for a backbone: `[3, H, W]`, normalised.
+    Ready(Vec<f32>),
+    /// As it is.
+    Whole(Rgb8),
 }
 
 /// Some pictures.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct SampleBatch {
-    /// Of those that could be read, `[B, 3, H, W]`, normalised.
+    /// Of those that could be read, `[B, 3, H, W]`, normalised; empty where they are wanted as they are.
     pub pixels: Vec<f32>,
+    /// Of those that could be read, the pictures, where they are wanted as they are.
+    pub pictures: Vec<Rgb8>,
     /// Positions of these.
     pub readable: Vec<usize>,
     /// Positions of the others, with the reason.
@@ -44,14 +56,26 @@ impl SampleLoader {
                 "gives images of different sizes, which cannot be one batch; a crop is missing",
             )
         })?;
-        let order = (0..images.len()).collect();
-        Self::start(SampleImages { images, preprocess: preprocess.clone() }, order, size, threads)
+        Self::over(SampleImages { images, preprocess: Some(preprocess.clone()) }, size, threads)
+    }
+
+    /// The same of the pictures as they are, each of its own size.
+    ///
+    /// # Errors
+    /// As [`Self::of_samples`].
+    pub fn of_pictures(images: Vec<ImageSource>, size: usize, threads: usize) -> Result<Self> {
+        Self::over(SampleImages { images, preprocess: None }, size, threads)
+    }
+
+    fn over(images: SampleImages, size: usize, threads: usize) -> Result<Self> {
+        let order = (0..images.images.len()).collect();
+        Self::start(images, order, size, threads)
     }
 }
 
 impl MakeBatch for SampleImages {
-    /// `[3, H, W]`, or what is wrong.
-    type Item = Result<Vec<f32>, String>;
+    /// The picture, or what is wrong.
+    type Item = Result<SamplePicture, String>;
     type Batch = SampleBatch;
 
     fn images(&self) -> usize {
@@ -64,8 +88,15 @@ impl MakeBatch for SampleImages {
 
     fn make(&self, index: usize) -> Result<Self::Item> {
         let image = &self.images[index];
-        match blaming(self.path(index), || self.preprocess.apply(&image.load()?)) {
-            Ok(pixels) => Ok(Ok(pixels)),
+        let read = || {
+            let picture = image.load()?;
+            Ok(match &self.preprocess {
+                Some(preprocess) => SamplePicture::Ready(preprocess.apply(&picture)?),
+                None => SamplePicture::Whole(picture),
+            })
+        };
+        match blaming(self.path(index), read) {
+            Ok(picture) => Ok(Ok(picture)),
             // The whole archive is at fault, and may be read another time.
             Err(error @ Error::Io { .. }) if matches!(image, ImageSource::Member { .. }) => Err(error),
             Err(error) => Ok(Err(reason(error))),
@@ -73,15 +104,17 @@ impl MakeBatch for SampleImages {
     }
 
     fn batch(&self, indices: Vec<usize>, items: Vec<Self::Item>) -> SampleBatch {
-        let mut batch = SampleBatch { pixels: Vec::new(), readable: Vec::new(), unreadable: Vec::new() };
+        let mut batch = SampleBatch::default();
         for (index, item) in indices.into_iter().zip(items) {
             match item {
-                Ok(pixels) => {
-                    batch.pixels.extend(pixels);
-                    batch.readable.push(index);
+                Ok(SamplePicture::Ready(pixels)) => batch.pixels.extend(pixels),
+                Ok(SamplePicture::Whole(picture)) => batch.pictures.push(picture),
+                Err(why) => {
+                    batch.unreadable.push((index, why));
+                    continue;
                 }
-                Err(why) => batch.unreadable.push((index, why)),
             }
+            batch.readable.push(index);
         }
         batch
     }

@@ -24,7 +24,7 @@ choice! {
         /// `N.jsonl`, a line for each image.
         #[default]
         JsonLines = "json-lines",
-        /// `N.parquet`, a row for each image; lists of classes are text in JSON.
+        /// `N.parquet`, a row for each image; lists of classes and of boxes are text in JSON.
         Parquet = "parquet",
     }
 }
@@ -75,7 +75,7 @@ pub enum ShardOutput {
         /// Whether each has length 1.
         normalized: bool,
     },
-    /// Classes of each image and how likely they are.
+    /// Classes of each image and how likely they are, or boxes of objects in it.
     Predictions {
         /// In which files.
         #[serde(default, skip_serializing_if = "PredictionFiles::is_default")]

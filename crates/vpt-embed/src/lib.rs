@@ -19,4 +19,4 @@ mod write;
 pub use folder::{ShardStats, Totals};
 pub use input::{ShardInput, ShardInputs, ShardSource, expand_shards};
 pub use layout::{PredictionFiles, RowType, ShardLayout, ShardOutput};
-pub use run::{EmbedConfig, EmbedEvent, EmbedObserver, EmbedOutcome, FailedShard, ShardWork, run};
+pub use run::{EmbedConfig, EmbedEvent, EmbedObserver, EmbedOutcome, FailedShard, ShardDetector, ShardWork, run};

@@ -1,6 +1,7 @@
 //! The loop over shards: the engine computes a batch while the next ones are decoded and the next shard is brought near.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
@@ -12,20 +13,25 @@ use crate::folder::{FolderIdentity, OutFolder, ShardStats, Totals, shards_hash};
 use crate::input::ShardInput;
 use crate::layout::ShardOutput;
 use crate::open::{ShardAtHand, ShardFound, fetch};
-use crate::write::ShardWriter;
+use crate::write::{LineKind, ShardWriter};
 use vpt_backbone::Backbone;
 use vpt_base::linear_algebra::normalize_l2;
-use vpt_base::{Error, Result};
+use vpt_base::{Error, Result, params::Param};
 use vpt_cluster::Shard;
-use vpt_data::{SampleBatch, SampleFault, SampleLoader, ShardSample};
-use vpt_image::Preprocess;
-use vpt_model::{model::TaskModel, predict::BATCH};
+use vpt_data::{ImageSource, SampleBatch, SampleFault, SampleLoader, ShardSample, boxes::BoxImage};
+use vpt_image::Rgb8;
+use vpt_model::{
+    model::{DetectTask, TaskModel, task_file::TaskMeta},
+    predict::BATCH,
+};
 use vpt_train::infer::embed::EmbeddingSource;
 
 /// How often a shard that another process works on is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// Classes that a line of predictions names.
 const TOP: usize = 5;
+/// Pictures that are held at a time where they are wanted as they are, which may be large.
+const PICTURES: usize = 16;
 
 /// What is done with each image.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +40,17 @@ pub enum ShardWork<'a> {
     Embed(EmbeddingSource<'a>),
     /// Its classes.
     Predict(&'a TaskModel),
+    /// The objects in it.
+    Detect(&'a ShardDetector),
+}
+
+/// A detector, and which of the boxes that it finds are told.
+#[derive(Debug)]
+pub struct ShardDetector {
+    /// The detector.
+    pub task: DetectTask,
+    /// Least score of a box of each class.
+    pub thresholds: Vec<f64>,
 }
 
 /// What to do, where.
@@ -138,41 +155,48 @@ impl ShardWork<'_> {
         match self {
             Self::Embed(source) => source.backbone(),
             Self::Predict(task) => task.model().backbone(),
+            Self::Detect(detector) => detector.task.detector().backbone(),
         }
     }
 
-    fn preprocess(&self) -> &Preprocess {
+    /// An iterator over `images` as the work takes them.
+    fn loader(&self, images: Vec<ImageSource>, threads: usize) -> Result<SampleLoader> {
         match self {
-            Self::Embed(source) => source.preprocess(),
-            Self::Predict(task) => task.preprocess(),
+            Self::Embed(source) => SampleLoader::of_samples(images, source.preprocess(), BATCH, threads),
+            Self::Predict(task) => SampleLoader::of_samples(images, task.preprocess(), BATCH, threads),
+            Self::Detect(_) => SampleLoader::of_pictures(images, PICTURES, threads),
         }
     }
 
-    /// What was learned, as a hash.
+    /// What was learned, and what of its answers is told, as a hash.
     fn task_hash(&self) -> Option<String> {
-        let task = match self {
-            Self::Embed(EmbeddingSource::Task(task)) | Self::Predict(task) => task,
-            Self::Embed(EmbeddingSource::Backbone(_)) => return None,
-        };
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(format!("{}\n{:?}\n", task.meta().method, task.meta().classes).as_bytes());
-        for param in task.params() {
-            hasher.update(format!("{} {:?}\n", param.name, param.shape).as_bytes());
-            param.values.iter().for_each(|value| {
-                hasher.update(&value.to_le_bytes());
-            });
+        match self {
+            Self::Embed(EmbeddingSource::Backbone(_)) => None,
+            Self::Embed(EmbeddingSource::Task(task)) | Self::Predict(task) => {
+                Some(learned_hash(task.meta(), task.params(), ""))
+            }
+            Self::Detect(ShardDetector { task, thresholds }) => {
+                // Vectors of classes are learned where they are of exemplars.
+                let texts: Option<Vec<u32>> =
+                    task.detector().texts().map(|texts| texts.iter().map(|value| value.to_bits()).collect());
+                let told = format!("{thresholds:?}\n{:?}\n{}\n{texts:?}\n", task.detector().decode(), task.tiles());
+                Some(learned_hash(task.meta(), task.params(), &told))
+            }
         }
-        Some(hasher.finalize().to_hex().to_string())
     }
 
-    /// Values of a row; none of predictions.
+    /// Values of a row; none of predictions and boxes.
     pub fn width(&self) -> Option<usize> {
         matches!(self, Self::Embed(_)).then(|| self.backbone().embedding_width())
     }
 
-    /// Whether predictions name any number of classes.
-    fn tells_several_classes(&self) -> bool {
-        matches!(self, Self::Predict(task) if task.meta().multilabel)
+    /// What a line says of an image; of embeddings there are none.
+    fn line_kind(&self) -> LineKind {
+        match self {
+            Self::Predict(task) if task.meta().multilabel => LineKind::SeveralClasses,
+            Self::Detect(_) => LineKind::Boxes,
+            _ => LineKind::OneClass,
+        }
     }
 
     fn identity(&self, config: &EmbedConfig) -> Result<FolderIdentity> {
@@ -195,7 +219,7 @@ impl ShardWork<'_> {
     /// Computes `batch`, whose images are those of `samples`, and writes what comes out.
     fn compute(
         &self,
-        batch: &SampleBatch,
+        batch: SampleBatch,
         samples: &[ShardSample],
         writer: &mut ShardWriter,
         config: &EmbedConfig,
@@ -203,6 +227,7 @@ impl ShardWork<'_> {
         if batch.readable.is_empty() {
             return Ok(());
         }
+        let keys = batch.readable.iter().map(|&position| &samples[position].key);
         match self {
             Self::Embed(source) => {
                 let mut rows = source.embed_pixels(&batch.pixels, config.threads)?;
@@ -213,9 +238,9 @@ impl ShardWork<'_> {
             }
             Self::Predict(task) => {
                 let logits = task.logits_by_image(&batch.pixels)?;
-                for (&position, row) in batch.readable.iter().zip(logits.chunks_exact(task.meta().classes.len())) {
+                for (key, row) in keys.zip(logits.chunks_exact(task.meta().classes.len())) {
                     let guesses = task.guesses_of(row, TOP);
-                    let mut line = json!({"key": samples[position].key});
+                    let mut line = json!({"key": key});
                     if task.meta().multilabel {
                         line["labels"] = json!(guesses);
                     } else if let Some(best) = guesses.first() {
@@ -227,8 +252,33 @@ impl ShardWork<'_> {
                 }
                 Ok(())
             }
+            Self::Detect(ShardDetector { task, thresholds }) => {
+                let open = |(key, picture): (&String, Rgb8)| {
+                    BoxImage::unlabelled(key.clone(), ImageSource::Memory(Arc::new(picture)))
+                };
+                let images = keys.clone().zip(batch.pictures).map(open).collect::<Result<Vec<_>>>()?;
+                let sizes: Vec<[usize; 2]> = images.iter().map(|image| [image.width, image.height]).collect();
+                let found = task.boxes(images, thresholds, &mut |_, _| {})?;
+                for ((key, [width, height]), boxes) in keys.zip(sizes).zip(found) {
+                    writer.line(&json!({"key": key, "width": width, "height": height, "boxes": boxes}))?;
+                }
+                Ok(())
+            }
         }
     }
+}
+
+/// A hash of a task's learned values, its classes, and what else it depends on.
+fn learned_hash(meta: &TaskMeta, params: &[Param], more: &str) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("{}\n{:?}\n{more}", meta.method, meta.classes).as_bytes());
+    for param in params {
+        hasher.update(format!("{} {:?}\n", param.name, param.shape).as_bytes());
+        param.values.iter().for_each(|value| {
+            hasher.update(&value.to_le_bytes());
+        });
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Does the shards of `config`, or of this process's share of them, that are not done.
@@ -339,7 +389,7 @@ impl ShardPass<'_> {
         match found {
             ShardFound::Ready(at_hand) => {
                 let images = at_hand.samples.samples.iter().map(|sample| sample.image.clone()).collect();
-                let loader = SampleLoader::of_samples(images, self.work.preprocess(), BATCH, self.config.threads)?;
+                let loader = self.work.loader(images, self.config.threads)?;
                 Ok(Some(ShardInHand { at_hand, loader, begun: Instant::now() }))
             }
             ShardFound::Busy(index) => {
@@ -380,10 +430,11 @@ impl ShardPass<'_> {
         let ShardAtHand { index, claim, bytes, mut samples } = *at_hand;
         let name = self.config.inputs[index].name.clone();
         let total = samples.samples.len();
-        let (width, several_classes) = (self.work.width().unwrap_or(0), self.work.tells_several_classes());
-        let mut writer = ShardWriter::begin(&self.folder.work(index), self.config.output, width, several_classes)?;
+        let width = self.work.width().unwrap_or(0);
+        let work = self.folder.work(index);
+        let mut writer = ShardWriter::begin(&work, self.config.output, width, self.work.line_kind())?;
         let mut failures = std::mem::take(&mut samples.faults);
-        let mut readable = Vec::with_capacity(total);
+        let mut readable: Vec<usize> = Vec::with_capacity(total);
         let mut taken = 0;
         loop {
             let waited = Instant::now();
@@ -402,12 +453,15 @@ impl ShardPass<'_> {
                 let Ok(found) = shards.try_recv() else { break };
                 *next = self.begin(found)?;
             }
+            readable.extend(&batch.readable);
+            let fault = |(at, error): &(usize, String)| SampleFault {
+                key: samples.samples[*at].key.clone(),
+                error: error.clone(),
+            };
+            failures.extend(batch.unreadable.iter().map(fault));
             let computed = Instant::now();
-            self.work.compute(&batch, &samples.samples, &mut writer, self.config)?;
+            self.work.compute(batch, &samples.samples, &mut writer, self.config)?;
             self.outcome.engine_s += computed.elapsed().as_secs_f64();
-            readable.extend(batch.readable);
-            let fault = |(at, error): (usize, String)| SampleFault { key: samples.samples[at].key.clone(), error };
-            failures.extend(batch.unreadable.into_iter().map(fault));
             self.observer.event(&EmbedEvent::Images { shard: &name, done: taken, total });
             if self.interrupted() {
                 return Ok(());

@@ -18,10 +18,28 @@ const MAIN: &str = "main";
 /// Where names are put.
 const NAMES: &str = "names";
 
-/// The columns of a table of predictions: of tasks that tell one class, and of those that tell any number.
-const ONE_CLASS: [(&str, CellKind); 4] =
-    [("key", CellKind::Text), ("label", CellKind::Text), ("probability", CellKind::Number), ("top5", CellKind::Text)];
-const SEVERAL_CLASSES: [(&str, CellKind); 2] = [("key", CellKind::Text), ("labels", CellKind::Text)];
+/// What lines say of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LineKind {
+    /// The class that it is, and the next ones.
+    OneClass,
+    /// All classes that are in it.
+    SeveralClasses,
+    /// Boxes of objects, and the size of the image in pixels.
+    Boxes,
+}
+
+impl LineKind {
+    /// The columns of a table of them.
+    fn columns(self) -> &'static [(&'static str, CellKind)] {
+        use CellKind::{Integer, Number, Text};
+        match self {
+            Self::OneClass => &[("key", Text), ("label", Text), ("probability", Number), ("top5", Text)],
+            Self::SeveralClasses => &[("key", Text), ("labels", Text)],
+            Self::Boxes => &[("key", Text), ("width", Integer), ("height", Integer), ("boxes", Text)],
+        }
+    }
+}
 
 /// Files that were made, and where they belong below the folder of outputs.
 pub(crate) type MadeFiles = Vec<(PathBuf, PathBuf)>;
@@ -32,8 +50,7 @@ pub(crate) struct ShardWriter {
     work: PathBuf,
     output: ShardOutput,
     width: usize,
-    /// Whether predictions are of tasks that tell any number of classes.
-    several_classes: bool,
+    lines: LineKind,
     path: PathBuf,
     file: BufWriter<File>,
     /// Bytes before the rows.
@@ -42,17 +59,17 @@ pub(crate) struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Begins in the folder `work`; rows have `width` values, or lines name one class or, with `several_classes`, any number.
+    /// Begins in the folder `work`; rows have `width` values, or lines say what `lines` tells.
     ///
     /// # Errors
     /// Nothing can be written there.
-    pub(crate) fn begin(work: &Path, output: ShardOutput, width: usize, several_classes: bool) -> Result<Self> {
+    pub(crate) fn begin(work: &Path, output: ShardOutput, width: usize, lines: LineKind) -> Result<Self> {
         let path = work.join(MAIN);
         let mut file = BufWriter::new(File::create(&path).map_err(Error::io(&path))?);
         let head = npy_head(output, 0, width);
         // The number of rows is not known yet.
         file.write_all(&head).map_err(Error::io(&path))?;
-        Ok(Self { work: work.to_path_buf(), output, width, several_classes, path, file, head: head.len(), rows: 0 })
+        Ok(Self { work: work.to_path_buf(), output, width, lines, path, file, head: head.len(), rows: 0 })
     }
 
     /// Adds rows `[B, width]`.
@@ -95,7 +112,7 @@ impl ShardWriter {
     /// # Errors
     /// They cannot be written.
     pub(crate) fn finish(self, samples: &[ShardSample], files: &ShardFiles) -> Result<(MadeFiles, Option<String>)> {
-        let Self { work, output, width, several_classes, path, file, head, rows } = self;
+        let Self { work, output, width, lines, path, file, head, rows } = self;
         let done = |path: &Path| Error::io(path.to_path_buf());
         let mut main = file.into_inner().map_err(|error| done(&path)(error.into_error()))?;
         let mut made = path.clone();
@@ -116,8 +133,7 @@ impl ShardWriter {
             ShardOutput::Predictions { layout: PredictionFiles::JsonLines } => main.sync_all().map_err(done(&path))?,
             ShardOutput::Predictions { layout: PredictionFiles::Parquet } => {
                 made = work.join("table");
-                let columns: &[_] = if several_classes { &SEVERAL_CLASSES } else { &ONE_CLASS };
-                write_records(&made, &read_lines(&path).map_err(done(&path))?, columns)?;
+                write_records(&made, &read_lines(&path).map_err(done(&path))?, lines.columns())?;
                 std::fs::remove_file(&path).map_err(done(&path))?;
             }
         }
@@ -201,7 +217,7 @@ mod tests {
 
     fn written(output: ShardOutput, rows: &[&[f32]]) -> (Vec<Vec<u8>>, Vec<PathBuf>) {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = ShardWriter::begin(dir.path(), output, 2, false).unwrap();
+        let mut writer = ShardWriter::begin(dir.path(), output, 2, LineKind::OneClass).unwrap();
         for rows in rows {
             writer.rows(rows).unwrap();
         }
@@ -245,8 +261,8 @@ mod tests {
         use parquet::file::reader::{FileReader, SerializedFileReader};
         let dir = tempfile::tempdir().unwrap();
         let output = ShardOutput::Predictions { layout: PredictionFiles::Parquet };
-        let table = |several: bool, lines: &[Value]| {
-            let mut writer = ShardWriter::begin(dir.path(), output, 0, several).unwrap();
+        let table = |kind: LineKind, lines: &[Value]| {
+            let mut writer = ShardWriter::begin(dir.path(), output, 0, kind).unwrap();
             for line in lines {
                 writer.line(line).unwrap();
             }
@@ -262,7 +278,7 @@ mod tests {
             json!({"key": "a", "label": "cat", "probability": 1, "top5": [{"label": "cat", "probability": 1}]}),
             json!({"key": "b", "label": "3", "probability": 0.5, "top5": []}),
         ];
-        let (columns, rows) = table(false, &lines);
+        let (columns, rows) = table(LineKind::OneClass, &lines);
         assert_eq!(columns, ["key BYTE_ARRAY", "label BYTE_ARRAY", "probability DOUBLE", "top5 BYTE_ARRAY"]);
         assert_eq!(
             rows,
@@ -271,15 +287,18 @@ mod tests {
                 r#"{key: "b", label: "3", probability: 0.5, top5: "[]"}"#,
             ]
         );
-        assert_eq!(table(false, &[]), (columns, Vec::new()));
-        let (columns, rows) = table(true, &[json!({"key": "a", "labels": []})]);
+        assert_eq!(table(LineKind::OneClass, &[]), (columns, Vec::new()));
+        let (columns, rows) = table(LineKind::SeveralClasses, &[json!({"key": "a", "labels": []})]);
         assert_eq!((columns.len(), &rows[0][..]), (2, r#"{key: "a", labels: "[]"}"#));
+        let (columns, rows) = table(LineKind::Boxes, &[json!({"key": "a", "width": 8, "height": 6, "boxes": []})]);
+        assert_eq!((&columns[1][..], &rows[0][..]), ("width INT64", r#"{key: "a", width: 8, height: 6, boxes: "[]"}"#));
     }
 
     #[test]
     fn what_does_not_fit_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = ShardWriter::begin(dir.path(), embeddings(ShardLayout::Npy, RowType::F16), 2, false).unwrap();
+        let mut writer =
+            ShardWriter::begin(dir.path(), embeddings(ShardLayout::Npy, RowType::F16), 2, LineKind::OneClass).unwrap();
         let message = writer.rows(&[1e6, 0.]).unwrap_err().to_string();
         assert!(message.starts_with("dtype: 1000000 is too large for f16"), "{message}");
     }

@@ -162,9 +162,12 @@ pub(crate) mod tests {
 
     use super::*;
 
+    /// Millijoules, if they are counted, and processes.
+    type Read = (Option<u64>, Vec<u32>);
+
     /// Two GPUs whose counters and processes are set by hand; the second may count nothing.
     #[derive(Clone, Default)]
-    pub(crate) struct TwoGpus(pub(crate) Arc<Mutex<[(Option<u64>, Vec<u32>); 2]>>);
+    pub(crate) struct TwoGpus(Arc<Mutex<[Read; 2]>>);
 
     impl Gpus for TwoGpus {
         fn names(&self) -> Vec<String> {
