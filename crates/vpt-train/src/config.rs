@@ -397,7 +397,7 @@ settings! {
             /// above 1 GiB lies in the run folder while it runs.
             cached_views: Option<usize> => {
                 value: "N",
-                default: DefaultText::Made(|| dense::VIEWS.to_string()),
+                default: DefaultText::Made(dense::views_text),
                 tasks: DENSE,
                 check: |&views| {
                     if views > dense::MOST_VIEWS { Err(format!("more than {}", dense::MOST_VIEWS).into()) } else { Ok(()) }

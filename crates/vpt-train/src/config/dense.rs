@@ -1,6 +1,6 @@
 //! What detection and segmentation have in common: their defaults, and the part of a plan that tells of them.
 
-use super::RunConfig;
+use super::{RunConfig, Task};
 use vpt_base::{Error, Result};
 use vpt_model::methods::Warmup;
 
@@ -8,14 +8,19 @@ use vpt_model::methods::Warmup;
 pub(super) const EMA: f64 = 0.995;
 /// Bound on the length of the gradient.
 pub(super) const CLIP_NORM: f64 = 1.;
-/// Random views of a training image whose tokens are computed once.
-pub(super) const VIEWS: usize = 0;
+/// Random views of a training image whose tokens are computed once, in segmentation; none in detection.
+const VIEWS: usize = 8;
 /// More than there are epochs in most runs.
 pub(super) const MOST_VIEWS: usize = 1000;
 /// Bytes that the tokens of all views may take.
 const VIEW_BYTES: usize = 4 << 30;
 /// Most steps that a stage warms up for.
 const WARMUP_STEPS: f64 = 100.;
+
+/// How a help text says the number of views.
+pub(super) fn views_text() -> String {
+    format!("{VIEWS} in segmentation; 0 in detection")
+}
 
 /// How a help text says the bound on gradients.
 pub(super) fn clip_norm_text() -> String {
@@ -45,15 +50,15 @@ impl DensePlan {
 }
 
 impl RunConfig {
-    /// What detection and segmentation need, for a run of `epochs` of `per_epoch` steps.
-    pub(super) fn dense_plan(&self, epochs: usize, per_epoch: usize) -> Result<DensePlan> {
+    /// What detection or segmentation, whichever `task` is, need for a run of `epochs` of `per_epoch` steps.
+    pub(super) fn dense_plan(&self, task: Task, epochs: usize, per_epoch: usize) -> Result<DensePlan> {
         let head_epochs = self.dense_head_epochs(epochs)?;
         let steps = (head_epochs.max(1) * per_epoch) as f64;
         Ok(DensePlan {
             head_epochs,
             warmup: self.warmup.unwrap_or(Warmup::SHARE.min(WARMUP_STEPS / steps)),
             ema: self.ema.unwrap_or(EMA),
-            cached_views: self.cached_views.unwrap_or(VIEWS),
+            cached_views: self.cached_views.unwrap_or(if task == Task::Segment { VIEWS } else { 0 }),
         })
     }
 

@@ -1,6 +1,6 @@
 //! What only detection has: its defaults, and the part of a plan that tells of them.
 
-use super::RunConfig;
+use super::{RunConfig, segmentation};
 use vpt_base::{Error, Result};
 use vpt_data::boxes::{BoxAugment, Fit, MAX_TILES};
 
@@ -13,7 +13,8 @@ pub(super) const TILED_EPOCHS: usize = 8;
 /// How a help text says the zoom.
 pub(super) fn scale_jitter_text() -> String {
     let [least, most] = SCALE_JITTER;
-    format!("{least} {most} in detection, linear none; none in segmentation")
+    let [smaller, larger] = segmentation::SCALE_JITTER;
+    format!("{least} {most} in detection, linear none; {smaller} {larger} in segmentation")
 }
 
 /// The part of a plan that only detection has.

@@ -33,10 +33,16 @@ impl RunConfig {
         Ok(config.with_earlier_defaults().on(compute))
     }
 
-    /// The same where it was filled in by a version that had no choice of what a head begins as: what that version did.
-    fn with_earlier_defaults(self) -> Self {
+    /// The same where it was filled in by a version that had no choice of something: what that version did.
+    fn with_earlier_defaults(mut self) -> Self {
         if !self.is_filled_in() {
             return self;
+        }
+        if DENSE.contains(&self.task) {
+            self.cached_views.get_or_insert(0);
+        }
+        if self.task == Task::Segment {
+            self.scale_jitter.get_or_insert([1.; 2]);
         }
         let beside = self.head.is_some() && self.method.has_option("head_init");
         if self.task == Task::Classify && beside && self.head_init.is_none() {
@@ -63,7 +69,9 @@ impl RunConfig {
     pub(crate) fn identity(&self) -> Result<String> {
         // The texts of a card stand in the file themselves.
         let cached_views = self.cached_views.filter(|views| *views > 0);
-        let told = Self { dataset_card: None, cached_views, ..self.clone() };
+        let still = self.task == Task::Segment && self.method.on_features() && self.scale_jitter == Some([1.; 2]);
+        let scale_jitter = self.scale_jitter.filter(|_| !still);
+        let told = Self { dataset_card: None, cached_views, scale_jitter, ..self.clone() };
         let begins = DENSE.contains(&self.task) || self.head_init == Some(self.earlier_head_init());
         let earlier = begins && self.keep_better == Some(false);
         if !earlier {

@@ -231,11 +231,13 @@ impl RunConfig {
         let total_steps = (per_epoch as u64).checked_mul(epochs as u64).filter(|&steps| steps <= 1 << 40);
         let total_steps = total_steps.ok_or_else(|| Error::setting("epochs", format!("{epochs} are too many")))?;
         let is_dense = DENSE.contains(&context.task);
-        let dense = is_dense.then(|| self.dense_plan(epochs, per_epoch)).transpose()?;
+        let dense = is_dense.then(|| self.dense_plan(context.task, epochs, per_epoch)).transpose()?;
         let detect = (context.task == Task::Detect).then(|| self.detect_plan()).transpose()?;
         let segment = (context.task == Task::Segment).then(|| self.segment_plan()).transpose()?;
         let augment = detect.map(|detect| (detect.augment.flip, detect.augment.scale));
         let augment = augment.or(segment.map(|segment| (segment.augment.flip, segment.augment.scale)));
+        // What has to be said since nothing is zoomed.
+        let still = Some([1.; 2]).filter(|_| segment.is_some() || !self.method.on_features());
         let warmup = self.warmup.or(match defaults.warmup {
             // Its first epoch stands for it.
             Warmup::SlowFirstEpoch => None,
@@ -276,7 +278,7 @@ impl RunConfig {
             ema: dense.map(|dense| dense.ema).or(self.ema),
             fit: detect.map(|detect| detect.fit),
             cached_views: dense.map(|dense| dense.cached_views),
-            scale_jitter: augment.and_then(|(_, scale)| scale.or(Some([1.; 2]).filter(|_| !self.method.on_features()))),
+            scale_jitter: augment.and_then(|(_, scale)| scale.or(still)),
             decode_head: segment.map(|segment| segment.decode_head),
             tiles: segment
                 .map(|segment| segment.tiles)

@@ -5,10 +5,13 @@ use vpt_base::{Error, Message, Result};
 use vpt_data::masks::MaskAugment;
 use vpt_model::head::segment::DecodeHead;
 
+/// Least and greatest zoom of training images.
+pub(super) const SCALE_JITTER: [f32; 2] = [0.75, 1.5];
+
 /// The part of a plan that only segmentation has.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SegmentPlan {
-    /// Random changes to training images; a head that prompts will follow knows the flip only.
+    /// Random changes to training images; a head that prompts will follow knows the flip only where no views are computed once.
     pub augment: MaskAugment,
     /// How classes of pixels are made of patch tokens.
     pub decode_head: DecodeHead,
@@ -21,9 +24,9 @@ impl RunConfig {
     pub(super) fn segment_plan(&self) -> Result<SegmentPlan> {
         let augment = MaskAugment {
             flip: self.flip.unwrap_or(true),
-            scale: match self.scale_jitter {
-                Some([1., 1.]) => None,
-                given => given,
+            scale: match self.scale_jitter.unwrap_or(SCALE_JITTER) {
+                [1., 1.] => None,
+                scale => Some(scale),
             },
         };
         augment.check()?;

@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use vpt_model::methods::{MethodSpec, help};
 
@@ -128,6 +128,37 @@ fn a_detector_s_images_are_zoomed_while_prompts_learn_unless_told_otherwise() {
     assert_eq!(zoom(Method::VPT_DEEP, Some([1., 1.])), None);
     assert_eq!(zoom(Method::LINEAR, None), None);
     assert_eq!(zoom(Method::LINEAR, Some([0.5, 2.])), Some([0.5, 2.]));
+}
+
+#[test]
+fn masks_are_seen_in_eight_views_unless_told_otherwise_and_runs_of_earlier_versions_as_they_are() {
+    let facts = RunContext { task: Task::Segment, ..FACTS };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.toml");
+    for method in [Method::VPT_DEEP, Method::LINEAR] {
+        let plan = config(method).resolve(&facts).unwrap();
+        assert_eq!((plan.segment.unwrap().augment.scale, plan.dense.unwrap().cached_views), (Some([0.75, 1.5]), 8));
+        let still = RunConfig { scale_jitter: Some([1.; 2]), cached_views: Some(0), ..config(method) };
+        let plan = still.resolve(&facts).unwrap();
+        assert_eq!((plan.segment.unwrap().augment.scale, plan.dense.unwrap().cached_views), (None, 0));
+        let text = plan.config.to_toml().unwrap();
+        let again = |text: &str| {
+            fs::write(&path, text).unwrap();
+            RunConfig::load(&path).unwrap().resolve(&facts).unwrap()
+        };
+        assert_eq!(again(&text), plan);
+        // An earlier version said nothing of views, nor of the zoom of a head alone.
+        let earlier: String = text
+            .split_inclusive('\n')
+            .filter(|line| !line.starts_with("cached_views"))
+            .filter(|line| method != Method::LINEAR || !line.starts_with("scale_jitter"))
+            .collect();
+        assert!(earlier.len() < text.len());
+        assert_eq!(again(&earlier), plan);
+        let hashed = RunConfig { keep_better: Some(false), ..plan.config }.identity().unwrap();
+        assert!(!hashed.contains("cached_views"), "{hashed}");
+        assert_eq!(hashed.contains("scale_jitter"), method == Method::VPT_DEEP, "{hashed}");
+    }
 }
 
 #[test]

@@ -266,9 +266,7 @@ fn go_on(run: &Path, given: Option<OpenData>, group: &ProcessGroup, observer: &m
     }
     let mut config = RunConfig::load(&folder.file(run_folder::CONFIG))?;
     // What a run does not speak of may be younger than it is.
-    if DENSE.contains(&config.task) {
-        config.cached_views.get_or_insert(0);
-    } else {
+    if !DENSE.contains(&config.task) {
         config.dataset_card.get_or_insert_with(|| NO_CARD.to_owned());
     }
     let request = RunRequest { config: &config, given, group };

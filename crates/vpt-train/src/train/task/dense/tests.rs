@@ -31,8 +31,8 @@ pub(in crate::train::task) fn drawn(
     dir
 }
 
-/// Four epochs of three steps, two of them with the head alone, at 32 pixels: 4 x 4 tokens. Whatever changes at random is new
-/// every time. What prompts have learned is the result, though the head alone may be better.
+/// Four epochs of three steps, two of them with the head alone, at 32 pixels: 4 x 4 tokens. Masks are not zoomed, and whatever changes at
+/// random is new every time. What prompts have learned is the result, though the head alone may be better.
 pub(in crate::train::task) fn config(dir: &TempDir, task: Task, method: Method) -> RunConfig {
     let last = Some(PromptLayers::Last(1)).filter(|_| method == Method::VPT_DEEP);
     RunConfig {
@@ -44,6 +44,7 @@ pub(in crate::train::task) fn config(dir: &TempDir, task: Task, method: Method) 
         head_epochs: (method != Method::LINEAR).then_some(2),
         batch_size: Some(5),
         image_size: Some(32),
+        scale_jitter: (task == Task::Segment).then_some([1.; 2]),
         cached_views: Some(0),
         keep_better: (method != Method::LINEAR).then_some(false),
         threads: Some(2),
