@@ -7,7 +7,7 @@ use serde_json::json;
 use vpt::backbone::{Backbone, Compute, Engine, OpenOptions, Precision};
 use vpt::export::{
     COUNT, ExportOptions, Exported, Layout, NamedTensor, Opset, Samples, export_backbone, export_classifier,
-    export_detector, export_texts, hash_of, task_tensors, text_path,
+    export_detector, export_segmenter, export_texts, hash_of, task_tensors, text_path,
 };
 use vpt::infer::inputs::{expand, validation_images};
 use vpt::infer::npy::{NpyArray, write_npz};
@@ -52,7 +52,7 @@ pub(crate) struct Export {
     /// The file to write
     #[arg(long, value_name = "FILE.onnx")]
     out: Option<PathBuf>,
-    /// Names and form of what goes in and comes out: `images`, RGB from 0 to 1, to `probs` and `logits` or, of a detector, `output0`;
+    /// Names and form of what goes in and comes out: `images`, RGB from 0 to 1, to `probs` and `logits`, of a detector to `output0`, of a task of pixels to `logits` and `masks`;
     /// or `pixel_values`, normalised, to `logits` and `probs`, with config.json and `preprocessor_config.json` beside
     #[arg(long, value_name = "LAYOUT", default_value = "ultralytics", value_parser = one_of::<Layout>(Layout::NAMES))]
     layout: Layout,
@@ -104,11 +104,6 @@ pub(crate) fn run(args: &Export, global: &Global, out: Output) -> anyhow::Result
     }
 }
 
-/// What is said of a task that no file can be written for.
-fn not_exported(path: &Path) -> vpt::Error {
-    vpt::Error::task_file(path, "tells pixels apart, which is not written as ONNX")
-}
-
 /// Writes a task.
 fn of_task(args: &Export, path: &Path, options: &ExportOptions, global: &Global, out: Output) -> anyhow::Result<()> {
     let open = TaskOptions {
@@ -118,7 +113,10 @@ fn of_task(args: &Export, path: &Path, options: &ExportOptions, global: &Global,
     };
     let task = AnyTask::open(path, &open)?;
     let (meta, tensors) = match &task {
-        AnyTask::Segment(_) => return Err(not_exported(path).into()),
+        AnyTask::Segment(_) if args.task_tensors.is_some() => {
+            return Err(Usage("--task-tensors: of a task of pixels the head is part of the graph".to_owned()).into());
+        }
+        AnyTask::Segment(task) => (task.meta(), None),
         AnyTask::Detect(task) if args.task_tensors.is_some() => {
             return Err(Usage(format!(
                 "--task-tensors: {} is a detector, whose head is part of the graph",
@@ -137,7 +135,7 @@ fn of_task(args: &Export, path: &Path, options: &ExportOptions, global: &Global,
         let hash = hash_of(&TaskFile::path_in(path))?;
         let samples = samples(args, Some(path), global)?;
         let exported = match &task {
-            AnyTask::Segment(_) => return Err(not_exported(path).into()),
+            AnyTask::Segment(task) => export_segmenter(task, options, to, &hash, &samples)?,
             AnyTask::Detect(task) => export_detector(task, options, to, &hash, &samples)?,
             AnyTask::Classify(task) | AnyTask::Multilabel(task) => {
                 export_classifier(task, options, to, &hash, &samples)?
@@ -146,6 +144,12 @@ fn of_task(args: &Export, path: &Path, options: &ExportOptions, global: &Global,
         keep_reference(args.reference.as_deref(), &exported)?;
         tell(&mut result, &exported, to, args, options);
         lines.push(describe(&format!("{} on {}", meta.method, meta.backbone.name), &exported, to));
+        if let AnyTask::Segment(_) = &task {
+            lines.push(
+                "the file sees one window: resizing images and cutting them into windows is left to the caller"
+                    .to_owned(),
+            );
+        }
         if let AnyTask::Detect(task) = &task
             && task.tiles() > 1
         {

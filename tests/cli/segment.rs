@@ -55,10 +55,72 @@ fn a_run_on_masks_leaves_what_is_promised_and_its_task_writes_masks() {
     let eval = sandbox.vpt(&["eval", "--model", "run", "--backbone", &clip, "--data", "again", "--json"]).ok().json();
     assert_eq!(number(&eval, "/metrics/pixel_acc"), 1.);
 
-    let export = ["export", "--model", "run", "--backbone", &clip, "--out", "task.onnx"];
-    sandbox.vpt(&export).fails(&["tells pixels apart", "ONNX"]);
     let wrong = ["predict", "--model", "run", "--backbone", &clip, "--min-score", "0.5", "again/images"];
     sandbox.vpt(&wrong).refuses(&["--min-score"]);
+}
+
+#[test]
+fn a_task_of_pixels_leaves_as_a_file_that_answers_the_same() {
+    let sandbox = Sandbox::new();
+    sandbox.masks("masks", 24);
+    let clip = fixture("clip");
+    let run = |name: &str, more: &[&str]| {
+        let args =
+            ["train", "--task", "segment", "--backbone", &clip, "--data", "masks", "--image-size", "32", "--out", name];
+        sandbox.vpt(&[&args[..], &["--epochs", "2", "--keep-better", "false", "--lr", "0.1"], more].concat()).ok();
+    };
+    run("deep", &[]);
+    run("tiles", &["--tiles", "2"]);
+    sandbox
+        .vpt(&[
+            "train",
+            "--task",
+            "segment",
+            "--backbone",
+            &clip,
+            "--data",
+            "masks",
+            "--image-size",
+            "32",
+            "--out",
+            "linear",
+            "--epochs",
+            "1",
+            "--method",
+            "linear",
+            "--decode-head",
+            "linear",
+        ])
+        .ok();
+    let export = |name: &str, more: &[&str]| {
+        let args = ["export", "--model", name, "--backbone", &clip, "--out", "task.onnx", "--json"];
+        sandbox.vpt(&[&args[..], more].concat())
+    };
+    for (name, more, windows, limit) in [
+        ("deep", &[][..], 3, 1e-4),
+        ("deep", &["--opset", "23"], 3, 1e-4),
+        ("deep", &["--precision", "f16"], 3, 2e-2),
+        ("tiles", &[], 6, 1e-4),
+        ("linear", &["--external-data"], 3, 1e-4),
+    ] {
+        let result = export(name, more).ok().json();
+        let parity = &result["parity"];
+        assert_eq!((parity["of"].as_str(), parity["images"].as_u64()), (Some("pixels"), Some(windows)), "{parity}");
+        assert!(number(parity, "/max_difference") <= limit * number(parity, "/largest"), "{parity}");
+        assert_eq!(number(parity, "/of_total"), (windows * 32 * 32) as f64);
+        assert_eq!(result["outputs"], "[\"logits\",\"masks\"]".parse::<Value>().unwrap());
+        if limit < 1e-3 {
+            assert_eq!(parity["agree"], parity["of_total"], "{parity}");
+        }
+    }
+    for (more, part) in [
+        (&["--layout", "hf"][..], "--layout"),
+        (&["--nms"], "--nms"),
+        (&["--task-input"], "--task-input"),
+        (&["--task-tensors", "t.npz"], "--task-tensors"),
+    ] {
+        export("deep", more).refuses(&[part]);
+    }
 }
 
 #[test]

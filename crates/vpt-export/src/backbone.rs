@@ -127,6 +127,7 @@ fn facts<'f>(
         temperature: None,
         task_file: None,
         fit: None,
+        windows: None,
         layout: options.layout.name(),
         half: options.half,
         nms: false,

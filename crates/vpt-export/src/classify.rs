@@ -47,6 +47,7 @@ pub fn export_classifier(
             temperature: meta.temperature,
             task_file: Some(task_file),
             fit: None,
+            windows: None,
             layout: options.layout.name(),
             half: options.half,
             nms: false,

@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
-use crate::block::{BlockReader, activation, leave_tower};
+use crate::block::BlockReader;
 use crate::classify::{inputs, run};
+use crate::dense::{DenseLayers, leave};
 use crate::graph::{Attr, Dim, Graph, NamedTensor, Value, transposed};
 use crate::head::{EPSILON, unit_times};
 use crate::interpret::{Program, Tensor};
@@ -18,10 +19,9 @@ use vpt_base::{
     Error, Result,
     params::{Param, find},
 };
-use vpt_kernel::Activation;
 use vpt_model::{
     head::detect::{
-        ClassLayer, DecodeOptions, DetectShape, GROUP_EPS, GROUPS, Grid, LAYER_EPS, RawBoxes, decode,
+        ClassLayer, DecodeOptions, DetectShape, Grid, LAYER_EPS, RawBoxes, decode,
         decode::{CANDIDATES, DUPLICATE, KEPT, MIN_SCORE},
         geometry,
     },
@@ -91,6 +91,7 @@ pub fn export_detector(
         temperature: None,
         task_file: Some(task_file),
         fit: Some(task.input().fit.to_string()),
+        windows: None,
         layout: options.layout.name(),
         half: options.half,
         nms: options.nms,
@@ -123,8 +124,8 @@ struct DenseHead<'h> {
 }
 
 impl DenseHead<'_> {
-    fn values(&self, name: &str) -> Result<&[f32]> {
-        Ok(&find(self.params, &format!("head.{name}"))?.values)
+    fn layers(&self) -> DenseLayers<'_> {
+        DenseLayers { params: self.params, channels: self.shape.channels }
     }
 
     /// Detections that are left of an image.
@@ -136,24 +137,24 @@ impl DenseHead<'_> {
     fn build(&self, graph: &mut Graph, levels: Vec<Value>) -> Result<[Value; 3]> {
         let DetectShape { width: d, grid, channels: c, .. } = self.shape;
         let (side, tokens) = (self.shape.side(), self.shape.tokens());
-        let levels: Vec<Value> = levels.into_iter().map(|level| leave(graph, level)).collect();
-        graph.element = crate::graph::Element::F32;
+        let layers = self.layers();
+        let levels = leave(graph, levels);
         graph.scope("neck");
         let mut normalized = Vec::new();
         for (i, level) in levels.iter().enumerate() {
             let norm =
-                ["weight", "bias"].map(|which| self.values(&format!("neck.norm{i}.{which}")).map(<[f32]>::to_vec));
+                ["weight", "bias"].map(|which| layers.values(&format!("neck.norm{i}.{which}")).map(<[f32]>::to_vec));
             let [scale, shift] = norm;
             let norm = [graph.floats("norm.weight", &[d], scale?), graph.floats("norm.bias", &[d], shift?)];
             normalized.push(graph.layer_norm(level, d, Some(norm), LAYER_EPS));
         }
         let joined = graph.concat(&normalized.iter().collect::<Vec<_>>(), -1);
-        let x = self.linear(graph, &joined, "neck", self.shape.levels * d)?;
+        let x = layers.linear(graph, &joined, "neck", self.shape.levels * d)?;
         let x = graph.transpose(&x, &[0, 2, 1]);
-        let x = self.norm_and_gelu(graph, &x, "neck.group_norm", grid * grid)?;
+        let x = layers.norm_and_gelu(graph, &x, "neck.group_norm", grid * grid)?;
         let map = if self.shape.upsample {
             let rows = graph.transpose(&x, &[0, 2, 1]);
-            let four = self.linear(graph, &rows, "upsample", c)?;
+            let four = layers.linear(graph, &rows, "upsample", c)?;
             let (g, c) = (grid as i64, c as i64);
             let four = graph.reshape(&four, &[0, g, g, 2, 2, c]);
             graph.transpose(&four, &[0, 5, 1, 3, 2, 4])
@@ -164,36 +165,29 @@ impl DenseHead<'_> {
         let mut towers = Vec::new();
         for tower in ["class", "box"] {
             graph.scope(tower);
-            let mut x = map.clone();
-            for i in 0..2 {
-                let weight = by_channel(self.values(&format!("{tower}.conv{i}.weight"))?, c);
-                let weight = graph.floats("conv.weight", &[c, c, 3, 3], weight);
-                let attributes = vec![("kernel_shape", Attr::Ints(vec![3; 2])), ("pads", Attr::Ints(vec![1; 4]))];
-                let y = graph.node_with("Conv", &[&x, &weight], attributes);
-                let y = self.norm_and_gelu(graph, &y, &format!("{tower}.norm{i}"), tokens)?;
-                x = if i == 0 { graph.reshape(&y, &[0, c as i64, side as i64, side as i64]) } else { y };
-            }
+            let names = |i| ["conv", "norm"].map(|layer| format!("{tower}.{layer}{i}"));
+            let x = layers.two_convolutions(graph, &map, side, names)?;
             towers.push(graph.transpose(&x, &[0, 2, 1]));
         }
         let [of_class, of_box] = &towers[..] else { return Err(Error::invalid("head", "without towers")) };
         graph.scope("class");
         let logits = match (self.shape.classes, self.texts) {
-            (ClassLayer::Linear { .. }, _) => self.linear(graph, of_class, "class", c)?,
+            (ClassLayer::Linear { .. }, _) => layers.linear(graph, of_class, "class", c)?,
             (ClassLayer::Text { width, .. }, Some(texts)) => {
-                let projected = self.linear(graph, of_class, "class.project", c)?;
+                let projected = layers.linear(graph, of_class, "class.project", c)?;
                 let unit = graph.unit_rows(&projected, EPSILON);
-                let scale = f64::from(self.values("class.log_scale")?[0]).exp();
+                let scale = f64::from(layers.values("class.log_scale")?[0]).exp();
                 let texts = transposed(&unit_times(texts, width, scale), width);
                 let texts = graph.floats("texts", &[width, self.classes], texts);
                 let cosine = graph.matmul(&unit, &texts);
-                let shift = graph.scalar(self.values("class.shift")?[0]);
+                let shift = graph.scalar(layers.values("class.shift")?[0]);
                 graph.add(&cosine, &shift)
             }
             (ClassLayer::Text { .. }, None) => return Err(Error::invalid("head", "without the texts of its classes")),
         };
         graph.scope("box");
-        let boxes = self.linear(graph, of_box, "box", c)?;
-        let quality = self.linear(graph, of_box, "quality", c)?;
+        let boxes = layers.linear(graph, of_box, "box", c)?;
+        let quality = layers.linear(graph, of_box, "quality", c)?;
         let [class, quality] = [&logits, &quality].map(|x| graph.node("Sigmoid", &[x]));
         let product = graph.mul(&class, &quality);
         let scores = graph.node("Sqrt", &[&product]);
@@ -211,34 +205,6 @@ impl DenseHead<'_> {
         let size = graph.node("Exp", &[&size]);
         let size = graph.scaled(&size, (f64::from(self.shape.anchor) * pixels) as f32);
         Ok([centre, size, scores])
-    }
-
-    /// A layer of rows `[.., inputs]`.
-    fn linear(&self, graph: &mut Graph, x: &Value, name: &str, inputs: usize) -> Result<Value> {
-        let (weight, bias) = (self.values(&format!("{name}.weight"))?, self.values(&format!("{name}.bias"))?.to_vec());
-        let outputs = bias.len();
-        let weight = graph.floats(&format!("{name}.weight"), &[inputs, outputs], transposed(weight, inputs));
-        let bias = graph.floats(&format!("{name}.bias"), &[outputs], bias);
-        let y = graph.matmul(x, &weight);
-        Ok(graph.add(&y, &bias))
-    }
-
-    /// A norm over groups of channels, and its activation, of `[B, C, ..]` as `[B, C, T]`.
-    fn norm_and_gelu(&self, graph: &mut Graph, x: &Value, name: &str, tokens: usize) -> Result<Value> {
-        let c = self.shape.channels;
-        let groups = GROUPS;
-        let [scale, shift] =
-            ["weight", "bias"].map(|which| self.values(&format!("{name}.{which}")).map(<[f32]>::to_vec));
-        let x = graph.reshape(x, &[0, groups as i64, -1]);
-        let one = graph.ones(groups);
-        let zero = graph.floats("zero", &[groups], vec![0.; groups]);
-        let x = graph.node_with("InstanceNormalization", &[&x, &one, &zero], vec![("epsilon", Attr::Float(GROUP_EPS))]);
-        let x = graph.reshape(&x, &[0, c as i64, tokens as i64]);
-        let scale = graph.floats(&format!("{name}.weight"), &[c, 1], scale?);
-        let shift = graph.floats(&format!("{name}.bias"), &[c, 1], shift?);
-        let x = graph.mul(&x, &scale);
-        let x = graph.add(&x, &shift);
-        Ok(activation(graph, &x, Activation::Gelu))
     }
 
     /// Boxes without their duplicates, best first, `[B, most, 6]`: left, top, right, bottom, score, class; zeros behind the last.
@@ -375,19 +341,6 @@ impl DenseHead<'_> {
     }
 }
 
-/// A value of the tower as f32.
-fn leave(graph: &mut Graph, x: Value) -> Value {
-    let element = graph.element;
-    let value = leave_tower(graph, x);
-    graph.element = element;
-    value
-}
-
 fn sigmoid(x: f32) -> f64 {
     1. / (1. + (-f64::from(x)).exp())
-}
-
-/// A convolution's weight `[out, y, x, in]` as `[out, in, y, x]`.
-fn by_channel(weight: &[f32], channels: usize) -> Vec<f32> {
-    weight.chunks_exact(9 * channels).flat_map(|of_output| transposed(of_output, channels)).collect()
 }

@@ -174,11 +174,16 @@ impl<'a> Graph<'a> {
         value
     }
 
-    /// Makes `value` an output of this name.
+    /// Makes `value` an output of floats of this name.
     pub(crate) fn output(&mut self, name: &'static str, value: &Value, dims: &[Dim]) {
+        self.output_of(name, Element::F32, value, dims);
+    }
+
+    /// Makes `value` an output of this name.
+    pub(crate) fn output_of(&mut self, name: &'static str, element: Element, value: &Value, dims: &[Dim]) {
         self.taken.insert(name.to_owned());
         self.push("Identity", &[value], &[name.to_owned()], vec![]);
-        self.outputs.push(value_info(name, Element::F32, dims));
+        self.outputs.push(value_info(name, element, dims));
     }
 
     fn push(&mut self, op: &str, inputs: &[&Value], outputs: &[Value], attributes: Vec<(&'static str, Attr)>) {

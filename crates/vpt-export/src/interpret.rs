@@ -13,6 +13,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::layers::resize;
 use crate::graph::Element;
 use crate::proto::{Wire, fields};
 use vpt_base::{Error, Result};
@@ -298,6 +299,8 @@ impl Program {
                 .inputs
                 .iter()
                 .zip(&own)
+                // One that may be left out has no name.
+                .filter(|(name, _)| !name.is_empty())
                 .map(|(name, own)| {
                     own.as_ref().or_else(|| values.get(&**name)).ok_or_else(|| format!("there is no value `{name}`"))
                 })
@@ -339,6 +342,7 @@ fn apply(node: &Node, given: &[&Tensor], threads: usize) -> Result<Vec<Tensor>, 
         "InstanceNormalization" => layers::instance_norm(node, at(0)?, at(1)?, at(2)?),
         "Attention" => layers::attention(node, given, threads),
         "ReduceSum" | "ReduceMean" => layers::reduce(node, at(0)?, given.get(1).copied()),
+        "Resize" => layers::resize_by(node, at(0)?, at(1)?),
         "ArgMax" => layers::arg_max(node, at(0)?),
         "Shape" => Ok(shape::shape(node, at(0)?)),
         "Reshape" => shape::reshape(at(0)?, at(1)?),

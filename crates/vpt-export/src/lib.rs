@@ -4,6 +4,7 @@
 mod backbone;
 mod block;
 mod classify;
+mod dense;
 mod detect;
 mod file;
 mod graph;
@@ -15,6 +16,7 @@ mod parity;
 mod prompts;
 mod proto;
 mod samples;
+mod segment;
 mod text;
 mod vit;
 
@@ -29,6 +31,7 @@ pub use self::graph::{NamedTensor, Opset};
 pub use self::metadata::{KEY, PARITY};
 pub use self::parity::Parity;
 pub use self::samples::{COUNT, Samples};
+pub use self::segment::export_segmenter;
 pub use self::vit::PixelForm;
 use crate::{
     file::Written,

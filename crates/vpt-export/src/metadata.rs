@@ -13,10 +13,18 @@ pub const KEY: &str = "vpt";
 /// The key of the parity figures, which are known once the file is written.
 pub const PARITY: &str = "vpt_parity";
 
+/// How images become windows, of a task of pixels: the shorter side is resized to `tiles` windows, which overlap by a third.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Windows<'f> {
+    pub(crate) tiles: usize,
+    /// The number of each class in masks of the data.
+    pub(crate) indices: &'f [u16],
+}
+
 /// Facts that the metadata tells.
 #[derive(Debug)]
 pub(crate) struct Facts<'f> {
-    /// `classify`, `multilabel`, `detect`, `embed` or `embed-text`.
+    /// `classify`, `multilabel`, `detect`, `segment`, `embed` or `embed-text`.
     pub(crate) task: &'static str,
     /// The method, of a learned task.
     pub(crate) method: Option<String>,
@@ -33,6 +41,7 @@ pub(crate) struct Facts<'f> {
     pub(crate) task_file: Option<&'f str>,
     /// How images become square, of a detector.
     pub(crate) fit: Option<String>,
+    pub(crate) windows: Option<Windows<'f>>,
     pub(crate) layout: &'static str,
     pub(crate) half: bool,
     pub(crate) nms: bool,
@@ -43,7 +52,13 @@ pub(crate) struct Facts<'f> {
 impl Facts<'_> {
     /// Keys and values in the order in which they are written.
     pub(crate) fn entries(&self) -> Vec<(&'static str, String)> {
-        let detects = self.task == "detect";
+        let dense = ["detect", "segment"].contains(&self.task);
+        let task = match self.task {
+            "detect" => "detect",
+            // Ultralytics' `segment` has a mask for each object.
+            "segment" => "semantic",
+            _ => "classify",
+        };
         let mut entries = Vec::new();
         if !self.task.starts_with("embed") {
             let batch = 1;
@@ -51,8 +66,8 @@ impl Facts<'_> {
                 ("description", format!("vpt {} on {}", self.method.as_deref().unwrap_or_default(), self.backbone.0)),
                 ("author", "vpt".to_owned()),
                 ("version", env!("CARGO_PKG_VERSION").to_owned()),
-                ("stride", if detects { self.stride } else { 1 }.to_string()),
-                ("task", if detects { "detect" } else { "classify" }.to_owned()),
+                ("stride", if dense { self.stride } else { 1 }.to_string()),
+                ("task", task.to_owned()),
                 ("batch", batch.to_string()),
                 ("channels", "3".to_owned()),
                 ("imgsz", format!("[{0}, {0}]", self.side)),
@@ -94,6 +109,10 @@ impl Facts<'_> {
         });
         if let Some(fit) = &self.fit {
             json["fit"] = fit.as_str().into();
+        }
+        if let Some(Windows { tiles, indices }) = self.windows {
+            json["tiles"] = tiles.into();
+            json["indices"] = indices.into();
         }
         json
     }

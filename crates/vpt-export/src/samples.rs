@@ -8,6 +8,7 @@ use vpt_base::{Result, random};
 use vpt_data::{
     ImageSource,
     boxes::{BoxImage, BoxInput, BoxLoader, BoxLoaderOptions},
+    masks::{MaskImage, MaskInput, MaskLoader, MaskLoaderOptions, MaskView},
     visit_batches,
 };
 use vpt_image::{Preprocess, Rgb8};
@@ -16,6 +17,9 @@ use vpt_image::{Preprocess, Rgb8};
 const SIDE: usize = 256;
 /// Images that are drawn, and that are taken of a run.
 pub const COUNT: usize = 8;
+
+/// Windows of an image that are looked at.
+const WINDOWS: usize = 2;
 
 /// Images that the written file is run on.
 #[derive(Clone, Debug)]
@@ -81,6 +85,36 @@ impl Samples {
         let mut pixels = Vec::new();
         visit_batches(loader, count, &mut |_, _| true, |batch| {
             pixels.extend(batch.pixels);
+            Ok(())
+        })?;
+        Ok(pixels)
+    }
+
+    /// The first windows of each of them, `[n, 3, s, s]`.
+    ///
+    /// # Errors
+    /// As [`Self::pixels`].
+    pub(crate) fn of_segmenter(&self, input: &MaskInput, threads: usize) -> Result<Vec<f32>> {
+        let open = |image: &ImageSource| {
+            let name = image.file().map(|file| file.display().to_string()).unwrap_or_default();
+            MaskImage::unlabelled(name, image.clone())
+        };
+        let images = self.images.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let count = images.len();
+        let options = MaskLoaderOptions {
+            input: input.clone(),
+            view: MaskView::Windows { mirror: false },
+            labels: false,
+            seed: 0,
+            epoch: 0,
+            batch: 1,
+            threads,
+        };
+        let loader = MaskLoader::new(images.into(), (0..count).collect(), options)?;
+        let mut pixels = Vec::new();
+        visit_batches(loader, count, &mut |_, _| true, |batch| {
+            let most = WINDOWS * 3 * input.side * input.side;
+            pixels.extend_from_slice(&batch.pixels[..batch.pixels.len().min(most)]);
             Ok(())
         })?;
         Ok(pixels)

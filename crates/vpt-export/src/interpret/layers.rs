@@ -1,7 +1,7 @@
 //! Products, norms and sums.
 
 use super::elementwise::{joint_shape, repeated};
-use super::shape::{reshape, transpose};
+use super::shape::transpose;
 use super::{Attribute, Node, Tensor, Values, elementwise};
 use vpt_kernel::{Init, Mat, MatMut, Panels, matmul as product, with_team};
 
@@ -198,20 +198,77 @@ pub(super) fn reduce(node: &Node, x: &Tensor, axes: Option<&Tensor>) -> Result<T
     Ok(Tensor::floats(&shape, sums.into_iter().map(|v| (v / count) as f32).collect()))
 }
 
-/// The place of the largest, of equals the first, along the last dimension.
+/// The place of the largest, of equals the first, along a dimension.
 pub(super) fn arg_max(node: &Node, x: &Tensor) -> Result<Tensor, String> {
-    let width = x.shape.last().copied().unwrap_or(0);
-    if x.axis(node.int("axis", 0))? + 1 != x.shape.len() || width == 0 {
-        return Err("not along the last dimension".to_owned());
+    let axis = x.axis(node.int("axis", 0))?;
+    let [outer, own, inner] = x.around(axis);
+    if own == 0 {
+        return Err("of nothing".to_owned());
     }
-    let first = |row: &[i64]| (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as i64;
-    let places: Vec<i64> = x.as_ints()?.chunks_exact(width).map(first).collect();
+    let places = match &x.values {
+        Values::Floats(values) => first_largest(values, outer, own, inner),
+        Values::Ints(values) => first_largest(values, outer, own, inner),
+    };
     let mut shape = x.shape.clone();
-    shape.pop();
-    let found = Tensor::ints(&shape, places);
     if node.int("keepdims", 1) == 0 {
-        return Ok(found);
+        shape.remove(axis);
+    } else {
+        shape[axis] = 1;
     }
-    let kept: Vec<i64> = shape.iter().map(|&n| n as i64).chain([1]).collect();
-    reshape(&found, &Tensor::ints(&[kept.len()], kept))
+    Ok(Tensor::ints(&shape, places))
+}
+
+fn first_largest<T: PartialOrd>(values: &[T], outer: usize, own: usize, inner: usize) -> Vec<i64> {
+    let mut places = Vec::with_capacity(outer * inner);
+    for of_outer in values.chunks_exact((own * inner).max(1)).take(outer) {
+        for i in 0..inner {
+            let at = |place: usize| &of_outer[place * inner + i];
+            places.push((1..own).fold(0, |best, place| if at(place) > at(best) { place } else { best }) as i64);
+        }
+    }
+    places
+}
+
+/// Images `[B, C, H, W]` at other sizes, as factors of the four dimensions say: between the four nearest values, by the middles of pixels.
+pub(super) fn resize_by(node: &Node, x: &Tensor, factors: &Tensor) -> Result<Tensor, String> {
+    let (mode, middles) = (node.text("mode"), node.text("coordinate_transformation_mode"));
+    if (mode, middles) != ("linear", "half_pixel") {
+        return Err(format!("{mode}, {middles}"));
+    }
+    let &[one, also, down, across] = factors.as_floats()? else { return Err("not by four factors".to_owned()) };
+    if (one, also) != (1., 1.) || !(down > 0. && across > 0. && down.max(across) < 4096.) {
+        return Err(format!("by {:?}", factors.as_floats()?));
+    }
+    let size = |axis: usize, factor: f32| x.dim(axis).map(|n| (n as f64 * f64::from(factor)).floor() as usize);
+    resize(x, size(2, down)?, size(3, across)?)
+}
+
+/// Images `[B, C, H, W]` at another size.
+pub(crate) fn resize(x: &Tensor, height: usize, width: usize) -> Result<Tensor, String> {
+    let &[batch, channels, h, w] = &*x.shape else { return Err("not of images".to_owned()) };
+    if h == 0 || w == 0 {
+        return Err("of nothing".to_owned());
+    }
+    let taps = |from: usize, to: usize| -> Vec<(usize, usize, f32)> {
+        let tap = |at: usize| {
+            let place = ((at as f64 + 0.5) * from as f64 / to as f64 - 0.5).clamp(0., (from - 1) as f64);
+            let first = place as usize;
+            (first, (first + 1).min(from - 1), (place - first as f64) as f32)
+        };
+        (0..to).map(tap).collect()
+    };
+    let (rows, columns) = (taps(h, height), taps(w, width));
+    let mut values = Vec::with_capacity(batch * channels * height * width);
+    for plane in x.as_floats()?.chunks_exact(h * w) {
+        for &(top, bottom, down) in &rows {
+            let between = |column: usize| {
+                let (a, b) = (plane[top * w + column], plane[bottom * w + column]);
+                a + down * (b - a)
+            };
+            let line: Vec<f32> = (0..w).map(between).collect();
+            values
+                .extend(columns.iter().map(|&(left, right, across)| line[left] + across * (line[right] - line[left])));
+        }
+    }
+    Ok(Tensor::floats(&[batch, channels, height, width], values))
 }

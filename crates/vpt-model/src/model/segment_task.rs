@@ -91,6 +91,11 @@ impl SegmentTask {
         &self.meta
     }
 
+    /// How images are seen.
+    pub fn input(&self) -> &MaskInput {
+        &self.input
+    }
+
     /// Backbone, prompts and head.
     pub fn segmenter(&self) -> &Segmenter {
         &self.segmenter
