@@ -381,9 +381,9 @@ impl Vit {
             rows.check(depth, self.width())?;
         }
         let pool = self.pool_of(pass.readout);
-        let plain = matches!(pass.input, Input::Images(_)) && pool.is_some();
-        if pass.tuned.is_some_and(|tuned| !plain || !tuned.fits(self)) {
-            return Err(Error::invalid("tuned weights", "are for features of images, on the backbone they are of"));
+        let of_images = matches!(pass.input, Input::Images(_));
+        if pass.tuned.is_some_and(|tuned| !of_images || !tuned.fits(self)) {
+            return Err(Error::invalid("tuned weights", "are for images, on the backbone they are of"));
         }
         self.check_readout(pass.readout, pass.want != Want::default())?;
         let (values, each, what) = match pass.input {

@@ -156,6 +156,65 @@ fn gradients_of_weights_prompts_and_pixels_together_equal_the_textbook_form() {
     }
 }
 
+/// Patches behind several blocks, as a dense head reads them: every gradient, of weights and of prompts beside them. What comes behind the
+/// last block that is read has none.
+#[test]
+fn gradients_of_weights_by_tokens_that_are_read_equal_the_textbook_form() {
+    let patches = |after| TokenRead { after, rows: TokenRows::Patches };
+    let all = [patches(1), patches(2), patches(3)];
+    let early = [TokenRead { after: 0, rows: TokenRows::All }, patches(2)];
+    for (spec, size) in families() {
+        let RandomTower { weights, vit, images, .. } = RandomTower::new(&spec, size, BATCH);
+        let data = random(102, 3 * TOKENS * WIDTH);
+        let count = vit.tower.embedding.patches();
+        for tune in KINDS {
+            let mut tuned = vit.tuned(&spec, &weights, tune).unwrap();
+            let values = moved(&mut tuned);
+            set(&mut tuned, &values);
+            let (reference, vars) = reference((&spec, size), &weights, &values);
+            for (reads, layers) in [(&all[..], None), (&all, Some(PromptLayers::Last(2))), (&early, None)] {
+                let case = format!("{spec:?} {tune:?} {layers:?} {reads:?}");
+                let prompts = prompts(layers, &data);
+                let image = f64_tensor(&images, &[BATCH, 3, size, size]);
+                let prompt = prompts
+                    .as_ref()
+                    .map(|p| Var::from_tensor(&f64_tensor(p.data, &[p.layers, p.tokens, WIDTH])).unwrap());
+                let tokens = reference.tokens(&image, layers.zip(prompt.as_ref().map(Var::as_tensor))).unwrap();
+                let read = |read: &TokenRead| match read.rows {
+                    TokenRows::All => tokens[read.after].clone(),
+                    TokenRows::Patches => tokens[read.after].narrow(1, vit.tokens() - count, count).unwrap(),
+                };
+                let expected = Tensor::cat(&reads.iter().map(read).collect::<Vec<_>>(), 1).unwrap();
+                let readout = Readout::Tokens(reads);
+                let pass = Pass { prompts, readout, tuned: Some(&tuned), ..Pass::forward(&images, 2) };
+                let error = relative_error(&vit.read(&pass).unwrap(), &super::values(&expected));
+                assert!(error < 5e-6, "{case}: tokens off by {error:e}");
+
+                let each = vit.feature_rows(readout) * WIDTH;
+                let slopes = random(101, BATCH * each);
+                let weighted = (&expected * f64_tensor(&slopes, expected.dims())).unwrap().sum_all().unwrap();
+                let grads = weighted.backward().unwrap();
+                let gradient = |var: &Var| grads.get(var).map(super::values);
+                let lengths: Vec<f64> = vars.iter().map(|var| gradient(var).map_or(0., |g| norm(&g))).collect();
+                let loss =
+                    |range: Range<usize>, _: &[f32]| Ok((slopes[range.start * each..range.end * each].to_vec(), ()));
+                let want = Want { weights: true, tokens: layers.is_some(), ..Want::default() };
+                let (got, _) = vit.step(&Pass { want, micro_batch: Some(2), ..pass }, &loss).unwrap();
+                for ((name, ..), (var, got)) in values.iter().zip(vars.iter().zip(got.weights.unwrap())) {
+                    let want = gradient(var).unwrap_or_else(|| vec![0.; got.len()]);
+                    let difference: Vec<f64> = got.iter().zip(&want).map(|(&g, w)| f64::from(g) - w).collect();
+                    let error = norm(&difference) / norm(&want).max(floor(name, &lengths));
+                    assert!(error < 1e-5, "{case}: {name} off by {error:e}");
+                }
+                if let Some((got, var)) = got.tokens.zip(prompt.as_ref()) {
+                    let error = relative_error(&got, &gradient(var).unwrap());
+                    assert!(error < 1e-5, "{case}: prompts off by {error:e}");
+                }
+            }
+        }
+    }
+}
+
 fn norm(values: &[f64]) -> f64 {
     values.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
@@ -211,7 +270,9 @@ fn what_tuned_weights_are_not_for_is_an_error() {
     let pass = Pass { tuned: Some(&tuned), ..Pass::forward(&images, 1) };
     assert!(vit.read(&pass).is_ok());
     let reads = [TokenRead { after: 1, rows: TokenRows::All }];
-    assert!(vit.read(&Pass { readout: Readout::Tokens(&reads), ..pass }).is_err());
+    let tokens = vit.read(&Pass { readout: Readout::Tokens(&reads), ..pass }).unwrap();
+    // Of tokens that are known nobody knows which weights made them.
+    assert!(vit.read(&Pass { input: Input::Tokens { blocks: 1, tokens: &tokens }, ..pass }).is_err());
     let larger = random(100, 3 * (size + 8) * (size + 8));
     assert!(other.read(&Pass { tuned: Some(&tuned), ..Pass::forward(&larger, 1) }).is_err());
     for rank in [0, WIDTH + 1] {
