@@ -204,6 +204,7 @@ fn epoch(record: &EpochRecord, of: usize, best: bool) -> String {
         Stage::Whole => "",
         Stage::Head => "head  ",
         Stage::Prompts => "prompts  ",
+        Stage::Tuned => "tuned  ",
         Stage::Unpruned => "unpruned  ",
         Stage::Pruned => "pruned  ",
     };

@@ -15,7 +15,6 @@ use vpt_model::head::detect::{ClassLayer, Truth};
 use vpt_model::model::detect::{DetectStep, Detector, TokenInput, levels};
 use vpt_model::model::segment::{SegmentStep, Segmenter};
 use vpt_model::model::token_reader::TokenReader;
-use vpt_model::prompt::part::Drawn;
 use vpt_train::config::{Plan, RunConfig, RunContext, Task};
 use vpt_train::train::results::peak_rss_bytes;
 
@@ -68,11 +67,11 @@ enum Stepper {
 impl Stepper {
     /// Of `task`, for `batch` images with random objects, or pixels, of so many classes.
     fn new(task: Task, backbone: Arc<Backbone>, plan: &Plan, batch: usize, classes: usize) -> Result<Self> {
-        let (seed, layout) = (plan.config.seed, plan.parts.tokens());
+        let (seed, parts) = (plan.config.seed, &plan.parts);
         let mut rng = stream(seed, "bench truth", 0, 0);
         if let Some(segment) = plan.segment {
             let (shape, blocks) = Segmenter::shape(&backbone, segment.decode_head, classes);
-            let model = Segmenter::new(backbone, layout, shape, &blocks, plan.threads)?;
+            let model = Segmenter::new(backbone, parts, shape, &blocks, plan.threads)?;
             let cells = batch * shape.cells() * shape.cells();
             let labels = (0..cells).map(|_| rng.random_range(0..classes) as u16).collect();
             return Ok(Self::Pixels { params: model.init(seed)?, model: Box::new(model), labels });
@@ -82,7 +81,7 @@ impl Stepper {
         }
         let blocks = levels(backbone.vit.depth());
         let shape = Detector::shape(&backbone, ClassLayer::Linear { classes }, SIDE);
-        let model = Detector::new(backbone, layout, shape, &blocks, None, plan.threads)?;
+        let model = Detector::new(backbone, parts, shape, &blocks, None, plan.threads)?;
         let mut object = || {
             let rect = [rng.random_range(0.1..0.9), rng.random_range(0.1..0.9), SIDE, SIDE];
             Truth { rect, class: rng.random_range(0..classes), crowd: false }
@@ -99,7 +98,7 @@ impl Stepper {
     }
 
     fn step(&self, input: TokenInput, micro_batch: Option<usize>) -> Result<()> {
-        let drawn = Drawn::Nothing;
+        let drawn = &[];
         match self {
             Self::Boxes { model, params, truths } => {
                 model.step(params, &DetectStep { input, truths, valid: None, drawn, micro_batch }).map(|_| ())
@@ -127,8 +126,8 @@ pub fn detect(
     options.check(batch, image_size)?;
     let facts = RunContext { task, depth, text_depth: None, image_size, train_images: batch, shots: None };
     let plan = config.resolve(&facts)?;
-    let Some(layout) = plan.parts.tokens() else {
-        return Err(Error::setting("method", "a method with prompt tokens is measured here"));
+    let Some(layout) = plan.parts.tokens().filter(|_| plan.parts.weights().is_none()) else {
+        return Err(Error::setting("method", "a method with prompt tokens alone is measured here"));
     };
     let name = backbone.name.clone();
     let images: Vec<f32> = {

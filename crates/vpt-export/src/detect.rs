@@ -14,7 +14,6 @@ use crate::parity::Parity;
 use crate::prompts::ImagePrompts;
 use crate::vit::{ImageTower, TowerOutput, TowerRead};
 use crate::{ExportOptions, Exported, Layout, Samples, finish, write};
-use vpt_backbone::vit::OwnWeights;
 use vpt_base::{
     Error, Result,
     params::{Param, find},
@@ -47,7 +46,7 @@ pub fn export_detector(
     }
     let (detector, meta, params) = (task.detector(), task.meta(), task.params());
     let backbone = detector.backbone();
-    let tower = backbone.plain(OwnWeights::default());
+    let tower = backbone.plain(detector.reader().own_weights(params));
     let tokens = detector.layout().map(|layout| Ok::<_, Error>((layout, &find(params, "prompt.tokens")?.values[..])));
     let prompts = ImagePrompts::new(&tower, tokens.transpose()?, None)?;
     let blocks = BlockReader::new(|index| tower.block(index));

@@ -7,6 +7,7 @@ pub mod detect;
 mod detect_task;
 mod exemplars;
 mod label_map;
+mod parts;
 pub mod predict;
 pub mod ready;
 pub mod run_origin;
@@ -24,6 +25,7 @@ use std::{ops::Range, sync::Arc};
 
 pub use detect_task::{DetectTask, Found};
 use label_map::Mapped;
+use parts::ModelParts;
 pub use segment_task::SegmentTask;
 pub use task::sigmoid;
 pub use task::{AnyTask, BackboneOrigin, TaskModel, TaskOptions};
@@ -51,7 +53,7 @@ use vpt_backbone::{
 };
 use vpt_base::{
     Error, Result,
-    params::{self, Group, Param},
+    params::{Group, Param},
     random::stream,
 };
 use vpt_image::Preprocess;
@@ -63,7 +65,7 @@ pub struct Model {
     backbone: Arc<Backbone>,
     /// Kind and place of the parts.
     shapes: PartShapes,
-    parts: Vec<Arc<dyn Part>>,
+    parts: ModelParts,
     head: Head,
     output: LogitsKind,
     threads: usize,
@@ -182,10 +184,10 @@ impl Model {
             backbone.text_spec()?;
             let (head, weights) = (head(HeadKind::Cosine, 0), Arc::new(WeightTuning::new(shape, &site)?));
             let texts = TemplateTexts::new(&backbone, weights.clone(), *prompts, classes, threads)?;
-            let (parts, output): (Vec<Arc<dyn Part>>, _) = (vec![weights], LogitsKind::TemplateTexts(texts));
+            let (parts, output) = (ModelParts::from(vec![weights as Arc<dyn Part>]), LogitsKind::TemplateTexts(texts));
             return Ok(Self { shapes: shapes.clone(), parts, head, output, threads, backbone });
         }
-        let parts = shapes.iter().map(|shape| shape.kind().build(&site)).collect::<Result<_>>()?;
+        let parts = ModelParts::new(shapes, &site)?;
         let (head, output) = match (classifier, shapes.text()) {
             (ClassifierSpec::Texts { names, .. }, Some(shape)) => {
                 let texts = LearnedTexts::new(&backbone, shape, names, classes)?;
@@ -218,7 +220,7 @@ impl Model {
         threads: usize,
     ) -> Result<Self> {
         let bare = Self::new(backbone, &PartShapes::NONE, ClassifierSpec::Head(head), classes, threads)?;
-        Ok(Self { parts, ..bare })
+        Ok(Self { parts: parts.into(), ..bare })
     }
 
     /// The same with `keys` keys of a cache in its head.
@@ -279,11 +281,7 @@ impl Model {
 
     /// Fresh learned values: those of the parts, then those of the head.
     pub fn init(&self, seed: u64) -> Result<Vec<Param>> {
-        let mut params = Vec::new();
-        for (place, part) in self.parts.iter().enumerate() {
-            let own = part.init(&mut stream(seed, "prompt init", place as u64, 0))?.into_iter();
-            params.extend(own.map(|param| Param { group: param.group.of_part(place), ..param }));
-        }
+        let mut params = self.parts.init(seed)?;
         match &self.output {
             LogitsKind::ClassToken | LogitsKind::Embedding => {
                 params.extend(self.head.init(&mut stream(seed, "head init", 0, 0))?);
@@ -302,23 +300,17 @@ impl Model {
             LogitsKind::LearnedTexts(_) | LogitsKind::TemplateTexts(_) => Vec::new(),
         };
         let of_output = of_output.into_iter().map(|(name, shape)| (name.to_owned(), shape));
-        self.parts.iter().flat_map(|part| part.tensors().to_vec()).chain(of_output).collect()
+        self.parts.tensors().into_iter().chain(of_output).collect()
     }
 
     /// The learned tensors beside the head: how many of them come first.
     pub fn part_tensors(&self) -> usize {
-        self.parts.iter().map(|part| part.tensors().len()).sum()
-    }
-
-    /// The part at `place`: where its tensors are among the learned ones.
-    fn range(&self, place: usize) -> Range<usize> {
-        let start = self.parts[..place].iter().map(|part| part.tensors().len()).sum();
-        start..start + self.parts[place].tensors().len()
+        self.parts.tensor_count()
     }
 
     /// The values of the part at `place`.
     fn values<'a>(&self, params: &'a [Param], place: usize) -> Result<&'a [Param]> {
-        params.get(self.range(place)).ok_or_else(|| Error::invalid("parameters", "not those of this model"))
+        self.parts.values(params, place)
     }
 
     /// The values behind those of the parts: the head's.
@@ -338,57 +330,31 @@ impl Model {
             tensors.extend(self.head.tensors().into_iter().map(|(name, shape)| (name.to_owned(), shape)));
         }
         tensors.retain(|(name, _)| name != VOTES);
-        // Files and models may have tensors of a part in different orders.
-        let mut given: Vec<&Param> = params.iter().collect();
-        for range in (0..self.parts.len()).map(|place| self.range(place)) {
-            tensors[range.clone()].sort();
-            if let Some(own) = given.get_mut(range) {
-                own.sort_by(|a, b| a.name.cmp(&b.name));
-            }
-        }
-        params::check(&given, &tensors)
+        self.parts.check(params, tensors)
     }
 
     /// The values of a task file in the order of this model.
     ///
     /// # Errors
     /// As [`Self::check`].
-    pub(crate) fn adopt(&self, mut params: Vec<Param>) -> Result<Vec<Param>> {
+    pub(crate) fn adopt(&self, params: Vec<Param>) -> Result<Vec<Param>> {
         self.check(&params)?;
-        for (place, part) in self.parts.iter().enumerate() {
-            let at = |param: &Param| part.tensors().iter().position(|(name, _)| *name == param.name);
-            params[self.range(place)].sort_by_cached_key(at);
-        }
-        Ok(params)
+        Ok(self.parts.in_order(params))
     }
 
     /// What the parts draw at random for a step on the images at `indices`, each with its own rate of `dropout`.
     pub fn draw(&self, draw: &Draw, dropout: &[f32]) -> Vec<Drawn> {
-        let of_part = |(place, part): (usize, &Arc<dyn Part>)| {
-            let dropout = dropout.get(place).copied().unwrap_or_default();
-            part.draw(&Draw { dropout, part: place as u64, ..*draw })
-        };
-        self.parts.iter().enumerate().map(of_part).collect()
+        self.parts.draw(draw, dropout)
     }
 
     /// What goes into a pass: `images`, which all parts have joined.
     fn join<'a>(&'a self, params: &'a [Param], images: &'a [f32], drawn: &[Drawn]) -> Result<Inputs<'a>> {
-        let mut inputs = Inputs::new(images, self.threads);
-        for (place, part) in self.parts.iter().enumerate() {
-            let drawn = drawn.get(place).unwrap_or(&Drawn::Nothing);
-            part.join(self.values(params, place)?, drawn, &mut inputs)?;
-        }
-        Ok(inputs)
+        self.parts.join(params, Inputs::new(images, self.threads), drawn)
     }
 
     /// The gradient of every tensor of the parts from what a pass gave that they have joined.
-    fn take(&self, params: &[Param], drawn: &[Drawn], mut gradients: Gradients) -> Result<Vec<Vec<f32>>> {
-        let mut all = Vec::new();
-        for (place, part) in self.parts.iter().enumerate() {
-            let drawn = drawn.get(place).unwrap_or(&Drawn::Nothing);
-            all.extend(part.take_gradient(self.values(params, place)?, drawn, &mut gradients)?);
-        }
-        Ok(all)
+    fn take(&self, params: &[Param], drawn: &[Drawn], gradients: Gradients) -> Result<Vec<Vec<f32>>> {
+        self.parts.take(params, drawn, gradients)
     }
 
     /// Whether a part is pruned after training, and learns again.
@@ -404,7 +370,7 @@ impl Model {
     pub fn prune(&self, learned: &[Param], gradients: &[Vec<f32>], again: &[Param]) -> Result<Vec<Param>> {
         let mut again = again.to_vec();
         for (place, part) in self.parts.iter().enumerate() {
-            let range = self.range(place);
+            let range = self.parts.range(place);
             let (Some(gradients), Some(again)) = (gradients.get(range.clone()), again.get_mut(range)) else {
                 return Err(Error::invalid("parameters", "not those of this model"));
             };
@@ -430,7 +396,7 @@ impl Model {
 
     /// Blocks that no part changes anything in, as the first that it does comes behind them; 0 if nothing is learned.
     pub fn prefix_blocks(&self) -> usize {
-        self.parts.iter().map(|part| part.prefix_blocks()).min().unwrap_or(0)
+        self.parts.prefix_blocks().unwrap_or(0)
     }
 
     /// Values that [`Self::prefix`] makes of an image.

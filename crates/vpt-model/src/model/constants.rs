@@ -1,7 +1,5 @@
 //! A classifier's task as constants: all that a program has to know that computes it by itself.
 
-use std::collections::HashMap;
-
 use super::{LogitsKind, Model};
 use crate::{
     head::label_map::{self, MAP},
@@ -11,7 +9,6 @@ use crate::{
         pixels::PixelPrompt,
         text,
         tokens::TokenLayout,
-        weights::PREFIX,
     },
 };
 use vpt_backbone::{spec::Pool, text::PromptedTexts, vit::OwnWeights};
@@ -87,11 +84,7 @@ impl Model {
             let values = self.values(params, place)?;
             match shape {
                 PartShape::Pixels(_) => {}
-                PartShape::Weights(shape) => {
-                    let named = values.iter().filter_map(|p| Some((p.name.strip_prefix(PREFIX)?, &*p.values)));
-                    let low_rank_scale = shape.lora().map_or(0., |lora| lora.scale());
-                    weights = OwnWeights { values: named.collect::<HashMap<_, _>>(), low_rank_scale };
-                }
+                PartShape::Weights(shape) => weights = shape.own_weights(values),
                 _ => part.join(values, &Drawn::Nothing, &mut inputs)?,
             }
         }

@@ -1,4 +1,4 @@
-//! A detector: a frozen backbone with learned prompts, and a dense head on the patch tokens of some of its blocks.
+//! A detector: a backbone with learned prompts or tuned weights, and a dense head on the patch tokens of some of its blocks.
 //!
 //! What comes before the first prompted block never changes, so it can be computed once an image and kept: see
 //! [`TokenInput`]. Training treats one image at a time behind the backbone; sums over images have a fixed order.
@@ -19,20 +19,13 @@ use crate::{
         geometry::Grid,
         loss::{DetectionLoss, LossSums},
     },
-    prompt::{
-        part::{Draw, Drawn},
-        tokens::TokenLayout,
-    },
+    prompt::{PartShapes, part::Drawn, tokens::TokenLayout},
 };
 use vpt_backbone::{
     Backbone,
     vit::{AttentionMaps, PromptSet, TokenRead},
 };
-use vpt_base::{
-    Error, Result, parallel,
-    params::{self, Param},
-    random::stream,
-};
+use vpt_base::{Error, Result, parallel, params::Param, random::stream};
 
 /// Backbones with patches of this side or more get a map with twice as many tokens a side.
 const COARSE_PATCH: usize = 32;
@@ -48,13 +41,13 @@ pub struct DetectStep<'a> {
     pub truths: &'a [Vec<Truth>],
     /// `[B, G, G]`: tokens that lie on an image; all of them if `None`.
     pub valid: Option<&'a [bool]>,
-    /// What was drawn at random for the prompt tokens ([`Detector::draw`]).
-    pub drawn: Drawn,
+    /// What was drawn at random for each part ([`TokenReader::draw`]); nothing for those that are not in it.
+    pub drawn: &'a [Drawn],
     /// Images whose activations are in memory at once.
     pub micro_batch: Option<usize>,
 }
 
-/// The frozen and the learned parts put together; the learned values are passed in.
+/// The backbone and what is learned put together; the learned values are passed in.
 pub struct Detector {
     reader: TokenReader,
     shape: DetectShape,
@@ -88,14 +81,14 @@ impl Detector {
         }
     }
 
-    /// Puts `backbone`, prompts and a head together that reads patches behind `blocks`. `texts` are needed by a head that
+    /// Puts `backbone`, the parts that are learned and a head together that reads patches behind `blocks`. `texts` are needed by a head that
     /// tells classes by their names' embeddings.
     ///
     /// # Errors
     /// The parts do not fit each other.
     pub fn new(
         backbone: Arc<Backbone>,
-        layout: Option<TokenLayout>,
+        parts: &PartShapes,
         shape: DetectShape,
         blocks: &[usize],
         texts: Option<Vec<f32>>,
@@ -108,7 +101,7 @@ impl Detector {
             let message = format!("made for tokens of {} values on a grid of {}", shape.width, shape.grid);
             return Err(Error::invalid("head", message));
         }
-        let reader = TokenReader::new(backbone, layout, blocks, threads)?;
+        let reader = TokenReader::new(backbone, parts, blocks, threads)?;
         Ok(Self { reader, shape, texts, decode: DecodeOptions::default(), pool: Mutex::default() })
     }
 
@@ -122,7 +115,7 @@ impl Detector {
         &self.shape
     }
 
-    /// What the head reads, and the prompts.
+    /// What the head reads, and the parts.
     pub fn reader(&self) -> &TokenReader {
         &self.reader
     }
@@ -130,16 +123,6 @@ impl Detector {
     /// Where the prompts are.
     pub fn layout(&self) -> Option<TokenLayout> {
         self.reader.layout()
-    }
-
-    /// What the prompt tokens draw at random for a step.
-    pub fn draw(&self, draw: &Draw) -> Drawn {
-        self.reader.draw(draw)
-    }
-
-    /// The learned values without those of prompt tokens: what is known of a detector whose head has learned alone.
-    pub fn without_prompts(&self, params: &[Param]) -> Vec<Param> {
-        self.reader.without_prompts(params)
     }
 
     /// Blocks behind which tokens are read, from 1.
@@ -174,7 +157,7 @@ impl Detector {
         &self.decode
     }
 
-    /// Fresh learned values: the prompts, if there are any, then the head.
+    /// Fresh learned values: those of the parts, then those of the head.
     pub fn init(&self, seed: u64) -> Result<Vec<Param>> {
         let mut params = self.reader.init(seed)?;
         params.extend(self.shape.init(&mut stream(seed, "head init", 0, 0))?);
@@ -194,7 +177,7 @@ impl Detector {
 
     /// Checks that learned values from a file are the ones this detector has, by name and shape.
     pub fn check(&self, params: &[Param]) -> Result<()> {
-        params::check(params, &[self.reader.prompt_tensors(), &self.shape.tensors()].concat())
+        self.reader.check(params, self.shape.tensors())
     }
 
     /// Values a record of [`Self::features`] has.
@@ -218,7 +201,7 @@ impl Detector {
     }
 
     /// Losses of a batch, summed over its images, and the gradient of the batch's loss for each learned tensor, in the order
-    /// of [`Self::init`]. Without prompts, or on [`TokenInput::Features`], the prompts' gradient is zero.
+    /// of [`Self::init`]. On [`TokenInput::Features`] those of the parts are empty.
     pub fn step(&self, params: &[Param], step: &DetectStep) -> Result<(LossSums, Vec<Vec<f32>>)> {
         let head = self.shape.bind_for_training(params, self.texts.as_deref())?;
         let count = step.truths.len();
@@ -244,8 +227,8 @@ impl Detector {
             sums.losses.add(&losses);
             head.vjp(&d_raw, gradient, &mut sums.head, &mut sums.workspace);
         };
-        let prompts = self.reader.prompts(params, &step.drawn)?;
-        let d_prompts = self.reader.visit(prompts.as_ref(), step.input, step.micro_batch, true, &learn)?;
+        let inputs = self.reader.join(params, step.drawn, step.input)?;
+        let of_pass = self.reader.visit(&inputs, step.input, step.micro_batch, true, &learn)?;
 
         let mut total = HeadGrads::new(&self.shape);
         let mut losses = LossSums::default();
@@ -256,9 +239,7 @@ impl Detector {
             self.pool.lock().unwrap_or_else(PoisonError::into_inner).push(sums);
         }
         let mut gradients = head.gradients(&total);
-        if let Some(prompts) = prompts {
-            gradients.splice(0..0, prompts.gradients(&step.drawn, d_prompts)?);
-        }
+        gradients.splice(0..0, self.reader.take(params, step.drawn, of_pass)?);
         Ok((losses, gradients))
     }
 
@@ -299,8 +280,8 @@ impl Detector {
             self.pool.lock().unwrap_or_else(PoisonError::into_inner).push(sums);
             raw
         };
-        let prompts = self.reader.prompts(params, &Drawn::Nothing)?;
-        self.reader.each(prompts.as_ref(), TokenInput::Images(images), look)
+        let input = TokenInput::Images(images);
+        self.reader.each(&self.reader.join(params, &[], input)?, input, look)
     }
 
     /// The tokens that the head reads.
@@ -313,7 +294,7 @@ impl Detector {
         self.reader.prompt_set(params, threads)
     }
 
-    /// Where the tower looks in each of `images` `[B, 3, S, S]`, with the prompts among `params`.
+    /// Where the tower looks in each of `images` `[B, 3, S, S]`, with the parts among `params`.
     ///
     /// # Errors
     /// The values are not those of this detector.
@@ -331,7 +312,7 @@ impl Detector {
     }
 
     /// What is found in each image, best first. `head` is [`Self::bind`] of the learned values; `params` are the same, or
-    /// `None` for what the head finds without prompts.
+    /// `None` for what the head finds without the parts.
     pub fn detect(
         &self,
         head: &BoundDetectHead,
@@ -344,8 +325,8 @@ impl Detector {
             let valid = valid.map(|valid| &valid[image * tokens..(image + 1) * tokens]);
             self.boxes_in(head, features, valid)
         };
-        let prompts = params.map(|params| self.reader.prompts(params, &Drawn::Nothing)).transpose()?.flatten();
-        self.reader.each(prompts.as_ref(), input, look)
+        let inputs = params.map_or_else(|| Ok(self.reader.bare()), |params| self.reader.join(params, &[], input))?;
+        self.reader.each(&inputs, input, look)
     }
 }
 

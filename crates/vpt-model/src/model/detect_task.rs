@@ -9,7 +9,6 @@ use super::{
 use crate::{
     head::detect::{BoundDetectHead, BoxScore, ClassLayer, DecodeOptions},
     model::task_file::{EXEMPLARS, TaskFile, TaskMeta},
-    prompt::PartShape,
 };
 use vpt_backbone::{
     Backbone,
@@ -63,10 +62,6 @@ impl DetectTask {
         let Some(detect) = &meta.detect else {
             return Err(Error::invalid("task", "learned to classify, not to detect"));
         };
-        if meta.parts.iter().any(|part| !matches!(part, PartShape::Tokens(_))) {
-            return Err(Error::invalid("task", "a detector has no prompt pixels or texts"));
-        }
-        let layout = meta.parts.tokens();
         let shown = params.iter().position(|param| param.name == EXEMPLARS).map(|at| params.remove(at).values);
         let texts = match detect.head.classes {
             ClassLayer::Linear { .. } => None,
@@ -79,8 +74,9 @@ impl DetectTask {
             grid: detect.head.grid,
             fit: detect.fit,
         };
-        let detector = Detector::new(backbone, layout, detect.head, &detect.blocks, texts, threads)?;
+        let detector = Detector::new(backbone, &meta.parts, detect.head, &detect.blocks, texts, threads)?;
         detector.check(&params)?;
+        let params = detector.reader().in_order(params);
         let tiles = detect.tiles;
         Ok(Self { detector, params, meta, input, tiles })
     }
@@ -171,7 +167,7 @@ impl DetectTask {
         self.tiles
     }
 
-    /// Backbone, prompts and head.
+    /// Backbone, parts and head.
     pub fn detector(&self) -> &Detector {
         &self.detector
     }
@@ -186,14 +182,36 @@ impl DetectTask {
         &self.input
     }
 
-    /// Whether prompts go into the image tower.
+    /// Whether prompts go into the image tower of a pass with other tasks.
     pub(super) fn is_prompted(&self) -> bool {
-        self.detector.layout().is_some()
+        self.detector.layout().is_some() && !self.is_tuned()
+    }
+
+    /// Whether it has weights of the image tower of its own.
+    pub(super) fn is_tuned(&self) -> bool {
+        self.detector.reader().shapes().weights().is_some()
     }
 
     /// The keys and values of its prompts, if it has any.
     pub(super) fn prompt_set(&self, threads: usize) -> Result<Option<PromptSet>> {
         self.detector.prompt_set(&self.params, threads)
+    }
+
+    /// What is found in an image `[3, S, S]` that lies as `view` says, with weights of its own.
+    pub(super) fn found_alone(
+        &self,
+        ready: &ReadyDetector,
+        pixels: &[f32],
+        view: &View,
+        valid: Option<&[bool]>,
+    ) -> Result<Vec<Found>> {
+        let found = self.detector.detect(&ready.head, Some(&self.params), TokenInput::Images(pixels), valid)?;
+        Ok(found.iter().flat_map(|boxes| placed(boxes, view)).collect())
+    }
+
+    /// The embedding of an image `[3, S, S]`, with weights of its own.
+    pub(super) fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>> {
+        self.detector.reader().embed(&self.params, pixels)
     }
 
     /// What is made once for many images.

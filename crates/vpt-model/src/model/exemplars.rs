@@ -12,7 +12,6 @@ use super::{
 };
 use crate::head::detect::{Assignment, BoundDetectHead, Role, Truth, Workspace};
 use crate::model::task_file::{EXEMPLARS, TaskFile};
-use crate::prompt::part::Drawn;
 use vpt_base::{
     Error, Message, Result,
     linear_algebra::normalize_l2,
@@ -111,10 +110,9 @@ impl DetectTask {
                 let own = (&truths[image][..], valid.as_deref());
                 detector.sums_in(&head, features, own, classes, &mut Workspace::default())
             };
-            let prompts = detector.reader().prompts(self.params(), &Drawn::Nothing)?;
-            for own in
-                detector.reader().each(prompts.as_ref(), TokenInput::Images(&batch.pixels), look)?.into_iter().flatten()
-            {
+            let input = TokenInput::Images(&batch.pixels);
+            let inputs = detector.reader().join(self.params(), &[], input)?;
+            for own in detector.reader().each(&inputs, input, look)?.into_iter().flatten() {
                 match &mut sums {
                     Some(sums) => sums.iter_mut().zip(&own).for_each(|(sum, own)| sum.join(own)),
                     None => sums = Some(own),

@@ -105,6 +105,12 @@ impl TaskInput {
         Self { pixels, boxed: None }
     }
 
+    /// Where the image lies, and which tokens are of it, for a detector.
+    fn lies(&self) -> Result<(&View, Option<&[bool]>)> {
+        let (view, valid) = self.boxed.as_ref().ok_or_else(|| Error::invalid("image", "prepared for another task"))?;
+        Ok((view, valid.as_deref()))
+    }
+
     /// Values of the image.
     pub fn len(&self) -> usize {
         self.pixels.len()
@@ -151,7 +157,11 @@ impl ReadyTask {
 
     /// Whether it has weights of its own, so that a pass is its alone.
     pub fn is_tuned(&self) -> bool {
-        matches!(&self.task, AnyTask::Classify(task) | AnyTask::Multilabel(task) if tunes_weights(task))
+        match &self.task {
+            AnyTask::Classify(task) | AnyTask::Multilabel(task) => tunes_weights(task),
+            AnyTask::Detect(task) => task.is_tuned(),
+            AnyTask::Segment(_) => false,
+        }
     }
 
     /// Bytes of what was learned, twice for the head, of which there is a copy.
@@ -240,13 +250,21 @@ impl ReadyTask {
 
     /// The answer of a task with weights of its own.
     fn answer_alone(&self, question: &Question) -> Result<RawAnswer> {
-        let (AnyTask::Classify(task) | AnyTask::Multilabel(task)) = &self.task else {
-            return Err(Error::invalid("task", "a detector tunes no weights"));
-        };
-        if question.embeds {
-            return Ok(RawAnswer::Embedding(task.model().embed(task.params(), &question.input.pixels)?));
+        let input = question.input;
+        match (&self.task, &self.head) {
+            (AnyTask::Classify(task) | AnyTask::Multilabel(task), _) if question.embeds => {
+                Ok(RawAnswer::Embedding(task.model().embed(task.params(), &input.pixels)?))
+            }
+            (AnyTask::Classify(task) | AnyTask::Multilabel(task), _) => {
+                Ok(RawAnswer::Logits(task.logits(&input.pixels)?))
+            }
+            (AnyTask::Detect(task), _) if question.embeds => Ok(RawAnswer::Embedding(task.embed(&input.pixels)?)),
+            (AnyTask::Detect(task), ReadyHead::Boxes(detector)) => {
+                let (view, valid) = input.lies()?;
+                Ok(RawAnswer::Boxes(task.found_alone(detector, &input.pixels, view, valid)?))
+            }
+            _ => Err(Error::invalid("task", "has no answer that is served")),
         }
-        Ok(RawAnswer::Logits(task.logits(&question.input.pixels)?))
     }
 }
 
@@ -341,9 +359,8 @@ impl Question<'_> {
                 Ok(RawAnswer::Logits(model.classify(head, task.params(), &features)?))
             }
             Some((AnyTask::Detect(task), ReadyHead::Boxes(detector))) if !self.embeds => {
-                let (view, valid) =
-                    self.input.boxed.as_ref().ok_or_else(|| Error::invalid("image", "prepared for another task"))?;
-                Ok(RawAnswer::Boxes(task.found_in(detector, read, view, valid.as_deref())))
+                let (view, valid) = self.input.lies()?;
+                Ok(RawAnswer::Boxes(task.found_in(detector, read, view, valid)))
             }
             _ => Ok(RawAnswer::Embedding(backbone.project(read.to_vec()))),
         }

@@ -1,4 +1,4 @@
-//! Pixels told apart: a frozen backbone with learned prompts, and a head on the patch tokens of some of its blocks.
+//! Pixels told apart: a backbone with learned prompts or tuned weights, and a head on the patch tokens of some of its blocks.
 //!
 //! A window of an image is what the backbone sees; a step treats one window at a time behind it, and sums over windows have a
 //! fixed order.
@@ -17,14 +17,10 @@ use crate::{
             BoundSegmentHead, CellLoss, DecodeHead, NORM_MEAN, NORM_SCALE, SegmentLoss, SegmentShape, SegmentWorkspace,
         },
     },
-    prompt::{part::Drawn, tokens::TokenLayout},
+    prompt::{PartShapes, part::Drawn},
 };
 use vpt_backbone::Backbone;
-use vpt_base::{
-    Error, Result, parallel,
-    params::{self, Param},
-    random::stream,
-};
+use vpt_base::{Error, Result, parallel, params::Param, random::stream};
 
 /// Channels of the map of a head of several blocks.
 const CHANNELS: usize = 128;
@@ -39,13 +35,13 @@ pub struct SegmentStep<'a> {
     pub input: TokenInput<'a>,
     /// The classes in their cells, `[B, L, L]`.
     pub labels: &'a [u16],
-    /// What was drawn at random for the prompt tokens.
-    pub drawn: Drawn,
+    /// What was drawn at random for each part ([`TokenReader::draw`]); nothing for those that are not in it.
+    pub drawn: &'a [Drawn],
     /// Windows whose activations are in memory at once.
     pub micro_batch: Option<usize>,
 }
 
-/// The frozen and the learned parts put together; the learned values are passed in.
+/// The backbone and what is learned put together; the learned values are passed in.
 pub struct Segmenter {
     reader: TokenReader,
     shape: SegmentShape,
@@ -76,19 +72,19 @@ impl Segmenter {
         (SegmentShape { kind, width, levels, grid, channels: CHANNELS, classes }, blocks)
     }
 
-    /// Puts `backbone`, prompts and a head together that reads patches behind `blocks`.
+    /// Puts `backbone`, the parts that are learned and a head together that reads patches behind `blocks`.
     ///
     /// # Errors
     /// The parts do not fit each other.
     pub fn new(
         backbone: Arc<Backbone>,
-        layout: Option<TokenLayout>,
+        parts: &PartShapes,
         shape: SegmentShape,
         blocks: &[usize],
         threads: usize,
     ) -> Result<Self> {
         shape.check()?;
-        let reader = TokenReader::new(backbone, layout, blocks, threads)?;
+        let reader = TokenReader::new(backbone, parts, blocks, threads)?;
         let width = reader.backbone().vit.width();
         if (shape.width, shape.grid, shape.levels) != (width, reader.grid(), blocks.len()) {
             let message = format!("made for tokens of {} values on a grid of {}", shape.width, shape.grid);
@@ -97,7 +93,7 @@ impl Segmenter {
         Ok(Self { reader, shape, least: 0., pool: Mutex::default() })
     }
 
-    /// What the head reads, and the prompts.
+    /// What the head reads, and the parts.
     pub fn reader(&self) -> &TokenReader {
         &self.reader
     }
@@ -107,7 +103,7 @@ impl Segmenter {
         &self.shape
     }
 
-    /// Fresh learned values: the prompts, if there are any, then the head.
+    /// Fresh learned values: those of the parts, then those of the head.
     pub fn init(&self, seed: u64) -> Result<Vec<Param>> {
         let mut params = self.reader.init(seed)?;
         params.extend(self.shape.init(&mut stream(seed, "head init", 0, 0))?);
@@ -128,11 +124,11 @@ impl Segmenter {
 
     /// Checks that learned values from a file are the ones this model has, by name and shape.
     pub fn check(&self, params: &[Param]) -> Result<()> {
-        params::check(params, &[self.reader.prompt_tensors(), &self.shape.tensors()].concat())
+        self.reader.check(params, self.shape.tensors())
     }
 
     /// The loss of a batch, summed over its windows, and the gradient of its mean over cells for each learned tensor, in the order of
-    /// [`Self::init`]. Without prompts, or on [`TokenInput::Features`], the prompts' gradient is zero.
+    /// [`Self::init`]. On [`TokenInput::Features`] those of the parts are empty.
     ///
     /// # Errors
     /// Lengths do not fit.
@@ -153,8 +149,8 @@ impl Segmenter {
             sums.loss.add(&own);
             head.vjp(&d_logits, gradient, &mut sums.head, &mut sums.workspace);
         };
-        let prompts = self.reader.prompts(params, &step.drawn)?;
-        let d_prompts = self.reader.visit(prompts.as_ref(), step.input, step.micro_batch, true, &learn)?;
+        let inputs = self.reader.join(params, step.drawn, step.input)?;
+        let of_pass = self.reader.visit(&inputs, step.input, step.micro_batch, true, &learn)?;
 
         let mut total = vec![0.; self.head_len()];
         let mut losses = SegmentLoss::default();
@@ -165,9 +161,7 @@ impl Segmenter {
             self.pool.lock().unwrap_or_else(PoisonError::into_inner).push(sums);
         }
         let mut gradients = head.gradients(&total);
-        if let Some(prompts) = prompts {
-            gradients.splice(0..0, prompts.gradients(&step.drawn, d_prompts)?);
-        }
+        gradients.splice(0..0, self.reader.take(params, step.drawn, of_pass)?);
         Ok((losses, gradients))
     }
 
@@ -193,7 +187,7 @@ impl Segmenter {
     }
 
     /// Logits `[M, M, K]` of each window. `head` is [`Self::bind`] of the learned values; `params` are the same, or `None` for what
-    /// the head says without prompts.
+    /// the head says without the parts.
     ///
     /// # Errors
     /// Lengths do not fit.
@@ -209,8 +203,8 @@ impl Segmenter {
             self.pool.lock().unwrap_or_else(PoisonError::into_inner).push(sums);
             logits
         };
-        let prompts = params.map(|params| self.reader.prompts(params, &Drawn::Nothing)).transpose()?.flatten();
-        self.reader.each(prompts.as_ref(), input, look)
+        let inputs = params.map_or_else(|| Ok(self.reader.bare()), |params| self.reader.join(params, &[], input))?;
+        self.reader.each(&inputs, input, look)
     }
 }
 

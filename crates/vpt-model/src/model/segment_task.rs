@@ -9,7 +9,6 @@ use super::{
 use crate::{
     head::segment::{BoundSegmentHead, Composer, WindowLogits},
     model::task_file::{TaskFile, TaskMeta},
-    prompt::PartShape,
 };
 use vpt_backbone::Backbone;
 use vpt_base::{Error, Message, Progress, Result, parallel, params::Param};
@@ -49,9 +48,6 @@ impl SegmentTask {
         let Some(segment) = &meta.segment else {
             return Err(Error::invalid("task", "did not learn to tell pixels apart"));
         };
-        if meta.parts.iter().any(|part| !matches!(part, PartShape::Tokens(_))) {
-            return Err(Error::invalid("task", "of pixels told apart has no prompt pixels or texts"));
-        }
         let input = MaskInput {
             preprocess: meta.preprocess.clone(),
             side: meta.image_size,
@@ -59,8 +55,9 @@ impl SegmentTask {
             tiles: segment.tiles,
         };
         input.check()?;
-        let segmenter = Segmenter::new(backbone, meta.parts.tokens(), segment.head, &segment.blocks, threads)?;
+        let segmenter = Segmenter::new(backbone, &meta.parts, segment.head, &segment.blocks, threads)?;
         segmenter.check(&params)?;
+        let params = segmenter.reader().in_order(params);
         Ok(Self { segmenter, params, meta, input })
     }
 
@@ -96,7 +93,7 @@ impl SegmentTask {
         &self.input
     }
 
-    /// Backbone, prompts and head.
+    /// Backbone, parts and head.
     pub fn segmenter(&self) -> &Segmenter {
         &self.segmenter
     }

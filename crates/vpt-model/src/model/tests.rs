@@ -264,7 +264,7 @@ fn parts_that_learn_together_have_the_gradients_of_central_differences() {
             }
             let gradients = fixture.step(&model, &params, Some(1)).gradients;
             assert_eq!(gradients.len(), params.len(), "{case}");
-            let mut ranges: Vec<Range<usize>> = (0..shapes.len()).map(|place| model.range(place)).collect();
+            let mut ranges: Vec<Range<usize>> = (0..shapes.len()).map(|place| model.parts.range(place)).collect();
             ranges.push(model.part_tensors()..params.len());
             for range in ranges {
                 let own = &gradients[range.clone()];
@@ -289,7 +289,7 @@ fn parts_that_learn_together_have_the_gradients_of_central_differences() {
             }
             // A file tells the same model in an order of its own.
             let mut file = model.task_params(&params).unwrap();
-            for range in (0..shapes.len()).map(|place| model.range(place)) {
+            for range in (0..shapes.len()).map(|place| model.parts.range(place)) {
                 file[range].sort_by(|a, b| b.name.cmp(&a.name));
             }
             assert_eq!(model.adopt(file).unwrap(), params, "{case}");

@@ -1,26 +1,28 @@
-//! What a dense head reads: patch tokens behind some blocks of a frozen backbone, with prompt tokens learned beside the head.
+//! What a dense head reads: patch tokens behind some blocks of a backbone, with prompt tokens, or weights of it, learned beside the
+//! head.
 //!
-//! What comes before the first prompted block never changes, so it can be computed once an image and kept: see
+//! What comes before the first block that something is learned of never changes, so it can be computed once an image and kept: see
 //! [`TokenInput`]. Heads treat one image at a time behind the backbone.
 
 use std::{
-    borrow::Cow,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
 };
 
+use super::parts::ModelParts;
 use crate::{
     head::detect::FeatureGradients,
     prompt::{
-        part::{Draw, Drawn, Gradients, Part, TensorShape},
-        tokens::{self, PromptTokens, TokenLayout},
+        PartShape, PartShapes,
+        part::{Draw, Drawn, Gradients, Inputs, Site, TensorShape},
+        tokens::TokenLayout,
     },
 };
 use vpt_backbone::{
     Backbone,
-    vit::{AttentionMaps, Grads, Input, Pass, PromptSet, Readout, TokenPrompts, TokenRead, TokenRows, Want},
+    vit::{AttentionMaps, Grads, Input, OwnWeights, Pass, PromptSet, Readout, TokenRead, TokenRows, Want},
 };
-use vpt_base::{Error, Result, parallel, params::Param, random::stream};
+use vpt_base::{Error, Result, parallel, params::Param};
 
 /// Depths at which tokens are read: quarters of the backbone.
 const LEVELS: usize = 4;
@@ -30,9 +32,9 @@ const LEVELS: usize = 4;
 pub enum TokenInput<'a> {
     /// Images `[B, 3, S, S]`.
     Images(&'a [f32]),
-    /// What [`TokenReader::prefix`] computed: `[B, R, D]`.
+    /// What [`TokenReader::prefix`] computed: `[B, R, D]`; not where weights of the backbone are learned.
     Prefix(&'a [f32]),
-    /// All that the head reads, without prompts, as [`TokenReader::features`] computed it: `[B, levels, N, D]`.
+    /// All that the head reads, of the frozen backbone without prompts, as [`TokenReader::features`] computed it: `[B, levels, N, D]`.
     Features(&'a [f32]),
 }
 
@@ -43,38 +45,39 @@ pub fn levels(depth: usize) -> Vec<usize> {
     blocks
 }
 
-/// A backbone, the prompt tokens in it, and the blocks whose patch tokens are read.
+/// A backbone, the parts that are learned of it or in it, and the blocks whose patch tokens are read.
 #[derive(Debug)]
 pub struct TokenReader {
     backbone: Arc<Backbone>,
-    tokens: Option<PromptTokens>,
+    shapes: PartShapes,
+    parts: ModelParts,
     reads: Vec<TokenRead>,
     threads: usize,
 }
 
-/// Prompt tokens as a pass takes them: their values, of which some may be dropped.
-pub(super) struct BoundPrompts<'a> {
-    tokens: &'a PromptTokens,
-    own: &'a [Param],
-    values: Cow<'a, [f32]>,
-}
-
 impl TokenReader {
-    /// Reads patches behind `blocks` of `backbone`, ascending and counted from 1.
+    /// Reads patches behind `blocks` of `backbone`, ascending and counted from 1, with parts of these `shapes`.
     ///
     /// # Errors
-    /// There are no such blocks, or the prompts do not fit the backbone.
-    pub fn new(backbone: Arc<Backbone>, layout: Option<TokenLayout>, blocks: &[usize], threads: usize) -> Result<Self> {
+    /// There are no such blocks, a part does not fit the backbone, or it is neither prompt tokens nor weights of the image tower.
+    pub fn new(backbone: Arc<Backbone>, shapes: &PartShapes, blocks: &[usize], threads: usize) -> Result<Self> {
         let vit = &backbone.vit;
         if blocks.last().is_none_or(|&last| last > vit.depth()) || !blocks.is_sorted() {
             return Err(Error::invalid("head", format!("reads behind blocks {blocks:?} of {}", vit.depth())));
         }
-        let tokens = layout.map(|layout| PromptTokens::new(layout, &backbone)).transpose()?;
+        shapes.check()?;
+        if shapes.told_by_texts() || !shapes.iter().all(|shape| takes(*shape)) {
+            let message =
+                "a head on patch tokens has prompt tokens or weights of the image tower beside it, nothing else";
+            return Err(Error::invalid("parts", message));
+        }
+        let site = Site { backbone: &backbone, embeds: false, maps_labels: false, words: None };
+        let parts = ModelParts::new(shapes, &site)?;
         let reads = blocks.iter().map(|&after| TokenRead { after, rows: TokenRows::Patches }).collect();
-        Ok(Self { backbone, tokens, reads, threads })
+        Ok(Self { backbone, shapes: shapes.clone(), parts, reads, threads })
     }
 
-    /// The frozen part.
+    /// What is read of.
     pub fn backbone(&self) -> &Arc<Backbone> {
         &self.backbone
     }
@@ -84,40 +87,71 @@ impl TokenReader {
         self.backbone.vit.image_size() / self.backbone.spec.patch_size
     }
 
+    /// What is learned beside the head.
+    pub fn shapes(&self) -> &PartShapes {
+        &self.shapes
+    }
+
     /// Where the prompts are.
     pub fn layout(&self) -> Option<TokenLayout> {
-        self.tokens.as_ref().map(PromptTokens::layout)
+        self.shapes.tokens()
     }
 
-    /// What the prompt tokens draw at random for a step.
-    pub fn draw(&self, draw: &Draw) -> Drawn {
-        self.tokens.as_ref().map_or(Drawn::Nothing, |tokens| tokens.draw(draw))
+    /// Whether what comes before the first prompted block can be computed once: there are prompts, none in the first block, and no
+    /// weights of the backbone are learned.
+    pub fn has_prefix(&self) -> bool {
+        self.parts.prefix_blocks().is_some_and(|blocks| blocks > 0)
     }
 
-    /// Fresh values of the prompts, if there are any.
+    /// What the parts draw at random for a step, each with its own rate of `dropout`.
+    pub fn draw(&self, draw: &Draw, dropout: &[f32]) -> Vec<Drawn> {
+        self.parts.draw(draw, dropout)
+    }
+
+    /// Fresh values of the parts.
     pub fn init(&self, seed: u64) -> Result<Vec<Param>> {
-        match &self.tokens {
-            Some(tokens) => tokens.init(&mut stream(seed, "prompt init", 0, 0)),
-            None => Ok(Vec::new()),
+        self.parts.init(seed)
+    }
+
+    /// The learned values without those of the parts: what is known where the head has learned alone.
+    pub fn without_parts(&self, params: &[Param]) -> Vec<Param> {
+        params.iter().skip(self.parts.tensor_count()).cloned().collect()
+    }
+
+    /// Weights of the backbone that are learned, among `params`.
+    pub fn own_weights<'a>(&self, params: &'a [Param]) -> OwnWeights<'a> {
+        self.shapes.weights().map_or_else(OwnWeights::default, |shape| shape.own_weights(params))
+    }
+
+    /// Checks that `params` are those of the parts, then those of a head of these `tensors`.
+    pub(super) fn check(&self, params: &[Param], tensors: Vec<TensorShape>) -> Result<()> {
+        self.parts.check(params, [self.parts.tensors(), tensors].concat())
+    }
+
+    /// The values of a file, which [`Self::check`] has seen, in the order of [`Self::init`].
+    pub(super) fn in_order(&self, params: Vec<Param>) -> Vec<Param> {
+        self.parts.in_order(params)
+    }
+
+    /// What goes into a pass that reads `input` with the parts among `params`; no part where it is known what comes out.
+    pub(super) fn join<'a>(&'a self, params: &'a [Param], drawn: &[Drawn], input: TokenInput) -> Result<Inputs<'a>> {
+        match input {
+            TokenInput::Features(_) => Ok(self.bare()),
+            _ => self.parts.join(params, self.bare(), drawn),
         }
     }
 
-    /// The learned values without those of prompt tokens: what is known where the head has learned alone.
-    pub fn without_prompts(&self, params: &[Param]) -> Vec<Param> {
-        params.iter().skip(self.prompt_tensors().len()).cloned().collect()
+    /// What goes into a pass without any part.
+    pub(super) fn bare(&self) -> Inputs<'static> {
+        Inputs::new(&[], self.threads)
     }
 
-    /// Name and shape of the prompt tokens, which come before the head.
-    pub(super) fn prompt_tensors(&self) -> &[TensorShape] {
-        self.tokens.as_ref().map_or(&[], |tokens| tokens.tensors())
-    }
-
-    /// The prompts among `params`, if there are any, with what was `drawn` for them.
-    pub(super) fn prompts<'a>(&'a self, params: &'a [Param], drawn: &Drawn) -> Result<Option<BoundPrompts<'a>>> {
-        let Some(tokens) = &self.tokens else { return Ok(None) };
-        let own = params.get(..self.prompt_tensors().len());
-        let own = own.ok_or_else(|| Error::invalid("parameters", "not those of this model"))?;
-        Ok(Some(BoundPrompts { tokens, own, values: tokens::masked(own, drawn)? }))
+    /// The gradients of the parts' tensors from those of a pass; empty ones where there was no pass.
+    pub(super) fn take(&self, params: &[Param], drawn: &[Drawn], of_pass: Option<Grads>) -> Result<Vec<Vec<f32>>> {
+        match of_pass {
+            Some(of_pass) => self.parts.take(params, drawn, Gradients { of_pass, of_projection: None }),
+            None => Ok(vec![Vec::new(); self.parts.tensor_count()]),
+        }
     }
 
     /// Blocks behind which tokens are read, from 1.
@@ -135,15 +169,15 @@ impl TokenReader {
         &self.reads
     }
 
-    /// The reads that prompts have no part in, and those that they have.
+    /// The reads that no part changes, and those that one does.
     fn split_reads(&self) -> (&[TokenRead], &[TokenRead]) {
-        let start = self.tokens.as_ref().map_or(self.backbone.vit.depth(), Part::prefix_blocks);
+        let start = self.parts.prefix_blocks().unwrap_or(self.backbone.vit.depth());
         self.reads.split_at(self.reads.partition_point(|read| read.after <= start))
     }
 
-    /// Blocks before the first prompted one.
+    /// Blocks before the first that a part changes.
     fn prefix_blocks(&self) -> usize {
-        self.tokens.as_ref().map_or(0, Part::prefix_blocks)
+        self.parts.prefix_blocks().unwrap_or(0)
     }
 
     /// Values a record of [`Self::features`] has.
@@ -205,32 +239,44 @@ impl TokenReader {
         0..self.prefix_len()
     }
 
-    /// Where the tower looks in each of `images` `[B, 3, S, S]`, with the prompts among `params`.
+    /// Where the tower looks in each of `images` `[B, 3, S, S]`, with the parts among `params`.
     ///
     /// # Errors
     /// The values are not those of this reader.
     pub(super) fn attention_maps(&self, params: &[Param], images: &[f32]) -> Result<Vec<AttentionMaps>> {
-        let prompts = self.prompts(params, &Drawn::Nothing)?;
-        let prompts = prompts.as_ref().map(BoundPrompts::of_pass);
-        self.backbone.vit.attention_maps(&Pass { prompts, ..Pass::forward(images, self.threads) })
+        let input = TokenInput::Images(images);
+        let inputs = self.join(params, &[], input)?;
+        self.backbone.vit.attention_maps(&Pass { input: Input::Images(images), ..inputs.pass(0, None) })
+    }
+
+    /// Embeddings of `images` `[B, 3, S, S]`, as [`Backbone::embed`] makes them without the parts among `params`.
+    ///
+    /// # Errors
+    /// The values are not those of this reader.
+    pub(super) fn embed(&self, params: &[Param], images: &[f32]) -> Result<Vec<f32>> {
+        let inputs = self.join(params, &[], TokenInput::Images(images))?;
+        let pass = Pass { input: Input::Images(images), ..inputs.pass(0, None) };
+        Ok(self.backbone.project(self.backbone.vit.read(&pass)?))
     }
 
     /// The prompts among `params` ready for passes with others, if there are any.
     pub(super) fn prompt_set(&self, params: &[Param], threads: usize) -> Result<Option<PromptSet>> {
-        let Some(prompts) = self.prompts(params, &Drawn::Nothing)? else { return Ok(None) };
-        self.backbone.vit.prepare(Some(prompts.of_pass()), None, threads).map(Some)
+        let inputs = self.parts.join(params, self.bare(), &[])?;
+        let Some(prompts) = inputs.pass(0, None).prompts else { return Ok(None) };
+        self.backbone.vit.prepare(Some(prompts), None, threads).map(Some)
     }
 
     /// Calls `f` with the number of each image, the features `[levels, N, D]` that the head reads of it, and, if `train`ing
-    /// makes a difference to them, where their gradient goes. Returns the gradient of the prompts then.
+    /// makes a difference to them, where their gradient goes. Returns the gradients of the parts in `inputs` then; `None` where the
+    /// features are known.
     pub(super) fn visit(
         &self,
-        prompts: Option<&BoundPrompts>,
+        inputs: &Inputs,
         input: TokenInput,
         micro_batch: Option<usize>,
         train: bool,
         f: &(impl Fn(usize, &[f32], Option<FeatureGradients>) + Sync),
-    ) -> Result<Option<Vec<f32>>> {
+    ) -> Result<Option<Grads>> {
         let each = self.features_len();
         if let TokenInput::Features(features) = input {
             parallel::shares(features.len() / each, self.threads, |range| {
@@ -252,10 +298,11 @@ impl TokenReader {
             TokenInput::Images(images) => (Input::Images(images), &self.reads[..], None),
             TokenInput::Features(_) => return Ok(None),
         };
-        let want = Want { tokens: train && prompts.is_some() && !late.is_empty(), ..Want::default() };
+        let want = if train && !late.is_empty() { inputs.want } else { Want::default() };
+        let learns = want != Want::default();
         let loss = |range: Range<usize>, read: &[f32]| {
             let read_len = read.len() / range.len();
-            let mut gradient = vec![0.; if want.tokens { read.len() } else { 0 }];
+            let mut gradient = vec![0.; if learns { read.len() } else { 0 }];
             let mut features = vec![0.; each];
             for (i, image) in range.enumerate() {
                 let read = &read[i * read_len..(i + 1) * read_len];
@@ -265,7 +312,7 @@ impl TokenReader {
                 } else {
                     features.copy_from_slice(read);
                 }
-                let to = want.tokens.then(|| {
+                let to = learns.then(|| {
                     let of_image = &mut gradient[i * read_len..(i + 1) * read_len];
                     FeatureGradients { first_level: early.len(), values: &mut of_image[read_len - late_len..] }
                 });
@@ -273,16 +320,14 @@ impl TokenReader {
             }
             Ok((gradient, ()))
         };
-        let readout = Readout::Tokens(reads);
-        let prompts = prompts.map(BoundPrompts::of_pass);
-        let pass = Pass { input, prompts, readout, want, micro_batch, ..Pass::forward(&[], self.threads) };
-        Ok(self.backbone.vit.step(&pass, &loss)?.0.tokens)
+        let pass = Pass { input, readout: Readout::Tokens(reads), want, ..inputs.pass(0, micro_batch) };
+        Ok(Some(self.backbone.vit.step(&pass, &loss)?.0))
     }
 
     /// What `look` makes of the features of each image of `input`, in the order of the images.
     pub(super) fn each<T: Send>(
         &self,
-        prompts: Option<&BoundPrompts>,
+        inputs: &Inputs,
         input: TokenInput,
         look: impl Fn(usize, &[f32]) -> T + Sync,
     ) -> Result<Vec<T>> {
@@ -291,22 +336,18 @@ impl TokenReader {
             let one = look(image, features);
             made.lock().unwrap_or_else(PoisonError::into_inner).push((image, one));
         };
-        self.visit(prompts, input, None, false, &visit)?;
+        self.visit(inputs, input, None, false, &visit)?;
         let mut made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
         made.sort_by_key(|(image, _)| *image);
         Ok(made.into_iter().map(|(_, one)| one).collect())
     }
 }
 
-impl BoundPrompts<'_> {
-    fn of_pass(&self) -> TokenPrompts<'_> {
-        self.tokens.layout().prompts(&self.values)
-    }
-
-    /// The gradients of the prompts' tensors by that of the values in a pass; zeros if they had no part in it.
-    pub(super) fn gradients(&self, drawn: &Drawn, of_values: Option<Vec<f32>>) -> Result<Vec<Vec<f32>>> {
-        let of_tokens = of_values.unwrap_or_else(|| vec![0.; self.values.len()]);
-        let of_pass = Grads { tokens: Some(of_tokens), ..Grads::default() };
-        self.tokens.take_gradient(self.own, drawn, &mut Gradients { of_pass, of_projection: None })
+/// Whether a dense head can have such a part beside it.
+fn takes(shape: PartShape) -> bool {
+    match shape {
+        PartShape::Tokens(_) => true,
+        PartShape::Weights(shape) => shape.tunes_images(),
+        PartShape::KeysValues(_) | PartShape::Pixels(_) | PartShape::Text(_) => false,
     }
 }

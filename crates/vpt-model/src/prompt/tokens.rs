@@ -100,11 +100,6 @@ impl PromptTokens {
         let tensors = [(NAME.to_owned(), vec![layout.layers, layout.tokens, backbone.vit.width()])];
         Ok(Self { layout, patch: backbone.spec.patch_size, tensors })
     }
-
-    /// Where they are.
-    pub(crate) fn layout(&self) -> TokenLayout {
-        self.layout
-    }
 }
 
 impl Part for PromptTokens {

@@ -22,7 +22,7 @@ use super::part::{Draw, Drawn, FileTensors, Gradients, Inputs, Kind, Part, Site,
 use vpt_backbone::{
     clip::{VISUAL_PROJECTION, product},
     text::TunedTexts,
-    vit::{Tune, Tuned},
+    vit::{OwnWeights, Tune, Tuned},
 };
 use vpt_base::{
     Error, Message, Result,
@@ -125,6 +125,12 @@ impl WeightShape {
     /// Whether weights of the image tower are tuned.
     pub fn tunes_images(&self) -> bool {
         self.lora().is_none_or(|shape| shape.towers.image())
+    }
+
+    /// Those of the learned `values` that are of the backbone, by the names that they have there.
+    pub(crate) fn own_weights<'a>(&self, values: &'a [Param]) -> OwnWeights<'a> {
+        let named = values.iter().filter_map(|param| Some((param.name.strip_prefix(PREFIX)?, &*param.values)));
+        OwnWeights { values: named.collect(), low_rank_scale: self.lora().map_or(0., |lora| lora.scale()) }
     }
 
     /// Whether classes are told by their texts and there is no head to learn.

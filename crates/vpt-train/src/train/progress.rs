@@ -28,6 +28,8 @@ pub enum Stage {
     Head,
     /// Prompts and head.
     Prompts,
+    /// Weights of the backbone and head, and prompts if they learn, too.
+    Tuned,
     /// All that the method learns, before it is pruned.
     Unpruned,
     /// What is left after pruning, once more from its beginning.
@@ -46,7 +48,7 @@ impl Stage {
         match self {
             Self::Head => "head",
             Self::Unpruned => "unpruned",
-            Self::Whole | Self::Prompts | Self::Pruned => BEST,
+            Self::Whole | Self::Prompts | Self::Tuned | Self::Pruned => BEST,
         }
     }
 }

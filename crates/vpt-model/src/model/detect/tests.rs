@@ -8,7 +8,11 @@ use crate::{
         ClassLayer,
         geometry::{self, corners},
     },
-    prompt::tokens::{DropoutMask, PromptLayers},
+    prompt::{
+        PartShape,
+        tokens::{DropoutMask, PromptLayers},
+        weights::{LoraShape, LoraTowers, WeightShape},
+    },
 };
 use vpt_backbone::{OpenOptions, class_texts::class_embeddings};
 use vpt_base::random::normal;
@@ -35,13 +39,22 @@ fn layout(layers: &str) -> TokenLayout {
     TokenLayout { start, layers, tokens: 4 }
 }
 
+/// Prompt tokens in these blocks.
+fn prompts(layers: Option<&str>) -> PartShapes {
+    layers.map_or(PartShapes::NONE, |layers| PartShape::Tokens(layout(layers)).into())
+}
+
 /// A detector with fewer channels than real ones have, for images of `side` pixels.
 fn detector(side: usize, layers: Option<&str>, upsample: bool, threads: usize) -> Detector {
+    detector_of(side, &prompts(layers), upsample, threads)
+}
+
+fn detector_of(side: usize, parts: &PartShapes, upsample: bool, threads: usize) -> Detector {
     let backbone = backbone(side);
     let classes = ClassLayer::Linear { classes: CLASSES };
     let shape = DetectShape { channels: 16, upsample, ..Detector::shape(&backbone, classes, ANCHOR) };
     let blocks = levels(backbone.vit.depth());
-    Detector::new(backbone, layers.map(layout), shape, &blocks, None, threads).unwrap()
+    Detector::new(backbone, parts, shape, &blocks, None, threads).unwrap()
 }
 
 fn normals(purpose: &str, n: usize) -> Vec<f32> {
@@ -79,7 +92,7 @@ fn learned(detector: &Detector) -> Vec<Param> {
 }
 
 fn step<'a>(input: TokenInput<'a>, truths: &'a [Vec<Truth>]) -> DetectStep<'a> {
-    DetectStep { input, truths, valid: None, drawn: Drawn::Nothing, micro_batch: None }
+    DetectStep { input, truths, valid: None, drawn: &[], micro_batch: None }
 }
 
 type Stepped = (LossSums, Vec<Vec<f32>>);
@@ -117,7 +130,8 @@ fn a_prefix_stands_for_its_images() {
             for rate in [0., 0.5] {
                 let run = |input: TokenInput| {
                     let mask = DropoutMask::draw(params[0].values.len(), rate, &mut stream(5, "mask", 0, 0));
-                    let step = DetectStep { drawn: Drawn::Mask(mask), micro_batch, ..step(input, &truths) };
+                    let drawn = &[Drawn::Mask(mask)];
+                    let step = DetectStep { drawn, micro_batch, ..step(input, &truths) };
                     detector.step(&params, &step).unwrap()
                 };
                 let what = format!("{layers} at {side} pixels, dropout {rate}");
@@ -151,7 +165,7 @@ fn features_stand_for_images_that_see_no_prompt() {
         assert_eq!(prompted.features(&images).unwrap(), features);
         let (losses, gradients) = prompted.step(&all, &step(TokenInput::Features(&features), &truths)).unwrap();
         assert_eq!((&losses, &gradients[1..]), (&of_features.0, &of_features.1[..]));
-        assert_eq!(gradients[0], vec![0.; all[0].values.len()]);
+        assert!(gradients[0].is_empty());
         let head = prompted.bind(&all).unwrap();
         let found = |params, input| prompted.detect(&head, params, input, None).unwrap();
         let without = found(None, TokenInput::Features(&features));
@@ -187,9 +201,10 @@ fn loss(
         .collect();
     let positives = assignments.iter().map(Assignment::positives).sum();
     let head = detector.bind(params).unwrap();
-    let prompts = detector.reader().prompts(params, &Drawn::Nothing).unwrap();
+    let input = TokenInput::Images(images);
+    let inputs = detector.reader().join(params, &[], input).unwrap();
     let look = |_: usize, features: &[f32]| head.forward(features, &mut Workspace::default());
-    let raws: Vec<RawBoxes> = detector.reader().each(prompts.as_ref(), TokenInput::Images(images), look).unwrap();
+    let raws: Vec<RawBoxes> = detector.reader().each(&inputs, input, look).unwrap();
     let fresh = targets.is_empty();
     let mut sum = 0.;
     for (i, (raw, assignment)) in raws.iter().zip(&assignments).enumerate() {
@@ -243,6 +258,77 @@ fn gradients_are_those_of_the_loss() {
             let error = (slope - expected).abs() / scale;
             assert!(error < 5e-3, "{layers:?} {}: slope {slope}, gradient {expected}", param.name);
         }
+    }
+}
+
+/// Weights of every kind, alone and beside prompts.
+fn weights() -> Vec<PartShapes> {
+    let lora = LoraShape { rank: 2, alpha: 2., towers: LoraTowers::Image, texts: false };
+    let alone =
+        [WeightShape::Bias, WeightShape::Norm, WeightShape::Full, WeightShape::Lora(lora)].map(PartShape::Weights);
+    let beside = alone.map(|weights| [PartShape::Tokens(layout("last:2")), weights].into_iter().collect());
+    alone.map(PartShapes::from).into_iter().chain(beside).collect()
+}
+
+#[test]
+fn gradients_of_weights_are_those_of_the_loss() {
+    for parts in weights() {
+        let detector = detector_of(32, &parts, false, 2);
+        let (params, truths, images) = (learned(&detector), truths(), images(32));
+        let (sums, gradients) = detector.step(&params, &step(TokenInput::Images(&images), &truths)).unwrap();
+        let mut targets = Vec::new();
+        let total = loss(&detector, &params, &images, None, &mut targets);
+        assert!((total - sums.total(sums.positives)).abs() < 1e-6 * total, "{total}, {sums:?}");
+        let own = params.len() - detector.reader().without_parts(&params).len();
+        let lengths = |tensors: &[Vec<f32>]| tensors.iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lengths(&gradients), params.iter().map(|param| param.values.len()).collect::<Vec<_>>());
+        // All tensors of the parts at once, half along the gradient, half anywhere.
+        let scale = length(gradients[..own].iter().flatten().copied());
+        let anywhere: Vec<Vec<f32>> =
+            params[..own].iter().map(|p| normals(&format!("direction {}", p.name), p.values.len())).collect();
+        let unit = length(anywhere.iter().flatten().copied());
+        let both = |(gradient, anywhere): (&Vec<f32>, &Vec<f32>)| -> Vec<f64> {
+            gradient.iter().zip(anywhere).map(|(&g, &r)| f64::from(g) / scale + f64::from(r) / unit).collect()
+        };
+        let direction: Vec<Vec<f64>> = gradients.iter().zip(&anywhere).map(both).collect();
+        let expected: f64 =
+            direction.iter().flatten().zip(gradients.iter().flatten()).map(|(d, &g)| d * f64::from(g)).sum();
+        let mut moved = |by: f64| {
+            let mut params = params.clone();
+            for (param, direction) in params.iter_mut().zip(&direction) {
+                param.values.iter_mut().zip(direction).for_each(|(v, d)| *v += (by * d) as f32);
+            }
+            loss(&detector, &params, &images, None, &mut targets)
+        };
+        let h = 7e-4;
+        let slope = (moved(h) - moved(-h)) / (2. * h);
+        let error = (slope - expected).abs() / scale;
+        assert!(error < 5e-3, "{parts:?}: slope {slope}, gradient {expected}");
+    }
+}
+
+#[test]
+fn weights_learn_nothing_from_features_that_are_known_and_do_not_change_what_is_found_before_they_learn() {
+    let plain = detector(32, None, false, 2);
+    let (truths, images) = (truths(), images(32));
+    let features = plain.features(&images).unwrap();
+    for parts in weights().into_iter().filter(|parts| parts.tokens().is_none()) {
+        let detector = detector_of(32, &parts, false, 2);
+        let params = detector.init(3).unwrap();
+        let head = detector.reader().without_parts(&params);
+        let input = TokenInput::Features(&features);
+        let (losses, gradients) = detector.step(&params, &step(input, &truths)).unwrap();
+        let (expected, of_head) = plain.step(&head, &step(input, &truths)).unwrap();
+        let own = params.len() - head.len();
+        assert_eq!((losses, &gradients[own..]), (expected, &of_head[..]));
+        assert!(gradients[..own].iter().all(Vec::is_empty));
+        let found = |detector: &Detector, params: &[Param]| {
+            let head = detector.bind(params).unwrap();
+            detector.detect(&head, Some(params), TokenInput::Images(&images), None).unwrap()
+        };
+        assert_eq!(found(&detector, &params), found(&plain, &head), "{parts:?}");
+        assert_ne!(found(&detector, &learned(&detector)), found(&plain, &head), "{parts:?}");
+        assert!(!detector.reader().has_prefix());
     }
 }
 
@@ -389,7 +475,7 @@ fn classes_told_by_their_names_can_be_exchanged() {
     let classes = ClassLayer::Text { classes: 3, width: three.len() / 3 };
     let shape = DetectShape { channels: 16, ..Detector::shape(&backbone, classes, ANCHOR) };
     let make =
-        |texts| Detector::new(backbone.clone(), Some(layout("last:1")), shape, &levels(DEPTH), texts, 2).unwrap();
+        |texts| Detector::new(backbone.clone(), &prompts(Some("last:1")), shape, &levels(DEPTH), texts, 2).unwrap();
     let detector = make(Some(three));
     let (params, truths, images) = (learned(&detector), truths(), images(32));
     let prefix = detector.prefix(&images).unwrap();
@@ -421,16 +507,20 @@ fn classes_told_by_their_names_can_be_exchanged() {
 fn parts_that_do_not_fit_are_refused() {
     let backbone = backbone(32);
     let shape = Detector::shape(&backbone, ClassLayer::Linear { classes: CLASSES }, ANCHOR);
-    let make = |layout, shape, blocks: &[usize]| Detector::new(backbone.clone(), layout, shape, blocks, None, 1);
-    let error = |layout, shape, blocks: &[usize]| make(layout, shape, blocks).unwrap_err().to_string();
-    make(None, shape, &[1, 2, 3]).unwrap();
-    assert!(error(None, DetectShape { grid: 8, ..shape }, &[1, 2, 3]).contains("grid of 8"));
-    assert!(error(None, DetectShape { width: 64, ..shape }, &[1, 2, 3]).contains("64 values"));
-    assert!(error(None, shape, &[1, 2]).contains("head"));
-    assert!(error(None, shape, &[1, 2, 4]).contains("[1, 2, 4] of 3"));
-    assert!(error(None, shape, &[2, 1, 3]).contains("[2, 1, 3]"));
+    let none = &PartShapes::NONE;
+    let make = |parts: &_, shape, blocks: &[usize]| Detector::new(backbone.clone(), parts, shape, blocks, None, 1);
+    let error = |parts: &_, shape, blocks: &[usize]| make(parts, shape, blocks).unwrap_err().to_string();
+    make(none, shape, &[1, 2, 3]).unwrap();
+    assert!(error(none, DetectShape { grid: 8, ..shape }, &[1, 2, 3]).contains("grid of 8"));
+    assert!(error(none, DetectShape { width: 64, ..shape }, &[1, 2, 3]).contains("64 values"));
+    assert!(error(none, shape, &[1, 2]).contains("head"));
+    assert!(error(none, shape, &[1, 2, 4]).contains("[1, 2, 4] of 3"));
+    assert!(error(none, shape, &[2, 1, 3]).contains("[2, 1, 3]"));
     let deeper = TokenLayout { start: 2, layers: usize::MAX, tokens: 1 };
-    assert!(error(Some(deeper), shape, &[1, 2, 3]).contains("prompt_layers"));
+    assert!(error(&PartShape::Tokens(deeper).into(), shape, &[1, 2, 3]).contains("prompt_layers"));
+    let lora = LoraShape { rank: 2, alpha: 1., towers: LoraTowers::Both, texts: true };
+    let texts = PartShape::Weights(WeightShape::Lora(lora)).into();
+    assert!(error(&texts, shape, &[1, 2, 3]).contains("weights of the image tower beside it, nothing else"));
 }
 
 #[test]
@@ -447,7 +537,7 @@ fn cosines_with_texts_begin_as_those_of_a_backbone_that_was_trained_by_their_sig
         let backbone = backbone_of(family, 32);
         let shape = Detector::shape(&backbone, classes, ANCHOR);
         let texts = matches!(classes, ClassLayer::Text { .. }).then(|| vec![1.; 3 * backbone.embedding_width()]);
-        let detector = Detector::new(backbone, None, shape, &levels(DEPTH), texts, 1).unwrap();
+        let detector = Detector::new(backbone, &PartShapes::NONE, shape, &levels(DEPTH), texts, 1).unwrap();
         let params = detector.init(1).unwrap();
         let value = |name| params.iter().find(|param| param.name == name).map(|param| param.values[0]);
         (value(LOG_SCALE), value(SHIFT))

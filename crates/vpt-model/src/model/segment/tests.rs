@@ -3,25 +3,34 @@
 use std::path::Path;
 
 use super::*;
-use crate::prompt::tokens::PromptLayers;
+use crate::prompt::{
+    PartShape,
+    tokens::{PromptLayers, TokenLayout},
+    weights::WeightShape,
+};
 use vpt_backbone::OpenOptions;
-use vpt_base::random::normal;
+use vpt_base::{params, random::normal};
 
 const WINDOWS: usize = 5;
 const CLASSES: usize = 3;
 const SIDE: usize = 32;
 
 fn segmenter(kind: DecodeHead, layers: Option<&str>, threads: usize) -> Segmenter {
+    segmenter_of(kind, threads, |depth| {
+        let layers = layers?.parse::<PromptLayers>().unwrap();
+        let (start, layers) = layers.resolve(depth).unwrap();
+        Some(PartShape::Tokens(TokenLayout { start, layers, tokens: 4 }))
+    })
+}
+
+fn segmenter_of(kind: DecodeHead, threads: usize, part: impl Fn(usize) -> Option<PartShape>) -> Segmenter {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/clip");
     let options = OpenOptions { image_size: Some(SIDE), ..OpenOptions::default() };
     let backbone = Arc::new(Backbone::open(dir.to_str().unwrap(), &options).unwrap());
-    let layout = layers.map(|layers| {
-        let (start, layers) = layers.parse::<PromptLayers>().unwrap().resolve(backbone.vit.depth()).unwrap();
-        TokenLayout { start, layers, tokens: 4 }
-    });
+    let parts: PartShapes = part(backbone.vit.depth()).into_iter().collect();
     let (shape, blocks) = Segmenter::shape(&backbone, kind, CLASSES);
     let shape = SegmentShape { channels: 16, ..shape };
-    Segmenter::new(backbone, layout, shape, &blocks, threads).unwrap()
+    Segmenter::new(backbone, &parts, shape, &blocks, threads).unwrap()
 }
 
 fn images() -> Vec<f32> {
@@ -48,7 +57,7 @@ fn step(
     micro_batch: Option<usize>,
 ) -> (SegmentLoss, Vec<Vec<f32>>) {
     let labels = labels(model);
-    model.step(params, &SegmentStep { input, labels: &labels, drawn: Drawn::Nothing, micro_batch }).unwrap()
+    model.step(params, &SegmentStep { input, labels: &labels, drawn: &[], micro_batch }).unwrap()
 }
 
 #[test]
@@ -62,11 +71,32 @@ fn a_step_from_the_prefix_is_the_step_from_images() {
         assert_eq!(step(&model, &params, TokenInput::Images(&images), Some(1)).0, whole.0);
         // Without prompts features are all that there is.
         let plain = segmenter(kind, None, 2);
-        let own = plain.reader().without_prompts(&params[model.reader().prompt_tensors().len()..]);
+        let own = model.reader().without_parts(&params);
         let features = plain.reader().features(&images).unwrap();
         let of_features = step(&plain, &own, TokenInput::Features(&features), None);
         assert_eq!(of_features, step(&plain, &own, TokenInput::Images(&images), None));
         assert_ne!(of_features.0.sum.to_bits(), whole.0.sum.to_bits());
+    }
+}
+
+#[test]
+fn gradients_of_biases_are_those_of_central_differences() {
+    for kind in [DecodeHead::MultiBlock, DecodeHead::Linear] {
+        let model = segmenter_of(kind, 2, |_| Some(PartShape::Weights(WeightShape::Bias)));
+        let (params, images) = (shaken(&model), images());
+        let (loss, gradients) = step(&model, &params, TokenInput::Images(&images), None);
+        let own = params.len() - model.reader().without_parts(&params).len();
+        let squares = gradients[..own].iter().flatten().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>();
+        let moved = |by: f64| {
+            let mut params = params.clone();
+            for (param, gradient) in params[..own].iter_mut().zip(&gradients) {
+                let towards = gradient.iter().map(|g| (by * f64::from(*g) / squares.sqrt()) as f32);
+                param.values.iter_mut().zip(towards).for_each(|(value, by)| *value += by);
+            }
+            step(&model, &params, TokenInput::Images(&images), None).0.sum / loss.cells as f64
+        };
+        let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+        assert!((slope / squares.sqrt() - 1.).abs() < 5e-3, "{kind}: {slope} {}", squares.sqrt());
     }
 }
 
@@ -126,8 +156,8 @@ fn parts_that_do_not_fit_are_refused() {
     let backbone = model.reader().backbone().clone();
     let (shape, blocks) = Segmenter::shape(&backbone, DecodeHead::MultiBlock, CLASSES);
     let other = SegmentShape { grid: shape.grid + 1, ..shape };
-    assert!(Segmenter::new(backbone.clone(), None, other, &blocks, 1).is_err());
-    assert!(Segmenter::new(backbone.clone(), None, shape, &[99], 1).is_err());
+    assert!(Segmenter::new(backbone.clone(), &PartShapes::NONE, other, &blocks, 1).is_err());
+    assert!(Segmenter::new(backbone.clone(), &PartShapes::NONE, shape, &[99], 1).is_err());
     assert!(model.check(&model.init(1).unwrap()).is_ok());
     assert!(model.check(&segmenter(DecodeHead::Linear, None, 1).init(1).unwrap()).is_err());
 }

@@ -1,7 +1,8 @@
-//! Tasks on patch tokens, in two stages: the head alone on features that are computed once, then prompts and head together.
+//! Tasks on patch tokens, in two stages: the head alone on features that are computed once, then the head together with prompts, or
+//! with weights of the backbone.
 //!
 //! A moving average of the learned values is evaluated and kept. The head as it is after the first stage is the control that
-//! prompts are reported beside. [`DenseTask`] is what differs between such tasks; `source` makes batches, `token_cache` keeps
+//! what learns beside it is reported with. [`DenseTask`] is what differs between such tasks; `source` makes batches, `token_cache` keeps
 //! features, `setup` opens everything.
 
 mod files;
@@ -71,8 +72,8 @@ pub(crate) struct DenseStep<'a, T> {
     pub(super) params: &'a [Param],
     /// The images, and what is in them.
     pub(super) batch: &'a DenseBatch<T>,
-    /// What was drawn at random for the prompt tokens.
-    pub(super) drawn: Drawn,
+    /// What was drawn at random for each part.
+    pub(super) drawn: &'a [Drawn],
     /// Images whose activations are in memory at once.
     pub(super) micro_batch: Option<usize>,
 }
@@ -117,10 +118,10 @@ pub(crate) trait DenseTask: Sized + 'static {
     /// The data.
     fn dataset(&self) -> &Self::Data;
 
-    /// What the head reads, and the prompts.
+    /// What the head reads, and the parts.
     fn reader(&self) -> &TokenReader;
 
-    /// Fresh learned values: the prompts, if there are any, then the head.
+    /// Fresh learned values: those of the parts, then those of the head.
     fn init(&self, seed: u64) -> Result<Vec<Param>>;
 
     /// Gives the head what it takes of the training images before the first step; `false` when the observer asked to stop.
@@ -128,7 +129,7 @@ pub(crate) trait DenseTask: Sized + 'static {
         Ok(true)
     }
 
-    /// What happens to the images of `split` while they are learned from in `stage`. A head that prompts will follow learns from
+    /// What happens to the images of `split` while they are learned from in `stage`. A head that something else will follow learns from
     /// what can be computed once; one that learns alone to the end sees all that was asked for.
     fn change(&self, split: Split, stage: Stage) -> Change;
 
@@ -188,14 +189,14 @@ pub(crate) type DenseEvaluator<'a, D> = Evaluator<'a, DenseBatch<<D as DenseTask
 pub(crate) struct LearnedValues<'a> {
     /// All of them.
     pub(super) params: &'a [Param],
-    /// Those that hold the prompts; none where only the head has learned.
-    pub(super) prompts: Option<&'a [Param]>,
+    /// Those that hold the parts; none where only the head has learned.
+    pub(super) with_parts: Option<&'a [Param]>,
 }
 
 impl<'a> LearnedValues<'a> {
     /// `params` as they are in `stage`.
     pub(super) fn of(params: &'a [Param], stage: Stage) -> Self {
-        Self { params, prompts: (stage != Stage::Head).then_some(params) }
+        Self { params, with_parts: (stage != Stage::Head).then_some(params) }
     }
 }
 
@@ -288,9 +289,9 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
 
     fn stages(&self) -> Vec<StagePlan> {
         let head = self.dense.head_epochs;
-        let prompts = self.plan.epochs - head;
-        let stages =
-            [(Stage::Head, head), (Stage::Prompts, prompts)].map(|(stage, epochs)| StagePlan { stage, epochs });
+        let beside = if self.plan.parts.weights().is_some() { Stage::Tuned } else { Stage::Prompts };
+        let stages = [(Stage::Head, head), (beside, self.plan.epochs - head)];
+        let stages = stages.map(|(stage, epochs)| StagePlan { stage, epochs });
         stages.into_iter().filter(|stage| stage.epochs > 0).collect()
     }
 
@@ -346,10 +347,10 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
     fn step(&self, params: &[Param], _: &Self::Source, batch: &Self::Batch, at: StepPosition) -> Result<StepResult> {
         let Self { plan, own, .. } = self;
         let (seed, epoch, step) = (plan.config.seed, at.epoch, at.in_stage);
-        let dropout = plan.dropout().first().copied().filter(|_| at.stage == Stage::Prompts).unwrap_or(0.);
-        let draw = Draw { seed, epoch, step, indices: &batch.indices, dropout, part: 0 };
-        let (drawn, micro_batch) = (own.reader().draw(&draw), plan.config.micro_batch);
-        let (losses, count, gradients) = own.step(DenseStep { params, batch, drawn, micro_batch })?;
+        let dropout = if at.stage == Stage::Head { Vec::new() } else { plan.dropout() };
+        let draw = Draw { seed, epoch, step, indices: &batch.indices, dropout: 0., part: 0 };
+        let (drawn, micro_batch) = (own.reader().draw(&draw, &dropout), plan.config.micro_batch);
+        let (losses, count, gradients) = own.step(DenseStep { params, batch, drawn: &drawn, micro_batch })?;
         let mean_over = MeanOver { count, least: 1. };
         Ok(StepResult { losses, correct: 0, gradients, votes: Vec::new(), mean_over })
     }
@@ -401,9 +402,9 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
         let meta = plan.task_meta(backbone, self.data.classes.clone(), backbone.preprocess.clone(), metrics)?;
         let mut meta = own.describe(plan, meta, val);
         let params = if record.stage == Stage::Head {
-            // Prompts that have not learned yet would only disturb.
+            // Parts that have not learned yet would only disturb.
             (meta.method, meta.parts) = (Method::LINEAR, PartShapes::NONE);
-            own.reader().without_prompts(values)
+            own.reader().without_parts(values)
         } else {
             values.to_vec()
         };

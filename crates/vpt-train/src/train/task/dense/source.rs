@@ -138,7 +138,7 @@ impl InputForm {
     fn of(stage: Stage, reader: &TokenReader) -> Self {
         match stage {
             Stage::Whole | Stage::Head => Self::Features,
-            Stage::Prompts if reader.layout().is_some_and(|layout| layout.start > 0) => Self::Prefix,
+            Stage::Prompts if reader.has_prefix() => Self::Prefix,
             // There are no other stages.
             _ => Self::Images,
         }

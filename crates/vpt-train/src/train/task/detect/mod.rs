@@ -156,7 +156,7 @@ impl DenseTask for Boxes {
         let side = backbone.vit.image_size();
         let input = BoxInput { preprocess: backbone.preprocess.clone(), side, grid: shape.grid, fit: detect.fit };
         let blocks = levels(backbone.vit.depth());
-        let model = Detector::new(backbone, plan.parts.tokens(), shape, &blocks, texts, plan.threads)?;
+        let model = Detector::new(backbone, &plan.parts, shape, &blocks, texts, plan.threads)?;
         let views = dense.views(train.views.len(), model.reader().both_len());
         let tiles = [train.tiles, val.tiles, test.tiles];
         let images = [train.views, val.views, test.views].map(Arc::from);
@@ -244,11 +244,11 @@ impl DenseTask for Boxes {
     }
 
     fn evaluator<'a>(&'a self, split: Split, learned: LearnedValues<'a>) -> Result<DenseEvaluator<'a, Self>> {
-        let LearnedValues { params, prompts } = learned;
+        let LearnedValues { params, with_parts } = learned;
         let (images, tiles) = (self.dataset.part(split), &self.tiles[split as usize]);
         let head = self.model.bind(params)?;
         Ok(Box::new(move |batch| {
-            let boxes = self.model.detect(&head, prompts, batch.input(), self.valid(batch).as_deref())?;
+            let boxes = self.model.detect(&head, with_parts, batch.input(), self.valid(batch).as_deref())?;
             let mut detections = Vec::new();
             for ((&index, target), boxes) in batch.indices.iter().zip(&batch.targets).zip(boxes) {
                 detections.extend(boxes.iter().filter_map(|found| {
@@ -309,11 +309,11 @@ impl DenseTask for Boxes {
 }
 
 impl Boxes {
-    /// Random changes to the images of a part. Without views that are computed once, a head that prompts will follow sees none.
+    /// Random changes to the images of a part. Without views that are computed once, a head that something else will follow sees none.
     fn augment(&self, split: Split, stage: Stage) -> BoxAugment {
         let augment = self.detect.augment;
         match (split, stage) {
-            (Split::Train, Stage::Head) if self.views == 0 && self.model.layout().is_some() => {
+            (Split::Train, Stage::Head) if self.views == 0 && !self.model.reader().shapes().is_empty() => {
                 BoxAugment { flip: augment.flip, ..BoxAugment::default() }
             }
             (Split::Train, _) => augment,

@@ -103,7 +103,7 @@ struct DrawnMasks<'a> {
 impl DrawnMasks<'_> {
     /// The validation images at `chosen`.
     fn tiles(&self, chosen: Vec<usize>) -> Result<Vec<MaskTile>> {
-        let Self { task, plan, learned: LearnedValues { params, prompts } } = *self;
+        let Self { task, plan, learned: LearnedValues { params, with_parts } } = *self;
         let head = task.model.bind(params)?;
         let (total, images) = (chosen.len(), task.images(Split::Val));
         let mut tiles = Vec::with_capacity(total);
@@ -111,7 +111,7 @@ impl DrawnMasks<'_> {
         visit_batches(loader, total, &mut |_, _| true, |batch| {
             let seen: Vec<&MaskImage> = batch.indices.iter().map(|&index| &images[index]).collect();
             let input = TokenInput::Images(&batch.pixels);
-            let found = task.model.masks(&head, prompts, input, &batch.windows, &seen, &task.input)?;
+            let found = task.model.masks(&head, with_parts, input, &batch.windows, &seen, &task.input)?;
             for (image, predicted) in seen.into_iter().zip(found) {
                 tiles.push(MaskTile { image: image.image.load()?, truth: image.mask()?, predicted });
             }

@@ -140,7 +140,7 @@ impl DenseTask for Masks {
         let (preprocess, side) = (backbone.preprocess.clone(), backbone.vit.image_size());
         let input = MaskInput { preprocess, side, cells: shape.cells(), tiles: segment.tiles };
         input.check()?;
-        let model = Segmenter::new(backbone, plan.parts.tokens(), shape, &blocks, plan.threads)?;
+        let model = Segmenter::new(backbone, &plan.parts, shape, &blocks, plan.threads)?;
         let images = Split::ALL.map(|split| dataset.part(split).into());
         let views = dense.views(dataset.train.len(), model.reader().both_len());
         Ok(Self { segment, model, dataset, input, images, views })
@@ -239,12 +239,12 @@ impl DenseTask for Masks {
     }
 
     fn evaluator<'a>(&'a self, split: Split, learned: LearnedValues<'a>) -> Result<DenseEvaluator<'a, Self>> {
-        let LearnedValues { params, prompts } = learned;
+        let LearnedValues { params, with_parts } = learned;
         let part = self.dataset.part(split);
         let head = self.model.bind(params)?;
         Ok(Box::new(move |batch| {
             let images: Vec<&MaskImage> = batch.indices.iter().map(|&index| &part[index]).collect();
-            let found = self.model.masks(&head, prompts, batch.input(), &batch.windows, &images, &self.input)?;
+            let found = self.model.masks(&head, with_parts, batch.input(), &batch.windows, &images, &self.input)?;
             let each = batch.indices.iter().zip(images).zip(found).map(|((&index, image), found)| {
                 let mut own = PixelTally::new(self.dataset.classes.names.len());
                 own.add(&image.mask()?.classes, &found.classes)?;
@@ -291,11 +291,11 @@ impl Masks {
         self.images[split as usize].clone()
     }
 
-    /// Random changes to the images of a part. Without views that are computed once, a head that prompts will follow sees none.
+    /// Random changes to the images of a part. Without views that are computed once, a head that something else will follow sees none.
     fn augment(&self, split: Split, stage: Stage) -> MaskAugment {
         let augment = self.segment.augment;
         match (split, stage) {
-            (Split::Train, Stage::Head) if self.views == 0 && self.model.reader().layout().is_some() => {
+            (Split::Train, Stage::Head) if self.views == 0 && !self.model.reader().shapes().is_empty() => {
                 MaskAugment { scale: None, ..augment }
             }
             (Split::Train, _) => augment,
