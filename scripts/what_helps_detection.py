@@ -9,7 +9,7 @@
 
 `shapes` and `shifted` are drawn (`--images`); frequent=DIR are the classes of a set of COCO's layout with at least 10 objects to
 learn and 5 to test. Every run has the same epochs; of each the epoch that is best on validation is taken, and what was learned for
-what it is (`--keep-better false`). Of runs with prompts a column says how often the head alone, as it was before they began, is
+what it is (`--keep-better false`). Of runs with more than a head a column says how often the head alone, as it was before that began, is
 better on validation, and another what AP is where that is kept then. `jobs.jsonl` has a line a run; what is there is not run
 again, and a run that was cut off goes on. Intervals are of the difference to the head alone: a paired bootstrap over test images and seeds
 (Owen's pigeonhole bootstrap, as `vpt bench few-shot` has it for accuracies). These need numpy and pycocotools.
@@ -26,6 +26,11 @@ ARMS = {
     "prompts in the first block": "--method vpt-shallow",
     "prompts in the last 4": "--method vpt-deep --prompt-layers last:4",
     "prompts in all": "--method vpt-deep --prompt-layers all",
+    "biases": "--method bias",
+    "norms": "--method norm",
+    "prompts in the last 4, biases": "--method vpt-deep,bias --prompt-layers last:4",
+    "low-rank changes": "--method lora",
+    "all weights": "--method full",
 }
 DRAWN = {"shapes": "plain", "shifted": "shifted"}
 ENOUGH = {"train": 10, "test": 5}

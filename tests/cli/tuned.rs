@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::util::{Sandbox, fixture, number};
+use crate::util::{Sandbox, files, fixture, number};
 
 #[test]
 fn weights_are_tuned_stopped_resumed_and_used() {
@@ -70,6 +70,66 @@ fn weights_are_tuned_stopped_resumed_and_used() {
         (vec![&clip, "--method", "full", "--max-memory", "1GB"], ["--max-memory", "full"]),
         (vec![&clip, "--method", "lorra"], ["--method", "lora"]),
         (vec![&clip, "--method", "lora", "--lora-rank", "1000"], ["--lora-rank", "1000"]),
+    ] {
+        sandbox.vpt(&[&train[..], &more].concat()).refuses(&about);
+    }
+}
+
+#[test]
+fn weights_are_tuned_beside_heads_on_patch_tokens_stopped_resumed_and_used() {
+    let sandbox = Sandbox::new();
+    sandbox.boxes("boxes", 24);
+    sandbox.masks("masks", 24);
+    let clip = fixture("clip");
+    for (run, data, method, told) in [
+        ("bias", "boxes", "bias", "the biases of the image tower are tuned"),
+        ("both", "boxes", "vpt-deep,lora", "changes of rank 2 to queries, keys and values of the image tower"),
+        ("full", "boxes", "full", "every weight of the image tower is tuned"),
+        ("masks-bias", "masks", "vpt-deep,bias", "the biases of the image tower are tuned"),
+    ] {
+        let task = if data == "boxes" { "detect" } else { "segment" };
+        let train = ["train", "--backbone", &clip, "--data", data, "--method", method, "--image-size", "32"];
+        let more = ["--task", task, "--epochs", "4", "--keep-better", "false", "--threads", "2", "--quiet"];
+        let train = |out| [&train[..], &more, &["--out", out]].concat();
+        let results = sandbox.vpt(&[&train(run)[..], &["--json"]].concat()).ok().json();
+        assert_eq!(results["method"], method);
+        assert!(results["head_only"]["test"].is_object());
+
+        let killed = format!("{run}-killed");
+        let mut child = sandbox.command(&train(&killed)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let (begin, metrics) = (Instant::now(), sandbox.path(&killed).join("metrics.jsonl"));
+        // In the stage in which weights learn.
+        let is_there = || fs::read_to_string(&metrics).is_ok_and(|lines| lines.contains("tuned"));
+        while !is_there() && child.try_wait().unwrap().is_none() && begin.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = child.kill();
+        child.wait().unwrap();
+        sandbox.vpt(&["train", "--resume", &killed]).ok();
+        for file in ["best.safetensors", "last.safetensors", "config.toml"] {
+            let read = |run: &str| fs::read(sandbox.path(run).join(file)).unwrap();
+            assert!(read(run) == read(&killed), "{run}: {file} differs");
+        }
+
+        let eval = sandbox.vpt(&["eval", "--model", run, "--data", data, "--json"]).ok().json();
+        assert_eq!(eval["metrics"], results["test"], "{run}: a task file scores what its run did");
+        let info = sandbox.vpt(&["task", "info", run]).ok().stdout;
+        assert!(info.contains(told), "{info}");
+        let image = &format!("boxes/test/{}", files(&sandbox.path("boxes/test"))[0]);
+        if data == "boxes" {
+            let predict = ["predict", "--model", run, image, "--min-score", "0", "--json"];
+            assert!(!sandbox.vpt(&predict).ok().json()["predictions"][0]["boxes"].as_array().unwrap().is_empty());
+        }
+        let export = ["export", "--model", run, "--out", "m.onnx", "--json", "--verify", image];
+        let parity = sandbox.vpt(&export).ok().json()["parity"].clone();
+        assert_eq!(parity["agree"], parity["of_total"], "{run}: {parity}");
+    }
+    let train = ["train", "--data", "boxes", "--backbone", &clip, "--method"];
+    for (more, about) in [
+        (vec!["lora", "--lora-towers", "both"], ["--lora-towers", "a head of its own does not read"]),
+        (vec!["full,vpt-deep"], ["--method", "full learns alone"]),
+        (vec!["bias", "--head-init", "probe"], ["--head-init", "detection"]),
+        (vec!["bias", "--head-epochs", "4", "--epochs", "4"], ["--head-epochs", "leave none"]),
     ] {
         sandbox.vpt(&[&train[..], &more].concat()).refuses(&about);
     }

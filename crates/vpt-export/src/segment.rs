@@ -12,7 +12,6 @@ use crate::parity::{Parity, PixelsApart};
 use crate::prompts::ImagePrompts;
 use crate::vit::{ImageTower, TowerOutput, TowerRead};
 use crate::{ExportOptions, Exported, Layout, Samples, finish, write};
-use vpt_backbone::vit::OwnWeights;
 use vpt_base::{Error, Result, params::find};
 use vpt_model::{
     head::{
@@ -44,7 +43,7 @@ pub fn export_segmenter(
     }
     let (segmenter, meta, params) = (task.segmenter(), task.meta(), task.params());
     let (reader, backbone) = (segmenter.reader(), task.backbone());
-    let tower = backbone.plain(OwnWeights::default());
+    let tower = backbone.plain(reader.own_weights(params));
     let tokens = reader.layout().map(|layout| Ok::<_, Error>((layout, &find(params, "prompt.tokens")?.values[..])));
     let prompts = ImagePrompts::new(&tower, tokens.transpose()?, None)?;
     let blocks = BlockReader::new(|index| tower.block(index));

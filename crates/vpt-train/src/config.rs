@@ -99,7 +99,7 @@ settings! {
             /// Keep the head alone, the probe on frozen features, as the result where it is better on validation than what was learned
             ///
             /// With `head` text CLIP's zero-shot classifier stands in its place; in detection and segmentation the head alone, as it was
-            /// before prompts began. What was learned is in last.safetensors then.
+            /// before anything learned beside it. What was learned is in last.safetensors then.
             keep_better: Option<bool> => {
                 value: "true|false",
                 default: DefaultText::Words("true; false with `head` cosine"),
@@ -239,7 +239,8 @@ settings! {
             }
             /// Stop after this many epochs without a better validation result
             ///
-            /// In detection and segmentation it ends the stage that is running: from the head alone the run goes over to prompts and head.
+            /// In detection and segmentation it ends the stage that is running: from the head alone the run goes over to the head with
+            /// prompts or tuned weights.
             patience: Option<usize> => {
                 value: "EPOCHS",
                 default: DefaultText::Words("never"),
@@ -393,8 +394,8 @@ settings! {
             /// every time, by the whole backbone
             ///
             /// Where images change at random (`scale_jitter`, `box_crop`, `mosaic`). The head that learns alone sees these views, too;
-            /// with 0 it learns without them if prompts follow. There are as many as take no more than 4 GiB, of which what is
-            /// above 1 GiB lies in the run folder while it runs.
+            /// with 0 it learns without them if prompts or tuned weights follow. There are as many as take no more than 4 GiB, of which
+            /// what is above 1 GiB lies in the run folder while it runs. Weights that are tuned learn from a new view every time.
             cached_views: Option<usize> => {
                 value: "N",
                 default: DefaultText::Made(dense::views_text),

@@ -75,6 +75,24 @@ fn tasks_that_tune_weights_are_served_only_where_they_are_allowed() {
 }
 
 #[test]
+fn a_detector_that_tunes_weights_answers_as_predict_does() {
+    let sandbox = Sandbox::new();
+    let tasks = old_tasks(&sandbox, "clip");
+    let train = ["train", "--backbone", "fixtures/clip", "--data", "data/boxes", "--method", "vpt-deep,bias"];
+    let more = ["--epochs", "2", "--keep-better", "false", "--quiet", "--out", "tasks/tuned-boxes"];
+    sandbox.vpt(&[train, more].concat()).ok();
+    let expected = predicted(&sandbox, "tasks/tuned-boxes", &IMAGES);
+    let server = Server::start(&sandbox, &["--tasks", "tasks", "--allow-tuned", "1"]);
+    let images: Vec<Vec<u8>> = IMAGES.iter().map(|image| fs::read(sandbox.path(image)).unwrap()).collect();
+    let other = tasks.iter().find(|task| !TUNED.contains(&task.as_str())).unwrap();
+    let both = server.predict(&images, &["tuned-boxes", other], "?min_score=0").ok().json();
+    for (of_image, expected) in both["results"].as_array().unwrap().iter().zip(expected) {
+        assert_eq!(of_image["tuned-boxes"], expected);
+    }
+    server.stop();
+}
+
+#[test]
 fn images_come_as_bodies_forms_and_json() {
     let sandbox = Sandbox::new();
     old_tasks(&sandbox, "clip");

@@ -661,12 +661,13 @@ struct JobKey {
 }
 
 /// How often an image goes through the backbone while a detector learns: once for what is computed of it and its mirrored form, or of each of its
-/// views, and, where prompts learn on new views, in each of their epochs.
+/// views, and, where prompts or weights learn on new views, in each of their epochs.
 fn dense_passes(plan: &Plan) -> usize {
     let Some(dense) = plan.dense else { return 0 };
-    let prompted = plan.epochs - dense.head_epochs;
+    let beside_head = plan.epochs - dense.head_epochs;
     let looks = if dense.cached_views > 0 { dense.cached_views } else { 2 };
-    looks + if dense.cached_views > 0 { 0 } else { prompted }
+    let anew = dense.cached_views == 0 || plan.parts.weights().is_some();
+    looks + if anew { beside_head } else { 0 }
 }
 
 /// What a task is called in a message.

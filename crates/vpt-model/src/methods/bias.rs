@@ -1,6 +1,6 @@
 //! `bias`: the biases of the image tower.
 
-use super::{Defaults, Learns, MethodPart, MethodSpec, after_probe, weights};
+use super::{Defaults, Learns, MethodPart, MethodSpec, after_probe, dense, weights};
 use crate::prompt::{PartShape, weights::WeightShape};
 
 pub(super) const METHOD: MethodSpec = MethodSpec {
@@ -10,7 +10,10 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     learns: Learns::Weights,
     combines: true,
     // On the drawn shapes with 4 images a class four times this rate makes no difference.
-    defaults: |request| after_probe::or(request, after_probe::NORMS_LR, Defaults { lr: 1e-3, ..Defaults::BASE }),
+    defaults: |request| {
+        let learned = Defaults { lr: 1e-3, ..Defaults::BASE };
+        dense::or(request, dense::NORMS_LR, after_probe::or(request, after_probe::NORMS_LR, learned))
+    },
     part: |_, _| Ok(Some(MethodPart::whole(PartShape::Weights(WeightShape::Bias)))),
     ..weights::FAMILY
 };

@@ -1,6 +1,6 @@
 //! `full`: every weight of the image tower.
 
-use super::{Defaults, Learns, MethodPart, MethodSpec, after_probe, weights};
+use super::{Defaults, Learns, MethodPart, MethodSpec, after_probe, dense, weights};
 use crate::prompt::{PartShape, weights::WeightShape};
 
 pub(super) const METHOD: MethodSpec = MethodSpec {
@@ -10,7 +10,10 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     // Weights, gradients and moments take what they take.
     limits_memory: false,
     // On the drawn shapes with 4 images a class four times this rate is too much (89.1 % where it gets 92.2 %).
-    defaults: |request| after_probe::or(request, 1e-4, Defaults { lr: 1e-4, weight_decay: 5e-2, ..Defaults::BASE }),
+    defaults: |request| {
+        let learned = Defaults { lr: 1e-4, weight_decay: 5e-2, ..Defaults::BASE };
+        dense::or(request, dense::WEIGHTS_LR, after_probe::or(request, 1e-4, learned))
+    },
     part: |_, _| Ok(Some(MethodPart::whole(PartShape::Weights(WeightShape::Full)))),
     ..weights::FAMILY
 };

@@ -63,7 +63,9 @@ pub fn head_lr() -> String {
 pub fn weight_decay() -> String {
     let of_heads = of_detection(|d| number(d.weight_decay));
     let classified = of_steps(|d| number(d.weight_decay));
-    format!("{classified}; in detection {of_heads} for the head, 0 for prompts; biases and norms have none")
+    format!(
+        "{classified}; in detection {of_heads} for the head and tuned weights, 0 for prompts; biases and norms have none"
+    )
 }
 
 /// Default of `batch_size`.

@@ -1,7 +1,7 @@
 //! `lora`: low-rank changes to queries, keys and values, as CLIP-LoRA has them where texts tell the classes.
 
 use super::{
-    Defaults, Epochs, Learns, MethodPart, MethodRequest, MethodSpec, Task, Texts, Warmup, after_probe,
+    Defaults, Epochs, Learns, MethodPart, MethodRequest, MethodSpec, Task, Texts, Warmup, after_probe, dense,
     settings::{self, DefaultText, settings},
     weights,
 };
@@ -60,13 +60,16 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     defaults: |request| {
         let published =
             Defaults { lr: 2e-4, epochs: Epochs::StepsPerShot(STEPS), warmup: Warmup::Share(0.), ..Defaults::BASE };
-        if by_texts(request) { published } else { after_probe::or(request, published.lr, published) }
+        let beside_head = dense::or(request, dense::LORA_LR, after_probe::or(request, published.lr, published));
+        if by_texts(request) { published } else { beside_head }
     },
     part: |request, options| {
         let given = &request.options.lora;
         let context = request.context;
         let by_texts = by_texts(request);
-        if given.lora_towers.is_some_and(LoraTowers::text) && context.text_depth.is_none() {
+        // Of what dense heads are on, nobody asks for a text tower.
+        let no_texts = context.text_depth.is_none() && !request.is_dense();
+        if given.lora_towers.is_some_and(LoraTowers::text) && no_texts {
             let message = "the backbone has no text tower; take image, or a CLIP backbone";
             return Err(Error::setting("lora_towers", message));
         }

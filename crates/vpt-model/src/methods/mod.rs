@@ -10,6 +10,7 @@ mod choices;
 mod clap;
 mod cocoop;
 mod coop;
+mod dense;
 mod e2vpt;
 mod features;
 mod full;

@@ -1,6 +1,6 @@
 //! `norm`: scales and shifts of the layer norms of the image tower.
 
-use super::{Defaults, Learns, MethodPart, MethodSpec, after_probe, weights};
+use super::{Defaults, Learns, MethodPart, MethodSpec, after_probe, dense, weights};
 use crate::prompt::{PartShape, weights::WeightShape};
 
 pub(super) const METHOD: MethodSpec = MethodSpec {
@@ -11,7 +11,10 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     combines: true,
     // Scales are folded into the matrices behind them, so a step takes what one of all weights takes.
     limits_memory: false,
-    defaults: |request| after_probe::or(request, after_probe::NORMS_LR, Defaults { lr: 1e-3, ..Defaults::BASE }),
+    defaults: |request| {
+        let learned = Defaults { lr: 1e-3, ..Defaults::BASE };
+        dense::or(request, dense::NORMS_LR, after_probe::or(request, after_probe::NORMS_LR, learned))
+    },
     part: |_, _| Ok(Some(MethodPart::whole(PartShape::Weights(WeightShape::Norm)))),
     ..weights::FAMILY
 };

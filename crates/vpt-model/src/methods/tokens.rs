@@ -1,7 +1,8 @@
 //! What methods with prompt tokens have in common, and the options of tokens, which those that learn texts have, too.
 
 use super::{
-    Defaults, Learns, MethodHead, MethodPart, MethodRequest, MethodSpec, PromptInit, Task, after_probe, features, help,
+    Defaults, Learns, MethodHead, MethodPart, MethodRequest, MethodSpec, PromptInit, Task, after_probe, dense,
+    features, help,
     settings::{self, DefaultText, settings},
 };
 use crate::prompt::{
@@ -68,11 +69,8 @@ pub(super) const FAMILY: MethodSpec = MethodSpec {
     tasks: &[Task::Classify, Task::Multilabel, Task::Detect, Task::Segment],
     options: &["head_lr", "head_init", "keep_better", "prompt_tokens", "prompt_dropout", "prompt_init"],
     defaults: |request| {
-        if request.is_dense() {
-            Defaults::DETECTION
-        } else {
-            after_probe::or(request, after_probe::TOKENS_LR, Defaults::BASE)
-        }
+        let classification = after_probe::or(request, after_probe::TOKENS_LR, Defaults::BASE);
+        dense::or(request, dense::TOKENS_LR, classification)
     },
     ..features::FAMILY
 };

@@ -72,7 +72,7 @@ impl RunConfig {
             return Err(Error::setting("head_epochs", message));
         }
         if !alone && head_epochs >= epochs {
-            let message = format!("{head_epochs} of {epochs} epochs leave none for the prompts");
+            let message = format!("{head_epochs} of {epochs} epochs leave none for what is learned beside the head");
             return Err(Error::setting("head_epochs", message));
         }
         Ok(head_epochs)

@@ -15,7 +15,7 @@ use vpt_model::{
         self, OptimizerKind, Rate, Rates,
         schedule::{EpochSchedule, LearningRateSchedule, Schedule},
     },
-    prompt::PartShapes,
+    prompt::{PartShape, PartShapes},
 };
 
 /// What a rate of `auto` tries, as multiples of the method's default.
@@ -105,11 +105,13 @@ impl Plan {
         Ok(TaskMeta::new(method, self.parts.clone(), self.head, id, names, size, preprocess, metrics))
     }
 
-    /// Rates of detection and segmentation, of either stage, when the method learns at `lr`, the head alone or else the prompts: these have no
-    /// decay.
+    /// Rates of detection and segmentation, of either stage, when the method learns at `lr`, the head alone or else the parts: prompts have
+    /// no decay.
     pub fn detection_rates(&self, lr: f64) -> Rates {
         let mut rates = self.rates(lr);
-        rates.parts.iter_mut().for_each(|part| part.decay = 0.);
+        let parts = rates.parts.iter_mut().zip(self.parts.iter());
+        let prompts = parts.filter(|(_, shape)| !matches!(shape, PartShape::Weights(_)));
+        prompts.for_each(|(rate, _)| rate.decay = 0.);
         Rates { epsilon: optim::EPSILON, ..rates }
     }
 

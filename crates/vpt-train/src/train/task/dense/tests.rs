@@ -16,6 +16,7 @@ use crate::{
 use vpt_data::shapes::{ShapesConfig, ShapesTask};
 use vpt_model::{
     methods::Method,
+    metrics::Scores,
     model::task_file::TaskFile,
     prompt::{PartShapes, tokens::PromptLayers},
 };
@@ -34,7 +35,7 @@ pub(in crate::train::task) fn drawn(
 /// Four epochs of three steps, two of them with the head alone, at 32 pixels: 4 x 4 tokens. Masks are not zoomed, and whatever changes at
 /// random is new every time. What prompts have learned is the result, though the head alone may be better.
 pub(in crate::train::task) fn config(dir: &TempDir, task: Task, method: Method) -> RunConfig {
-    let last = Some(PromptLayers::Last(1)).filter(|_| method == Method::VPT_DEEP);
+    let last = Some(PromptLayers::Last(1)).filter(|_| method.has_option("prompt_layers"));
     RunConfig {
         backbone: backbone(),
         task,
@@ -63,6 +64,38 @@ pub(in crate::train::task) fn leaves_a_whole_folder(config: &RunConfig, dir: &Te
     }
     assert_eq!(results.train_images, 15);
     results
+}
+
+/// Methods that tune weights of the backbone, alone and beside prompts.
+pub(in crate::train::task) fn tuning() -> [Method; 6] {
+    ["bias", "norm", "lora", "full", "vpt-deep,bias", "vpt-deep,lora"].map(|method| method.parse().unwrap())
+}
+
+/// What weights learn is the task in the file, by the task that `open` makes of a run folder and `test` evaluates; before they learn the
+/// head is what method `linear` makes of it.
+pub(in crate::train::task) fn weights_learn(
+    config: impl Fn(Method) -> RunConfig,
+    dir: &TempDir,
+    test: impl Fn(&Path) -> Scores,
+) {
+    let alone = finish(&RunConfig { epochs: Some(2), ..config(Method::LINEAR) }, dir);
+    for method in tuning() {
+        let (folder, results) = finish(&config(method), dir);
+        let (_, _, lines) = content(&folder);
+        let stages: Vec<_> = lines.iter().map(|line| line["stage"].as_str().unwrap()).collect();
+        assert_eq!(stages, ["head", "head", "tuned", "tuned"], "{method}");
+        assert_eq!(lines[..2], content(&alone.0).2, "{method}");
+        let head = results.head_only.as_ref().unwrap();
+        assert_eq!((&head.val, &head.test), (&alone.1.val, &alone.1.test), "{method}");
+        assert!(results.trainable_params > alone.1.trainable_params, "{method}");
+        assert_eq!(test(&folder), results.test, "{method}");
+        let (best, last) = (run_folder::BEST, run_folder::LAST);
+        let [best, last] = [best, last].map(|name| TaskFile::open(&folder.join(name)).unwrap());
+        assert_eq!((best.meta.method, &best.meta.parts), (method, &last.meta.parts));
+        assert!(best.meta.parts.weights().is_some());
+        let moved = |file: &TaskFile, name: &str| file.params.iter().any(|param| param.name.starts_with(name));
+        assert!(moved(&best, "backbone.") && moved(&best, "prompt.") == method.has_tokens());
+    }
 }
 
 /// A run that is stopped after some batches, whatever they are for.

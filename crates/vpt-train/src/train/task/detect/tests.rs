@@ -14,7 +14,7 @@ use crate::{
         Event, LrTrial, Observer, Silent, resume, run, run_folder,
         task::dense::tests::{
             a_better_head_alone_is_kept, config as dense_config, control_is_linear, drawn, folds_choose_the_epochs,
-            leaves_a_whole_folder, resumes_to_the_same_bytes, stopped, survives_kills,
+            leaves_a_whole_folder, resumes_to_the_same_bytes, stopped, survives_kills, weights_learn,
         },
         tests::{Cut, backbone, bytes, content, diverges, finish, finished, is_refused_as_another},
     },
@@ -67,6 +67,10 @@ fn stretch_downwards(dir: &TempDir) {
 
 fn config(dir: &TempDir, method: Method) -> RunConfig {
     dense_config(dir, Task::Auto, method)
+}
+
+fn method(names: &str) -> Method {
+    names.parse().unwrap()
 }
 
 fn open(folder: &Path) -> DetectTask {
@@ -125,6 +129,19 @@ fn a_run_learns_and_leaves_a_whole_folder_whose_task_detects_as_it_did() {
         assert!(!detections.is_empty());
         assert!(results_json(&detections).unwrap() == bytes(&folder, file), "{split}");
     }
+}
+
+#[test]
+fn weights_learn_beside_a_head_and_their_task_detects_as_the_run_did() {
+    let dir = workplace();
+    let data = BoxDataset::open(&config(&dir, Method::BIAS).data, 1).unwrap();
+    weights_learn(
+        |method| config(&dir, method),
+        &dir,
+        |folder| {
+            Scores::Detect(evaluate_boxes(&open(folder), &data, Split::Test, &mut |_, _| {}).unwrap().eval.metrics)
+        },
+    );
 }
 
 #[test]
@@ -219,6 +236,26 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
             RunConfig { scale_jitter: Some([0.8, 1.2]), ..config(&square, Method::LINEAR) },
             vec![2, 7, 15],
         ),
+        // Steps and looks: 3 at features, then 2 epochs of 3 steps and a validation, 2 more, 3 at the end.
+        ("biases", &square, config(&square, Method::BIAS), vec![2, 5, 11, 13, 16, 18, 21]),
+        ("prompts and low-rank changes", &tall, config(&tall, method("vpt-deep,lora")), vec![3, 12, 15]),
+        (
+            "all weights, random views for the head",
+            &tall,
+            RunConfig {
+                cached_views: Some(3),
+                fit: Some(Fit::Letterbox),
+                micro_batch: Some(2),
+                ..config(&tall, Method::FULL)
+            },
+            vec![3, 12, 16],
+        ),
+        (
+            "norms, no epoch for the head alone",
+            &square,
+            RunConfig { head_epochs: Some(0), ..config(&square, Method::NORM) },
+            vec![4, 8],
+        ),
         (
             "sgd, no epoch for the head alone",
             &square,
@@ -248,7 +285,9 @@ fn folds_choose_the_epochs_where_there_is_no_val() {
 #[test]
 fn a_head_that_is_better_without_prompts_is_kept_alone() {
     let dir = workplace();
-    a_better_head_alone_is_kept(&config(&dir, Method::VPT_DEEP), &dir);
+    for method in [Method::VPT_DEEP, Method::BIAS] {
+        a_better_head_alone_is_kept(&config(&dir, method), &dir);
+    }
 }
 
 /// Epochs of each stage, and the best of each, of the run in `folder`.
@@ -326,6 +365,7 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
         // In the same stage, in the next, or while it looks at test.
         survives_kills(&config, &dir, &[(2, 1), (5, 4), (6, 11), (13, 5), (14, 7)]);
     }
+    survives_kills(&config(&dir, method("vpt-deep,bias")), &dir, &[(2, 1), (5, 4), (6, 11), (13, 5), (14, 7)]);
 }
 
 #[test]

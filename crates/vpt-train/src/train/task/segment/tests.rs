@@ -13,7 +13,7 @@ use crate::{
         Silent, run, run_folder,
         task::dense::tests::{
             config as dense_config, control_is_linear, drawn, folds_choose_the_epochs, leaves_a_whole_folder,
-            resumes_to_the_same_bytes, stopped, survives_kills,
+            resumes_to_the_same_bytes, stopped, survives_kills, weights_learn,
         },
         tests::{backbone, bytes, content, diverges, finish, is_refused_as_another},
     },
@@ -87,6 +87,20 @@ fn a_run_learns_and_leaves_a_whole_folder_whose_task_tells_pixels_apart_as_it_di
 }
 
 #[test]
+fn weights_learn_beside_a_head_and_their_task_tells_pixels_apart_as_the_run_did() {
+    let dir = workplace();
+    let dataset = MaskDataset::open(dir.path().join("data"), 1).unwrap();
+    weights_learn(
+        |method| config(&dir, method),
+        &dir,
+        |folder| {
+            let found = evaluate_masks(&open(folder), &dataset, Split::Test, &mut |_, _| {}).unwrap();
+            Scores::Segment(found.metrics(&dataset.classes.names))
+        },
+    );
+}
+
+#[test]
 fn folds_choose_the_epochs_where_there_is_no_val() {
     let dir = workplace();
     let (deep, linear) = (config(&dir, Method::VPT_DEEP), config(&dir, Method::LINEAR));
@@ -123,6 +137,13 @@ fn a_run_that_is_stopped_anywhere_ends_with_the_same_bytes() {
             &wide,
             RunConfig { scale_jitter: Some([0.7, 1.4]), cached_views: Some(3), ..config(&wide, Method::VPT_DEEP) },
             vec![3, 8, 14, 21],
+        ),
+        ("biases", &wide, config(&wide, Method::BIAS), vec![3, 9, 14]),
+        (
+            "prompts and norms, a linear head",
+            &square,
+            RunConfig { decode_head: linear, ..config(&square, "vpt-deep,norm".parse().unwrap()) },
+            vec![2, 12],
         ),
         ("linear", &square, RunConfig { decode_head: linear, ..config(&square, Method::LINEAR) }, vec![2, 7, 15]),
     ];
