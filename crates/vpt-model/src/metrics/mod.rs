@@ -135,24 +135,11 @@ pub fn mean_of_parts<'a>(parts: impl IntoIterator<Item = (usize, &'a Scores)>) -
         Scores::Detect(_) => {
             let parts = all_of(&parts, Scores::detect)?;
             // -1 where a part has nothing to measure.
-            let of = |value: fn(&coco::CocoMetrics) -> f64| {
-                let measured: Vec<_> = parts.iter().copied().filter(|(_, metrics)| value(metrics) >= 0.).collect();
-                mean(&measured, value).unwrap_or(-1.)
+            let of = |i: usize| {
+                let measured: Vec<_> = parts.iter().copied().filter(|(_, metrics)| metrics.values()[i] >= 0.).collect();
+                mean(&measured, |metrics| metrics.values()[i]).unwrap_or(-1.)
             };
-            Some(Scores::Detect(coco::CocoMetrics {
-                ap: of(|metrics| metrics.ap),
-                ap50: of(|metrics| metrics.ap50),
-                ap75: of(|metrics| metrics.ap75),
-                ap_small: of(|metrics| metrics.ap_small),
-                ap_medium: of(|metrics| metrics.ap_medium),
-                ap_large: of(|metrics| metrics.ap_large),
-                ar1: of(|metrics| metrics.ar1),
-                ar10: of(|metrics| metrics.ar10),
-                ar100: of(|metrics| metrics.ar100),
-                ar_small: of(|metrics| metrics.ar_small),
-                ar_medium: of(|metrics| metrics.ar_medium),
-                ar_large: of(|metrics| metrics.ar_large),
-            }))
+            Some(Scores::Detect(std::array::from_fn(of).into()))
         }
         Scores::Segment(first) => {
             let parts = all_of(&parts, Scores::segment)?;
@@ -185,7 +172,7 @@ fn all_of<'a, M>(parts: &[(f64, &'a Scores)], of: fn(&Scores) -> Option<&M>) -> 
 }
 
 /// The mean of what is counted in parts, each by its images.
-fn mean<M>(parts: &[(f64, &M)], of: fn(&M) -> f64) -> Option<f64> {
+fn mean<M>(parts: &[(f64, &M)], of: impl Fn(&M) -> f64) -> Option<f64> {
     let images: f64 = parts.iter().map(|(images, _)| images).sum();
     (images > 0.).then(|| parts.iter().map(|(images, metrics)| images * of(metrics)).sum::<f64>() / images)
 }

@@ -83,6 +83,24 @@ pub struct CocoMetrics {
     pub ar_large: f64,
 }
 
+impl CocoMetrics {
+    /// The twelve, in the order of the fields, which is that of pycocotools.
+    pub fn values(&self) -> [f64; 12] {
+        let &Self { ap, ap50, ap75, ap_small, ap_medium, ap_large, .. } = self;
+        let &Self { ar1, ar10, ar100, ar_small, ar_medium, ar_large, .. } = self;
+        [ap, ap50, ap75, ap_small, ap_medium, ap_large, ar1, ar10, ar100, ar_small, ar_medium, ar_large]
+    }
+}
+
+impl From<[f64; 12]> for CocoMetrics {
+    /// Of what [`values`](CocoMetrics::values) gives.
+    fn from(values: [f64; 12]) -> Self {
+        let [ap, ap50, ap75, ap_small, ap_medium, ap_large, recalls @ ..] = values;
+        let [ar1, ar10, ar100, ar_small, ar_medium, ar_large] = recalls;
+        Self { ap, ap50, ap75, ap_small, ap_medium, ap_large, ar1, ar10, ar100, ar_small, ar_medium, ar_large }
+    }
+}
+
 /// Objects from which on a category has a confidence of its own.
 pub const ENOUGH: usize = 10;
 
