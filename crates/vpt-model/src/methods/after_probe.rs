@@ -11,6 +11,19 @@
 //! | others | the rates with a random head; pixels their epochs, too | nothing measured speaks against them: lora 2.230 -> 2.233 |
 
 use super::{Defaults, Epochs, MethodRequest};
+use vpt_base::choice::choice;
+
+choice! {
+    /// What a head beside prompts or tuned weights begins as.
+    pub enum HeadInit for "head_init" {
+        /// The linear probe on frozen features: logistic regression, its penalty chosen by validation.
+        Probe = "probe",
+        /// Random weights.
+        Random = "random",
+        /// CLIP's zero-shot classifier; see `HeadKind::Text`.
+        Text = "text",
+    }
+}
 
 /// Peak learning rate of prompt tokens.
 pub(super) const TOKENS_LR: f64 = 1e-3;

@@ -4,6 +4,7 @@
 use super::{
     MethodPart, MethodSpec, Task, TokenOptions,
     settings::{self, DefaultText, settings},
+    spec::HEAD_OPTIONS,
     tokens, vpt_deep,
 };
 use crate::prompt::{
@@ -54,15 +55,9 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     source: "Han et al. 2023",
     tasks: &[Task::Classify, Task::Multilabel],
     options: &[
-        "head_lr",
-        "head_init",
-        "keep_better",
-        "prompt_tokens",
-        "prompt_layers",
-        "prompt_dropout",
-        "keys_values",
-        "prune_tokens",
-        "prune_segments",
+        HEAD_OPTIONS,
+        &["prompt_tokens", "prompt_layers", "prompt_dropout"],
+        &["keys_values", "prune_tokens", "prune_segments"],
     ],
     part: |request, options| {
         let layers = tokens::layers(request);

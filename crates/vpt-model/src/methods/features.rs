@@ -55,7 +55,7 @@ pub(super) const TEXT_PROBE: MethodSpec = MethodSpec {
     texts: Texts::Head,
     head: MethodHead::Embeddings(HeadStart::TextWeights { held: false }),
     views: Some(Views { count: 20, area: (0.08, 1.), in_every_epoch: true, one_more_an_epoch: false }),
-    options: &["views"],
+    options: &[&["views"]],
     defaults: |_| Defaults {
         lr: 0.1,
         weight_decay: 0.,

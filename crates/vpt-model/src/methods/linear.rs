@@ -1,11 +1,21 @@
 //! `linear`: a head on features that are computed once, in steps or fitted to its minimum.
 
 use super::{
-    Defaults, Epochs, MethodHead, MethodSpec, Solver, Task, Texts,
+    Defaults, Epochs, MethodHead, MethodSpec, Task, Texts,
     settings::{self, DefaultText, settings},
 };
 use crate::head::HeadKind;
-use vpt_base::{Error, Message};
+use vpt_base::{Error, Message, choice::choice};
+
+choice! {
+    /// How a linear probe is fitted.
+    pub enum Solver for "solver" {
+        /// In steps, with the optimiser.
+        Sgd = "sgd",
+        /// To the minimum of the cross-entropy with an L2 penalty, by L-BFGS.
+        Lbfgs = "lbfgs",
+    }
+}
 
 settings! {
     /// How a linear probe is fitted.
@@ -40,7 +50,7 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     head: MethodHead::Any,
     texts: Texts::Unread,
     tasks: &[Task::Classify, Task::Multilabel, Task::Detect, Task::Segment],
-    options: &["solver", "l2"],
+    options: &[&["solver", "l2"]],
     solved: |options| options.probe.solver == Some(Solver::Lbfgs),
     check: |options, head| {
         let lbfgs = Message::new().field("solver").text(" lbfgs");

@@ -3,6 +3,7 @@
 use super::{
     Defaults, Epochs, Learns, MethodPart, MethodRequest, MethodSpec, Task, Texts, Warmup, after_probe, dense,
     settings::{self, DefaultText, settings},
+    spec::HEAD_OPTIONS,
     weights,
 };
 use crate::prompt::{
@@ -54,7 +55,7 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     learns: Learns::Changes,
     combines: true,
     texts: Texts::HeadIfAny,
-    options: &["head_lr", "head_init", "keep_better", "lora_rank", "lora_alpha", "lora_dropout", "lora_towers"],
+    options: &[HEAD_OPTIONS, &["lora_rank", "lora_alpha", "lora_dropout", "lora_towers"]],
     check: |options, _| shape(&options.lora, true).check(),
     // CLIP-LoRA's rate, schedule and epochs.
     defaults: |request| {

@@ -6,7 +6,6 @@
 
 mod after_probe;
 mod bias;
-mod choices;
 mod clap;
 mod cocoop;
 mod coop;
@@ -25,6 +24,7 @@ mod pixels;
 mod promptsrc;
 pub mod settings;
 mod spec;
+mod task;
 #[cfg(test)]
 mod tests;
 mod texts;
@@ -46,18 +46,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use self::settings::{SettingValue, ValueKind, settings};
 pub use self::{
-    choices::{HeadInit, PromptInit, Solver, Task},
+    after_probe::HeadInit,
     e2vpt::KeyValueOptions,
     features::ViewOptions,
-    linear::ProbeOptions,
+    linear::{ProbeOptions, Solver},
     lora::LoraOptions,
     spec::{
         Defaults, Epochs, HeadStart, Learns, MethodFamily, MethodHead, MethodPart, MethodRequest, MethodSpec,
         RunContext, Texts, Views, Warmup,
     },
+    task::Task,
     texts::{RANDOM, TextOptions},
     tip_adapter::CacheOptions,
-    tokens::TokenOptions,
+    tokens::{PromptInit, TokenOptions},
     vp_frame::FrameOptions,
     vp_pad::PadOptions,
     vp_patch::PatchOptions,
@@ -297,7 +298,7 @@ impl Method {
 
     /// Whether it has the setting `name`, which not all methods have.
     pub fn has_option(self, name: &str) -> bool {
-        self.specs().any(|spec| spec.options.contains(&name))
+        self.specs().any(|spec| spec.options.iter().any(|group| group.contains(&name)))
     }
 }
 

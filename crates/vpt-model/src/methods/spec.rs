@@ -8,6 +8,9 @@ use crate::{
 };
 use vpt_base::Result;
 
+/// The settings of a head that is learned beside something else.
+pub(super) const HEAD_OPTIONS: &[&str] = &["head_lr", "head_init", "keep_better"];
+
 /// A method: its name, what it learns, and what follows from that. One constant for each, in a file of its own, as a line
 /// of the table in [`super`]; a family's constant holds what its members share.
 #[derive(Debug)]
@@ -32,8 +35,8 @@ pub struct MethodSpec {
     pub tasks: &'static [Task],
     /// Whether there is nothing to learn in steps.
     pub solved: fn(&MethodOptions) -> bool,
-    /// The settings that it has and others lack, by name.
-    pub options: &'static [&'static str],
+    /// The settings that it has and others lack, by name, in groups.
+    pub options: &'static [&'static [&'static str]],
     /// Whether it learns at once with others that learn something else.
     pub combines: bool,
     /// Whether its memory can be kept to a limit.

@@ -56,14 +56,14 @@ pub(super) const FAMILY: MethodSpec = MethodSpec {
     texts: Texts::Learned { tied_to: &[] },
     head: MethodHead::LearnedTexts,
     tasks: &[Task::Classify],
-    options: &["prompt_tokens", "context_init"],
+    options: &[&["prompt_tokens", "context_init"]],
     defaults: |_| TRAINING,
     ..features::FAMILY
 };
 
 /// Those with vectors in several blocks of both towers.
 pub(super) const BOTH_TOWERS: MethodSpec = MethodSpec {
-    options: &["prompt_tokens", "prompt_layers", "context_init"],
+    options: &[&["prompt_tokens", "prompt_layers", "context_init"]],
     defaults: |_| TRAINING_OF_BOTH,
     ..FAMILY
 };

@@ -39,7 +39,7 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     head: MethodHead::Embeddings(HeadStart::Cache { learned: false }),
     views: Some(VIEWS),
     solved: |_| true,
-    options: &["views", "alpha", "beta"],
+    options: &[&["views", "alpha", "beta"]],
     ..features::EMBEDDINGS
 };
 

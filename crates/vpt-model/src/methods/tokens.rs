@@ -1,14 +1,29 @@
 //! What methods with prompt tokens have in common, and the options of tokens, which those that learn texts have, too.
 
 use super::{
-    Defaults, Learns, MethodHead, MethodPart, MethodRequest, MethodSpec, PromptInit, Task, after_probe, dense,
-    features, help,
+    Defaults, Learns, MethodHead, MethodPart, MethodRequest, MethodSpec, Task, after_probe, dense, features, help,
     settings::{self, DefaultText, settings},
+    spec::HEAD_OPTIONS,
 };
 use crate::prompt::{
     PartShape,
     tokens::{PromptLayers, TokenLayout},
 };
+use vpt_base::choice::choice;
+
+choice! {
+    /// What prompt tokens begin as.
+    pub enum PromptInit for "prompt_init" {
+        /// Uniform within the Xavier bound of the patch embedding, as in the VPT paper.
+        Random = "random",
+        /// Patch tokens of training images, as they go into the prompted blocks (Wang et al., "Revisiting the Power of Prompt for
+        /// Visual Tuning", ICML 2024).
+        Patches = "patches",
+        /// Of what random prompts are most alike in training images, and of what attention does not find there (Park and Chung,
+        /// VIPAMIN, NeurIPS 2025).
+        Vipamin = "vipamin",
+    }
+}
 
 settings! {
     /// Prompt tokens, or vectors in texts.
@@ -67,7 +82,7 @@ pub(super) const FAMILY: MethodSpec = MethodSpec {
     combines: true,
     head: MethodHead::Any,
     tasks: &[Task::Classify, Task::Multilabel, Task::Detect, Task::Segment],
-    options: &["head_lr", "head_init", "keep_better", "prompt_tokens", "prompt_dropout", "prompt_init"],
+    options: &[HEAD_OPTIONS, &["prompt_tokens", "prompt_dropout", "prompt_init"]],
     defaults: |request| {
         let classification = after_probe::or(request, after_probe::TOKENS_LR, Defaults::BASE);
         dense::or(request, dense::TOKENS_LR, classification)

@@ -1,9 +1,7 @@
 //! `vp-frame`: the image shrunk, prompt pixels around it.
 
-use super::{
-    MethodPart, MethodSpec, pixels,
-    settings::{DefaultText, settings},
-};
+use super::settings::{DefaultText, settings};
+use super::{MethodPart, MethodSpec, pixels, spec::HEAD_OPTIONS};
 use crate::prompt::{PartShape, pixels::PixelShape};
 
 settings! {
@@ -26,7 +24,7 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     name: "vp-frame",
     summary: "pixels around the shrunk image",
     source: "Tsao et al. 2024",
-    options: &["label_map", "head_lr", "head_init", "keep_better", "inner_size"],
+    options: &[HEAD_OPTIONS, &["label_map", "inner_size"]],
     part: |request, options| {
         let side = request.context.image_size;
         // An even number of pixels less than the side: a tenth of it on each, or ILM-VP's (38 of 64 are left).

@@ -1,9 +1,7 @@
 //! `vp-pad`: a border of prompt pixels over the image.
 
-use super::{
-    MethodPart, MethodSpec, pixels,
-    settings::{DefaultText, settings},
-};
+use super::settings::{DefaultText, settings};
+use super::{MethodPart, MethodSpec, pixels, spec::HEAD_OPTIONS};
 use crate::prompt::{PartShape, pixels::PixelShape};
 
 settings! {
@@ -24,7 +22,7 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     name: "vp-pad",
     summary: "a border of pixels added over the image",
     source: "Bahng et al. 2022",
-    options: &["label_map", "head_lr", "head_init", "keep_better", "pad"],
+    options: &[HEAD_OPTIONS, &["label_map", "pad"]],
     part: |request, options| {
         // VP's 30 pixels at 224, in proportion elsewhere (9 at 64).
         let default = (request.context.image_size * 30 / 224).max(1);

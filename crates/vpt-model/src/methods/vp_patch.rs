@@ -3,6 +3,7 @@
 use super::{
     MethodPart, MethodSpec, pixels,
     settings::{DefaultText, settings},
+    spec::HEAD_OPTIONS,
 };
 use crate::prompt::{
     PartShape,
@@ -31,7 +32,7 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     name: "vp-patch",
     summary: "a square of pixels, at a fixed or random place",
     source: "Bahng et al. 2022",
-    options: &["label_map", "head_lr", "head_init", "keep_better", "patch_size", "patch_place"],
+    options: &[HEAD_OPTIONS, &["label_map", "patch_size", "patch_place"]],
     part: |request, options| {
         // VP's 50 pixels at 224.
         let side = request.options.patch.patch_size.unwrap_or((request.context.image_size * 50 / 224).max(1));

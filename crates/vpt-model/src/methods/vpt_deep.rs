@@ -1,6 +1,6 @@
 //! `vpt-deep`: prompt tokens of their own for every block.
 
-use super::{MethodSpec, tokens};
+use super::{MethodSpec, spec::HEAD_OPTIONS, tokens};
 
 /// Dropout on deep prompts, as in the VPT paper.
 pub(super) const DROPOUT: f32 = 0.1;
@@ -9,15 +9,7 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     name: "vpt-deep",
     summary: "prompt tokens of their own for every block, or for those of `prompt_layers`",
     source: "Jia et al. 2022",
-    options: &[
-        "head_lr",
-        "head_init",
-        "keep_better",
-        "prompt_tokens",
-        "prompt_layers",
-        "prompt_dropout",
-        "prompt_init",
-    ],
+    options: &[HEAD_OPTIONS, &["prompt_tokens", "prompt_layers", "prompt_dropout", "prompt_init"]],
     part: |request, options| {
         let layers = tokens::layers(request);
         options.tokens.prompt_layers = Some(layers);
