@@ -282,17 +282,12 @@ mod tests {
     }
 
     fn boxes(train: Vec<BoxImage>) -> BoxDataset {
+        let categories = ["cat", "dog", "owl"].map(|name| Category { id: 7, name: name.into() }).to_vec();
         BoxDataset {
-            name: "set".into(),
-            layout: Layout::COCO,
-            categories: ["cat", "dog", "owl"].map(|name| Category { id: 7, name: name.into() }).to_vec(),
-            train,
             val: vec![image(8, &[1, 1])],
             test: vec![image(9, &[])],
-            split_note: String::new(),
             given: Split::ALL.map(Some),
-            problems: Vec::new(),
-            draw: None,
+            ..BoxDataset::of_train("set", Layout::COCO, categories, train)
         }
     }
 

@@ -113,18 +113,8 @@ mod tests {
                 object(4, 4.2, 2.9, 1.8, 1.1, false),
             ],
         };
-        let data = BoxDataset {
-            name: "set".into(),
-            layout: Layout::COCO,
-            categories: ["a", "b"].map(|name| Category { id: 1, name: name.into() }).to_vec(),
-            train: vec![image],
-            val: Vec::new(),
-            test: Vec::new(),
-            split_note: String::new(),
-            given: [None; 3],
-            problems: Vec::new(),
-            draw: None,
-        };
+        let categories = ["a", "b"].map(|name| Category { id: 1, name: name.into() }).to_vec();
+        let data = BoxDataset::of_train("set", Layout::COCO, categories, vec![image]);
         let (crops, places, smaller) = data.crops(1.);
         assert_eq!((crops.train.len(), places[0].len(), smaller), (2, 2, 1));
         let first = crops.train[0].load().unwrap();

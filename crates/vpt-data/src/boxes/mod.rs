@@ -176,6 +176,22 @@ pub struct BoxDataset {
 }
 
 impl BoxDataset {
+    /// Images to learn from and no others.
+    pub fn of_train(name: &str, layout: Layout, categories: Vec<Category>, train: Vec<BoxImage>) -> Self {
+        Self {
+            name: name.to_owned(),
+            layout,
+            categories,
+            train,
+            val: Vec::new(),
+            test: Vec::new(),
+            split_note: String::new(),
+            given: [None; 3],
+            problems: Vec::new(),
+            draw: None,
+        }
+    }
+
     /// The content of `split.json`: which image was in which part.
     pub fn split_file(&self) -> SplitFile {
         SplitFile::of_boxes(self)

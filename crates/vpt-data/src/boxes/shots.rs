@@ -260,21 +260,13 @@ mod tests {
             };
             counts.iter().enumerate().map(image).collect::<Vec<_>>()
         };
+        let names = ["cat", "dog", "owl"].into_iter().zip(1..);
+        let categories = names.map(|(name, id)| Category { id, name: name.into() }).collect();
         BoxDataset {
-            name: "set".into(),
-            layout: Layout::COCO,
-            categories: ["cat", "dog", "owl"]
-                .iter()
-                .zip(1..)
-                .map(|(name, id)| Category { id, name: (*name).into() })
-                .collect(),
-            train: part("train", train),
             val: part("val", val),
             test: part("test", val),
             split_note: "as given".into(),
-            given: [None; 3],
-            problems: Vec::new(),
-            draw: None,
+            ..BoxDataset::of_train("set", Layout::COCO, categories, part("train", train))
         }
     }
 

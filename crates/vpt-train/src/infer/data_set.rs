@@ -123,18 +123,7 @@ pub fn write_boxes(
     };
     let train: Vec<BoxImage> = sure.iter().zip(1..).map(&mut image).collect();
     let objects = train.iter().map(|image| image.objects.len()).sum();
-    let data = BoxDataset {
-        name: "predictions".to_owned(),
-        layout: Layout::MEMORY,
-        categories: classes,
-        train,
-        val: Vec::new(),
-        test: Vec::new(),
-        split_note: String::new(),
-        given: [None; 3],
-        problems: Vec::new(),
-        draw: None,
-    };
+    let data = BoxDataset::of_train("predictions", Layout::MEMORY, classes, train);
     convert_parts(&data, layout, out, &[Split::Train])?;
     let looked: usize = predictions.iter().map(|prediction| prediction.boxes.len()).sum();
     let written = WrittenSet {
