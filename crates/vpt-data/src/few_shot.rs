@@ -9,12 +9,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::dataset::{Dataset, Sample, Split};
+use super::draw_file::{read_draw, write_draw};
 use super::split::{MAX_VAL_SHOTS, by_class, shuffled};
-use vpt_base::files::{read_limited, write_atomic};
 use vpt_base::{Error, Result};
-
-/// Longest index file that is read, in bytes.
-const MAX_BYTES: u64 = 1 << 28;
 
 /// Which images of a data set are learned from and validated on. The test part stays whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,9 +120,7 @@ impl FewShot {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| Error::data(path, e.to_string()))?;
-        bytes.push(b'\n');
-        write_atomic(path, &bytes)
+        write_draw(path, self)
     }
 
     /// Reads a draw that [`write`](Self::write) wrote.
@@ -133,8 +128,7 @@ impl FewShot {
     /// # Errors
     /// The file cannot be read or is not such a draw.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = read_limited(path, MAX_BYTES)?;
-        let draw: Self = serde_json::from_slice(&bytes).map_err(|e| Error::data(path, e.to_string()))?;
+        let draw: Self = read_draw(path)?.map_err(|e| Error::data(path, e.to_string()))?;
         if draw.shots == 0 || draw.train.values().all(Vec::is_empty) {
             return Err(Error::data(path, "the draw holds no images to learn from"));
         }

@@ -8,6 +8,7 @@ pub mod check;
 mod class_mask;
 mod container;
 pub mod dataset;
+mod draw_file;
 pub mod examine;
 pub mod few_shot;
 mod folds;

@@ -13,12 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{BoxDataset, BoxImage, Object};
 use crate::Split;
+use crate::draw_file::{read_draw, write_draw};
 use crate::split::{MAX_VAL_SHOTS, shuffled};
-use vpt_base::files::{read_limited, write_atomic};
+use vpt_base::files::read_limited;
 use vpt_base::{Error, Result};
-
-/// Longest file of a draw that is read, in bytes.
-const MAX_BYTES: u64 = 1 << 28;
 
 /// Boxes a class that the training images of RF100-VL's few-shot sets have.
 const RF100_VL_SHOTS: usize = 10;
@@ -176,9 +174,7 @@ impl BoxShots {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| Error::data(path, e.to_string()))?;
-        bytes.push(b'\n');
-        write_atomic(path, &bytes)
+        write_draw(path, self)
     }
 
     /// Reads a draw that [`write`](Self::write) wrote.
@@ -186,9 +182,8 @@ impl BoxShots {
     /// # Errors
     /// The file cannot be read or is not such a draw.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = read_limited(path, MAX_BYTES)?;
-        let draw: Self = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::data(path, format!("not a draw of boxes: {error}")))?;
+        let draw: Self =
+            read_draw(path)?.map_err(|error| Error::data(path, format!("not a draw of boxes: {error}")))?;
         if draw.shots == 0 || draw.train.values().all(BTreeMap::is_empty) {
             return Err(Error::data(path, "the draw holds no boxes to learn from"));
         }
