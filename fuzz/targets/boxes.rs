@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use vpt::data::boxes::BoxDataset;
-use vpt::data::{MeasuredPart, Split, check};
+use vpt::data::{MadeParts, MeasuredPart, Split, check};
 use vpt_fuzz::{PNG, Scratch, files, open_and_convert};
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(|| {
@@ -43,6 +43,6 @@ fuzz_target!(|data: &[u8]| {
     };
     let path = SCRATCH.path(set);
     open_and_convert(&SCRATCH, &path);
-    let _ = BoxDataset::open_to_measure(&path, 1, MeasuredPart { split: Split::Test, learned: None });
+    let _ = BoxDataset::open_with(&path, 1, MadeParts::Measured(MeasuredPart { split: Split::Test, learned: None }));
     let _ = check::check(&path, true, &mut |_, _| {});
 });

@@ -14,7 +14,7 @@ use vpt::model::task_file::TaskMeta;
 use vpt::model::{AnyTask, DetectTask, SegmentTask, TaskModel};
 use vpt::report::table;
 use vpt::{
-    data::{Dataset, MeasuredPart, MultilabelDataset, Split, SplitFile},
+    data::{Dataset, MadeParts, MeasuredPart, MultilabelDataset, Split, SplitFile},
     files::write_atomic,
 };
 
@@ -77,8 +77,8 @@ struct MeteredOutput {
 
 impl Eval {
     /// The part to measure, of a data set that is not the one in the file `learned`, or is.
-    fn measured<'a>(&self, learned: Option<&'a SplitFile>) -> MeasuredPart<'a> {
-        MeasuredPart { split: self.split, learned }
+    fn measured<'a>(&self, learned: Option<&'a SplitFile>) -> MadeParts<'a> {
+        MadeParts::Measured(MeasuredPart { split: self.split, learned })
     }
 
     /// The parts of the data set that the task was learned from.
@@ -98,7 +98,7 @@ fn multilabel(args: &Eval, task: &TaskModel, global: &Global, out: &MeteredOutpu
     refuse_detections(args)?;
     let mut progress = ProgressDisplay::new(global.quiet);
     let learned = args.learned();
-    let data = MultilabelDataset::open_to_measure(&args.data, global.seed(), args.measured(learned.as_ref()))?;
+    let data = MultilabelDataset::open_with(&args.data, global.seed(), false, args.measured(learned.as_ref()))?;
     progress.line(&format!("{}: {}", data.dataset.name, data.dataset.split_note));
     let tally = eval::evaluate_multilabel(task, &data, args.split, &mut |done, total| {
         progress.at("evaluating", done, total, String::new);
@@ -112,7 +112,7 @@ fn classify(args: &Eval, task: &TaskModel, global: &Global, out: &MeteredOutput)
     refuse_detections(args)?;
     let mut progress = ProgressDisplay::new(global.quiet);
     let learned = args.learned();
-    let dataset = Dataset::open_to_measure(&args.data, global.seed(), args.measured(learned.as_ref()))?;
+    let dataset = Dataset::open_with(&args.data, global.seed(), args.measured(learned.as_ref()))?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
     let unknown = dataset.classes.iter().any(|class| !task.meta().classes.contains(class));
     let named;
@@ -135,7 +135,7 @@ fn classify(args: &Eval, task: &TaskModel, global: &Global, out: &MeteredOutput)
 fn detect(args: &Eval, task: DetectTask, global: &Global, out: &MeteredOutput) -> anyhow::Result<()> {
     let mut progress = ProgressDisplay::new(global.quiet);
     let learned = args.learned();
-    let dataset = BoxDataset::open_to_measure(&args.data, global.seed(), args.measured(learned.as_ref()))?;
+    let dataset = BoxDataset::open_with(&args.data, global.seed(), args.measured(learned.as_ref()))?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
     let unknown = dataset.categories.iter().any(|category| !task.meta().classes.contains(&category.name));
     let task = if unknown && task.is_open_vocabulary() {
@@ -183,7 +183,7 @@ fn segment(args: &Eval, task: &SegmentTask, global: &Global, out: &MeteredOutput
     refuse_detections(args)?;
     let mut progress = ProgressDisplay::new(global.quiet);
     let learned = args.learned();
-    let dataset = MaskDataset::open_to_measure(&args.data, global.seed(), args.measured(learned.as_ref()))?;
+    let dataset = MaskDataset::open_with(&args.data, global.seed(), args.measured(learned.as_ref()))?;
     dataset.refuse_faults(false)?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
     let tally = eval::evaluate_masks(task, &dataset, args.split, &mut |done, total| {

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use vpt::backbone::Backbone;
 use vpt::data::cards::{Card, CardTexts};
-use vpt::data::{Dataset, MeasuredPart, MultilabelDataset, Split};
+use vpt::data::{Dataset, MadeParts, MeasuredPart, MultilabelDataset, Split};
 use vpt::energy::EnergyMeter;
 use vpt::report::table;
 use vpt::{backbone::class_texts::Prompts, eval::zero_shot::ZeroShotPass};
@@ -81,7 +81,7 @@ impl ClassifiedImages {
             ScoreFunction::Softmax => None,
             ScoreFunction::Sigmoid => {
                 let measured = MeasuredPart { split: args.split, learned: None };
-                MultilabelDataset::open_to_measure(&args.data, seed, measured).ok()
+                MultilabelDataset::open_with(&args.data, seed, false, MadeParts::Measured(measured)).ok()
             }
         };
         Ok(match several {

@@ -42,5 +42,5 @@ pub use memory::MemorySet;
 pub use multilabel::{LabelSets, MultilabelDataset};
 pub use prefetch::blaming;
 pub use sample_loader::{SampleBatch, SampleImages, SampleLoader, SamplePicture};
-pub use split::{MeasuredPart, SplitFile};
+pub use split::{MadeParts, MeasuredPart, SplitFile};
 pub use written::{MaskSetWriter, write_class_folders};

@@ -13,7 +13,7 @@ use super::boxes::{BoxDataset, BoxImage, Problem};
 use super::dataset::{Dataset, Layout, Sample, Split};
 use super::examine::{ClassCounts, ContentHash, DatasetSummary, SplitCounts, digest};
 use super::formats::{self, Candidate, Recognized};
-use super::split::{MadeParts, MeasuredPart};
+use super::split::MadeParts;
 use vpt_base::{Error, Result};
 
 /// The different sets of classes that images of a data set have.
@@ -125,28 +125,19 @@ impl MultilabelDataset {
     /// As [`BoxDataset::open`]; or there are no categories, no training image has one, or an image cannot be read and
     /// `skip_bad` is not set.
     pub fn open(spec: impl AsRef<Path>, seed: u64, skip_bad: bool) -> Result<Self> {
-        let set = Self::read(spec.as_ref(), seed, skip_bad, MadeParts::All)?;
-        set.refuse_without_classes()?;
-        Ok(set)
+        Self::open_with(spec, seed, skip_bad, MadeParts::All)
     }
 
-    /// As [`open`](Self::open), where a val that is not given is not made: its images are learned from.
+    /// As [`open`](Self::open), with no other parts made than `made` says.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
-    pub fn open_without_val(spec: impl AsRef<Path>, seed: u64, skip_bad: bool) -> Result<Self> {
-        let set = Self::read(spec.as_ref(), seed, skip_bad, MadeParts::NoVal)?;
-        set.refuse_without_classes()?;
+    /// As [`open`](Self::open); where a part is measured, no image need have a class.
+    pub fn open_with(spec: impl AsRef<Path>, seed: u64, skip_bad: bool, made: MadeParts<'_>) -> Result<Self> {
+        let set = Self::read(spec.as_ref(), seed, skip_bad, made)?;
+        if made.measured().is_none() {
+            set.refuse_without_classes()?;
+        }
         Ok(set)
-    }
-
-    /// As [`open`](Self::open), where the part `measured` is measured and nothing is learned: all of a data set that is held out as a
-    /// whole is that part.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open), but no image need have a class.
-    pub fn open_to_measure(spec: impl AsRef<Path>, seed: u64, measured: MeasuredPart<'_>) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, false, MadeParts::Measured(measured))
     }
 
     fn read(path: &Path, seed: u64, skip_bad: bool, made: MadeParts<'_>) -> Result<Self> {
@@ -155,11 +146,7 @@ impl MultilabelDataset {
             Some(Recognized { layout, boxes: Some(files), .. }) if files.are_whole_images() => {
                 BoxDataset::of(path, layout, &*files, seed, made).map_err(|error| error.of_kind(Error::data))?
             }
-            _ => match made {
-                MadeParts::Measured(measured) => BoxDataset::open_to_measure(path, seed, measured)?,
-                MadeParts::NoVal => BoxDataset::open_without_val(path, seed)?,
-                MadeParts::All => BoxDataset::open(path, seed)?,
-            },
+            _ => BoxDataset::open_with(path, seed, made)?,
         };
         let left_out = boxes.leave_out_unreadable(skip_bad)?;
         if !left_out.is_empty() {

@@ -8,7 +8,7 @@ use super::dataset::{Dataset, Sample};
 use super::formats::unread::{BOX_LAYOUTS, Unread, unread};
 use super::formats::{self, Candidate};
 use super::shapes::{self, ShapesConfig};
-use super::split::{self, MadeParts, MeasuredPart};
+use super::split::{self, MadeParts};
 use vpt_base::{Error, Message, Result, suggest};
 
 /// A data set of images with a class each as it was found, before parts that are missing are made.
@@ -35,24 +35,15 @@ impl Dataset {
     /// There is no such file or folder, its layout is not known, a class occurs in one part but not in `train`, or what was
     /// found contradicts itself; the error names the file, and the line in a table.
     pub fn open(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, MadeParts::All)
+        Self::open_with(spec, seed, MadeParts::All)
     }
 
-    /// As [`open`](Self::open), where a val that is not given is not made: its images are learned from.
+    /// As [`open`](Self::open), with no other parts made than `made` says.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_without_val(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, MadeParts::NoVal)
-    }
-
-    /// As [`open`](Self::open), where the part `measured` is measured and nothing is learned: all of a data set that is held out as a
-    /// whole is that part.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open), but without a train.
-    pub fn open_to_measure(spec: impl AsRef<Path>, seed: u64, measured: MeasuredPart<'_>) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, MadeParts::Measured(measured))
+    pub fn open_with(spec: impl AsRef<Path>, seed: u64, made: MadeParts<'_>) -> Result<Self> {
+        Self::read(spec.as_ref(), seed, made)
     }
 
     fn read(path: &Path, seed: u64, made: MadeParts<'_>) -> Result<Self> {

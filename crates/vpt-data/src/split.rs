@@ -49,12 +49,12 @@ impl Member for Sample {
 
 /// Which parts are made where a data set lacks them.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum MadeParts<'a> {
+pub enum MadeParts<'a> {
     /// All three.
     All,
     /// No val: what would be it is learned from.
     NoVal,
-    /// None, if all that there is can be measured.
+    /// None, if all that there is can be measured: a data set that is held out as a whole is the part that is measured.
     Measured(MeasuredPart<'a>),
 }
 

@@ -27,7 +27,7 @@ pub use self::rate::LearningRate;
 pub use self::segmentation::SegmentPlan;
 use vpt_backbone::{Compute, Device, Engine, Precision, class_texts::Prompts};
 use vpt_base::{Message, Result};
-use vpt_data::{AugmentPolicy, boxes::Fit};
+use vpt_data::{AugmentPolicy, MadeParts, boxes::Fit};
 pub use vpt_model::methods::{HeadInit, Method, MethodOptions, RunContext, Solver, Task};
 use vpt_model::{
     head::{HeadKind, LabelMap, segment::DecodeHead},
@@ -499,6 +499,11 @@ impl RunConfig {
     /// Seed of the parts that the data lacks.
     pub fn seed_of_parts(&self) -> u64 {
         self.split_seed.unwrap_or(self.seed)
+    }
+
+    /// The parts that are made where the data lacks them: folds choose in the place of a val.
+    pub fn made_parts(&self) -> MadeParts<'static> {
+        if self.folds.is_some() { MadeParts::NoVal } else { MadeParts::All }
     }
 
     /// Whether there is nothing to be learned in steps.

@@ -12,7 +12,7 @@ use super::{BoxDataset, BoxImage, Category};
 use crate::formats::unread::{BOX_LAYOUTS, Unread, unread};
 use crate::formats::{self, BoxFiles, Candidate, Recognized};
 use crate::open::{Parts, name_of};
-use crate::split::{MadeParts, MeasuredPart, Member, complete_parts};
+use crate::split::{MadeParts, Member, complete_parts};
 use crate::{Layout, Split};
 use vpt_base::{Error, Message, Result};
 
@@ -45,24 +45,15 @@ impl BoxDataset {
     /// There is no such file or folder, its layout is not known, a file cannot be read at all, parts contradict each other,
     /// or a part has no images; the error names the file, and line and column where there are any.
     pub fn open(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, MadeParts::All).map_err(|error| error.of_kind(Error::data))
+        Self::open_with(spec, seed, MadeParts::All)
     }
 
-    /// As [`open`](Self::open), where a val that is not given is not made: its images are learned from.
+    /// As [`open`](Self::open), with no other parts made than `made` says.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_without_val(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, MadeParts::NoVal).map_err(|error| error.of_kind(Error::data))
-    }
-
-    /// As [`open`](Self::open), where the part `measured` is measured and nothing is learned: all of a data set that is held out as a
-    /// whole is that part.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn open_to_measure(spec: impl AsRef<Path>, seed: u64, measured: MeasuredPart<'_>) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, MadeParts::Measured(measured)).map_err(|error| error.of_kind(Error::data))
+    pub fn open_with(spec: impl AsRef<Path>, seed: u64, made: MadeParts<'_>) -> Result<Self> {
+        Self::read(spec.as_ref(), seed, made).map_err(|error| error.of_kind(Error::data))
     }
 
     fn read(path: &Path, seed: u64, made: MadeParts<'_>) -> Result<Self> {

@@ -145,24 +145,15 @@ impl MaskDataset {
     /// There is no such file or folder, its layout is not known, nothing says what the values of masks stand for, or a part has no
     /// images that can be used; the error names the file.
     pub fn open(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, MadeParts::All).map_err(|error| error.of_kind(Error::data))
+        Self::open_with(spec, seed, MadeParts::All)
     }
 
-    /// As [`open`](Self::open), where a val that is not given is not made: its images are learned from.
+    /// As [`open`](Self::open), with no other parts made than `made` says.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_without_val(spec: impl AsRef<Path>, seed: u64) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, MadeParts::NoVal).map_err(|error| error.of_kind(Error::data))
-    }
-
-    /// As [`open`](Self::open), where the part `measured` is measured and nothing is learned: all of a data set that is held out as a
-    /// whole is that part.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn open_to_measure(spec: impl AsRef<Path>, seed: u64, measured: MeasuredPart<'_>) -> Result<Self> {
-        Self::read(spec.as_ref(), seed, MadeParts::Measured(measured)).map_err(|error| error.of_kind(Error::data))
+    pub fn open_with(spec: impl AsRef<Path>, seed: u64, made: MadeParts<'_>) -> Result<Self> {
+        Self::read(spec.as_ref(), seed, made).map_err(|error| error.of_kind(Error::data))
     }
 
     /// Refuses a data set with faults, unless they are to be left out. Returns how many are.

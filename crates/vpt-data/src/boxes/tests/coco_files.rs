@@ -201,7 +201,8 @@ fn parts_that_are_held_out_are_measured_without_a_train() {
     let message = BoxDataset::open(dir.path(), 1).unwrap_err().to_string();
     assert!(message.contains("val and test without train"), "{message}");
     for (split, id) in [(Split::Val, 2), (Split::Test, 3)] {
-        let data = BoxDataset::open_to_measure(dir.path(), 1, MeasuredPart { split, learned: None }).unwrap();
+        let data =
+            BoxDataset::open_with(dir.path(), 1, MadeParts::Measured(MeasuredPart { split, learned: None })).unwrap();
         assert_eq!((data.part(split).len(), data.part(split)[0].id, &data.problems[..]), (1, id, &[][..]));
     }
 }

@@ -8,7 +8,7 @@ mod voc_files;
 mod yolo_files;
 
 use super::*;
-use crate::MeasuredPart;
+use crate::{MadeParts, MeasuredPart};
 use std::fs;
 use std::path::Path;
 

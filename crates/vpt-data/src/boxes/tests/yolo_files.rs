@@ -72,7 +72,7 @@ fn a_part_is_measured_where_the_others_are_not_there() {
     let yaml = format!("train: images/train\nval: images/val\ntest: images/test\n{NAMES}");
     let folders = ["images/train", "images/val", "images/test"];
     let measured = |dir: &tempfile::TempDir, split| {
-        BoxDataset::open_to_measure(dir.path(), 1, MeasuredPart { split, learned: None })
+        BoxDataset::open_with(dir.path(), 1, MadeParts::Measured(MeasuredPart { split, learned: None }))
     };
     let dir = labelled(&yaml, folders);
     fs::remove_dir_all(dir.path().join("images/train")).unwrap();

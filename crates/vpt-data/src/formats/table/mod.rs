@@ -384,6 +384,7 @@ fn unreadable(path: &Path, error: &csv::Error) -> Error {
 mod tests {
     use super::*;
     use crate::dataset::Dataset;
+    use crate::{MadeParts, MeasuredPart};
     use std::fs;
 
     fn write(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -446,8 +447,8 @@ mod tests {
         let dir = write(&[("t.csv", "path,label,split\na.png,x,test\nb.png,y,test\n")]);
         let message = Dataset::open(dir.path(), 1).unwrap_err().to_string();
         assert!(message.contains("no train among its parts (test alone)"), "{message}");
-        let measured = crate::MeasuredPart { split: Split::Test, learned: None };
-        assert_eq!(Dataset::open_to_measure(dir.path(), 1, measured).unwrap().test.len(), 2);
+        let measured = MadeParts::Measured(MeasuredPart { split: Split::Test, learned: None });
+        assert_eq!(Dataset::open_with(dir.path(), 1, measured).unwrap().test.len(), 2);
     }
 
     #[test]

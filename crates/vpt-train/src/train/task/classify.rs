@@ -80,8 +80,7 @@ impl ImageLabels for OneClass {
         for note in check::notes(path) {
             observer.event(&Event::Note(&note));
         }
-        let open = if config.folds.is_some() { Dataset::open_without_val } else { Dataset::open };
-        Ok((open(path, config.seed_of_parts())?, Self))
+        Ok((Dataset::open_with(path, config.seed_of_parts(), config.made_parts())?, Self))
     }
 
     fn classes_of(&self, label: u32) -> Result<Vec<u32>> {

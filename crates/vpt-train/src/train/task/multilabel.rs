@@ -57,12 +57,10 @@ impl ImageLabels for ManyClasses {
 
     fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<(Dataset, Self)> {
         let path = Path::new(&config.data);
+        let (seed, made) = (config.seed_of_parts(), config.made_parts());
         let data = match given {
             Some(given) => given.multilabel()?,
-            None if config.folds.is_some() => {
-                MultilabelDataset::open_without_val(path, config.seed_of_parts(), config.skip_bad_images)?
-            }
-            None => MultilabelDataset::open(path, config.seed_of_parts(), config.skip_bad_images)?,
+            None => MultilabelDataset::open_with(path, seed, config.skip_bad_images, made)?,
         };
         for note in check::notes_of_boxes(&data.problems, path) {
             observer.event(&Event::Note(&note));

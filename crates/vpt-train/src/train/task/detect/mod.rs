@@ -107,8 +107,7 @@ impl DenseTask for Boxes {
     fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<BoxDataset> {
         let mut dataset = match given {
             Some(given) => given.detect()?,
-            None if config.folds.is_some() => BoxDataset::open_without_val(&config.data, config.seed_of_parts())?,
-            None => BoxDataset::open(&config.data, config.seed_of_parts())?,
+            None => BoxDataset::open_with(&config.data, config.seed_of_parts(), config.made_parts())?,
         };
         dataset.refuse_without_objects()?;
         let draw = match (&config.draw, config.shots) {

@@ -113,8 +113,7 @@ impl DenseTask for Masks {
     fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<MaskDataset> {
         let mut dataset = match given {
             Some(given) => given.segment()?,
-            None if config.folds.is_some() => MaskDataset::open_without_val(&config.data, config.seed_of_parts())?,
-            None => MaskDataset::open(&config.data, config.seed_of_parts())?,
+            None => MaskDataset::open_with(&config.data, config.seed_of_parts(), config.made_parts())?,
         };
         observer.event(&Event::Note(&format!("{}: {}", dataset.name, dataset.split_note)));
         let left_out = dataset.refuse_faults(config.skip_bad_images)?
