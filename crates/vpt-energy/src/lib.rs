@@ -21,20 +21,6 @@ use gpu::GpuEnergy;
 use serde::{Deserialize, Serialize};
 use vpt_base::choice::choice;
 
-choice! {
-    /// How energy was told.
-    pub enum EnergyMethod for "energy" {
-        /// From counters of the processor, by the kernel's powercap.
-        Powercap = "powercap",
-        /// From the same counters by the kernel's performance events.
-        Perf = "perf",
-        /// From processor time and memory, as a range.
-        Estimate = "estimate",
-        /// Not at all: the system tells no processor time.
-        None = "none",
-    }
-}
-
 /// What a stretch of work took. Several stretches of one run add up ([`Energy::add`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Energy {
@@ -65,6 +51,20 @@ pub struct Energy {
     pub wraps: u64,
     /// Why it is an estimate, or what may be missing.
     pub why_not: Option<String>,
+}
+
+choice! {
+    /// How energy was told.
+    pub enum EnergyMethod for "energy" {
+        /// From counters of the processor, by the kernel's powercap.
+        Powercap = "powercap",
+        /// From the same counters by the kernel's performance events.
+        Perf = "perf",
+        /// From processor time and memory, as a range.
+        Estimate = "estimate",
+        /// Not at all: the system tells no processor time.
+        None = "none",
+    }
 }
 
 impl Energy {

@@ -18,10 +18,28 @@ use crate::examine::unreadable_error;
 use crate::formats::coco::{self, CocoSegments, ObjectShape, SegmentedImage};
 use crate::formats::named_segments::{self, NamedSegments};
 use crate::open::{Parts, name_of};
-use crate::split::{MadeParts, MeasuredPart, Member, complete_parts};
+use crate::split::{MadeParts, Member, complete_parts};
 use crate::{ImageSource, Layout, Split};
 use vpt_base::choice::choice;
 use vpt_base::{Error, Result};
+
+/// Something wrong with a data set of masks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MaskFault {
+    /// What is wrong.
+    pub kind: MaskFaultKind,
+    /// The file at fault.
+    pub file: PathBuf,
+    /// The case at hand, in words.
+    pub detail: String,
+}
+
+/// One line, fit to be shown as it is.
+impl fmt::Display for MaskFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.file.display(), self.detail)
+    }
+}
 
 choice! {
     /// Kind of a fault of a data set of masks.
@@ -46,24 +64,6 @@ choice! {
         NoPixels = "no pixels",
         /// A mask in which nothing is learned or measured.
         NothingMarked = "nothing marked",
-    }
-}
-
-/// Something wrong with a data set of masks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct MaskFault {
-    /// What is wrong.
-    pub kind: MaskFaultKind,
-    /// The file at fault.
-    pub file: PathBuf,
-    /// The case at hand, in words.
-    pub detail: String,
-}
-
-/// One line, fit to be shown as it is.
-impl fmt::Display for MaskFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.file.display(), self.detail)
     }
 }
 

@@ -16,18 +16,6 @@ pub const EPSILON: f64 = 1e-8;
 /// SGD's momentum, as in VPT and CoOp.
 const MOMENTUM: f32 = 0.9;
 
-choice! {
-    /// Which optimiser.
-    #[derive(Default)]
-    pub enum OptimizerKind for "optimizer" {
-        /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
-        #[default]
-        Adamw = "adamw",
-        /// Stochastic gradient descent with momentum 0.9; weight decay is added to the gradient, as PyTorch does.
-        Sgd = "sgd",
-    }
-}
-
 /// Learning rate and weight decay of one group.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
@@ -62,6 +50,18 @@ impl Rates {
     /// A part that no rate is for learns like the one before it.
     fn of_part(&self, place: usize) -> Rate {
         self.parts.get(place).or(self.parts.last()).copied().unwrap_or(self.head)
+    }
+}
+
+choice! {
+    /// Which optimiser.
+    #[derive(Default)]
+    pub enum OptimizerKind for "optimizer" {
+        /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
+        #[default]
+        Adamw = "adamw",
+        /// Stochastic gradient descent with momentum 0.9; weight decay is added to the gradient, as PyTorch does.
+        Sgd = "sgd",
     }
 }
 
