@@ -172,7 +172,7 @@ impl Product<'_, '_> {
     }
 
     fn compute(self) {
-        let Self { a, b, c, accumulate, bias, then } = self;
+        let Self { a, b, .. } = &self;
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.left.grow(a.shape().0 * packed_words(DEPTH.min(b.k()), b.precision()));
             if b.transposed {
@@ -180,7 +180,7 @@ impl Product<'_, '_> {
                 scratch.panel.resize(lines.max(scratch.panel.len()), Line::default());
             }
             // SAFETY: they are a product's.
-            unsafe { blocks(a, &b, c, accumulate, bias, then, scratch) }
+            unsafe { blocks(&self, scratch) }
         });
     }
 }
@@ -213,8 +213,8 @@ fn product<'a>(a: Left<'a>, b: &PanelRange, c: MatMut, init: Init<'a>, then: Opt
 
 dispatched! {
     /// # Safety
-    /// All but the buffers are the parts of a [`Product`].
-    pairs unsafe fn blocks(a: Left, b: &PanelRange, c: ProductTarget, accumulate: bool, bias: Option<&[f32]>, then: Option<Then>, scratch: &mut MatmulScratch) = blocks_body
+    /// The product's invariants hold.
+    pairs unsafe fn blocks(product: &Product, scratch: &mut MatmulScratch) = blocks_body
 }
 
 /// Buffers of one thread, kept from call to call.
@@ -231,24 +231,17 @@ thread_local! {
 }
 
 /// # Safety
-/// All but the buffers are the parts of a [`Product`]; `S` is available.
+/// The product's invariants hold; `S` is available.
 #[inline(always)]
-unsafe fn blocks_body<S: Simd>(
-    a: Left,
-    b: &PanelRange,
-    c: ProductTarget,
-    accumulate: bool,
-    bias: Option<&[f32]>,
-    then: Option<Then>,
-    scratch: &mut MatmulScratch,
-) {
+unsafe fn blocks_body<S: Simd>(product: &Product, scratch: &mut MatmulScratch) {
+    let b = &product.b;
     // SAFETY: the caller's promise.
     unsafe {
         match (S::TILE_ROWS_OF_3 > 0 && b.width == 3 * S::LANES, b.precision()) {
-            (true, Precision::F32) => blocks_of::<S, 3, false>(a, b, c, accumulate, bias, then, scratch),
-            (false, Precision::F32) => blocks_of::<S, 2, false>(a, b, c, accumulate, bias, then, scratch),
-            (true, Precision::Bf16) => blocks_of::<S, 3, true>(a, b, c, accumulate, bias, then, scratch),
-            (false, Precision::Bf16) => blocks_of::<S, 2, true>(a, b, c, accumulate, bias, then, scratch),
+            (true, Precision::F32) => blocks_of::<S, 3, false>(product, scratch),
+            (false, Precision::F32) => blocks_of::<S, 2, false>(product, scratch),
+            (true, Precision::Bf16) => blocks_of::<S, 3, true>(product, scratch),
+            (false, Precision::Bf16) => blocks_of::<S, 2, true>(product, scratch),
         }
     }
 }
@@ -258,16 +251,8 @@ unsafe fn blocks_body<S: Simd>(
 /// # Safety
 /// As for [`blocks_body`]; `PAIRS` is said of a B in bfloat16 and of no other.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn blocks_of<S: Simd, const V: usize, const PAIRS: bool>(
-    a: Left,
-    b: &PanelRange,
-    c: ProductTarget,
-    accumulate: bool,
-    bias: Option<&[f32]>,
-    then: Option<Then>,
-    scratch: &mut MatmulScratch,
-) {
+unsafe fn blocks_of<S: Simd, const V: usize, const PAIRS: bool>(product: &Product, scratch: &mut MatmulScratch) {
+    let Product { a, ref b, c, accumulate, bias, then } = *product;
     let (width, per_word) = (V * S::LANES, if PAIRS { 2 } else { 1 });
     let (b_rows, b_columns) = (&b.rows, &b.columns);
     assert_eq!(b.width, width, "packed for another instruction set");
