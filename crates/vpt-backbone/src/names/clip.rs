@@ -1,10 +1,8 @@
 //! CLIP (Radford et al. 2021): both towers, or its image tower published on its own. A norm before the first block, a
 //! projection, and usually a text tower.
 
-use super::{Anchor, BlockNames, Family, GatedNames, JointNames, TensorName, TextNames, VisionNames};
-use crate::spec::{
-    Fields, MAX_CONTEXT, MAX_MLP, MAX_VOCAB, MlpWidth, Pool, Positions, Resampling, Spec, TextPool, TextSpec, TowerSpec,
-};
+use super::{Anchor, BlockNames, Family, GatedNames, JointNames, TensorName, TextNames, VisionNames, vit};
+use crate::spec::{Fields, MAX_CONTEXT, MAX_MLP, MAX_VOCAB, MlpWidth, Spec, TextPool, TextSpec, TowerSpec};
 use vpt_base::Result;
 use vpt_image::preprocess::Preprocess;
 
@@ -30,7 +28,7 @@ pub static FAMILY: Family = Family {
 
 pub(super) const NAMES: VisionNames = VisionNames {
     class_token: TensorName { name: "vision_model.embeddings.class_embedding", dimensions: 1 },
-    registers: TensorName { name: "", dimensions: 0 },
+    registers: TensorName::NONE,
     positions: TensorName { name: "vision_model.embeddings.position_embedding.weight", dimensions: 2 },
     patch: "vision_model.embeddings.patch_embedding",
     // So it is spelled in every checkpoint.
@@ -107,21 +105,6 @@ fn image_tower(f: &Fields) -> Result<Spec> {
 }
 
 /// CLIP's image tower of these blocks, for images and patches of these sizes, without its projection.
-pub(crate) fn image_spec(vision: TowerSpec, (image_size, patch_size): (usize, usize)) -> Spec {
-    Spec {
-        family: &FAMILY,
-        vision,
-        image_size,
-        patch_size,
-        patch_bias: false,
-        class_token: true,
-        registers: 0,
-        positions: Some(Positions { prefix: 1, resampling: Resampling::Bicubic }),
-        rotary: None,
-        pre_norm: true,
-        pool: Pool::ClassToken,
-        classifier: None,
-        projection: None,
-        text: None,
-    }
+pub(crate) fn image_spec(vision: TowerSpec, sizes: (usize, usize)) -> Spec {
+    Spec { patch_bias: false, pre_norm: true, classifier: None, ..vit::with_tower(&FAMILY, vision, sizes) }
 }

@@ -1,7 +1,7 @@
 //! `DINOv3` as vision transformers (Siméoni et al. 2025): rotary positions of the patches in the place of learned ones, registers, layer scale, keys
 //! without a bias, and in some a gated MLP.
 
-use super::{BlockNames, Family, GatedNames, JointNames, TensorName, VisionNames, vit};
+use super::{BlockNames, Family, GatedNames, JointNames, TensorName, VisionNames, dinov2, vit};
 use crate::spec::{Fields, MAX_REGISTERS, MlpWidth, Pool, QkvBias, Rotary, Spec, TowerSpec};
 use vpt_base::Result;
 
@@ -14,23 +14,19 @@ pub static FAMILY: Family = Family {
     preprocess: None,
     anchor: vit::ANCHOR,
     vision: VisionNames {
-        class_token: TensorName { name: "embeddings.cls_token", dimensions: 3 },
         registers: TensorName { name: "embeddings.register_tokens", dimensions: 3 },
-        positions: TensorName { name: "", dimensions: 0 },
+        positions: TensorName::NONE,
         patch: "embeddings.patch_embeddings",
-        pre_norm: "",
         blocks: BlockNames {
             prefix: "layer",
-            norm1: "norm1",
             qkv: ["attention.q_proj", "attention.k_proj", "attention.v_proj"],
             out: "attention.o_proj",
-            norm2: "norm2",
             mlp: ["mlp.up_proj", "mlp.down_proj"],
             gated_mlp: GatedNames { halves: &["mlp.gate_proj", "mlp.up_proj"], out: "mlp.down_proj" },
-            layer_scale: ["layer_scale1.lambda1", "layer_scale2.lambda1"],
+            ..dinov2::NAMES.blocks
         },
         post_norm: "norm",
-        attention_pool: None,
+        ..vit::NAMES
     },
     stored: &[],
     classifier: "",

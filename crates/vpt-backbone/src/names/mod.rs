@@ -95,6 +95,9 @@ pub(super) struct TensorName {
 }
 
 impl TensorName {
+    /// Of a family without that tensor.
+    pub(super) const NONE: Self = Self { name: "", dimensions: 0 };
+
     /// The shape of it in the checkpoint, where it would be `own` without dimensions of 1.
     pub(super) fn shape(&self, own: &[usize]) -> Vec<usize> {
         let ones = self.dimensions.saturating_sub(own.len());

@@ -48,7 +48,7 @@ pub static NAFLEX: Family = Family {
 const ANCHOR: Anchor = Anchor { tower: "vision_model.", tensor: "embeddings.patch_embedding.bias" };
 
 const NAMES: VisionNames = VisionNames {
-    class_token: TensorName { name: "", dimensions: 0 },
+    class_token: TensorName::NONE,
     pre_norm: "",
     attention_pool: Some(AttentionPoolNames {
         query: TensorName { name: "vision_model.head.probe", dimensions: 3 },

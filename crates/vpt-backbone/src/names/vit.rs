@@ -24,7 +24,7 @@ pub(super) const CLASSIFIER: &str = "classifier";
 
 pub(super) const NAMES: VisionNames = VisionNames {
     class_token: TensorName { name: "embeddings.cls_token", dimensions: 3 },
-    registers: TensorName { name: "", dimensions: 0 },
+    registers: TensorName::NONE,
     positions: TensorName { name: "embeddings.position_embeddings", dimensions: 3 },
     patch: "embeddings.patch_embeddings.projection",
     pre_norm: "",
