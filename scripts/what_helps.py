@@ -124,20 +124,32 @@ def tables(out):
     return "\n".join(text)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def write_anew(page, begin, found, end):
+    """Puts what was `found` between the marks `begin` and `end` of a page."""
+    before, rest = page.read_text().split(begin)
+    page.write_text(before + begin + found + "\n" + end + rest.split(end)[1])
+
+
+def parser_of(description):
+    """The arguments of both scripts."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vpt", default="vpt")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--backbone", action="append", default=[])
     parser.add_argument("--data", action="append", default=[])
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--page", type=pathlib.Path, help="a page whose tables, between two marks, are written anew")
+    return parser
+
+
+def main():
+    parser = parser_of(__doc__)
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--shots", default="1,4,16,64")
-    parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--schedule", default="published", choices=["published", "quick"])
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--options", default="", help="more flags of `vpt bench few-shot`")
     parser.add_argument("--minutes", type=float, help="stop then")
-    parser.add_argument("--page", type=pathlib.Path, help="a page whose tables, between two marks, are written anew")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     until = time.time() + 60 * args.minutes if args.minutes else None
@@ -146,10 +158,7 @@ def main():
             grid(args, name, folder, side, prepared(args, data), until)
     found = tables(args.out)
     if args.page:
-        begin, end = "<!-- tables -->\n", "<!-- end of tables -->"
-        page = args.page.read_text()
-        before, rest = page.split(begin)
-        args.page.write_text(before + begin + found + "\n" + end + rest.split(end)[1])
+        write_anew(args.page, "<!-- tables -->\n", found, "<!-- end of tables -->")
     else:
         print(found)
 

@@ -17,7 +17,7 @@ again, and a run that was cut off goes on. Intervals are of the difference to th
 
 import argparse, collections, contextlib, io, json, pathlib, shlex, shutil, subprocess, sys, time
 
-from what_helps import signed
+from what_helps import parser_of, signed, write_anew
 
 ALONE = "head alone"
 ARMS = {
@@ -183,18 +183,12 @@ def tables(out):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vpt", default="vpt")
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--backbone", action="append", default=[])
-    parser.add_argument("--data", action="append", default=[])
+    parser = parser_of(__doc__)
     parser.add_argument("--arms", help=f"of these, separated by ;: {'; '.join(ARMS)}")
     parser.add_argument("--arm", action="append", default=[], metavar="NAME=FLAGS", help="one more")
-    parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--images", type=int, default=300, help="drawn images in all")
     parser.add_argument("--options", default="", help="more flags of `vpt train`, for every run")
     parser.add_argument("--minutes", type=float, help="begin no run after that")
-    parser.add_argument("--page", type=pathlib.Path, help="a page whose tables, between two marks, are written anew")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     until = time.time() + 60 * args.minutes if args.minutes else float("inf")
@@ -220,9 +214,7 @@ def main():
                             file.write(json.dumps(line) + "\n")
     found = tables(args.out)
     if args.page:
-        page = args.page.read_text()
-        before, rest = page.split(BEGIN)
-        args.page.write_text(before + BEGIN + found + "\n" + END + rest.split(END)[1])
+        write_anew(args.page, BEGIN, found, END)
     else:
         print(found)
     if failed:
