@@ -147,24 +147,28 @@ fn yolo_files() {
         refuse(&sandbox, name, &[name, part]);
     }
     let good = "train: images\nnames: [x, y]\n";
-    for (name, labels, kind) in [
-        ("text", &b"what is this\n"[..], "unreadable-object"),
-        ("binary", &[0, 1, 2, 255, 254, b'\n'], "unreadable-object"),
-        ("few-numbers", b"0 .5 .5 .5\n", "unreadable-object"),
-        ("class-negative", b"-1 .5 .5 .5 .5\n", "unknown-category"),
-        ("class-unknown", b"2 .5 .5 .5 .5\n", "unknown-category"),
-        ("class-fraction", b"0.5 .5 .5 .5 .5\n", "unknown-category"),
-        ("class-of-1e300", b"1e300 .5 .5 .5 .5\n", "unknown-category"),
-        ("nan", b"0 nan .5 .5 .5\n", "box-not-finite"),
-        ("infinite", b"0 .5 .5 inf .5\n", "box-not-finite"),
-        ("overflow", b"0 1e308 1e308 1e308 1e308\n", "box-not-finite"),
-        ("negative-size", b"0 .5 .5 -.5 .5\n", "empty-box"),
-        ("no-size", b"0 .5 .5 0 0\n", "empty-box"),
-        ("outside", b"0 3.5 .5 .5 .5\n", "box-outside-image"),
-        ("pixels", b"0 10 10 5 5\n", "as if they were in pixels"),
-        ("polygon-of-odd-length", b"0 .1 .1 .5 .5 .2 .2 .3\n", "unreadable-object"),
-    ] {
-        set(name, good, labels);
+    let unreadable = [
+        ("text", &b"what is this\n"[..]),
+        ("binary", &[0, 1, 2, 255, 254, b'\n']),
+        ("few-numbers", b"0 .5 .5 .5\n"),
+        ("polygon-of-odd-length", b"0 .1 .1 .5 .5 .2 .2 .3\n"),
+    ];
+    let classes =
+        [("class-negative", "-1"), ("class-unknown", "2"), ("class-fraction", "0.5"), ("class-of-1e300", "1e300")];
+    let boxes = [
+        ("nan", "nan .5 .5 .5", "box-not-finite"),
+        ("infinite", ".5 .5 inf .5", "box-not-finite"),
+        ("overflow", "1e308 1e308 1e308 1e308", "box-not-finite"),
+        ("negative-size", ".5 .5 -.5 .5", "empty-box"),
+        ("no-size", ".5 .5 0 0", "empty-box"),
+        ("outside", "3.5 .5 .5 .5", "box-outside-image"),
+        ("pixels", "10 10 5 5", "as if they were in pixels"),
+    ];
+    let unreadable = unreadable.map(|(name, labels)| (name, labels.to_vec(), "unreadable-object"));
+    let classes = classes.map(|(name, class)| (name, format!("{class} .5 .5 .5 .5\n").into(), "unknown-category"));
+    let boxes = boxes.map(|(name, numbers, kind)| (name, format!("0 {numbers}\n").into(), kind));
+    for (name, labels, kind) in unreadable.into_iter().chain(classes).chain(boxes) {
+        set(name, good, &labels);
         found(&sandbox, name, &[&format!("{name}/labels/a.txt"), kind]);
     }
     set("long", good, &vec![b'7'; 5 << 20]);
