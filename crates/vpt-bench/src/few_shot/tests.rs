@@ -149,16 +149,20 @@ fn a_run_that_was_cut_off_is_taken_up_and_one_whose_result_was_not_written_is_me
     let mut config = grid(&data, dir.path().join("out"), &["vpt-deep"]);
     (config.shots, config.seeds) = (vec![2], vec![1]);
     let (_, jobs) = config.jobs().unwrap();
-    perform(&jobs[0], &mut Silent).unwrap();
-    let expected = jobs[0].result().unwrap().unwrap();
-    fs::remove_file(jobs[0].result_file()).unwrap();
-    // The run is finished in its folder, the result of the job is not there.
-    let run = RunConfig { out: Some(jobs[0].run_folder()), ..jobs[0].config.clone() };
-    vpt_train::train::run(&run, Path::new("unused"), &mut Silent).unwrap();
-    perform(&jobs[0], &mut Silent).unwrap();
-    let again = jobs[0].result().unwrap().unwrap();
-    assert_eq!((&again.parts, &again.learned), (&expected.parts, &expected.learned));
+    is_measured_again(&jobs[0]);
     assert!(!jobs[0].work_folder().exists());
+}
+
+/// A job whose run is finished in its folder, and whose result is not there, comes to the same result.
+fn is_measured_again(job: &Job) {
+    perform(job, &mut Silent).unwrap();
+    let expected = job.result().unwrap().unwrap();
+    fs::remove_file(job.result_file()).unwrap();
+    let run = RunConfig { out: Some(job.run_folder()), ..job.config.clone() };
+    vpt_train::train::run(&run, Path::new("unused"), &mut Silent).unwrap();
+    perform(job, &mut Silent).unwrap();
+    let again = job.result().unwrap().unwrap();
+    assert_eq!((&again.parts, &again.learned), (&expected.parts, &expected.learned));
 }
 
 #[test]
@@ -482,12 +486,5 @@ fn a_detector_whose_result_was_not_written_is_told_from_its_run() {
     let mut config = boxes(dir.path(), "out", &["linear"]);
     (config.shots, config.seeds) = (vec![3], vec![1]);
     let (_, jobs) = config.jobs().unwrap();
-    perform(&jobs[0], &mut Silent).unwrap();
-    let expected = jobs[0].result().unwrap().unwrap();
-    fs::remove_file(jobs[0].result_file()).unwrap();
-    let run = RunConfig { out: Some(jobs[0].run_folder()), ..jobs[0].config.clone() };
-    vpt_train::train::run(&run, Path::new("unused"), &mut Silent).unwrap();
-    perform(&jobs[0], &mut Silent).unwrap();
-    let again = jobs[0].result().unwrap().unwrap();
-    assert_eq!((&again.parts, &again.learned), (&expected.parts, &expected.learned));
+    is_measured_again(&jobs[0]);
 }
