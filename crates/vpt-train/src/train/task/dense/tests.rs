@@ -200,8 +200,14 @@ pub(in crate::train::task) fn a_better_head_alone_is_kept(config: &RunConfig, di
     assert!(message(&linear.with_options(|o| o.tokens.prompt_layers = None)).starts_with("keep_better: method linear"));
 }
 
-/// Without the validation images that it should have, folds of the training images choose the epochs of prompts, and whether these are kept.
-pub(in crate::train::task) fn folds_choose_the_epochs(deep: &RunConfig, linear: &RunConfig, dir: &TempDir) {
+/// Without the validation images, which the file `val` tells, folds of the training images choose the epochs of prompts, and whether these
+/// are kept.
+pub(in crate::train::task) fn folds_choose_the_epochs(config: impl Fn(Method) -> RunConfig, dir: &TempDir, val: &Path) {
+    let (deep, linear) = (&config(Method::VPT_DEEP), &config(Method::LINEAR));
+    let message = |config: &RunConfig| run(config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
+    let with_val = RunConfig { folds: Some(3), ..linear.clone() };
+    assert_eq!(message(&with_val), "folds: data has validation images, which choose in their place");
+    fs::remove_file(val).unwrap();
     let folds = |config: &RunConfig| RunConfig { folds: Some(3), keep_better: None, ..config.clone() };
     let (whole, results) = finish(&folds(deep), dir);
     let found = results.folds.as_ref().unwrap();
@@ -228,7 +234,6 @@ pub(in crate::train::task) fn folds_choose_the_epochs(deep: &RunConfig, linear: 
     let (_, results) = finish(&folds(linear), dir);
     let found = results.folds.unwrap();
     assert_eq!((found.of, found.probe, results.best_epoch), (4, None, found.epochs));
-    let message = |config: &RunConfig| run(config, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
     assert_eq!(
         message(&RunConfig { folds: Some(16), ..folds(linear) }),
         "folds: 16 for the 15 training images of data"

@@ -274,12 +274,8 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
 #[test]
 fn folds_choose_the_epochs_where_there_is_no_val() {
     let dir = workplace();
-    let (deep, linear) = (config(&dir, Method::VPT_DEEP), config(&dir, Method::LINEAR));
-    let with_val = RunConfig { folds: Some(3), ..linear.clone() };
-    let message = run(&with_val, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
-    assert_eq!(message, "folds: data has validation images, which choose in their place");
-    fs::remove_file(dir.path().join("data/annotations/instances_val.json")).unwrap();
-    folds_choose_the_epochs(&deep, &linear, &dir);
+    let val = dir.path().join("data/annotations/instances_val.json");
+    folds_choose_the_epochs(|method| config(&dir, method), &dir, &val);
 }
 
 #[test]

@@ -103,12 +103,8 @@ fn weights_learn_beside_a_head_and_their_task_tells_pixels_apart_as_the_run_did(
 #[test]
 fn folds_choose_the_epochs_where_there_is_no_val() {
     let dir = workplace();
-    let (deep, linear) = (config(&dir, Method::VPT_DEEP), config(&dir, Method::LINEAR));
-    let with_val = RunConfig { folds: Some(3), ..linear.clone() };
-    let message = run(&with_val, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
-    assert_eq!(message, "folds: data has validation images, which choose in their place");
-    fs::remove_file(dir.path().join("data/ImageSets/Segmentation/val.txt")).unwrap();
-    folds_choose_the_epochs(&deep, &linear, &dir);
+    let val = dir.path().join("data/ImageSets/Segmentation/val.txt");
+    folds_choose_the_epochs(|method| config(&dir, method), &dir, &val);
 }
 
 #[test]
