@@ -124,8 +124,7 @@ fn run_fold<T: TrainTask>(
     let all = stages.iter().map(|stage| stage.epochs).sum();
     let mut images = 0;
     for &stage in &stages {
-        let Some(train) = task.source(Split::Train, stage.stage, folder, observer)? else { return Ok(None) };
-        let Some(val) = task.source(Split::Val, stage.stage, folder, observer)? else { return Ok(None) };
+        let Some([train, val]) = task.sources(stage.stage, folder, observer)? else { return Ok(None) };
         images = val.images();
         // A stage before the last ends as it does in the run, which has nothing to choose its epoch by.
         let blind = stage.stage != last.stage;

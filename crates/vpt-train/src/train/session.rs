@@ -141,13 +141,6 @@ impl<T: TrainTask> Session<T> {
         }));
     }
 
-    /// Both parts that `stage` needs; `None` when the observer asked to stop.
-    fn sources(&self, stage: Stage, observer: &mut dyn Observer) -> Result<Option<[T::Source; 2]>> {
-        let Some(train) = self.task.source(Split::Train, stage, &self.folder, observer)? else { return Ok(None) };
-        let Some(val) = self.task.source(Split::Val, stage, &self.folder, observer)? else { return Ok(None) };
-        Ok(Some([train, val]))
-    }
-
     /// Trains the stage `plan` from `state` for `until` epochs, of `epochs` in all stages.
     fn fit(
         &self,
@@ -157,7 +150,9 @@ impl<T: TrainTask> Session<T> {
         writer: &mut dyn StateWriter,
         observer: &mut dyn Observer,
     ) -> Result<LoopEnd> {
-        let Some([train, val]) = self.sources(plan.stage, observer)? else { return Ok(LoopEnd::Interrupted) };
+        let Some([train, val]) = self.task.sources(plan.stage, &self.folder, observer)? else {
+            return Ok(LoopEnd::Interrupted);
+        };
         StageFit { task: &self.task, plan, until, train: &train, val: &val, epochs, blind: false }
             .run(state, writer, observer)
     }
@@ -184,7 +179,9 @@ impl<T: TrainTask> Session<T> {
     /// Ends a run whose values were computed, not learned in steps: an epoch that took none stands for it.
     fn solved(&self, values: Vec<Param>, observer: &mut dyn Observer) -> Result<Outcome> {
         let (begun, before) = (Instant::now(), self.meter.wall_seconds());
-        let Some([train, val]) = self.sources(Stage::Whole, observer)? else { return Ok(self.interrupted()) };
+        let Some([train, val]) = self.task.sources(Stage::Whole, &self.folder, observer)? else {
+            return Ok(self.interrupted());
+        };
         let mut look = |split, source| evaluate(&self.task, &values, Stage::Whole, (split, source), false, observer);
         let Some(of_train) = look(Split::Train, &train)? else { return Ok(self.interrupted()) };
         let Some(of_val) = look(Split::Val, &val)? else { return Ok(self.interrupted()) };

@@ -80,7 +80,7 @@ impl<T: TrainTask> RateSearch<'_, T> {
         if matches!(course, Course::Ends(_)) {
             return Ok(true);
         }
-        let Some([train, val]) = self.sources(last.stage, observer)? else { return Ok(false) };
+        let Some([train, val]) = self.task.sources(last.stage, self.folder, observer)? else { return Ok(false) };
         let epochs = last.epochs + before.iter().map(|stage| stage.epochs).sum::<usize>();
         let until = last.epochs;
         let fit = StageFit { task: self.task, plan: last, until, train: &train, val: &val, epochs, blind: false };
@@ -120,13 +120,6 @@ impl<T: TrainTask> RateSearch<'_, T> {
         Ok(true)
     }
 
-    /// Both parts that `stage` needs; `None` when the observer asked to stop.
-    pub(super) fn sources(&self, stage: Stage, observer: &mut dyn Observer) -> Result<Option<[T::Source; 2]>> {
-        let Some(train) = self.task.source(Split::Train, stage, self.folder, observer)? else { return Ok(None) };
-        let Some(val) = self.task.source(Split::Val, stage, self.folder, observer)? else { return Ok(None) };
-        Ok(Some([train, val]))
-    }
-
     /// A trial at its beginning: behind the stages `before`, which have rates of their own and are the same in every trial. `None` when
     /// the observer asked to stop.
     pub(super) fn begin(
@@ -143,7 +136,9 @@ impl<T: TrainTask> RateSearch<'_, T> {
             for &stage in before {
                 let note = "before the trials of learning rates: what is the same in all of them";
                 observer.event(&Event::Note(note));
-                let Some([train, val]) = self.sources(stage.stage, observer)? else { return Ok(None) };
+                let Some([train, val]) = self.task.sources(stage.stage, self.folder, observer)? else {
+                    return Ok(None);
+                };
                 let fit = StageFit {
                     task: self.task,
                     plan: stage,

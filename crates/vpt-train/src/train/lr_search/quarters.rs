@@ -35,7 +35,7 @@ impl<T: TrainTask> RateSearch<'_, T> {
         let (plan, stages) = (self.task.plan(), self.longer_stages());
         let rates = plan.earlier_learning_rates();
         let Some((last, before)) = stages.split_last() else { return Ok(Some(search.chosen)) };
-        let Some([train, val]) = self.sources(last.stage, observer)? else { return Ok(None) };
+        let Some([train, val]) = self.task.sources(last.stage, self.folder, observer)? else { return Ok(None) };
         let epochs = epochs(&stages);
         let until = last.epochs;
         let fit = StageFit { task: self.task, plan: *last, until, train: &train, val: &val, epochs, blind: false };

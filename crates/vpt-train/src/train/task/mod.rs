@@ -434,15 +434,14 @@ pub(crate) trait TrainTask: Sized + 'static {
     /// Images that an epoch goes through.
     fn epoch_images(&self) -> usize;
 
-    /// The images of train or val for `stage`; `folder` has room for what memory has none for. `None` when the observer asked
+    /// The images of train and val for `stage`; `folder` has room for what memory has none for. `None` when the observer asked
     /// to stop.
-    fn source(
+    fn sources(
         &self,
-        split: Split,
         stage: Stage,
         folder: &RunFolder,
         observer: &mut dyn Observer,
-    ) -> Result<Option<Self::Source>>;
+    ) -> Result<Option<[Self::Source; 2]>>;
 
     /// The images of val or test for the last look; `None` when the observer asked to stop.
     fn final_source(&self, split: Split, observer: &mut dyn Observer) -> Result<Option<Self::Source>>;

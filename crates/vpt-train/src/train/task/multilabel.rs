@@ -186,16 +186,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{
-        eval::zero_shot::ZeroShotPass,
-        train::{
-            evaluate,
-            observer::Silent,
-            process_group::ProcessGroup,
-            progress::Stage,
-            task::{RunRequest, TrainTask},
-        },
-    };
+    use crate::eval::zero_shot::ZeroShotPass;
+    use crate::train::task::{RunRequest, TrainTask};
+    use crate::train::{evaluate, observer::Silent, process_group::ProcessGroup, progress::Stage};
     use vpt_data::shapes::{self, ShapesConfig};
     use vpt_model::{head::HeadKind, methods::Method};
 

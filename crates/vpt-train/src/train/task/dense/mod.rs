@@ -326,14 +326,15 @@ impl<D: DenseTask> TrainTask for DenseTraining<D> {
         self.own.seen(Split::Train)
     }
 
-    fn source(
+    fn sources(
         &self,
-        split: Split,
         stage: Stage,
         folder: &RunFolder,
         observer: &mut dyn Observer,
-    ) -> Result<Option<Self::Source>> {
-        DenseSource::new(self, (split, stage), folder.path(), observer)
+    ) -> Result<Option<[Self::Source; 2]>> {
+        let mut source = |split| DenseSource::new(self, (split, stage), folder.path(), observer);
+        let Some(train) = source(Split::Train)? else { return Ok(None) };
+        Ok(source(Split::Val)?.map(|val| [train, val]))
     }
 
     fn final_source(&self, split: Split, _: &mut dyn Observer) -> Result<Option<Self::Source>> {

@@ -432,13 +432,9 @@ impl<L: ImageLabels> TrainTask for ImageTask<L> {
         self.setup.train.len()
     }
 
-    fn source(&self, split: Split, _: Stage, _: &RunFolder, _: &mut dyn Observer) -> Result<Option<Arc<PartSource>>> {
-        let Setup { train, val, test, .. } = &self.setup;
-        Ok(Some(match split {
-            Split::Train => train.clone(),
-            Split::Val => val.clone(),
-            Split::Test => test.clone(),
-        }))
+    fn sources(&self, _: Stage, _: &RunFolder, _: &mut dyn Observer) -> Result<Option<[Arc<PartSource>; 2]>> {
+        let Setup { train, val, .. } = &self.setup;
+        Ok(Some([train.clone(), val.clone()]))
     }
 
     fn final_source(&self, split: Split, observer: &mut dyn Observer) -> Result<Option<Arc<PartSource>>> {
