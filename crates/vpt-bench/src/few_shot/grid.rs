@@ -1,59 +1,28 @@
 //! From what a user asks for to the list of jobs: data sets and backbone opened, draws read or made, every run resolved, so
 //! that what is wrong with any of them is said before the first one begins.
 
+mod check;
+mod file;
+mod jobs;
+
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-
-use super::{
-    GridMethod,
-    data::{GridData, GridDraw, check_task},
-    job::{Half, Identity, Job, TestPart, create_parent},
-};
+pub use self::file::GridFile;
+use self::jobs::JobMaker;
+use super::{GridMethod, data::GridData, job::Job};
 use vpt_backbone::{Backbone, OpenOptions, class_texts::Prompts, registry};
-use vpt_base::{
-    Error, Message, Result,
-    choice::choice,
-    files::{self, write_atomic},
-};
-use vpt_data::{
-    Split,
-    cards::{Card, CardMatch, CardTexts, NO_CARD},
-};
-use vpt_model::{
-    head::{HeadKind, LabelMap},
-    methods::Method,
-};
+use vpt_base::{Error, Result, choice::choice};
+use vpt_data::cards::{Card, CardMatch, CardTexts};
 use vpt_train::{
-    config::{Plan, RunConfig, RunContext, Task},
-    train::{features, run_folder, working_size},
+    config::{RunConfig, Task},
+    train::{run_folder, working_size},
 };
 
-/// What says which grid a folder holds.
-const GRID: &str = "grid.json";
-/// The folder of draws, unless another one is given.
-const DRAWS: &str = "draws";
 /// How often an image goes through the backbone in a run of the quick schedule, at most.
 pub const QUICK_PASSES: usize = 2000;
-/// Fields of a configuration that say where and how fast a run is computed, or that others of the identity stand for.
-const ELSEWHERE: [&str; 10] = [
-    "backbone",
-    "weights_dir",
-    "data",
-    "draw",
-    "split_seed",
-    "threads",
-    "micro_batch",
-    "cache_dir",
-    "out",
-    "dataset_card",
-];
-
 choice! {
     /// What a grid asks.
     #[derive(Default)]
@@ -131,79 +100,6 @@ pub struct GridConfig {
     pub out: PathBuf,
     /// Whether run folders are kept.
     pub keep_runs: bool,
-}
-
-/// What all jobs of a folder have in common: `grid.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GridFile {
-    /// What the grid asks.
-    pub mode: Mode,
-    /// How long methods learn.
-    pub schedule: GridSchedule,
-    /// What is learned, unless it is one class an image.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub task: Option<Task>,
-    /// The backbone's name.
-    pub backbone: String,
-    /// What stands for everything that decides its outputs ([`vpt_backbone::BackboneIdentity`]).
-    pub backbone_hash: String,
-    /// With [`Mode::Cross`]: the data sets that the others are tried on.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub targets: Vec<String>,
-    /// The cards of public data sets that texts were taken from, by data set.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub cards: BTreeMap<String, String>,
-}
-
-impl GridFile {
-    /// What is learned.
-    pub fn task(&self) -> Task {
-        self.task.unwrap_or(Task::Classify)
-    }
-
-    /// Reads the grid of the folder `out`.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn load(out: &Path) -> Result<Self> {
-        let path = out.join(GRID);
-        if !path.is_file() {
-            let message =
-                Message::from(format!("holds no grid: there is no {GRID}; `vpt bench few-shot ")).field("out");
-            return Err(Error::file(out, message.text(" DIR` makes one")));
-        }
-        let bytes = files::read_limited(&path, 1 << 20)?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| Error::file(&path, Message::from("not a grid: ").text(Message::of_reader(&error))))
-    }
-
-    /// Makes `out` the folder of this grid.
-    ///
-    /// # Errors
-    /// It is another grid's.
-    pub(super) fn claim(&self, out: &Path) -> Result<()> {
-        let path = out.join(GRID);
-        if path.is_file() {
-            let there = Self::load(out)?;
-            if there == *self {
-                return Ok(());
-            }
-            let name = |grid: &Self| {
-                let hash = grid.backbone_hash.get(..8).unwrap_or_default();
-                let what: Vec<&str> =
-                    std::iter::once(grid.mode.name()).chain(grid.targets.iter().map(String::as_str)).collect();
-                let task = grid.task.map_or_else(String::new, |task| format!(" of {task}"));
-                format!("{}{task} on {} ({hash}), {} schedule", what.join(" "), grid.backbone, grid.schedule)
-            };
-            let message = format!("holds another grid: {}, not {}; give another ", name(&there), name(self));
-            return Err(Error::file(out, Message::from(message).field("out")));
-        }
-        create_parent(&path)?;
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| Error::file(&path, e.to_string()))?;
-        bytes.push(b'\n');
-        write_atomic(&path, &bytes)
-    }
 }
 
 /// A data set of the grid.
@@ -297,14 +193,15 @@ impl GridConfig {
         };
         let mut jobs = Vec::new();
         for source in &sources {
+            let maker = JobMaker { grid: self, frozen: &frozen, source, targets: &targets };
             for &method in &self.methods {
                 let GridMethod::Learned(learned) = method else {
-                    jobs.push(self.zero_shot(&frozen, source, &targets));
+                    jobs.push(maker.zero_shot());
                     continue;
                 };
                 for &shots in &self.shots {
                     for &seed in &self.seeds {
-                        jobs.push(self.learned(&frozen, source, &targets, learned, shots, seed)?);
+                        jobs.push(maker.learned(learned, shots, seed)?);
                     }
                 }
             }
@@ -328,63 +225,6 @@ impl GridConfig {
     /// What is learned.
     fn task(&self) -> Task {
         if self.base.task == Task::Auto { Task::Classify } else { self.base.task }
-    }
-
-    /// What can be said without opening anything.
-    pub(crate) fn check(&self) -> Result<()> {
-        let task = self.task();
-        check_task(task)?;
-        if let Some(method) = self.methods.iter().find(|method| !method.is_for(task)) {
-            let able: Vec<_> = GridMethod::all_for(task).into_iter().map(GridMethod::name).collect();
-            let message = format!("{method} is not for {}; take {}", said(task), able.join(", "));
-            return Err(Error::setting("methods", message));
-        }
-        if task != Task::Classify && self.mode != Mode::FewShot {
-            let field = if self.mode == Mode::Cross { "targets" } else { "base_to_new" };
-            return Err(Error::setting(field, format!("not for {}", said(task))));
-        }
-        // It is said to the methods that have a use for it.
-        RunConfig { label_map: None, head_init: None, keep_better: None, ..self.base.clone() }.validate()?;
-        let given = [
-            ("data", self.data.is_empty()),
-            ("methods", self.methods.is_empty()),
-            ("shots", self.shots.is_empty()),
-            ("seeds", self.seeds.is_empty()),
-        ];
-        if let Some((field, _)) = given.iter().find(|(_, empty)| *empty) {
-            return Err(Error::setting(*field, "names nothing to compare"));
-        }
-        if self.shots.contains(&0) {
-            return Err(Error::setting("shots", "0 images a class leave nothing to learn from; zero-shot is a method"));
-        }
-        if self.base.label_map.is_some() && !self.methods.iter().any(|method| method.has_pixels()) {
-            return Err(Error::setting("label_map", none_of_methods("learns prompt pixels")));
-        }
-        repeated("methods", &self.methods)?;
-        repeated("shots", &self.shots)?;
-        repeated("seeds", &self.seeds)?;
-        if let Some(seed) = self.seeds.iter().find(|&&seed| i64::try_from(seed).is_err()) {
-            return Err(Error::setting("seeds", format!("{seed} is larger than {}", i64::MAX)));
-        }
-        if !self.classnames.is_empty() && !self.methods.iter().any(|method| method.reads_names()) {
-            return Err(Error::setting("classnames", none_of_methods("tells classes by their names")));
-        }
-        if !self.templates.is_empty() && !self.methods.iter().any(|method| method.reads_templates()) {
-            return Err(Error::setting("templates", none_of_methods("reads templates")));
-        }
-        if self.mode == Mode::FewShot {
-            return Ok(());
-        }
-        match self.methods.iter().find(|method| !method.names_unseen_classes()) {
-            Some(method) => {
-                let able: Vec<_> =
-                    GridMethod::all().into_iter().filter(|m| m.names_unseen_classes()).map(GridMethod::name).collect();
-                let message =
-                    format!("method {method} knows the classes it has learned and no others; take {}", able.join(", "));
-                Err(Error::setting(if self.mode == Mode::Cross { "targets" } else { "base_to_new" }, message))
-            }
-            None => Ok(()),
-        }
     }
 
     fn open_all(&self, paths: &[String], field: &'static str) -> Result<Vec<Opened>> {
@@ -427,264 +267,6 @@ impl GridConfig {
             return Ok(None);
         }
         Card::choose(self.base.dataset_card.as_deref(), dataset.name(), &dataset.classes())
-    }
-
-    /// Texts for a data set that is not there are a mistake.
-    fn check_texts<'a>(&self, opened: impl Iterator<Item = &'a Opened>) -> Result<()> {
-        let names: Vec<&str> = opened.map(|opened| opened.name.as_str()).collect();
-        for (field, files) in [("classnames", &self.classnames), ("templates", &self.templates)] {
-            for name in files.iter().filter_map(|file| file.data.as_deref()) {
-                if !names.contains(&name) {
-                    let message = format!("no data set is called {name}; there is {}", names.join(", "));
-                    return Err(Error::setting(field, message));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn zero_shot(&self, frozen: &GridBackbone, source: &Opened, targets: &[Opened]) -> Job {
-        let config = RunConfig {
-            data: source.path.clone(),
-            image_size: Some(frozen.image_size),
-            dataset_card: Some(NO_CARD.to_owned()),
-            ..self.base.clone()
-        };
-        let settings = json!({ "image_size": frozen.image_size });
-        let name = format!("{}-{}", source.name, GridMethod::ZeroShot);
-        self.job(
-            frozen,
-            source,
-            targets,
-            JobKey { name, method: GridMethod::ZeroShot, shots: 0, seed: 0 },
-            config,
-            settings,
-            0,
-        )
-    }
-
-    fn learned(
-        &self,
-        frozen: &GridBackbone,
-        source: &Opened,
-        targets: &[Opened],
-        learned: Method,
-        shots: usize,
-        seed: u64,
-    ) -> Result<Job> {
-        let method = GridMethod::Learned(learned);
-        let (path, draw) = self.draw(source, shots, seed)?;
-        let train_images = source.dataset.train_images(&draw).map_err(|e| Error::file(&path, e))?;
-        let task = self.task();
-        let facts = RunContext {
-            task,
-            depth: frozen.depth,
-            text_depth: frozen.text_depth,
-            image_size: frozen.image_size,
-            train_images,
-            shots: Some(shots),
-        };
-        let mut config = RunConfig {
-            data: source.path.clone(),
-            task,
-            draw: Some(path),
-            seed,
-            split_seed: Some(self.base.seed_of_parts()),
-            // The texts are the grid's to choose.
-            dataset_card: if task == Task::Classify {
-                Some(NO_CARD.to_owned())
-            } else {
-                self.base.dataset_card.clone()
-            },
-            ..self.base.clone().with_method(learned)
-        };
-        if learned.reads_texts() || learned.may_read_texts() && frozen.text_depth.is_some() {
-            let Prompts { classnames, templates } = source.prompts.clone();
-            (config.classnames, config.templates) = (Some(classnames), Some(templates));
-        }
-        if learned.has_texts() && (source.card.is_some() || text_file(&self.classnames, &source.name).is_some()) {
-            let labels = self.half().labels(source.dataset.classes().len());
-            config.classnames = Some(source.prompts.classnames[labels].to_vec());
-        }
-        if config.is_solved() {
-            config = config.without_steps();
-        } else {
-            // What `with_method` opens again was said for every method here.
-            (config.epochs, config.batch_size, config.lr) = (self.base.epochs, self.base.batch_size, self.base.lr);
-        }
-        config.options.tokens.prompt_tokens = self.base.options.tokens.prompt_tokens.filter(|_| learned.has_tokens());
-        config.label_map = self.base.label_map.filter(|_| learned.has_pixels());
-        let by_texts = learned.prefers_texts() && frozen.text_depth.is_some();
-        let has_head = learned.has_option("head_init") && !by_texts && config.label_map.is_none();
-        config.head_init = self.base.head_init.filter(|_| has_head);
-        config.keep_better = self.base.keep_better.filter(|_| has_head);
-        let mut plan = config.resolve(&facts)?;
-        // A method is to be seen for what it learns.
-        if self.base.keep_better.is_none() && plan.keep_better {
-            config.keep_better = Some(false);
-            plan = config.resolve(&facts)?;
-        }
-        // An epoch of the head alone, and one of prompts and head, is the least that a detector learns.
-        let least = if task == Task::Detect { 2 } else { 1 };
-        let most = (QUICK_PASSES / train_images).max(least);
-        let shorter = self.schedule == GridSchedule::Quick && !method.is_quick();
-        // A method that has no epochs has nothing to shorten.
-        if shorter && plan.config.epochs.is_some_and(|epochs| epochs > most) {
-            config.epochs = Some(most);
-            plan = config.resolve(&facts)?;
-        }
-        let often = match plan.config.method {
-            _ if plan.dense.is_some() => dense_passes(&plan),
-            method if method.on_features() => features::views(&plan).len(),
-            _ if plan.has_constant_features(Split::Train) => 1,
-            _ => plan.epochs,
-        };
-        // The first mapping takes a pass of its own, and so does the probe.
-        let counted = usize::from(plan.config.label_map.is_some_and(LabelMap::counts));
-        let alone = usize::from(plan.knows_head_alone() && plan.head == HeadKind::Linear);
-        let passes = train_images * (often + counted + alone);
-        let mut settings = serde_json::to_value(&plan.config).map_err(|e| Error::invalid("config", e.to_string()))?;
-        if let Value::Object(fields) = &mut settings {
-            fields.retain(|name, _| !ELSEWHERE.contains(&name.as_str()));
-            let drawn = serde_json::to_string(&draw).map_err(|e| Error::invalid("draw", e.to_string()))?;
-            fields.insert("draw".to_owned(), blake3::hash(drawn.as_bytes()).to_hex().as_str().into());
-        }
-        let name = format!("{}-{method}-{shots}-{seed}", source.name);
-        let mut job =
-            self.job(frozen, source, targets, JobKey { name, method, shots, seed }, plan.config, settings, passes);
-        job.train_images = train_images;
-        Ok(job)
-    }
-
-    /// A job of `config`, whose result depends on `settings` and on what is common to all of them.
-    #[allow(clippy::too_many_arguments, reason = "two callers, next to it")]
-    fn job(
-        &self,
-        frozen: &GridBackbone,
-        source: &Opened,
-        targets: &[Opened],
-        setting: JobKey,
-        config: RunConfig,
-        settings: Value,
-        image_passes: usize,
-    ) -> Job {
-        let JobKey { name, method, shots, seed } = setting;
-        let parts = self.parts(source, targets, method);
-        let hashes: BTreeMap<&str, &str> =
-            std::iter::once(source).chain(targets).map(|data| (data.name.as_str(), data.hash.as_str())).collect();
-        let mut identity: BTreeMap<String, Value> = match settings {
-            Value::Object(fields) => fields.into_iter().collect(),
-            _ => BTreeMap::new(),
-        };
-        identity.insert("backbone".to_owned(), frozen.hash.clone().into());
-        identity.insert("data".to_owned(), json!(hashes));
-        for part in &parts {
-            if let Some(prompts) = &part.prompts {
-                identity.insert(format!("texts of {}", part.name), json!(prompts));
-            }
-        }
-        Job {
-            name,
-            out: self.out.clone(),
-            dataset: source.name.clone(),
-            method,
-            shots,
-            seed,
-            mode: self.mode,
-            schedule: self.schedule,
-            identity: Identity(identity),
-            config,
-            parts,
-            train_images: 0,
-            image_passes,
-            keep_run: self.keep_runs,
-        }
-    }
-
-    /// The classes that are learned.
-    fn half(&self) -> Half {
-        if self.mode == Mode::BaseToNew { Half::Base } else { Half::All }
-    }
-
-    /// What a job on `source` is measured on.
-    fn parts(&self, source: &Opened, targets: &[Opened], method: GridMethod) -> Vec<TestPart> {
-        let part = |name: &str, data: &Opened, half: Half| {
-            let labels = half.labels(data.dataset.classes().len());
-            let prompts = Prompts {
-                classnames: data.prompts.classnames[labels].to_vec(),
-                // Where texts are learned, vectors take the place of templates.
-                templates: match method {
-                    GridMethod::ZeroShot => data.prompts.templates.clone(),
-                    GridMethod::Learned(_) => Vec::new(),
-                },
-            };
-            let prompts = method.names_unseen_classes().then_some(prompts);
-            TestPart { name: name.to_owned(), data: data.path.clone(), half, prompts }
-        };
-        match self.mode {
-            Mode::FewShot => vec![part("test", source, Half::All)],
-            Mode::BaseToNew => vec![part("base", source, Half::Base), part("new", source, Half::New)],
-            Mode::Cross => {
-                let others = targets.iter().map(|target| part(&target.name, target, Half::All));
-                std::iter::once(part("test", source, Half::All)).chain(others).collect()
-            }
-        }
-    }
-
-    /// The draw that all methods share for these shots and this seed, and its file: read if it is there, else made.
-    fn draw(&self, source: &Opened, shots: usize, seed: u64) -> Result<(PathBuf, GridDraw)> {
-        let folder = self.draws.clone().unwrap_or_else(|| self.out.join(DRAWS));
-        let half = if self.half() == Half::Base { "-base" } else { "" };
-        let path = folder.join(format!("{}{half}-{shots}-{seed}.json", source.name));
-        if path.is_file() {
-            let draw = source.dataset.read_draw(&path)?;
-            if draw.shots_and_seed() != (shots, seed) {
-                let (own, by) = draw.shots_and_seed();
-                let message = format!("a draw of {own} shots by seed {by}, not of {shots} by {seed}");
-                return Err(Error::file(path, message));
-            }
-            return Ok((path, draw));
-        }
-        let draw = source.dataset.draw(self.half(), shots, seed)?;
-        create_parent(&path)?;
-        draw.write(&path)?;
-        Ok((path, draw))
-    }
-}
-
-/// What tells a job from the others of its data set.
-struct JobKey {
-    name: String,
-    method: GridMethod,
-    shots: usize,
-    seed: u64,
-}
-
-/// How often an image goes through the backbone while a detector learns: once for what is computed of it and its mirrored form, or of each of its
-/// views, and, where prompts or weights learn on new views, in each of their epochs.
-fn dense_passes(plan: &Plan) -> usize {
-    let Some(dense) = plan.dense else { return 0 };
-    let beside_head = plan.epochs - dense.head_epochs;
-    let looks = if dense.cached_views > 0 { dense.cached_views } else { 2 };
-    let anew = dense.cached_views == 0 || plan.parts.weights().is_some();
-    looks + if anew { beside_head } else { 0 }
-}
-
-/// What a task is called in a message.
-fn said(task: Task) -> &'static str {
-    if task == Task::Detect { "detection" } else { "classification" }
-}
-
-/// That no method of the grid `does` something.
-fn none_of_methods(does: &str) -> Message {
-    Message::from("none of ").field("methods").text(format!(" {does}"))
-}
-
-/// Nothing may be named twice.
-fn repeated<T: PartialEq + ToString>(field: &'static str, values: &[T]) -> Result<()> {
-    match values.iter().enumerate().find(|(i, value)| values[..*i].contains(value)) {
-        Some((_, value)) => Err(Error::setting(field, format!("{} is named twice", value.to_string()))),
-        None => Ok(()),
     }
 }
 
