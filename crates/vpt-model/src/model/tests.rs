@@ -1,12 +1,12 @@
 //! Losses, logits and every trainable gradient against PyTorch's, for each family and method; see
 //! `scripts/make_fixtures.py`.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, path::PathBuf, sync::Arc};
 
 use safetensors::{Dtype, SafeTensors};
 
 use super::*;
-use crate::loss::CrossEntropy;
+use crate::loss::{CrossEntropy, Loss};
 use crate::prompt::{
     PartShape,
     key_values::KeyValueShape,
