@@ -393,9 +393,18 @@ impl<T: TrainTask> Session<T> {
         if group.is_alone() {
             return Ok(own);
         }
-        let mut all = group.gather(Ok(own))?.into_iter();
-        let mut sum = all.next().ok_or_else(|| Error::invalid("ranks", "there are none"))?;
-        all.for_each(|other| sum.add_beside(&other));
+        // As in results.json: it has fields that may be left out, which what ranks send each other has not.
+        let unreadable = |error: serde_json::Error| Error::invalid("ranks", error.to_string());
+        let text = serde_json::to_string(&own).map_err(unreadable)?;
+        let all: Vec<Energy> = group
+            .gather(Ok(text))?
+            .iter()
+            .map(|text| serde_json::from_str(text))
+            .collect::<Result<_, _>>()
+            .map_err(unreadable)?;
+        let (first, others) = all.split_first().ok_or_else(|| Error::invalid("ranks", "there are none"))?;
+        let mut sum = first.clone();
+        others.iter().for_each(|other| sum.add_beside(other));
         Ok(sum)
     }
 
