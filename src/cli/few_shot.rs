@@ -57,6 +57,9 @@ Examples:
 /// k, class by class. What else is in the drawn images is neither learned nor taken for background. The training part of RF100-VL's few-shot
 /// sets is used as it is with 10 shots. Methods are compared by AP.
 ///
+/// With --task segment k images that show each class are drawn, class by class, the rarest first; an image counts for every class that it
+/// shows, and all of its mask is learned from. Methods are compared by mIoU.
+///
 /// Stop it at any time (Ctrl-C: exit code 75): the same command goes on, because jobs that are done are skipped. Several processes with the
 /// same --out share the work, on several machines too. A folder takes one set of settings: others that
 /// would change a result are refused. If a job fails, the others go on, and the exit code is 1 at the end.
@@ -72,17 +75,17 @@ pub(crate) struct FewShotArgs {
     /// Folder to look for known backbones in, before the local Hugging Face cache
     #[arg(long, value_name = "DIR")]
     weights_dir: Option<PathBuf>,
-    /// What is learned: auto (detect from data with boxes, else classify), classify or detect
-    #[arg(long, value_name = "TASK", default_value = "auto", value_parser = one_of::<Task>(&["auto", "classify", "detect"]))]
+    /// What is learned: auto (detect from data with boxes, else classify), classify, detect or segment
+    #[arg(long, value_name = "TASK", default_value = "auto", value_parser = one_of::<Task>(&["auto", "classify", "detect", "segment"]))]
     task: Task,
-    /// Data sets: image folders, CSV/TSV files, folders of IDX files, or `shapes`; with boxes COCO, YOLO, Pascal VOC; parts that one lacks
-    /// are made by --seed
+    /// Data sets: image folders, CSV/TSV files, folders of IDX files, or `shapes`; with boxes COCO, YOLO, Pascal VOC; with masks as `vpt train`
+    /// reads them; parts that one lacks are made by --seed
     #[arg(long, value_name = "PATH[,PATH…]", value_delimiter = ',', required = true)]
     data: Vec<String>,
     /// Methods, or `all`: every --method of `vpt train`; those that learn at once with a plus between, vpt-deep+bias
     #[arg(long, value_name = "METHOD[,METHOD…]|all", value_delimiter = ',', required = true)]
     methods: Vec<String>,
-    /// Images a class to learn from; with --task detect boxes a class
+    /// Images a class to learn from; with --task detect boxes a class, with segment images that show a class
     #[arg(
         long,
         value_name = "K[,K…]",
@@ -168,7 +171,7 @@ pub(crate) struct FewShotArgs {
     /// Side of the images the backbone sees, in pixels [default: the backbone's]
     #[arg(long, value_name = "PIXELS", help_heading = "Training, for all methods", allow_negative_numbers = true)]
     image_size: Option<usize>,
-    /// Random views of each training image whose tokens are computed once (detection) [default: as `vpt train`]
+    /// Random views of each training image whose tokens are computed once (detection, segmentation) [default: as `vpt train`]
     #[arg(long, value_name = "N", help_heading = "Training, for all methods", allow_negative_numbers = true)]
     cached_views: Option<usize>,
     /// Images whose activations are in memory at once
@@ -344,6 +347,7 @@ impl Worker for Processes {
                     Scores::Detect(CocoMetrics { ap, ap50, .. }) => {
                         format!("{} AP {}, AP50 {}", part.name, table::percent(*ap), table::percent(*ap50))
                     }
+                    Scores::Segment(pixels) => format!("{} mIoU {}", part.name, table::percent(pixels.miou)),
                     metrics => format!("{} acc1 {}", part.name, table::percent(metrics.main())),
                 };
                 let scores: Vec<String> = result.parts.iter().map(score).collect();

@@ -166,6 +166,36 @@ fn data_with_boxes_is_compared_by_ap() {
 }
 
 #[test]
+fn data_with_masks_is_compared_by_miou() {
+    let (sandbox, clip) = (Sandbox::new(), fixture("clip"));
+    sandbox.masks("masks", 40);
+    let task = ["--task", "segment", "--backbone", &clip, "--data", "masks", "--image-size", "32", "--threads", "1"];
+    let grid =
+        [&["bench", "few-shot", "--methods", "all", "--shots", "2", "--seeds", "1,2", "--epochs", "2"][..], &task];
+    let run = sandbox.vpt(&[&grid.concat()[..], &["--out", "out"]].concat()).ok();
+    assert!(run.stdout.contains("masks: mIoU in percent, mean ± sd over seeds\n"), "{}", run.stdout);
+    assert!(run.stdout.contains("k images that show each class"), "{}", run.stdout);
+    assert!(run.stderr.contains("masks vpt-deep, 2 shots, seed 1: test mIoU "), "{}", run.stderr);
+    let results = json_file(&sandbox.path("out/results.json"));
+    let difference = &results["differences"][0];
+    assert!(difference["low"].as_f64() <= difference["difference"].as_f64(), "{difference}");
+    assert_eq!((difference["seeds"].as_u64(), difference.get("AP50")), (Some(2), None));
+    let csv = fs::read_to_string(sandbox.path("out/results.csv")).unwrap();
+    assert!(csv.starts_with("dataset,method,shots,seed,part,mIoU,pixel_acc,mean_acc,val_mIoU,"), "{csv}");
+    // The draw is one that training takes, too, and what it makes of it is what the table says.
+    let train = [&["train", "--epochs", "2", "--method", "linear"][..], &task].concat();
+    sandbox.vpt(&[&train[..], &["--draw", "out/draws/masks-2-1.json", "--out", "drawn"]].concat()).ok();
+    sandbox.vpt(&[&train[..], &["--shots", "2", "--out", "shots"]].concat()).ok();
+    assert_eq!(json_file(&sandbox.path("drawn/few_shot.json")), json_file(&sandbox.path("shots/few_shot.json")));
+    let best = |run: &str| fs::read(sandbox.path(run).join("best.safetensors")).unwrap();
+    assert_eq!(best("drawn"), best("shots"));
+    let job = json_file(&sandbox.path("out/jobs/masks-linear-2-1.json"));
+    assert_eq!(job["parts"][0]["metrics"], json_file(&sandbox.path("drawn/results.json"))["test"]);
+    let other = sandbox.vpt(&[&grid.concat()[..], &["--base-to-new", "--out", "other"]].concat());
+    assert!(other.stderr.contains("--base-to-new: not for segmentation"), "{}", other.stderr);
+}
+
+#[test]
 fn a_job_that_fails_is_reported_and_the_others_go_on() {
     let (sandbox, clip) = (sandbox(), fixture("clip"));
     sandbox.vpt(&grid(&clip, "first", "2")).ok();

@@ -44,7 +44,7 @@ const CLASSIFIERS: &[Task] = &[Task::Classify, Task::Multilabel];
 /// The task with one class an image.
 const ONE_CLASS: &[Task] = &[Task::Classify];
 /// The tasks that can be learned from a few images or boxes a class.
-const FEW_SHOT: &[Task] = &[Task::Classify, Task::Detect];
+const FEW_SHOT: &[Task] = &[Task::Classify, Task::Detect, Task::Segment];
 /// The tasks in which a run knows what the head alone reaches.
 const BESIDE_HEAD: &[Task] = &[Task::Classify, Task::Detect, Task::Segment];
 /// The task with boxes.
@@ -137,10 +137,11 @@ settings! {
             options: MethodOptions,
         }
         ModelAndData {
-            /// Train on this many images a class, drawn by the seed; validate on at most 4 a class. In detection: boxes a class
+            /// Train on this many images a class, drawn by the seed; validate on at most 4 a class. In detection: boxes a class; in
+            /// segmentation: images that show a class
             ///
-            /// Images with boxes of a class are added whole while these fit into K; other boxes in them are neither learned nor taken for
-            /// background. The training part of RF100-VL's few-shot sets is used as it is with 10.
+            /// Of segmentation an image counts for each class that it shows, and all of its mask is learned from. In detection images with
+            /// boxes of a class are added whole while these fit into K; other boxes in them are neither learned nor taken for background. The training part of RF100-VL's few-shot sets is used as it is with 10.
             shots: Option<usize> => {
                 value: "K", default: DefaultText::Words("all"), tasks: FEW_SHOT, check: settings::at_least_one,
             }

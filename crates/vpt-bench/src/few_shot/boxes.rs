@@ -28,6 +28,7 @@ pub(super) fn found(job: &Job, name: &str, run: &Path, scores: Scores) -> Result
         images_hash: hash(images),
         correct: String::new(),
         matched: Some(matched),
+        pixels: None,
     })
 }
 

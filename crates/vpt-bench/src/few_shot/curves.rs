@@ -131,7 +131,7 @@ fn dashes(method: usize) -> &'static str {
 
 /// What is drawn, in words.
 fn quantity(task: Task) -> &'static str {
-    if task == Task::Detect { main_metric(task) } else { "accuracy" }
+    if [Task::Detect, Task::Segment].contains(&task) { main_metric(task) } else { "accuracy" }
 }
 
 /// One data set: axes, then a band, a line and dots for each method; what learns nothing is a line across.

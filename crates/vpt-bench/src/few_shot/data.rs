@@ -12,11 +12,12 @@ use vpt_base::{Error, Message, Result};
 use vpt_data::{
     Dataset, FewShot, Split,
     boxes::{BoxDataset, BoxShots},
+    masks::{MaskDataset, MaskShots},
 };
 use vpt_train::config::Task;
 
 /// The tasks that a grid can be about.
-pub(super) const TASKS: [Task; 2] = [Task::Classify, Task::Detect];
+pub(super) const TASKS: [Task; 3] = [Task::Classify, Task::Detect, Task::Segment];
 
 /// A data set of the grid.
 pub(super) enum GridData {
@@ -24,6 +25,8 @@ pub(super) enum GridData {
     Classify(Dataset),
     /// Boxes, and where they are.
     Detect(Box<BoxDataset>, PathBuf),
+    /// Masks.
+    Segment(Box<MaskDataset>),
 }
 
 /// What methods learn from.
@@ -34,6 +37,8 @@ pub(super) enum GridDraw {
     Images(FewShot),
     /// Boxes a class.
     Boxes(BoxShots),
+    /// Images that show each class.
+    Masks(MaskShots),
 }
 
 /// Refuses a `task` that a grid cannot be about.
@@ -45,21 +50,34 @@ pub(super) fn check_task(task: Task) -> Result<()> {
         return Ok(());
     }
     let names: Vec<&str> = TASKS.iter().map(|task| task.name()).collect();
-    Err(Error::setting(
-        "task",
-        Message::from(format!("{task} has no few-shot protocol here; take {}", names.join(" or "))),
-    ))
+    let message = format!("{task} has no few-shot protocol here; take {}", or(&names));
+    Err(Error::setting("task", Message::from(message)))
+}
+
+/// `a, b or c`.
+fn or(names: &[&str]) -> String {
+    match names {
+        [all @ .., last] if !all.is_empty() => format!("{} or {last}", all.join(", ")),
+        all => all.concat(),
+    }
 }
 
 impl GridData {
     /// Opens the data set at `path`; parts that it lacks are made by `seed`.
     pub(super) fn open(task: Task, path: &str, seed: u64) -> Result<Self> {
-        if task != Task::Detect {
-            return Dataset::open(path, seed).map(Self::Classify);
+        match task {
+            Task::Detect => {
+                let dataset = BoxDataset::open(path, seed)?;
+                dataset.refuse_without_objects()?;
+                Ok(Self::Detect(Box::new(dataset), path.into()))
+            }
+            Task::Segment => {
+                let dataset = MaskDataset::open(path, seed)?;
+                dataset.refuse_faults(false)?;
+                Ok(Self::Segment(Box::new(dataset)))
+            }
+            _ => Dataset::open(path, seed).map(Self::Classify),
         }
-        let dataset = BoxDataset::open(path, seed)?;
-        dataset.refuse_without_objects()?;
-        Ok(Self::Detect(Box::new(dataset), path.into()))
     }
 
     /// Its name.
@@ -67,6 +85,7 @@ impl GridData {
         match self {
             Self::Classify(dataset) => &dataset.name,
             Self::Detect(dataset, _) => &dataset.name,
+            Self::Segment(dataset) => &dataset.name,
         }
     }
 
@@ -75,6 +94,7 @@ impl GridData {
         match self {
             Self::Classify(dataset) => Cow::Borrowed(&dataset.classes),
             Self::Detect(dataset, _) => Cow::Owned(dataset.names()),
+            Self::Segment(dataset) => Cow::Borrowed(&dataset.classes.names),
         }
     }
 
@@ -83,6 +103,7 @@ impl GridData {
         match self {
             Self::Classify(dataset) => hash(dataset),
             Self::Detect(dataset, _) => dataset.fingerprint(),
+            Self::Segment(dataset) => dataset.fingerprint(),
         }
     }
 
@@ -92,6 +113,7 @@ impl GridData {
             (Self::Classify(dataset), Half::All) => FewShot::draw(dataset, shots, seed).map(GridDraw::Images),
             (Self::Classify(dataset), half) => FewShot::draw(&half.of(dataset), shots, seed).map(GridDraw::Images),
             (Self::Detect(dataset, path), _) => BoxShots::draw(dataset, path, shots, seed).map(GridDraw::Boxes),
+            (Self::Segment(dataset), _) => MaskShots::draw(dataset, shots, seed).map(GridDraw::Masks),
         }
     }
 
@@ -100,6 +122,7 @@ impl GridData {
         match self {
             Self::Classify(_) => FewShot::read(path).map(GridDraw::Images),
             Self::Detect(..) => BoxShots::read(path).map(GridDraw::Boxes),
+            Self::Segment(_) => MaskShots::read(path).map(GridDraw::Masks),
         }
     }
 
@@ -108,6 +131,7 @@ impl GridData {
         match (self, draw) {
             (Self::Classify(dataset), GridDraw::Images(draw)) => Ok(draw.apply(dataset)?.train.len()),
             (Self::Detect(dataset, _), GridDraw::Boxes(draw)) => Ok(draw.apply(dataset)?.train.len()),
+            (Self::Segment(dataset), GridDraw::Masks(draw)) => Ok(draw.apply(dataset)?.train.len()),
             _ => Err(Error::invalid(format!("data set {}", self.name()), "the draw is of another kind of data")),
         }
     }
@@ -119,6 +143,7 @@ impl GridDraw {
         match self {
             Self::Images(draw) => (draw.shots, draw.seed),
             Self::Boxes(draw) => (draw.shots, draw.seed),
+            Self::Masks(draw) => (draw.shots, draw.seed),
         }
     }
 
@@ -126,6 +151,7 @@ impl GridDraw {
         match self {
             Self::Images(draw) => draw.write(path),
             Self::Boxes(draw) => draw.write(path),
+            Self::Masks(draw) => draw.write(path),
         }
     }
 }

@@ -80,7 +80,7 @@ pub struct GridConfig {
     pub data: Vec<String>,
     /// The methods.
     pub methods: Vec<GridMethod>,
-    /// Images a class, or boxes.
+    /// Images a class, or boxes or masks.
     pub shots: Vec<usize>,
     /// Seeds of draws and training.
     pub seeds: Vec<u64>,
@@ -133,7 +133,7 @@ impl GridConfig {
     pub fn jobs(&self) -> Result<(GridFile, Vec<Job>)> {
         self.check()?;
         let image_size = match self.task() {
-            Task::Detect if self.base.image_size.is_none() => {
+            Task::Detect | Task::Segment if self.base.image_size.is_none() => {
                 Some(working_size(&self.base.backbone, self.base.weights_dir.as_deref())?)
             }
             _ => self.base.image_size,

@@ -9,7 +9,7 @@ use super::{
     summary::Summary,
     tables::{Table, costs, differences, protocol, tables},
 };
-use vpt_model::metrics::{Scores, coco::CocoMetrics};
+use vpt_model::metrics::{Scores, SegmentMetrics, coco::CocoMetrics};
 use vpt_train::{config::Task, report::table};
 
 const STYLE: &str = "\
@@ -91,14 +91,18 @@ pub(super) fn report(summary: &Summary) -> String {
         let _ = writeln!(page, "<h2>Curves</h2>\n<div class=\"wide\">{}</div>", drawing(summary, ""));
         page += "<p class=\"soft\">Dots are means over seeds, bands one standard deviation. A dashed line across is a \
                  method that learns nothing.</p>\n";
-        let heading = if grid.task() == Task::Detect { "Average precision" } else { "Accuracy" };
+        let heading = match grid.task() {
+            Task::Detect => "Average precision",
+            Task::Segment => "Mean IoU",
+            _ => "Accuracy",
+        };
         let _ = writeln!(page, "<h2>{heading}</h2>");
         for table in tables(summary) {
             add(&mut page, &table, 1);
         }
     }
     if let Some(table) = differences(summary) {
-        let times = if grid.task() == Task::Detect { 1000 } else { 2000 };
+        let times = if [Task::Detect, Task::Segment].contains(&grid.task()) { 1000 } else { 2000 };
         let _ = writeln!(
             page,
             "<h2>Differences</h2>\n<p>Both methods learned from the same draws and answered for the same images; seeds and images were \
@@ -162,6 +166,7 @@ fn jobs(summary: &Summary) -> Table {
     use super::tables::Entry;
     let metrics = match summary.grid.task() {
         Task::Detect => ["AP", "AP50", "AP75"],
+        Task::Segment => ["mIoU", "pixel acc", "mean acc"],
         _ => ["acc1", "per-class recall", "ECE"],
     };
     let first = ["data", "method", "shots", "seed", "part"];
@@ -176,6 +181,9 @@ fn jobs(summary: &Summary) -> Table {
             };
             let [main, second, third] = match &part.metrics {
                 Scores::Detect(CocoMetrics { ap, ap50, ap75, .. }) => [ap, ap50, ap75].map(|value| Some(*value)),
+                Scores::Segment(SegmentMetrics { miou, pixel_acc, mean_acc, .. }) => {
+                    [miou, pixel_acc, mean_acc].map(|value| Some(*value))
+                }
                 metrics => {
                     let recall = metrics.classify().map(|metrics| metrics.mean_per_class_recall);
                     [Some(metrics.main()), recall, part.ece.map(|ece| ece.before)]

@@ -17,7 +17,7 @@ use vpt_base::{
 };
 use vpt_data::Dataset;
 use vpt_energy::Energy;
-use vpt_model::metrics::{Ece, Scores, coco::MatchedDetections};
+use vpt_model::metrics::{Ece, Scores, coco::MatchedDetections, segment::ClassPixels};
 use vpt_train::{config::RunConfig, train::results::ProbeResults};
 
 /// Longest result of a job that is read, in bytes: four bits of text an image of the test set.
@@ -199,12 +199,15 @@ pub struct PartResult {
     pub ece: Option<Ece>,
     /// BLAKE3 hash of the images' ids: what two results must share to be compared image by image.
     pub images_hash: String,
-    /// A bit an image in their order, 1 if it is right, four to a hexadecimal digit, the first image highest; empty for boxes.
+    /// A bit an image in their order, 1 if it is right, four to a hexadecimal digit, the first image highest; empty for boxes and masks.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub correct: String,
     /// What was found in each image, for boxes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub matched: Option<MatchedDetections>,
+    /// The pixels of each class in each image, for masks: those that are told rightly, in truth and in prediction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pixels: Option<Vec<Vec<ClassPixels>>>,
 }
 
 impl Job {
@@ -260,12 +263,19 @@ impl JobResult {
         let result: Self = serde_json::from_slice(&bytes)
             .map_err(|e| Error::file(path, Message::from("not a job's result: ").text(Message::of_reader(&e))))?;
         for part in &result.parts {
-            match &part.matched {
-                Some(matched) if matched.images == part.images => matched.check(),
-                Some(_) => {
-                    Err(Error::invalid(format!("part {}", part.name), "`matched` does not fit the number of images"))
+            let misfit = |field: &str| {
+                let message = format!("`{field}` does not fit the number of images");
+                Err(Error::invalid(format!("part {}", part.name), message))
+            };
+            match (&part.matched, &part.pixels) {
+                (Some(matched), None) if matched.images == part.images => matched.check(),
+                (Some(_), _) => misfit("matched"),
+                (None, Some(pixels)) => {
+                    let classes = pixels.first().map_or(0, Vec::len);
+                    let fits = pixels.len() == part.images && pixels.iter().all(|image| image.len() == classes);
+                    if fits { Ok(()) } else { misfit("pixels") }
                 }
-                None => part.correct().map(|_| ()),
+                (None, None) => part.correct().map(|_| ()),
             }
             .map_err(|error| Error::file(path, error))?;
         }
@@ -365,7 +375,16 @@ mod tests {
     fn part(images: usize, correct: &str) -> PartResult {
         let metrics = Scores::Classify(Metrics { acc1: 0., acc5: None, mean_per_class_recall: 0., loss: 0. });
         let (name, images_hash) = ("test".to_owned(), String::new());
-        PartResult { name, images, metrics, ece: None, images_hash, correct: correct.to_owned(), matched: None }
+        PartResult {
+            name,
+            images,
+            metrics,
+            ece: None,
+            images_hash,
+            correct: correct.to_owned(),
+            matched: None,
+            pixels: None,
+        }
     }
 
     proptest! {

@@ -1,8 +1,8 @@
-//! Comparing methods by CoOp's few-shot protocol, or with k boxes a class: a grid of data sets, methods, shots and seeds, in a folder that survives
+//! Comparing methods by CoOp's few-shot protocol, or with k boxes, or masks, a class: a grid of data sets, methods, shots and seeds, in a folder that survives
 //! whatever happens to the processes that fill it.
 //!
 //! [`GridConfig::jobs`] turns what a user asks for into jobs (`grid`, `job`), [`run()`] decides which of them are to
-//! be done (`run`), [`perform`] does one (`work`; `boxes`), and [`merge()`] writes what all of them say (`summary`,
+//! be done (`run`), [`perform`] does one (`work`; `boxes`, `masks`), and [`merge()`] writes what all of them say (`summary`,
 //! `tables`, `curves`, `html`). The protocol is that of Zhou et al., "Learning to Prompt for Vision-Language Models" (2022),
 //! and, for base and new classes, of "Conditional Prompt Learning for Vision-Language Models" (2022).
 
@@ -12,6 +12,7 @@ mod data;
 mod grid;
 mod html;
 mod job;
+mod masks;
 mod merge;
 mod method;
 mod run;

@@ -14,6 +14,7 @@ use vpt_model::metrics::{
     Scores,
     bootstrap::{self, Interval, paired, paired_statistics},
     coco::MatchedDetections,
+    segment::{ClassPixels, weighted_miou},
 };
 use vpt_train::config::Task;
 
@@ -84,21 +85,32 @@ pub enum CellScores {
         #[serde(rename = "AP75")]
         ap75: Option<Spread>,
     },
+    /// Masks.
+    Segment {
+        /// Mean IoU.
+        #[serde(rename = "mIoU")]
+        miou: Spread,
+        /// Share of the pixels that are told rightly.
+        pixel_acc: Option<Spread>,
+        /// Mean accuracy of the classes.
+        mean_acc: Option<Spread>,
+    },
 }
 
 impl Cell {
-    /// What methods are compared by: accuracy, AP.
+    /// What methods are compared by: accuracy, AP, mIoU.
     pub fn main(&self) -> &Spread {
         match &self.scores {
             CellScores::Classify { acc1, .. } => acc1,
             CellScores::Detect { ap, .. } => ap,
+            CellScores::Segment { miou, .. } => miou,
         }
     }
 
     /// The metric that stands beside it in tables: AP50.
     pub fn second(&self) -> Option<&Spread> {
         match &self.scores {
-            CellScores::Classify { .. } => None,
+            CellScores::Classify { .. } | CellScores::Segment { .. } => None,
             CellScores::Detect { ap50, .. } => ap50.as_ref(),
         }
     }
@@ -106,7 +118,11 @@ impl Cell {
 
 /// What the metric is called that methods are compared by.
 pub(super) fn main_metric(task: Task) -> &'static str {
-    if task == Task::Detect { "AP" } else { "acc1" }
+    match task {
+        Task::Detect => "AP",
+        Task::Segment => "mIoU",
+        _ => "acc1",
+    }
 }
 
 /// How much better one method is than another, with the same draws on the same images.
@@ -126,7 +142,7 @@ pub struct Comparison {
     pub seeds: usize,
     /// Images of the part.
     pub images: usize,
-    /// Accuracy of the one less that of the other, or AP.
+    /// Accuracy of the one less that of the other, or AP or mIoU.
     #[serde(flatten)]
     pub interval: Interval,
     /// The same of AP50, for boxes.
@@ -158,7 +174,7 @@ pub struct Summary {
     pub failures: Vec<Failure>,
 }
 
-/// Of one job and part: accuracy, recall, calibration error; of boxes AP, AP50, AP75.
+/// Of one job and part: accuracy, recall, calibration error; of boxes AP, AP50, AP75; of masks mIoU, accuracy of pixels and of classes.
 type PartScores = (f64, Option<f64>, Option<f64>);
 /// Data set, rank of the method, shots and position of the part.
 type Key = (Option<String>, usize, usize, usize);
@@ -227,6 +243,7 @@ fn values(grid: &GridFile, job: &JobResult, part: &str) -> Option<PartScores> {
     if let Some(PartResult { metrics, ece, .. }) = job.part(part) {
         return Some(match metrics {
             Scores::Detect(boxes) => (boxes.ap, Some(boxes.ap50), Some(boxes.ap75)),
+            Scores::Segment(pixels) => (pixels.miou, Some(pixels.pixel_acc), Some(pixels.mean_acc)),
             metrics => {
                 let recall = metrics.classify().map(|metrics| metrics.mean_per_class_recall);
                 (metrics.main(), recall, ece.map(|ece| ece.before))
@@ -278,6 +295,7 @@ fn cells(grid: &GridFile, jobs: &[JobResult]) -> Vec<Cell> {
                     [by_seed.values().map(|v| v.1).collect(), by_seed.values().map(|v| v.2).collect()].map(spread);
                 match grid.task() {
                     Task::Detect => CellScores::Detect { ap: main, ap50: second, ap75: third },
+                    Task::Segment => CellScores::Segment { miou: main, pixel_acc: second, mean_acc: third },
                     _ => CellScores::Classify { acc1: main, mean_per_class_recall: second, ece: third },
                 }
             },
@@ -337,6 +355,7 @@ pub(crate) fn compare(shots: usize, one: &[&JobResult], other: &[&JobResult]) ->
     let mut found = Vec::new();
     for part in &one[0].parts {
         let (mut differences, mut found_by) = (Vec::new(), Vec::<(&MatchedDetections, &MatchedDetections)>::new());
+        let mut told_by = Vec::<[&[Vec<ClassPixels>]; 2]>::new();
         for job in one {
             // What learns nothing stands beside every seed.
             let beside = other.iter().find(|o| o.seed == job.seed || o.shots == 0);
@@ -345,13 +364,16 @@ pub(crate) fn compare(shots: usize, one: &[&JobResult], other: &[&JobResult]) ->
             if this.images_hash != part.images_hash || than.images_hash != part.images_hash {
                 continue;
             }
-            match (&this.matched, &than.matched) {
-                (Some(this), Some(than)) => found_by.push((this, than)),
-                (None, None) => differences.push(bootstrap::differences(&this.correct()?, &than.correct()?)),
+            match (&this.matched, &than.matched, &this.pixels, &than.pixels) {
+                (Some(this), Some(than), None, None) => found_by.push((this, than)),
+                (None, None, Some(this), Some(than)) => told_by.push([this, than]),
+                (None, None, None, None) => {
+                    differences.push(bootstrap::differences(&this.correct()?, &than.correct()?));
+                }
                 _ => {
                     return Err(Error::invalid(
                         format!("part {}", part.name),
-                        "is of boxes in one job and of classes in another",
+                        "is of boxes or masks in one job and of something else in another",
                     ));
                 }
             }
@@ -359,7 +381,14 @@ pub(crate) fn compare(shots: usize, one: &[&JobResult], other: &[&JobResult]) ->
         let (method, than, dataset) = (one[0].method, other[0].method, one[0].dataset.clone());
         let purpose = format!("paired {dataset} {shots} {} {method} {than}", part.name);
         let rng = &mut stream(0, &purpose, 0, 0);
-        let (seeds, intervals) = if found_by.is_empty() {
+        let (seeds, intervals) = if !told_by.is_empty() {
+            let difference = |seed: usize, times: &[u32]| {
+                let [this, than] = told_by[seed];
+                Some([weighted_miou(this, times)? - weighted_miou(than, times)?])
+            };
+            let intervals = paired_statistics(told_by.len(), part.images, difference, rng);
+            (told_by.len(), intervals.map(|[interval]| (interval, None)))
+        } else if found_by.is_empty() {
             (differences.len(), paired(&differences, rng).map(|interval| (interval, None)))
         } else {
             let difference = |seed: usize, times: &[u32]| {

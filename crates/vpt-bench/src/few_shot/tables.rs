@@ -10,10 +10,10 @@ use super::{
 };
 use vpt_base::{Error, Result};
 use vpt_energy::amount as kwh;
-use vpt_model::metrics::{Metrics, Scores, coco::CocoMetrics};
+use vpt_model::metrics::{Metrics, Scores, SegmentMetrics, coco::CocoMetrics};
 use vpt_train::{config::Task, report::table};
 
-/// A table of accuracies, or AP.
+/// A table of accuracies, or of AP or mIoU.
 pub(super) struct Table {
     /// Title of the table.
     pub(super) title: String,
@@ -65,6 +65,13 @@ pub(super) fn protocol(grid: &GridFile) -> String {
             "Few-shot detection on {}: k boxes a class to learn from and min(k, 4) to validate on, the same for all methods, drawn image by \
              image as long as they fit into k; what else is in these images is neither learned nor taken for background; the whole test \
              set, the last step; {schedule}.",
+            grid.backbone
+        );
+    }
+    if grid.task() == Task::Segment {
+        return format!(
+            "Few-shot segmentation on {}: k images that show each class to learn from and min(k, 4) to validate on, the same for all methods, \
+             drawn class by class, the rarest first, with the whole of their masks; the whole test set, the last step; {schedule}.",
             grid.backbone
         );
     }
@@ -190,7 +197,11 @@ pub(super) fn differences(summary: &Summary) -> Option<Table> {
     Some(Table {
         title: format!(
             "differences{} in percentage points, with paired bootstrap intervals over images and seeds",
-            if summary.grid.task() == Task::Detect { " of AP" } else { "" }
+            match summary.grid.task() {
+                Task::Detect => " of AP",
+                Task::Segment => " of mIoU",
+                _ => "",
+            }
         ),
         header: header.map(str::to_owned).to_vec(),
         rows: rows.collect(),
@@ -231,7 +242,11 @@ pub(super) fn costs(summary: &Summary) -> Table {
         "peak memory",
         "core-seconds",
         "energy",
-        if summary.grid.task() == Task::Detect { "AP a Wh" } else { "accuracy a Wh" },
+        match summary.grid.task() {
+            Task::Detect => "AP a Wh",
+            Task::Segment => "mIoU a Wh",
+            _ => "accuracy a Wh",
+        },
         "jobs",
     ];
     Table { title: "what a job costs".to_owned(), header: header.map(str::to_owned).to_vec(), rows }
@@ -260,7 +275,7 @@ impl MeanEnergy {
         Entry::number(text, f64::midpoint(low, high))
     }
 
-    /// Percent of the first part's test images that are right, or AP in percent, for each watt-hour.
+    /// Percent of the first part's test images that are right, or AP or mIoU in percent, for each watt-hour.
     fn accuracy_a_watt_hour(&self, jobs: &[&JobResult]) -> Option<f64> {
         let right = jobs.iter().map(|job| Some(job.parts.first()?.metrics.main())).collect::<Option<Vec<_>>>()?;
         let mean = right.iter().sum::<f64>() / right.len().max(1) as f64;
@@ -358,6 +373,7 @@ pub(super) fn csv(summary: &Summary) -> Result<String> {
     let task = summary.grid.task();
     let metrics: &[&str] = match task {
         Task::Detect => &["AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "val_AP"],
+        Task::Segment => &["mIoU", "pixel_acc", "mean_acc", "val_mIoU"],
         _ => &["acc1", "acc5", "mean_per_class_recall", "loss", "ece", "ece_with_temperature", "val_acc1"],
     };
     let first = ["dataset", "method", "shots", "seed", "part"];
@@ -385,6 +401,9 @@ pub(super) fn csv(summary: &Summary) -> Result<String> {
                 Scores::Detect(CocoMetrics { ap, ap50, ap75, ap_small, ap_medium, ap_large, ar100, .. }) => {
                     let all = [ap, ap50, ap75, ap_small, ap_medium, ap_large, ar100];
                     all.map(|value| Some(*value)).into_iter().chain([val]).collect()
+                }
+                Scores::Segment(SegmentMetrics { miou, pixel_acc, mean_acc, .. }) => {
+                    vec![Some(*miou), Some(*pixel_acc), Some(*mean_acc), val]
                 }
                 metrics => {
                     let classify = metrics.classify();

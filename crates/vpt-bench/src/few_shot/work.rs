@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     GridMethod, boxes,
     job::{Job, JobResult, PartResult, TestPart, create_parent, digits},
+    masks,
 };
 use vpt_backbone::{Backbone, OpenOptions};
 use vpt_base::{
@@ -155,14 +156,12 @@ fn learn(job: &Job, observer: &mut dyn Observer) -> Result<Option<JobResult>> {
         train::run(&config, &run, &mut watch)?
     };
     let Outcome::Finished { results, .. } = outcome else { return Ok(None) };
-    let parts = if job.config.task == Task::Detect {
-        vec![boxes::found(job, &part.name, &run, results.test.clone())?]
-    } else {
-        match classified(job, part, others, &run, watch, &results)? {
-            Some(parts) => parts,
-            None => return Ok(None),
-        }
+    let parts = match job.config.task {
+        Task::Detect => Some(vec![boxes::found(job, &part.name, &run, results.test.clone())?]),
+        Task::Segment => masks::told(job, &part.name, &run, watch.inner)?.map(|part| vec![part]),
+        _ => classified(job, part, others, &run, watch, &results)?,
     };
+    let Some(parts) = parts else { return Ok(None) };
     let task = TaskFile::open(&run.join(run_folder::BEST))?;
     let mut hasher = blake3::Hasher::new();
     for param in &task.params {
@@ -251,8 +250,13 @@ fn test_again(job: &Job, run: &Path, ids: &[String], observer: &mut dyn Observer
 
 /// What the run in the folder `run` has learned.
 fn open_task(job: &Job, run: &Path) -> Result<TaskModel> {
+    TaskModel::open(run, &task_options(job))
+}
+
+/// How the tasks of `job` are opened.
+pub(super) fn task_options(job: &Job) -> TaskOptions {
     let config = &job.config;
-    let options = TaskOptions {
+    TaskOptions {
         backbone: Some(config.backbone.clone()),
         weights_dir: config.weights_dir.clone(),
         threads: threads(job),
@@ -260,8 +264,7 @@ fn open_task(job: &Job, run: &Path) -> Result<TaskModel> {
         max_memory: config.max_memory,
         engine: config.engine,
         device: config.device,
-    };
-    TaskModel::open(run, &options)
+    }
 }
 
 /// The logits of `task` on `samples`; `None` when the observer asked to stop.
@@ -338,6 +341,7 @@ fn score<'a>(name: &str, logits: &Logits, temperature: f64, ids: impl Iterator<I
         images_hash: hasher.finalize().to_hex()[..16].to_owned(),
         correct: digits(&order.iter().map(|&i| correct[i]).collect::<Vec<_>>()),
         matched: None,
+        pixels: None,
     })
 }
 

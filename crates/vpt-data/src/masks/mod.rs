@@ -11,6 +11,7 @@ mod layout;
 mod loader;
 mod open;
 mod rle;
+mod shots;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use classes::{IGNORED, MaskClasses};
 pub use loader::{MaskAugment, MaskBatch, MaskLoader, MaskLoaderOptions, MaskView};
 pub use open::{MaskFault, MaskFaultKind};
 pub use rle::Rle;
+pub use shots::MaskShots;
 pub use summary::{MaskClassSummary, MaskSummary};
 pub use window::{MAX_RATIO, MaskInput};
 
@@ -141,6 +143,8 @@ pub struct MaskDataset {
     pub faults: Vec<MaskFault>,
     /// What was read in a way that is worth to be told.
     pub notes: Vec<MaskFault>,
+    /// What was drawn of it, where it is limited to some images.
+    pub draw: Option<MaskShots>,
 }
 
 impl MaskDataset {

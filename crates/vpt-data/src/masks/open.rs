@@ -347,7 +347,7 @@ fn complete(name: String, found: AnnotatedMasks, seed: u64, made: MadeParts<'_>)
     let (parts, note) = complete_parts(&name, parts, &["images".to_owned()], seed, made)?;
     let [train, val, test] = parts;
     let split_note = format!("{note}; {}", classes.note);
-    Ok(MaskDataset { name, layout, classes, train, val, test, split_note, given, faults, notes })
+    Ok(MaskDataset { name, layout, classes, train, val, test, split_note, given, faults, notes, draw: None })
 }
 
 fn given_parts(parts: &Parts<AnnotatedMask>) -> [Option<Split>; 3] {

@@ -40,7 +40,8 @@ pub struct SegmentMetrics {
 }
 
 /// Pixels of a class.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "[u64; 3]", into = "[u64; 3]")]
 pub struct ClassPixels {
     /// In truth and in prediction.
     pub right: u64,
@@ -50,10 +51,22 @@ pub struct ClassPixels {
     pub predicted: u64,
 }
 
+impl From<[u64; 3]> for ClassPixels {
+    fn from([right, truth, predicted]: [u64; 3]) -> Self {
+        Self { right, truth, predicted }
+    }
+}
+
+impl From<ClassPixels> for [u64; 3] {
+    fn from(ClassPixels { right, truth, predicted }: ClassPixels) -> Self {
+        [right, truth, predicted]
+    }
+}
+
 impl ClassPixels {
     /// Intersection over union; `None` where there are none.
     fn iou(self) -> Option<f64> {
-        share(self.right, self.truth + self.predicted - self.right)
+        share(self.right, (self.truth + self.predicted).saturating_sub(self.right))
     }
 }
 
@@ -64,7 +77,7 @@ fn share(part: u64, all: u64) -> Option<f64> {
 
 /// mIoU of `images`, the pixels of each class in each of them, where each counts as often as its weight says; `None` where there are no
 /// pixels.
-fn weighted_miou(images: &[Vec<ClassPixels>], weights: &[u32]) -> Option<f64> {
+pub fn weighted_miou(images: &[Vec<ClassPixels>], weights: &[u32]) -> Option<f64> {
     let classes = images.first()?.len();
     let mut sums = vec![ClassPixels::default(); classes];
     for (image, &weight) in images.iter().zip(weights).filter(|(_, weight)| **weight > 0) {

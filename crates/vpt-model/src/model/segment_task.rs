@@ -138,7 +138,8 @@ impl SegmentTask {
         visit_batches(loader, total, go_on, |batch| {
             let seen: Vec<&MaskImage> = batch.indices.iter().map(|&index| &images[index]).collect();
             let input = TokenInput::Images(&batch.pixels);
-            let masks = self.segmenter.masks(&head, Some(&self.params), input, &batch.windows, &seen, &self.input)?;
+            let sizes: Vec<_> = seen.iter().map(|image| [image.width, image.height]).collect();
+            let masks = self.segmenter.masks(&head, Some(&self.params), input, &batch.windows, &sizes, &self.input)?;
             seen.into_iter().zip(masks).try_for_each(|(image, mask)| take(image, mask))
         })?;
         Ok(())
@@ -146,8 +147,8 @@ impl SegmentTask {
 }
 
 impl Segmenter {
-    /// The class of each pixel of `images`, of which each has so many of the `windows` in `input`, one image behind the other. `head`
-    /// and `params` as in [`Self::logits`].
+    /// The class of each pixel of images of these `sizes`, width and height, of which each has so many of the `windows` in `input`, one
+    /// image behind the other. `head` and `params` as in [`Self::logits`].
     ///
     /// # Errors
     /// As [`Self::logits`].
@@ -157,7 +158,7 @@ impl Segmenter {
         params: Option<&[Param]>,
         input: TokenInput,
         windows: &[usize],
-        images: &[&MaskImage],
+        sizes: &[[usize; 2]],
         seen: &MaskInput,
     ) -> Result<Vec<ClassMask>> {
         let logits = self.logits(head, params, input)?;
@@ -171,7 +172,7 @@ impl Segmenter {
             })
             .collect();
         let compose = |image: usize| {
-            let MaskImage { width, height, .. } = *images[image];
+            let [width, height] = sizes[image];
             let own = logits[starts[image]..starts[image] + windows[image]].concat();
             if own.iter().any(|value| !value.is_finite()) {
                 return Err(Error::invalid(
@@ -185,7 +186,7 @@ impl Segmenter {
             Ok(ClassMask { width, height, classes })
         };
         let threads = self.reader().threads();
-        let shares = parallel::shares(images.len(), threads, |range| range.map(compose).collect::<Result<Vec<_>>>());
+        let shares = parallel::shares(sizes.len(), threads, |range| range.map(compose).collect::<Result<Vec<_>>>());
         Ok(shares.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 }

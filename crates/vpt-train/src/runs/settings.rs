@@ -10,7 +10,7 @@ use crate::{
 };
 use vpt_backbone::registry::locate;
 use vpt_base::{Result, files::read_limited};
-use vpt_data::{FewShot, SplitFile, boxes::BoxShots};
+use vpt_data::{FewShot, SplitFile, boxes::BoxShots, masks::MaskShots};
 
 /// Fields that say where and how fast a run is computed, not what comes out.
 const PLACE: [&str; 5] = ["threads", "weights_dir", "micro_batch", "max_memory", "out"];
@@ -76,6 +76,13 @@ impl Run {
         Ok(changed.collect())
     }
 
+    /// How many views a detector on tiles learns from in an epoch, as the steps of its first one tell, to a batch.
+    fn views_of_tiles(&self) -> Option<usize> {
+        let config = self.config.as_ref().filter(|config| config.task == Task::Detect && config.tiles > Some(1))?;
+        let first = self.history.first().filter(|epoch| epoch.epoch == 1 && epoch.step > 0)?;
+        usize::try_from(first.step).ok()?.checked_mul(config.batch_size?)
+    }
+
     /// What its defaults depended on.
     fn facts(&self) -> Option<RunContext> {
         let config = self.config.as_ref().filter(|config| config.task != Task::Auto)?;
@@ -84,12 +91,14 @@ impl Run {
             Some(serde_json::from_slice::<SplitFile>(&bytes).ok()?.train.len())
         };
         let train_images = self.results.as_ref().map(|results| results.train_images).or_else(drawn)?;
+        let train_images = self.views_of_tiles().unwrap_or(train_images);
         let spec = locate(&config.backbone, config.weights_dir.as_deref()).and_then(|found| found.spec());
         let text_depth = spec.as_ref().map_or(Some(ANY_DEPTH), |spec| spec.text.as_ref().map(|text| text.tower.depth));
         let depth = spec.map_or(ANY_DEPTH, |spec| spec.vision.depth);
         let draw = self.path.join(run_folder::FEW_SHOT);
         let drawn = || match config.task {
             Task::Detect => BoxShots::read(&draw).ok().map(|draw| draw.shots),
+            Task::Segment => MaskShots::read(&draw).ok().map(|draw| draw.shots),
             _ => FewShot::read(&draw).ok().map(|draw| draw.shots),
         };
         let shots = config.shots.or_else(drawn);

@@ -82,7 +82,11 @@ impl GridConfig {
 
 /// What a task is called in a message.
 fn said(task: Task) -> &'static str {
-    if task == Task::Detect { "detection" } else { "classification" }
+    match task {
+        Task::Detect => "detection",
+        Task::Segment => "segmentation",
+        _ => "classification",
+    }
 }
 
 /// That no method of the grid `does` something.

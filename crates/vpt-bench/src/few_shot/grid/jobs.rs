@@ -124,8 +124,8 @@ impl JobMaker<'_> {
             config.keep_better = Some(false);
             plan = config.resolve(&facts)?;
         }
-        // An epoch of the head alone, and one of prompts and head, is the least that a detector learns.
-        let least = if task == Task::Detect { 2 } else { 1 };
+        // An epoch of the head alone, and one of prompts and head, is the least that a head on patch tokens learns.
+        let least = if plan.dense.is_some() { 2 } else { 1 };
         let most = (QUICK_PASSES / train_images).max(least);
         let shorter = grid.schedule == GridSchedule::Quick && !method.is_quick();
         // A method that has no epochs has nothing to shorten.
@@ -252,7 +252,7 @@ struct JobKey {
     seed: u64,
 }
 
-/// How often an image goes through the backbone while a detector learns: once for what is computed of it and its mirrored form, or of each of its
+/// How often an image goes through the backbone while a head on patch tokens learns: once for what is computed of it and its mirrored form, or of each of its
 /// views, and, where prompts or weights learn on new views, in each of their epochs.
 fn dense_passes(plan: &Plan) -> usize {
     let Some(dense) = plan.dense else { return 0 };

@@ -34,10 +34,10 @@ use crate::{
 };
 use rand::Rng;
 use serde::{Serialize, de::DeserializeOwned};
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 use vpt_backbone::Backbone;
 use vpt_base::{Message, Result, params::Param, random::stream};
-use vpt_data::{Split, SplitFile, boxes::BoxShots};
+use vpt_data::{Split, SplitFile, boxes::BoxShots, masks::MaskShots};
 use vpt_model::{
     methods::Method,
     metrics::{Scores, bootstrap::Interval},
@@ -224,8 +224,33 @@ pub(crate) struct DenseSummary {
     pub(super) fingerprint: String,
     /// Which images are in which part.
     pub(super) split_file: SplitFile,
-    /// The boxes that were drawn of it, where it is limited to some.
-    pub(super) draw: Option<BoxShots>,
+    /// What was drawn of it, where it is limited to some.
+    pub(super) draw: Option<DenseDraw>,
+}
+
+/// What is learned from, where that is limited.
+pub(crate) enum DenseDraw {
+    /// These boxes.
+    Boxes(BoxShots),
+    /// These images.
+    Masks(MaskShots),
+}
+
+impl DenseDraw {
+    /// Boxes or images a class.
+    fn shots(&self) -> usize {
+        match self {
+            Self::Boxes(draw) => draw.shots,
+            Self::Masks(draw) => draw.shots,
+        }
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        match self {
+            Self::Boxes(draw) => draw.write(path),
+            Self::Masks(draw) => draw.write(path),
+        }
+    }
 }
 
 /// A run of a [`DenseTask`] with everything it needs that does not change.

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{DenseData, DenseTask, DenseTraining, token_cache::KeptTokens};
+use super::{DenseData, DenseDraw, DenseTask, DenseTraining, token_cache::KeptTokens};
 use crate::{
     config::{RunConfig, RunContext},
     train::{
@@ -67,7 +67,7 @@ impl<D: DenseTask> DenseTraining<D> {
             task: D::TASK,
             depth: backbone.vit.depth(),
             text_depth: None,
-            shots: summary.draw.as_ref().map(|draw| draw.shots),
+            shots: summary.draw.as_ref().map(DenseDraw::shots),
             image_size: backbone.vit.image_size(),
             train_images: D::learned_from(&data, config, observer)?,
         })?;

@@ -10,8 +10,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Batches, FinishedRun, Scored,
     dense::{
-        Change, DenseBatch, DenseData, DenseEvaluator, DenseRequest, DenseStep, DenseSummary, DenseTask, DenseTraining,
-        DrawnRecord, LearnedValues, Look,
+        Change, DenseBatch, DenseData, DenseDraw, DenseEvaluator, DenseRequest, DenseStep, DenseSummary, DenseTask,
+        DenseTraining, DrawnRecord, LearnedValues, Look,
     },
 };
 use crate::{
@@ -85,7 +85,8 @@ impl DenseData for BoxDataset {
 
     fn summary(&self) -> DenseSummary {
         let (name, classes) = (self.name.clone(), self.names());
-        let (fingerprint, split_file, draw) = (self.fingerprint(), self.split_file(), self.draw.clone());
+        let (fingerprint, split_file, draw) =
+            (self.fingerprint(), self.split_file(), self.draw.clone().map(DenseDraw::Boxes));
         DenseSummary { name, classes, fingerprint, split_file, draw }
     }
 

@@ -111,7 +111,8 @@ impl DrawnMasks<'_> {
         visit_batches(loader, total, &mut |_, _| true, |batch| {
             let seen: Vec<&MaskImage> = batch.indices.iter().map(|&index| &images[index]).collect();
             let input = TokenInput::Images(&batch.pixels);
-            let found = task.model.masks(&head, with_parts, input, &batch.windows, &seen, &task.input)?;
+            let sizes: Vec<_> = seen.iter().map(|image| [image.width, image.height]).collect();
+            let found = task.model.masks(&head, with_parts, input, &batch.windows, &sizes, &task.input)?;
             for (image, predicted) in seen.into_iter().zip(found) {
                 tiles.push(MaskTile { image: image.image.load()?, truth: image.mask()?, predicted });
             }

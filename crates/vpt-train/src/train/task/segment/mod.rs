@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::{
     Batches, FinishedRun, Scored,
     dense::{
-        Change, DenseBatch, DenseData, DenseEvaluator, DenseRequest, DenseStep, DenseSummary, DenseTask, DenseTraining,
-        DrawnRecord, LearnedValues, Look,
+        Change, DenseBatch, DenseData, DenseDraw, DenseEvaluator, DenseRequest, DenseStep, DenseSummary, DenseTask,
+        DenseTraining, DrawnRecord, LearnedValues, Look,
     },
 };
 use crate::{
@@ -26,7 +26,9 @@ use vpt_backbone::Backbone;
 use vpt_base::{Error, Result, params::Param, random::stream};
 use vpt_data::{
     Split,
-    masks::{MaskAugment, MaskBatch, MaskDataset, MaskImage, MaskInput, MaskLoader, MaskLoaderOptions, MaskView},
+    masks::{
+        MaskAugment, MaskBatch, MaskDataset, MaskImage, MaskInput, MaskLoader, MaskLoaderOptions, MaskShots, MaskView,
+    },
     visit_batches,
 };
 use vpt_model::{
@@ -90,7 +92,8 @@ impl DenseData for MaskDataset {
 
     fn summary(&self) -> DenseSummary {
         let (name, classes) = (self.name.clone(), self.classes.names.clone());
-        DenseSummary { name, classes, fingerprint: self.fingerprint(), split_file: self.split_file(), draw: None }
+        let draw = self.draw.clone().map(DenseDraw::Masks);
+        DenseSummary { name, classes, fingerprint: self.fingerprint(), split_file: self.split_file(), draw }
     }
 
     fn fold(&self, fold: (usize, usize), seed: u64) -> Result<Self> {
@@ -115,9 +118,19 @@ impl DenseTask for Masks {
             Some(given) => given.segment()?,
             None => MaskDataset::open_with(&config.data, config.seed_of_parts(), config.made_parts())?,
         };
+        let draw = match (&config.draw, config.shots) {
+            (Some(path), _) => Some(MaskShots::read(path)?),
+            (None, shots) => shots.map(|shots| MaskShots::draw(&dataset, shots, config.seed)).transpose()?,
+        };
+        let faults = dataset.refuse_faults(config.skip_bad_images)?;
+        if let Some(draw) = draw {
+            dataset = draw.apply(&dataset)?;
+            for (class, images) in draw.short_classes() {
+                observer.event(&Event::Note(&format!("class {class} has only {images} images to draw from")));
+            }
+        }
         observer.event(&Event::Note(&format!("{}: {}", dataset.name, dataset.split_note)));
-        let left_out = dataset.refuse_faults(config.skip_bad_images)?
-            + dataset.leave_out_unreadable(config.skip_bad_images)?.len();
+        let left_out = faults + dataset.leave_out_unreadable(config.skip_bad_images)?.len();
         if left_out > 0 {
             observer.event(&Event::Note(&format!("{left_out} images and masks that cannot be used are left out")));
         }
@@ -243,7 +256,8 @@ impl DenseTask for Masks {
         let head = self.model.bind(params)?;
         Ok(Box::new(move |batch| {
             let images: Vec<&MaskImage> = batch.indices.iter().map(|&index| &part[index]).collect();
-            let found = self.model.masks(&head, with_parts, batch.input(), &batch.windows, &images, &self.input)?;
+            let sizes: Vec<_> = images.iter().map(|image| [image.width, image.height]).collect();
+            let found = self.model.masks(&head, with_parts, batch.input(), &batch.windows, &sizes, &self.input)?;
             let each = batch.indices.iter().zip(images).zip(found).map(|((&index, image), found)| {
                 let mut own = PixelTally::new(self.dataset.classes.names.len());
                 own.add(&image.mask()?.classes, &found.classes)?;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::float_cmp)] // equal means equal here
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use tempfile::TempDir;
 
@@ -20,7 +20,7 @@ use crate::{
 };
 use vpt_data::{
     Split,
-    masks::{ClassMask, MaskDataset},
+    masks::{ClassMask, MaskDataset, MaskShots},
     shapes::{ShapesTask, write_masks},
 };
 use vpt_model::{
@@ -176,6 +176,20 @@ fn a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state() {
 }
 
 #[test]
+fn few_images_a_class_are_learned_from_and_drawn_again_by_their_file() {
+    let dir = workplace();
+    let config = RunConfig { shots: Some(1), ..config(&dir, Method::VPT_DEEP) };
+    let (folder, results) = finish(&config, &dir);
+    let draw = MaskShots::read(&folder.join(run_folder::FEW_SHOT)).unwrap();
+    let drawn: BTreeSet<&String> = draw.train.values().flatten().collect();
+    assert!(results.train_images == drawn.len() && drawn.len() < 9 && draw.shots == 1, "{draw:?}");
+    let again = RunConfig { shots: None, draw: Some(folder.join(run_folder::FEW_SHOT)), ..config.clone() };
+    let (other, repeated) = finish(&again, &dir);
+    assert_eq!((content(&other).1, &repeated.test), (content(&folder).1, &results.test));
+    resumes_to_the_same_bytes(vec![("few", &dir, config, vec![2, 5])], &[run_folder::FEW_SHOT]);
+}
+
+#[test]
 fn more_windows_see_smaller_things() {
     let dir = workplace();
     let config = RunConfig { tiles: Some(2), epochs: Some(2), head_epochs: Some(1), ..config(&dir, Method::VPT_DEEP) };
@@ -192,7 +206,7 @@ fn what_makes_no_sense_for_pixels_is_refused_before_a_folder_is_made() {
     let deep = config(&dir, Method::VPT_DEEP);
     let cases = [
         (RunConfig { head_epochs: Some(4), ..deep.clone() }, "head_epochs: 4 of 4"),
-        (RunConfig { shots: Some(4), ..deep.clone() }, "shots: "),
+        (RunConfig { shots: Some(0), ..deep.clone() }, "shots: "),
         (RunConfig { head: Some(HeadKind::Cosine), ..deep.clone() }, "head: cosine is not for segmentation"),
         (RunConfig { open_vocabulary: true, ..deep.clone() }, "open_vocabulary: only for detection"),
         (RunConfig { tiles: Some(1000), ..deep.clone() }, "tiles: "),
