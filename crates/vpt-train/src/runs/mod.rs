@@ -85,6 +85,9 @@ pub struct Epoch {
     /// In detection, what learned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<Stage>,
+    /// Steps since the run began.
+    #[serde(default, skip_serializing)]
+    pub(crate) step: u64,
     /// Mean training loss over the epoch.
     pub train_loss: f64,
     /// On the validation images, after the epoch, where there are any.

@@ -191,6 +191,18 @@ fn only_what_was_set_is_a_changed_setting() {
     assert_eq!(changed(&batch), ["prompt_dropout=0.2", "batch_size=8"]);
     let few = RunConfig { shots: Some(4), epochs: Some(7), ..RunConfig::default() };
     assert_eq!(changed(&few), ["shots=4", "epochs=7"], "with shots the last epoch is the default");
+    // A detector on tiles learns from more views than there are images.
+    let views = RunContext { task: Task::Detect, train_images: 3000, ..FACTS };
+    let tiled = RunConfig { task: Task::Detect, tiles: Some(4), ..RunConfig::default() };
+    let plan = tiled.resolve(&views).unwrap();
+    begun(&dir.path().join("r"), &RunConfig::default(), &[]);
+    fs::write(dir.path().join("r").join(run_folder::CONFIG), plan.config.to_toml().unwrap()).unwrap();
+    let step = 3000_usize.div_ceil(plan.batch_size);
+    let line = json!({"epoch": 1, "stage": "head", "step": step, "lr": 0.1, "train_loss": 2., "train_seconds": 1.});
+    fs::write(dir.path().join("r").join(run_folder::METRICS), format!("{line}\n")).unwrap();
+    let settings = Run::read(&dir.path().join("r"), String::new()).changed_settings().unwrap();
+    let names: Vec<&str> = settings.iter().map(|setting| setting.name.as_str()).collect();
+    assert_eq!(names, ["image_size", "tiles"], "the backbone's own size is another than a detector's");
 }
 
 #[test]
