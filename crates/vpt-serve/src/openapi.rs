@@ -80,13 +80,26 @@ fn schemas() -> Value {
     });
     let top_k = json!({ "type": ["integer", "null"], "minimum": 1, "maximum": MOST });
     let min_score = json!({ "type": ["number", "null"], "minimum": 0, "maximum": 1 });
+    let runs = json!({
+        "description": "The pixels of the class as COCO's runs: height and width, and runs packed into text, as pycocotools decodes them",
+        "type": "object",
+        "required": ["size", "counts"],
+        "properties": {
+            "size": { "type": "array", "items": { "type": "integer" }, "minItems": 2, "maxItems": 2 },
+            "counts": { "type": "string" },
+        },
+    });
     let line = json!({
         "type": "object",
-        "required": ["label", "score"],
+        "required": ["label"],
+        "anyOf": [{ "required": ["score"] }, { "required": ["share", "pixels", "mask"] }],
         "properties": {
             "label": { "type": "string" },
             "score": { "type": "number" },
             "bbox": { "type": "array", "items": { "type": "number" }, "minItems": 4, "maxItems": 4 },
+            "share": { "description": "Of a task of pixels: the share of them that are of the class", "type": "number" },
+            "pixels": { "type": "integer" },
+            "mask": runs,
         },
     });
     json!({

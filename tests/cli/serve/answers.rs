@@ -6,7 +6,9 @@ use std::{fs, thread};
 use serde_json::Value;
 
 use super::client::{Server, old_tasks, predicted};
-use crate::util::Sandbox;
+use vpt::data::masks::Rle;
+
+use crate::util::{Sandbox, fixture};
 
 const IMAGES: [&str; 4] =
     ["data/colours/blue/3.png", "data/colours/green/5.png", "data/boxes/test/000010.png", "data/colours/red/0.png"];
@@ -60,6 +62,72 @@ fn answers_of_every_method_are_those_of_predict_alone_and_in_any_mix() {
         assert!(server.metric("vpt_images_total") >= (images.len() * tasks.len()) as f64);
         server.stop();
     }
+}
+
+#[test]
+fn pixels_are_told_as_predict_tells_them_with_masks_that_are_runs() {
+    let sandbox = Sandbox::new();
+    sandbox.masks("masks", 24);
+    let clip = fixture("clip");
+    let train = |name: &str, more: &[&str]| {
+        let args = [
+            "train",
+            "--task",
+            "segment",
+            "--backbone",
+            &clip,
+            "--data",
+            "masks",
+            "--image-size",
+            "32",
+            "--epochs",
+            "2",
+        ];
+        sandbox.vpt(&[&args[..], &["--lr", "0.1", "--keep-better", "false", "--out", name], more].concat()).ok();
+    };
+    train("run", &[]);
+    train("tiled", &["--tiles", "2"]);
+    fs::create_dir(sandbox.path("tasks")).unwrap();
+    for name in ["run", "tiled"] {
+        let file = sandbox.path(&format!("tasks/{name}.safetensors"));
+        fs::copy(sandbox.path(name).join("best.safetensors"), file).unwrap();
+    }
+    let images = ["masks/JPEGImages/000001.png", "masks/JPEGImages/000002.png"];
+    let predict = ["predict", "--model", "run", "--backbone", &clip, "--save", "drawn", "--json", "masks/JPEGImages"];
+    let predicted = sandbox.vpt(&predict).ok().json();
+    let server = Server::start(&sandbox, &["--tasks", "tasks", "--backbone", &clip]);
+    let bytes: Vec<Vec<u8>> = images.iter().map(|image| fs::read(sandbox.path(image)).unwrap()).collect();
+    let all = server.predict(&bytes, &["run"], "").ok().json();
+    for (i, image) in bytes.iter().enumerate() {
+        let told = server.post("/v1/tasks/run/predict", "image/png", image).ok().json();
+        assert_eq!(told[0], all["results"][i]["run"]);
+        let mask = image::open(sandbox.path(&format!("drawn/masks/00000{}.png", i + 1))).unwrap().to_luma8();
+        let mut covered = 0;
+        for (region, expected) in
+            told[0].as_array().unwrap().iter().zip(predicted["predictions"][i]["classes"].as_array().unwrap())
+        {
+            for field in ["label", "share", "pixels"] {
+                assert_eq!(region[field], expected[field]);
+            }
+            let runs = &region["mask"];
+            assert_eq!(runs["size"], serde_json::json!([mask.height(), mask.width()]));
+            let text = runs["counts"].as_str().unwrap().as_bytes();
+            let runs = Rle::from_text(mask.width() as usize, mask.height() as usize, text).unwrap();
+            assert_eq!(region["pixels"], runs.area());
+            let mut numbers = std::collections::BTreeSet::new();
+            runs.visit(|at| {
+                numbers.insert(mask.as_raw()[at]);
+            });
+            assert_eq!(numbers.len(), 1, "one number in the mask's file, too");
+            covered += runs.area();
+        }
+        assert_eq!(covered, u64::from(mask.width() * mask.height()));
+    }
+    server.post("/v1/tasks/tiled/predict", "image/png", &bytes[0]).refused(503, "tiles");
+    let body = serde_json::json!({ "model": "run", "input": ["data:image/png;base64,AAAA"] }).to_string();
+    assert!(server.post("/v1/embeddings", "application/json", body.as_bytes()).status >= 400);
+    server.post("/v1/tasks/run/predict", "image/png", b"no image").refused(415, "");
+    server.stop();
 }
 
 #[test]

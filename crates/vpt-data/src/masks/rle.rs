@@ -158,6 +158,50 @@ impl Rle {
         Ok(Self { width, height, counts })
     }
 
+    /// Of the pixels of an image, row by row, that are in the mask.
+    ///
+    /// # Errors
+    /// There are not as many as the image has.
+    pub fn from_pixels(width: usize, height: usize, inside: &[bool]) -> Result<Self, String> {
+        let pixels = pixels(width, height)?;
+        if inside.len() != pixels {
+            return Err(format!("{} pixels of an image of {width}x{height}", inside.len()));
+        }
+        let mut counts = vec![0_u32];
+        for x in 0..width {
+            for &is_inside in inside[x..].iter().step_by(width) {
+                if (counts.len() % 2 == 0) != is_inside {
+                    counts.push(0);
+                }
+                if let Some(last) = counts.last_mut() {
+                    *last += 1;
+                }
+            }
+        }
+        Ok(Self { width, height, counts })
+    }
+
+    /// The lengths packed into text, as pycocotools' `encode` does; see [`Self::from_text`].
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        for (i, &count) in self.counts.iter().enumerate() {
+            let mut value = i64::from(count);
+            if i > 2 {
+                value -= i64::from(self.counts[i - 2]);
+            }
+            loop {
+                let five = (value & 0x1f) as u8;
+                value >>= 5;
+                let is_last = value == if five & 0x10 == 0 { 0 } else { -1 };
+                text.push(char::from(48 + if is_last { five } else { five | 0x20 }));
+                if is_last {
+                    break;
+                }
+            }
+        }
+        text
+    }
+
     /// Pixels in the mask.
     pub fn area(&self) -> u64 {
         self.counts.iter().skip(1).step_by(2).map(|&count| u64::from(count)).sum()
@@ -262,8 +306,13 @@ mod tests {
                 Rle::from_counts(width, height, counts).unwrap(),
             ] {
                 assert_eq!(rle.decode(), expected, "{text}");
-                assert_eq!(rle.area(), area);
+                assert_eq!((rle.area(), rle.to_text()), (area, text.clone()));
             }
+            // The same runs are found again, but those of no length.
+            let again = Rle::from_pixels(width, height, &expected).unwrap();
+            assert_eq!(again.decode(), expected);
+            let text = again.to_text();
+            assert_eq!(Rle::from_text(width, height, text.as_bytes()).unwrap(), again, "{text}");
         }
         for PolygonCase { width, height, corners, mask } in polygons {
             let rle = Rle::from_polygon(width, height, &corners).unwrap();

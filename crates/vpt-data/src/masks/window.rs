@@ -93,6 +93,22 @@ impl MaskInput {
         Ok(ys.iter().flat_map(|&y| xs.iter().map(move |&x| [x, y])).collect())
     }
 
+    /// All windows of `image`, normalized: `[W, 3, S, S]`.
+    ///
+    /// # Errors
+    /// As [`Self::scaled`].
+    pub fn views(&self, image: &Rgb8) -> Result<Vec<f32>> {
+        let (width, height) = (image.width, image.height);
+        let windows = self.windows(width, height)?;
+        let each = 3 * self.side * self.side;
+        let mut pixels = vec![0.; windows.len() * each];
+        for (at, to) in windows.into_iter().zip(pixels.chunks_exact_mut(each)) {
+            let seen = self.see(image, None, self.place(width, height, at)?, false);
+            self.preprocess.normalise_into(&seen.pixels, to);
+        }
+        Ok(pixels)
+    }
+
     /// The window at `at` of an image of `width` x `height`.
     pub(super) fn place(&self, width: usize, height: usize, at: [usize; 2]) -> Result<WindowPlace> {
         Ok(WindowPlace { scaled: self.scaled(width, height, 1.)?, at: at.map(|at| at as isize) })

@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use crate::model::{AnyTask, DetectTask, Found, SegmentTask, TaskModel, sigmoid};
 use vpt_backbone::Backbone;
-use vpt_base::{Progress, Result, logits::top_k};
+use vpt_base::{Error, Progress, Result, logits::top_k};
 use vpt_data::{
     ImageSource, Loader, Sample,
     boxes::BoxImage,
-    masks::{ClassMask, MaskImage},
+    masks::{ClassMask, MaskImage, Rle},
     visit_batches,
 };
 use vpt_image::Preprocess;
@@ -61,6 +61,15 @@ pub struct ClassShare {
     /// Index into the task's classes.
     #[serde(skip)]
     pub class: usize,
+}
+
+/// The pixels of a class as pycocotools reads them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MaskRuns {
+    /// Height and width.
+    pub size: [usize; 2],
+    /// Runs down the columns, packed into text.
+    pub counts: String,
 }
 
 /// What a task says of one image.
@@ -277,6 +286,16 @@ impl SegmentTask {
             .collect();
         shares.sort_by_key(|share| std::cmp::Reverse(share.pixels));
         shares
+    }
+
+    /// The pixels of `class` in `mask`.
+    ///
+    /// # Errors
+    /// The mask has no pixels, or more than an image may have.
+    pub fn runs(&self, mask: &ClassMask, class: usize) -> Result<MaskRuns> {
+        let inside: Vec<bool> = mask.classes.iter().map(|own| usize::from(*own) == class).collect();
+        let runs = Rle::from_pixels(mask.width, mask.height, &inside).map_err(|why| Error::invalid("mask", why))?;
+        Ok(MaskRuns { size: [mask.height, mask.width], counts: runs.to_text() })
     }
 }
 

@@ -10,20 +10,23 @@ use std::{
 };
 
 use super::{
-    AnyTask, TaskModel,
+    AnyTask, SegmentTask, TaskModel,
     detect_task::{Found, ReadyDetector},
     predict::{AnswerOptions, ImageAnswer},
     segment_task::tells_pixels,
     task_file::TaskMeta,
     text::BoundClassifier,
 };
-use crate::prompt::pixels::Places;
+use crate::{head::segment::BoundSegmentHead, model::segment::TokenInput, prompt::pixels::Places};
 use vpt_backbone::{
     Backbone,
     vit::{MixedRow, PromptSet, Readout},
 };
 use vpt_base::{Error, Result, parallel, params::Param};
-use vpt_data::boxes::{BoxInput, View};
+use vpt_data::{
+    boxes::{BoxInput, View},
+    masks::{ClassMask, MaskInput},
+};
 use vpt_image::{Preprocess, Rgb8};
 
 /// A task, and what of it is made once for many images.
@@ -40,6 +43,7 @@ pub struct ReadyTask {
 enum ReadyHead {
     Classes(BoundClassifier),
     Boxes(Box<ReadyDetector>),
+    Pixels(Box<BoundSegmentHead>),
 }
 
 /// How an image becomes what a task is asked of: of two tasks for which it is equal, one image need be prepared only once.
@@ -49,15 +53,19 @@ pub enum InputKind {
     Image(Preprocess),
     /// The whole image in a square, with where it lies in it.
     Boxed(BoxInput),
+    /// In windows.
+    Windowed(MaskInput),
 }
 
 /// An image as tasks of one [`InputKind`] are given it.
 #[derive(Debug, Clone)]
 pub struct TaskInput {
-    /// `[3, S, S]`.
+    /// `[3, S, S]`, or `[W, 3, S, S]` of its windows.
     pixels: Vec<f32>,
     /// Where the image lies, and which tokens are of it.
     boxed: Option<(View, Option<Vec<bool>>)>,
+    /// Width and height of an image that is seen in windows.
+    windowed: Option<[usize; 2]>,
 }
 
 /// One image that one task, or the backbone itself, is asked about.
@@ -78,6 +86,8 @@ pub enum RawAnswer {
     Logits(Vec<f32>),
     /// Boxes, best first.
     Boxes(Vec<Found>),
+    /// The class of each pixel.
+    Mask(ClassMask),
     /// The image's embedding, not normalized.
     Embedding(Vec<f32>),
 }
@@ -89,11 +99,16 @@ impl InputKind {
     /// It cannot be: it is too long and thin.
     pub fn prepare(&self, image: &Rgb8) -> Result<TaskInput> {
         match self {
-            Self::Image(preprocess) => Ok(TaskInput { pixels: preprocess.apply(image)?, boxed: None }),
+            Self::Image(preprocess) => Ok(TaskInput::of_pixels(preprocess.apply(image)?)),
             Self::Boxed(input) => {
                 let viewed = input.view(image, &[]);
                 let valid = viewed.valid_tokens(input.grid);
-                Ok(TaskInput { pixels: input.normalised(&viewed), boxed: Some((viewed.view, valid)) })
+                let pixels = input.normalised(&viewed);
+                Ok(TaskInput { boxed: Some((viewed.view, valid)), ..TaskInput::of_pixels(pixels) })
+            }
+            Self::Windowed(input) => {
+                let pixels = input.views(image)?;
+                Ok(TaskInput { windowed: Some([image.width, image.height]), ..TaskInput::of_pixels(pixels) })
             }
         }
     }
@@ -102,7 +117,7 @@ impl InputKind {
 impl TaskInput {
     /// An image `[3, S, S]` that is resized and normalized already.
     pub fn of_pixels(pixels: Vec<f32>) -> Self {
-        Self { pixels, boxed: None }
+        Self { pixels, boxed: None, windowed: None }
     }
 
     /// Where the image lies, and which tokens are of it, for a detector.
@@ -133,14 +148,11 @@ impl ReadyTask {
                 let head = ReadyHead::Classes(task.model().bind_classifier(task.params())?);
                 (head, !tunes_weights(task) && task.model().puts_prompts_in())
             }
-            AnyTask::Detect(task) if task.tiles() > 1 => {
-                return Err(Error::invalid(
-                    "task",
-                    "looks at images in tiles, which are not served; `vpt predict` does",
-                ));
-            }
+            AnyTask::Detect(task) if task.tiles() > 1 => return Err(in_tiles()),
             AnyTask::Detect(task) => (ReadyHead::Boxes(Box::new(task.ready()?)), task.is_prompted()),
-            AnyTask::Segment(_) => return Err(tells_pixels("answer that is served; `vpt predict` writes its masks")),
+            AnyTask::Segment(task) if task.input().tiles > 1 => return Err(in_tiles()),
+            // Its passes are its alone, and make their prompts themselves.
+            AnyTask::Segment(task) => (ReadyHead::Pixels(Box::new(task.segmenter().bind(task.params())?)), false),
         };
         Ok(Self { task, head, is_prompted, prompts: Mutex::default() })
     }
@@ -155,12 +167,17 @@ impl ReadyTask {
         self.task.meta()
     }
 
-    /// Whether it has weights of its own, so that a pass is its alone.
+    /// Whether a pass is its alone: it has weights of its own, or looks at images in windows.
+    fn is_alone(&self) -> bool {
+        self.is_tuned() || matches!(self.head, ReadyHead::Pixels(_))
+    }
+
+    /// Whether it has weights of its own.
     pub fn is_tuned(&self) -> bool {
         match &self.task {
             AnyTask::Classify(task) | AnyTask::Multilabel(task) => tunes_weights(task),
             AnyTask::Detect(task) => task.is_tuned(),
-            AnyTask::Segment(_) => false,
+            AnyTask::Segment(task) => task.segmenter().reader().shapes().weights().is_some(),
         }
     }
 
@@ -217,7 +234,7 @@ impl ReadyTask {
         match &self.task {
             AnyTask::Classify(task) | AnyTask::Multilabel(task) => InputKind::Image(task.preprocess().clone()),
             AnyTask::Detect(task) => InputKind::Boxed(task.input().clone()),
-            AnyTask::Segment(task) => InputKind::Image(task.meta().preprocess.clone()),
+            AnyTask::Segment(task) => InputKind::Windowed(task.input().clone()),
         }
     }
 
@@ -233,6 +250,7 @@ impl ReadyTask {
             (AnyTask::Detect(task), RawAnswer::Boxes(found)) => {
                 ImageAnswer::Boxes(task.boxes_of(found.clone(), &task.thresholds(options.min_score)))
             }
+            (AnyTask::Segment(task), RawAnswer::Mask(mask)) => ImageAnswer::Regions(task.shares(mask)),
             // Not this task's.
             _ => ImageAnswer::Boxes(Vec::new()),
         }
@@ -248,7 +266,7 @@ impl ReadyTask {
         Ok((&input.pixels).into())
     }
 
-    /// The answer of a task with weights of its own.
+    /// The answer of a task whose pass is its alone.
     fn answer_alone(&self, question: &Question) -> Result<RawAnswer> {
         let input = question.input;
         match (&self.task, &self.head) {
@@ -263,9 +281,25 @@ impl ReadyTask {
                 let (view, valid) = input.lies()?;
                 Ok(RawAnswer::Boxes(task.found_alone(detector, &input.pixels, view, valid)?))
             }
+            (AnyTask::Segment(_), _) if question.embeds => Err(tells_pixels("embedding")),
+            (AnyTask::Segment(task), ReadyHead::Pixels(head)) => told_apart(task, head, input),
             _ => Err(Error::invalid("task", "has no answer that is served")),
         }
     }
+}
+
+/// What a task is refused with that looks at images in tiles.
+fn in_tiles() -> Error {
+    Error::invalid("task", "looks at images in tiles, which are not served; `vpt predict` does")
+}
+
+/// The class of each pixel of an image.
+fn told_apart(task: &SegmentTask, head: &BoundSegmentHead, input: &TaskInput) -> Result<RawAnswer> {
+    let size = input.windowed.ok_or_else(|| Error::invalid("image", "prepared for another task"))?;
+    let windows = input.pixels.len() / (3 * task.input().side.pow(2));
+    let seen = TokenInput::Images(&input.pixels);
+    let masks = task.segmenter().masks(head, Some(task.params()), seen, &[windows], &[size], task.input())?;
+    masks.into_iter().next().map(RawAnswer::Mask).ok_or_else(|| Error::invalid("pass", "no answer"))
 }
 
 /// Whether the task has weights of the image tower, or of what is behind it, of its own.
@@ -273,10 +307,11 @@ fn tunes_weights(task: &TaskModel) -> bool {
     task.model().parts().weights().is_some()
 }
 
-/// The answers to `questions` about images on `backbone`, in their order: in one pass, but for tasks with weights of their own.
+/// The answers to `questions` about images on `backbone`, in their order: in one pass, but for tasks with weights of their own and those that
+/// look at images in windows.
 /// Where one cannot be answered, the others are.
 pub fn answer_together(backbone: &Backbone, questions: &[Question], threads: usize) -> Vec<Result<RawAnswer>> {
-    let is_alone = |question: &Question| question.task.is_some_and(ReadyTask::is_tuned);
+    let is_alone = |question: &Question| question.task.is_some_and(ReadyTask::is_alone);
     let mut answers: Vec<Option<Result<RawAnswer>>> = questions
         .iter()
         .map(|question| question.task.filter(|_| is_alone(question)).map(|task| task.answer_alone(question)))

@@ -54,8 +54,13 @@ fn metadata(task: &LoadedTask) -> Value {
             { "name": "classes", "datatype": "BYTES", "shape": [-1, -1] },
             { "name": "counts", "datatype": "INT32", "shape": [-1] },
         ]),
-        // None of pixels is ready to be served.
-        AnyTask::Segment(_) | AnyTask::Classify(_) | AnyTask::Multilabel(_) => {
+        // The classes, and the shares of the pixels that are of them.
+        AnyTask::Segment(_) => json!([
+            { "name": "scores", "datatype": "FP64", "shape": [-1, -1] },
+            { "name": "labels", "datatype": "BYTES", "shape": [-1, -1] },
+            { "name": "counts", "datatype": "INT32", "shape": [-1] },
+        ]),
+        AnyTask::Classify(_) | AnyTask::Multilabel(_) => {
             inputs.push(json!({ "name": "pixel_values", "datatype": "FP32", "shape": [-1, 3, side, side] }));
             json!([
                 { "name": "scores", "datatype": "FP64", "shape": [-1, -1] },
@@ -152,7 +157,9 @@ async fn answer(
 /// Pixels, if the task takes such.
 fn taken(task: &LoadedTask, images: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, ApiError> {
     let (AnyTask::Classify(model) | AnyTask::Multilabel(model)) = task.ready.task() else {
-        return Err(ApiError::malformed("a detector is asked about images, not about pixel_values"));
+        return Err(ApiError::malformed(
+            "a detector, or a task of pixels, is asked about images, not about pixel_values",
+        ));
     };
     let (width, height) = model.preprocess().output_size().unwrap_or_default();
     let each = 3 * width * height;

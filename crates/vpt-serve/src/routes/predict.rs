@@ -7,7 +7,8 @@ use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
-use vpt_model::predict::{AnswerOptions, ClassShare, Guess, ImageAnswer, PredictedBox};
+use vpt_model::model::{AnyTask, ready::RawAnswer};
+use vpt_model::predict::{AnswerOptions, ClassShare, Guess, ImageAnswer, MaskRuns, PredictedBox};
 
 use super::{expect_json, media_type, told};
 use crate::error::ApiError;
@@ -23,21 +24,35 @@ const TOP: usize = 5;
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 enum AnswerLine {
-    Class { label: String, score: f64 },
+    Class {
+        label: String,
+        score: f64,
+    },
     Box(PredictedBox),
+    Region {
+        #[serde(flatten)]
+        of: ClassShare,
+        mask: MaskRuns,
+    },
 }
 
-/// What is told of one image by one task.
-fn lines(answer: ImageAnswer) -> Vec<AnswerLine> {
+/// What `task` tells of one image.
+fn lines(task: &LoadedTask, answer: &RawAnswer, options: &AnswerOptions) -> Result<Vec<AnswerLine>, ApiError> {
     let class = |Guess { label, probability, .. }: Guess| AnswerLine::Class { label, score: probability };
-    match answer {
-        ImageAnswer::Class(guesses) | ImageAnswer::Classes(guesses) => guesses.into_iter().map(class).collect(),
-        ImageAnswer::Boxes(boxes) => boxes.into_iter().map(AnswerLine::Box).collect(),
-        ImageAnswer::Regions(regions) => {
-            let class = |region: ClassShare| AnswerLine::Class { label: region.label, score: region.share };
-            regions.into_iter().map(class).collect()
+    Ok(match (task.ready.told(answer, options), answer) {
+        (ImageAnswer::Class(guesses) | ImageAnswer::Classes(guesses), _) => guesses.into_iter().map(class).collect(),
+        (ImageAnswer::Boxes(boxes), _) => boxes.into_iter().map(AnswerLine::Box).collect(),
+        (ImageAnswer::Regions(regions), raw) => {
+            let (AnyTask::Segment(task), RawAnswer::Mask(mask)) = (task.ready.task(), raw) else {
+                return Err(ApiError::fault("an answer without its mask"));
+            };
+            let region = |of: ClassShare| {
+                let mask = task.runs(mask, of.class).map_err(|error| ApiError::fault(error.to_string()))?;
+                Ok(AnswerLine::Region { of, mask })
+            };
+            regions.into_iter().map(region).collect::<Result<_, ApiError>>()?
         }
-    }
+    })
 }
 
 /// How much is told: fields of the body before those of the address.
@@ -78,8 +93,11 @@ pub(super) async fn one(
     let Answers { by_image, timing } = answers;
     let answers: Vec<Vec<AnswerLine>> = by_image
         .iter()
-        .map(|of_image| of_image.iter().flat_map(|raw| lines(tasks[0].ready.told(raw, &options))).collect())
-        .collect();
+        .map(|of_image| match &of_image[..] {
+            [raw] => lines(&tasks[0], raw, &options),
+            _ => Err(ApiError::fault("an image without an answer of its task")),
+        })
+        .collect::<Result<_, _>>()?;
     Ok(told(Json(answers).into_response(), &tasks, timing))
 }
 
@@ -100,8 +118,8 @@ pub(super) async fn many(State(service): State<Arc<Service>>, request: Request) 
     let tasks = service.tasks(&names).await?;
     let images = in_base64(&service, &body.images.all())?;
     let Answers { by_image, timing } = service.ask(Images::Encoded(images), &Asked::Tasks(tasks.clone())).await?;
-    let of_task = |(task, raw): (&Arc<LoadedTask>, &vpt_model::model::ready::RawAnswer)| {
-        let lines = lines(task.ready.told(raw, &options));
+    let of_task = |(task, raw): (&Arc<LoadedTask>, &RawAnswer)| {
+        let lines = lines(task, raw, &options)?;
         Ok((task.name.clone(), serde_json::to_value(lines).map_err(|error| ApiError::fault(error.to_string()))?))
     };
     let results = by_image
