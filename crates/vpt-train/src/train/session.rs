@@ -404,7 +404,9 @@ impl<T: TrainTask> Session<T> {
             .map_err(unreadable)?;
         let (first, others) = all.split_first().ok_or_else(|| Error::invalid("ranks", "there are none"))?;
         let mut sum = first.clone();
-        others.iter().for_each(|other| sum.add_beside(other));
+        for other in others {
+            sum.add_beside(other);
+        }
         Ok(sum)
     }
 
