@@ -141,7 +141,8 @@ def measure(args):
     """Runs on this machine with 1, 2 and 4 ranks of one thread, beside the model with what one rank takes put in."""
     env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     version = subprocess.run([args.mpirun, "--version"], capture_output=True, text=True).stdout
-    more = ["--oversubscribe", "--bind-to", "none"] if "Open MPI" in version else []
+    is_open = "Open MPI" in version or "OpenRTE" in version
+    more = ["--oversubscribe", "--bind-to", "none"] if is_open else []
     cores = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as folder:
         run = lambda command: subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
