@@ -471,8 +471,10 @@ fn what_boxes_have_no_protocol_for_is_refused() {
     let other = GridConfig { mode: Mode::BaseToNew, ..config.clone() };
     assert_eq!(refusal(&other), "base_to_new: not for detection");
     let mut other = config.clone();
-    other.base.task = Task::Segment;
-    assert!(refusal(&other).starts_with("task: segment has no few-shot protocol here; take classify or detect"));
+    other.base.task = Task::Multilabel;
+    assert!(
+        refusal(&other).starts_with("task: multilabel has no few-shot protocol here; take classify, detect or segment")
+    );
     finish(&GridConfig { shots: vec![1], seeds: vec![1], ..config.clone() }, InProcess::default());
     let data = pictures(&dir.path().join("data"), 0);
     let other = grid(&data, config.out.clone(), &["linear"]);
