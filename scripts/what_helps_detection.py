@@ -165,7 +165,8 @@ def tables(out):
                  "| learned | runs | AP | AP50 | less the head alone (95 %) | head alone better on val | AP, better one kept | seconds | MiB |",
                  "|---|---|---|---|---|---|---|---|---|"]
         compared = intervals(out, rows)
-        for arm in dict.fromkeys(row["arm"] for row in rows):
+        places = {arm: place for place, arm in enumerate(ARMS)}
+        for arm in sorted(dict.fromkeys(row["arm"] for row in rows), key=lambda arm: places.get(arm, len(ARMS))):
             own = [row for row in rows if row["arm"] == arm]
             with_head = [row for row in own if row["head_only"]]
             rank = lambda scores: (scores["AP"], scores["AP50"])
