@@ -1,4 +1,4 @@
-//! Files of few-shot draws, of images or of boxes.
+//! Files of few-shot draws, of images, boxes or masks.
 
 use std::path::Path;
 

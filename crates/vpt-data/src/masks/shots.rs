@@ -11,12 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{MaskDataset, MaskImage};
 use crate::Split;
+use crate::draw_file::{read_draw, write_draw};
 use crate::split::{MAX_VAL_SHOTS, shuffled};
-use vpt_base::files::{read_limited, write_atomic};
 use vpt_base::{Error, Result};
-
-/// Longest file of a draw that is read, in bytes.
-const MAX_BYTES: u64 = 1 << 28;
 
 /// By class, the names of the drawn images that show it.
 type DrawnImages = BTreeMap<String, Vec<String>>;
@@ -116,9 +113,7 @@ impl MaskShots {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| Error::data(path, e.to_string()))?;
-        bytes.push(b'\n');
-        write_atomic(path, &bytes)
+        write_draw(path, self)
     }
 
     /// Reads a draw that [`write`](Self::write) wrote.
@@ -126,9 +121,8 @@ impl MaskShots {
     /// # Errors
     /// The file cannot be read or is not such a draw.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = read_limited(path, MAX_BYTES)?;
-        let draw: Self = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::data(path, format!("not a draw of masks: {error}")))?;
+        let draw: Self =
+            read_draw(path)?.map_err(|error| Error::data(path, format!("not a draw of masks: {error}")))?;
         if draw.shots == 0 || draw.train.values().all(Vec::is_empty) {
             return Err(Error::data(path, "the draw holds no images to learn from"));
         }
@@ -148,7 +142,7 @@ mod tests {
 
     fn shapes() -> (tempfile::TempDir, MaskDataset) {
         let dir = tempfile::tempdir().unwrap();
-        let config = ShapesConfig { images: 60, size: 32, task: ShapesTask::Segment, ..ShapesConfig::default() };
+        let config = ShapesConfig { images: 200, size: 32, task: ShapesTask::Segment, ..ShapesConfig::default() };
         write_masks(dir.path(), &config).unwrap();
         let set = MaskDataset::open(dir.path(), 1).unwrap();
         (dir, set)
