@@ -6,6 +6,22 @@ use std::time::{Duration, Instant};
 
 use crate::util::{Sandbox, files, fixture, number};
 
+/// The command `train` of the second of `runs` is killed as soon as `is_there`, taken up again, and leaves what the first has.
+fn goes_on_to_the_same_bytes(sandbox: &Sandbox, runs: [&str; 2], train: &[&str], is_there: impl Fn() -> bool) {
+    let mut child = sandbox.command(train).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let begin = Instant::now();
+    while !is_there() && child.try_wait().unwrap().is_none() && begin.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    child.wait().unwrap();
+    sandbox.vpt(&["train", "--resume", runs[1]]).ok();
+    for file in ["best.safetensors", "last.safetensors", "config.toml"] {
+        let [one, other] = runs.map(|run| fs::read(sandbox.path(run).join(file)).unwrap());
+        assert!(one == other, "{}: {file} differs", runs[0]);
+    }
+}
+
 #[test]
 fn weights_are_tuned_stopped_resumed_and_used() {
     let sandbox = Sandbox::new();
@@ -28,19 +44,8 @@ fn weights_are_tuned_stopped_resumed_and_used() {
 
         // The same run, killed as soon as there is something, and taken up again.
         let killed = format!("{run}-killed");
-        let mut child = sandbox.command(&train(&killed)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let begin = Instant::now();
         let metrics = sandbox.path(&killed).join("metrics.jsonl");
-        while !metrics.exists() && child.try_wait().unwrap().is_none() && begin.elapsed() < Duration::from_secs(60) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let _ = child.kill();
-        child.wait().unwrap();
-        sandbox.vpt(&["train", "--resume", &killed]).ok();
-        for file in ["best.safetensors", "last.safetensors", "config.toml"] {
-            let read = |run: &str| fs::read(sandbox.path(run).join(file)).unwrap();
-            assert!(read(run) == read(&killed), "{run}: {file} differs");
-        }
+        goes_on_to_the_same_bytes(&sandbox, [run, &killed], &train(&killed), || metrics.exists());
 
         let eval = sandbox.vpt(&["eval", "--model", run, "--data", "colours", "--json"]).ok().json();
         assert_eq!(eval["metrics"], results["test"], "{run}: a task file scores what its run did");
@@ -95,21 +100,11 @@ fn weights_are_tuned_beside_heads_on_patch_tokens_stopped_resumed_and_used() {
         assert_eq!(results["method"], method);
         assert!(results["head_only"]["test"].is_object());
 
-        let killed = format!("{run}-killed");
-        let mut child = sandbox.command(&train(&killed)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let (begin, metrics) = (Instant::now(), sandbox.path(&killed).join("metrics.jsonl"));
         // In the stage in which weights learn.
+        let killed = format!("{run}-killed");
+        let metrics = sandbox.path(&killed).join("metrics.jsonl");
         let is_there = || fs::read_to_string(&metrics).is_ok_and(|lines| lines.contains("tuned"));
-        while !is_there() && child.try_wait().unwrap().is_none() && begin.elapsed() < Duration::from_secs(60) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let _ = child.kill();
-        child.wait().unwrap();
-        sandbox.vpt(&["train", "--resume", &killed]).ok();
-        for file in ["best.safetensors", "last.safetensors", "config.toml"] {
-            let read = |run: &str| fs::read(sandbox.path(run).join(file)).unwrap();
-            assert!(read(run) == read(&killed), "{run}: {file} differs");
-        }
+        goes_on_to_the_same_bytes(&sandbox, [run, &killed], &train(&killed), is_there);
 
         let eval = sandbox.vpt(&["eval", "--model", run, "--data", data, "--json"]).ok().json();
         assert_eq!(eval["metrics"], results["test"], "{run}: a task file scores what its run did");
