@@ -1,9 +1,12 @@
 //! The flags that say which boxes of an image are kept, shared by the commands that detect.
 
 use clap::Args;
+use vpt::config::TileCount;
+use vpt::data::ChosenTiles;
 use vpt::head::detect::{DecodeOptions, Suppress};
-use vpt::model::{DetectTask, SegmentTask};
+use vpt::model::{AnyTask, DetectTask, SegmentTask};
 
+use super::flags::parsed;
 use super::{Usage, one_of};
 
 /// Which boxes are kept.
@@ -21,47 +24,75 @@ pub(crate) struct BoxArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_detections: Option<usize>,
     /// For small things in large images: look at squares of which the shorter side of an image would have N if they did not overlap by
-    /// a third, and for boxes at the whole image, too; for segmentation, too [default: as it was trained]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    tiles: Option<usize>,
+    /// a third, and for boxes at the whole image, too; for segmentation, too. auto: as many as it takes to show the pixels of the
+    /// images, by the median of their shorter sides, 8 at most [default: as it was trained]
+    #[arg(long, value_name = "N|auto", allow_negative_numbers = true, value_parser = parsed::<TileCount>)]
+    tiles: Option<TileCount>,
 }
 
+/// The shorter sides of the images that are looked at, in pixels.
+pub(crate) type ShorterSides<'a> = &'a dyn Fn() -> Vec<usize>;
+
 impl BoxArgs {
-    /// The same detector, which keeps the boxes that are asked for.
-    pub(crate) fn apply(&self, task: DetectTask) -> vpt::Result<DetectTask> {
+    /// The same detector, which keeps the boxes that are asked for, and what there is to say of how it sees images.
+    pub(crate) fn apply(&self, task: DetectTask, shorter: ShorterSides) -> vpt::Result<(DetectTask, Option<String>)> {
         let task = task.with_decode(options(self.nms, self.nms_iou, self.max_detections))?;
-        match self.tiles {
-            Some(tiles) => task.with_tiles(tiles),
-            None => Ok(task),
-        }
-    }
-
-    /// That `task`, as it is applied, looks at tiles without being told to.
-    pub(crate) fn note(&self, task: &DetectTask) -> Option<String> {
-        let tiles = Some(task.tiles()).filter(|tiles| *tiles > 1 && self.tiles.is_none())?;
-        Some(format!(
-            "images are seen whole and in tiles, {tiles} along the shorter side, as in training; --tiles 1 leaves it at whole images"
-        ))
-    }
-
-    /// The same task of pixels, with the windows that are asked for.
-    ///
-    /// # Errors
-    /// What is asked for is of boxes.
-    pub(crate) fn apply_to_pixels(&self, task: SegmentTask) -> anyhow::Result<SegmentTask> {
-        self.refuse_boxes()?;
+        let seen = |tiles: usize| match tiles {
+            1 => "images are seen whole".to_owned(),
+            _ => format!("images are seen whole and in tiles, {tiles} along the shorter side"),
+        };
         Ok(match self.tiles {
-            Some(tiles) => task.with_tiles(tiles)?,
-            None => task,
+            Some(TileCount::Value(tiles)) => (task.with_tiles(tiles)?, None),
+            Some(TileCount::Auto) => {
+                let ChosenTiles { tiles, reason } = ChosenTiles::of_images(shorter(), task.meta().image_size);
+                (task.with_tiles(tiles)?, Some(format!("{}, {reason}", seen(tiles))))
+            }
+            None => {
+                let tiles = Some(task.tiles()).filter(|tiles| *tiles > 1);
+                let note = |tiles| format!("{}, as in training; --tiles 1 leaves it at whole images", seen(tiles));
+                (task, tiles.map(note))
+            }
         })
     }
 
-    /// Refuses the flags where a task has classes of whole images.
-    pub(crate) fn refuse(&self) -> Result<(), Usage> {
+    /// The same task of pixels, with the windows that are asked for, and what there is to say of them.
+    pub(crate) fn apply_to_pixels(
+        &self,
+        task: SegmentTask,
+        shorter: ShorterSides,
+    ) -> vpt::Result<(SegmentTask, Option<String>)> {
+        Ok(match self.tiles {
+            Some(TileCount::Value(tiles)) => (task.with_tiles(tiles)?, None),
+            Some(TileCount::Auto) => {
+                let ChosenTiles { tiles, reason } = ChosenTiles::of_images(shorter(), task.input().side);
+                let note = format!("images are seen in windows, {tiles} along the shorter side, {reason}");
+                (task.with_tiles(tiles)?, Some(note))
+            }
+            None => (task, None),
+        })
+    }
+
+    /// Refuses a number of tiles that images choose, where these are not known beforehand.
+    pub(crate) fn refuse_auto(&self) -> Result<(), Usage> {
+        match self.tiles {
+            Some(TileCount::Auto) => {
+                Err(Usage("--tiles auto: the images in shards are not known beforehand; give a number".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what `task` has no use for.
+    pub(crate) fn check(&self, task: &AnyTask) -> Result<(), Usage> {
+        if matches!(task, AnyTask::Detect(_)) {
+            return Ok(());
+        }
         self.refuse_boxes()?;
         match self.tiles {
-            Some(_) => Err(Usage("--tiles: the task has classes of whole images".to_owned())),
-            None => Ok(()),
+            Some(_) if !matches!(task, AnyTask::Segment(_)) => {
+                Err(Usage("--tiles: the task has classes of whole images".to_owned()))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -58,14 +58,12 @@ pub(crate) fn run(args: &Eval, global: &Global, out: Output) -> anyhow::Result<(
     args.carbon.carbon()?;
     let out = MeteredOutput { out, meter: EnergyMeter::start() };
     let task = args.model.open(global)?;
-    if !matches!(task, AnyTask::Detect(_) | AnyTask::Segment(_)) {
-        args.boxes.refuse()?;
-    }
+    args.boxes.check(&task)?;
     match task {
         AnyTask::Classify(task) => classify(args, &task, global, &out),
         AnyTask::Multilabel(task) => multilabel(args, &task, global, &out),
         AnyTask::Detect(task) => detect(args, task, global, &out),
-        AnyTask::Segment(task) => segment(args, &args.boxes.apply_to_pixels(task)?, global, &out),
+        AnyTask::Segment(task) => segment(args, task, global, &out),
     }
 }
 
@@ -144,8 +142,11 @@ fn detect(args: &Eval, task: DetectTask, global: &Global, out: &MeteredOutput) -
     } else {
         task
     };
-    let task = args.boxes.apply(task)?;
-    args.boxes.note(&task).iter().for_each(|note| progress.line(note));
+    let shorter = || dataset.part(args.split).iter().map(|image| image.width.min(image.height)).collect();
+    let (task, note) = args.boxes.apply(task, &shorter)?;
+    if let Some(note) = note {
+        progress.line(&note);
+    }
     let found = eval::evaluate_boxes(&task, &dataset, args.split, &mut |done, total| {
         progress.at("evaluating", done, total, String::new);
     })?;
@@ -179,14 +180,19 @@ fn detect(args: &Eval, task: DetectTask, global: &Global, out: &MeteredOutput) -
     report(args, task.meta(), &dataset.name, dataset.part(args.split).len(), &scores, rows, out)
 }
 
-fn segment(args: &Eval, task: &SegmentTask, global: &Global, out: &MeteredOutput) -> anyhow::Result<()> {
+fn segment(args: &Eval, task: SegmentTask, global: &Global, out: &MeteredOutput) -> anyhow::Result<()> {
     refuse_detections(args)?;
     let mut progress = ProgressDisplay::new(global.quiet);
     let learned = args.learned();
     let dataset = MaskDataset::open_with(&args.data, global.seed(), args.measured(learned.as_ref()))?;
     dataset.refuse_faults(false)?;
     progress.line(&format!("{}: {}", dataset.name, dataset.split_note));
-    let tally = eval::evaluate_masks(task, &dataset, args.split, &mut |done, total| {
+    let shorter = || dataset.part(args.split).iter().map(|image| image.width.min(image.height)).collect();
+    let (task, note) = args.boxes.apply_to_pixels(task, &shorter)?;
+    if let Some(note) = note {
+        progress.line(&note);
+    }
+    let tally = eval::evaluate_masks(&task, &dataset, args.split, &mut |done, total| {
         progress.at("evaluating", done, total, String::new);
     })?;
     progress.clear();

@@ -10,7 +10,7 @@ use vpt::data::boxes::Rect;
 use vpt::infer::data_set::{LEAST_PROBABILITY, above, looked_at, write_boxes, write_folders, write_masks};
 use vpt::infer::detect::{DetectPrediction, predict_boxes};
 use vpt::infer::exemplars::{Exemplars, read_exemplars};
-use vpt::infer::inputs::{Answered, ImageFiles, SkippedImage, expand, past_unreadable};
+use vpt::infer::inputs::{Answered, ImageFiles, SkippedImage, expand, past_unreadable, shorter_sides};
 use vpt::infer::multilabel::{MultilabelPrediction, predict_multilabel};
 use vpt::infer::predict::{Prediction, predict};
 use vpt::infer::segment::{SegmentPrediction, predict_masks};
@@ -111,19 +111,29 @@ pub(crate) fn run(args: &Predict, global: &Global, out: Output) -> anyhow::Resul
     let mut progress = ProgressDisplay::new(global.quiet);
     let asked = PredictRequest { args, files: &files, set: set.as_ref(), out };
     let task = args.model.open(global)?;
-    if let AnyTask::Detect(task) = &task {
-        args.boxes.note(task).iter().for_each(|note| progress.line(note));
-    }
-    let mut at = |done, total| progress.at("predicting", done, total, String::new);
     if !args.exemplars.is_empty() && !matches!(task, AnyTask::Detect(_)) {
         return Err(Usage("--exemplars: the task has no boxes".to_owned()).into());
     }
-    if !matches!(task, AnyTask::Detect(_) | AnyTask::Segment(_)) {
-        args.boxes.refuse()?;
+    args.boxes.check(&task)?;
+    let shorter = || shorter_sides(&files.images);
+    let (task, note) = match task {
+        AnyTask::Detect(task) => {
+            let (task, note) = args.boxes.apply(task, &shorter)?;
+            (AnyTask::Detect(task), note)
+        }
+        AnyTask::Segment(task) => {
+            let (task, note) = args.boxes.apply_to_pixels(task, &shorter)?;
+            (AnyTask::Segment(task), note)
+        }
+        task => (task, None),
+    };
+    if let Some(note) = note {
+        progress.line(&note);
     }
+    let mut at = |done, total| progress.at("predicting", done, total, String::new);
     match task {
         AnyTask::Detect(task) => detect(asked, task, &mut at),
-        AnyTask::Segment(task) => segment(asked, args.boxes.apply_to_pixels(task)?, &mut at),
+        AnyTask::Segment(task) => segment(asked, task, &mut at),
         AnyTask::Multilabel(task) => multilabel(asked, &task, &mut at),
         AnyTask::Classify(task) => classify(asked, task, &mut at),
     }
@@ -178,11 +188,11 @@ impl Predict {
         Ok(names)
     }
 
-    /// The detector as it is asked for: of which classes, or for what is shown, and which of its boxes are kept.
+    /// The detector as it is asked for: of which classes, or for what is shown.
     fn detector(&self, task: DetectTask) -> anyhow::Result<DetectTask> {
         let names = self.names()?;
         let task = if names.is_empty() { task } else { task.with_classes(names)? };
-        Ok(self.shown(self.boxes.apply(task)?)?)
+        Ok(self.shown(task)?)
     }
 
     /// The detector for what `--exemplars` show, if any do; kept as `--save-task` says.
@@ -223,17 +233,20 @@ fn run_shards(args: &Predict, global: &Global, out: Output) -> anyhow::Result<()
         };
         args.shards.run(&command, work, global, out)
     };
-    match args.model.open(global)? {
+    let task = args.model.open(global)?;
+    args.boxes.check(&task)?;
+    match task {
         AnyTask::Classify(task) | AnyTask::Multilabel(task) => {
             refuse_boxes_flags(args)?;
-            args.boxes.refuse()?;
             if !args.exemplars.is_empty() {
                 return Err(Usage("--exemplars: the task has no boxes".to_owned()).into());
             }
             run(&task.model().backbone().name, &ShardWork::Predict(&task))
         }
         AnyTask::Detect(task) => {
-            if let Some(note) = args.boxes.note(&task) {
+            args.boxes.refuse_auto()?;
+            let (task, note) = args.boxes.apply(task, &Vec::new)?;
+            if let Some(note) = note {
                 ProgressDisplay::new(global.quiet).line(&note);
             }
             let task = args.detector(task)?;

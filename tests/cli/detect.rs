@@ -287,8 +287,73 @@ fn tiles_see_small_things_and_keep_the_metric_of_whole_images() {
     for bad in ["0", "65"] {
         predict(&["--tiles", bad]).refuses(&["--tiles", "between 1 and 64"]);
     }
+    predict(&["--tiles", "many"]).refuses(&["--tiles", "neither a number nor auto"]);
+    predict(&["--tiles", "-2"]).refuses(&["--tiles", "neither a number nor auto"]);
     let make = |more: &[&str]| sandbox.vpt(&[&["data", "make", "shapes", "--out", "new"], more].concat());
     make(&["--object-size", "8", "16"]).refuses(&["--object-size", "--task detect"]);
     make(&["--task", "detect", "--object-size", "16", "8"]).refuses(&["--object-size", "16 to 8"]);
     make(&["--task", "detect", "--objects", "0"]).refuses(&["--objects", "between 1 and 100"]);
+}
+
+#[test]
+fn how_many_tiles_can_be_left_to_the_images() {
+    let sandbox = Sandbox::new();
+    let make = ["data", "make", "shapes", "--task", "detect", "--size", "128", "--objects", "4", "--images", "16"];
+    sandbox.vpt(&[&make[..], &["--object-size", "32", "36", "--out", "small"]].concat()).ok();
+    let clip = fixture("clip");
+    let train = |out: &str, more: &[&str]| {
+        let args = ["train", "--backbone", &clip, "--epochs", "1", "--image-size", "32", "--batch-size", "16"];
+        sandbox.vpt(&[&args[..], &["--data", "small", "--out", out], more].concat())
+    };
+    // 22 pixels of 128 are two patches of 8 in tiles of 43 pixels, which become 32.
+    let said = "3 tiles along the shorter side of images, the fewest with which nine in ten of ";
+    let run = train("auto", &["--tiles", "auto"]).ok();
+    assert!(run.stderr.contains(said), "{}", run.stderr);
+    assert!(run.stderr.contains("training boxes are at least 2 patches long (16 pixels)"), "{}", run.stderr);
+    sandbox.write("auto.toml", "tiles = \"auto\"\n");
+    train("config", &["--config", "auto.toml"]).ok();
+    let run = train("three", &["--tiles", "3"]).ok();
+    assert!(!run.stderr.contains("tiles along the shorter side of"), "{}", run.stderr);
+    let bytes = |run: &str, file: &str| fs::read(sandbox.path(run).join(file)).unwrap();
+    for file in ["best.safetensors", "last.safetensors", "config.toml", "test_detections.json", "split.json"] {
+        assert!(bytes("auto", file) == bytes("three", file), "{file}");
+        assert!(bytes("config", file) == bytes("three", file), "{file}");
+    }
+    let config = String::from_utf8(bytes("auto", "config.toml")).unwrap();
+    assert!(config.contains("\ntiles = 3\n"), "{config}");
+    let shown = sandbox.vpt(&["runs", "show", "auto"]).ok();
+    assert!(shown.stdout.contains("tiles"), "{}", shown.stdout);
+
+    // What is said of it, and what is found.
+    let looks = |command: &[&str]| {
+        let run = sandbox.vpt(&[command, &["--model", "auto", "--backbone", &clip]].concat()).ok();
+        (run.stderr, run.stdout, fs::read(sandbox.path("found.json")).unwrap())
+    };
+    let eval = ["eval", "--data", "small", "--detections", "found.json"];
+    let predict = ["predict", "small/val", "--min-score", "0", "--json"];
+    for command in [&eval[..], &predict] {
+        let auto = looks(&[command, &["--tiles", "auto"]].concat());
+        let said =
+            "whole and in tiles, 4 along the shorter side, by the pixels of the images, 128 along the shorter side";
+        assert!(auto.0.contains(said), "{}", auto.0);
+        let four = looks(&[command, &["--tiles", "4"]].concat());
+        assert!((&four.1, &four.2) == (&auto.1, &auto.2), "{}", four.1);
+        let learned = looks(command);
+        assert!(learned.0.contains("tiles, 3 along the shorter side, as in training"), "{}", learned.0);
+        assert!((&learned.1, &learned.2) != (&auto.1, &auto.2), "{}", learned.1);
+    }
+    // An image that cannot be read has no part in it.
+    sandbox.write("small/val/broken.png", "no image");
+    let args = ["predict", "small/val", "--tiles", "auto", "--skip-bad-images"];
+    assert!(looks(&args).0.contains("tiles, 4 along the shorter side"));
+
+    for bad in ["0", "x", "-1", "1.5", ""] {
+        train("bad", &["--tiles", bad]).refuses(&["--tiles"]);
+    }
+    train("bad", &["--tiles", "Auto"]).refuses(&["--tiles", "neither a number nor auto"]);
+    sandbox.write("bad.toml", "tiles = \"many\"\n");
+    train("bad", &["--config", "bad.toml"]).fails(&["bad.toml", "expected a number or \"auto\""]);
+    assert!(!sandbox.path("bad").exists(), "nothing was begun");
+    let shards = ["predict", "--model", "auto", "--backbone", &clip, "--input", "small/val", "--out", "found"];
+    sandbox.vpt(&[&shards[..], &["--tiles", "auto"]].concat()).refuses(&["--tiles auto", "give a number"]);
 }

@@ -40,6 +40,17 @@ fn a_run_on_masks_leaves_what_is_promised_and_its_task_writes_masks() {
     let info = sandbox.vpt(&["task", "info", "run", "--json"]).ok().json();
     assert_eq!((info["task"].as_str(), &info["segment"]["tiles"]), (Some("segment"), &1.into()));
 
+    // Windows of 32 pixels show images of 48 in two.
+    let eval = ["eval", "--model", "run", "--backbone", &clip, "--data", "masks", "--json", "--tiles"];
+    let eval = |tiles: &str| sandbox.vpt(&[&eval[..], &[tiles]].concat()).ok();
+    let auto = eval("auto");
+    assert!(
+        auto.stderr.contains("in windows, 2 along the shorter side, by the pixels of the images"),
+        "{}",
+        auto.stderr
+    );
+    assert_eq!(auto.json()["metrics"], eval("2").json()["metrics"]);
+
     // What is written is a folder of masks that is read again.
     let predict = ["predict", "--model", "run", "--backbone", &clip, "--save", "drawn", "--json", "masks/JPEGImages"];
     let predicted = sandbox.vpt(&predict).ok().json();
@@ -70,7 +81,8 @@ fn a_task_of_pixels_leaves_as_a_file_that_answers_the_same() {
         sandbox.vpt(&[&args[..], &["--epochs", "2", "--keep-better", "false", "--lr", "0.1"], more].concat()).ok();
     };
     run("deep", &[]);
-    run("tiles", &["--tiles", "2"]);
+    run("tiles", &["--tiles", "auto"]);
+    assert!(fs::read_to_string(sandbox.path("tiles/config.toml")).unwrap().contains("\ntiles = 2\n"));
     sandbox
         .vpt(&[
             "train",

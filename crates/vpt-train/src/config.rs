@@ -11,8 +11,8 @@ mod choices;
 mod dense;
 mod detection;
 mod file;
+mod or_auto;
 mod plan;
-mod rate;
 mod segmentation;
 mod texts;
 mod validate;
@@ -22,11 +22,11 @@ use std::path::PathBuf;
 pub use self::choices::Select;
 pub use self::dense::DensePlan;
 pub use self::detection::DetectPlan;
+pub use self::or_auto::{LearningRate, OrAuto, TileCount};
 pub use self::plan::Plan;
-pub use self::rate::LearningRate;
 pub use self::segmentation::SegmentPlan;
 use vpt_backbone::{Compute, Device, Engine, Precision, class_texts::Prompts};
-use vpt_base::{Message, Result};
+use vpt_base::{Error, Message, Result};
 use vpt_data::{AugmentPolicy, MadeParts, boxes::Fit};
 pub use vpt_model::methods::{HeadInit, Method, MethodOptions, RunContext, Solver, Task};
 use vpt_model::{
@@ -419,8 +419,18 @@ settings! {
             /// They overlap by a third. Detection learns from each by itself, and from the whole image what is larger than a quarter of one; of
             /// the tiles without an object as many as there are with one. Images are measured whole. `vpt predict` and `vpt eval` look
             /// at images in the same way.
-            tiles: Option<usize> => {
-                value: "N", default: DefaultText::Words("1"), tasks: DENSE, check: settings::at_least_one,
+            ///
+            /// auto: as many as the training images say. In detection the fewest with which nine in ten boxes are two patches long, by the
+            /// square root of their area, but no more than make a tile's pixels the image's own; in segmentation as many as do that.
+            /// 8 at most. The number is said, and kept in config.toml and the task file as if it had been given.
+            tiles: Option<TileCount> => {
+                value: "N|auto",
+                default: DefaultText::Words("1"),
+                tasks: DENSE,
+                check: |tiles| match tiles {
+                    TileCount::Auto => Ok(()),
+                    TileCount::Value(tiles) => settings::at_least_one(tiles),
+                },
             }
         }
         Training {
@@ -483,6 +493,20 @@ impl RunConfig {
     /// Whether the texts that name the classes have a part in the head.
     pub fn reads_texts(&self) -> bool {
         self.method.reads_texts() || self.head == Some(HeadKind::Text)
+    }
+
+    /// Tiles along the shorter side of an image, 1 unless something else is said.
+    ///
+    /// # Errors
+    /// The training images are to choose.
+    pub(crate) fn tile_count(&self) -> Result<usize> {
+        match self.tiles {
+            None => Ok(1),
+            Some(TileCount::Value(tiles)) => Ok(tiles),
+            Some(TileCount::Auto) => {
+                Err(Error::setting("tiles", "auto: the training images choose, and are not known"))
+            }
+        }
     }
 
     /// What computes the image tower, and on what.

@@ -46,7 +46,7 @@ impl RunConfig {
             Error::Invalid { message, .. } => Error::setting("scale_jitter", message),
             error => error,
         })?;
-        let tiles = self.tiles.unwrap_or(1);
+        let tiles = self.tile_count()?;
         if !(1..=MAX_TILES).contains(&tiles) {
             return Err(Error::setting("tiles", format!("{tiles} is not between 1 and {MAX_TILES}")));
         }

@@ -1,7 +1,8 @@
 //! [`RunConfig::resolve`]: what a run is once backbone and data are known.
 
 use super::{
-    DENSE, DensePlan, DetectPlan, LearningRate, RunConfig, RunContext, SegmentPlan, Select, Task, dense, detection,
+    DENSE, DensePlan, DetectPlan, LearningRate, RunConfig, RunContext, SegmentPlan, Select, Task, TileCount, dense,
+    detection,
 };
 use vpt_backbone::{Backbone, class_texts::TEMPLATE};
 use vpt_base::{Error, Message, Result};
@@ -223,8 +224,9 @@ impl RunConfig {
             return Err(Error::setting("shares", message.field("batch_size")));
         }
         let per_epoch = train_images.div_ceil(batch_size);
+        let tiled = self.tile_count()? > 1;
         let wanted = match defaults.epochs {
-            Epochs::Steps { steps, most, .. } if context.task == Task::Detect && self.tiles > Some(1) => {
+            Epochs::Steps { steps, most, .. } if context.task == Task::Detect && tiled => {
                 Epochs::Steps { steps, least: detection::TILED_EPOCHS, most }
             }
             epochs => epochs,
@@ -284,7 +286,8 @@ impl RunConfig {
             decode_head: segment.map(|segment| segment.decode_head),
             tiles: segment
                 .map(|segment| segment.tiles)
-                .or(detect.map(|detect| detect.tiles).filter(|tiles| *tiles > 1)),
+                .or(detect.map(|detect| detect.tiles).filter(|tiles| *tiles > 1))
+                .map(TileCount::Value),
             templates: match (&self.templates, self.method.tied_to()) {
                 (None, _) if self.reads_texts() || by_texts => Some(vec![TEMPLATE.to_owned()]),
                 (None, Some(texts)) => Some(texts.iter().map(|&text| text.to_owned()).collect()),

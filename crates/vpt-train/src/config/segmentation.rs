@@ -30,7 +30,7 @@ impl RunConfig {
             },
         };
         augment.check()?;
-        let tiles = self.tiles.unwrap_or(1);
+        let tiles = self.tile_count()?;
         if tiles == 0 {
             return Err(Error::setting("tiles", Message::from("0 is not above 0")));
         }

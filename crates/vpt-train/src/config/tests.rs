@@ -402,6 +402,35 @@ fn learning_rates_are_numbers_or_auto() {
 }
 
 #[test]
+fn tiles_are_a_number_or_auto_which_the_data_makes_one() {
+    let read = |text: &str| toml::from_str::<RunConfig>(text).map_err(|error| error.message().to_owned());
+    let auto = read("tiles = \"auto\"").unwrap();
+    assert_eq!(auto.tiles, Some(TileCount::Auto));
+    assert_eq!(read(&auto.to_toml().unwrap()).unwrap(), auto);
+    let four = read("tiles = 4").unwrap();
+    assert_eq!(four.tiles, Some(TileCount::Value(4)));
+    assert!(four.to_toml().unwrap().ends_with("tiles = 4\n"), "as in files of earlier versions");
+    for config in [&auto, &four] {
+        let json = serde_json::to_string(config).unwrap();
+        assert_eq!(&serde_json::from_str::<RunConfig>(&json).unwrap(), config, "{json}");
+    }
+    for wrong in ["\"4\"", "4.5", "-4", "true", "[4]"] {
+        assert!(read(&format!("tiles = {wrong}")).is_err(), "{wrong}");
+    }
+    assert!(read("tiles = \"x\"").unwrap_err().contains("expected a number or \"auto\""));
+    let facts = |task| RunContext { task, ..FACTS };
+    for task in [Task::Detect, Task::Segment] {
+        assert!(four.resolve(&facts(task)).is_ok());
+        let message = auto.resolve(&facts(task)).unwrap_err().to_string();
+        assert!(message.starts_with("tiles: auto: the training images choose"), "{message}");
+    }
+    let message = auto.resolve(&FACTS).unwrap_err().to_string();
+    assert_eq!(message, "tiles: only for detection and segmentation, from data with boxes or masks");
+    let none = RunConfig { tiles: Some(TileCount::Value(0)), ..RunConfig::default() };
+    assert_eq!(none.validate().unwrap_err().to_string(), "tiles: must be at least 1");
+}
+
+#[test]
 fn a_head_that_begins_as_the_probe_has_few_epochs_and_low_rates() {
     let facts = RunContext { train_images: 160, ..FACTS };
     let plan = |head_init, method| RunConfig { head_init, ..config(method) }.resolve(&facts).unwrap();

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::name;
 use crate::config::RunConfig;
 use vpt_base::{Error, Result};
+use vpt_data::ImageSource;
 use vpt_data::check::images_in;
 use vpt_data::split::SplitFile;
 use vpt_image::decode::decode;
@@ -64,6 +65,11 @@ pub fn expand(images: &[PathBuf]) -> Result<ImageFiles> {
         }
     }
     Ok(all)
+}
+
+/// Shorter sides of those of `images` whose size can be read, in pixels.
+pub fn shorter_sides(images: &[PathBuf]) -> Vec<usize> {
+    images.par_iter().filter_map(|path| ImageSource::File(path.clone()).size().ok()?.into_iter().min()).collect()
 }
 
 /// Files of the validation images of the run that `model`, a run folder or a file in one, is of: at most `most`, from all over the

@@ -78,7 +78,9 @@ impl Run {
 
     /// How many views a detector on tiles learns from in an epoch, as the steps of its first one tell, to a batch.
     fn views_of_tiles(&self) -> Option<usize> {
-        let config = self.config.as_ref().filter(|config| config.task == Task::Detect && config.tiles > Some(1))?;
+        let is_tiled =
+            |config: &&RunConfig| config.task == Task::Detect && config.tile_count().is_ok_and(|tiles| tiles > 1);
+        let config = self.config.as_ref().filter(is_tiled)?;
         let first = self.history.first().filter(|epoch| epoch.epoch == 1 && epoch.step > 0)?;
         usize::try_from(first.step).ok()?.checked_mul(config.batch_size?)
     }

@@ -3,7 +3,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::{config::RunContext, train::run_folder::RunFolder};
+use crate::{
+    config::{RunContext, TileCount},
+    train::run_folder::RunFolder,
+};
 
 const FACTS: RunContext =
     RunContext { task: Task::Classify, depth: 6, text_depth: Some(6), image_size: 64, train_images: 320, shots: None };
@@ -193,7 +196,7 @@ fn only_what_was_set_is_a_changed_setting() {
     assert_eq!(changed(&few), ["shots=4", "epochs=7"], "with shots the last epoch is the default");
     // A detector on tiles learns from more views than there are images.
     let views = RunContext { task: Task::Detect, train_images: 3000, ..FACTS };
-    let tiled = RunConfig { task: Task::Detect, tiles: Some(4), ..RunConfig::default() };
+    let tiled = RunConfig { task: Task::Detect, tiles: Some(TileCount::Value(4)), ..RunConfig::default() };
     let plan = tiled.resolve(&views).unwrap();
     begun(&dir.path().join("r"), &RunConfig::default(), &[]);
     fs::write(dir.path().join("r").join(run_folder::CONFIG), plan.config.to_toml().unwrap()).unwrap();

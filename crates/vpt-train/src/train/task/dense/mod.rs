@@ -37,7 +37,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::{path::Path, sync::Arc};
 use vpt_backbone::Backbone;
 use vpt_base::{Message, Result, params::Param, random::stream};
-use vpt_data::{Split, SplitFile, boxes::BoxShots, masks::MaskShots};
+use vpt_data::{ChosenTiles, Split, SplitFile, boxes::BoxShots, masks::MaskShots};
 use vpt_model::{
     methods::Method,
     metrics::{Scores, bootstrap::Interval},
@@ -106,6 +106,9 @@ pub(crate) trait DenseTask: Sized + 'static {
 
     /// Opens the data, unless it is `given`, without what cannot be used, and notes what there is to know of it.
     fn open(config: &RunConfig, given: Option<OpenData>, observer: &mut dyn Observer) -> Result<Self::Data>;
+
+    /// How many tiles the training images are best seen in on `backbone`, and why.
+    fn choose_tiles(data: &Self::Data, config: &RunConfig, backbone: &Backbone) -> ChosenTiles;
 
     /// Images that an epoch goes through, as they are seen with `config`.
     fn learned_from(data: &Self::Data, _: &RunConfig, _: &mut dyn Observer) -> Result<usize> {

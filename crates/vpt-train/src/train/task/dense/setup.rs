@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use super::{DenseData, DenseDraw, DenseTask, DenseTraining, token_cache::KeptTokens};
 use crate::{
-    config::{RunConfig, RunContext},
+    config::{RunConfig, RunContext, TileCount},
     train::{
         observer::{Event, Observer},
         process_group::ProcessGroup,
@@ -13,7 +13,7 @@ use crate::{
 };
 use vpt_backbone::{Backbone, OpenOptions, registry::locate};
 use vpt_base::{Error, Result};
-use vpt_data::Split;
+use vpt_data::{ChosenTiles, Split};
 
 /// Tokens a side that a head works with unless told otherwise: fewer where patches are so large that a detector's head doubles
 /// them.
@@ -54,6 +54,17 @@ impl<D: DenseTask> DenseTraining<D> {
         Self::on(config, data, backbone, group, observer)
     }
 
+    /// `config` with a number of tiles in the place of `auto`, which says it. From here on the run is one that was given the number.
+    fn with_tiles(config: &RunConfig, data: &D::Data, backbone: &Backbone, observer: &mut dyn Observer) -> RunConfig {
+        if config.tiles != Some(TileCount::Auto) {
+            return config.clone();
+        }
+        let ChosenTiles { tiles, reason } = D::choose_tiles(data, config, backbone);
+        let number = if tiles == 1 { "1 tile".to_owned() } else { format!("{tiles} tiles") };
+        observer.event(&Event::Note(&format!("{number} along the shorter side of images, {reason}")));
+        RunConfig { tiles: Some(TileCount::Value(tiles)), ..config.clone() }
+    }
+
     /// Puts everything together, once data and backbone are open.
     pub(super) fn on(
         config: &RunConfig,
@@ -62,6 +73,7 @@ impl<D: DenseTask> DenseTraining<D> {
         group: &ProcessGroup,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
+        let config = &Self::with_tiles(config, &data, &backbone, observer);
         let summary = data.summary();
         let plan = config.resolve(&RunContext {
             task: D::TASK,

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use vpt_backbone::{Backbone, class_texts::class_embeddings};
 use vpt_base::{Error, Result, params::Param, random::stream};
 use vpt_data::{
-    Split,
+    ChosenTiles, SeenAt, Split,
     boxes::{
         BoxAugment, BoxBatch, BoxDataset, BoxImage, BoxInput, BoxLoader, BoxLoaderOptions, BoxShots, Fit, Target, Tile,
         TiledImages, View,
@@ -135,6 +135,11 @@ impl DenseTask for Boxes {
         Ok(dataset)
     }
 
+    fn choose_tiles(dataset: &BoxDataset, config: &RunConfig, backbone: &Backbone) -> ChosenTiles {
+        let (side, patch) = (backbone.vit.image_size(), backbone.spec.patch_size);
+        ChosenTiles::of_boxes(&dataset.train, SeenAt { side, patch, fit: config.fit.unwrap_or_default() })
+    }
+
     fn new(dataset: BoxDataset, backbone: Arc<Backbone>, plan: &Plan) -> Result<Self> {
         let Plan { dense: Some(dense), detect: Some(detect), .. } = *plan else {
             return Err(Error::setting("task", "not detection"));
@@ -164,7 +169,7 @@ impl DenseTask for Boxes {
     }
 
     fn learned_from(dataset: &BoxDataset, config: &RunConfig, observer: &mut dyn Observer) -> Result<usize> {
-        let tiles = config.tiles.unwrap_or(1);
+        let tiles = config.tile_count()?;
         let views = seen(dataset, Split::Train, tiles, config.seed)?.views.len();
         if tiles > 1 {
             let images = dataset.train.len();

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    config::{LearningRate, RunConfig, Select, Task},
+    config::{LearningRate, RunConfig, Select, Task, TileCount},
     eval::evaluate_boxes,
     train::{
         Event, LrTrial, Observer, Silent, resume, run, run_folder,
@@ -147,7 +147,12 @@ fn weights_learn_beside_a_head_and_their_task_detects_as_the_run_did() {
 #[test]
 fn tiles_are_learned_from_and_looked_at_by_the_task() {
     let dir = workplace();
-    let config = RunConfig { tiles: Some(2), epochs: Some(2), head_epochs: Some(1), ..config(&dir, Method::VPT_DEEP) };
+    let config = RunConfig {
+        tiles: Some(TileCount::Value(2)),
+        epochs: Some(2),
+        head_epochs: Some(1),
+        ..config(&dir, Method::VPT_DEEP)
+    };
     let (folder, results) = finish(&config, &dir);
     assert_eq!((results.train_images, open(&folder).tiles()), (15, 2));
     let (_, _, lines) = content(&folder);
@@ -159,13 +164,19 @@ fn tiles_are_learned_from_and_looked_at_by_the_task() {
         let file = if split == Split::Val { run_folder::VAL_DETECTIONS } else { run_folder::TEST_DETECTIONS };
         assert!(results_json(&found.detections).unwrap() == bytes(&folder, file), "{split}");
     }
+    // What the training images choose is as if it had been said, from the configuration to the last byte, and where a run goes on.
+    let auto = RunConfig { tiles: Some(TileCount::Auto), ..config.clone() };
+    let again = stopped(&auto, &dir, 3);
+    assert!(content(&finish(&auto, &dir).0) == content(&folder));
+    assert!(content(&finished(resume(&again, &mut Silent)).0) == content(&folder));
+    assert!(bytes(&again, run_folder::CONFIG) == bytes(&folder, run_folder::CONFIG));
     // A plain run is what it was, and has no word of tiles in its configuration.
-    let plain = RunConfig { tiles: Some(1), ..config.clone() };
+    let plain = RunConfig { tiles: Some(TileCount::Value(1)), ..config.clone() };
     let (without, _) = finish(&RunConfig { tiles: None, ..plain.clone() }, &dir);
     let (one, _) = finish(&plain, &dir);
     assert!(bytes(&one, run_folder::BEST) == bytes(&without, run_folder::BEST));
     assert!(!String::from_utf8(bytes(&without, run_folder::CONFIG)).unwrap().contains("tiles"));
-    let refused = RunConfig { tiles: Some(65), ..config };
+    let refused = RunConfig { tiles: Some(TileCount::Value(65)), ..config };
     let message = run(&refused, &dir.path().join("runs"), &mut Silent).unwrap_err().to_string();
     assert_eq!(message, "tiles: 65 is not between 1 and 64");
 }
@@ -183,7 +194,13 @@ fn a_run_stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
         (
             "in tiles",
             &square,
-            RunConfig { tiles: Some(2), epochs: Some(2), head_epochs: Some(1), batch_size: Some(40), ..cached.clone() },
+            RunConfig {
+                tiles: Some(TileCount::Value(2)),
+                epochs: Some(2),
+                head_epochs: Some(1),
+                batch_size: Some(40),
+                ..cached.clone()
+            },
             vec![1, 3, 5, 7, 9],
         ),
         (

@@ -25,7 +25,7 @@ use rand::Rng;
 use vpt_backbone::Backbone;
 use vpt_base::{Error, Result, params::Param, random::stream};
 use vpt_data::{
-    Split,
+    ChosenTiles, Split,
     masks::{
         MaskAugment, MaskBatch, MaskDataset, MaskImage, MaskInput, MaskLoader, MaskLoaderOptions, MaskShots, MaskView,
     },
@@ -142,6 +142,10 @@ impl DenseTask for Masks {
             observer.event(&Event::Note(&note));
         }
         Ok(dataset)
+    }
+
+    fn choose_tiles(dataset: &MaskDataset, _: &RunConfig, backbone: &Backbone) -> ChosenTiles {
+        ChosenTiles::of_masks(&dataset.train, backbone.vit.image_size())
     }
 
     fn new(dataset: MaskDataset, backbone: Arc<Backbone>, plan: &Plan) -> Result<Self> {

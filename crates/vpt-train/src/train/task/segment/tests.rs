@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use tempfile::TempDir;
 
 use crate::{
-    config::{RunConfig, Task},
+    config::{RunConfig, Task, TileCount},
     eval::evaluate_masks,
     train::{
         Silent, run, run_folder,
@@ -192,9 +192,18 @@ fn few_images_a_class_are_learned_from_and_drawn_again_by_their_file() {
 #[test]
 fn more_windows_see_smaller_things() {
     let dir = workplace();
-    let config = RunConfig { tiles: Some(2), epochs: Some(2), head_epochs: Some(1), ..config(&dir, Method::VPT_DEEP) };
+    let config = RunConfig {
+        tiles: Some(TileCount::Value(2)),
+        epochs: Some(2),
+        head_epochs: Some(1),
+        ..config(&dir, Method::VPT_DEEP)
+    };
     let (folder, results) = finish(&config, &dir);
     assert_eq!(open(&folder).meta().segment.as_ref().unwrap().tiles, 2);
+    // Windows of 32 pixels show 48 best in two.
+    let auto = finish(&RunConfig { tiles: Some(TileCount::Auto), ..config }, &dir).0;
+    assert!(content(&auto) == content(&folder));
+    assert!(bytes(&auto, run_folder::CONFIG) == bytes(&folder, run_folder::CONFIG));
     let dataset = MaskDataset::open(dir.path().join("data"), 1).unwrap();
     let found = evaluate_masks(&open(&folder), &dataset, Split::Test, &mut |_, _| {}).unwrap();
     assert_eq!(Scores::Segment(found.metrics(&dataset.classes.names)), results.test);
@@ -209,7 +218,7 @@ fn what_makes_no_sense_for_pixels_is_refused_before_a_folder_is_made() {
         (RunConfig { shots: Some(0), ..deep.clone() }, "shots: "),
         (RunConfig { head: Some(HeadKind::Cosine), ..deep.clone() }, "head: cosine is not for segmentation"),
         (RunConfig { open_vocabulary: true, ..deep.clone() }, "open_vocabulary: only for detection"),
-        (RunConfig { tiles: Some(1000), ..deep.clone() }, "tiles: "),
+        (RunConfig { tiles: Some(TileCount::Value(1000)), ..deep.clone() }, "tiles: "),
         (RunConfig { scale_jitter: Some([1.5, 0.5]), ..deep.clone() }, "scale_jitter: "),
         (RunConfig { head_epochs: None, ..config(&dir, Method::VP_PAD) }, "method: vp-pad is not for segmentation"),
         (RunConfig { data: dir.path().display().to_string(), ..deep.clone() }, "no data set of masks"),
