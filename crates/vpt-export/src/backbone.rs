@@ -46,7 +46,7 @@ pub fn export_backbone(
     let width = backbone.embedding_width();
     graph.scope("");
     graph.output("image_embeds", &embeds, &[Dim::Named("batch"), Dim::Fixed(width)]);
-    let facts = facts(backbone, options, "embed", ["image_embeds"], graph.input_names())?;
+    let facts = Facts::new("embed", backbone, (side, preprocess), options, &graph)?;
     let written = write(&graph, &facts, path, options.external)?;
     let program = Program::open(written.paths().0, written.paths().1)?;
     let pixels = samples.pixels(preprocess)?;
@@ -84,7 +84,8 @@ pub fn export_texts(backbone: &Backbone, options: &ExportOptions, path: &Path) -
     let embeds = leave_tower(&mut graph, embeds);
     graph.scope("");
     graph.output("text_embeds", &embeds, &[Dim::Named("batch"), Dim::Fixed(spec.projection)]);
-    let facts = facts(backbone, options, "embed-text", ["text_embeds"], graph.input_names())?;
+    let seen = (backbone.vit.image_size(), &backbone.preprocess);
+    let facts = Facts::new("embed-text", backbone, seen, options, &graph)?;
     let written = write(&graph, &facts, path, options.external)?;
     let program = Program::open(written.paths().0, written.paths().1)?;
     let engine = backbone.embed_texts(&TEXTS, options.threads)?;
@@ -107,31 +108,4 @@ pub fn export_texts(backbone: &Backbone, options: &ExportOptions, path: &Path) -
 
 fn embeddings(name: &str, values: Vec<f32>, width: usize) -> NamedTensor {
     NamedTensor { name: name.to_owned(), shape: vec![values.len() / width, width], values }
-}
-
-fn facts<'f>(
-    backbone: &'f Backbone,
-    options: &ExportOptions,
-    task: &'static str,
-    outputs: [&str; 1],
-    inputs: Vec<String>,
-) -> Result<Facts<'f>> {
-    Ok(Facts {
-        task,
-        method: None,
-        backbone: (&backbone.name, backbone.hash()?),
-        classes: &[],
-        side: backbone.vit.image_size(),
-        stride: backbone.spec.patch_size,
-        preprocess: &backbone.preprocess,
-        temperature: None,
-        task_file: None,
-        fit: None,
-        windows: None,
-        layout: options.layout.name(),
-        half: options.half,
-        nms: false,
-        inputs,
-        outputs: outputs.map(str::to_owned).to_vec(),
-    })
 }

@@ -36,24 +36,8 @@ pub fn export_classifier(
     let (model, meta) = (task.model(), task.meta());
     let (backbone, classes, temperature) = (model.backbone(), meta.classes.len(), meta.temperature());
     with_graph(task, options, |graph, side| {
-        let facts = Facts {
-            task: if meta.multilabel { "multilabel" } else { "classify" },
-            method: Some(meta.method.to_string()),
-            backbone: (&backbone.name, backbone.hash()?),
-            classes: &meta.classes,
-            side,
-            stride: backbone.spec.patch_size,
-            preprocess: task.preprocess(),
-            temperature: meta.temperature,
-            task_file: Some(task_file),
-            fit: None,
-            windows: None,
-            layout: options.layout.name(),
-            half: options.half,
-            nms: false,
-            inputs: graph.input_names(),
-            outputs: graph.output_names(),
-        };
+        let kind = if meta.multilabel { "multilabel" } else { "classify" };
+        let facts = Facts::new(kind, backbone, (side, task.preprocess()), options, &graph)?.of_task(meta, task_file);
         let written = write(&graph, &facts, path, options.external)?;
         let program = Program::open(written.paths().0, written.paths().1)?;
         let pixels = samples.pixels(task.preprocess())?;

@@ -1,13 +1,20 @@
-//! Layers that the heads on patch tokens have in common.
+//! What the heads on patch tokens have in common: the tower up to the tokens, and layers.
 
-use crate::block::{activation, leave_tower};
+use crate::ExportOptions;
+use crate::block::{BlockReader, activation, leave_tower};
 use crate::graph::{Attr, Element, Graph, Value, transposed};
+use crate::prompts::ImagePrompts;
+use crate::vit::{ImageTower, TowerOutput, TowerRead};
 use vpt_base::{
-    Result,
+    Error, Result,
     params::{Param, find},
 };
+use vpt_image::Preprocess;
 use vpt_kernel::Activation;
-use vpt_model::head::detect::{GROUP_EPS, GROUPS};
+use vpt_model::{
+    head::detect::{GROUP_EPS, GROUPS},
+    model::token_reader::TokenReader,
+};
 
 /// The layers of a head with these learned values.
 #[derive(Clone, Copy)]
@@ -74,8 +81,29 @@ impl<'h> DenseLayers<'h> {
     }
 }
 
+/// Calls `f` with a graph of the tower up to the tokens that `reader` reads, these tokens, and the side of the images that come in. The head
+/// that follows computes in f32.
+pub(crate) fn with_levels<T>(
+    (reader, params): (&TokenReader, &[Param]),
+    preprocess: &Preprocess,
+    options: &ExportOptions,
+    f: impl FnOnce(Graph, Vec<Value>, usize) -> Result<T>,
+) -> Result<T> {
+    let tower = reader.backbone().plain(reader.own_weights(params));
+    let tokens = reader.layout().map(|layout| Ok::<_, Error>((layout, &find(params, "prompt.tokens")?.values[..])));
+    let prompts = ImagePrompts::new(&tower, tokens.transpose()?, None)?;
+    let blocks = BlockReader::new(|index| tower.block(index));
+    let form = options.layout.form();
+    let image_tower = ImageTower { tower: &tower, blocks: &blocks, preprocess, form, pixels: None, prompts: &prompts };
+    let (mut graph, reads) = (options.graph(), reader.blocks());
+    let levels = image_tower.build(&mut graph, options.layout.input(), TowerRead::Levels(&reads))?;
+    let TowerOutput::Levels(levels) = levels else { return Err(Error::invalid("levels", "were not read")) };
+    let levels = leave(&mut graph, levels);
+    f(graph, levels, image_tower.input_side())
+}
+
 /// The tokens of some blocks as f32, in which the head computes from here on.
-pub(crate) fn leave(graph: &mut Graph, levels: Vec<Value>) -> Vec<Value> {
+fn leave(graph: &mut Graph, levels: Vec<Value>) -> Vec<Value> {
     let element = graph.element;
     let leave = |level| {
         graph.element = element;

@@ -3,21 +3,15 @@
 
 use std::path::Path;
 
-use crate::block::BlockReader;
 use crate::classify::{inputs, run};
-use crate::dense::{DenseLayers, leave};
+use crate::dense::{DenseLayers, with_levels};
 use crate::graph::{Attr, Dim, Graph, NamedTensor, Value, transposed};
 use crate::head::{EPSILON, unit_times};
 use crate::interpret::{Program, Tensor};
 use crate::metadata::Facts;
 use crate::parity::Parity;
-use crate::prompts::ImagePrompts;
-use crate::vit::{ImageTower, TowerOutput, TowerRead};
 use crate::{ExportOptions, Exported, Layout, Samples, finish, write};
-use vpt_base::{
-    Error, Result,
-    params::{Param, find},
-};
+use vpt_base::{Error, Result, params::Param};
 use vpt_model::{
     head::detect::{
         ClassLayer, DecodeOptions, DetectShape, Grid, LAYER_EPS, RawBoxes, decode,
@@ -44,72 +38,39 @@ pub fn export_detector(
     if options.task_input {
         return Err(Error::setting("task_input", "is for classes; the head of a detector is part of the graph"));
     }
-    let (detector, meta, params) = (task.detector(), task.meta(), task.params());
-    let backbone = detector.backbone();
-    let tower = backbone.plain(detector.reader().own_weights(params));
-    let tokens = detector.layout().map(|layout| Ok::<_, Error>((layout, &find(params, "prompt.tokens")?.values[..])));
-    let prompts = ImagePrompts::new(&tower, tokens.transpose()?, None)?;
-    let blocks = BlockReader::new(|index| tower.block(index));
-    let mut graph = options.graph();
-    let image_tower = ImageTower {
-        tower: &tower,
-        blocks: &blocks,
-        preprocess: &task.input().preprocess,
-        form: options.layout.form(),
-        pixels: None,
-        prompts: &prompts,
-    };
-    let side = image_tower.input_side();
-    let reads = detector.blocks();
-    let read = TowerRead::Levels(&reads);
-    let TowerOutput::Levels(levels) = image_tower.build(&mut graph, options.layout.input(), read)? else {
-        return Err(Error::invalid("levels", "were not read"));
-    };
-    let shape = *detector.head();
-    let classes = meta.classes.len();
-    let head = DenseHead { shape, params, texts: detector.texts(), classes, pixels: side };
-    let raw = head.build(&mut graph, levels)?;
-    let tokens = shape.tokens();
-    graph.scope("");
-    if options.nms {
-        let found = head.without_duplicates(&mut graph, &raw);
-        graph.output("output0", &found, &[Dim::Named("batch"), Dim::Fixed(head.most()), Dim::Fixed(6)]);
-    } else {
-        let [centre, size, scores] = &raw;
-        let all = graph.concat(&[centre, size, scores], 1);
-        graph.output("output0", &all, &[Dim::Named("batch"), Dim::Fixed(4 + classes), Dim::Fixed(tokens)]);
-    }
-    let facts = Facts {
-        task: "detect",
-        method: Some(meta.method.to_string()),
-        backbone: (&backbone.name, backbone.hash()?),
-        classes: &meta.classes,
-        side,
-        stride: backbone.spec.patch_size,
-        preprocess: &task.input().preprocess,
-        temperature: None,
-        task_file: Some(task_file),
-        fit: Some(task.input().fit.to_string()),
-        windows: None,
-        layout: options.layout.name(),
-        half: options.half,
-        nms: options.nms,
-        inputs: graph.input_names(),
-        outputs: graph.output_names(),
-    };
-    let written = write(&graph, &facts, path, options.external)?;
-    let program = Program::open(written.paths().0, written.paths().1)?;
-    let pixels = samples.of_detector(task.input(), options.threads)?;
-    let mut reference = inputs(options, &task.input().preprocess, side, &pixels, &graph);
-    let found = run(&program, &reference, options.threads)?;
-    let found = found.first().map(Tensor::as_floats).transpose().map_err(|why| Error::file(path, why))?;
-    let engine = detector.raw(params, &pixels)?;
-    let found = found.unwrap_or_default();
-    let (difference, agree) =
-        if options.nms { head.compare_found(&engine, found) } else { head.compare(&engine, found) };
-    let parity = Parity::of_boxes(engine.len(), difference, agree, options.half, &samples.what);
-    reference.push(if options.nms { head.all_found(&engine) } else { head.all_said(&engine) });
-    finish(written, path, parity, &graph, reference)
+    let (detector, params, preprocess) = (task.detector(), task.params(), &task.input().preprocess);
+    with_levels((detector.reader(), params), preprocess, options, |mut graph, levels, side| {
+        let shape = *detector.head();
+        let classes = task.meta().classes.len();
+        let head = DenseHead { shape, params, texts: detector.texts(), classes, pixels: side };
+        let raw = head.build(&mut graph, &levels)?;
+        let tokens = shape.tokens();
+        graph.scope("");
+        if options.nms {
+            let found = head.without_duplicates(&mut graph, &raw);
+            graph.output("output0", &found, &[Dim::Named("batch"), Dim::Fixed(head.most()), Dim::Fixed(6)]);
+        } else {
+            let [centre, size, scores] = &raw;
+            let all = graph.concat(&[centre, size, scores], 1);
+            graph.output("output0", &all, &[Dim::Named("batch"), Dim::Fixed(4 + classes), Dim::Fixed(tokens)]);
+        }
+        let fit = Some(task.input().fit.to_string());
+        let facts = Facts::new("detect", detector.backbone(), (side, preprocess), options, &graph)?;
+        let facts = Facts { fit, nms: options.nms, ..facts.of_task(task.meta(), task_file) };
+        let written = write(&graph, &facts, path, options.external)?;
+        let program = Program::open(written.paths().0, written.paths().1)?;
+        let pixels = samples.of_detector(task.input(), options.threads)?;
+        let mut reference = inputs(options, preprocess, side, &pixels, &graph);
+        let found = run(&program, &reference, options.threads)?;
+        let found = found.first().map(Tensor::as_floats).transpose().map_err(|why| Error::file(path, why))?;
+        let engine = detector.raw(params, &pixels)?;
+        let found = found.unwrap_or_default();
+        let (difference, agree) =
+            if options.nms { head.compare_found(&engine, found) } else { head.compare(&engine, found) };
+        let parity = Parity::of_boxes(engine.len(), difference, agree, options.half, &samples.what);
+        reference.push(if options.nms { head.all_found(&engine) } else { head.all_said(&engine) });
+        finish(written, path, parity, &graph, reference)
+    })
 }
 
 /// A dense head that is being put into a graph.
@@ -133,11 +94,10 @@ impl DenseHead<'_> {
     }
 
     /// Centres `[B, 2, T]` and sizes `[B, 2, T]` in pixels, and scores `[B, K, T]`, of the tokens of some blocks.
-    fn build(&self, graph: &mut Graph, levels: Vec<Value>) -> Result<[Value; 3]> {
+    fn build(&self, graph: &mut Graph, levels: &[Value]) -> Result<[Value; 3]> {
         let DetectShape { width: d, grid, channels: c, .. } = self.shape;
         let (side, tokens) = (self.shape.side(), self.shape.tokens());
         let layers = self.layers();
-        let levels = leave(graph, levels);
         graph.scope("neck");
         let mut normalized = Vec::new();
         for (i, level) in levels.iter().enumerate() {

@@ -3,8 +3,13 @@
 
 use serde_json::{Value, json};
 
+use crate::ExportOptions;
+use crate::graph::Graph;
 use crate::proto::ProtoMessage;
+use vpt_backbone::Backbone;
+use vpt_base::Result;
 use vpt_image::Preprocess;
+use vpt_model::model::task_file::TaskMeta;
 
 /// Version of the JSON under [`KEY`].
 const SCHEMA: u32 = 1;
@@ -49,7 +54,41 @@ pub(crate) struct Facts<'f> {
     pub(crate) outputs: Vec<String>,
 }
 
-impl Facts<'_> {
+impl<'f> Facts<'f> {
+    /// Of a file that has this `graph` of `backbone`, for images of `side` pixels; `task` is its kind.
+    pub(crate) fn new(
+        task: &'static str,
+        backbone: &'f Backbone,
+        (side, preprocess): (usize, &'f Preprocess),
+        options: &ExportOptions,
+        graph: &Graph,
+    ) -> Result<Self> {
+        Ok(Self {
+            task,
+            method: None,
+            backbone: (&backbone.name, backbone.hash()?),
+            classes: &[],
+            side,
+            stride: backbone.spec.patch_size,
+            preprocess,
+            temperature: None,
+            task_file: None,
+            fit: None,
+            windows: None,
+            layout: options.layout.name(),
+            half: options.half,
+            nms: false,
+            inputs: graph.input_names(),
+            outputs: graph.output_names(),
+        })
+    }
+
+    /// The same of the task in a file with this hash.
+    pub(crate) fn of_task(self, meta: &'f TaskMeta, task_file: &'f str) -> Self {
+        let (classes, temperature) = (&meta.classes[..], meta.temperature);
+        Self { method: Some(meta.method.to_string()), classes, temperature, task_file: Some(task_file), ..self }
+    }
+
     /// Keys and values in the order in which they are written.
     pub(crate) fn entries(&self) -> Vec<(&'static str, String)> {
         let dense = ["detect", "segment"].contains(&self.task);

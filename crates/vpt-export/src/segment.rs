@@ -2,17 +2,14 @@
 
 use std::path::Path;
 
-use crate::block::BlockReader;
 use crate::classify::{inputs, run};
-use crate::dense::{DenseLayers, leave};
+use crate::dense::{DenseLayers, with_levels};
 use crate::graph::{Attr, Dim, Element, Graph, NamedTensor, Value};
 use crate::interpret::{Program, Tensor, resize};
 use crate::metadata::{Facts, Windows};
 use crate::parity::{Parity, PixelsApart};
-use crate::prompts::ImagePrompts;
-use crate::vit::{ImageTower, TowerOutput, TowerRead};
 use crate::{ExportOptions, Exported, Layout, Samples, finish, write};
-use vpt_base::{Error, Result, params::find};
+use vpt_base::{Error, Result};
 use vpt_model::{
     head::{
         detect::LAYER_EPS,
@@ -41,81 +38,47 @@ pub fn export_segmenter(
     if options.task_input {
         return Err(Error::setting("task_input", "is for classes; the head of a task of pixels is part of the graph"));
     }
-    let (segmenter, meta, params) = (task.segmenter(), task.meta(), task.params());
-    let (reader, backbone) = (segmenter.reader(), task.backbone());
-    let tower = backbone.plain(reader.own_weights(params));
-    let tokens = reader.layout().map(|layout| Ok::<_, Error>((layout, &find(params, "prompt.tokens")?.values[..])));
-    let prompts = ImagePrompts::new(&tower, tokens.transpose()?, None)?;
-    let blocks = BlockReader::new(|index| tower.block(index));
-    let mut graph = options.graph();
-    let image_tower = ImageTower {
-        tower: &tower,
-        blocks: &blocks,
-        preprocess: &task.input().preprocess,
-        form: options.layout.form(),
-        pixels: None,
-        prompts: &prompts,
-    };
-    let side = image_tower.input_side();
-    let reads = reader.blocks();
-    let TowerOutput::Levels(levels) =
-        image_tower.build(&mut graph, options.layout.input(), TowerRead::Levels(&reads))?
-    else {
-        return Err(Error::invalid("levels", "were not read"));
-    };
-    let shape = *segmenter.head();
-    let (m, k) = (shape.side(), shape.classes);
-    let head = PixelHead { shape, layers: DenseLayers { params, channels: shape.channels } };
-    let logits = head.logits(&mut graph, levels)?;
-    let masks = head.masks(&mut graph, &logits, side);
-    graph.scope("");
-    graph.output("logits", &logits, &[Dim::Named("batch"), Dim::Fixed(k), Dim::Fixed(m), Dim::Fixed(m)]);
-    graph.output_of("masks", Element::I64, &masks, &[Dim::Named("batch"), Dim::Fixed(side), Dim::Fixed(side)]);
-    let facts = Facts {
-        task: "segment",
-        method: Some(meta.method.to_string()),
-        backbone: (&backbone.name, backbone.hash()?),
-        classes: &meta.classes,
-        side,
-        stride: backbone.spec.patch_size,
-        preprocess: &task.input().preprocess,
-        temperature: None,
-        task_file: Some(task_file),
-        fit: None,
-        windows: Some(Windows { tiles: task.input().tiles, indices: task.indices() }),
-        layout: options.layout.name(),
-        half: options.half,
-        nms: false,
-        inputs: graph.input_names(),
-        outputs: graph.output_names(),
-    };
-    let written = write(&graph, &facts, path, options.external)?;
-    let program = Program::open(written.paths().0, written.paths().1)?;
-    let pixels = samples.of_segmenter(task.input(), options.threads)?;
-    let bound = segmenter.bind(params)?;
-    let composer = Composer { window: side, side: m, classes: k };
-    let mut reference = inputs(options, &task.input().preprocess, side, &pixels, &graph);
-    let (mut all_logits, mut all_masks, mut apart) = (Vec::new(), Vec::new(), PixelsApart::new(options.half));
-    // One by one: logits of many classes at every pixel are large.
-    for window in pixels.chunks_exact(3 * side * side) {
-        let own = inputs(options, &task.input().preprocess, side, window, &graph);
-        let made = run(&program, &own, options.threads)?;
-        let [of_file, masks] = &made[..] else { return Err(Error::file(path, "has other outputs")) };
-        let fault = |why| Error::file(path, why);
-        let engine = segmenter.logits(&bound, Some(params), TokenInput::Images(window))?.concat();
-        let windows = WindowLogits { logits: &engine, corners: &[[0, 0]], scaled: [side, side] };
-        let classes = composer.classes(windows, side, side)?;
-        let engine: Vec<f32> = (0..k).flat_map(|class| engine[class..].iter().step_by(k).copied()).collect();
-        let large = resize(&Tensor::floats(&[1, k, m, m], engine.clone()), side, side).map_err(fault)?;
-        let found = (of_file.as_floats().map_err(fault)?, masks.as_ints().map_err(fault)?);
-        apart.add((&engine, &classes, large.as_floats().map_err(fault)?), found);
-        all_masks.extend(classes.into_iter().map(f32::from));
-        all_logits.extend(engine);
-    }
-    let count = all_masks.len() / (side * side).max(1);
-    reference.push(NamedTensor { name: "logits".to_owned(), shape: vec![count, k, m, m], values: all_logits });
-    reference.push(NamedTensor { name: "masks".to_owned(), shape: vec![count, side, side], values: all_masks });
-    finish(written, path, Parity::of_pixels(count, &apart, &samples.what), &graph, reference)
+    let (segmenter, params, preprocess) = (task.segmenter(), task.params(), &task.input().preprocess);
+    with_levels((segmenter.reader(), params), preprocess, options, |mut graph, levels, side| {
+        let shape = *segmenter.head();
+        let (m, k) = (shape.side(), shape.classes);
+        let head = PixelHead { shape, layers: DenseLayers { params, channels: shape.channels } };
+        let logits = head.logits(&mut graph, &levels)?;
+        let masks = head.masks(&mut graph, &logits, side);
+        graph.scope("");
+        graph.output("logits", &logits, &[Dim::Named("batch"), Dim::Fixed(k), Dim::Fixed(m), Dim::Fixed(m)]);
+        graph.output_of("masks", Element::I64, &masks, &[Dim::Named("batch"), Dim::Fixed(side), Dim::Fixed(side)]);
+        let windows = Some(Windows { tiles: task.input().tiles, indices: task.indices() });
+        let facts = Facts::new("segment", task.backbone(), (side, preprocess), options, &graph)?;
+        let facts = Facts { windows, ..facts.of_task(task.meta(), task_file) };
+        let written = write(&graph, &facts, path, options.external)?;
+        let program = Program::open(written.paths().0, written.paths().1)?;
+        let pixels = samples.of_segmenter(task.input(), options.threads)?;
+        let bound = segmenter.bind(params)?;
+        let composer = Composer { window: side, side: m, classes: k };
+        let mut reference = inputs(options, preprocess, side, &pixels, &graph);
+        let (mut all_logits, mut all_masks, mut apart) = (Vec::new(), Vec::new(), PixelsApart::new(options.half));
+        // One by one: logits of many classes at every pixel are large.
+        for window in pixels.chunks_exact(3 * side * side) {
+            let own = inputs(options, preprocess, side, window, &graph);
+            let made = run(&program, &own, options.threads)?;
+            let [of_file, masks] = &made[..] else { return Err(Error::file(path, "has other outputs")) };
+            let fault = |why| Error::file(path, why);
+            let engine = segmenter.logits(&bound, Some(params), TokenInput::Images(window))?.concat();
+            let windows = WindowLogits { logits: &engine, corners: &[[0, 0]], scaled: [side, side] };
+            let classes = composer.classes(windows, side, side)?;
+            let engine: Vec<f32> = (0..k).flat_map(|class| engine[class..].iter().step_by(k).copied()).collect();
+            let large = resize(&Tensor::floats(&[1, k, m, m], engine.clone()), side, side).map_err(fault)?;
+            let found = (of_file.as_floats().map_err(fault)?, masks.as_ints().map_err(fault)?);
+            apart.add((&engine, &classes, large.as_floats().map_err(fault)?), found);
+            all_masks.extend(classes.into_iter().map(f32::from));
+            all_logits.extend(engine);
+        }
+        let count = all_masks.len() / (side * side).max(1);
+        reference.push(NamedTensor { name: "logits".to_owned(), shape: vec![count, k, m, m], values: all_logits });
+        reference.push(NamedTensor { name: "masks".to_owned(), shape: vec![count, side, side], values: all_masks });
+        finish(written, path, Parity::of_pixels(count, &apart, &samples.what), &graph, reference)
+    })
 }
 
 /// A head of pixels that is being put into a graph.
@@ -126,13 +89,12 @@ struct PixelHead<'h> {
 
 impl PixelHead<'_> {
     /// Logits `[B, K, M, M]` of the tokens of some blocks.
-    fn logits(&self, graph: &mut Graph, levels: Vec<Value>) -> Result<Value> {
+    fn logits(&self, graph: &mut Graph, levels: &[Value]) -> Result<Value> {
         let SegmentShape { width: d, grid, channels: c, classes: k, .. } = self.shape;
         let (layers, m) = (self.layers, self.shape.side() as i64);
-        let levels = leave(graph, levels);
         if self.shape.kind == DecodeHead::Linear {
             graph.scope("norm");
-            let [last] = &levels[..] else { return Err(Error::invalid("head", "reads more than one block")) };
+            let [last] = levels else { return Err(Error::invalid("head", "reads more than one block")) };
             let [mean, scale] = ["mean", "scale"].map(|name| layers.values(&format!("norm.{name}")));
             let (mean, scale) =
                 (graph.floats("mean", &[d], mean?.to_vec()), graph.floats("scale", &[d], scale?.to_vec()));
