@@ -75,13 +75,8 @@ fn a_task_of_pixels_leaves_as_a_file_that_answers_the_same() {
     let sandbox = Sandbox::new();
     sandbox.masks("masks", 24);
     let clip = fixture("clip");
-    let run = |name: &str, more: &[&str]| {
-        let args =
-            ["train", "--task", "segment", "--backbone", &clip, "--data", "masks", "--image-size", "32", "--out", name];
-        sandbox.vpt(&[&args[..], &["--epochs", "2", "--keep-better", "false", "--lr", "0.1"], more].concat()).ok();
-    };
-    run("deep", &[]);
-    run("tiles", &["--tiles", "auto"]);
+    sandbox.segmented("deep", &[]);
+    sandbox.segmented("tiles", &["--tiles", "auto"]);
     assert!(fs::read_to_string(sandbox.path("tiles/config.toml")).unwrap().contains("\ntiles = 2\n"));
     sandbox
         .vpt(&[

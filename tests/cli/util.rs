@@ -112,6 +112,14 @@ impl Sandbox {
         let args = ["train", "--backbone", &vit, "--data", "colours", "--out", run];
         self.vpt(&[&args, more].concat()).ok()
     }
+
+    /// A run of two epochs on `masks` with what prompts have learned as its result.
+    pub(crate) fn segmented(&self, run: &str, more: &[&str]) -> Run {
+        let clip = fixture("clip");
+        let args = ["train", "--task", "segment", "--backbone", &clip, "--data", "masks", "--image-size", "32"];
+        let learns = ["--epochs", "2", "--lr", "0.1", "--keep-better", "false", "--out", run];
+        self.vpt(&[&args[..], &learns, more].concat()).ok()
+    }
 }
 
 /// The same command under the limits of [`Sandbox::vpt_within_limits`], where the system has such limits.

@@ -69,24 +69,8 @@ fn pixels_are_told_as_predict_tells_them_with_masks_that_are_runs() {
     let sandbox = Sandbox::new();
     sandbox.masks("masks", 24);
     let clip = fixture("clip");
-    let train = |name: &str, more: &[&str]| {
-        let args = [
-            "train",
-            "--task",
-            "segment",
-            "--backbone",
-            &clip,
-            "--data",
-            "masks",
-            "--image-size",
-            "32",
-            "--epochs",
-            "2",
-        ];
-        sandbox.vpt(&[&args[..], &["--lr", "0.1", "--keep-better", "false", "--out", name], more].concat()).ok();
-    };
-    train("run", &[]);
-    train("tiled", &["--tiles", "2"]);
+    sandbox.segmented("run", &[]);
+    sandbox.segmented("tiled", &["--tiles", "2"]);
     fs::create_dir(sandbox.path("tasks")).unwrap();
     for name in ["run", "tiled"] {
         let file = sandbox.path(&format!("tasks/{name}.safetensors"));
