@@ -8,7 +8,10 @@
 use candle_core::{D, DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::lbfgs::{Stop, minimise};
+use super::{
+    lbfgs::{InverseHessian, Stop, minimise},
+    spread::FeatureSpread,
+};
 use vpt_base::candle::Fault;
 use vpt_base::{
     Error, Result,
@@ -26,6 +29,8 @@ const FOLDS: usize = 5;
 const UNJUDGED: f64 = 1.;
 /// When a fit is good enough: scikit-learn allows as many steps and is content with a thousand times this gradient.
 const STOP: Stop = Stop { gradient: 1e-7, steps: 1000 };
+/// The same where a strength is only judged, by images that nothing is learned from.
+const TRIED: Stop = Stop { gradient: 1e-5, steps: 1000 };
 /// How often as many steps are taken where the probe itself is the result.
 const ROUNDS: usize = 20;
 /// The same where probabilities are only looked at: scikit-learn's default.
@@ -126,6 +131,7 @@ struct Objective {
     truth: Tensor,
     classes: usize,
     images: f64,
+    spread: FeatureSpread,
 }
 
 impl Objective {
@@ -136,7 +142,9 @@ impl Objective {
             *label.ok_or_else(|| Error::invalid("labels", format!("a class beyond the {classes}")))? = 1.;
         }
         let truth = Tensor::from_vec(truth, (data.labels.len(), classes), &Device::Cpu)?;
-        Ok(Self { features: matrix(data)?, truth, classes, images: data.labels.len() as f64 })
+        let features = matrix(data)?;
+        let spread = FeatureSpread::new(&features)?;
+        Ok(Self { features, truth, classes, images: data.labels.len() as f64, spread })
     }
 
     /// Value and gradient at `values` with a penalty of `strength`.
@@ -157,7 +165,11 @@ impl Objective {
     }
 
     fn fit(&self, start: Vec<f64>, strength: f64, stop: Stop) -> Result<Probe> {
-        let (values, at_minimum) = minimise(start, stop, |values| self.at(values, strength))?;
+        let factor = self.spread.factor(self.classes, strength / self.images);
+        let inverse =
+            factor.as_ref().map(|factor| |gradient: &[f64]| self.spread.inverse(factor, self.classes, gradient));
+        let inverse = inverse.as_ref().map(|inverse| inverse as InverseHessian<'_>);
+        let (values, at_minimum) = minimise(start, stop, inverse, |values| self.at(values, strength))?;
         Ok(Probe { classes: self.classes, values, at_minimum })
     }
 }
@@ -268,8 +280,9 @@ pub(crate) fn search(
     let mut start = vec![0.; classes * (train.width() + 1)];
     let mut trials = Vec::new();
     let mut best: Option<(Trial, Probe)> = None;
+    let stop_at = if l2.is_some() { STOP } else { TRIED };
     let mut attempt = |l2: f64, start: Vec<f64>, best: &mut Option<(Trial, Probe)>| -> Result<Vec<f64>> {
-        let probe = objective.fit(start, l2, STOP)?;
+        let probe = objective.fit(start, l2, stop_at)?;
         let trial = Trial { l2, val: judge.scores(&probe, l2)? };
         trials.push(trial.clone());
         let values = probe.values.clone();
@@ -294,7 +307,11 @@ pub(crate) fn search(
             attempt(peak * 10f64.powf(direction / f64::from(1 << halving)), start.clone(), &mut best)?;
         }
     }
-    Ok(best.map(|(trial, probe)| (probe, trial.l2, trials)))
+    let Some((Trial { l2: chosen, .. }, mut probe)) = best else { return Ok(None) };
+    if l2.is_none() {
+        probe = objective.fit(probe.values, chosen, STOP)?;
+    }
+    Ok(Some((probe, chosen, trials)))
 }
 
 /// `probe`, whose strength is `l2`, taken to its minimum where its steps ran out before, as far as [`ROUNDS`] times as many lead;

@@ -13,6 +13,7 @@ pub(crate) mod clap;
 pub(crate) mod extract;
 mod lbfgs;
 pub(crate) mod logistic;
+mod spread;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tip_adapter;

@@ -13,7 +13,7 @@
 //! thousandth would not turn it.
 
 use vpt_backbone::vit::{AttentionMeans, PlainLayer};
-use vpt_base::{Error, Result};
+use vpt_base::{Error, Result, linear_algebra::Cholesky};
 
 /// The patches that a prompt begins as the mean of, of those of the paper.
 const MATCHED: [usize; 2] = [32, 196];
@@ -148,61 +148,33 @@ fn remove(row: &mut [f64], basis: &[Vec<f64>]) {
 /// The inverse of a square matrix in the sense of least squares: `(WᵀW + ridge)⁻¹ Wᵀ`, by Cholesky's factor.
 struct Inverse<'a> {
     weight: &'a [f32],
-    /// Lower triangle `[D, D]`.
-    factor: Vec<f64>,
+    factor: Cholesky,
     width: usize,
 }
 
 impl<'a> Inverse<'a> {
     /// Of `weight` `[D, D]`.
     fn of(weight: &'a [f32], width: usize) -> Result<Self> {
-        let mut factor = vec![0.; width * width];
+        let mut squares = vec![0.; width * width];
         for row in weight.chunks_exact(width) {
             for (i, &a) in row.iter().enumerate() {
                 let a = f64::from(a);
-                factor[i * width..=i * width + i].iter_mut().zip(row).for_each(|(sum, &b)| *sum += a * f64::from(b));
+                squares[i * width..=i * width + i].iter_mut().zip(row).for_each(|(sum, &b)| *sum += a * f64::from(b));
             }
         }
-        let mean = (0..width).map(|i| factor[i * width + i]).sum::<f64>() / width as f64;
-        for i in 0..width {
-            let (above, below) = factor.split_at_mut(i * width);
-            let row = &mut below[..=i];
-            row[i] += RIDGE * mean;
-            for j in 0..=i {
-                let known = if j < i { &above[j * width..][..=j] } else { &[] };
-                let dot: f64 = if j < i {
-                    row[..j].iter().zip(known).map(|(a, b)| a * b).sum()
-                } else {
-                    row[..i].iter().map(|a| a * a).sum()
-                };
-                row[j] -= dot;
-                if j < i {
-                    row[j] /= known[j];
-                } else if row[i] > 0. {
-                    row[i] = row[i].sqrt();
-                } else {
-                    return Err(Error::invalid("the layer of values", "has no inverse"));
-                }
-            }
-        }
+        let mean = (0..width).map(|i| squares[i * width + i]).sum::<f64>() / width as f64;
+        (0..width).for_each(|i| squares[i * width + i] += RIDGE * mean);
+        let factor = Cholesky::new(squares, width);
+        let factor = factor.ok_or_else(|| Error::invalid("the layer of values", "has no inverse"))?;
         Ok(Self { weight, factor, width })
     }
 
     fn apply(&self, value: &[f64]) -> Vec<f32> {
-        let (d, factor) = (self.width, &self.factor);
-        let mut x = vec![0.; d];
-        for (row, value) in self.weight.chunks_exact(d).zip(value) {
+        let mut x = vec![0.; self.width];
+        for (row, value) in self.weight.chunks_exact(self.width).zip(value) {
             x.iter_mut().zip(row).for_each(|(sum, &w)| *sum += f64::from(w) * value);
         }
-        for i in 0..d {
-            let dot: f64 = factor[i * d..][..i].iter().zip(&x).map(|(a, b)| a * b).sum();
-            x[i] = (x[i] - dot) / factor[i * d + i];
-        }
-        for i in (0..d).rev() {
-            x[i] /= factor[i * d + i];
-            let known = x[i];
-            x[..i].iter_mut().zip(&factor[i * d..]).for_each(|(value, l)| *value -= l * known);
-        }
+        self.factor.solve(&mut x);
         x.into_iter().map(|value| value as f32).collect()
     }
 }
