@@ -33,11 +33,11 @@ fn both_engines_learn_the_same_and_runs_say_which_it_was() {
     let (vit, clip) = (fixture("vit"), fixture("clip"));
     for (method, more) in [
         ("vpt-deep", &["--head-init", "random"][..]),
-        ("vpt-deep", &["--prompt-layers", "last:1", "--precision", "bf16"]),
+        ("vpt-deep", &["--prompt-layers", "last:1", "--lr", "1e-3", "--precision", "bf16"]),
         ("vpt-shallow", &["--head", "cosine"]),
         ("vp-pad", &["--pad", "4"]),
         ("vp-frame,vpt-shallow", &["--augment", "trivial"]),
-        ("e2vpt", &["--micro-batch", "3"]),
+        ("e2vpt", &["--micro-batch", "3", "--lr", "1e-3"]),
         ("linear", &[]),
         ("coop", &["--backbone", &clip]),
     ] {

@@ -12,7 +12,11 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     // On the drawn shapes with 4 images a class four times this rate makes no difference.
     defaults: |request| {
         let learned = Defaults { lr: 1e-3, ..Defaults::BASE };
-        dense::or(request, dense::NORMS_LR, after_probe::or(request, after_probe::NORMS_LR, learned))
+        dense::or(
+            request,
+            dense::NORMS_LR,
+            after_probe::or(request, (after_probe::NORMS_LR, after_probe::EPOCHS), learned),
+        )
     },
     part: |_, _| Ok(Some(MethodPart::whole(PartShape::Weights(WeightShape::Bias)))),
     ..weights::FAMILY

@@ -107,9 +107,10 @@ pub fn epochs() -> String {
     });
     let by_shots: Vec<String> = by_shots.collect();
     let mapped = defaults(Method::VP_PAD, Task::Classify, None, Some(LabelMap::Ilm));
-    let after_probe = without_shots(Defaults { epochs: after_probe::EPOCHS, ..Defaults::BASE });
+    let after_probe = |epochs| without_shots(Defaults { epochs, ..Defaults::BASE });
+    let (tokens, others) = (after_probe(after_probe::TOKENS_EPOCHS), after_probe(after_probe::EPOCHS));
     format!(
-        "{after_probe} where the head begins as the probe (not of pixels); else {}; {} with `label_map`; in detection {}; with `shots` or `draw` {}",
+        "{tokens} for prompt tokens and {others} for others where the head begins as the probe (not of pixels); else {}; {} with `label_map`; in detection {}; with `shots` or `draw` {}",
         of_steps(without_shots),
         without_shots(mapped),
         of_detection(without_shots),

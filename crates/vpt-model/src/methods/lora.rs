@@ -61,7 +61,11 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     defaults: |request| {
         let published =
             Defaults { lr: 2e-4, epochs: Epochs::StepsPerShot(STEPS), warmup: Warmup::Share(0.), ..Defaults::BASE };
-        let beside_head = dense::or(request, dense::LORA_LR, after_probe::or(request, published.lr, published));
+        let beside_head = dense::or(
+            request,
+            dense::LORA_LR,
+            after_probe::or(request, (published.lr, after_probe::EPOCHS), published),
+        );
         if by_texts(request) { published } else { beside_head }
     },
     part: |request, options| {

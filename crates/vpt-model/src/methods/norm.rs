@@ -13,7 +13,11 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
     limits_memory: false,
     defaults: |request| {
         let learned = Defaults { lr: 1e-3, ..Defaults::BASE };
-        dense::or(request, dense::NORMS_LR, after_probe::or(request, after_probe::NORMS_LR, learned))
+        dense::or(
+            request,
+            dense::NORMS_LR,
+            after_probe::or(request, (after_probe::NORMS_LR, after_probe::EPOCHS), learned),
+        )
     },
     part: |_, _| Ok(Some(MethodPart::whole(PartShape::Weights(WeightShape::Norm)))),
     ..weights::FAMILY

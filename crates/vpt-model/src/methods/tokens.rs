@@ -84,7 +84,8 @@ pub(super) const FAMILY: MethodSpec = MethodSpec {
     tasks: &[Task::Classify, Task::Multilabel, Task::Detect, Task::Segment],
     options: &[HEAD_OPTIONS, &["prompt_tokens", "prompt_dropout", "prompt_init"]],
     defaults: |request| {
-        let classification = after_probe::or(request, after_probe::TOKENS_LR, Defaults::BASE);
+        let learned = (after_probe::TOKENS_LR, after_probe::TOKENS_EPOCHS);
+        let classification = after_probe::or(request, learned, Defaults::BASE);
         dense::or(request, dense::TOKENS_LR, classification)
     },
     ..features::FAMILY

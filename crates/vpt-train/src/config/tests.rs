@@ -435,10 +435,13 @@ fn a_head_that_begins_as_the_probe_has_few_epochs_and_low_rates() {
     let facts = RunContext { train_images: 160, ..FACTS };
     let plan = |head_init, method| RunConfig { head_init, ..config(method) }.resolve(&facts).unwrap();
     let of = |plan: Plan| (plan.epochs, plan.learning_rates[0], plan.config.head_lr, plan.keep_better);
-    for (method, lr) in
-        [(Method::VPT_DEEP, 1e-3), (Method::VPT_SHALLOW, 1e-3), (Method::BIAS, 3e-4), (Method::NORM, 3e-4)]
-    {
-        assert_eq!(of(plan(None, method)), (12, lr, Some(1e-4), true), "{method}");
+    for (method, epochs, lr) in [
+        (Method::VPT_DEEP, 24, 2e-2),
+        (Method::VPT_SHALLOW, 24, 2e-2),
+        (Method::BIAS, 12, 3e-4),
+        (Method::NORM, 12, 3e-4),
+    ] {
+        assert_eq!(of(plan(None, method)), (epochs, lr, Some(1e-4), true), "{method}");
         let random = of(plan(Some(HeadInit::Random), method));
         assert_eq!((random.0, random.2), (100, Some(1e-3)), "{method}");
     }
@@ -514,14 +517,14 @@ fn methods_at_once_keep_their_own_rates_unless_told_otherwise() {
     assert_eq!(kinds, (Some(layout), Some(PixelShape::Pad { width: 30 }), Some(WeightShape::Lora(lora))));
     assert_eq!(plan.dropout(), [0.1, 0., 0.25]);
     let rates = plan.rates(plan.learning_rates[0]).parts;
-    for (found, (lr, decay)) in rates.iter().zip([(1e-3, 1e-2), (2e-2, 0.), (2e-4, 1e-2)]) {
+    for (found, (lr, decay)) in rates.iter().zip([(2e-2, 1e-2), (2e-2, 0.), (2e-4, 1e-2)]) {
         assert!((found.lr - lr).abs() < 1e-12 && (found.decay - decay).abs() < 1e-12, "{found:?}");
     }
     assert_eq!((plan.head, plan.config.lr, plan.config.weight_decay), (HeadKind::Linear, None, None));
     let said = several(|c| (c.lr, c.weight_decay) = (Some(LearningRate::Value(0.1)), Some(0.5)));
     assert!(said.rates(0.1).parts.iter().all(|rate| (rate.lr, rate.decay) == (0.1, 0.5)));
     let auto = several(|c| c.lr = Some(LearningRate::Auto));
-    assert!((auto.rates(1e-3).parts[2].lr - 2e-4).abs() < 1e-12);
+    assert!((auto.rates(2e-2).parts[2].lr - 2e-4).abs() < 1e-12);
     // With a random head those of the papers, which configurations of earlier versions leave open.
     let random = several(|c| c.head_init = Some(HeadInit::Random)).rates(5e-3).parts;
     assert!((random[0].lr - 5e-3).abs() < 1e-12 && (random[2].lr - 2e-4).abs() < 1e-12, "{random:?}");
