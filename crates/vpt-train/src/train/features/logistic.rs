@@ -363,3 +363,28 @@ pub(super) fn fit_closely(data: Labelled, classes: usize, l2: f64) -> Result<(Ve
     let loss = objective.at(&probe.values, l2)?.0 * objective.images;
     Ok((probe.values, loss))
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::Rng;
+
+    use super::*;
+    use vpt_base::random::stream;
+
+    #[test]
+    fn features_that_differ_in_scale_and_have_much_in_common_take_few_steps() {
+        let (width, classes, images) = (24, 4, 400);
+        let mut rng = stream(1, "uneven features", 0, 0);
+        let scale = |column: i32| 10f32.powf(1. - column as f32 / 16.);
+        let row = |_| (0..width).map(|column| 3. + scale(column) * (rng.random::<f32>() - 0.5)).collect::<Vec<_>>();
+        let features: Vec<f32> = (0..images).flat_map(row).collect();
+        let labels: Vec<u32> = (0..images as u32).map(|i| i * i % 7 % classes as u32).collect();
+
+        let objective = Objective::new(Labelled { features: &features, labels: &labels }, classes).unwrap();
+        let start = vec![0.; classes * (width as usize + 1)];
+        let stop = Stop { gradient: 5e-5, steps: 100 };
+        assert!(objective.fit(start.clone(), 0.1, stop).unwrap().is_at_minimum());
+        let (_, is_at_minimum) = minimise(start, stop, None, |values| objective.at(values, 0.1)).unwrap();
+        assert!(!is_at_minimum, "as many steps suffice without the spread of the features");
+    }
+}
