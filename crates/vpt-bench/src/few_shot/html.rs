@@ -1,7 +1,7 @@
 //! `report.html`: everything a grid says on one page that needs no network: curves, tables that sort by a click, settings and
 //! texts that were used.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write};
 
 use super::{
     Mode,
@@ -210,7 +210,7 @@ fn jobs(summary: &Summary) -> Table {
 /// The settings of each method and the texts of each data set.
 fn settings(page: &mut String, summary: &Summary) {
     *page += "<h2>Settings</h2>\n";
-    let mut shown: BTreeMap<(usize, String), Vec<usize>> = BTreeMap::new();
+    let mut shown: BTreeMap<(usize, Cow<str>, String), Vec<usize>> = BTreeMap::new();
     for job in &summary.jobs {
         // What is another one in every job, or shown elsewhere, would hide the rest.
         let fields = job.identity.0.iter().filter(|(name, _)| {
@@ -218,15 +218,14 @@ fn settings(page: &mut String, summary: &Summary) {
             !shown_elsewhere && !name.starts_with("texts of")
         });
         let text = fields.map(|(name, value)| format!("{name} = {value}")).collect::<Vec<_>>().join("\n");
-        let shots = shown.entry((job.method.rank(), text)).or_default();
+        let shots = shown.entry((job.method.rank(), job.method.name(), text)).or_default();
         if !shots.contains(&job.shots) {
             shots.push(job.shots);
         }
     }
-    let methods = super::GridMethod::all();
-    for ((method, text), shots) in shown {
+    for ((_, method, text), shots) in shown {
         let shots = shots.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-        let name = format!("{}, {shots} shots", methods[method]);
+        let name = format!("{method}, {shots} shots");
         let _ = writeln!(page, "<details><summary>{}</summary><pre>{}</pre></details>", escape(&name), escape(&text));
     }
     let mut texts: BTreeMap<(&str, &str), String> = BTreeMap::new();

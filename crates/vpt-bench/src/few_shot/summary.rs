@@ -279,13 +279,13 @@ fn cells(grid: &GridFile, jobs: &[JobResult]) -> Vec<Cell> {
     let mut datasets: Vec<&String> = jobs.iter().map(|job| &job.dataset).collect();
     datasets.dedup();
     let means = if datasets.len() > 1 { over_datasets(&datasets, &by_seed) } else { BTreeMap::new() };
-    let methods = GridMethod::all();
+    let methods: BTreeMap<usize, GridMethod> = jobs.iter().map(|job| (job.method.rank(), job.method)).collect();
     let cell = |(key, by_seed): (Key, BTreeMap<u64, PartScores>)| {
         let (dataset, method, shots, part) = key;
         let spread = |values: Option<Vec<f64>>| values.map(|values| Spread::of(&values));
         Cell {
             dataset,
-            method: methods[method],
+            method: methods[&method],
             shots,
             part: parts[part].clone(),
             seeds: by_seed.keys().copied().collect(),

@@ -210,7 +210,7 @@ fn a_failed_job_is_reported_and_the_others_go_on() {
 fn merging_twice_gives_the_same_bytes_and_holds_everything() {
     let dir = tempfile::tempdir().unwrap();
     let data = pictures(&dir.path().join("data"), 0);
-    let config = grid(&data, dir.path().join("out"), &["zero-shot", "linear", "vp-pad"]);
+    let config = grid(&data, dir.path().join("out"), &["zero-shot", "linear", "vp-pad", "vpt-deep+bias"]);
     finish(&config, InProcess::default());
     let files = ["results.json", "results.csv", "table.md", "table.tex", "curves.svg", "report.html"];
     let read = || files.map(|name| fs::read_to_string(config.out.join(name)).unwrap());
@@ -219,14 +219,15 @@ fn merging_twice_gives_the_same_bytes_and_holds_everything() {
     assert_eq!(read(), first);
     let [json, csv, _, tex, svg, html] = first;
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(json["jobs"].as_array().unwrap().len(), 9);
-    // Two methods for each number of shots make three pairs with zero-shot.
-    assert_eq!(json["differences"].as_array().unwrap().len(), 6);
-    assert_eq!(csv.lines().count(), 10);
+    assert_eq!(json["jobs"].as_array().unwrap().len(), 13);
+    // Three methods for each number of shots make six pairs with zero-shot.
+    assert_eq!(json["differences"].as_array().unwrap().len(), 12);
+    assert_eq!(csv.lines().count(), 14);
+    assert!(html.contains("<summary>vpt-deep+bias, "), "{html}");
     assert!(csv.starts_with("dataset,method,shots,seed,part,acc1,"), "{csv}");
     assert!(tex.contains("\\begin{tabular}{lrrr}"), "{tex}");
     for text in [&svg, &html] {
-        assert!(!text.contains("NaN") && text.matches("<circle").count() == 5, "{text}");
+        assert!(!text.contains("NaN") && text.matches("<circle").count() == 7, "{text}");
     }
     assert!(!html.replace("http://www.w3.org/2000/svg", "").contains("http"), "the page needs no network");
 }
