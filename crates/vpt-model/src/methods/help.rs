@@ -44,9 +44,11 @@ pub fn lr() -> String {
     let mapped = defaults(Method::VP_PAD, Task::Classify, None, Some(LabelMap::Ilm)).lr;
     let of_text = defaults(Method::LINEAR, Task::Classify, Some(HeadKind::Text), None).lr;
     format!(
-        "{}; {} for prompt tokens and {} for bias and norm where the head begins as the probe; {} with `label_map`; {} for linear with `head` text; in detection {}",
+        "{}; {} for prompt tokens, {} with at most {} images, and {} for bias and norm where the head begins as the probe; {} with `label_map`; {} for linear with `head` text; in detection {}",
         of_steps(|d| number(d.lr)),
         number(after_probe::TOKENS_LR),
+        number(after_probe::FEW_TOKENS_LR),
+        after_probe::FEW_IMAGES,
         number(after_probe::NORMS_LR),
         number(mapped),
         number(of_text),

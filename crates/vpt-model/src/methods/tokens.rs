@@ -84,7 +84,7 @@ pub(super) const FAMILY: MethodSpec = MethodSpec {
     tasks: &[Task::Classify, Task::Multilabel, Task::Detect, Task::Segment],
     options: &[HEAD_OPTIONS, &["prompt_tokens", "prompt_dropout", "prompt_init"]],
     defaults: |request| {
-        let learned = (after_probe::TOKENS_LR, after_probe::TOKENS_EPOCHS);
+        let learned = (after_probe::tokens_lr(request.context.train_images), after_probe::TOKENS_EPOCHS);
         let classification = after_probe::or(request, learned, Defaults::BASE);
         dense::or(request, dense::TOKENS_LR, classification)
     },
