@@ -1,10 +1,10 @@
 //! Pre-trains `clip-nano`, the bundled backbone: a small CLIP, from scratch, on procedurally drawn scenes with captions.
 //!
 //! ```text
-//! RUSTFLAGS="-C target-cpu=native" cargo run --release --example pretrain_clip_nano -- --out pretrain --minutes 80
+//! RUSTFLAGS="-C target-cpu=native -C opt-level=3" cargo run --release --example pretrain_clip_nano -- --out pretrain --minutes 80
 //! ```
 //!
-//! The flag lets the compiler use the machine's vector instructions; without it the result is the same, later. The run
+//! The flags let the compiler use the machine's vector instructions, in full; without them the result is the same, later. The run
 //! can be ended and continued at any time: it goes on from the last checkpoint in its folder. A file called `stop` in
 //! the folder, or the end of the given minutes, starts the last phase, in which the learning rate falls to zero; then
 //! the model stands in the folder's `export`.
