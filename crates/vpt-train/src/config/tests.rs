@@ -445,6 +445,10 @@ fn a_head_that_begins_as_the_probe_has_few_epochs_and_low_rates() {
         let random = of(plan(Some(HeadInit::Random), method));
         assert_eq!((random.0, random.2), (100, Some(1e-3)), "{method}");
     }
+    for (train_images, lr) in [(64, 5e-3), (65, 2e-2)] {
+        let few = config(Method::VPT_DEEP).resolve(&RunContext { train_images, ..FACTS }).unwrap();
+        assert_eq!(of(few), (24, lr, Some(1e-4), true), "{train_images} images");
+    }
     let large = RunContext { train_images: 60_000, ..FACTS };
     let plan = RunConfig::default().resolve(&large).unwrap();
     assert_eq!((plan.epochs, plan.head_init), (2, Some(HeadInit::Probe)));
