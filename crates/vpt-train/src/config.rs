@@ -290,7 +290,11 @@ settings! {
         }
         Detection {
             /// Epochs, of all, in which the head learns alone, on features computed once
-            head_epochs: Option<usize> => { value: "N", default: DefaultText::Words("half"), tasks: DENSE, }
+            head_epochs: Option<usize> => {
+                value: "N",
+                default: DefaultText::Words("half; in detection with prompts and `cached_views` three quarters"),
+                tasks: DENSE,
+            }
         }
         Training {
             // Declared here, among what only detection has, since files of earlier versions have it here.

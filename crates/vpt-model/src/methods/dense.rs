@@ -5,7 +5,7 @@
 //!
 //! | for | taken | because |
 //! |---|---|---|
-//! | the head, epochs, batch, weight decay | [`Defaults::DETECTION`] | what prompts learn well with; of weights only matrices decay |
+//! | the head, epochs, batch, weight decay | [`Defaults::DETECTION`], [`Defaults::SEGMENTATION`] | what prompts learn well with; of weights only matrices decay |
 //! | tokens | 1e-2 | 27.5 % |
 //! | biases, norms | 1e-3 | the rate of classification with a random head: biases 27.6 %, at 4e-3 27.7 % |
 //! | low-rank changes | 1e-3 | 27.3 %, at 4e-3 27.7 % |
@@ -24,5 +24,5 @@ pub(super) const WEIGHTS_LR: f64 = 1e-4;
 
 /// The defaults where what a method learns learns at `lr` in detection and segmentation; in other tasks those of `classification`.
 pub(super) fn or(request: &MethodRequest<'_>, lr: f64, classification: Defaults) -> Defaults {
-    if request.is_dense() { Defaults { lr, ..Defaults::DETECTION } } else { classification }
+    request.dense_defaults().map_or(classification, |dense| Defaults { lr, ..dense })
 }

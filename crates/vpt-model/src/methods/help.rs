@@ -72,7 +72,8 @@ pub fn weight_decay() -> String {
 
 /// Default of `batch_size`.
 pub fn batch_size() -> String {
-    format!("{}; in detection {}", of_steps(|d| d.batch_size.to_string()), of_detection(|d| d.batch_size.to_string()))
+    let show = |d: Defaults| d.batch_size.to_string();
+    format!("{}; in detection {}, in segmentation {}", of_steps(show), of_detection(show), of_segmentation(show))
 }
 
 /// Default of `optimizer`.
@@ -112,10 +113,11 @@ pub fn epochs() -> String {
     let after_probe = |epochs| without_shots(Defaults { epochs, ..Defaults::BASE });
     let (tokens, others) = (after_probe(after_probe::TOKENS_EPOCHS), after_probe(after_probe::EPOCHS));
     format!(
-        "{tokens} for prompt tokens and {others} for others where the head begins as the probe (not of pixels); else {}; {} with `label_map`; in detection {}; with `shots` or `draw` {}",
+        "{tokens} for prompt tokens and {others} for others where the head begins as the probe (not of pixels); else {}; {} with `label_map`; in detection {} in segmentation {}; with `shots` or `draw` {}",
         of_steps(without_shots),
         without_shots(mapped),
         of_detection(without_shots),
+        of_segmentation(without_shots),
         by_shots.join(", "),
     )
     .replace(",;", ";")
@@ -196,7 +198,14 @@ fn of_steps(show: impl Fn(Defaults) -> String) -> String {
 
 /// The same of detectors.
 fn of_detection(show: impl Fn(Defaults) -> String) -> String {
-    by_method(|method| {
-        method.leading().tasks.contains(&Task::Detect).then(|| show(defaults(method, Task::Detect, None, None)))
-    })
+    of_task(Task::Detect, show)
+}
+
+/// The same of segmenters.
+fn of_segmentation(show: impl Fn(Defaults) -> String) -> String {
+    of_task(Task::Segment, show)
+}
+
+fn of_task(task: Task, show: impl Fn(Defaults) -> String) -> String {
+    by_method(|method| method.leading().tasks.contains(&task).then(|| show(defaults(method, task, None, None))))
 }

@@ -71,8 +71,8 @@ pub(super) const METHOD: MethodSpec = MethodSpec {
         }
     },
     defaults: |request| {
-        if request.is_dense() {
-            return Defaults { lr: 1e-3, ..Defaults::DETECTION };
+        if let Some(defaults) = request.dense_defaults() {
+            return Defaults { lr: 1e-3, ..defaults };
         }
         if request.head == Some(HeadKind::Text) {
             return Defaults { lr: TEXT_LR, head_lr: TEXT_LR, ..PROBE };

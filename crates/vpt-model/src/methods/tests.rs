@@ -21,7 +21,7 @@ fn every_method_is_found_by_its_name() {
 fn defaults_in_help_texts_name_every_method_that_differs() {
     assert_eq!(
         help::batch_size(),
-        "32; 256 for zs-lp, clap and tip-adapter-f; 1 for cocoop; 4 for ivlp, maple and promptsrc; in detection 8"
+        "32; 256 for zs-lp, clap and tip-adapter-f; 1 for cocoop; 4 for ivlp, maple and promptsrc; in detection 4, in segmentation 8"
     );
     assert_eq!(help::optimizer(), "adamw; sgd for zs-lp, clap, coop, cocoop, ivlp, maple and promptsrc");
     assert_eq!(help::prompt_dropout(), "0.1; 0 for vpt-shallow; in detection 0");

@@ -8,8 +8,10 @@ use vpt_model::methods::Warmup;
 pub(super) const EMA: f64 = 0.995;
 /// Bound on the length of the gradient.
 pub(super) const CLIP_NORM: f64 = 1.;
-/// Random views of a training image whose tokens are computed once, in segmentation; none in detection.
+/// Random views of a training image whose tokens are computed once.
 const VIEWS: usize = 8;
+/// Least epochs for each of them in detection: a view that is seldom seen costs more than it saves.
+const EPOCHS_A_VIEW: usize = 4;
 /// More than there are epochs in most runs.
 pub(super) const MOST_VIEWS: usize = 1000;
 /// Bytes that the tokens of all views may take.
@@ -19,7 +21,7 @@ const WARMUP_STEPS: f64 = 100.;
 
 /// How a help text says the number of views.
 pub(super) fn views_text() -> String {
-    format!("{VIEWS} in segmentation; 0 in detection")
+    format!("{VIEWS}; in detection at most one for every {EPOCHS_A_VIEW} epochs")
 }
 
 /// How a help text says the bound on gradients.
@@ -50,22 +52,30 @@ impl DensePlan {
 }
 
 impl RunConfig {
-    /// What detection or segmentation, whichever `task` is, need for a run of `epochs` of `per_epoch` steps.
-    pub(super) fn dense_plan(&self, task: Task, epochs: usize, per_epoch: usize) -> Result<DensePlan> {
-        let head_epochs = self.dense_head_epochs(epochs)?;
+    /// What detection or segmentation, whichever `task` is, need for a run of `epochs` of `per_epoch` steps, in which weights are tuned or
+    /// not.
+    pub(super) fn dense_plan(&self, task: Task, tunes: bool, [epochs, per_epoch]: [usize; 2]) -> Result<DensePlan> {
+        let cached_views = self.cached_views.unwrap_or(match task {
+            Task::Segment => VIEWS,
+            _ => Some(VIEWS.min(epochs / EPOCHS_A_VIEW)).filter(|views| *views > 1).unwrap_or(0),
+        });
+        // On many views the head comes far alone; without them it learns a set by heart, and the changing sizes begin with the prompts.
+        let on_views = task == Task::Detect && !tunes && cached_views > 1;
+        let head_epochs =
+            self.dense_head_epochs(epochs, if on_views { epochs - epochs.div_ceil(4) } else { epochs / 2 })?;
         let steps = (head_epochs.max(1) * per_epoch) as f64;
         Ok(DensePlan {
             head_epochs,
             warmup: self.warmup.unwrap_or(Warmup::SHARE.min(WARMUP_STEPS / steps)),
             ema: self.ema.unwrap_or(EMA),
-            cached_views: self.cached_views.unwrap_or(if task == Task::Segment { VIEWS } else { 0 }),
+            cached_views,
         })
     }
 
-    /// Epochs, of all, in which a head on patch tokens learns alone.
-    fn dense_head_epochs(&self, epochs: usize) -> Result<usize> {
+    /// Epochs, of all, in which a head on patch tokens learns alone: `beside` where something learns beside it then.
+    fn dense_head_epochs(&self, epochs: usize, beside: usize) -> Result<usize> {
         let alone = self.method.on_features();
-        let head_epochs = self.head_epochs.unwrap_or(if alone { epochs } else { epochs / 2 });
+        let head_epochs = self.head_epochs.unwrap_or(if alone { epochs } else { beside });
         if alone && head_epochs != epochs {
             let message =
                 format!("{head_epochs} of {epochs} epochs, where method {} learns nothing but the head", self.method);

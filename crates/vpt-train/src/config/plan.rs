@@ -235,7 +235,9 @@ impl RunConfig {
         let total_steps = (per_epoch as u64).checked_mul(epochs as u64).filter(|&steps| steps <= 1 << 40);
         let total_steps = total_steps.ok_or_else(|| Error::setting("epochs", format!("{epochs} are too many")))?;
         let is_dense = DENSE.contains(&context.task);
-        let dense = is_dense.then(|| self.dense_plan(context.task, epochs, per_epoch)).transpose()?;
+        let dense = is_dense
+            .then(|| self.dense_plan(context.task, parts.weights().is_some(), [epochs, per_epoch]))
+            .transpose()?;
         let detect = (context.task == Task::Detect).then(|| self.detect_plan()).transpose()?;
         let segment = (context.task == Task::Segment).then(|| self.segment_plan()).transpose()?;
         let augment = detect.map(|detect| (detect.augment.flip, detect.augment.scale));

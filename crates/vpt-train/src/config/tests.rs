@@ -131,6 +131,25 @@ fn a_detector_s_images_are_zoomed_while_prompts_learn_unless_told_otherwise() {
 }
 
 #[test]
+fn a_detector_s_head_learns_alone_longer_where_it_sees_views_that_are_computed_once() {
+    let facts = RunContext { task: Task::Detect, train_images: 200, ..FACTS };
+    let planned = |config: RunConfig| {
+        let plan = config.resolve(&facts).unwrap();
+        let dense = plan.dense.unwrap();
+        (plan.batch_size, plan.epochs, dense.head_epochs, dense.cached_views)
+    };
+    let plan = |method, cached_views| planned(RunConfig { cached_views, ..config(method) });
+    assert_eq!(plan(Method::VPT_DEEP, None), (4, 54, 40, 8));
+    assert_eq!(plan(Method::VPT_DEEP, Some(0)), (4, 54, 27, 0));
+    // Weights that are tuned have no use for what is computed once.
+    assert_eq!(plan(Method::BIAS, None), (4, 54, 27, 8));
+    assert_eq!(plan(Method::LINEAR, None), (4, 54, 54, 8));
+    // A short run sees each view too seldom.
+    let short = |epochs| planned(RunConfig { epochs: Some(epochs), ..config(Method::VPT_DEEP) });
+    assert_eq!((short(20), short(7)), ((4, 20, 15, 5), (4, 7, 3, 0)));
+}
+
+#[test]
 fn masks_are_seen_in_eight_views_unless_told_otherwise_and_runs_of_earlier_versions_as_they_are() {
     let facts = RunContext { task: Task::Segment, ..FACTS };
     let dir = tempfile::tempdir().unwrap();
