@@ -283,11 +283,16 @@ pub(crate) fn beside_alone(results: &Results) -> Option<(&'static str, String)> 
         }
         _ => return None,
     };
+    // Of a head that comes first, more epochs are part of what is gained.
+    let (with, from) = match results.head_only.as_ref().filter(|_| results.probe.is_none()) {
+        Some(head) => (" and the head that learned on beside it", format!("{alone} of epoch {}", head.best_epoch)),
+        None => ("", alone.to_owned()),
+    };
     let what = results.test.main_name();
     let signed = |share: f64| format!("{:+.1}", 100. * share);
     let points = match moved {
         Some(Interval { difference, low, high }) => format!(
-            "{} moved test {what} by {} points from {alone} (95 % interval {} to {}, over test images)",
+            "{}{with} moved test {what} by {} points from {from} (95 % interval {} to {}, over test images)",
             results.method,
             signed(*difference),
             signed(*low),
