@@ -19,6 +19,11 @@ const VIEW_BYTES: usize = 4 << 30;
 /// Most steps that a stage warms up for.
 const WARMUP_STEPS: f64 = 100.;
 
+/// So many views, or none where they would be too few to learn from.
+fn enough(views: usize) -> usize {
+    if views > 1 { views } else { 0 }
+}
+
 /// How a help text says the number of views.
 pub(super) fn views_text() -> String {
     format!("{VIEWS}; in detection at most one for every {EPOCHS_A_VIEW} epochs")
@@ -47,7 +52,7 @@ impl DensePlan {
     /// would be too few to learn from.
     pub fn views(&self, images: usize, values: usize) -> usize {
         let each = images.saturating_mul(values).saturating_mul(size_of::<f32>());
-        Some(self.cached_views.min(VIEW_BYTES / each.max(1))).filter(|views| *views > 1).unwrap_or(0)
+        enough(self.cached_views.min(VIEW_BYTES / each.max(1)))
     }
 }
 
@@ -57,7 +62,7 @@ impl RunConfig {
     pub(super) fn dense_plan(&self, task: Task, tunes: bool, [epochs, per_epoch]: [usize; 2]) -> Result<DensePlan> {
         let cached_views = self.cached_views.unwrap_or(match task {
             Task::Segment => VIEWS,
-            _ => Some(VIEWS.min(epochs / EPOCHS_A_VIEW)).filter(|views| *views > 1).unwrap_or(0),
+            _ => enough(VIEWS.min(epochs / EPOCHS_A_VIEW)),
         });
         // On many views the head comes far alone; without them it learns a set by heart, and the changing sizes begin with the prompts.
         let on_views = task == Task::Detect && !tunes && cached_views > 1;
