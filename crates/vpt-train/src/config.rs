@@ -87,9 +87,9 @@ settings! {
             head: Option<HeadKind> => { value: "HEAD", default: DefaultText::Made(help::head), }
             /// What the head beside prompts or tuned weights begins as
             ///
-            /// probe: logistic regression on the frozen features, its penalty chosen by validation (without validation images by
-            /// cross-validation). random: small random weights. text: as `head` text says. What the probe alone reaches is
-            /// in results.json beside what was learned.
+            /// probe: logistic regression on the frozen features, its penalty chosen by validation, and where there are fewer than
+            /// 1000 images for that in cross-validation, too. random: small random weights. text: as `head` text says. What the
+            /// probe alone reaches is in results.json beside what was learned.
             head_init: Option<HeadInit> => {
                 value: "INIT",
                 default: DefaultText::Words("probe; text with `head` text, random with `head` cosine"),

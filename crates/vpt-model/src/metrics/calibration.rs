@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::metrics::classify::{Metrics, Tally};
 use vpt_base::{
     Error, Result,
-    logits::{argmax, probability},
+    logits::{argmax, log_sum_exp, probability},
 };
 
 /// Bins of confidence, all equally wide.
@@ -81,6 +81,18 @@ impl Logits {
             if self.slope(middle.exp()) < 0. { low = middle } else { high = middle }
         }
         (-f64::midpoint(low, high)).exp()
+    }
+
+    /// The mean cross-entropy at the temperature between 1/100 and 100 that suits the logits best: what they tell the classes apart by,
+    /// whether or not they are as sure as they should be. 0 without images.
+    ///
+    /// Berta et al., "Rethinking Early Stopping: Refine, Then Calibrate" (2025), judge models by it.
+    pub fn calibrated_loss(&self) -> f64 {
+        // All right, or not sure enough by far: the temperature is 1 then, and the lowest is what tells them apart.
+        let factor = if self.slope(MOST) <= 0. { MOST } else { self.temperature().recip() };
+        let loss =
+            |(row, &label): (&[f32], &u32)| log_sum_exp(row, factor.recip()) - f64::from(row[label as usize]) * factor;
+        self.rows().map(loss).sum::<f64>() / self.labels.len().max(1) as f64
     }
 
     /// The derivative of the summed cross-entropy of the logits times `factor` by `factor`: expected less true logit.
@@ -183,6 +195,25 @@ mod tests {
         scaled.add(&values, &plain.labels).unwrap();
         assert!((scaled.temperature() / plain.temperature() - 4.).abs() < 1e-9);
         assert!((scaled.ece(4.) - plain.ece(1.)).abs() < 1e-12);
+    }
+
+    // By NumPy, as above, and without a temperature.
+    #[test]
+    fn calibrated_loss_is_that_of_an_independent_computation() {
+        let logits = logits();
+        assert!((logits.calibrated_loss() - 1.472_474_246_793_5).abs() < 1e-9, "{}", logits.calibrated_loss());
+        let with = |scale: f32| {
+            let mut scaled = Logits::new(5);
+            let values: Vec<f32> = logits.values.iter().map(|v| v * scale).collect();
+            scaled.add(&values, &logits.labels).unwrap();
+            scaled.calibrated_loss()
+        };
+        assert!((with(4.) - with(0.25)).abs() < 1e-9, "how sure they are does not count");
+        assert!(with(1e-9) > with(1.) + 0.01, "what says next to nothing is not made to say more");
+        let mut right = Logits::new(2);
+        assert!(right.calibrated_loss().abs() < f64::EPSILON);
+        right.add(&[1., 0.], &[0]).unwrap();
+        assert!(right.calibrated_loss() < 1e-40, "nothing is wrong");
     }
 
     #[test]

@@ -4,6 +4,12 @@
 //! from 1e-6 to 1e6, two decades apart, then the interval around the best halved until there are eight steps a decade. A
 //! strength is one over scikit-learn's `C`: what is minimised is
 //! `sum_i cross_entropy(W f_i + b, y_i) + strength / 2 ||W||²`.
+//!
+//! There the best strength is the one with the highest accuracy on validation. Of 40 images one more that is right by chance decides
+//! then, for a probe that is sure of everything. Here, where there are few validation images, the training images are held out
+//! in their turn, too, and a strength is judged by the loss of all these that is left after temperature scaling; without
+//! validation images by the loss as it is.
+//! `docs/what-helps.md` holds both rules, and others, against each other.
 
 use candle_core::{D, DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -17,19 +23,23 @@ use vpt_base::{
     Error, Result,
     params::{Group, Param},
 };
-use vpt_model::metrics::{Metrics, Tally};
+use vpt_model::metrics::{Metrics, calibration::Logits};
 
 /// The strengths that are tried first, the strongest first: each starts from the minimum before it.
 const STRENGTHS: [f64; 7] = [1e6, 1e4, 1e2, 1., 1e-2, 1e-4, 1e-6];
 /// How often the interval around the best is halved: two decades to an eighth of one.
 const HALVINGS: i32 = 4;
-/// Parts of the training images that are held out in turn where there are no validation images.
+/// Parts of the training images that are held out in turn where there are few validation images.
 const FOLDS: usize = 5;
+/// So many validation images tell strengths apart.
+const ENOUGH: usize = 1000;
+/// Of more training images none are held out, for the time that takes, unless there are no validation images.
+const MANY: usize = 5000;
 /// The strength where nothing can be held out: scikit-learn's default.
 const UNJUDGED: f64 = 1.;
 /// When a fit is good enough: scikit-learn allows as many steps and is content with a thousand times this gradient.
 const STOP: Stop = Stop { gradient: 1e-7, steps: 1000 };
-/// The same where a strength is only judged, by images that nothing is learned from.
+/// The same where a strength is only judged, and validation images have a say.
 const TRIED: Stop = Stop { gradient: 1e-5, steps: 1000 };
 /// How often as many steps are taken where the probe itself is the result.
 const ROUNDS: usize = 20;
@@ -56,7 +66,11 @@ impl Labelled<'_> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Trial {
     pub(crate) l2: f64,
+    /// On the images that judge it, which the probe has not seen.
     pub(crate) val: Metrics,
+    /// Their loss after temperature scaling; none in trials of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) calibrated_loss: Option<f64>,
 }
 
 /// A logistic regression: weights `[C, D]`, then biases `[C]`.
@@ -85,17 +99,11 @@ impl Probe {
         ])
     }
 
-    fn scores(&self, data: Labelled) -> Result<Metrics, Fault> {
-        let mut tally = Tally::new(self.classes);
-        self.count(data, &mut tally)?;
-        Ok(tally.metrics())
-    }
-
-    /// Adds its predictions for `data` to `tally`.
-    fn count(&self, data: Labelled, tally: &mut Tally) -> Result<(), Fault> {
+    /// Adds its logits for `data` to `found`.
+    fn add_to(&self, found: &mut Logits, data: Labelled) -> Result<(), Fault> {
         let features = matrix(data)?;
         let logits = logits(&features, &self.values, self.classes)?.to_dtype(DType::F32)?;
-        Ok(tally.add(&logits.flatten_all()?.to_vec1()?, data.labels)?)
+        Ok(found.add(&logits.flatten_all()?.to_vec1()?, data.labels)?)
     }
 }
 
@@ -174,12 +182,12 @@ impl Objective {
     }
 }
 
-/// What tells how good a strength is.
-enum Judge<'a> {
+/// What tells how good a strength is: images that a probe has not seen.
+struct Judge<'a> {
     /// Images that nothing is learned from.
-    Val(Labelled<'a>),
+    val: Labelled<'a>,
     /// Parts of the images to learn from, each held out in its turn.
-    Folds(Vec<HeldOutPart>),
+    folds: Vec<HeldOutPart>,
 }
 
 /// What is learned from when a part is held out.
@@ -187,6 +195,8 @@ struct HeldOutPart {
     rest: Objective,
     held_features: Vec<f32>,
     held_labels: Vec<u32>,
+    /// The probe of the strength before.
+    values: Vec<f64>,
 }
 
 /// The number of each image among those of its class, and how many images each class has. The first image of a class is in the first
@@ -214,56 +224,54 @@ impl HeldOutPart {
                 (features, labels)
             })
         });
+        let values = vec![0.; classes * (data.width() + 1)];
         let rest = Objective::new(Labelled { features: &rest.0, labels: &rest.1 }, classes)?;
-        Ok(Self { rest, held_features: held.0, held_labels: held.1 })
+        Ok(Self { rest, held_features: held.0, held_labels: held.1, values })
     }
 }
 
 impl<'a> Judge<'a> {
-    /// Whether a trial is better than another: validation images tell by accuracy, of equals by the loss. Folds of few images tell little by
-    /// accuracy, which a probe without a penalty may have by chance while it is sure of what is wrong: they tell by the loss, of
-    /// equals the stronger penalty.
-    fn prefers(&self, trial: &Trial, than: &Trial) -> bool {
-        match self {
-            Self::Val(_) => (trial.val.acc1, -trial.val.loss) > (than.val.acc1, -than.val.loss),
-            Self::Folds(_) => (-trial.val.loss, trial.l2) > (-than.val.loss, than.l2),
-        }
-    }
-
-    /// `val`, or without images in it folds of `train`: five, or as many as the smallest class has images; `None` if that is
-    /// one.
-    fn new(train: Labelled, val: Labelled<'a>, classes: usize) -> Result<Option<Self>> {
-        if !val.labels.is_empty() {
-            return Ok(Some(Self::Val(val)));
-        }
+    /// `val`, and folds of `train` where there are few images in it and a strength `is_chosen`, or none: five, or as many as the
+    /// smallest class has images if that is not one. `None` if there is nothing.
+    fn new(train: Labelled, val: Labelled<'a>, classes: usize, is_chosen: bool) -> Result<Option<Self>> {
+        let is_held = val.labels.is_empty() || is_chosen && val.labels.len() < ENOUGH && train.labels.len() <= MANY;
         let (places, counts) = places(train.labels, classes);
         let folds = counts.into_iter().filter(|&count| count > 0).min().unwrap_or(0).min(FOLDS);
-        if folds < 2 {
-            return Ok(None);
-        }
+        let folds = if is_held && folds > 1 { folds } else { 0 };
         let fold = |fold: usize| HeldOutPart::new(train, classes, |i| places[i] % folds == fold);
-        (0..folds).map(fold).collect::<Result<_>>().map(|folds| Some(Self::Folds(folds)))
+        let folds: Vec<HeldOutPart> = (0..folds).map(fold).collect::<Result<_>>()?;
+        Ok((!val.labels.is_empty() || !folds.is_empty()).then_some(Self { val, folds }))
     }
 
-    /// How good `probe` is, which was fitted with a penalty of `l2`, or probes on parts of its images are. These begin at zero:
-    /// `probe` has seen what is held out, and a weak penalty would leave them where they begin.
-    fn scores(&self, probe: &Probe, l2: f64) -> Result<Metrics> {
-        match self {
-            Self::Val(val) => Ok(probe.scores(*val)?),
-            Self::Folds(folds) => {
-                let mut tally = Tally::new(probe.classes);
-                for HeldOutPart { rest, held_features, held_labels } in folds {
-                    let held = Labelled { features: held_features, labels: held_labels };
-                    rest.fit(vec![0.; probe.values.len()], l2, STOP)?.count(held, &mut tally)?;
-                }
-                Ok(tally.metrics())
-            }
+    /// Whether a trial is better than another: the lower loss after temperature scaling, of equals the lower loss. Folds alone tell by the loss,
+    /// of equals the stronger penalty: 40 images that leave it open how sure a probe is may take one that says next to nothing.
+    fn prefers(&self, trial: &Trial, than: &Trial) -> bool {
+        if self.val.labels.is_empty() {
+            return (-trial.val.loss, trial.l2) > (-than.val.loss, than.l2);
         }
+        (trial.calibrated_loss, trial.val.loss) < (than.calibrated_loss, than.val.loss)
+    }
+
+    /// How good `probe` is, which was fitted with a penalty of `l2`, and probes on parts of its images are. These go on from their own,
+    /// as `probe` has seen what is held out; where nothing else judges they begin at zero and go to the minimum.
+    fn trial(&mut self, probe: &Probe, l2: f64) -> Result<Trial> {
+        let mut logits = Logits::new(probe.classes);
+        let alone = self.val.labels.is_empty();
+        if !alone {
+            probe.add_to(&mut logits, self.val)?;
+        }
+        for HeldOutPart { rest, held_features, held_labels, values } in &mut self.folds {
+            let start = if alone { vec![0.; probe.values.len()] } else { std::mem::take(values) };
+            let found = rest.fit(start, l2, if alone { STOP } else { TRIED })?;
+            found.add_to(&mut logits, Labelled { features: held_features, labels: held_labels })?;
+            *values = found.values;
+        }
+        Ok(Trial { l2, val: logits.metrics()?, calibrated_loss: Some(logits.calibrated_loss()) })
     }
 }
 
-/// The probe on `train` whose strength, `l2` or the best of a search, does best on `val`, and every strength that was tried.
-/// Without images in `val`, strengths are judged by cross-validation, by the loss.
+/// The probe on `train` whose strength, `l2` or the best of a search, does best on images that it has not seen, and every strength that
+/// was tried. These are `val` and, where they are few, those of `train` in cross-validation.
 pub(crate) fn search(
     train: Labelled,
     val: Labelled,
@@ -272,7 +280,7 @@ pub(crate) fn search(
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<(Probe, f64, Vec<Trial>)>> {
     let objective = Objective::new(train, classes)?;
-    let Some(judge) = Judge::new(train, val, classes)? else {
+    let Some(mut judge) = Judge::new(train, val, classes, l2.is_none())? else {
         let l2 = l2.unwrap_or(UNJUDGED);
         let probe = objective.fit(vec![0.; classes * (train.width() + 1)], l2, STOP)?;
         return Ok(Some((probe, l2, Vec::new())));
@@ -283,7 +291,7 @@ pub(crate) fn search(
     let stop_at = if l2.is_some() { STOP } else { TRIED };
     let mut attempt = |l2: f64, start: Vec<f64>, best: &mut Option<(Trial, Probe)>| -> Result<Vec<f64>> {
         let probe = objective.fit(start, l2, stop_at)?;
-        let trial = Trial { l2, val: judge.scores(&probe, l2)? };
+        let trial = judge.trial(&probe, l2)?;
         trials.push(trial.clone());
         let values = probe.values.clone();
         if best.as_ref().is_none_or(|(than, _)| judge.prefers(&trial, than)) {
@@ -343,7 +351,7 @@ pub(crate) fn held_out(data: Labelled, classes: usize, l2: f64) -> Result<Vec<f3
         if held.is_empty() || held.len() == data.labels.len() {
             continue;
         }
-        let HeldOutPart { rest, held_features, held_labels } =
+        let HeldOutPart { rest, held_features, held_labels, .. } =
             HeldOutPart::new(data, classes, |i| places[i] % FOLDS == fold)?;
         let probe = rest.fit(vec![0.; classes * (data.width() + 1)], l2, ROUGHLY)?;
         let held_data = Labelled { features: &held_features, labels: &held_labels };

@@ -147,7 +147,7 @@ fn the_strength_of_a_probe_is_looked_for_down_to_an_eighth_of_a_decade() {
     let (train, val) = (Labelled { features: of_train, labels: train }, Labelled { features: of_val, labels: val });
     let (_, chosen, trials) = search(train, val, CLASSES, None, &|| false).unwrap().unwrap();
     assert_eq!(trials.len(), 7 + 2 * 4);
-    let rank = |t: &Trial| (t.val.acc1, -t.val.loss);
+    let rank = |t: &Trial| (-t.calibrated_loss.unwrap(), -t.val.loss);
     assert!(
         trials.iter().all(|t| rank(t) <= rank(trials.iter().find(|t| t.l2.to_bits() == chosen.to_bits()).unwrap()))
     );
@@ -194,6 +194,13 @@ fn without_validation_images_strengths_are_judged_by_cross_validation() {
     }
     let n = labels.len() as f64;
     assert!((trial.val.acc1 - right / n).abs() < 1e-12 && (trial.val.loss - loss / n).abs() < 1e-4 * loss / n);
+    // Beside few validation images, too; a strength that is given is not looked for, so that nothing else is held out.
+    let (_, _, beside) = search(train, train, CLASSES, None, &|| false).unwrap().unwrap();
+    let [alone, both] = [&trials, &beside].map(|of| of.iter().find(|t| (t.l2 - 1.).abs() < f64::EPSILON).unwrap());
+    let (_, _, given) = search(train, train, CLASSES, Some(1.), &|| false).unwrap().unwrap();
+    let expected = f64::midpoint(alone.val.loss, given[0].val.loss);
+    assert!((both.val.loss - expected).abs() < 1e-3 * expected, "{} {expected}", both.val.loss);
+    assert!((alone.val.loss - given[0].val.loss).abs() > 1e-2, "what is held out tells something else");
     // One image a class leaves nothing to hold out: scikit-learn's default.
     let first: Vec<usize> = (0..CLASSES as u32).map(|c| labels.iter().position(|&l| l == c).unwrap()).collect();
     let width = train.width();

@@ -65,10 +65,9 @@ impl HeadAlone {
         let found = logistic::search(train, val, dataset.classes.len(), *penalty, &|| observer.stop())?;
         let Some((probe, l2, trials)) = found else { return Ok(None) };
         let chosen = trials.iter().find(|trial| trial.l2.total_cmp(&l2).is_eq());
-        let by_folds = val.labels.is_empty();
-        let chosen = chosen.map(|Trial { val, .. }| match (100. * val.acc1, by_folds) {
-            (right, true) => format!(", {right:.1} % right and a loss of {:.3} in cross-validation", val.loss),
-            (right, false) => format!(", {right:.1} % right in validation"),
+        let chosen = chosen.map(|Trial { val, calibrated_loss, .. }| {
+            let loss = calibrated_loss.map(|loss| format!(", a loss of {loss:.3} after temperature scaling"));
+            format!(": {:.1} % right where it has not learned{}", 100. * val.acc1, loss.unwrap_or_default())
         });
         let begins = if plan.head_init == Some(HeadInit::Probe) { "; the head begins as it" } else { "" };
         let note = format!("probe on frozen features: L2 penalty {l2:.3e}{}{begins}", chosen.unwrap_or_default());
