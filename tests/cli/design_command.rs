@@ -130,6 +130,7 @@ fn the_first_command_with_clip_vit_b32_trains_a_detector() {
     let run = sandbox.vpt(&[&COMMAND[..], &["--epochs", "2"]].concat()).ok();
     assert!(run.stderr.contains("vpt-deep on coco-subset: 3 classes, 22 train, 2 val, 8 test images"), "{run:?}");
     assert!(run.stderr.contains("(clip-vit-b32)"), "{run:?}");
+    assert!(run.stdout.contains("--method bias found 3 AP more"), "{run:?}");
     let results = json_file(&sandbox.path("runs/detect/coco-subset-vpt-deep-1/results.json"));
     assert_eq!((&results["task"], &results["backbone"]), (&json!("detect"), &json!("clip-vit-b32")));
     assert_eq!(results["backbone_params"], 151_277_313u64, "as the published checkpoint");
